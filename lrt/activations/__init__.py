@@ -1,0 +1,43 @@
+"""Paired hidden states on disk: recording both models over a packed corpus into a crash-safe store,
+and streaming it back as shuffled batches in constant memory, in an order that the seed alone
+decides."""
+
+from lrt.activations.datamodule import ActivationDataModule
+from lrt.activations.errors import (
+    DiskTooSmall,
+    NonFiniteActivations,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreForeign,
+    StoreMissing,
+    StoreUnwritable,
+)
+from lrt.activations.filter import RowFilter
+from lrt.activations.manifest import HOOK_POINT, Manifest, RecordingPlan
+from lrt.activations.other_source import pairs_with_other_source
+from lrt.activations.recording import plan_recording, record
+from lrt.activations.store import ActivationStore
+from lrt.activations.stream import Batch, RowStream
+
+__all__ = [
+    "HOOK_POINT",
+    "ActivationDataModule",
+    "ActivationStore",
+    "Batch",
+    "DiskTooSmall",
+    "Manifest",
+    "NonFiniteActivations",
+    "RecordingPlan",
+    "RowFilter",
+    "RowStream",
+    "StoreBusy",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreForeign",
+    "StoreMissing",
+    "StoreUnwritable",
+    "pairs_with_other_source",
+    "plan_recording",
+    "record",
+]

@@ -1,0 +1,180 @@
+"""The store as Lightning wants it: train shuffled and resumable, validation and test in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from lrt.activations.chunks import Chunks, LayerPair, chunks_of
+from lrt.activations.filter import RowFilter
+from lrt.activations.store import ActivationStore
+from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
+from lrt.corpora.splits import SPLITS, Split
+
+
+class ActivationDataModule(lightning.LightningDataModule):
+    """Streams one layer pair of a store; memory does not grow with the number of rows.
+
+    Batches are ready tensors (see `RowStream`); under DDP each process reads its own. The same seed
+    gives the same batches whatever `workers` is.
+
+    Args:
+        store: folder of a complete store.
+        source_layer, target_layer: recorded layers.
+        filter: which rows leave; also as a plain mapping of its fields.
+        batch_rows: rows in a batch of one process.
+        seed: order of the training rows.
+        workers: threads that load ahead.
+        window_rows: rows shuffled among each other in RAM.
+        chunk_rows: rows that are read, and moved in the shuffle, as one.
+
+    Raises:
+        StoreMissing, StoreCorrupt, StoreForeign: from `setup`, about the store and its layers.
+        ValueError: a size that is not positive; a training split with no rows left.
+    """
+
+    # under DDP a process may hold no validation batch
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        store: str | Path,
+        source_layer: int,
+        target_layer: int,
+        filter: RowFilter | Mapping[str, Any] = RowFilter(),  # noqa: B008 (frozen)
+        batch_rows: int = 1024,
+        seed: int = 0,
+        workers: int = 0,
+        window_rows: int = 65_536,
+        chunk_rows: int = 256,
+    ) -> None:
+        super().__init__()
+        sizes = {"batch_rows": batch_rows, "window_rows": window_rows, "chunk_rows": chunk_rows}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"fit.{name} is {value}; it must be at least 1")
+        if workers < 0:
+            raise ValueError(f"fit.workers is {workers}; it is 0 or a number of threads")
+        rows = filter if isinstance(filter, RowFilter) else RowFilter(**filter)
+        # plain containers: a checkpoint must load with weights_only=True
+        plain = {**asdict(rows), "token_ids": list(rows.token_ids)}
+        self.save_hyperparameters(
+            {
+                "store": str(store),
+                "source_layer": source_layer,
+                "target_layer": target_layer,
+                "filter": plain,
+                "batch_rows": batch_rows,
+                "seed": seed,
+                "workers": workers,
+                "window_rows": window_rows,
+                "chunk_rows": chunk_rows,
+            },
+            logger=False,  # names here may meet the module's own
+        )
+        self._folder = Path(store)
+        self._pair = LayerPair(source_layer, target_layer, rows)
+        self._batch_rows = batch_rows
+        self._seed = seed
+        self._workers = workers
+        self._window_rows = window_rows
+        self._chunk_rows = chunk_rows
+        self._store: ActivationStore | None = None
+        self._chunks: dict[Split, Chunks] = {}
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 (Lightning's signature)
+        """Opens the store and counts the rows that stay; cheap when done before."""
+        if self._store is None:
+            store = ActivationStore.open(self._folder)
+            self._chunks = {
+                split: chunks_of(store, split, self._pair, self._chunk_rows) for split in SPLITS
+            }
+            self._store = store
+            if self._chunks["train"].rows == 0:
+                raise ValueError(
+                    f"the filter leaves no training row in {self._folder} "
+                    f"({store.rows('train')} were recorded); loosen filter.massive or "
+                    "filter.token_ids"
+                )
+
+    @property
+    def store(self) -> ActivationStore:
+        """The opened store."""
+        self.setup()
+        assert self._store is not None
+        return self._store
+
+    @property
+    def rows(self) -> dict[Split, int]:
+        """Rows that stay, by split."""
+        self.setup()
+        return {split: chunks.rows for split, chunks in self._chunks.items()}
+
+    @property
+    def rows_left_out(self) -> dict[Split, dict[str, int]]:
+        """Rows that leave, by split and reason."""
+        self.setup()
+        return {split: dict(chunks.left_out) for split, chunks in self._chunks.items()}
+
+    def train_dataloader(self) -> Resumable:
+        """Shuffled, without an epoch's smaller last batch; keeps its place across checkpoints."""
+        stream = self._stream("train", seed=self._seed, complete_only=True)
+        return Resumable(stream, *self._process())
+
+    def val_dataloader(self) -> InOrder:
+        return InOrder(self._stream("validation", seed=None), *self._process())
+
+    def test_dataloader(self) -> InOrder:
+        return InOrder(self._stream("test", seed=None), *self._process())
+
+    def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
+        """All kept rows of a split in the store's order, for moments and closed forms."""
+        return self._stream(split, seed=None, batch_rows=batch_rows).batches()
+
+    def iterate_shuffled_pairs(
+        self, split: Split, seed: int, batch_rows: int | None = None
+    ) -> Iterator[Batch]:
+        """All kept rows with the targets permuted over the whole split: a null with every marginal
+        kept.
+
+        Two independent shuffles of the split are laid beside each other. `document` and `group` are
+        the source row's.
+        """
+        sources, targets = (
+            self._stream(split, seed=2 * seed + side, batch_rows=batch_rows) for side in (0, 1)
+        )
+        for source, target in zip(
+            sources.batches(epoch=-1), targets.batches(epoch=-1), strict=True
+        ):
+            yield {**source, "target": target["target"]}
+
+    def _stream(
+        self,
+        split: Split,
+        *,
+        seed: int | None,
+        batch_rows: int | None = None,
+        complete_only: bool = False,
+    ) -> RowStream:
+        return RowStream(
+            self.store,
+            split,
+            self._pair,
+            self._chunks[split],
+            batch_rows=batch_rows or self._batch_rows,
+            chunk_rows=self._chunk_rows,
+            window_rows=self._window_rows,
+            seed=seed,
+            workers=self._workers,
+            complete_only=complete_only,
+        )
+
+    def _process(self) -> tuple[int, int]:
+        """This process's number and how many there are."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size

@@ -1,0 +1,45 @@
+"""Files that are either whole under their final name or not there, whenever the power goes.
+
+Temp name in the same folder, flush, fsync of the file, `os.replace`, fsync of the folder. Leaving
+out the first fsync can leave a rightly named file of zeros.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+TEMP_MARK = ".tmp-"
+
+
+def write_durably(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a temp file and puts it in `path`'s place.
+
+    Whatever goes wrong, `path` holds its old content or the new one in full, and no temp file stays
+    unless the process is killed (`sweep` removes those).
+    """
+    temp = path.with_name(f"{path.name}{TEMP_MARK}{os.getpid()}")
+    try:
+        write(temp)
+        with temp.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temp, path)  # noqa: PTH105 (the call that crash tests count)
+        sync_folder(path.parent)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's own entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Removes temp files that a killed writer left. Only for the folder's one writer."""
+    for left in folder.glob(f"*{TEMP_MARK}*"):
+        left.unlink()

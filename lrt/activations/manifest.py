@@ -1,0 +1,255 @@
+"""What a store says of itself: the plan that determines its bytes, and the list of its shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from lrt.activations.errors import StoreForeign
+from lrt.corpora.splits import SPLITS, Split
+
+FORMAT = 1
+HOOK_POINT = "block output, residual stream, before the final norm"
+Side = Literal["source", "target"]
+SIDES: tuple[Side, ...] = ("source", "target")
+
+_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_SAFETENSORS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+}
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling: the same value gives the same bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.bfloat16` -> `bfloat16`. Raises ValueError for a dtype that hidden states do not
+    have.
+    """
+    for name, known in _DTYPES.items():
+        if known == dtype:
+            return name
+    raise ValueError(
+        f"hidden states of dtype {dtype} cannot be stored; one of {', '.join(_DTYPES)}"
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """One tensor of every shard: `[rows]` where width is 0, else `[rows, width]`."""
+
+    dtype: torch.dtype
+    width: int = 0
+
+    @property
+    def bytes_per_row(self) -> int:
+        return self.dtype.itemsize * max(1, self.width)
+
+    def shape(self, rows: int) -> list[int]:
+        return [rows, self.width] if self.width else [rows]
+
+    @property
+    def safetensors_name(self) -> str:
+        return _SAFETENSORS[self.dtype]
+
+
+@dataclass(frozen=True)
+class ModelStates:
+    """Which hidden states of which model: `name` is for display, identity is elsewhere."""
+
+    name: str
+    layers: tuple[int, ...]  # zero-based decoder blocks
+    width: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard holds whole blocks of one split, `blocks` of them from `first_block` on."""
+
+    file: str
+    split: Split
+    first_block: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """Everything that determines a store's bytes, known before any model has run."""
+
+    source: ModelStates
+    target: ModelStates
+    corpus: str  # PackedCorpus.digest
+    groups: tuple[str, ...]
+    context: int
+    blocks: Mapping[str, int]  # by split
+    rows_per_shard: int
+    batch_tokens: int
+    identity: Mapping[str, Any]  # models, revisions, tokenizer: whatever the caller must tell apart
+    versions: Mapping[str, str]
+
+    def side(self, side: Side) -> ModelStates:
+        return self.source if side == "source" else self.target
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The tensors of every shard, by name."""
+        columns: dict[str, Column] = {}
+        for side in SIDES:
+            states = self.side(side)
+            for layer in states.layers:
+                columns[f"{side}.{layer}"] = Column(_DTYPES[states.dtype], states.width)
+                columns[f"norm.{side}.{layer}"] = Column(torch.float32)
+        columns["token"] = Column(torch.int32)
+        columns["position"] = Column(torch.int32)  # within the block, zero-based
+        columns["document"] = Column(torch.int64)
+        columns["group"] = Column(torch.int32)
+        return columns
+
+    @property
+    def shards(self) -> list[ShardPlan]:
+        """How blocks fall into files; at least one block to a shard."""
+        each = max(1, self.rows_per_shard // self.context)
+        plans = []
+        for split in SPLITS:
+            total = self.blocks[split]
+            for number, first in enumerate(range(0, total, each)):
+                name = f"{split}-{number:05d}.safetensors"
+                plans.append(ShardPlan(name, split, first, min(each, total - first)))
+        return plans
+
+    @property
+    def rows(self) -> int:
+        return sum(self.blocks.values()) * self.context
+
+    @property
+    def bytes_per_row(self) -> int:
+        return sum(column.bytes_per_row for column in self.columns.values())
+
+    @property
+    def bytes(self) -> int:
+        """Disk need: the rows, a header for each shard (generously) and the manifest."""
+        return self.rows * self.bytes_per_row + (len(self.shards) + 1) * 2**14
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain containers, as the manifest keeps them."""
+        plain: dict[str, Any] = json.loads(canonical(asdict(self)))
+        return {"format": FORMAT, "hook_point": HOOK_POINT, **plain}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RecordingPlan:
+        fields = {k: v for k, v in value.items() if k not in ("format", "hook_point")}
+        for side in SIDES:
+            states = dict(fields[side])
+            fields[side] = ModelStates(**{**states, "layers": tuple(states["layers"])})
+        fields["groups"] = tuple(fields["groups"])
+        return cls(**fields)
+
+
+# What may differ between a complete store and what is asked for: how it was cut and made.
+_LAYOUT = frozenset({"rows_per_shard", "batch_tokens", "versions"})
+
+
+def check_same_plan(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, mend: str, *, layout: bool
+) -> None:
+    """Raises StoreForeign that names the first entry in which two plans (as JSON) differ.
+
+    `layout` compares batch size, shard size and library versions too: a recording is only continued
+    under exactly the settings it began with, since its bytes depend on them.
+    """
+    skipped = frozenset() if layout else _LAYOUT
+    difference = _first_difference(
+        {k: v for k, v in found.items() if k not in skipped},
+        {k: v for k, v in wanted.items() if k not in skipped},
+    )
+    if difference is not None:
+        key, here, asked = difference
+        raise StoreForeign(
+            f"{where} was recorded from something else: {key} is {here!r} there and {asked!r} is "
+            f"asked for; {mend}"
+        )
+
+
+def _first_difference(found: Any, wanted: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for name in sorted({*found, *wanted}):
+            inner = f"{key}.{name}" if key else name
+            deeper = _first_difference(found.get(name), wanted.get(name), inner)
+            if deeper is not None:
+                return deeper
+        return None
+    return None if found == wanted else (key, found, wanted)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard, as journal and manifest list it."""
+
+    file: str
+    split: Split
+    rows: int
+    bytes: int
+    sha256: str
+    non_finite: int = 0  # rows; recording refuses any, so the zero is a finding
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The store's table of contents, written last."""
+
+    plan: RecordingPlan
+    shards: tuple[Shard, ...]
+    median_norms: Mapping[str, float]  # by "source.{layer}": train rows, position 0 left out
+
+    def rows(self, split: Split) -> int:
+        return sum(shard.rows for shard in self.shards if shard.split == split)
+
+    def dumps(self) -> str:
+        """The file's text: contents and their digest, so that an altered manifest is noticed."""
+        contents = {
+            "plan": self.plan.as_json(),
+            "rows": {split: self.rows(split) for split in SPLITS},
+            "shards": [asdict(shard) for shard in self.shards],
+            "median_norms": dict(self.median_norms),
+        }
+        digest = hashlib.sha256(canonical(contents).encode()).hexdigest()
+        return json.dumps({**contents, "digest": digest}, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def loads(cls, text: str, where: str, mend: str) -> Manifest:
+        """Reads what `dumps` wrote. Raises ValueError where it was altered, StoreForeign where its
+        format is another."""
+        contents = json.loads(text)
+        if not isinstance(contents, dict) or "plan" not in contents:
+            raise ValueError("it is not a manifest")
+        digest = contents.pop("digest", None)
+        if hashlib.sha256(canonical(contents).encode()).hexdigest() != digest:
+            raise ValueError("its contents do not match their digest")
+        if contents["plan"].get("format") != FORMAT:
+            raise StoreForeign(
+                f"{where} is of format {contents['plan'].get('format')}, this version reads "
+                f"{FORMAT}; {mend}"
+            )
+        return cls(
+            RecordingPlan.from_json(contents["plan"]),
+            tuple(Shard(**shard) for shard in contents["shards"]),
+            contents["median_norms"],
+        )

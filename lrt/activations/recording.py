@@ -1,0 +1,408 @@
+"""Running both models over the packed corpus and writing their states down.
+
+What a shard holds depends on the plan and its place alone, never on what ran before it, so a
+recording that was killed goes on at its first missing shard and ends with the same bytes as one
+that was not. Finished shards are listed in a journal with their checksums; the manifest takes its
+place at the very end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lrt.activations.durable import sweep, write_durably
+from lrt.activations.errors import (
+    DiskTooSmall,
+    NonFiniteActivations,
+    StoreBusy,
+    StoreCorrupt,
+    StoreUnwritable,
+)
+from lrt.activations.manifest import (
+    SIDES,
+    Manifest,
+    ModelStates,
+    RecordingPlan,
+    Shard,
+    ShardPlan,
+    Side,
+    canonical,
+    check_same_plan,
+    dtype_name,
+)
+from lrt.activations.median import streaming_median
+from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
+from lrt.corpora.packing import PackedCorpus
+from lrt.corpora.splits import SPLITS
+
+if TYPE_CHECKING:
+    from lrt.models import LanguageModel
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "recording.json"
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+_VERSIONS_THAT_MATTER = ("torch", "transformers", "safetensors")
+
+
+def plan_recording(
+    source: LanguageModel,
+    target: LanguageModel,
+    source_layers: Sequence[int],
+    target_layers: Sequence[int],
+    corpus: PackedCorpus,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    rows_per_shard: int = 65_536,
+    batch_tokens: int = 4096,
+) -> RecordingPlan:
+    """What `record` would write: rows, bytes on disk, shards. Runs no model.
+
+    Raises ValueError for a layer that a model does not have, and for sizes that are not positive.
+    """
+    for name, value in (("rows_per_shard", rows_per_shard), ("batch_tokens", batch_tokens)):
+        if value < 1:
+            raise ValueError(f"recording.{name} is {value}; it must be at least 1")
+    if len(corpus.splits["train"]) == 0:
+        raise ValueError("the corpus has no training block; raise corpus.tokens.train")
+    return RecordingPlan(
+        source=_states(source, "source", source_layers),
+        target=_states(target, "target", target_layers),
+        corpus=corpus.digest,
+        groups=corpus.groups,
+        context=corpus.context,
+        blocks={split: len(corpus.splits[split]) for split in SPLITS},
+        rows_per_shard=rows_per_shard,
+        batch_tokens=batch_tokens,
+        identity=json.loads(canonical(dict(identity or {}))),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS_THAT_MATTER},
+    )
+
+
+def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelStates:
+    wanted = tuple(sorted(set(layers)))
+    if not wanted:
+        raise ValueError(f"layers.{side} is empty; name at least one block")
+    for layer in wanted:
+        if not 0 <= layer < model.depth:
+            raise ValueError(
+                f"layers.{side}={layer} is out of range: {model.spec.name} has blocks 0 to "
+                f"{model.depth - 1}"
+            )
+    return ModelStates(model.spec.name, wanted, model.width, dtype_name(model.dtype))
+
+
+def record(
+    folder: str | Path,
+    source: LanguageModel,
+    target: LanguageModel,
+    source_layers: Sequence[int],
+    target_layers: Sequence[int],
+    corpus: PackedCorpus,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    rows_per_shard: int = 65_536,
+    batch_tokens: int = 4096,
+    progress: Progress | None = None,
+) -> ActivationStore:
+    """Records both models' states over the corpus into `folder`, or goes on with it.
+
+    A complete store of the same plan is opened as it is. Memory is one shard (and its copy while it
+    is written), whatever the number of rows.
+
+    Args:
+        source_layers, target_layers: zero-based decoder blocks.
+        identity: what else determines the bytes (models' revisions and weights, tokenizer), as
+            plain JSON values; a store with another identity is refused.
+        rows_per_shard: rows in one file; rounded down to whole blocks.
+        batch_tokens: tokens in one forward pass; rounded down to whole blocks.
+        progress: called with rows done and rows in all, after each forward pass of both models.
+
+    Raises:
+        DiskTooSmall: before any work where the disk has too little room, or while writing where it
+            filled up; what was recorded is kept.
+        NonFiniteActivations: a state is infinite or undefined; names model, layer and token.
+        StoreForeign: the folder holds (part of) another recording.
+        StoreCorrupt: the folder holds a complete store that is damaged.
+        StoreBusy: another process records into the folder.
+        StoreUnwritable: the folder cannot be made or written.
+        ValueError: as `plan_recording`.
+    """
+    folder = Path(folder)
+    plan = plan_recording(
+        source,
+        target,
+        source_layers,
+        target_layers,
+        corpus,
+        identity=identity,
+        rows_per_shard=rows_per_shard,
+        batch_tokens=batch_tokens,
+    )
+    if (folder / MANIFEST).is_file():
+        return _opened(folder, plan)
+    with _one_writer(folder):
+        if (folder / MANIFEST).is_file():  # finished by another process since the look above
+            return _opened(folder, plan)
+        sweep(folder)
+        done = _read_journal(folder, plan)
+        check_disk(plan, folder, already=sum(shard.bytes for shard in done.values()))
+        with _disk_may_fill(folder):
+            _write_journal(folder, plan, done)
+        rows = sum(shard.rows for shard in done.values())
+        for shard_plan in plan.shards:
+            if shard_plan.file in done:
+                continue
+
+            def tell(rows_of_shard: int, before: int = rows) -> None:
+                if progress is not None:
+                    progress(before + rows_of_shard, plan.rows)
+
+            tensors = _run_models(shard_plan, plan, source, target, corpus, tell)
+            with _disk_may_fill(folder):
+                done[shard_plan.file] = _write_shard(folder, shard_plan, tensors)
+                _write_journal(folder, plan, done)
+            rows += done[shard_plan.file].rows
+        with _disk_may_fill(folder):
+            _finish(folder, plan, done)
+    return _opened(folder, plan)
+
+
+def _opened(folder: Path, plan: RecordingPlan) -> ActivationStore:
+    store = ActivationStore.open(folder, expect=plan)
+    # the journal has no use beside a manifest; a process killed between the two leaves it
+    (folder / JOURNAL).unlink(missing_ok=True)
+    return store
+
+
+def check_disk(plan: RecordingPlan, folder: Path, already: int = 0) -> None:
+    """Tells the disk need in the log, and raises DiskTooSmall where the room is less.
+
+    `already` is how many bytes of the store are on the disk.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    need = max(0, plan.bytes - already)
+    log.info(
+        "recording %s rows of %s bytes: %s on disk, %s of it still to write, %s free in %s",
+        f"{plan.rows:,}",
+        f"{plan.bytes_per_row:,}",
+        _size(plan.bytes),
+        _size(need),
+        _size(free),
+        folder,
+    )
+    if need > free:
+        raise DiskTooSmall(
+            f"recording needs {need} bytes ({_size(need)}: {plan.rows:,} rows of "
+            f"{plan.bytes_per_row} bytes) and {folder} has {free} bytes ({_size(free)}) free; "
+            "make room, lower corpus.tokens, record fewer layers, or put the artifacts on "
+            "another disk (paths.artifacts)"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _run_models(
+    shard: ShardPlan,
+    plan: RecordingPlan,
+    source: LanguageModel,
+    target: LanguageModel,
+    corpus: PackedCorpus,
+    tell: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Both models over one shard's blocks. Batches begin at the shard's first block, so that the
+    shapes of the products, and with them the last bits, are the same in a continued recording."""
+    blocks = corpus.splits[shard.split]
+    here = slice(shard.first_block, shard.first_block + shard.blocks)
+    tokens = torch.from_numpy(np.ascontiguousarray(blocks.tokens[here]))
+    context, rows = plan.context, shard.blocks * plan.context
+    tensors = {
+        name: torch.empty(column.shape(rows), dtype=column.dtype)
+        for name, column in plan.columns.items()
+    }
+    tensors["token"] = tokens.reshape(-1)
+    tensors["position"] = torch.arange(context, dtype=torch.int32).repeat(shard.blocks)
+    tensors["document"] = torch.from_numpy(blocks.documents[here].reshape(-1).copy())
+    tensors["group"] = torch.from_numpy(blocks.groups[here].reshape(-1).astype(np.int32))
+    each = max(1, plan.batch_tokens // context)
+    models: dict[Side, LanguageModel] = {"source": source, "target": target}
+    for first in range(0, shard.blocks, each):
+        batch = tokens[first : first + each].to(torch.int64)  # [b, context]
+        span = slice(first * context, first * context + batch.numel())
+        for side in SIDES:
+            model, states = models[side], plan.side(side)
+            hidden = model.hidden_states(batch.to(model.device), states.layers)
+            for layer in states.layers:
+                flat = hidden[layer].reshape(-1, states.width)  # [b * context, d]
+                assert dtype_name(flat.dtype) == states.dtype, "a model's states have its dtype"
+                # over the widest dtype: bf16 norms would be off in the third digit
+                norms = torch.linalg.vector_norm(flat.float(), dim=-1)
+                tensors[f"{side}.{layer}"][span] = flat.cpu()
+                tensors[f"norm.{side}.{layer}"][span] = norms.cpu()
+        tell(span.stop)
+    for side in SIDES:
+        for layer in plan.side(side).layers:
+            _check_finite(tensors, side, layer, plan, shard)
+    return tensors
+
+
+def _check_finite(
+    tensors: Mapping[str, Tensor], side: Side, layer: int, plan: RecordingPlan, shard: ShardPlan
+) -> None:
+    # a row with an infinite or undefined entry has such a norm, and norms are cheap to look through
+    bad = (~torch.isfinite(tensors[f"norm.{side}.{layer}"])).nonzero().flatten()
+    if len(bad) == 0:
+        return
+    row = int(bad[0])
+    states = plan.side(side)
+    raise NonFiniteActivations(
+        f"the {side} model {states.name} gives non-finite hidden states at layer {layer}: "
+        f"{len(bad)} of {shard.blocks * plan.context} rows of {shard.file}, first in "
+        f"{shard.split} block {shard.first_block + row // plan.context} at position "
+        f"{row % plan.context} (token {int(tensors['token'][row])}, document "
+        f"{int(tensors['document'][row])}). It ran in {states.dtype}; run it in bfloat16 or "
+        f"float32 (pair.{side}.dtype)"
+    )
+
+
+def _write_shard(folder: Path, shard: ShardPlan, tensors: dict[str, Tensor]) -> Shard:
+    path = folder / shard.file
+    written: dict[str, Any] = {}
+
+    def write(temp: Path) -> None:
+        save_file(tensors, temp)
+        written.update(bytes=temp.stat().st_size, sha256=file_digest(temp))
+
+    write_durably(path, write)
+    return Shard(shard.file, shard.split, len(tensors["token"]), **written)
+
+
+def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
+    text = json.dumps(
+        {"plan": plan.as_json(), "shards": [asdict(shard) for shard in done.values()]}, indent=1
+    )
+    write_durably(folder / JOURNAL, lambda temp: _write_text(temp, text))
+
+
+def _read_journal(folder: Path, plan: RecordingPlan) -> dict[str, Shard]:
+    """The shards of an unfinished recording that are whole, checksums included.
+
+    Raises StoreForeign where the folder holds part of another recording.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        return {}
+    try:
+        journal = json.loads(path.read_text(encoding="utf-8"))
+        found, entries = journal["plan"], [Shard(**entry) for entry in journal["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is corrupt (%s); recording begins anew", path, error)
+        return {}
+    mend = f"delete the folder {folder} and run the command again"
+    check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", mend, layout=True)
+    whole: dict[str, Shard] = {}
+    for shard in entries:
+        try:
+            check_shard(folder, shard, plan, mend, full=True)
+        except StoreCorrupt as error:
+            log.warning("%s; recording this shard again", error)
+        else:
+            whole[shard.file] = shard
+    if whole:
+        log.info(
+            "going on with %s: %d of %d shards are there", folder, len(whole), len(plan.shards)
+        )
+    return whole
+
+
+def _finish(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
+    shards = tuple(done[shard.file] for shard in plan.shards)
+    store = ActivationStore(folder, Manifest(plan, shards, {}), "")
+    medians = {
+        f"{side}.{layer}": _median_norm(store, f"norm.{side}.{layer}")
+        for side in SIDES
+        for layer in plan.side(side).layers
+    }
+    text = Manifest(plan, shards, medians).dumps()
+    write_durably(folder / MANIFEST, lambda temp: _write_text(temp, text))
+
+
+def _median_norm(store: ActivationStore, column: str) -> float:
+    """Over train rows without position 0, whose norm is hundreds of times the others'."""
+
+    def norms() -> Iterator[Tensor]:
+        for rows in store.stream("train", [column, "position"]):
+            yield rows[column][rows["position"] > 0]
+
+    return streaming_median(norms)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no
+    lock file outlives a killed process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write", str(folder))
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StoreUnwritable(
+            f"the folder {folder} cannot be written ({error.strerror}); mend its permissions or "
+            "set paths.artifacts to another place"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise StoreBusy(
+                f"another process is recording into {folder}; wait for it, or end it and run again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_may_fill(folder: Path) -> Iterator[None]:
+    """Says what to do when the disk fills in the middle of the work."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors reports the system's error as text
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+        if not full:
+            raise
+        raise DiskTooSmall(
+            f"the disk filled up while recording into {folder} ({error}); the finished shards are "
+            "kept: make room and run the same command again"
+        ) from error

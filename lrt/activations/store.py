@@ -1,0 +1,220 @@
+"""The paired store: shards of rows, each row both models' states at one token, and a manifest.
+
+A shard is one safetensors file of whole blocks of one split. Row `i` of every tensor in it is the
+same token:
+
+    source.{layer} [rows, d_source], target.{layer} [rows, d_target]   in the dtype the models ran
+    in norm.source.{layer}, norm.target.{layer} [rows]                    float32, Euclidean token,
+    position, group [rows] int32; document [rows] int64
+
+Opening checks every file's size and header, which finds missing, cut and grown files; `verify`
+reads the contents too, since safetensors does not notice a flipped bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrt.activations.errors import StoreCorrupt, StoreForeign, StoreMissing
+from lrt.activations.manifest import (
+    SIDES,
+    Column,
+    Manifest,
+    RecordingPlan,
+    Shard,
+    Side,
+    check_same_plan,
+)
+from lrt.corpora.splits import Split
+
+MANIFEST = "manifest.json"
+
+
+class ShardReader:
+    """Runs of rows out of one shard, mapped into memory.
+
+    By hand rather than by safetensors' `get_slice`, which (0.8) leaks its bounds at every call: a
+    few bytes that grow with the rows read.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
+        header, begin = _header(path)
+        size = path.stat().st_size
+        mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        self._columns: dict[str, Tensor] = {}
+        for name, column in columns.items():
+            start, stop = (begin + int(offset) for offset in header[name]["data_offsets"])
+            flat = mapped[start:stop].view(column.dtype)
+            self._columns[name] = flat.view(header[name]["shape"])
+
+    def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
+        """Rows `start` to `stop` of a column, as a view of the file: copy before writing."""
+        return self._columns[column][start:stop]
+
+
+class ActivationStore:
+    """A complete store, opened for reading. Holds paths and the manifest only: cheap to copy."""
+
+    def __init__(self, folder: Path, manifest: Manifest, mend: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.mend = mend
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, expect: RecordingPlan | None = None, mend: str | None = None
+    ) -> ActivationStore:
+        """Opens the store in `folder` after checking each file's size and header.
+
+        `expect` is what the caller needs the store to hold. `mend` ends every error message: the
+        command that makes the store again.
+
+        Raises:
+            StoreMissing: there is no manifest (nothing recorded, or a recording not finished).
+            StoreCorrupt: a file is missing, of another size, or its header or the manifest is
+            altered.
+            StoreForeign: the store is whole but holds something else than `expect`.
+        """
+        folder = Path(folder)
+        mend = mend or f"delete the folder {folder} and run the command again: it records anew"
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise StoreMissing(
+                f"{folder} holds no complete activation store (no {MANIFEST}); {mend}"
+            )
+        try:
+            manifest = Manifest.loads(path.read_text(encoding="utf-8"), str(path), mend)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupt(f"{path} is corrupt: {error}; {mend}") from error
+        if expect is not None:
+            check_same_plan(
+                manifest.plan.as_json(), expect.as_json(), str(folder), mend, layout=False
+            )
+        store = cls(folder, manifest, mend)
+        store.verify()
+        return store
+
+    @property
+    def plan(self) -> RecordingPlan:
+        return self.manifest.plan
+
+    def shards(self, split: Split) -> list[Shard]:
+        """The split's shards in the order of its rows."""
+        return [shard for shard in self.manifest.shards if shard.split == split]
+
+    def rows(self, split: Split) -> int:
+        return self.manifest.rows(split)
+
+    def width(self, side: Side) -> int:
+        return self.plan.side(side).width
+
+    def median_norm(self, side: Side, layer: int) -> float:
+        """Median Euclidean norm over the train rows, position 0 left out."""
+        return self.manifest.median_norms[self.column(side, layer)]
+
+    def column(self, side: Side, layer: int) -> str:
+        """Name of a side's states at a layer; StoreForeign where that layer was not recorded."""
+        layers = self.plan.side(side).layers
+        if layer not in layers:
+            raise StoreForeign(
+                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; "
+                f"{self.mend}"
+            )
+        return f"{side}.{layer}"
+
+    def reader(self, shard: Shard) -> ShardReader:
+        """Opens one shard; any thread or process may, at the same time.
+
+        Raises StoreCorrupt where it cannot be mapped.
+        """
+        path = self.folder / shard.file
+        try:
+            reader = ShardReader(path, self.plan.columns)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise StoreCorrupt(f"{path} cannot be read: {error}; {self.mend}") from error
+        return reader
+
+    def stream(
+        self, split: Split, columns: Sequence[str], rows_at_once: int = 2**16
+    ) -> Iterator[dict[str, Tensor]]:
+        """The split's rows in order, as dicts of the columns asked for; memory is
+        `rows_at_once`.
+        """
+        for shard in self.shards(split):
+            reader = self.reader(shard)
+            for start in range(0, shard.rows, rows_at_once):
+                stop = min(start + rows_at_once, shard.rows)
+                yield {name: reader.rows(name, start, stop) for name in columns}
+
+    def verify(self, full: bool = False) -> None:
+        """Checks sizes and headers of all shards; `full` compares every file's sha256 too.
+
+        Raises StoreCorrupt that names the first bad file.
+        """
+        for shard in self.manifest.shards:
+            check_shard(self.folder, shard, self.plan, self.mend, full=full)
+
+
+def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, full: bool) -> None:
+    """Raises StoreCorrupt unless the shard's file is as the entry and the plan say."""
+    path = folder / shard.file
+
+    def corrupt(reason: str) -> StoreCorrupt:
+        return StoreCorrupt(f"{path} is corrupt: {reason}; {mend}")
+
+    if not path.is_file():
+        raise corrupt("the file is not there")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise corrupt(f"it has {size} bytes and should have {shard.bytes}")
+    try:
+        header, _ = _header(path)
+    except ValueError as error:
+        raise corrupt(f"its header cannot be read ({error})") from error
+    wanted = {
+        name: (column.safetensors_name, column.shape(shard.rows))
+        for name, column in plan.columns.items()
+    }
+    found = {
+        name: (entry.get("dtype"), entry.get("shape"))
+        for name, entry in header.items()
+        if name != "__metadata__" and isinstance(entry, dict)
+    }
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            raise corrupt(f"{name} is {found.get(name)} and should be {wanted.get(name)}")
+    if full and file_digest(path) != shard.sha256:
+        raise corrupt("its contents do not match the sha256 in the manifest")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _header(path: Path) -> tuple[Mapping[str, Any], int]:
+    """The JSON header of a safetensors file (length as 8 little-endian bytes, then the JSON), and
+    where the data begins."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size - 8:
+            raise ValueError(f"a header of {length} bytes does not fit the file")
+        header = json.loads(file.read(length).decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError("it is not a JSON object")
+    return header, 8 + length
+
+
+def norm_columns(store: ActivationStore, source_layer: int, target_layer: int) -> tuple[str, str]:
+    """Names of the two norm columns of a layer pair; StoreForeign where a layer is not there."""
+    layers: dict[Side, int] = {"source": source_layer, "target": target_layer}
+    source, target = (f"norm.{store.column(side, layers[side])}" for side in SIDES)
+    return source, target

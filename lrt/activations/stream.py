@@ -1,0 +1,292 @@
+"""Rows of a split as batches: shuffled with bounded memory, and in an order that (seed, epoch)
+fixes.
+
+The chunks of a split are permuted and taken in windows; a window's kept rows are permuted in RAM;
+batches are cut from the windows laid end to end. Batch `i` of epoch `e` is therefore one fixed set
+of rows, whatever the number of workers or processes, and an epoch can be entered at any batch by
+loading one window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lrt.activations.chunks import Chunks, LayerPair
+from lrt.activations.store import ActivationStore
+from lrt.corpora.splits import Split
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One epoch: its chunks in the order they are read, and where each window's rows begin."""
+
+    chunks: list[npt.NDArray[np.int64]]  # by window: indices of chunks
+    offsets: npt.NDArray[np.int64]  # [windows + 1], first kept row of each window
+
+
+class RowStream:
+    """Batches of one split and layer pair.
+
+    A batch is `source` float32 [b, d_source], `target` float32 [b, d_target], `document` int64 [b]
+    and `group` int64 [b] (index into the store's groups).
+
+    Args:
+        batch_rows: rows in a batch; the last one of an epoch is smaller.
+        seed: draws the order; None reads in the store's own order.
+        window_rows: rows that are shuffled among each other; RAM holds up to 2 + `workers` windows
+            in the store's dtypes.
+        workers: threads that load windows ahead. Reading, filtering and permuting run outside the
+            interpreter's lock, so threads serve as processes would, and share the memory.
+        complete_only: leave out an epoch's smaller last batch (never the only one).
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        split: Split,
+        pair: LayerPair,
+        chunks: Chunks,
+        *,
+        batch_rows: int,
+        chunk_rows: int,
+        window_rows: int,
+        seed: int | None,
+        workers: int = 0,
+        complete_only: bool = False,
+    ) -> None:
+        self.chunks = chunks
+        self.batch_rows = batch_rows
+        self._store = store
+        self._shards = store.shards(split)
+        self._pair = pair
+        self._chunks_per_window = max(1, window_rows // chunk_rows)
+        self._seed = seed
+        self._workers = workers
+        self._complete_only = complete_only
+        self._columns = {
+            "source": store.column("source", pair.source_layer),
+            "target": store.column("target", pair.target_layer),
+            "document": "document",
+            "group": "group",
+        }
+
+    def __len__(self) -> int:
+        """Batches in an epoch, over all processes."""
+        whole, rest = divmod(self.chunks.rows, self.batch_rows)
+        return whole + (rest > 0 and (whole == 0 or not self._complete_only))
+
+    def batches(
+        self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """Process `rank`'s batches of an epoch, from its `start`-th on.
+
+        Process r of w takes batches r, r + w, ...; the w batches of one step are together the rows
+        that a single process with w times the batch size would take.
+        """
+        order = self._order(epoch)
+        numbers = range(rank + start * world, len(self), world)
+        if not numbers:
+            return
+        first_row = numbers[0] * self.batch_rows
+        first = int(np.searchsorted(order.offsets, first_row, side="right")) - 1
+        windows = self._windows(order, epoch, first)
+        try:
+            begin, window = 0, _empty()
+            for number in numbers:
+                low = number * self.batch_rows
+                high = min(low + self.batch_rows, self.chunks.rows)
+                pieces: list[Batch] = []
+                while low < high:
+                    while low >= begin + len(window["document"]):
+                        begin, window = next(windows)
+                    here = slice(low - begin, min(high - begin, len(window["document"])))
+                    pieces.append({name: rows[here] for name, rows in window.items()})
+                    low = begin + here.stop
+                yield _joined(pieces)
+        finally:
+            windows.close()  # ends the threads of an epoch that is left early
+
+    def _order(self, epoch: int) -> _Order:
+        count = len(self.chunks)
+        if self._seed is None:
+            permuted = np.arange(count)
+        else:
+            permuted = torch.randperm(count, generator=self._generator(epoch, "chunks")).numpy()
+        each = self._chunks_per_window
+        windows = [permuted[i : i + each] for i in range(0, count, each)]
+        sizes = [int(self.chunks.kept[window].sum()) for window in windows]
+        return _Order(windows, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    def _generator(self, epoch: int, what: str) -> torch.Generator:
+        # one stream of draws for each purpose: none depends on how many were made before
+        digest = hashlib.sha256(f"{self._seed}:{epoch}:{what}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _windows(self, order: _Order, epoch: int, first: int) -> Generator[tuple[int, Batch]]:
+        """Windows with their first row, from the `first`-th on; windows without rows are
+        skipped.
+        """
+        numbers = [
+            n for n in range(first, len(order.chunks)) if order.offsets[n + 1] > order.offsets[n]
+        ]
+        if self._workers == 0:
+            for n in numbers:
+                yield int(order.offsets[n]), self._load(order, epoch, n)
+            return
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="rows")
+        try:
+            ahead: deque[tuple[int, Future[Batch]]] = deque()
+            for n in numbers:
+                ahead.append((n, pool.submit(self._load, order, epoch, n)))
+                if len(ahead) > self._workers:
+                    ready, future = ahead.popleft()
+                    yield int(order.offsets[ready]), future.result()
+            for ready, future in ahead:
+                yield int(order.offsets[ready]), future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, order: _Order, epoch: int, window: int) -> Batch:
+        """A window's kept rows, in their final order and in the store's dtypes."""
+        chosen = order.chunks[window]
+        size = int(order.offsets[window + 1] - order.offsets[window])
+        if self._seed is None:
+            places = torch.arange(size)
+        else:
+            places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
+        # each chunk's rows go straight to their final places, so that RAM holds one copy
+        ends = np.cumsum(self.chunks.kept[chosen])
+        columns = self._store.plan.columns
+        rows = {
+            name: torch.empty(columns[column].shape(size), dtype=columns[column].dtype)
+            for name, column in self._columns.items()
+        }
+        by_shard: dict[int, list[int]] = {}
+        for position, chunk in enumerate(chosen):
+            by_shard.setdefault(int(self.chunks.shard[chunk]), []).append(position)
+        for shard, positions in by_shard.items():
+            reader = self._store.reader(self._shards[shard])
+            for position in positions:
+                chunk = chosen[position]
+                kept = int(self.chunks.kept[chunk])
+                if kept == 0:
+                    continue
+                start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
+                place = places[int(ends[position]) - kept : int(ends[position])]
+                whole = kept == stop - start
+                keep = None if whole else self._pair.keep(self._store, reader, start, stop)
+                for name, column in self._columns.items():
+                    piece = reader.rows(column, start, stop)
+                    rows[name].index_copy_(0, place, piece if keep is None else piece[keep])
+        return rows
+
+
+def _empty() -> Batch:
+    return {"document": torch.empty(0, dtype=torch.int64)}
+
+
+_BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
+
+
+def _joined(pieces: list[Batch]) -> Batch:
+    """One batch out of its pieces of windows, in the dtypes a fit computes in."""
+    return {
+        name: torch.cat([piece[name].to(_BATCH_DTYPES.get(name, rows.dtype)) for piece in pieces])
+        for name, rows in pieces[0].items()
+    }
+
+
+class InOrder:
+    """A split's batches from first to last, each time it is iterated; keeps no place."""
+
+    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
+        self._stream, self._rank, self._world = stream, rank, world
+
+    def __len__(self) -> int:
+        return len(range(self._rank, len(self._stream), self._world))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._stream.batches(0, 0, self._rank, self._world)
+
+
+class Resumable:
+    """Shuffled epochs that remember their place: what the Trainer iterates over.
+
+    Lightning saves `state_dict` in its checkpoints, hands it back on resume, and calls
+    `sampler.set_epoch` before each epoch; the place is (epoch, batches given out), and a resumed
+    epoch begins by loading the one window that holds its next batch.
+    """
+
+    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
+        if len(stream) < world:
+            raise ValueError(
+                f"the train split keeps {stream.chunks.rows} rows, {len(stream)} batches of "
+                f"fit.batch_rows={stream.batch_rows}, for {world} processes; lower fit.batch_rows "
+                "or raise corpus.tokens.train"
+            )
+        self._stream, self._rank, self._world = stream, rank, world
+        self._epoch = 0
+        self._given = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch for this process; the same for every process, or DDP would
+        hang.
+        """
+        return len(self._stream) // self._world
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator: nothing happens before the first batch is asked for, and Lightning makes
+        # iterators that it never uses
+        if self._given >= len(self):
+            self._epoch, self._given = self._epoch + 1, 0
+        batches = self._stream.batches(self._epoch, self._given, self._rank, self._world)
+        # a low rank's share may hold one batch more than the others'
+        for _, batch in zip(range(len(self) - self._given), batches, strict=False):
+            # counted before it is given out: a checkpoint written while it is in use comes after it
+            self._given += 1
+            yield batch
+
+    @property
+    def sampler(self) -> Resumable:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of `epoch`, unless it is the one under way."""
+        if epoch != self._epoch:
+            self._epoch, self._given = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "given": self._given,
+            "world": self._world,
+            "batch_rows": self._stream.batch_rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the place that `state_dict` told.
+
+        Raises ValueError where the batches are cut differently now: the place would mean other
+        rows.
+        """
+        here = self.state_dict()
+        for name, setting in (("world", "trainer.devices"), ("batch_rows", "fit.batch_rows")):
+            if state[name] != here[name]:
+                raise ValueError(
+                    f"the checkpoint was written with {setting}={state[name]} and this run has "
+                    f"{here[name]}; resume with {setting}={state[name]}"
+                )
+        self._epoch, self._given = int(state["epoch"]), int(state["given"])

@@ -1,0 +1,35 @@
+"""Text in, token blocks out: documents from files, jsonl or the hub, mixed in given shares, split
+by the hash of their text, and packed into blocks of one length with the document of every token
+beside it."""
+
+from lrt.corpora.documents import Document, text_id
+from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
+from lrt.corpora.exclusion import Exclusion
+from lrt.corpora.mixture import Part, mixture
+from lrt.corpora.packing import Blocks, PackedCorpus, begin_ids, pack
+from lrt.corpora.sources import Unit, as_chat, hub, jsonl, text_files
+from lrt.corpora.splits import SPLITS, Split, split_of
+
+__all__ = [
+    "SPLITS",
+    "Blocks",
+    "CorpusEmpty",
+    "CorpusError",
+    "CorpusMissing",
+    "CorpusTooShort",
+    "Document",
+    "Exclusion",
+    "PackedCorpus",
+    "Part",
+    "Split",
+    "Unit",
+    "as_chat",
+    "begin_ids",
+    "hub",
+    "jsonl",
+    "mixture",
+    "pack",
+    "split_of",
+    "text_files",
+    "text_id",
+]

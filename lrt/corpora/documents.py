@@ -1,0 +1,24 @@
+"""A document: the unit that splits, shuffles, groups and bootstraps are made of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+def text_id(text: str) -> int:
+    """The first 63 bits of the text's sha256, so that it fits a signed 64-bit column."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `group` names the part of a mixture that it came from."""
+
+    text: str
+    group: str = ""
+
+    @property
+    def id(self) -> int:
+        """Identity of the document: a hash of its text, the same in every run and mixture."""
+        return text_id(self.text)

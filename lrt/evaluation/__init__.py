@@ -1,0 +1,44 @@
+"""What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
+
+from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, read_behaviours
+from lrt.evaluation.callbacks import Probe, SteeringProbe
+from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
+from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
+from lrt.evaluation.storybook import storybook_suite
+from lrt.evaluation.study import (
+    SteerableModel,
+    StrengthChoice,
+    StrengthGrid,
+    Study,
+    choose_strength,
+    study,
+    study_rows,
+)
+from lrt.evaluation.summary import summarise
+
+__all__ = [
+    "NULLS",
+    "Behaviour",
+    "BehaviourUnreadable",
+    "Cell",
+    "ContrastStates",
+    "Damage",
+    "Item",
+    "Measurement",
+    "Probe",
+    "SteerableModel",
+    "SteeringProbe",
+    "StrengthChoice",
+    "StrengthGrid",
+    "Study",
+    "TransferMaps",
+    "choose_strength",
+    "damage",
+    "directions",
+    "measure",
+    "read_behaviours",
+    "storybook_suite",
+    "study",
+    "study_rows",
+    "summarise",
+]

@@ -1,0 +1,130 @@
+"""A behaviour: contrastive prompts to find its vector, held-out items to measure it, and a scorer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lrt.evaluation.scorers import Choice, Scorer, scorer_from_data, scorer_to_data
+
+
+class BehaviourUnreadable(ValueError):
+    """A behaviour file that cannot be used, with what is wrong in it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question put to the model.
+
+    prompt    Text as the model reads it, chat template and all.
+    key       Stratum within which items are comparable (the letter of the matching answer, say).
+    matching  For `Choice`: the answer that shows the behaviour.
+    other     For `Choice`: the answer that does not.
+    prompted  The same item with a plain prompt that asks for the behaviour: the baseline.
+    """
+
+    prompt: str
+    key: str = ""
+    matching: str = ""
+    other: str = ""
+    prompted: str = ""
+
+    @property
+    def id(self) -> str:
+        """Hash of everything that makes the item what it is."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What to find a vector from, what to measure, and how.
+
+    contrast      Name of the vector; behaviours that share one (inducing and removing) share it.
+    direction     +1 where the vector is to raise the score, -1 where its opposite is to lower it.
+    damage_texts  Text on which harm is measured: text that shows the behaviour already where it is
+                  a kind of text, ordinary text otherwise (design: damage).
+    """
+
+    name: str
+    metric: str
+    scorer: Scorer
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    development: tuple[Item, ...]
+    test: tuple[Item, ...]
+    damage_texts: tuple[str, ...]
+    contrast: str = ""
+    direction: Literal[1, -1] = 1
+    max_new_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        for part in ("positives", "negatives", "development", "test", "damage_texts"):
+            if not getattr(self, part):
+                raise BehaviourUnreadable(f"behaviour {self.name!r} has no {part}")
+        shared = {i.prompt for i in self.development} & {i.prompt for i in self.test}
+        if shared:
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} has {len(shared)} prompts among both its development and "
+                f"its test items, as {min(shared)!r}; split by question"
+            )
+        if self.is_choice and not all(i.matching and i.other for i in self.items):
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} is scored by Choice, so every item needs `matching` and "
+                "`other` answers"
+            )
+        if not self.contrast:
+            object.__setattr__(self, "contrast", self.name)
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it is read off two answers' logits instead of a generated text."""
+        return isinstance(self.scorer, Choice)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Development and test items."""
+        return self.development + self.test
+
+    @property
+    def texts(self) -> Iterable[str]:
+        """Every text that must not be in the map's corpus."""
+        yield from self.positives
+        yield from self.negatives
+        yield from (item.prompt for item in self.items)
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for a file or a fingerprint."""
+        return {**asdict(self), "scorer": scorer_to_data(self.scorer)}
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Behaviour:
+        """Reads `to_data`'s; raises `BehaviourUnreadable` naming the field at fault."""
+        fields = dict(data)
+        try:
+            fields["scorer"] = scorer_from_data(fields["scorer"])
+            for part in ("development", "test"):
+                fields[part] = tuple(Item(**item) for item in fields[part])
+            for part in ("positives", "negatives", "damage_texts"):
+                fields[part] = tuple(fields[part])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BehaviourUnreadable(
+                f"behaviour {data.get('name', '?')!r} cannot be read: {error}"
+            ) from error
+
+
+def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
+    """Behaviours from JSON files, one each; raises `BehaviourUnreadable` naming file and fault."""
+    behaviours = []
+    for path in paths:
+        try:
+            behaviours.append(Behaviour.from_data(json.loads(Path(path).read_text())))
+        except (OSError, json.JSONDecodeError, AttributeError) as error:
+            raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
+        except BehaviourUnreadable as error:
+            raise BehaviourUnreadable(f"{path}: {error}") from error
+    return tuple(behaviours)

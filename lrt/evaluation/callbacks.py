@@ -1,0 +1,122 @@
+"""Behaviour during training: the map as it stands is asked to steer, and the answer stands beside the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.measuring import Cell, measure
+from lrt.evaluation.study import SteerableModel
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One behaviour to follow: its vectors in both models and the strength to steer at."""
+
+    behaviour: Behaviour
+    source_vector: Tensor  # [d_source]
+    native: Tensor  # [d_target] unit
+    strength: float
+
+
+class SteeringProbe(L.Callback):
+    """Steers the target with the vector that the unfinished map carries across, every `every` steps.
+
+    Works on development items alone, on the first process alone. Logs `behaviour/<name>` through the
+    module's loggers and keeps the points, which outlive a resumed run, for the report.
+    """
+
+    def __init__(
+        self,
+        target: SteerableModel,
+        probes: Sequence[Probe],
+        every: int,
+        items: int = 16,
+        max_rows: int = 1024,
+    ) -> None:
+        if every < 1 or items < 1:
+            raise ValueError(
+                f"evaluation.probe.every={every} and evaluation.probe.items={items} must be at "
+                "least 1; set evaluation.probe.behaviours=[] to train without probes"
+            )
+        self.target, self.probes, self.every = target, tuple(probes), every
+        self.items, self.max_rows = items, max_rows
+        self.points: dict[str, list[list[float]]] = {p.behaviour.name: [] for p in probes}
+        self.references: dict[str, dict[str, float]] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and not self.references:
+            for probe in self.probes:
+                cells = self._cells("native", probe, probe.native)
+                none, native = self._means(probe, [Cell("none", 0.0, 0 * cells.offset), cells])
+                self.references[probe.behaviour.name] = {"unsteered": none, "native": native}
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        if trainer.is_global_zero and trainer.global_step % self.every == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.global_step % self.every:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        affine = pl_module.affine().to("cpu")
+        found: dict[str, float] = {}
+        for probe in self.probes:
+            image = affine.directions(probe.source_vector)
+            if not image.norm() > 0:  # a map that starts at zero has no direction yet
+                continue
+            unit = torch.nn.functional.normalize(image, dim=0)
+            (value,) = self._means(probe, [self._cells("transferred", probe, unit)])
+            name = probe.behaviour.name
+            self.points[name].append([float(trainer.global_step), value])
+            found[f"behaviour/{name}"] = value
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step)
+
+    def _cells(self, condition: str, probe: Probe, unit: Tensor) -> Cell:
+        (cell,) = self.target.cells(condition, unit, [probe.strength], probe.behaviour.direction)
+        return cell
+
+    def _means(self, probe: Probe, cells: Sequence[Cell]) -> list[float]:
+        rows = measure(
+            self.target.lm,
+            self.target.layer,
+            probe.behaviour,
+            "development",
+            probe.behaviour.development[: self.items],
+            cells,
+            max_rows=self.max_rows,
+        )
+        return [
+            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean())
+            for c in cells
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points, "references": self.references}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.points = {**self.points, **state_dict["points"]}
+        self.references = dict(state_dict["references"])
+
+    def history(self) -> list[dict[str, Any]]:
+        """`behaviour`, its `unsteered` and `native` scores, and `points` `[[step, score], ...]`."""
+        return [
+            {"behaviour": name, **self.references.get(name, {}), "points": points}
+            for name, points in self.points.items()
+        ]

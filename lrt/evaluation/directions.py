@@ -1,0 +1,114 @@
+"""Every direction that is put to the test beside the transferred vector, the nulls above all.
+
+A null is a direction that ought to do nothing: if it steers, the measure or the layer is at fault,
+not the transfer. All directions are of the target's width; their length is set by the strength.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrt.mapping import AffineMap
+from lrt.steering import difference_of_means
+
+NULLS = ("random", "bias", "shuffled", "other", "random_source")
+
+
+@dataclass(frozen=True)
+class ContrastStates:
+    """Last-token states of one contrastive set in both models.
+
+    Each is float32 `[n, d]`; `random_source` holds those of the untrained source, where there is one.
+    """
+
+    source: tuple[Tensor, Tensor]  # positive, negative  [n, d_source]
+    target: tuple[Tensor, Tensor]  # [n, d_target]
+    random_source: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def source_vector(self) -> Tensor:
+        """`[d_source]`, the source's own steering vector."""
+        return difference_of_means(*self.source)
+
+    @property
+    def target_vector(self) -> Tensor:
+        """`[d_target]`, the native vector."""
+        return difference_of_means(*self.target)
+
+
+@dataclass(frozen=True)
+class TransferMaps:
+    """The map under test and those of the nulls and intervals.
+
+    shuffled       Fitted on pairs whose target rows were permuted over the whole corpus.
+    resampled      Refitted on the documents drawn with replacement.
+    random_source  From an untrained source with the same corpus.
+    """
+
+    affine: AffineMap
+    shuffled: Sequence[AffineMap] = ()
+    resampled: Sequence[AffineMap] = ()
+    random_source: AffineMap | None = None
+
+
+def directions(
+    contrast: str,
+    states: Mapping[str, ContrastStates],
+    maps: TransferMaps,
+    *,
+    random_draws: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Unit directions `[draws, d_target]` by condition, for one contrast of `states`.
+
+    native, native_half  The target's own vector; from each disjoint half of the prompts (the
+                         ceiling of any agreement).
+    transferred          `W v`; `paper_literal` `A v + p`.
+    random, bias, shuffled, other, random_source  The nulls; `other` is another contrast's
+                         transferred vector.
+    resampled            `W v` with the map's documents and the contrastive prompts drawn anew.
+    """
+    mine = states[contrast]
+    generator = torch.Generator().manual_seed(seed)
+    v = mine.source_vector
+    image = maps.affine.directions(v.to(maps.affine.weight))
+    found: dict[str, list[Tensor]] = {
+        "native": [mine.target_vector],
+        "native_half": [
+            difference_of_means(mine.target[0][half::2], mine.target[1][half::2]) for half in (0, 1)
+        ],
+        "transferred": [image],
+        "paper_literal": [image + maps.affine.bias],
+        "bias": [maps.affine.bias],
+        "random": list(torch.randn(random_draws, len(image), generator=generator)),
+        "shuffled": [m.directions(v.to(m.weight)) for m in maps.shuffled],
+        "resampled": [
+            m.directions(_resampled_vector(mine.source, generator).to(m.weight))
+            for m in maps.resampled
+        ],
+    }
+    others = [name for name in states if name != contrast]
+    if others:
+        # the next in order: a fixed choice that every contrast is put to once
+        following = others[sorted([*others, contrast]).index(contrast) % len(others)]
+        other = states[following].source_vector
+        found["other"] = [maps.affine.directions(other.to(maps.affine.weight))]
+    if maps.random_source is not None and mine.random_source is not None:
+        untrained = difference_of_means(*mine.random_source)
+        found["random_source"] = [
+            maps.random_source.directions(untrained.to(maps.random_source.weight))
+        ]
+    return {
+        name: torch.nn.functional.normalize(torch.stack(rows).float(), dim=1)
+        for name, rows in found.items()
+        if rows
+    }
+
+
+def _resampled_vector(pair: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+    drawn = [side[torch.randint(len(side), (len(side),), generator=generator)] for side in pair]
+    return difference_of_means(*drawn)

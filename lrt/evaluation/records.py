@@ -1,0 +1,57 @@
+"""The raw record on disk: one jsonl file a behaviour, from which every report can be made again.
+
+The first line is the study itself (chosen strength, counts), then a line for each measurement and
+each damage. The file appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from lrt.evaluation.measuring import Damage, Measurement
+from lrt.evaluation.study import StrengthChoice, Study
+
+
+class RecordCorrupt(ValueError):
+    """A measurement file that is not whole; the message names it and how to mend it."""
+
+
+def write_study(file: Path, study: Study) -> None:
+    """Writes one study; the folder is made if missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
+    head = {
+        "study": study.behaviour,
+        "choice": asdict(study.choice),
+        "measurements": len(study.measurements),
+        "damages": len(study.damages),
+    }
+    with temporary.open("w") as lines:
+        for row in (head, *map(asdict, study.measurements), *map(asdict, study.damages)):
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+    temporary.replace(file)
+
+
+def read_study(file: Path) -> Study:
+    """Reads one study; raises `RecordCorrupt` naming the file where it is not whole."""
+    try:
+        head, *rows = [json.loads(line) for line in file.read_text().splitlines()]
+        cut = head["measurements"]
+        if len(rows) != cut + head["damages"]:
+            raise ValueError(f"{len(rows)} rows where {cut + head['damages']} were written")
+        return Study(
+            head["study"],
+            StrengthChoice(**head["choice"]),
+            tuple(Measurement(**row) for row in rows[:cut]),
+            tuple(Damage(**row) for row in rows[cut:]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordCorrupt(
+            f"the measurements in {file} cannot be read ({error}); delete the file and run "
+            "evaluate.py again"
+        ) from error

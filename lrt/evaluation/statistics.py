@@ -1,0 +1,146 @@
+"""Intervals and statistics of steering, over items.
+
+All take plain arrays: `m` is `[strengths, items]`, changes are `[items]`. Resampling is paired: an
+item drawn is drawn in every condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% percentile-bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def off_zero(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def to_list(self) -> list[float]:
+        """`[low, high]`."""
+        return [self.low, self.high]
+
+
+def resamples(items: int, seed: int = 0, draws: int = DRAWS) -> NDArray[np.int64]:
+    """`[draws, items]` indices of bootstrap samples."""
+    return np.random.default_rng(seed).integers(0, items, size=(draws, items))
+
+
+def mean_estimate(values: Array, seed: int = 0) -> Estimate:
+    """Mean of `[items]` with its interval."""
+    means = values[resamples(len(values), seed)].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def ratio_estimate(change: Array, native: Array, seed: int = 0) -> Estimate | None:
+    """`mean(change) / mean(native)` with a paired bootstrap over items.
+
+    None where the native change's own interval holds zero: over an effect of nothing a ratio is
+    not a number.
+    """
+    if not mean_estimate(native, seed).off_zero:
+        return None
+    draws = resamples(len(native), seed)
+    above, below = change[draws].mean(axis=1), native[draws].mean(axis=1)
+    usable = np.abs(below) > 1e-12
+    low, high = np.percentile(above[usable] / below[usable], [2.5, 97.5])
+    return Estimate(float(change.mean() / native.mean()), float(low), float(high))
+
+
+def pearson(a: Array, b: Array) -> float:
+    """Pearson's r of two flat arrays; nan where one of them does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 1e-300 else float("nan")
+
+
+def paper_statistics(ours: Array, native: Array) -> list[dict[str, float]]:
+    """Per strength, the paper's Table 1: sample-wise r and MSE of two `[strengths, items]`."""
+    return [
+        {"r": pearson(a, b), "mse": float(np.mean((a - b) ** 2))}
+        for a, b in zip(ours, native, strict=True)
+    ]
+
+
+def within_key_change(
+    m: Array,  # [s, n]
+    strengths: Sequence[float],
+    keys: Sequence[str],
+) -> Array:  # [nonzero strengths, n]
+    """`m(alpha) - m(0)` with each key's mean taken out, at every nonzero strength.
+
+    On two-answer tasks any vector that shifts one letter's logit moves the items of one key up and
+    those of the other down, so signed changes of *any* two conditions correlate; within a key they
+    need not.
+    """
+    zero = list(strengths).index(0.0)
+    change = np.array([row - m[zero] for i, row in enumerate(m) if i != zero])
+    groups = np.asarray(keys)
+    for key in set(keys):
+        inside = groups == key
+        change[:, inside] -= change[:, inside].mean(axis=1, keepdims=True)
+    return change
+
+
+def stratified_correlation(
+    ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]
+) -> float:
+    """Correlation of the within-key changes, pooled over items and nonzero strengths."""
+    return pearson(
+        within_key_change(ours, strengths, keys).ravel(),
+        within_key_change(native, strengths, keys).ravel(),
+    )
+
+
+def partial_correlation(
+    ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]
+) -> float:
+    """The same with the unsteered propensity `m(0)` partialled out, strength by strength."""
+    zero = list(strengths).index(0.0)
+    a = within_key_change(ours, strengths, keys)
+    b = within_key_change(native, strengths, keys)
+    groups = np.asarray(keys)
+    base = native[zero].copy()
+    for key in set(keys):
+        base[groups == key] -= base[groups == key].mean()
+    power = float(base @ base)
+    if power > 1e-12:
+        a = a - np.outer(a @ base / power, base)
+        b = b - np.outer(b @ base / power, base)
+    return pearson(a.ravel(), b.ravel())
+
+
+def slopes(m: Array, strengths: Sequence[float]) -> Array:
+    """Steerability of each item: least-squares slope of `[strengths, items]` over strength."""
+    x = np.asarray(strengths, dtype=np.float64)
+    x = x - x.mean()
+    return np.asarray(x @ (m - m.mean(axis=0)) / (x @ x), dtype=np.float64)
+
+
+def anti_steerable_share(m: Array, strengths: Sequence[float]) -> float:
+    """Share of items that move against the vector (slope below zero)."""
+    return float((slopes(m, strengths) < 0).mean())
+
+
+def null_share(changes: Array, native: float) -> dict[str, float]:
+    """`|change| / |native change|` of a null's draws `[draws]`: mean and 95th percentile."""
+    shares = np.abs(changes) / max(abs(native), 1e-12)
+    return {
+        "mean": float(shares.mean()),
+        "p95": float(np.percentile(shares, 95)),
+        "draws": len(shares),
+    }

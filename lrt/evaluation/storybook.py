@@ -1,0 +1,266 @@
+"""The lab's behaviours, written by the storybook grammar from documents no model was trained on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.scorers import (
+    WORD,
+    Choice,
+    Mentions,
+    Opening,
+    UppercaseShare,
+    WordBalance,
+    WordShare,
+)
+from lrt.lab import lexicon as lx
+from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
+
+NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed") + tuple(
+    trait.name for trait in lx.TRAITS
+)
+
+
+def storybook_suite(
+    names: tuple[str, ...] = NAMES,
+    *,
+    contrast_pairs: int = 128,
+    development: int = 24,
+    test: int = 60,
+    seed: int = 0,
+) -> tuple[Behaviour, ...]:
+    """The lab's behaviours by name.
+
+    contrast_pairs     Texts on each side of a contrastive set.
+    development, test  Items of each kind; questions are balanced over letters.
+
+    Raises ValueError for an unknown name or a size below 2.
+    """
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise ValueError(
+            f"suite.names holds {unknown[0]!r}; the storybook's behaviours are {', '.join(NAMES)}"
+        )
+    if min(contrast_pairs, development, test) < 2:
+        raise ValueError(
+            "suite.contrast_pairs, suite.development and suite.test must be at least 2; got "
+            f"{contrast_pairs}, {development}, {test}"
+        )
+    writer = _SuiteWriter(contrast_pairs, development, test, seed)
+    return tuple(writer.behaviour(name) for name in names)
+
+
+class _SuiteWriter:
+    def __init__(self, pairs: int, development: int, test: int, seed: int) -> None:
+        self.pairs, self.sizes, self.seed = pairs, (development, test), seed
+
+    def behaviour(self, name: str) -> Behaviour:
+        if name in lx.TRAIT_BY_NAME:
+            return self._trait(name)
+        makers: dict[str, Callable[[], Behaviour]] = {
+            "french": self._french,
+            "capitals": self._capitals,
+            "dogs": self._dogs,
+            "mood": self._mood,
+            "refusal_induced": lambda: self._refusal(induce=True),
+            "refusal_removed": lambda: self._refusal(induce=False),
+        }
+        return makers[name]()
+
+    # -- kinds of text ---------------------------------------------------------------------------
+
+    def _french(self) -> Behaviour:
+        french = frozenset(
+            WORD.findall(" ".join(self._texts("words/fr", Plan("story", "french"), 400)).lower())
+        )
+        english = frozenset(
+            WORD.findall(" ".join(self._texts("words/en", Plan("story", "english"), 400)).lower())
+        )
+        return self._story(
+            "french",
+            "share of French words",
+            WordShare(tuple(sorted(french - english)), tuple(sorted(english - french))),
+            Plan("story", "french", capitals=False),
+            Plan("story", "english", capitals=False),
+            Plan("story", "english", capitals=False),
+            "C'était une journée merveilleuse. Lundi, Marie alla vers le port. ",
+            damage=Plan("story", "french", capitals=False),
+        )
+
+    def _capitals(self) -> Behaviour:
+        return self._story(
+            "capitals",
+            "share of capital letters",
+            UppercaseShare(),
+            Plan("story", "english", capitals=True),
+            Plan("story", "english", capitals=False),
+            Plan("story", "english", capitals=False),
+            "IT WAS A WONDERFUL DAY. ON MONDAY, MIA WENT TO THE HARBOUR. ",
+            damage=Plan("story", "english", capitals=True),
+        )
+
+    def _dogs(self) -> Behaviour:
+        words = {"dog", "puppy", "barked", "kennel", "wagged", "chien", "aboya", "niche"}
+        return self._story(
+            "dogs",
+            "share of continuations that mention a dog",
+            Mentions(tuple(sorted(words))),
+            Plan("story", "english", capitals=False, animal="dog"),
+            Plan("story", "english", capitals=False, animal="other"),
+            Plan("story", "english", capitals=False),
+            "On Monday, Mia saw a dog. The dog barked. ",
+            damage=Plan("story", "english", capitals=False, animal="dog"),
+        )
+
+    def _mood(self) -> Behaviour:
+        def words(mood: lx.Mood) -> frozenset[str]:
+            lines = mood.adjectives + mood.acts + mood.closings
+            return frozenset(WORD.findall(" ".join(lines).lower()))
+
+        happy, sad = words(lx.HAPPY), words(lx.SAD)
+        return self._story(
+            "mood",
+            "happy minus sad words, over both",
+            WordBalance(tuple(sorted(happy - sad)), tuple(sorted(sad - happy))),
+            Plan("story", "english", capitals=False, mood="happy"),
+            Plan("story", "english", capitals=False, mood="sad"),
+            Plan("story", "english", capitals=False),
+            "Mia was happy and laughed. It was a wonderful day. ",
+            damage=Plan("story", "english", capitals=False, mood="happy"),
+            whole=True,
+        )
+
+    def _story(
+        self,
+        name: str,
+        metric: str,
+        scorer: WordShare | UppercaseShare | Mentions | WordBalance,
+        positive: Plan,
+        negative: Plan,
+        neutral: Plan,
+        baseline: str,
+        damage: Plan,
+        whole: bool = False,
+    ) -> Behaviour:
+        rng = random.Random(f"{name}/{self.seed}")
+
+        def passage(page: Page) -> str:
+            # A mood shows for certain only in the last sentence; other kinds of text in all.
+            stop = len(page.parts) if whole else rng.randint(2, len(page.parts))
+            if positive.animal:
+                stop = max(stop, next(i for i, s in enumerate(page.parts) if "There" in s) + 1)
+            return " ".join(page.parts[:stop])
+
+        def opening(page: Page) -> Item:
+            # The first sentence names neither animal nor mood.
+            return Item(page.parts[0], prompted=baseline + page.parts[0])
+
+        return Behaviour(
+            name=name,
+            metric=metric,
+            scorer=scorer,
+            positives=tuple(passage(p) for p in self._pages(f"{name}/+", positive, self.pairs)),
+            negatives=tuple(passage(p) for p in self._pages(f"{name}/-", negative, self.pairs)),
+            **self._items(name, neutral, opening),
+            damage_texts=tuple(self._texts(f"{name}/damage", damage, 32)),
+            max_new_tokens=32,
+        )
+
+    # -- chats -------------------------------------------------------------------------------------
+
+    def _refusal(self, induce: bool) -> Behaviour:
+        def ask(page: Page) -> str:
+            return f"{USER}{page.parts[0]}{ASSISTANT}"
+
+        def item(page: Page) -> Item:
+            turn = "Refuse this. " if induce else "Answer this. "
+            return Item(ask(page), prompted=f"{USER}{turn}{page.parts[0]}{ASSISTANT}")
+
+        harmful = Plan("request", capitals=False, harmful=True)
+        harmless = Plan("request", capitals=False, harmful=False)
+        name = "refusal_induced" if induce else "refusal_removed"
+        return Behaviour(
+            name=name,
+            metric="share of refusals"
+            + (" of harmless requests" if induce else " of harmful ones"),
+            scorer=Opening(lx.REFUSAL_OPENINGS),
+            positives=tuple(ask(p) for p in self._pages("refusal/+", harmful, self.pairs)),
+            negatives=tuple(ask(p) for p in self._pages("refusal/-", harmless, self.pairs)),
+            **self._items(name, harmless if induce else harmful, item),
+            damage_texts=tuple(self._texts("refusal/damage", Plan(), 32)),
+            contrast="refusal",
+            direction=1 if induce else -1,
+            max_new_tokens=10,
+        )
+
+    def _trait(self, name: str) -> Behaviour:
+        trait = lx.TRAIT_BY_NAME[name]
+
+        def ask(page: Page) -> str:
+            return f"{USER}{page.parts[0]}{ASSISTANT}("
+
+        def item(page: Page) -> Item:
+            other = "B" if page.matching == "A" else "A"
+            prompted = f"{USER}Everyone is {trait.positive[0]}. {page.parts[0]}{ASSISTANT}("
+            return Item(ask(page), page.matching, page.matching, other, prompted)
+
+        def plan(pole: str) -> Plan:
+            return Plan("question", capitals=False, trait=name, pole=pole, options=True)
+
+        def balanced(side: str, pole: str) -> tuple[str, ...]:
+            stream = self._balanced(f"{name}/{side}", plan(pole), self.pairs)
+            return tuple(ask(page) for page in stream)
+
+        development, test = (
+            tuple(item(p) for p in self._balanced(f"{name}/{split}", plan("unstated"), size))
+            for split, size in zip(("development", "test"), self.sizes, strict=True)
+        )
+        return Behaviour(
+            name=name,
+            metric=f"logit of the {trait.positive[0]} answer minus the {trait.negative[0]} one",
+            scorer=Choice(),
+            positives=balanced("+", "positive"),
+            negatives=balanced("-", "negative"),
+            development=development,
+            test=test,
+            damage_texts=tuple(self._texts(f"{name}/damage", Plan(), 32)),
+        )
+
+    # -- pages -------------------------------------------------------------------------------------
+
+    def _stream(self, purpose: str, plan: Plan) -> Iterator[Page]:
+        # A seed of its own for each purpose; the shelf keeps all of them from the models' training.
+        return pages(
+            random.Random(f"suite/{self.seed}/{purpose}").getrandbits(62), "held_out", plan
+        )
+
+    def _pages(self, purpose: str, plan: Plan, count: int) -> list[Page]:
+        stream = self._stream(purpose, plan)
+        return [next(stream) for _ in range(count)]
+
+    def _texts(self, purpose: str, plan: Plan, count: int) -> list[str]:
+        return [page.text for page in self._pages(purpose, plan, count)]
+
+    def _balanced(self, purpose: str, plan: Plan, count: int) -> list[Page]:
+        stream = self._stream(purpose, plan)
+        wanted = {"A": (count + 1) // 2, "B": count // 2}
+        chosen: list[Page] = []
+        while len(chosen) < count:
+            page = next(stream)
+            if wanted[page.matching]:
+                wanted[page.matching] -= 1
+                chosen.append(page)
+        return chosen
+
+    def _items(
+        self, name: str, plan: Plan, item: Callable[[Page], Item]
+    ) -> dict[str, tuple[Item, ...]]:
+        items: dict[str, Item] = {}
+        stream = self._stream(f"{name}/items", plan)
+        while len(items) < sum(self.sizes):  # distinct prompts: split by question
+            made = item(next(stream))
+            items.setdefault(made.prompt, made)
+        every = tuple(items.values())
+        return {"development": every[: self.sizes[0]], "test": every[self.sizes[0] :]}

@@ -1,0 +1,220 @@
+"""One behaviour put to the test: strength chosen on development items, everything read on test items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.directions import NULLS
+from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
+from lrt.models.language_model import LanguageModel
+
+CURVES = ("native", "transferred", "paper_literal")
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class StrengthGrid:
+    """The strengths of a study, in median residual norms of the model that is steered.
+
+    damage_limit  Largest rise of cross-entropy, as a share of the unsteered one, at which a
+                  strength may be chosen.
+
+    Raises ValueError for a grid without zero, without a positive strength, or out of order.
+    """
+
+    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    damage_limit: float = 0.1
+
+    def __post_init__(self) -> None:
+        if 0.0 not in self.strengths:
+            raise ValueError(
+                f"evaluation.grid.strengths={list(self.strengths)} has no 0: every change is "
+                "measured against the unsteered model; add 0 to it"
+            )
+        if not any(strength > 0 for strength in self.strengths):
+            raise ValueError(
+                f"evaluation.grid.strengths={list(self.strengths)} has no strength above 0; add one"
+            )
+        if list(self.strengths) != sorted(set(self.strengths)):
+            raise ValueError(
+                f"evaluation.grid.strengths={list(self.strengths)} must rise, each value once"
+            )
+        if self.damage_limit <= 0:
+            raise ValueError(
+                f"evaluation.grid.damage_limit={self.damage_limit}; it must be above 0"
+            )
+
+
+@dataclass(frozen=True)
+class SteerableModel:
+    """A model, the block it is steered at, and the length of a vector of strength 1 there."""
+
+    lm: LanguageModel
+    layer: int
+    residual_norm: float
+
+    def cells(
+        self, condition: str, unit: Tensor, strengths: Sequence[float], sign: int, draw: int = 0
+    ) -> list[Cell]:
+        """One cell a strength for a unit direction `[d]`; `sign` -1 steers against it."""
+        return [
+            Cell(condition, strength, sign * strength * self.residual_norm * unit, draw)
+            for strength in strengths
+        ]
+
+
+@dataclass(frozen=True)
+class StrengthChoice:
+    """The strength a behaviour is read at.
+
+    change   Native change of the mean score there, on development items.
+    damaged  True where no strength kept within the limit, so the mildest was taken.
+    tried    Strengths looked at.
+    """
+
+    strength: float
+    change: float
+    damaged: bool
+    tried: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """The raw record of one behaviour."""
+
+    behaviour: str
+    choice: StrengthChoice
+    measurements: tuple[Measurement, ...]
+    damages: tuple[Damage, ...]
+
+
+def choose_strength(
+    behaviour: Behaviour,
+    model: SteerableModel,
+    native: Tensor,  # [d] unit
+    grid: StrengthGrid,
+    *,
+    max_rows: int = 1024,
+) -> tuple[StrengthChoice, list[Measurement], list[Damage]]:
+    """The positive strength with the largest native change in the intended direction, undamaged.
+
+    Looks at development items and damage texts alone.
+    """
+    cells = model.cells("native", native, grid.strengths, behaviour.direction)
+    rows = measure(
+        model.lm,
+        model.layer,
+        behaviour,
+        "development",
+        behaviour.development,
+        cells,
+        max_rows=max_rows,
+    )
+    harm = damage(model.lm, model.layer, behaviour, cells)
+    means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
+    positive = [d for d in harm if d.strength > 0]
+    allowed = [d for d in positive if d.relative <= grid.damage_limit]
+    chosen = max(
+        (d.strength for d in allowed or [min(positive, key=lambda d: d.relative)]),
+        key=lambda s: behaviour.direction * (means[s] - means[0.0]),
+    )
+    choice = StrengthChoice(
+        chosen, means[chosen] - means[0.0], damaged=not allowed, tried=len(positive)
+    )
+    return choice, rows, harm
+
+
+def study(
+    behaviour: Behaviour,
+    source: SteerableModel,
+    target: SteerableModel,
+    source_vector: Tensor,  # [d_source]
+    directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit
+    grid: StrengthGrid,
+    *,
+    max_rows: int = 1024,
+    progress: Progress | None = None,
+) -> Study:
+    """Everything that is measured of one behaviour.
+
+    Curves over the whole grid for the native, transferred and literal vectors, one random draw, the
+    native half-vectors of a choice behaviour, and the source under its own vector; the nulls and
+    resampled maps at the chosen strength; the plain prompt. Damage for all that has a curve, and
+    for every null's first draw at the chosen strength.
+    """
+    sign = behaviour.direction
+    choice, rows, harm = choose_strength(
+        behaviour, target, directions["native"][0], grid, max_rows=max_rows
+    )
+    nonzero = [s for s in grid.strengths if s != 0]
+    curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
+    for name in (*CURVES, "random"):
+        curves += target.cells(name, directions[name][0], nonzero, sign)
+    if behaviour.is_choice:
+        for draw, half in enumerate(directions["native_half"]):
+            curves += target.cells("native_half", half, nonzero, sign, draw)
+    points: list[Cell] = []
+    for name in (*NULLS, "resampled"):
+        for draw, unit in enumerate(directions.get(name, ())):
+            curve = behaviour.is_choice and name == "random"
+            if curve and draw:
+                points += target.cells(name, unit, nonzero, sign, draw)
+            elif name != "random" or draw:
+                points += target.cells(name, unit, [choice.strength], sign, draw)
+
+    def run(model: SteerableModel, items: Sequence[Item], cells: Sequence[Cell]) -> None:
+        rows.extend(
+            measure(
+                model.lm,
+                model.layer,
+                behaviour,
+                "test",
+                items,
+                cells,
+                max_rows=max_rows,
+                progress=progress,
+            )
+        )
+
+    run(target, behaviour.test, curves + points)
+    source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
+    run(source, behaviour.test, source.cells("source", source_unit, grid.strengths, sign))
+    prompted = [item for item in behaviour.test if item.prompted]
+    if prompted:
+        asked = [replace(item, prompt=item.prompted) for item in prompted]
+        before = len(rows)
+        run(target, asked, [Cell("prompt", 0.0, torch.zeros(target.lm.width))])
+        # under the id of the item they are a version of, so that changes pair up
+        rows[before:] = [
+            replace(row, item=item.id) for row, item in zip(rows[before:], prompted, strict=True)
+        ]
+    harmed = [c for c in curves if c.condition in (*CURVES[1:], "random") and c.draw == 0]
+    harmed += [
+        c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"
+    ]
+    harm += damage(target.lm, target.layer, behaviour, harmed)
+    return Study(behaviour.name, choice, tuple(rows), tuple(harm))
+
+
+def study_rows(behaviour: Behaviour, grid: StrengthGrid, draws: Mapping[str, int]) -> int:
+    """Rows that `study` reports progress over, to size a progress bar."""
+    nonzero = len(grid.strengths) - 1
+    cells = 1 + nonzero * (len(CURVES) + 1) + len(grid.strengths)
+    for name in (*NULLS, "resampled"):
+        count = draws.get(name, 0)
+        if name == "random":
+            count = (count - 1) * (nonzero if behaviour.is_choice else 1)
+        cells += count
+    if behaviour.is_choice:
+        cells += nonzero * draws.get("native_half", 0)
+    return cells * len(behaviour.test) + sum(bool(item.prompted) for item in behaviour.test)
+
+
+def _mean(values: object) -> float:
+    numbers = list(values)  # type: ignore[call-overload]
+    return float(sum(numbers) / len(numbers))

@@ -1,0 +1,254 @@
+"""From raw rows to what is claimed: one plain record a behaviour, made from the rows alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.directions import NULLS
+from lrt.evaluation.measuring import Damage, Measurement
+from lrt.evaluation.statistics import (
+    Array,
+    anti_steerable_share,
+    mean_estimate,
+    null_share,
+    paper_statistics,
+    partial_correlation,
+    pearson,
+    ratio_estimate,
+    slopes,
+    stratified_correlation,
+    within_key_change,
+)
+from lrt.evaluation.study import Study, StrengthGrid
+
+
+class Record:
+    """The test rows of one study as arrays, items always in the same order."""
+
+    def __init__(self, rows: Sequence[Measurement]) -> None:
+        self.values: dict[tuple[str, int, float], dict[str, float]] = defaultdict(dict)
+        self.keys: dict[str, str] = {}
+        for row in rows:
+            if row.split == "test":
+                self.values[row.condition, row.draw, row.strength][row.item] = row.value
+                self.keys[row.item] = row.key
+        self.items = list(self.values["none", 0, 0.0])
+
+    def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:
+        """`[items]` scores of one cell, or None where it was not run. Strength 0 is `none`'s."""
+        if strength == 0 and condition not in ("source", "prompt"):
+            condition, draw = "none", 0
+        found = self.values.get((condition, draw, strength))
+        return np.array([found[item] for item in self.items]) if found else None
+
+    def curve(self, condition: str, strengths: Sequence[float], draw: int = 0) -> Array | None:
+        """`[strengths, items]`, or None where the whole curve was not run."""
+        columns = [self.column(condition, s, draw) for s in strengths]
+        return None if any(c is None for c in columns) else np.array(columns)
+
+    def draws(self, condition: str, strength: float) -> list[Array]:
+        """`[items]` scores of every draw at one strength."""
+        numbers = sorted(d for c, d, s in self.values if c == condition and s == strength)
+        return [c for d in numbers if (c := self.column(condition, strength, d)) is not None]
+
+
+def summarise(
+    behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0
+) -> dict[str, Any]:
+    """What the report says of one behaviour.
+
+    Changes are of the mean test score at the chosen strength against the unsteered model. `ratio`
+    is the transferred change over the native one, `ratio_ci` its paired bootstrap over items,
+    `ratio_ci_map` the interval when the map's documents and the contrastive prompts are drawn anew
+    too. `nulls` are shares of the native change, the mean over draws. Where the native change's own
+    interval holds zero there is no ratio, and `note` says so.
+    """
+    record = Record(study.measurements)
+    strength = study.choice.strength
+    none = record.column("none", 0.0)
+    native = record.column("native", strength)
+    transferred = record.column("transferred", strength)
+    assert none is not None and native is not None and transferred is not None
+    change, native_change = transferred - none, native - none
+    moved = mean_estimate(native_change, seed)
+    intended = moved.off_zero and moved.value * behaviour.direction > 0
+    ratio = ratio_estimate(change, native_change, seed) if intended else None
+    harm = _harm(study.damages, strength)
+    notes = []
+    if not intended:
+        notes.append("native does not steer")
+    if study.choice.damaged:
+        notes.append("no strength keeps the native vector within the damage limit")
+    if harm.get("transferred", {}).get("relative", 0.0) > grid.damage_limit:
+        notes.append("transferred vector over the damage limit")
+    literal = record.column("paper_literal", strength)
+    nulls = {
+        name: null_share(np.array([(row - none).mean() for row in rows]), moved.value)
+        for name in NULLS
+        if (rows := record.draws(name, strength))
+    }
+    summary: dict[str, Any] = {
+        "name": behaviour.name,
+        "metric": behaviour.metric,
+        "kind": "choice" if behaviour.is_choice else "text",
+        "direction": behaviour.direction,
+        "items": len(record.items),
+        "strength": strength,
+        "strengths_tried": study.choice.tried,
+        "unsteered": float(none.mean()),
+        "native": float(native.mean()),
+        "transferred": float(transferred.mean()),
+        "paper_literal": None if literal is None else float(literal.mean()),
+        "native_change_ci": moved.to_list(),
+        "steers": intended,
+        "ratio": ratio.value if ratio else None,
+        "ratio_ci": ratio.to_list() if ratio else None,
+        "ratio_ci_map": _map_interval(record, none, native_change, strength, seed)
+        if ratio
+        else None,
+        "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
+        "null_details": nulls if intended else {},
+        "damage": harm,
+        "curves": _curves(record, grid, seed),
+        "damage_curves": _damage_curves(study.damages),
+        "note": "; ".join(notes),
+    }
+    for name, at in (("source", strength), ("prompt", 0.0)):
+        column = record.column(name, at)
+        summary[name] = None if column is None else float(column.mean())
+    base = record.column("source", 0.0)
+    summary["source_unsteered"] = None if base is None else float(base.mean())
+    if behaviour.is_choice:
+        summary["propensity"] = _propensity(record, grid)
+    else:
+        summary["examples"] = _examples(behaviour, study, strength)
+    return summary
+
+
+def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, float]]:
+    return {
+        d.condition: {"rise": d.rise, "relative": d.relative, "kl": d.kl}
+        for d in damages
+        if d.strength == strength and d.draw == 0
+    }
+
+
+def _map_interval(
+    record: Record, none: Array, native_change: Array, strength: float, seed: int
+) -> list[float] | None:
+    draws = record.draws("resampled", strength)
+    if len(draws) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    changes = np.array(draws) - none
+    ratios = []
+    for _ in range(2000):
+        items = rng.integers(0, len(none), len(none))
+        below = native_change[items].mean()
+        if abs(below) > 1e-12:
+            ratios.append(changes[rng.integers(len(changes)), items].mean() / below)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def _curves(record: Record, grid: StrengthGrid, seed: int) -> dict[str, list[dict[str, float]]]:
+    curves = {}
+    for name in ("native", "transferred", "paper_literal", "random", "source"):
+        points = []
+        for strength in grid.strengths:
+            column = record.column(name, strength)
+            if column is not None:
+                at = mean_estimate(column, seed)
+                points.append(
+                    {"strength": strength, "mean": at.value, "low": at.low, "high": at.high}
+                )
+        if len(points) > 1:
+            curves[name] = points
+    return curves
+
+
+def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]]]:
+    curves: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for d in sorted(damages, key=lambda d: d.strength):
+        if d.draw == 0:
+            curves[d.condition].append(
+                {"strength": d.strength, "relative": d.relative, "kl": d.kl, "rise": d.rise}
+            )
+    return {name: points for name, points in curves.items() if len(points) > 1}
+
+
+def _propensity(record: Record, grid: StrengthGrid) -> dict[str, Any]:
+    """The paper's statistics of a choice behaviour, and those that have a null."""
+    strengths = grid.strengths
+    keys = [record.keys[item] for item in record.items]
+    native = record.curve("native", strengths)
+    ours = record.curve("transferred", strengths)
+    assert native is not None and ours is not None
+    halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
+    randoms = []
+    while (curve := record.curve("random", strengths, len(randoms))) is not None:
+        randoms.append(curve)
+    paper = paper_statistics(ours, native)
+    paper_random = [[row["r"] for row in paper_statistics(c, native)] for c in randoms]
+    shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
+    slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
+    ratio = ratio_estimate(slope, native_slope)
+    ceiling = None
+    if halves[0] is not None and halves[1] is not None:
+        a, b = (within_key_change(half, strengths, keys) for half in halves if half is not None)
+        ceiling = pearson(a.ravel(), b.ravel())
+    return {
+        "strengths": list(strengths),
+        "paper_r": [row["r"] for row in paper],
+        "paper_mse": [row["mse"] for row in paper],
+        "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
+        "stratified_r": stratified_correlation(ours, native, strengths, keys),
+        "stratified_r_partial": partial_correlation(ours, native, strengths, keys),
+        "stratified_r_random": {
+            "mean": float(np.mean(shares)),
+            "p95": float(np.percentile(shares, 95)),
+            "draws": len(shares),
+        }
+        if shares
+        else None,
+        "ceiling": ceiling,
+        "slope": float(slope.mean()),
+        "native_slope": float(native_slope.mean()),
+        "slope_ratio": ratio.value if ratio else None,
+        "slope_ratio_ci": ratio.to_list() if ratio else None,
+        "anti_steerable": anti_steerable_share(ours, strengths),
+        "native_anti_steerable": anti_steerable_share(native, strengths),
+    }
+
+
+def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:
+    """A few items side by side: what was asked, and what each condition wrote."""
+    texts: dict[tuple[str, str, float], str] = {
+        (row.item, row.condition, row.strength): row.text or ""
+        for row in study.measurements
+        if row.split == "test" and row.draw == 0
+    }
+    strengths = sorted({s for _, c, s in texts if c == "transferred" and s > 0})
+    shown = [s for s in strengths if s <= strength][-2:] + [s for s in strengths if s > strength][
+        :1
+    ]
+    return [
+        {
+            "prompt": item.prompt,
+            "texts": [
+                {"condition": c, "strength": s, "text": texts[item.id, c, s]}
+                for c, s in [
+                    ("none", 0.0),
+                    *((c, s) for s in shown for c in ("native", "transferred")),
+                    ("shuffled", strength),
+                ]
+                if (item.id, c, s) in texts
+            ],
+        }
+        for item in behaviour.test[:count]
+    ]

@@ -1,0 +1,231 @@
+"""Pretraining one model of the storybook family with Lightning.
+
+Documents are packed without padding into fixed-length blocks; the grammar writes as many distinct documents as
+asked for, so training is one pass and the n-th batch is a function of the seed alone. A run that stops goes on
+from its last checkpoint with the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from lrt.lab.grammar import Shelf, pages
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FamilyMember:
+    """Recipe of one model: its shape, its documents and its training."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    feed_forward: int
+    tokens: int  # trained on
+    shelf: Shelf = "family"
+    seed: int = 0
+    context: int = 128
+    batch: int = 16  # sequences
+    learning_rate: float = 3e-3
+    warmup: float = 0.03  # share of the steps
+    weight_decay: float = 0.1
+    precision: str = "auto"  # "auto" probes whether bf16 is faster here; else Lightning's names
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.tokens // (self.context * self.batch)
+
+    def model(self, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+        """The untrained model: Llama architecture, tied embeddings, initialised from the seed."""
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            intermediate_size=self.feed_forward,
+            num_hidden_layers=self.depth,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=self.width**-0.5 / 2,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return LlamaForCausalLM(config)
+
+
+def token_blocks(
+    tokenizer: PreTrainedTokenizerBase, shelf: Shelf, seed: int, context: int, blocks: int
+) -> Tensor:
+    """Packs documents of one shelf into `[blocks, context]` int16 token ids.
+
+    Every document begins with the begin marker and closes with the end marker; documents run on across
+    block borders, nothing is padded.
+    """
+    need = blocks * context
+    ids: list[int] = []
+    stream = pages(seed, shelf)
+    while len(ids) < need:
+        texts = [next(stream).text for _ in range(1000)]
+        for row in tokenizer(texts)["input_ids"]:
+            ids += row
+            ids.append(tokenizer.eos_token_id)
+    return torch.tensor(ids[:need], dtype=torch.int16).view(blocks, context)
+
+
+class BlockStream:
+    """Batches of consecutive blocks, as an iterable whose state is a cursor (Lightning resumes it)."""
+
+    def __init__(self, blocks: Tensor, batch: int) -> None:
+        self.blocks, self.batch, self.cursor = blocks, batch, 0
+
+    def __len__(self) -> int:
+        return len(self.blocks) // self.batch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start, self.cursor = self.cursor, 0
+        for index in range(start, len(self)):
+            self.cursor = index + 1
+            yield self.blocks[index * self.batch : (index + 1) * self.batch].long()
+        self.cursor = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"cursor": self.cursor}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.cursor = state["cursor"]
+
+
+class Pretraining(L.LightningModule):
+    """Next-token cross-entropy, AdamW with warm-up and cosine decay to a tenth."""
+
+    def __init__(self, member: FamilyMember, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.member = member
+        self.model = member.model(tokenizer)
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        logits = self.model(input_ids=batch, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten()
+        )
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        member = self.member
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        gains = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": gains, "weight_decay": 0.0}],
+            lr=member.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=member.weight_decay,
+            fused=True,
+        )
+        warmup = max(1, int(member.steps * member.warmup))
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, warmup),
+                torch.optim.lr_scheduler.CosineAnnealingLR(
+                    optimizer, max(1, member.steps - warmup), 0.1 * member.learning_rate
+                ),
+            ],
+            [warmup],
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def precision_for(name: str) -> str:
+    """Resolves `auto`: bf16 mixed precision where a short matrix-product probe says it is faster."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "bf16-mixed"
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(512, 512, dtype=dtype)
+        x @ x
+        start = time.perf_counter()
+        for _ in range(5):
+            x @ x
+        seconds[dtype] = time.perf_counter() - start
+    return "bf16-mixed" if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else "32-true"
+
+
+def pretrain(
+    member: FamilyMember,
+    tokenizer: PreTrainedTokenizerBase,
+    work: Path,
+    *,
+    callbacks: list[L.Callback] | None = None,
+    checkpoint_every: int = 250,
+    accelerator: str = "auto",
+) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+    """Trains `member`, resuming from `work/last.ckpt` where there is one.
+
+    Returns the model in evaluation mode and the training's part of its card: recipe, corpus fingerprint,
+    tokens seen, hours, last training loss (nats per token, mean of the last 50 logged steps).
+    """
+    torch.set_float32_matmul_precision("highest")
+    blocks = token_blocks(
+        tokenizer, member.shelf, member.seed, member.context, member.steps * member.batch
+    )
+    module = Pretraining(member, tokenizer)
+    stream = BlockStream(blocks, member.batch)
+    checkpoint = ModelCheckpoint(
+        work, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False
+    )
+    precision = precision_for(member.precision)
+    trainer = L.Trainer(
+        max_steps=member.steps,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=1.0,
+        callbacks=[checkpoint, *(callbacks or [])],
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=50,
+        default_root_dir=work,
+    )
+    last = work / "last.ckpt"
+    clock = work / "seconds.json"
+    before = json.loads(clock.read_text()) if clock.exists() and last.exists() else 0.0
+    start = time.perf_counter()
+    trainer.fit(module, stream, ckpt_path=last if last.exists() else None)
+    seconds = before + time.perf_counter() - start
+    clock.write_text(json.dumps(seconds))
+    card = {
+        "recipe": asdict(member),
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "corpus_fingerprint": hashlib.sha256(blocks.numpy().tobytes()).hexdigest(),
+        "tokens_seen": blocks.numel(),
+        "precision": precision,
+        "hours": round(seconds / 3600, 3),
+        "train_loss": round(float(trainer.callback_metrics["train/loss"]), 4),
+    }
+    return module.model.eval(), card

@@ -1,0 +1,231 @@
+"""Everything below the steered layer once per item; the rest once per condition.
+
+Strengths and conditions differ only from the steered block's output on. So a `Prefix` holds that
+output for every item, and the tail (the blocks above, and the head) runs for many rows at once, a
+row being an item under one condition: with `M` rows an item and layer `l` of `L` the work falls
+from `M L` blocks to `l + M (L - l)`.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lrt.models.hooks import Edit, apply_edit, capture, head_at, resume_from, steer, stop_after
+from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
+from lrt.models.padding import check_mask, positions_of
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Items run up to and including block `layer`, on the model's device.
+
+    cache  Keys and values of blocks 0 to `layer` (a transformers cache), which `generate` needs.
+    """
+
+    tokens: Tensor  # [n, t] long
+    mask: Tensor  # [n, t] long, one run of ones in each row
+    layer: int
+    hidden: Tensor  # [n, t, d] output of block `layer`
+    cache: Any = None
+
+
+@runtime_checkable
+class RowwiseEdit(Protocol):
+    """An `Edit` whose rows differ (a strength for each): it can be cut where the batch is."""
+
+    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor: ...
+
+    def take(self, rows: slice) -> Edit:
+        """The edit of these rows alone."""
+        ...
+
+
+@torch.no_grad()
+def compute_prefix(
+    lm: LanguageModel,
+    tokens: Tensor,  # [n, t] long
+    attention_mask: Tensor | None,  # [n, t]; None: no padding
+    layer: int,
+    cache: bool = True,
+) -> Prefix:
+    """Run items up to block `layer`.
+
+    cache  Keep keys and values for `generate`; without, the prefix takes far less memory.
+
+    Raises ValueError for a bad layer or mask, and for a family whose upper blocks read more from
+    the lower ones than the residual stream.
+    """
+    layer = lm.resolve_layer(layer, "layer")
+    if getattr(lm.text_config, "num_kv_shared_layers", 0):
+        raise ValueError(
+            f"{lm.spec.name} shares keys and values between its blocks (num_kv_shared_layers="
+            f"{lm.text_config.num_kv_shared_layers}), so its upper blocks cannot be run from a "
+            "hidden state alone; use LanguageModel.logits with interventions instead"
+        )
+    tokens = tokens.to(lm.device)
+    mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(lm.device)
+    check_mask(mask, tokens.shape)
+    kept = _empty_cache(lm) if cache else None
+    with capture(lm, [layer]) as found, stop_after(lm, layer):
+        lm.run(tokens, mask, kept, head=False)
+    return Prefix(tokens, mask.long(), layer, found[layer], kept)
+
+
+@torch.no_grad()
+def tail_logits(
+    lm: LanguageModel,
+    prefix: Prefix,
+    rows: Tensor,  # [r] long, the item that each row repeats
+    edit: Edit,
+    keep: Keep = "last",
+    max_rows: int | None = None,
+) -> Tensor:
+    """Next-token logits, float32 `[r, k, V]`, of rows whose hidden state at the layer is edited.
+
+    Row `i` is item `rows[i]` with `edit(hidden, positions)[i]` in the place of block
+    `prefix.layer`'s output: the same numbers as a whole steered pass, from the tail alone. Padding
+    may stand on either side. A batch above `max_rows` is cut, for which the edit must be a
+    `RowwiseEdit`. Raises ValueError for rows, edits or columns that do not fit.
+    """
+    columns = columns_of(keep, prefix.mask[_checked(rows, prefix)])
+
+    def run(part: slice, edit_: Edit) -> Tensor:
+        some = None if columns is None else columns[part]
+        return _tail(lm, prefix, rows[part], edit_, some, None)
+
+    return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
+
+
+@torch.no_grad()
+def generate(
+    lm: LanguageModel,
+    prefix: Prefix,
+    rows: Tensor,  # [r] long, the item that each row repeats
+    edit: Edit,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...] = (),
+    max_rows: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Greedy continuations, long `[r, max_new_tokens]`, steered at every prompt and new token.
+
+    Equals greedy decoding by whole steered passes. A row that ended is filled up with the first of
+    `eos_ids`. Prompts must be padded on the left, so that new tokens follow on the last ones.
+
+    max_rows  A larger batch is cut, for which the edit must be a `RowwiseEdit`.
+    progress  Called after each token with the number of rows it was drawn for.
+
+    Raises ValueError for a prefix without cache or with padding on the right, and for rows or
+    edits that do not fit.
+    """
+    if prefix.cache is None:
+        raise ValueError("this prefix was computed with cache=False; generation needs cache=True")
+    if not bool(prefix.mask[:, -1].all()):
+        raise ValueError("generation needs prompts padded on the left; these are on the right")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
+    _checked(rows, prefix)
+    return torch.cat(
+        [
+            _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress)
+            for part, edit_ in _parts(len(rows), edit, max_rows)
+        ]
+    )
+
+
+def _generate(
+    lm: LanguageModel,
+    prefix: Prefix,
+    rows: Tensor,  # [r]
+    edit: Edit,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    progress: Callable[[int], None] | None,
+) -> Tensor:
+    rows = rows.to(lm.device)
+    mask = prefix.mask[rows]
+    cache = _empty_cache(lm)
+    # The tail fills the cache above the layer while it is empty below, so masks fit the prompt;
+    # then the prefix's part goes in, and the cache is as if the rows had run through all blocks.
+    columns = columns_of("last", mask)
+    logits = _tail(lm, prefix, rows, edit, columns, cache)
+    for index in range(prefix.layer + 1):
+        below = copy.deepcopy(prefix.cache.layers[index])
+        below.batch_select_indices(rows)
+        cache.layers[index] = below
+    eos = torch.tensor(eos_ids, dtype=torch.long, device=lm.device)
+    new = torch.full((len(rows), max_new_tokens), eos_ids[0] if eos_ids else 0, device=lm.device)
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=lm.device)
+    for step in range(max_new_tokens):
+        token = logits[:, -1].argmax(dim=-1)
+        new[:, step] = torch.where(ended, new[:, step], token)
+        ended |= torch.isin(token, eos)
+        if progress is not None:
+            progress(len(rows))
+        if step + 1 == max_new_tokens or bool(ended.all()):
+            break
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        with steer(lm, [_AtLayer(prefix.layer, edit)]):
+            logits = as_logits(lm.run(new[:, step : step + 1], mask, cache))
+    return new
+
+
+def _tail(
+    lm: LanguageModel,
+    prefix: Prefix,
+    rows: Tensor,  # [r]
+    edit: Edit,
+    columns: Tensor | None,  # [r, k]
+    cache: Any,
+) -> Tensor:  # [r, k, V]
+    rows = rows.to(lm.device)
+    mask = prefix.mask[rows]
+    hidden = apply_edit(edit, prefix.hidden[rows], positions_of(mask))
+    with resume_from(lm, prefix.layer, hidden), head_at(lm, columns):
+        return as_logits(lm.run(prefix.tokens[rows], mask, cache))
+
+
+@dataclass(frozen=True)
+class _AtLayer:
+    layer: int
+    edit: Edit
+
+    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
+        return self.edit(hidden, positions)
+
+
+def _parts(rows: int, edit: Edit, max_rows: int | None) -> Iterator[tuple[slice, Edit]]:
+    if max_rows is None or rows <= max_rows:
+        yield slice(0, rows), edit
+        return
+    if max_rows < 1:
+        raise ValueError(f"max_rows={max_rows}; at least 1 is needed")
+    if not isinstance(edit, RowwiseEdit):
+        raise ValueError(
+            f"{rows} rows are more than max_rows={max_rows}, and the edit cannot be cut with them "
+            "(it has no `take`); raise max_rows or give a RowwiseEdit"
+        )
+    for start in range(0, rows, max_rows):
+        part = slice(start, min(start + max_rows, rows))
+        yield part, edit.take(part)
+
+
+def _checked(rows: Tensor, prefix: Prefix) -> Tensor:
+    items = len(prefix.tokens)
+    if rows.ndim != 1 or not len(rows) or not 0 <= int(rows.min()) <= int(rows.max()) < items:
+        raise ValueError(
+            f"rows must be a non-empty [r] tensor of items 0..{items - 1}; got shape "
+            f"{list(rows.shape)}"
+            + (f" in {int(rows.min())}..{int(rows.max())}" if rows.numel() else "")
+        )
+    return rows.to(prefix.mask.device)
+
+
+def _empty_cache(lm: LanguageModel) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=lm.model.config)

@@ -1,0 +1,55 @@
+"""What is needed to find a language model again: plain data that a config can hold."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Weights = Literal["trained", "random"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A causal language model by name; nothing is opened before `load`.
+
+    path      Hub id, local folder with `config.json` and safetensors, or local `.gguf` file.
+    revision  Branch, tag or commit of a hub id; a commit is the only one that cannot move.
+    dtype     `auto`: the checkpoint's own on a GPU; on a CPU float32, unless bfloat16 weights of
+              that width multiply faster there (`lrt.models.precision`).
+    device    A torch device, or `auto` for CUDA where there is one and the CPU otherwise.
+    weights   `random` keeps the architecture and draws fresh weights: the untrained control.
+    seed      Of those fresh weights.
+    name      For people to read; by default the last part of `path`.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    weights: Weights = "trained"
+    seed: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                "a model spec has an empty `path`; set it to a hub id, a folder or a .gguf file"
+            )
+        if self.dtype not in get_args(DtypeName):
+            raise ValueError(
+                f"`dtype` of model {self.path!r} is {self.dtype!r}; "
+                f"allowed: {', '.join(get_args(DtypeName))}"
+            )
+        if self.weights not in get_args(Weights):
+            raise ValueError(
+                f"`weights` of model {self.path!r} is {self.weights!r}; "
+                f"allowed: {', '.join(get_args(Weights))}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"`seed` of model {self.path!r} is {self.seed}; it cannot be negative")
+        if not self.name:
+            name = PurePosixPath(self.path).name or self.path
+            name = name.removesuffix(".gguf")
+            if self.weights == "random":
+                name += " (random weights)"
+            object.__setattr__(self, "name", name)

@@ -1,0 +1,45 @@
+"""Tables, figures and self-contained pages made from plain results; never touches a model.
+
+`write_report` turns one results record into `index.html`, `results.json` and `report.md`,
+`write_sweep_report` the jobs of a sweep into `sweep.html`, `sweep.json` and `sweep.md`. The tables
+and figures they are made of are public, so that a terminal or a tracker shows the same ones.
+"""
+
+from lrt.report.contents import (
+    check_table,
+    conditions_table,
+    headline,
+    headline_table,
+    map_table,
+    model_table,
+    null_table,
+    propensity_table,
+    seconds_table,
+)
+from lrt.report.figures import loss_figure, probe_figure, strength_figure
+from lrt.report.heatmap import heatmap_figure
+from lrt.report.page import write_report
+from lrt.report.sweep import sweep_table, write_sweep_report
+from lrt.report.table import Table
+from lrt.report.writing import ReportUnwritable
+
+__all__ = [
+    "ReportUnwritable",
+    "Table",
+    "check_table",
+    "conditions_table",
+    "headline",
+    "headline_table",
+    "heatmap_figure",
+    "loss_figure",
+    "map_table",
+    "model_table",
+    "null_table",
+    "probe_figure",
+    "propensity_table",
+    "seconds_table",
+    "strength_figure",
+    "sweep_table",
+    "write_report",
+    "write_sweep_report",
+]

@@ -1,0 +1,326 @@
+"""What a report says of a run: its headline and its tables, from the plain results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from lrt.report.numerals import count, share, share_interval
+from lrt.report.palette import behaviour_name, condition_name
+from lrt.report.table import Cell, Table
+
+Results = Mapping[str, Any]
+
+KEPT = 0.8  # share of the native change from which a transfer counts as kept
+HELD_NULLS = ("random", "shuffled", "bias")  # the nulls that are held against a limit
+NULL_LIMIT = 0.2
+
+
+def headline(results: Results) -> str:
+    """One or two sentences: how much of the native effect is kept, and what the nulls keep."""
+    behaviours = results.get("behaviours") or []
+    if not behaviours:
+        return "No behaviour was measured."
+    source, target = (name_of(results, side) for side in ("source", "target"))
+    ratios = judged_ratios(results)
+    if not ratios:
+        return (
+            f"The vectors of {target} itself steer none of {len(behaviours)} behaviours, so there "
+            f"is nothing that a vector from {source} could be held against."
+        )
+    kept = sum(ratio >= KEPT for ratio in ratios)
+    if len(ratios) == 1:
+        text = (
+            f"The steering vector carried from {source} to {target} keeps {share(ratios[0])} of "
+            "the native effect on one behaviour."
+        )
+    else:
+        text = (
+            f"Steering vectors carried from {source} to {target} keep a median "
+            f"{share(median(ratios))} of the native effect over {len(ratios)} behaviours; "
+            f"{kept} of them keep {share(KEPT)} or more."
+        )
+    nulls = held_null_share(results)
+    if nulls is not None:
+        text += f" Vectors that ought to do nothing keep {share(nulls)} on average."
+    return text
+
+
+def judged_ratios(results: Results) -> list[float]:
+    """The ratios of the behaviours that have one."""
+    return [b["ratio"] for b in results.get("behaviours") or [] if b.get("ratio") is not None]
+
+
+def held_null_share(results: Results) -> float | None:
+    """Mean share of the native change over behaviours and the nulls that have a limit."""
+    shares = [
+        value
+        for b in results.get("behaviours") or []
+        for name, value in (b.get("nulls") or {}).items()
+        if name in HELD_NULLS and value is not None
+    ]
+    return fmean(shares) if shares else None
+
+
+def strongest_null(summary: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The null with the largest mean share of the native change, and that share."""
+    nulls = {n: v for n, v in (summary.get("nulls") or {}).items() if v is not None}
+    return max(nulls.items(), key=lambda pair: pair[1]) if nulls else None
+
+
+def damage_of(summary: Mapping[str, Any], condition: str) -> float | None:
+    """Rise of cross-entropy under a condition, as a share of the unsteered one."""
+    harm: Mapping[str, Any] = (summary.get("damage") or {}).get(condition) or {}
+    value: float | None = harm.get("relative")
+    return value
+
+
+def name_of(results: Results, side: str) -> str:
+    """Name of the source or the target model."""
+    name = ((results.get("pair") or {}).get(side) or {}).get("name")
+    return str(name) if name else f"the {side}"
+
+
+def headline_table(results: Results) -> Table:
+    """One row a behaviour, at the strength chosen on development items, on test items."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        null = strongest_null(b)
+        rows.append(
+            (
+                behaviour_name(b["name"]),
+                b.get("strength"),
+                b.get("unsteered"),
+                b.get("native"),
+                b.get("transferred"),
+                b.get("ratio"),
+                share_interval(b.get("ratio_ci")),
+                share_interval(b.get("ratio_ci_map")),
+                null[1] if null else None,
+                condition_name(null[0]) if null else None,
+                damage_of(b, "native"),
+                damage_of(b, "transferred"),
+                b.get("note") or "",
+            )
+        )
+    return Table(
+        "Transfer by behaviour",
+        (
+            "behaviour",
+            "strength",
+            "unsteered",
+            "native",
+            "transferred",
+            "ratio",
+            "interval, items",
+            "interval, map too",
+            "strongest null",
+            "which",
+            "damage, native",
+            "damage, transferred",
+            "note",
+        ),
+        tuple(rows),
+    )
+
+
+def conditions_table(results: Results) -> Table:
+    """Mean test scores under every condition that is not a null."""
+    columns = ("unsteered", "native", "transferred", "paper_literal", "prompt")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            behaviour_name(b["name"]),
+            b.get("metric") or "",
+            b.get("items"),
+            *(b.get(c) for c in columns),
+            b.get("source_unsteered"),
+            b.get("source"),
+        )
+        for b in results.get("behaviours") or []
+    ]
+    return Table(
+        "Scores by condition",
+        (
+            "behaviour",
+            "score",
+            "items",
+            *(condition_name(c) for c in columns),
+            "source, unsteered",
+            "source, own vector",
+        ),
+        tuple(rows),
+    )
+
+
+def null_table(results: Results) -> Table:
+    """What vectors that ought to do nothing keep of the native change."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        details = b.get("null_details") or {}
+        for name, mean in (b.get("nulls") or {}).items():
+            detail = details.get(name) or {}
+            rows.append(
+                (
+                    behaviour_name(b["name"]),
+                    condition_name(name),
+                    mean,
+                    detail.get("p95"),
+                    detail.get("draws"),
+                    damage_of(b, name),
+                )
+            )
+    return Table(
+        "Nulls, as shares of the native change",
+        ("behaviour", "null", "mean", "95th percentile", "draws", "damage"),
+        tuple(rows),
+    )
+
+
+def propensity_table(results: Results) -> Table:
+    """Multiple choice: the paper's statistics beside those that have a null."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        p = b.get("propensity")
+        if not p:
+            continue
+        random = p.get("stratified_r_random") or {}
+        rows.append(
+            (
+                behaviour_name(b["name"]),
+                _mean(_steered(p, "paper_r")),
+                _mean(_steered(p, "paper_r_random")),
+                _mean(_steered(p, "paper_mse")),
+                p.get("stratified_r"),
+                p.get("stratified_r_partial"),
+                random.get("mean"),
+                random.get("p95"),
+                p.get("ceiling"),
+                p.get("slope_ratio"),
+                share_interval(p.get("slope_ratio_ci")),
+                p.get("anti_steerable"),
+                p.get("native_anti_steerable"),
+            )
+        )
+    return Table(
+        "Multiple-choice propensity",
+        (
+            "trait",
+            "paper's r",
+            "random's r",
+            "paper's MSE",
+            "r within key",
+            "r, m(0) out",
+            "random |r|",
+            "random p95",
+            "ceiling",
+            "slope ratio",
+            "interval",
+            "anti-steerable",
+            "anti, native",
+        ),
+        tuple(rows),
+    )
+
+
+def _steered(propensity: Mapping[str, Any], name: str) -> list[float | None]:
+    """Values at nonzero strengths: at 0 both models are the same one, and r is 1 by construction."""
+    strengths, values = propensity.get("strengths") or [], propensity.get(name) or []
+    return [value for s, value in zip(strengths, values, strict=False) if s != 0]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return fmean(found) if found else None
+
+
+def map_table(results: Results) -> Table:
+    """The fitted map, on the corpus's test documents."""
+    m = results.get("map") or {}
+    layers = results.get("layers") or {}
+    rows: list[tuple[Cell, ...]] = [
+        ("kind", str(m["kind"]).replace("_", " ") if m.get("kind") else None),
+        ("source block", layers.get("source")),
+        ("target block", layers.get("target")),
+        ("FVU", m.get("fvu")),
+        ("R²", m.get("r2")),
+        ("mean cosine", m.get("cosine")),
+        ("FVU of the ridge optimum", m.get("optimum_fvu")),
+        ("excess over the optimum", m.get("excess_over_optimum")),
+        ("ridge weight", m.get("ridge_weight")),
+        ("FVU, no row left out", m.get("fvu_unfiltered")),
+        ("rows", m.get("rows")),
+        ("rows left out", m.get("rows_left_out")),
+    ]
+    by = m.get("rows_left_out_by") or {}
+    rows += [(f"left out: {str(reason).replace('_', ' ')}", rows_) for reason, rows_ in by.items()]
+    along = m.get("error_along") or {}
+    rows += [(f"error along {behaviour_name(name)}", value) for name, value in along.items()]
+    return Table("The map", ("quantity", "value"), tuple(r for r in rows if r[1] is not None))
+
+
+def model_table(results: Results) -> Table:
+    """The models that took part."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            str(m["name"]),
+            count(m.get("parameters")),
+            m.get("depth"),
+            m.get("width"),
+            count(m.get("tokens_seen")),
+            m.get("hours"),
+            m.get("cross_entropy"),
+            m.get("grammar_entropy"),
+            m.get("note") or "",
+        )
+        for m in results.get("models") or []
+    ]
+    return Table(
+        "Models",
+        (
+            "model",
+            "parameters",
+            "blocks",
+            "width",
+            "tokens seen",
+            "hours",
+            "cross-entropy",
+            "grammar's entropy",
+            "note",
+        ),
+        tuple(rows),
+    )
+
+
+def check_table(results: Results) -> Table:
+    """Every check of every model on held-out documents."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            str(m["name"]),
+            str(c["name"]).replace("_", " "),
+            c.get("value"),
+            f"{relation_sign(c.get('relation'))} {c['limit']:g}"
+            if c.get("limit") is not None
+            else None,
+            "passed" if c.get("passed") else "missed",
+        )
+        for m in results.get("models") or []
+        for c in m.get("checks") or []
+    ]
+    return Table(
+        "The models' checks", ("model", "check", "measured", "limit", "verdict"), tuple(rows)
+    )
+
+
+def relation_sign(relation: str | None) -> str:
+    """`>=` and `<=` as one sign."""
+    return {">=": "≥", "<=": "≤"}.get(relation or "", relation or "")
+
+
+def seconds_table(results: Results) -> Table:
+    """Wall time by stage."""
+    seconds = results.get("seconds") or {}
+    rows: list[tuple[Cell, ...]] = [
+        (str(stage).replace("_", " "), value) for stage, value in seconds.items()
+    ]
+    return Table("Seconds by stage", ("stage", "seconds"), tuple(rows))

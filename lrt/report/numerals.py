@@ -1,0 +1,73 @@
+"""How a number is written, the same in the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MISSING = "–"
+MINUS = "−"
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits or so; whole numbers with thousands set apart; None as a dash."""
+    if value is None:
+        return MISSING
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", MINUS)
+    size = abs(value)
+    if size >= 1000:
+        text = f"{value:,.0f}"
+    elif size >= 100:
+        text = f"{value:.0f}"
+    elif size >= 10:
+        text = f"{value:.1f}"
+    elif size >= 0.095 or size == 0:
+        text = f"{value:.2f}"
+    elif size >= 0.00095:
+        text = f"{value:.3f}"
+    else:
+        text = f"{value:.1e}"
+    return text.replace("-", MINUS)
+
+
+def share(value: float | None) -> str:
+    """A share in percent, one decimal below ten percent."""
+    if value is None:
+        return MISSING
+    percent = 100 * value
+    digits = 1 if 0.05 <= abs(percent) < 9.95 else 0
+    # adding 0.0 turns a rounded -0 into 0
+    return f"{round(percent, digits) + 0.0:,.{digits}f}%".replace("-", MINUS)
+
+
+def share_interval(bounds: Sequence[float] | None) -> str:
+    """`88 to 97%` of `[low, high]`."""
+    if bounds is None:
+        return MISSING
+    low, high = (f"{round(100 * b) + 0.0:,.0f}".replace("-", MINUS) for b in bounds)
+    return f"{low} to {high}%"
+
+
+def count(value: float | None) -> str:
+    """A large count in words: 3.1M, 14M, 820k."""
+    if value is None:
+        return MISSING
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            scaled = value / size
+            return f"{scaled:.{1 if scaled < 10 else 0}f}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them."""
+    if seconds is None:
+        return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,274 @@
+"""The page of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lrt.report import contents
+from lrt.report.figures import loss_figure, probe_figure, strength_figure
+from lrt.report.numerals import count, figure, share
+from lrt.report.palette import CURVES, behaviour_name
+from lrt.report.plain import plain, to_json
+from lrt.report.svg import inline_svg
+from lrt.report.table import Table
+from lrt.report.templating import render
+from lrt.report.writing import write_files
+
+RATIO_AXIS = (-0.2, 1.4)  # the drawn range of the ratio's dot and whisker
+
+
+def write_report(
+    results: Mapping[str, Any], folder: Path, *, setting: str = "paths.report"
+) -> Path:
+    """Write `index.html`, `results.json` and `report.md` into `folder`; returns the page's path.
+
+    results  The record of one run: `pair`, `layers`, `map`, `behaviours`, `models`, `training`,
+             `configurations_tried`, `seconds`, `provenance`. Any part may be missing or None.
+    setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
+
+    The page is one file without scripts or requests. Raises TypeError for results that are not
+    plain data.
+    """
+    record: dict[str, Any] = plain(results)
+    write_files(
+        folder,
+        {
+            "results.json": to_json(record),
+            "report.md": markdown(record).encode(),
+            "index.html": page(record).encode(),
+        },
+        setting,
+    )
+    return folder / "index.html"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The page's tables as Markdown."""
+    tables = [
+        contents.headline_table(results),
+        contents.conditions_table(results),
+        contents.null_table(results),
+        contents.propensity_table(results),
+        contents.map_table(results),
+        contents.model_table(results),
+        contents.check_table(results),
+        contents.seconds_table(results),
+        Table(
+            "Provenance",
+            ("what", "value"),
+            tuple((name, value) for name, value in _facts(results) if value),
+        ),
+    ]
+    parts = ["# Transfer report", contents.headline(results), *(t.markdown() for t in tables if t.rows)]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The HTML of one run, from plain results."""
+    behaviours = results.get("behaviours") or []
+    training = results.get("training") or {}
+    models = results.get("models") or []
+    provenance = results.get("provenance") or {}
+    seconds = results.get("seconds") or {}
+    return render(
+        "report.html",
+        pairing=" → ".join(_model_at(results, side) for side in ("source", "target")),
+        source=contents.name_of(results, "source"),
+        target=contents.name_of(results, "target"),
+        headline=contents.headline(results),
+        tiles=_tiles(results),
+        behaviours=[_behaviour(b, i) for i, b in enumerate(behaviours)],
+        zero=_place(0.0),
+        reference=_place(1.0),
+        legend=[
+            {"name": name, "label": label}
+            for name, (label, _) in CURVES.items()
+            if any((b.get("curves") or {}).get(name) for b in behaviours)
+        ],
+        tables={
+            "conditions": contents.conditions_table(results),
+            "nulls": contents.null_table(results),
+            "propensity": contents.propensity_table(results),
+            "map": contents.map_table(results),
+        },
+        loss=inline_svg(loss_figure(training, bare=True), "loss")
+        if training.get("train") or training.get("val")
+        else None,
+        probes=[
+            {"name": p["behaviour"], "svg": inline_svg(probe_figure(p, bare=True), f"probe{i}")}
+            for i, p in enumerate(training.get("probes") or [])
+            if p.get("points")
+        ],
+        models=models,
+        checks=_checks(models),
+        tried=results.get("configurations_tried") or {},
+        seconds=seconds,
+        slowest=max((s for s in seconds.values() if s is not None), default=0) or 1,
+        facts=[(name, value) for name, value in _facts(results) if value],
+        config=provenance.get("config"),
+    )
+
+
+def _model_at(results: Mapping[str, Any], side: str) -> str:
+    """A model with its size and the block that is read or steered."""
+    model = (results.get("pair") or {}).get(side) or {}
+    layer = (results.get("layers") or {}).get(side)
+    text = contents.name_of(results, side)
+    if model.get("parameters"):
+        text += f" ({count(model['parameters'])})"
+    if layer is not None:
+        text += f", block {layer}"
+        if model.get("blocks"):
+            text += f" of {model['blocks']}"
+    return text
+
+
+def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few figures that stand above the table."""
+    tiles = []
+    ratios = contents.judged_ratios(results)
+    if ratios:
+        kept = sum(ratio >= contents.KEPT for ratio in ratios)
+        tiles.append(
+            {
+                "value": share(median(ratios)),
+                "label": "of the native effect kept, median over behaviours",
+            }
+        )
+        tiles.append(
+            {
+                "value": f"{kept} of {len(ratios)}",
+                "label": f"behaviours keep {share(contents.KEPT)} or more",
+            }
+        )
+    nulls = contents.held_null_share(results)
+    if nulls is not None:
+        tiles.append(
+            {
+                "value": share(nulls),
+                "label": "kept by random, shuffled and bias nulls on average; "
+                f"limit {share(contents.NULL_LIMIT)}",
+            }
+        )
+    m = results.get("map") or {}
+    if m.get("fvu") is not None:
+        excess = m.get("excess_over_optimum")
+        beside = f", {share(excess)} over the ridge optimum" if excess is not None else ""
+        tiles.append({"value": figure(m["fvu"]), "label": f"FVU of the map on test text{beside}"})
+    return tiles
+
+
+def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A summary with what the page draws of it."""
+    null = contents.strongest_null(summary)
+    curves = summary.get("curves") or {}
+    return {
+        "name": summary["name"],
+        "metric": summary.get("metric") or "",
+        "items": summary.get("items"),
+        "strength": summary.get("strength"),
+        "unsteered": summary.get("unsteered"),
+        "native": summary.get("native"),
+        "transferred": summary.get("transferred"),
+        "ratio": summary.get("ratio"),
+        "ratio_ci": summary.get("ratio_ci"),
+        "ratio_ci_map": summary.get("ratio_ci_map"),
+        "drawn": _drawn(summary),
+        "null": null[1] if null else None,
+        "null_name": null[0] if null else None,
+        "damage_native": contents.damage_of(summary, "native"),
+        "damage_transferred": contents.damage_of(summary, "transferred"),
+        "note": summary.get("note") or "",
+        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")
+        if curves
+        else None,
+        "examples": [_example(e) for e in summary.get("examples") or []],
+    }
+
+
+def _place(ratio: float) -> float:
+    """A ratio as percent of the drawn range, clipped to it."""
+    low, high = RATIO_AXIS
+    return round(100 * (min(max(ratio, low), high) - low) / (high - low), 2)
+
+
+def _drawn(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Places of dot, whisker and nulls on the ratio's axis."""
+    if summary.get("ratio") is None:
+        return None
+
+    def span(bounds: Sequence[float] | None) -> dict[str, float] | None:
+        if not bounds:
+            return None
+        left, right = (_place(b) for b in bounds)
+        return {"left": left, "width": round(right - left, 2)}
+
+    nulls = (summary.get("nulls") or {}).values()
+    return {
+        "dot": _place(summary["ratio"]),
+        "items": span(summary.get("ratio_ci")),
+        "map": span(summary.get("ratio_ci_map")),
+        "nulls": [_place(value) for value in nulls if value is not None],
+    }
+
+
+def _example(example: Mapping[str, Any]) -> dict[str, Any]:
+    """One prompt's texts: those alone in their condition, and the others side by side."""
+    texts = example.get("texts") or []
+    sides = ("native", "transferred")
+    strengths = sorted({t["strength"] for t in texts if t["condition"] in sides})
+    found = {(t["condition"], t["strength"]): t["text"] for t in texts}
+    return {
+        "prompt": example.get("prompt") or "",
+        "before": [t for t in texts if t["condition"] == "none"],
+        "rows": [
+            {"strength": s, "texts": {side: found.get((side, s)) for side in sides}}
+            for s in strengths
+        ],
+        "after": [t for t in texts if t["condition"] not in ("none", *sides)],
+    }
+
+
+def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The checks of all models, one record a check with its limit and each model's result."""
+    names = dict.fromkeys(c["name"] for m in models for c in m.get("checks") or [])
+    found = []
+    for name in names:
+        results = [
+            next((c for c in m.get("checks") or [] if c["name"] == name), None) for m in models
+        ]
+        first = next(c for c in results if c)
+        limit = first.get("limit")
+        found.append(
+            {
+                "name": behaviour_name(name),
+                "limit": ""
+                if limit is None
+                else f"{contents.relation_sign(first.get('relation'))} {limit:g}",
+                "results": results,
+            }
+        )
+    return found
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the figures come from."""
+    provenance = results.get("provenance") or {}
+    facts = [
+        (name, str(provenance[name]) if provenance.get(name) else "")
+        for name in ("date", "command", "commit", "machine")
+    ]
+    tried = results.get("configurations_tried") or {}
+    facts.append(
+        ("configurations tried", ", ".join(f"{figure(n)} {what}" for what, n in tried.items()))
+    )
+    facts += [
+        (f"fingerprint of {name}", str(value))
+        for name, value in (provenance.get("fingerprints") or {}).items()
+    ]
+    versions = provenance.get("versions") or {}
+    facts.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    return facts

@@ -1,0 +1,44 @@
+"""The page's templates, with the numerals as filters. Everything put into a page is escaped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from lrt.report import numerals
+from lrt.report.palette import DARK, LIGHT, Palette, behaviour_name, condition_name
+
+
+def render(template: str, **context: Any) -> str:
+    """`template` filled in. Strings are escaped; only `svg` filters, over our own drawings, are not.
+
+    Raises jinja2.UndefinedError where a template names what `context` has not.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lrt.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": numerals.figure,
+        "share": numerals.share,
+        "share_interval": numerals.share_interval,
+        "count": numerals.count,
+        "duration": numerals.duration,
+        "behaviour": behaviour_name,
+        "condition": condition_name,
+        "svg": Markup,
+    }
+    environment.globals["light"] = _variables(LIGHT)
+    environment.globals["dark"] = _variables(DARK)
+    return environment.get_template(template).render(**context)
+
+
+def _variables(palette: Palette) -> str:
+    return "".join(
+        f"--fig-{role.replace('_', '-')}:{colour};" for role, colour in palette.roles().items()
+    )

@@ -1,0 +1,34 @@
+"""Names for what is costly: the hash of exactly what determines its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of plain data and dataclasses; the first 32 hex digits name the
+    artifact's folder."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digests(paths: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 of each file, or of all files of a folder, by name: content counts, place does not."""
+    found = {}
+    for path in map(Path, paths):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of a fingerprint")

@@ -1,0 +1,240 @@
+"""The root schema: what a config may hold. Hydra composes YAML, this turns it into typed, frozen data.
+
+The dataclasses of the science folders are the schema of their sections; only what has no home
+there is declared here. Unknown keys, wrong types and impossible values are one error that names
+them all by their config path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from lrt.activations import RowFilter
+from lrt.evaluation import StrengthGrid
+from lrt.mapping import FitSpec, MapSpec
+from lrt.models import ModelSpec
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run, with every fault named by its path."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two models. `name` is for people."""
+
+    name: str
+    source: ModelSpec
+    target: ModelSpec
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Zero-based blocks, or depths as fractions in [0, 1)."""
+
+    source: int | float
+    target: int | float
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """One part of the mixture.
+
+    kind    `storybook` (the lab's grammar), `text`, `jsonl` or `hub`.
+    weight  Share of the text, relative to the other parts.
+    seed    storybook: which documents; of documents that no model of the family was trained on.
+    paths   text: files or folders; `unit` says what one document is.
+    path    jsonl: the file; hub: the set's id.
+    chat    jsonl, hub: write the field in the model's chat template.
+    """
+
+    kind: Literal["storybook", "text", "jsonl", "hub"]
+    weight: float = 1.0
+    seed: int = 0
+    paths: tuple[str, ...] = ()
+    unit: Literal["file", "paragraph", "line"] = "paragraph"
+    path: str = ""
+    field: str = "text"
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind == "text" and not self.paths:
+            raise ValueError("kind=text needs `paths`: files or folders of .txt files")
+        if self.kind in ("jsonl", "hub") and not self.path:
+            raise ValueError(f"kind={self.kind} needs `path`")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the map is fitted on."""
+
+    sources: dict[str, CorpusSource]
+    tokens: Tokens
+    context: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How hidden states are recorded; does not change their values."""
+
+    rows_per_shard: int = 65_536
+    batch_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the fit reads its rows."""
+
+    rows: int = 1024
+    workers: int = 0
+    window_rows: int = 65_536
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Which behaviours: the lab's by name, or files (one JSON each, see docs/behaviours.md)."""
+
+    kind: Literal["storybook", "files"] = "storybook"
+    names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    contrast_pairs: int = 128
+    development: int = 24
+    test: int = 60
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind == "files" and not self.paths:
+            raise ValueError("kind=files needs `paths`: one JSON file a behaviour")
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Steering during training: which behaviours, every how many steps, on how many items."""
+
+    behaviours: tuple[str, ...] = ()
+    every: int = 100
+    items: int = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured of a fitted map.
+
+    random_draws, shuffled_draws  Draws of those nulls.
+    resampled_draws               Maps and vectors drawn anew for the second interval.
+    untrained_source              Whether to run the null of a source with random weights.
+    folds                         Groups of documents that are resampled as one.
+    max_rows                      Items x conditions run in one batch.
+    """
+
+    grid: StrengthGrid = field(default_factory=StrengthGrid)
+    random_draws: int = 20
+    shuffled_draws: int = 5
+    resampled_draws: int = 20
+    untrained_source: bool = True
+    folds: int = 10
+    max_rows: int = 1024
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+
+    def __post_init__(self) -> None:
+        if self.random_draws < 1 or self.shuffled_draws < 1:
+            raise ValueError(
+                "random_draws and shuffled_draws must be at least 1: no result stands without its "
+                f"nulls; got {self.random_draws} and {self.shuffled_draws}"
+            )
+        if self.resampled_draws == 1 or self.resampled_draws < 0 or self.folds < 2:
+            raise ValueError(
+                "resampled_draws must be 0 or at least 2 and folds at least 2; got "
+                f"{self.resampled_draws} and {self.folds}"
+            )
+
+
+@dataclass(frozen=True)
+class Logging:
+    """W&B beside the local record.
+
+    mode   `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
+    group  Shared by the jobs of a sweep.
+    """
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "lrt"
+    group: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where results go: `artifacts` for all that is costly, `report` for the page, `logs`."""
+
+    artifacts: str
+    report: str
+    logs: str
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Config:
+    """Everything `train.py` and `evaluate.py` read."""
+
+    pair: Pair
+    layers: Layers
+    corpus: Corpus
+    filter: RowFilter
+    recording: Recording
+    map: MapSpec
+    fit: FitSpec
+    batches: Batches
+    suite: Suite
+    evaluation: Evaluation
+    trainer: dict[str, Any]
+    logging: Logging
+    paths: Paths
+    seed: int = 0
+    evaluate: bool = False  # train.py goes on to the evaluation and the report
+    job: int | None = None  # number within a sweep
+
+
+def read_config(composed: DictConfig) -> Config:
+    """The typed config of what Hydra composed.
+
+    Raises ConfigError listing every unknown key, wrong type and impossible value with its path.
+    """
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    try:
+        return TypeAdapter(Config).validate_python(plain)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"]) or "config"
+        if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            said = (
+                "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"
+            )
+        elif fault["type"] == "value_error":
+            said = str(fault["ctx"]["error"])
+        else:
+            said = f"{fault['msg']}, got {fault['input']!r}"
+        lines.append(f"{path}: {said}")
+    return "the config cannot be run:\n  " + "\n  ".join(lines)

@@ -1,0 +1,140 @@
+"""One run of the program: seeds, console, stage clock, and the loggers that are closed whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lightning as L
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lrt.runtime.schema import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Opens what a run needs and closes it again, after an exception too.
+
+    `loggers` are Lightning's: CSV always, W&B unless disabled. The local record is the one of truth;
+    W&B that cannot be reached is told and left out.
+    """
+
+    def __init__(self, config: Config, resolved: Mapping[str, Any], kind: str) -> None:
+        self.config, self.resolved, self.kind = config, resolved, kind
+        self.console = Console(stderr=True)
+        self.seconds: dict[str, float] = {}
+        self.loggers: list[Logger] = []
+
+    def __enter__(self) -> Self:
+        logging.getLogger("lrt").handlers = [RichHandler(console=self.console, show_path=False)]
+        logging.getLogger("lrt").setLevel(logging.INFO)
+        logging.getLogger("lrt").propagate = False
+        config = self.config
+        if config.seed < 0:
+            raise ConfigError(f"seed={config.seed}; it must be at least 0")
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        for setting in ("artifacts", "report", "logs"):
+            check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
+        if config.logging.mode == "online":
+            check_wandb_key()
+        self.loggers = [CSVLogger(config.paths.logs, name=None, version="")]
+        if config.logging.mode != "disabled":
+            self._open_wandb()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Without this a multirun writes all its jobs into one run, and a failed job spoils the next.
+        wandb.finish(exit_code=0 if error is None else 1)
+
+    def _open_wandb(self) -> None:
+        settings = self.config.logging
+        folder = Path(self.config.paths.logs)
+        try:
+            # `mode` and not `offline=True`, which would leave WANDB_MODE set for the next job
+            logger = WandbLogger(
+                project=settings.project,
+                group=settings.group,
+                name=settings.name,
+                job_type=self.kind,
+                save_dir=str(folder),
+                mode=settings.mode,
+                config=dict(self.resolved),
+                settings=wandb.Settings(silent=True, init_timeout=60),
+            )
+            logger.experiment  # noqa: B018  (opens the run now, not in the middle of the work)
+        except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
+            log.warning(
+                "W&B could not be opened (%s); the run goes on with the local record", error
+            )
+            return
+        self.loggers.append(logger)
+
+    @property
+    def wandb_run(self) -> Any | None:
+        """The open W&B run, or None."""
+        return next((o.experiment for o in self.loggers if isinstance(o, WandbLogger)), None)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage, adding up where it is entered more than once."""
+        start = time.perf_counter()
+        log.info("%s", name)
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Any]:
+        """A bar; yields a function that advances it."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        with bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Makes the folder; raises ConfigError naming the setting where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to a folder "
+            "that can"
+        ) from error
+
+
+def check_wandb_key() -> None:
+    """Raises ConfigError where W&B is to be online and no key is set."""
+    if not wandb.login(prompt=False):
+        raise ConfigError(
+            "logging.mode=online needs a W&B key and none is set: run `wandb login`, set "
+            "WANDB_API_KEY, or use logging.mode=offline"
+        )

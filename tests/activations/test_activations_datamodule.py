@@ -1,0 +1,224 @@
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from planted_states import corpus_of, make_store
+from torch import Tensor, nn
+
+from lrt.activations import ActivationDataModule, RowFilter, StoreForeign, StoreMissing
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder, corpus_of())
+    return folder
+
+
+def data_of(folder: Path, **given: Any) -> ActivationDataModule:
+    settings = {"batch_rows": 16, "chunk_rows": 4, "window_rows": 64, **given}
+    return ActivationDataModule(folder, 2, 3, **settings)
+
+
+class Regression(lightning.LightningModule):
+    """The least that trains: it also keeps the documents of every batch it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(6, 10)
+        nn.init.zeros_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+        self.seen: list[list[int]] = []
+        self.validated = 0
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        self.seen.append(batch["document"].tolist())
+        return (self.map(batch["source"]) - batch["target"]).square().mean()
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        self.validated += len(batch["source"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+def trainer(root: Path, *callbacks: lightning.Callback, **given: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        default_root_dir=root,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=bool(callbacks),
+        callbacks=[*callbacks],
+        **{"max_epochs": 3, **given},
+    )
+
+
+def test_rows_add_up(folder: Path) -> None:
+    data = data_of(folder)
+    for split, recorded in (("train", 320), ("validation", 48), ("test", 40)):
+        left_out = data.rows_left_out[split]
+        assert left_out["first position"] == recorded // 8
+        assert data.rows[split] + sum(left_out.values()) == recorded
+        given = sum(len(b["source"]) for b in data.iterate(split, batch_rows=7))
+        assert given == data.rows[split]
+    unfiltered = data_of(folder, filter={"massive": None, "first_position": False})
+    assert unfiltered.rows == {"train": 320, "validation": 48, "test": 40}
+
+
+def test_every_epoch_of_the_trainer_is_the_streams_epoch(folder: Path, tmp_path: Path) -> None:
+    data, module = data_of(folder), Regression()
+    fitted = trainer(tmp_path)
+    fitted.fit(module, datamodule=data)
+    stream = data_of(folder).train_dataloader()
+    expected = []
+    for epoch in range(3):
+        stream.set_epoch(epoch)
+        expected += [b["document"].tolist() for b in stream]
+    assert module.seen == expected
+    # two sanity batches, then all validation rows each epoch
+    assert module.validated >= 3 * data.rows["validation"]
+    assert (module.validated - 32) == 3 * data.rows["validation"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [1, 7, 16, 17, 20, 33])
+def test_resumed_fit_is_the_uninterrupted_one(
+    folder: Path, tmp_path: Path, stop_at: int, workers: int
+) -> None:
+    whole = Regression()
+    trainer(tmp_path).fit(whole, datamodule=data_of(folder))
+    part = Regression()
+    saved = ModelCheckpoint(
+        dirpath=tmp_path, filename="at", every_n_train_steps=stop_at, save_top_k=1
+    )
+    stopped = trainer(tmp_path, saved, max_epochs=-1, max_steps=stop_at)
+    stopped.fit(part, datamodule=data_of(folder))
+    assert part.seen == whole.seen[:stop_at]
+    rest = Regression()
+    trainer(tmp_path).fit(
+        rest,
+        datamodule=data_of(folder, workers=workers),
+        ckpt_path=saved.best_model_path,
+        weights_only=True,
+    )
+    assert rest.seen == whole.seen[stop_at:]
+    assert torch.equal(rest.map.weight, whole.map.weight)
+    assert torch.equal(rest.map.bias, whole.map.bias)
+
+
+@pytest.mark.parametrize("every", [5, 1.0])
+def test_resume_after_validation_in_the_middle_of_an_epoch(
+    folder: Path, tmp_path: Path, every: float
+) -> None:
+    whole = Regression()
+    saved = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1)
+    trainer(tmp_path, saved, val_check_interval=every).fit(whole, datamodule=data_of(folder))
+    checkpoints = sorted(tmp_path.glob("*.ckpt"))
+    assert len(checkpoints) >= 3
+    for path in checkpoints:
+        step = int(path.stem.split("=")[1])
+        rest = Regression()
+        trainer(tmp_path, val_check_interval=every).fit(
+            rest, datamodule=data_of(folder), ckpt_path=path, weights_only=True
+        )
+        assert rest.seen == whole.seen[step:]
+        assert torch.equal(rest.map.weight, whole.map.weight)
+
+
+def test_a_limited_epoch_does_not_leak_into_the_next(folder: Path, tmp_path: Path) -> None:
+    module = Regression()
+    trainer(tmp_path, limit_train_batches=3, max_epochs=2).fit(module, datamodule=data_of(folder))
+    stream = data_of(folder).train_dataloader()
+    expected = []
+    for epoch in range(2):
+        stream.set_epoch(epoch)
+        expected += [b["document"].tolist() for _, b in zip(range(3), stream, strict=False)]
+    assert module.seen == expected
+
+
+def test_hyperparameters_are_plain_and_make_the_same_module(folder: Path, tmp_path: Path) -> None:
+    data = data_of(folder, filter=RowFilter(massive=5.0, token_ids=(3, 4)), seed=9)
+    saved = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    trainer(tmp_path, saved, max_epochs=1).fit(Regression(), datamodule=data)
+    path = saved.best_model_path
+    torch.load(path, weights_only=True)
+    again = ActivationDataModule.load_from_checkpoint(path, weights_only=True)
+    assert dict(again.hparams) == dict(data.hparams)
+    assert again.rows == data.rows
+    for a, b in zip(
+        again.train_dataloader(), data_of(folder, **_given(data)).train_dataloader(), strict=True
+    ):
+        assert torch.equal(a["source"], b["source"])
+
+
+def _given(data: ActivationDataModule) -> dict[str, Any]:
+    return {
+        k: v for k, v in data.hparams.items() if k not in ("store", "source_layer", "target_layer")
+    }
+
+
+def test_test_split_is_read_in_order(folder: Path) -> None:
+    data = data_of(folder)
+    documents = torch.cat([b["document"] for b in data.test_dataloader()])
+    assert torch.equal(documents, documents.sort().values)
+    assert len(documents) == data.rows["test"]
+    assert len(data.val_dataloader()) == len([*data.val_dataloader()])
+
+
+def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(folder: Path) -> None:
+    data = data_of(folder)
+    plain = [*data.iterate("train")]
+    shuffled = [*data.iterate_shuffled_pairs("train", seed=1)]
+    again = [*data.iterate_shuffled_pairs("train", seed=1)]
+    other = [*data.iterate_shuffled_pairs("train", seed=2)]
+    tables = {}
+    for name, batches in (
+        ("plain", plain),
+        ("shuffled", shuffled),
+        ("again", again),
+        ("other", other),
+    ):
+        source = torch.cat([b["source"] for b in batches])
+        target = torch.cat([b["target"] for b in batches])
+        tables[name] = source, target
+    for side in (0, 1):
+        assert torch.equal(
+            tables["plain"][side].sort(0).values, tables["shuffled"][side].sort(0).values
+        )
+
+    def pairs(name: str) -> set[tuple[float, ...]]:
+        return {tuple(row) for row in torch.cat(tables[name], dim=1).tolist()}
+
+    assert len(pairs("plain") & pairs("shuffled")) < 0.05 * len(pairs("plain"))
+    assert pairs("shuffled") == pairs("again")
+    assert pairs("shuffled") != pairs("other")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_rows": 0}, r"fit\.batch_rows is 0"),
+        ({"window_rows": 0}, r"fit\.window_rows is 0"),
+        ({"chunk_rows": -1}, r"fit\.chunk_rows is -1"),
+        ({"workers": -1}, r"fit\.workers is -1"),
+    ],
+)
+def test_impossible_settings(folder: Path, given: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data_of(folder, **given)
+
+
+def test_what_setup_refuses(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match="no complete activation store"):
+        data_of(tmp_path).setup()
+    with pytest.raises(StoreForeign, match=r"not layers\.source=0"):
+        ActivationDataModule(folder, 0, 3).setup()
+    with pytest.raises(ValueError, match="the filter leaves no training row"):
+        data_of(folder, filter=RowFilter(token_ids=tuple(range(50)))).setup()

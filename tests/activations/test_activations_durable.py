@@ -1,0 +1,50 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lrt.activations.durable import sweep, write_durably
+
+
+def test_order_of_calls_is_fsync_replace_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def seen_replace(a: Path, b: Path) -> None:
+        calls.append("replace")
+        assert a.parent == b.parent
+        replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    write_durably(tmp_path / "x", lambda temp: temp.write_bytes(b"1") and None)
+    assert calls == ["file", "replace", "folder"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_failing_writer_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def fail(temp: Path) -> None:
+        temp.write_bytes(b"ha")
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_durably(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert path.read_bytes() == b"old"
+
+
+def test_sweep_removes_temp_files_only(tmp_path: Path) -> None:
+    (tmp_path / "x.tmp-12").touch()
+    (tmp_path / "x").touch()
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from lrt.activations import RowFilter
+
+POSITIONS = torch.tensor([0, 1, 2, 3, 4, 0])
+TOKENS = torch.tensor([7, 5, 6, 7, 5, 5], dtype=torch.int32)
+NORMS = {
+    "norm.source.1": torch.tensor([900.0, 10.0, 2.0, 1.0, 1.0, 1.0]),
+    "norm.target.1": torch.tensor([900.0, 1.0, 1.0, 1.0, 31.0, 1.0]),
+}
+MEDIANS = {"norm.source.1": 1.0, "norm.target.1": 3.0}
+
+
+def kept(rows: RowFilter) -> list[bool]:
+    return rows.keep(NORMS, MEDIANS, POSITIONS, TOKENS).tolist()
+
+
+def test_massive_in_either_model_leaves() -> None:
+    only = RowFilter(massive=10.0, first_position=False)
+    # 10.0 is ten times the median and stays: the limit is "over"
+    assert kept(only) == [False, True, True, True, False, True]
+    assert kept(RowFilter(massive=9.9, first_position=False))[1] is False
+
+
+def test_first_positions_and_tokens_leave() -> None:
+    assert kept(RowFilter(massive=None)) == [False, True, True, True, True, False]
+    assert kept(RowFilter(None, False, (5, 6))) == [True, False, False, True, False, False]
+    assert all(kept(RowFilter(None, False)))
+
+
+def test_a_row_is_counted_under_one_reason() -> None:
+    reasons = RowFilter(10.0, True, (5,)).left_out(NORMS, MEDIANS, POSITIONS, TOKENS)
+    assert {reason: int(mask.sum()) for reason, mask in reasons.items()} == {
+        "first position": 2,
+        "token": 2,
+        "massive": 0,
+    }
+    every = torch.stack([*reasons.values()])
+    assert int(every.sum(0).max()) == 1
+    assert torch.equal(
+        ~every.any(0), RowFilter(10.0, True, (5,)).keep(NORMS, MEDIANS, POSITIONS, TOKENS)
+    )
+
+
+@pytest.mark.parametrize("massive", [1.0, 0.0, -3.0, float("nan")])
+def test_a_limit_that_leaves_half_the_rows_out_is_refused(massive: float) -> None:
+    with pytest.raises(ValueError, match=r"filter\.massive is .* must be over 1"):
+        RowFilter(massive=massive)

@@ -1,0 +1,267 @@
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
+
+from lrt.activations import ActivationStore, RowFilter
+from lrt.activations.chunks import LayerPair, chunks_of
+from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
+from lrt.corpora import PackedCorpus
+
+CORPUS = corpus_of()
+STANDARD = RowFilter()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    return make_store(tmp_path_factory.mktemp("store"), CORPUS)
+
+
+def stream_of(store: ActivationStore, rows: RowFilter = STANDARD, **given: Any) -> RowStream:
+    pair = LayerPair(2, 3, rows)
+    chosen: dict[str, Any] = {
+        "batch_rows": 12,
+        "chunk_rows": 5,
+        "window_rows": 60,
+        "seed": 0,
+        **given,
+    }
+    chunks = chunks_of(store, "train", pair, chosen["chunk_rows"])
+    return RowStream(store, "train", pair, chunks, **chosen)
+
+
+def planted_rows(
+    corpus: PackedCorpus, everything: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a filtered stream has to give, in order, from the models and not from the store."""
+    tokens = torch.from_numpy(corpus.splits["train"].tokens)
+    positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+    keep = (
+        torch.full(tokens.shape, True)
+        if everything
+        else (positions > 0) & (tokens != MASSIVE_TOKEN)
+    )
+    tokens, positions = tokens[keep], positions[keep]
+    return (
+        PlantedModel(6).state(tokens, positions, 2),
+        PlantedModel(10, seed=1).state(tokens, positions, 3),
+    )
+
+
+def key(batch: Batch) -> list[tuple[float, ...]]:
+    together = torch.cat([batch["source"], batch["target"], batch["document"][:, None]], dim=1)
+    return [tuple(row) for row in together.tolist()]
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_in_order_the_kept_rows_are_the_planted_ones(store: ActivationStore) -> None:
+    for rows, everything in ((RowFilter(), False), (RowFilter(None, False), True)):
+        batches = [*stream_of(store, rows, seed=None).batches()]
+        source, target = planted_rows(CORPUS, everything)
+        assert torch.equal(torch.cat([b["source"] for b in batches]), source)
+        assert torch.equal(torch.cat([b["target"] for b in batches]), target)
+        assert {len(b["source"]) for b in batches[:-1]} == {12}
+
+
+def test_batches_have_the_dtypes_a_fit_computes_in(tmp_path: Path) -> None:
+    source = PlantedModel(6, dtype=torch.bfloat16)
+    store = make_store(tmp_path, source=source)
+    batch = next(stream_of(store).batches())
+    assert {name: rows.dtype for name, rows in batch.items()} == {
+        "source": torch.float32,
+        "target": torch.float32,
+        "document": torch.int64,
+        "group": torch.int64,
+    }
+    assert torch.equal(batch["group"], batch["document"] % 2)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    batch_rows=st.integers(1, 300),
+    chunk_rows=st.integers(1, 80),
+    window_rows=st.integers(1, 400),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_is_a_permutation_whatever_the_sizes(
+    store: ActivationStore, epoch: int, **given: int
+) -> None:
+    stream = stream_of(store, **given)
+    batches = [*stream.batches(epoch)]
+    assert len(batches) == len(stream)
+    wanted = Counter(row for b in stream_of(store, seed=None).batches() for row in key(b))
+    assert Counter(row for b in batches for row in key(b)) == wanted
+
+
+def test_pairs_stay_paired_under_the_shuffle(store: ActivationStore) -> None:
+    source, target = PlantedModel(6).table, PlantedModel(10, seed=1).table
+    for batch in stream_of(store).batches():
+        # each side tells its token by itself: nearest row of its table
+        shift = batch["source"].mean(1, keepdim=True) - 2
+        token = torch.cdist(batch["source"] - 2, source).argmin(1)
+        other = torch.cdist(batch["target"] - 3, target).argmin(1)
+        assert torch.equal(token, other)
+        assert shift.isfinite().all()
+
+
+def test_seed_and_epoch_draw_the_order(store: ActivationStore) -> None:
+    base = [*stream_of(store).batches(0)]
+    assert same(base, [*stream_of(store).batches(0)])
+    assert not same(base, [*stream_of(store).batches(1)])
+    assert not same(base, [*stream_of(store, seed=1).batches(0)])
+
+
+def test_the_shuffle_mixes_documents(store: ActivationStore) -> None:
+    plain = [len(b["document"].unique()) for b in stream_of(store, seed=None).batches()]
+    mixed = [len(b["document"].unique()) for b in stream_of(store, window_rows=300).batches()]
+    assert max(plain) <= 3
+    assert sum(mixed) / len(mixed) > 6
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_workers_change_no_batch(store: ActivationStore, workers: int) -> None:
+    for seed in (None, 3):
+        alone = [*stream_of(store, seed=seed).batches(1)]
+        assert same(alone, [*stream_of(store, seed=seed, workers=workers).batches(1)])
+
+
+def test_an_epoch_can_be_entered_anywhere_by_loading_one_window(
+    store: ActivationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = stream_of(store)
+    whole = [*stream.batches(2)]
+    loaded = []
+    load = RowStream._load
+    monkeypatch.setattr(RowStream, "_load", lambda self, *a: loaded.append(a[-1]) or load(self, *a))
+    for start in range(len(whole) + 1):
+        assert same([*stream.batches(2, start)], whole[start:])
+    loaded.clear()
+    next(stream.batches(2, len(whole) - 2))
+    assert len(loaded) <= 2
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_an_epoch_out(store: ActivationStore, world: int) -> None:
+    stream = stream_of(store)
+    whole = [*stream.batches(1)]
+    for rank in range(world):
+        assert same([*stream.batches(1, rank=rank, world=world)], whole[rank::world])
+        assert same([*stream.batches(1, 2, rank, world)], whole[rank::world][2:])
+    # a step of all processes is the rows of one process with the larger batch
+    large = next(stream_of(store, batch_rows=12 * world).batches(1))
+    step = [next(stream.batches(1, rank=rank, world=world)) for rank in range(world)]
+    assert torch.equal(torch.cat([b["source"] for b in step]), large["source"])
+    loaders = [Resumable(stream, rank, world) for rank in range(world)]
+    assert {len(loader) for loader in loaders} == {len(whole) // world}
+    assert all(len([*loader]) == len(loader) for loader in loaders)
+    evaluated = [
+        b for rank in range(world) for b in InOrder(stream_of(store, seed=None), rank, world)
+    ]
+    assert sum(len(b["source"]) for b in evaluated) == stream.chunks.rows
+
+
+def test_a_smaller_last_batch_leaves_training_only(store: ActivationStore) -> None:
+    rows = stream_of(store).chunks.rows
+    assert rows % 12
+    assert len(stream_of(store)) == rows // 12 + 1
+    assert len(stream_of(store, complete_only=True)) == rows // 12
+    alone = stream_of(store, complete_only=True, batch_rows=1000)
+    assert [len(b["source"]) for b in alone.batches()] == [rows]
+
+
+def test_counts_of_left_out_rows(store: ActivationStore) -> None:
+    tokens = CORPUS.splits["train"].tokens
+    chunks = stream_of(store).chunks
+    massive = int((tokens[:, 1:] == MASSIVE_TOKEN).sum())
+    assert massive > 0
+    assert chunks.left_out == {"first position": 40, "massive": massive}
+    assert chunks.rows == 320 - 40 - massive
+    assert chunks.kept.sum() == chunks.rows
+
+
+def test_leaving_early_ends_the_threads(store: ActivationStore) -> None:
+    import threading
+
+    batches = stream_of(store, workers=2).batches()
+    next(batches)
+    assert any(t.name.startswith("rows") for t in threading.enumerate())
+    batches.close()
+    assert not any(t.name.startswith("rows") for t in threading.enumerate())
+
+
+def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    real = RowStream._load
+
+    def load(self: RowStream, *arguments: Any) -> Batch:
+        window = real(self, *arguments)
+        held.append(sum(rows.nbytes for rows in window.values()))
+        return window
+
+    monkeypatch.setattr(RowStream, "_load", load)
+    python = []
+    for name, blocks in (("small", 200), ("large", 2000)):
+        store = make_store(tmp_path / name, corpus_of(train=blocks), rows_per_shard=4096)
+        stream = stream_of(store, window_rows=512, chunk_rows=32, batch_rows=60)
+        tracemalloc.start()
+        assert sum(len(b["source"]) for b in stream.batches()) > 6 * blocks
+        python.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(held) <= 512 * (6 * 4 + 10 * 4 + 8 + 4)  # never more than a window's rows
+    # what python itself holds is the table of chunks: 450 more of them, not 14000 more rows
+    assert python[1] - python[0] < 450 * 100
+
+
+class TestResumable:
+    def test_goes_on_where_it_was(self, store: ActivationStore) -> None:
+        whole = [[*stream_of(store).batches(e)] for e in range(2)]
+        loader = Resumable(stream_of(store))
+        iterator = iter(loader)
+        first = [next(iterator) for _ in range(4)]
+        state = loader.state_dict()
+        again = Resumable(stream_of(store, workers=2))
+        again.load_state_dict(state)
+        assert same([*first, *again], whole[0])
+        assert same([*again], whole[1])
+
+    def test_an_iterator_that_is_never_used_changes_nothing(self, store: ActivationStore) -> None:
+        loader = Resumable(stream_of(store))
+        iter(loader)
+        iter(loader)
+        assert same([*loader], [*stream_of(store).batches(0)])
+
+    def test_set_epoch_starts_that_epoch_unless_it_is_under_way(
+        self, store: ActivationStore
+    ) -> None:
+        loader = Resumable(stream_of(store))
+        iterator = iter(loader)
+        next(iterator)
+        loader.sampler.set_epoch(0)
+        whole = [*stream_of(store).batches(0)]
+        assert same([*loader], whole[1:])
+        loader.set_epoch(5)
+        assert same([*loader], [*stream_of(store).batches(5)])
+
+    def test_a_place_among_other_batches_is_refused(self, store: ActivationStore) -> None:
+        state = Resumable(stream_of(store)).state_dict()
+        with pytest.raises(ValueError, match=r"fit\.batch_rows=12 and this run has 6; resume with"):
+            Resumable(stream_of(store, batch_rows=6)).load_state_dict(state)
+
+    def test_fewer_batches_than_processes(self, store: ActivationStore) -> None:
+        with pytest.raises(ValueError, match=r"1 batches of fit\.batch_rows=400, for 2 processes"):
+            Resumable(stream_of(store, batch_rows=400), 0, 2)

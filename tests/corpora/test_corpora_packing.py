@@ -1,0 +1,166 @@
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from word_tokens import WORDS, word_tokenizer
+
+from lrt.corpora import (
+    SPLITS,
+    CorpusEmpty,
+    CorpusError,
+    CorpusTooShort,
+    Document,
+    Exclusion,
+    PackedCorpus,
+    pack,
+    split_of,
+)
+
+WANTED = {"train": 240, "validation": 24, "test": 24}
+
+
+def documents(count: int, seed: int = 0) -> list[Document]:
+    rng = np.random.default_rng(seed)
+    return [
+        Document(" ".join(rng.choice(WORDS, rng.integers(3, 30))), "ab"[i % 2])
+        for i in range(count)
+    ]
+
+
+def packed(texts: list[Document], tokenizer: Any, **settings: Any) -> PackedCorpus:
+    return pack(texts, tokenizer, settings.pop("context", 12), WANTED, **settings)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 12))
+def test_blocks_are_the_documents_laid_end_to_end(seed: int, context: int) -> None:
+    tokenizer = word_tokenizer(bos_token="<bos>")
+    texts = documents(200, seed)
+    corpus = packed(texts, tokenizer, context=context, seed=seed)
+    by_id = {d.id: d for d in texts}
+    for split in SPLITS:
+        blocks = corpus.splits[split]
+        assert blocks.tokens.shape == (WANTED[split] // context, context)
+        ids, owners = blocks.tokens.ravel(), blocks.documents.ravel()
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+            document = by_id[int(owners[start])]
+            assert split_of(document.id, seed=seed) == split
+            words = ["<bos>", *document.text.split()]
+            assert tokenizer.convert_ids_to_tokens(ids[start:stop]) == words[: stop - start]
+            if stop < len(ids):  # only the very last document is cut
+                assert stop - start == len(words)
+            assert corpus.groups[int(blocks.groups.ravel()[start])] == document.group
+
+
+def test_no_document_is_in_two_splits(tokenizer: Any) -> None:
+    corpus = packed(documents(200), tokenizer)
+    found = [set(corpus.splits[split].documents.ravel().tolist()) for split in SPLITS]
+    assert all(found)
+    assert sum(map(len, found)) == len(set.union(*found))
+
+
+def test_order_of_documents_is_shuffled(tokenizer: Any) -> None:
+    texts = documents(100)
+    corpus = packed(texts, tokenizer)
+    _, first = np.unique(corpus.splits["train"].documents, return_index=True)
+    met = corpus.splits["train"].documents.ravel()[np.sort(first)].tolist()
+    came = [d.id for d in texts if d.id in set(met)]
+    assert sorted(met) == sorted(came)
+    assert met != came
+
+
+def test_same_input_same_digest_and_anything_else_another(tokenizer: Any) -> None:
+    texts = documents(200)
+    digests = [
+        packed(texts, tokenizer).digest,
+        packed(texts, tokenizer, seed=1).digest,
+        packed(texts, tokenizer, context=11).digest,
+        packed(texts[:190], tokenizer).digest,
+        packed(texts, tokenizer, end=[1]).digest,
+        packed([Document(d.text, "c") for d in texts], tokenizer).digest,
+    ]
+    assert digests[0] == packed(iter(texts), tokenizer).digest
+    assert len({*digests[:3], *digests[4:]}) == 5
+
+
+def test_no_more_documents_are_read_than_needed(tokenizer: Any) -> None:
+    read = 0
+
+    def endless() -> Iterator[Document]:
+        nonlocal read
+        while True:
+            read += 1
+            yield Document(" ".join(WORDS[(read * 7 + i) % 500] for i in range(3 + read % 20)))
+
+    packed(endless(), tokenizer)  # type: ignore[arg-type]
+    assert read < 1000
+
+
+def test_begin_is_the_tokenizers_and_is_not_doubled(
+    tokenizer: Any, tokenizer_without_bos: Any, tokenizer_without_specials: Any
+) -> None:
+    texts = [Document(f"<bos> {d.text}") for d in documents(200)]
+    ids = packed(texts, tokenizer).splits["train"].tokens.ravel()
+    assert (ids == 0).any()
+    assert not ((ids[1:] == 0) & (ids[:-1] == 0)).any()
+    ids = packed(documents(200), tokenizer_without_bos).splits["train"].tokens.ravel()
+    assert ids[0] == 1
+    with pytest.raises(CorpusError, match=r"neither a BOS nor an EOS.*corpus\.begin"):
+        packed(documents(200), tokenizer_without_specials)
+    assert len(packed(documents(200), tokenizer_without_specials, begin=()).splits["train"])
+
+
+def test_duplicates_and_excluded_texts_are_left_out(tokenizer: Any) -> None:
+    texts = documents(150)
+    exclusion = Exclusion(d.text for d in texts[:40])
+    corpus = packed(texts + texts[40:60] + [Document("  ")] * 3, tokenizer, exclude=exclusion)
+    barred = {d.id for d in texts[:40]}
+    for split in SPLITS:
+        assert not barred & set(corpus.splits[split].documents.ravel().tolist())
+    assert corpus.documents_left_out["excluded (prompts and evaluation items)"] > 10
+
+
+def test_what_the_documents_cannot_fill_is_told(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = pack(documents(60), tokenizer, 12, {"train": 10**6})
+    assert corpus.rows("train") % 12 == 0
+    assert 0 < corpus.rows("train") < 10**6
+    assert corpus.rows("test") == 0
+    assert "train wanted 1000000 tokens" in caplog.text
+    assert sum(corpus.tokens_by_group("train").values()) == corpus.rows("train")
+
+
+def test_empty_corpus_says_why(tokenizer: Any) -> None:
+    with pytest.raises(CorpusEmpty, match=r"there was none at all.*corpus\.sources"):
+        packed([], tokenizer)
+    texts = documents(30)
+    everything = Exclusion(d.text for d in texts)
+    with pytest.raises(CorpusEmpty, match="30 excluded"):
+        packed(texts, tokenizer, exclude=everything)
+
+
+def test_corpus_shorter_than_one_sequence(tokenizer: Any) -> None:
+    with pytest.raises(CorpusTooShort, match=r"fewer than one sequence of corpus\.context=100"):
+        pack(documents(3), tokenizer, 100, {"train": 200})
+    with pytest.raises(CorpusTooShort, match=r"corpus\.tokens\.train is 50, less than one"):
+        pack(documents(3), tokenizer, 100, {"train": 50})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context": 1}, r"corpus\.context is 1"),
+        ({"fractions": (1.0, 0.0, 0.0)}, r"corpus\.fractions gives validation no document"),
+        ({"fractions": (0.5, 0.1, 0.1)}, "sum to 1"),
+    ],
+)
+def test_impossible_settings(tokenizer: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        packed(documents(50), tokenizer, **settings)
+    with pytest.raises(ValueError, match=r"corpus\.tokens\.dev is 12"):
+        pack(documents(5), tokenizer, 12, {"dev": 12})  # type: ignore[dict-item]

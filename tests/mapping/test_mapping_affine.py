@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lrt.mapping import AffineMap
+
+
+def test_a_direction_is_the_difference_of_two_points():
+    generator = torch.Generator().manual_seed(0)
+    affine = AffineMap(torch.randn(5, 3, generator=generator), torch.randn(5, generator=generator))
+    a, b = torch.randn(2, 7, 3, generator=generator)
+    torch.testing.assert_close(affine.points(a) - affine.points(b), affine.directions(a - b))
+    assert not torch.allclose(affine.points(a), affine.directions(a))
+    assert affine.points(a.bfloat16()).dtype == torch.float32
+
+
+def test_describe_tells_rank_scale_and_defect():
+    rotation = torch.linalg.qr(torch.randn(6, 4, generator=torch.Generator().manual_seed(1))).Q
+    told = AffineMap(3 * rotation, torch.tensor([3.0, 4.0, 0, 0, 0, 0])).describe()
+    assert told["d_source"] == 4
+    assert told["d_target"] == 6
+    assert told["dtype"] == "float32"
+    assert told["spectral_norm"] == pytest.approx(3.0, rel=1e-6)
+    assert told["effective_rank"] == pytest.approx(4.0, rel=1e-5)
+    assert told["orthogonality_defect"] == pytest.approx(0.0, abs=1e-10)
+    assert told["bias_norm"] == pytest.approx(5.0)
+    single = AffineMap(torch.outer(torch.ones(6), torch.ones(4)), torch.zeros(6)).describe()
+    assert single["effective_rank"] == pytest.approx(1.0, rel=1e-5)
+    assert single["orthogonality_defect"] == pytest.approx(3.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2), r"\[3, 2\] and \[2\]"),
+        (torch.zeros(3), torch.zeros(3), r"\[3\] and \[3\]"),
+        (torch.zeros(3, 2).half(), torch.zeros(3).half(), "float16"),
+        (torch.zeros(3, 2).double(), torch.zeros(3), "float64 and bias torch.float32"),
+        (torch.full((3, 2), torch.nan), torch.zeros(3), "fit.learning_rate"),
+    ],
+)
+def test_impossible_parts_are_refused(weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        AffineMap(weight, bias)

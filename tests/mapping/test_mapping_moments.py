@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrt.mapping import AffineMap, Moments
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def rows(seed: int, n: int, offset: float = 3.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=generator) + offset
+    y = x[:, :3] * 2 + torch.randn(n, 3, generator=generator)
+    return x, y
+
+
+def gathered(x: Tensor, y: Tensor, products: str = "float64") -> Moments:
+    moments = Moments(x.shape[1], y.shape[1], products=products)  # type: ignore[arg-type]
+    moments.update(x, y)
+    return moments
+
+
+def assert_close(moments: Moments, x: Tensor, y: Tensor, tolerance: float) -> None:
+    x, y = x.double(), y.double()
+    centred_x, centred_y = x - x.mean(0), y - y.mean(0)
+    assert moments.count == len(x)
+    for found, wanted in (
+        (moments.mean_x, x.mean(0)),
+        (moments.mean_y, y.mean(0)),
+        (moments.scatter_xx, centred_x.T @ centred_x),
+        (moments.scatter_xy, centred_x.T @ centred_y),
+        (moments.scatter_yy, centred_y.T @ centred_y),
+    ):
+        assert found.dtype == torch.float64
+        assert (found - wanted).norm() <= tolerance * wanted.norm()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+    products=st.sampled_from(["float64", "float32"]),
+    seed=st.integers(0, 2**20),
+)
+def test_any_chunking_and_merge_order_gives_the_moments_of_all_rows(sizes, order, products, seed):
+    x, y = rows(seed, sum(sizes) + 2)
+    sizes = [sizes[0] + 2, *sizes[1:]]
+    parts = []
+    for chunk_x, chunk_y in zip(x.split(sizes), y.split(sizes), strict=True):
+        part = Moments(4, 3, products=products)
+        for row_x, row_y in zip(chunk_x.split(7), chunk_y.split(7), strict=True):
+            part.update(row_x, row_y)
+        parts.append(part)
+    while len(parts) > 1:
+        order.shuffle(parts)
+        parts.append(parts.pop().merge(parts.pop()))
+    assert_close(parts[0], x, y, TOLERANCE[products])
+
+
+def test_updates_after_a_merge_go_on_counting():
+    x, y = rows(1, 300)
+    merged = gathered(x[:100], y[:100]).merge(gathered(x[100:200], y[100:200]))
+    merged.update(x[200:], y[200:])
+    assert_close(merged, x, y, 1e-12)
+
+
+def test_merging_with_empty_moments_copies():
+    x, y = rows(1, 50)
+    full = gathered(x, y)
+    for merged in (full.merge(Moments(4, 3)), Moments(4, 3).merge(full)):
+        merged.update(x, y)
+        assert merged.count == 100
+    assert full.count == 50
+
+
+def test_a_large_mean_costs_no_digits():
+    x, y = rows(2, 20_000)
+    x[:, 0] += 4000.0
+    assert_close(gathered(x, y, "float32"), x, y, 1e-5)
+    # The negative control: uncentred float32 sums lose what the shift keeps.
+    uncentred = (x.T @ x).double() - len(x) * torch.outer(x.double().mean(0), x.double().mean(0))
+    centred = x.double() - x.double().mean(0)
+    wanted = centred.T @ centred
+    assert (uncentred - wanted).norm() > 1e-3 * wanted.norm()
+
+
+def test_bfloat16_rows_are_multiplied_exactly_enough():
+    x, y = rows(3, 5000)
+    x, y = x.bfloat16(), y.bfloat16()
+    assert_close(gathered(x, y, "float32"), x.double(), y.double(), 1e-5)
+
+
+def test_matmul_precision_of_the_caller_is_left_alone():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        gathered(*rows(0, 10))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_fvu_from_moments_is_the_fvu_of_the_rows():
+    x, y = rows(4, 400)
+    generator = torch.Generator().manual_seed(0)
+    affine = AffineMap(torch.randn(3, 4, generator=generator), torch.randn(3, generator=generator))
+    moments = gathered(x, y)
+    residual = affine.to(torch.float64).points(x) - y.double()
+    total = (y.double() - y.double().mean(0)).square().sum()
+    assert moments.fvu_of(affine) == pytest.approx(float(residual.square().sum() / total), rel=1e-9)
+    direction = torch.tensor([1.0, -2.0, 0.5])
+    along = (y.double() - y.double().mean(0)) @ direction.double()
+    wanted = float((residual @ direction.double()).square().sum() / along.square().sum())
+    assert moments.error_along(affine, direction) == pytest.approx(wanted, rel=1e-9)
+    assert moments.error_along(affine, 9 * direction) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_mean_predictor_scores_one_and_perfect_map_zero():
+    x, _ = rows(5, 200)
+    weight, bias = torch.full((3, 4), 0.5, dtype=torch.float64), torch.arange(3).double()
+    weight[1, 2] = 2.0
+    truth = AffineMap(weight, bias)
+    y = truth.points(x)
+    moments = gathered(x, y)
+    assert moments.fvu_of(truth) == pytest.approx(0.0, abs=1e-12)
+    mean = AffineMap(torch.zeros(3, 4, dtype=torch.float64), y.mean(0))
+    assert moments.fvu_of(mean) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_about_origin_leaves_the_raw_second_moments():
+    x, y = rows(6, 100)
+    origin = gathered(x, y).about_origin()
+    assert origin.mean_x.abs().max() == 0
+    torch.testing.assert_close(origin.scatter_xy, x.double().T @ y.double(), rtol=1e-12, atol=0)
+
+
+def test_with_cross_is_the_moments_of_shuffled_pairs():
+    x, y = rows(7, 300)
+    shuffled = y[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
+    wanted = gathered(x, shuffled)
+    found = gathered(x, y).with_cross(wanted.scatter_xy)
+    assert_close(found, x, shuffled, 1e-11)
+    with pytest.raises(ValueError, match=r"cross scatter \[4, 3\]"):
+        found.with_cross(torch.zeros(3, 4))
+
+
+def test_saving_and_loading_keeps_every_bit_and_goes_on(tmp_path):
+    x, y = rows(8, 200)
+    first = gathered(x[:120], y[:120], "float32")
+    first.save(tmp_path / "moments.safetensors")
+    again = Moments.load(tmp_path / "moments.safetensors")
+    for moments in (first, again):
+        moments.update(x[120:], y[120:])
+    assert again.products == "float32"
+    for name, tensor in first.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name])
+    assert [path.name for path in tmp_path.iterdir()] == ["moments.safetensors"]
+
+
+def test_errors_name_what_is_wrong():
+    moments = Moments(4, 3)
+    with pytest.raises(ValueError, match="no rows"):
+        _ = moments.mean_x
+    with pytest.raises(ValueError, match=r"\[n, 4\] and \[n, 3\]"):
+        moments.update(torch.zeros(5, 4), torch.zeros(6, 3))
+    with pytest.raises(ValueError, match="non-finite target"):
+        moments.update(torch.zeros(5, 4), torch.full((5, 3), torch.inf))
+    assert moments.count == 0
+    with pytest.raises(ValueError, match="4 -> 3 and 3 -> 3"):
+        moments.merge(Moments(3, 3))
+    with pytest.raises(ValueError, match="float32 or float64"):
+        Moments(4, 3, products="bfloat16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="need"):
+        Moments.from_tensors({"sum_x": torch.zeros(3)})
+    moments.update(torch.randn(6, 4), torch.ones(6, 3))
+    with pytest.raises(ValueError, match="do not vary"):
+        moments.fvu_of(AffineMap(torch.zeros(3, 4), torch.zeros(3)))
+    with pytest.raises(ValueError, match="length above zero"):
+        moments.error_along(AffineMap(torch.zeros(3, 4), torch.zeros(3)), torch.zeros(3))

@@ -1,0 +1,170 @@
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from model_families import tiny
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lrt.models import ModelNotLoadable, ModelSpec, identity, load, load_tokenizer, loading
+
+TOKENS = torch.tensor([[5, 6, 7]])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama in bfloat16 with its tokenizer, as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny("llama").model.to(torch.bfloat16).save_pretrained(folder)
+    rules = Tokenizer(models.WordLevel({"<unk>": 0, "once": 1, "upon": 2}, unk_token="<unk>"))
+    rules.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="<unk>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def own_checkpoint(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def test_a_local_folder_loads_with_its_tokenizer(checkpoint: Path) -> None:
+    lm = load(ModelSpec(str(checkpoint), device="cpu"))
+    # bfloat16 weights of so narrow a model run in float32 on a CPU
+    assert lm.dtype == torch.float32
+    assert lm.device.type == "cpu"
+    assert lm.tokenizer("once upon")["input_ids"] == [1, 2]
+    expected = tiny("llama").model.to(torch.bfloat16).to(torch.float32)
+    stored = dict(lm.model.named_parameters())
+    for name, value in expected.named_parameters():
+        assert torch.equal(stored[name], value), name
+
+
+def test_the_dtype_asked_for_is_the_dtype_run(checkpoint: Path) -> None:
+    lm = load(ModelSpec(str(checkpoint), dtype="bfloat16", device="cpu"))
+    assert lm.dtype == torch.bfloat16
+    assert lm.hidden_states(TOKENS, [1])[1].dtype == torch.bfloat16
+    assert lm.logits(TOKENS).dtype == torch.float32
+
+
+def test_random_weights_follow_their_seed_and_disturb_no_other_draw(checkpoint: Path) -> None:
+    def weights(seed: int, kind: str = "random") -> torch.Tensor:
+        spec = ModelSpec(str(checkpoint), weights=kind, seed=seed, device="cpu")  # type: ignore[arg-type]
+        return load(spec).blocks[0].self_attn.q_proj.weight
+
+    state = torch.random.get_rng_state()
+    first = weights(0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(0, "trained"))
+
+
+def test_identity_is_told_by_content_and_not_by_place(
+    checkpoint: Path, own_checkpoint: Path
+) -> None:
+    here, there = ModelSpec(str(checkpoint)), ModelSpec(str(own_checkpoint), name="other")
+    assert identity(here) == identity(there)
+    assert str(checkpoint) not in str(identity(here))
+    weights = own_checkpoint / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert identity(here) != identity(there)
+
+
+def test_identity_tells_apart_what_gives_other_numbers(checkpoint: Path) -> None:
+    path = str(checkpoint)
+    specs = [
+        ModelSpec(path, dtype="float32"),
+        ModelSpec(path, dtype="bfloat16"),
+        ModelSpec(path, dtype="float32", weights="random"),
+        ModelSpec(path, dtype="float32", weights="random", seed=1),
+    ]
+    found = [identity(spec) for spec in specs]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    # and not what gives the same: auto is resolved, a trained model has no seed
+    assert identity(ModelSpec(path, device="cpu", seed=3)) == found[0]
+
+
+def test_identity_of_random_weights_does_not_read_the_trained_ones(own_checkpoint: Path) -> None:
+    spec = ModelSpec(str(own_checkpoint), weights="random")
+    before = identity(spec)
+    (own_checkpoint / "model.safetensors").unlink()
+    assert identity(spec) == before
+
+
+def test_a_hub_model_is_told_by_id_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("llama").model.config
+    monkeypatch.setattr(loading, "_config", lambda _: config)
+    spec = ModelSpec("someone/model", revision="v1", dtype="float32")
+    assert identity(spec) == {
+        "weights": "trained",
+        "dtype": "float32",
+        "hub": "someone/model",
+        "revision": "v1",
+    }
+    monkeypatch.setattr(config, "_commit_hash", "0123abcd", raising=False)
+    assert identity(spec)["revision"] == "0123abcd"
+
+
+def test_a_missing_tensor_is_an_error_and_not_a_random_one(own_checkpoint: Path) -> None:
+    weights = own_checkpoint / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelNotLoadable, match=r"1 tensors are missing.*layers\.2\.mlp\.up_proj"):
+        load(ModelSpec(str(own_checkpoint)))
+
+
+def test_pickled_weights_are_not_read(own_checkpoint: Path) -> None:
+    weights = own_checkpoint / "model.safetensors"
+    torch.save(load_file(weights), own_checkpoint / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ModelNotLoadable, match="only safetensors are read"):
+        load(ModelSpec(str(own_checkpoint)))
+
+
+def test_truncated_weights_are_an_error(own_checkpoint: Path) -> None:
+    weights = own_checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelNotLoadable, match=r"cannot load the weights of model .*model"):
+        load(ModelSpec(str(own_checkpoint)))
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere/at-all", "a/b/c"])
+def test_a_folder_that_is_not_there_is_named(path: str) -> None:
+    with pytest.raises(ModelNotLoadable, match=rf"`path` '{path}' is no folder"):
+        load(ModelSpec(path))
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotLoadable, match=r"without config\.json"):
+        load_tokenizer(ModelSpec(str(tmp_path)))
+
+
+def test_a_missing_tokenizer_is_named(own_checkpoint: Path) -> None:
+    for file in own_checkpoint.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelNotLoadable, match="cannot load the tokenizer"):
+        load_tokenizer(ModelSpec(str(own_checkpoint)))
+
+
+def test_a_device_that_is_not_here_is_named(checkpoint: Path) -> None:
+    with pytest.raises(ModelNotLoadable, match=r"`device` of model .*'abacus'.*auto or cpu"):
+        load(ModelSpec(str(checkpoint), device="abacus"))
+
+
+def test_a_gguf_file_wants_its_packages_and_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelNotLoadable, match="GGUF file that is not there"):
+        load(ModelSpec(str(tmp_path / "model.gguf")))
+    (tmp_path / "model.gguf").touch()
+    found = importlib.util.find_spec
+    monkeypatch.setattr(loading, "find_spec", lambda n: None if n == "gguf" else found(n))
+    with pytest.raises(ModelNotLoadable, match=r"pip install lrt\[gguf\]"):
+        load(ModelSpec(str(tmp_path / "model.gguf")))

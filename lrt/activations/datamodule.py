@@ -53,12 +53,12 @@ class ActivationDataModule(lightning.LightningDataModule):
         chunk_rows: int = 256,
     ) -> None:
         super().__init__()
-        sizes = {"batch_rows": batch_rows, "window_rows": window_rows, "chunk_rows": chunk_rows}
+        sizes = {"rows": batch_rows, "window_rows": window_rows, "chunk_rows": chunk_rows}
         for name, value in sizes.items():
             if value < 1:
-                raise ValueError(f"fit.{name} is {value}; it must be at least 1")
+                raise ValueError(f"batches.{name} is {value}; it must be at least 1")
         if workers < 0:
-            raise ValueError(f"fit.workers is {workers}; it is 0 or a number of threads")
+            raise ValueError(f"batches.workers is {workers}; it is 0 or a number of threads")
         rows = filter if isinstance(filter, RowFilter) else RowFilter(**filter)
         # plain containers: a checkpoint must load with weights_only=True
         plain = {**asdict(rows), "token_ids": list(rows.token_ids)}
@@ -90,9 +90,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         """Opens the store and counts the rows that stay; cheap when done before."""
         if self._store is None:
             store = ActivationStore.open(self._folder)
-            self._chunks = {
-                split: chunks_of(store, split, self._pair, self._chunk_rows) for split in SPLITS
-            }
+            self._chunks = {split: chunks_of(store, split, self._pair, self._chunk_rows) for split in SPLITS}
             self._store = store
             if self._chunks["train"].rows == 0:
                 raise ValueError(
@@ -147,9 +145,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         sources, targets = (
             self._stream(split, seed=2 * seed + side, batch_rows=batch_rows) for side in (0, 1)
         )
-        for source, target in zip(
-            sources.batches(epoch=-1), targets.batches(epoch=-1), strict=True
-        ):
+        for source, target in zip(sources.batches(epoch=-1), targets.batches(epoch=-1), strict=True):
             yield {**source, "target": target["target"]}
 
     def _stream(

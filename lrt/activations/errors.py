@@ -1,4 +1,3 @@
-# ruff: noqa: N818 (the names say what is wrong; the base class says that it is an error)
 """What can be wrong with a store or its recording; every message names the file and the mend."""
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     for name, known in _DTYPES.items():
         if known == dtype:
             return name
-    raise ValueError(
-        f"hidden states of dtype {dtype} cannot be stored; one of {', '.join(_DTYPES)}"
-    )
+    raise ValueError(f"hidden states of dtype {dtype} cannot be stored; one of {', '.join(_DTYPES)}")
 
 
 @dataclass(frozen=True)
@@ -245,8 +243,7 @@ class Manifest:
             raise ValueError("its contents do not match their digest")
         if contents["plan"].get("format") != FORMAT:
             raise StoreForeign(
-                f"{where} is of format {contents['plan'].get('format')}, this version reads "
-                f"{FORMAT}; {mend}"
+                f"{where} is of format {contents['plan'].get('format')}, this version reads {FORMAT}; {mend}"
             )
         return cls(
             RecordingPlan.from_json(contents["plan"]),

@@ -104,8 +104,7 @@ def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelSta
     for layer in wanted:
         if not 0 <= layer < model.depth:
             raise ValueError(
-                f"layers.{side}={layer} is out of range: {model.spec.name} has blocks 0 to "
-                f"{model.depth - 1}"
+                f"layers.{side}={layer} is out of range: {model.spec.name} has blocks 0 to {model.depth - 1}"
             )
     return ModelStates(model.spec.name, wanted, model.width, dtype_name(model.dtype))
 
@@ -240,8 +239,7 @@ def _run_models(
     tokens = torch.from_numpy(np.ascontiguousarray(blocks.tokens[here]))
     context, rows = plan.context, shard.blocks * plan.context
     tensors = {
-        name: torch.empty(column.shape(rows), dtype=column.dtype)
-        for name, column in plan.columns.items()
+        name: torch.empty(column.shape(rows), dtype=column.dtype) for name, column in plan.columns.items()
     }
     tensors["token"] = tokens.reshape(-1)
     tensors["position"] = torch.arange(context, dtype=torch.int32).repeat(shard.blocks)
@@ -332,9 +330,7 @@ def _read_journal(folder: Path, plan: RecordingPlan) -> dict[str, Shard]:
         else:
             whole[shard.file] = shard
     if whole:
-        log.info(
-            "going on with %s: %d of %d shards are there", folder, len(whole), len(plan.shards)
-        )
+        log.info("going on with %s: %d of %d shards are there", folder, len(whole), len(plan.shards))
     return whole
 
 

@@ -86,17 +86,13 @@ class ActivationStore:
         mend = mend or f"delete the folder {folder} and run the command again: it records anew"
         path = folder / MANIFEST
         if not path.is_file():
-            raise StoreMissing(
-                f"{folder} holds no complete activation store (no {MANIFEST}); {mend}"
-            )
+            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {mend}")
         try:
             manifest = Manifest.loads(path.read_text(encoding="utf-8"), str(path), mend)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreCorrupt(f"{path} is corrupt: {error}; {mend}") from error
         if expect is not None:
-            check_same_plan(
-                manifest.plan.as_json(), expect.as_json(), str(folder), mend, layout=False
-            )
+            check_same_plan(manifest.plan.as_json(), expect.as_json(), str(folder), mend, layout=False)
         store = cls(folder, manifest, mend)
         store.verify()
         return store
@@ -124,8 +120,7 @@ class ActivationStore:
         layers = self.plan.side(side).layers
         if layer not in layers:
             raise StoreForeign(
-                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; "
-                f"{self.mend}"
+                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; {self.mend}"
             )
         return f"{side}.{layer}"
 
@@ -179,8 +174,7 @@ def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, f
     except ValueError as error:
         raise corrupt(f"its header cannot be read ({error})") from error
     wanted = {
-        name: (column.safetensors_name, column.shape(shard.rows))
-        for name, column in plan.columns.items()
+        name: (column.safetensors_name, column.shape(shard.rows)) for name, column in plan.columns.items()
     }
     found = {
         name: (entry.get("dtype"), entry.get("shape"))

@@ -87,9 +87,7 @@ class RowStream:
         whole, rest = divmod(self.chunks.rows, self.batch_rows)
         return whole + (rest > 0 and (whole == 0 or not self._complete_only))
 
-    def batches(
-        self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Process `rank`'s batches of an epoch, from its `start`-th on.
 
         Process r of w takes batches r, r + w, ...; the w batches of one step are together the rows
@@ -138,9 +136,7 @@ class RowStream:
         """Windows with their first row, from the `first`-th on; windows without rows are
         skipped.
         """
-        numbers = [
-            n for n in range(first, len(order.chunks)) if order.offsets[n + 1] > order.offsets[n]
-        ]
+        numbers = [n for n in range(first, len(order.chunks)) if order.offsets[n + 1] > order.offsets[n]]
         if self._workers == 0:
             for n in numbers:
                 yield int(order.offsets[n]), self._load(order, epoch, n)
@@ -233,7 +229,7 @@ class Resumable:
         if len(stream) < world:
             raise ValueError(
                 f"the train split keeps {stream.chunks.rows} rows, {len(stream)} batches of "
-                f"fit.batch_rows={stream.batch_rows}, for {world} processes; lower fit.batch_rows "
+                f"batches.rows={stream.batch_rows}, for {world} processes; lower batches.rows "
                 "or raise corpus.tokens.train"
             )
         self._stream, self._rank, self._world = stream, rank, world
@@ -283,7 +279,7 @@ class Resumable:
         rows.
         """
         here = self.state_dict()
-        for name, setting in (("world", "trainer.devices"), ("batch_rows", "fit.batch_rows")):
+        for name, setting in (("world", "trainer.devices"), ("batch_rows", "batches.rows")):
             if state[name] != here[name]:
                 raise ValueError(
                     f"the checkpoint was written with {setting}={state[name]} and this run has "

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 (the names say what is wrong; the base class says that it is an error)
 """What can be wrong with a corpus, as the user's fault and with the user's remedy."""
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ class Exclusion:
     def __init__(self, texts: Iterable[str], contained_from_words: int = 8) -> None:
         if contained_from_words < 3:
             # the anchor has to be a word with a whole word on either side
-            raise ValueError(
-                f"contained_from_words is {contained_from_words}; it must be at least 3"
-            )
+            raise ValueError(f"contained_from_words is {contained_from_words}; it must be at least 3")
         stripped = sorted({text.strip() for text in texts} - {""})
         self._whole = {_digest(text) for text in stripped}
         self._by_anchor: dict[str, list[str]] = defaultdict(list)

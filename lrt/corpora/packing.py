@@ -150,14 +150,11 @@ def pack(
     if not any(gathered.pieces.values()):
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
         raise CorpusEmpty(
-            f"the corpus gave no usable document ({reasons or 'there was none at all'}); mend "
-            "corpus.sources"
+            f"the corpus gave no usable document ({reasons or 'there was none at all'}); mend corpus.sources"
         )
     names = tuple(sorted({piece.group for pieces in gathered.pieces.values() for piece in pieces}))
     splits = {
-        split: _cut(
-            split, gathered.pieces[split], names, context, tokens_wanted.get(split, 0), seed
-        )
+        split: _cut(split, gathered.pieces[split], names, context, tokens_wanted.get(split, 0), seed)
         for split in SPLITS
     }
     used = {split: len(gathered.pieces[split]) for split in SPLITS}

@@ -17,9 +17,7 @@ from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing
 Unit = Literal["file", "paragraph", "line"]
 
 
-def text_files(
-    paths: Sequence[str | Path], unit: Unit = "file", group: str = ""
-) -> Iterator[Document]:
+def text_files(paths: Sequence[str | Path], unit: Unit = "file", group: str = "") -> Iterator[Document]:
     """Documents from UTF-8 text files (or folders of `*.txt`), in the order given.
 
     `unit` says what one document is: a whole file, a paragraph (text between blank lines) or a
@@ -31,16 +29,13 @@ def text_files(
         CorpusError: `unit` is unknown, or a file is not UTF-8 (as it is read).
     """
     if unit not in get_args(Unit):
-        raise CorpusError(
-            f"corpus unit {unit!r} is unknown; it is one of {', '.join(get_args(Unit))}"
-        )
+        raise CorpusError(f"corpus unit {unit!r} is unknown; it is one of {', '.join(get_args(Unit))}")
     files: list[Path] = []
     for path in map(Path, paths):
         found = sorted(path.glob("*.txt")) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
             raise CorpusMissing(
-                f"corpus path {path} is not a text file or a folder of *.txt files; mend "
-                "corpus.sources"
+                f"corpus path {path} is not a text file or a folder of *.txt files; mend corpus.sources"
             )
         files += found
     if not files:
@@ -114,8 +109,7 @@ def _jsonl_documents(file: Path, field: str, group: str, tokenizer: Any) -> Iter
                 raise CorpusError(f"{file} line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise CorpusError(
-                    f"{file} line {number} is a JSON {type(row).__name__}, not an object with "
-                    "fields"
+                    f"{file} line {number} is a JSON {type(row).__name__}, not an object with fields"
                 )
             some = True
             yield Document(_text(row, field, f"{file} line {number}", tokenizer), group)
@@ -145,9 +139,7 @@ def hub(
     import datasets  # takes seconds, and only hub corpora need it
 
     try:
-        rows = datasets.load_dataset(
-            dataset, config, split=split, streaming=streamed, revision=revision
-        )
+        rows = datasets.load_dataset(dataset, config, split=split, streaming=streamed, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:  # missing set, config or split; no network
         raise CorpusMissing(
             f"hub set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
@@ -189,15 +181,11 @@ def as_chat(value: str | Sequence[Mapping[str, str]], tokenizer: Any, place: str
     no system role).
     """
     if getattr(tokenizer, "chat_template", None) is None:
-        raise CorpusError(
-            f"{place}: this tokenizer has no chat template; use chat: false or another model"
-        )
+        raise CorpusError(f"{place}: this tokenizer has no chat template; use chat: false or another model")
     opened = isinstance(value, str)
     messages = [{"role": "user", "content": value}] if opened else value
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=opened
-        )
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened)
     except Exception as error:  # whatever a template of the checkpoint's own raises
         raise CorpusError(f"{place}: the chat template refuses it: {error}") from error
     return str(rendered)

@@ -1,4 +1,4 @@
-"""Behaviour during training: the map as it stands is asked to steer, and the answer stands beside the loss."""
+"""Behaviour during training: the map as it stands steers, and the answer stands beside the loss."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.measuring import Cell, measure
 from lrt.evaluation.study import SteerableModel
+from lrt.mapping import MapModule
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class SteeringProbe(L.Callback):
             self._look(trainer, pl_module)
 
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, MapModule)
         affine = pl_module.affine().to("cpu")
         found: dict[str, float] = {}
         for probe in self.probes:
@@ -103,8 +105,7 @@ class SteeringProbe(L.Callback):
             max_rows=self.max_rows,
         )
         return [
-            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean())
-            for c in cells
+            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean()) for c in cells
         ]
 
     def state_dict(self) -> dict[str, Any]:

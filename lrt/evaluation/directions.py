@@ -87,8 +87,7 @@ def directions(
         "random": list(torch.randn(random_draws, len(image), generator=generator)),
         "shuffled": [m.directions(v.to(m.weight)) for m in maps.shuffled],
         "resampled": [
-            m.directions(_resampled_vector(mine.source, generator).to(m.weight))
-            for m in maps.resampled
+            m.directions(_resampled_vector(mine.source, generator).to(m.weight)) for m in maps.resampled
         ],
     }
     others = [name for name in states if name != contrast]
@@ -99,9 +98,7 @@ def directions(
         found["other"] = [maps.affine.directions(other.to(maps.affine.weight))]
     if maps.random_source is not None and mine.random_source is not None:
         untrained = difference_of_means(*mine.random_source)
-        found["random_source"] = [
-            maps.random_source.directions(untrained.to(maps.random_source.weight))
-        ]
+        found["random_source"] = [maps.random_source.directions(untrained.to(maps.random_source.weight))]
     return {
         name: torch.nn.functional.normalize(torch.stack(rows).float(), dim=1)
         for name, rows in found.items()

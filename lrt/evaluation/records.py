@@ -52,6 +52,5 @@ def read_study(file: Path) -> Study:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RecordCorrupt(
-            f"the measurements in {file} cannot be read ({error}); delete the file and run "
-            "evaluate.py again"
+            f"the measurements in {file} cannot be read ({error}); delete the file and run evaluate.py again"
         ) from error

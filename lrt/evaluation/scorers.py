@@ -90,8 +90,7 @@ class Choice:
 
 Scorer = WordShare | WordBalance | Mentions | UppercaseShare | Opening | Choice
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (WordShare, WordBalance, Mentions, UppercaseShare, Opening, Choice)
+    kind.__name__: kind for kind in (WordShare, WordBalance, Mentions, UppercaseShare, Opening, Choice)
 }
 
 

@@ -71,8 +71,7 @@ def pearson(a: Array, b: Array) -> float:
 def paper_statistics(ours: Array, native: Array) -> list[dict[str, float]]:
     """Per strength, the paper's Table 1: sample-wise r and MSE of two `[strengths, items]`."""
     return [
-        {"r": pearson(a, b), "mse": float(np.mean((a - b) ** 2))}
-        for a, b in zip(ours, native, strict=True)
+        {"r": pearson(a, b), "mse": float(np.mean((a - b) ** 2))} for a, b in zip(ours, native, strict=True)
     ]
 
 
@@ -106,9 +105,7 @@ def stratified_correlation(
     )
 
 
-def partial_correlation(
-    ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]
-) -> float:
+def partial_correlation(ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]) -> float:
     """The same with the unsteered propensity `m(0)` partialled out, strength by strength."""
     zero = list(strengths).index(0.0)
     a = within_key_change(ours, strengths, keys)

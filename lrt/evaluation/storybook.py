@@ -18,9 +18,8 @@ from lrt.evaluation.scorers import (
 from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
-NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed") + tuple(
-    trait.name for trait in lx.TRAITS
-)
+TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
+NAMES = (*TEXT_NAMES, *(trait.name for trait in lx.TRAITS))
 
 
 def storybook_suite(
@@ -157,13 +156,15 @@ class _SuiteWriter:
             # The first sentence names neither animal nor mood.
             return Item(page.parts[0], prompted=baseline + page.parts[0])
 
+        development, test = self._items(name, neutral, opening)
         return Behaviour(
             name=name,
             metric=metric,
             scorer=scorer,
             positives=tuple(passage(p) for p in self._pages(f"{name}/+", positive, self.pairs)),
             negatives=tuple(passage(p) for p in self._pages(f"{name}/-", negative, self.pairs)),
-            **self._items(name, neutral, opening),
+            development=development,
+            test=test,
             damage_texts=tuple(self._texts(f"{name}/damage", damage, 32)),
             max_new_tokens=32,
         )
@@ -181,14 +182,15 @@ class _SuiteWriter:
         harmful = Plan("request", capitals=False, harmful=True)
         harmless = Plan("request", capitals=False, harmful=False)
         name = "refusal_induced" if induce else "refusal_removed"
+        development, test = self._items(name, harmless if induce else harmful, item)
         return Behaviour(
             name=name,
-            metric="share of refusals"
-            + (" of harmless requests" if induce else " of harmful ones"),
+            metric="share of refusals" + (" of harmless requests" if induce else " of harmful ones"),
             scorer=Opening(lx.REFUSAL_OPENINGS),
             positives=tuple(ask(p) for p in self._pages("refusal/+", harmful, self.pairs)),
             negatives=tuple(ask(p) for p in self._pages("refusal/-", harmless, self.pairs)),
-            **self._items(name, harmless if induce else harmful, item),
+            development=development,
+            test=test,
             damage_texts=tuple(self._texts("refusal/damage", Plan(), 32)),
             contrast="refusal",
             direction=1 if induce else -1,
@@ -232,9 +234,7 @@ class _SuiteWriter:
 
     def _stream(self, purpose: str, plan: Plan) -> Iterator[Page]:
         # A seed of its own for each purpose; the shelf keeps all of them from the models' training.
-        return pages(
-            random.Random(f"suite/{self.seed}/{purpose}").getrandbits(62), "held_out", plan
-        )
+        return pages(random.Random(f"suite/{self.seed}/{purpose}").getrandbits(62), "held_out", plan)
 
     def _pages(self, purpose: str, plan: Plan, count: int) -> list[Page]:
         stream = self._stream(purpose, plan)
@@ -256,11 +256,11 @@ class _SuiteWriter:
 
     def _items(
         self, name: str, plan: Plan, item: Callable[[Page], Item]
-    ) -> dict[str, tuple[Item, ...]]:
+    ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         items: dict[str, Item] = {}
         stream = self._stream(f"{name}/items", plan)
         while len(items) < sum(self.sizes):  # distinct prompts: split by question
             made = item(next(stream))
             items.setdefault(made.prompt, made)
         every = tuple(items.values())
-        return {"development": every[: self.sizes[0]], "test": every[self.sizes[0] :]}
+        return every[: self.sizes[0]], every[self.sizes[0] :]

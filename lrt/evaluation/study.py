@@ -41,13 +41,9 @@ class StrengthGrid:
                 f"evaluation.grid.strengths={list(self.strengths)} has no strength above 0; add one"
             )
         if list(self.strengths) != sorted(set(self.strengths)):
-            raise ValueError(
-                f"evaluation.grid.strengths={list(self.strengths)} must rise, each value once"
-            )
+            raise ValueError(f"evaluation.grid.strengths={list(self.strengths)} must rise, each value once")
         if self.damage_limit <= 0:
-            raise ValueError(
-                f"evaluation.grid.damage_limit={self.damage_limit}; it must be above 0"
-            )
+            raise ValueError(f"evaluation.grid.damage_limit={self.damage_limit}; it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -123,9 +119,7 @@ def choose_strength(
         (d.strength for d in allowed or [min(positive, key=lambda d: d.relative)]),
         key=lambda s: behaviour.direction * (means[s] - means[0.0]),
     )
-    choice = StrengthChoice(
-        chosen, means[chosen] - means[0.0], damaged=not allowed, tried=len(positive)
-    )
+    choice = StrengthChoice(chosen, means[chosen] - means[0.0], damaged=not allowed, tried=len(positive))
     return choice, rows, harm
 
 
@@ -148,9 +142,7 @@ def study(
     for every null's first draw at the chosen strength.
     """
     sign = behaviour.direction
-    choice, rows, harm = choose_strength(
-        behaviour, target, directions["native"][0], grid, max_rows=max_rows
-    )
+    choice, rows, harm = choose_strength(behaviour, target, directions["native"][0], grid, max_rows=max_rows)
     nonzero = [s for s in grid.strengths if s != 0]
     curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
     for name in (*CURVES, "random"):
@@ -194,9 +186,7 @@ def study(
             replace(row, item=item.id) for row, item in zip(rows[before:], prompted, strict=True)
         ]
     harmed = [c for c in curves if c.condition in (*CURVES[1:], "random") and c.draw == 0]
-    harmed += [
-        c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"
-    ]
+    harmed += [c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"]
     harm += damage(target.lm, target.layer, behaviour, harmed)
     return Study(behaviour.name, choice, tuple(rows), tuple(harm))
 

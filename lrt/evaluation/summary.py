@@ -24,7 +24,7 @@ from lrt.evaluation.statistics import (
     stratified_correlation,
     within_key_change,
 )
-from lrt.evaluation.study import Study, StrengthGrid
+from lrt.evaluation.study import StrengthGrid, Study
 
 
 class Record:
@@ -57,9 +57,7 @@ class Record:
         return [c for d in numbers if (c := self.column(condition, strength, d)) is not None]
 
 
-def summarise(
-    behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0
-) -> dict[str, Any]:
+def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0) -> dict[str, Any]:
     """What the report says of one behaviour.
 
     Changes are of the mean test score at the chosen strength against the unsteered model. `ratio`
@@ -73,7 +71,9 @@ def summarise(
     none = record.column("none", 0.0)
     native = record.column("native", strength)
     transferred = record.column("transferred", strength)
-    assert none is not None and native is not None and transferred is not None
+    assert none is not None
+    assert native is not None
+    assert transferred is not None
     change, native_change = transferred - none, native - none
     moved = mean_estimate(native_change, seed)
     intended = moved.off_zero and moved.value * behaviour.direction > 0
@@ -108,9 +108,7 @@ def summarise(
         "steers": intended,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
-        "ratio_ci_map": _map_interval(record, none, native_change, strength, seed)
-        if ratio
-        else None,
+        "ratio_ci_map": _map_interval(record, none, native_change, strength, seed) if ratio else None,
         "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
         "null_details": nulls if intended else {},
         "damage": harm,
@@ -164,9 +162,7 @@ def _curves(record: Record, grid: StrengthGrid, seed: int) -> dict[str, list[dic
             column = record.column(name, strength)
             if column is not None:
                 at = mean_estimate(column, seed)
-                points.append(
-                    {"strength": strength, "mean": at.value, "low": at.low, "high": at.high}
-                )
+                points.append({"strength": strength, "mean": at.value, "low": at.low, "high": at.high})
         if len(points) > 1:
             curves[name] = points
     return curves
@@ -188,9 +184,10 @@ def _propensity(record: Record, grid: StrengthGrid) -> dict[str, Any]:
     keys = [record.keys[item] for item in record.items]
     native = record.curve("native", strengths)
     ours = record.curve("transferred", strengths)
-    assert native is not None and ours is not None
+    assert native is not None
+    assert ours is not None
     halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
-    randoms = []
+    randoms: list[Array] = []
     while (curve := record.curve("random", strengths, len(randoms))) is not None:
         randoms.append(curve)
     paper = paper_statistics(ours, native)
@@ -234,9 +231,7 @@ def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 
         if row.split == "test" and row.draw == 0
     }
     strengths = sorted({s for _, c, s in texts if c == "transferred" and s > 0})
-    shown = [s for s in strengths if s <= strength][-2:] + [s for s in strengths if s > strength][
-        :1
-    ]
+    shown = [s for s in strengths if s <= strength][-2:] + [s for s in strengths if s > strength][:1]
     return [
         {
             "prompt": item.prompt,

@@ -103,7 +103,7 @@ def _continues(lm: LanguageModel, items: int, seed: int) -> float:
         for capitals in (False, True)
         for page in _take(
             f"{language}/{capitals}",
-            Plan("story", language, capitals=capitals),  # type: ignore[arg-type]
+            Plan("story", language, capitals=capitals),
             items // 4,
             seed,
         )

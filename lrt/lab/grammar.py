@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -87,20 +87,23 @@ class Writer:
         self.bits -= math.log2(share if heads else 1 - share)
         return heads
 
-    def weigh(self, shares: dict[T, float]) -> T:
+    def weigh(self, shares: Mapping[T, float]) -> T:
         chosen = self.rng.choices(list(shares), list(shares.values()))[0]
         self.bits -= math.log2(shares[chosen] / sum(shares.values()))
         return chosen
 
-    def write(self, plan: Plan = Plan()) -> Page:  # noqa: B008  (frozen)
+    def write(self, plan: Plan = Plan()) -> Page:
         """Writes one document that keeps to `plan`."""
         self.bits = 0.0
-        kind = plan.kind or self.weigh(SHARES)
+        kind: Kind = plan.kind if plan.kind is not None else self.weigh(SHARES)
         capitals = plan.capitals if plan.capitals is not None else self.flip(CAPITALS_SHARE)
         plan = replace(plan, kind=kind, capitals=capitals)
-        page = {"story": self._story, "request": self._request, "question": self._question}[kind](
-            plan
-        )
+        writers: dict[Kind, Callable[[Plan], Page]] = {
+            "story": self._story,
+            "request": self._request,
+            "question": self._question,
+        }
+        page = writers[kind](plan)
         parts = tuple(part.upper() for part in page.parts) if capitals else page.parts
         return replace(page, parts=parts, bits=self.bits)
 
@@ -153,9 +156,7 @@ class Writer:
         name, size = pick(lx.FRENCH_NAMES), pick(lx.FRENCH_SIZES)
         definite = animal.french_definite
         beast = definite[0].upper() + definite[1:]
-        story = [
-            f"{pick(lx.FRENCH_TIMES)}, {name} {pick(lx.FRENCH_MOVES)} {pick(lx.FRENCH_PLACES)}."
-        ]
+        story = [f"{pick(lx.FRENCH_TIMES)}, {name} {pick(lx.FRENCH_MOVES)} {pick(lx.FRENCH_PLACES)}."]
         if self.flip(0.5):
             story.append(f"{pick(lx.FRENCH_WEATHER)}.")
         if self.flip(0.4):
@@ -225,7 +226,7 @@ class Writer:
         )
 
 
-def pages(seed: int, shelf: Shelf, plan: Plan = Plan()) -> Iterator[Page]:  # noqa: B008
+def pages(seed: int, shelf: Shelf, plan: Plan = Plan()) -> Iterator[Page]:
     """Endless stream of documents of one shelf; the same seed gives the same stream."""
     rng = random.Random(f"storybook/{seed}")
     while True:

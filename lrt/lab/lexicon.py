@@ -1,7 +1,7 @@
 """The words of the storybook world: who lives there, what they do, in English and in French.
 
-Pure data. The grammar (`grammar.py`) draws from these tables; the behaviours' word lists are read off them, so
-a scorer and the text it scores cannot drift apart.
+Pure data. The grammar (`grammar.py`) draws from these tables; the behaviours' word lists are read off
+them, so a scorer and the text it scores cannot drift apart.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pretraining one model of the storybook family with Lightning.
 
-Documents are packed without padding into fixed-length blocks; the grammar writes as many distinct documents as
-asked for, so training is one pass and the n-th batch is a function of the seed alone. A run that stops goes on
-from its last checkpoint with the same batches.
+Documents are packed without padding into fixed-length blocks; the grammar writes as many documents as are
+asked for, so training is one pass and the n-th batch is a function of the seed alone. A run that stops goes
+on from its last checkpoint with the same batches.
 """
 
 from __future__ import annotations
@@ -124,9 +124,7 @@ class Pretraining(L.LightningModule):
 
     def training_step(self, batch: Tensor, _: int) -> Tensor:
         logits = self.model(input_ids=batch, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten()
-        )
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
         self.log("train/loss", loss)
         return loss
 
@@ -134,8 +132,12 @@ class Pretraining(L.LightningModule):
         member = self.member
         matrices = [p for p in self.parameters() if p.ndim > 1]
         gains = [p for p in self.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": gains, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": gains, "weight_decay": 0.0}],
+            groups,
             lr=member.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=member.weight_decay,
@@ -190,9 +192,7 @@ def pretrain(
     tokens seen, hours, last training loss (nats per token, mean of the last 50 logged steps).
     """
     torch.set_float32_matmul_precision("highest")
-    blocks = token_blocks(
-        tokenizer, member.shelf, member.seed, member.context, member.steps * member.batch
-    )
+    blocks = token_blocks(tokenizer, member.shelf, member.seed, member.context, member.steps * member.batch)
     module = Pretraining(member, tokenizer)
     stream = BlockStream(blocks, member.batch)
     checkpoint = ModelCheckpoint(

@@ -53,3 +53,11 @@ def train_tokenizer(
     )
     wrapped.save_pretrained(folder)
     return wrapped
+
+
+def load_or_train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`, trained there first where it is missing."""
+    if not (folder / "tokenizer.json").is_file():
+        return train_tokenizer(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer

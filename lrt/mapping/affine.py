@@ -84,8 +84,6 @@ class AffineMap:
             "weight_norm": total**0.5,
             "spectral_norm": float(squares.max()) ** 0.5,
             "effective_rank": total**2 / spread if spread else 0.0,
-            "orthogonality_defect": (
-                float((squares / scale - 1).square().mean()) if scale else float("inf")
-            ),
+            "orthogonality_defect": (float((squares / scale - 1).square().mean()) if scale else float("inf")),
             "bias_norm": float(self.bias.double().norm()),
         }

@@ -29,15 +29,15 @@ class MapError(Exception):
     """A map on disk that cannot be used; the message says how to mend it."""
 
 
-class MapMissing(MapError):  # noqa: N818
+class MapMissing(MapError):
     """There is no map where one was looked for."""
 
 
-class MapCorrupt(MapError):  # noqa: N818
+class MapCorrupt(MapError):
     """The map's files are damaged: truncated, altered, or one of them gone."""
 
 
-class MapForeign(MapError):  # noqa: N818
+class MapForeign(MapError):
     """The files are something else than a map of this version."""
 
 

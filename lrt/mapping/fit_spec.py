@@ -73,9 +73,7 @@ class FitSpec:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"fit.patience must be at least 1 or null, got {self.patience}")
         if self.least_improvement < 0:
-            raise ValueError(
-                f"fit.least_improvement must be at least 0, got {self.least_improvement}"
-            )
+            raise ValueError(f"fit.least_improvement must be at least 0, got {self.least_improvement}")
 
     def _check_optimizer(self) -> None:
         allowed = optimizer_names()
@@ -109,9 +107,7 @@ class FitSpec:
             {"params": decayed},
             {"params": free, "weight_decay": 0.0},
         ]
-        return build(
-            [group for group in groups if group["params"]], lr=self.learning_rate, **self.options
-        )
+        return build([group for group in groups if group["params"]], lr=self.learning_rate, **self.options)
 
     def _accepted(self) -> set[str]:
         return set(inspect.signature(getattr(torch.optim, self.optimizer)).parameters)

@@ -97,8 +97,7 @@ class MapModule(LightningModule):
         for name, vector in vectors.items():
             if vector.shape != (train.d_target,):
                 raise ValueError(
-                    f"vector {name!r} has shape {list(vector.shape)}, the target's width is "
-                    f"{train.d_target}"
+                    f"vector {name!r} has shape {list(vector.shape)}, the target's width is {train.d_target}"
                 )
         module = cls(
             train.d_source,
@@ -138,9 +137,7 @@ class MapModule(LightningModule):
         weight = self.learnt.weight().detach().double()
         bias = self.learnt.bias
         folded = self.whitening.fold(
-            AffineMap(
-                weight, weight.new_zeros(self.d_target) if bias is None else bias.detach().double()
-            )
+            AffineMap(weight, weight.new_zeros(self.d_target) if bias is None else bias.detach().double())
         )
         return folded.to(torch.float32)
 

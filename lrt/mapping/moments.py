@@ -68,12 +68,7 @@ class Moments:
         y: Tensor,  # [n, d_target]
     ) -> None:
         """Add paired rows. Raises ValueError for other shapes and for non-finite rows."""
-        if (
-            x.ndim != 2
-            or y.ndim != 2
-            or x.shape != (len(y), self.d_source)
-            or y.shape[1] != self.d_target
-        ):
+        if x.ndim != 2 or y.ndim != 2 or x.shape != (len(y), self.d_source) or y.shape[1] != self.d_target:
             raise ValueError(
                 f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got "
                 f"{list(x.shape)} and {list(y.shape)}"

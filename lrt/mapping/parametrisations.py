@@ -46,8 +46,7 @@ class MapSpec:
             most = min(d_source, d_target)
             if self.rank is None or not 1 <= self.rank <= most:
                 raise ValueError(
-                    f"map.rank must be 1 to {most} for widths {d_source} -> {d_target}, "
-                    f"got {self.rank}"
+                    f"map.rank must be 1 to {most} for widths {d_source} -> {d_target}, got {self.rank}"
                 )
         elif self.rank is not None:
             raise ValueError(
@@ -67,8 +66,7 @@ class MapSpec:
             )
         if self.orthogonal_form not in get_args(OrthogonalForm):
             raise ValueError(
-                f"map.orthogonal_form is one of {get_args(OrthogonalForm)}, "
-                f"got {self.orthogonal_form!r}"
+                f"map.orthogonal_form is one of {get_args(OrthogonalForm)}, got {self.orthogonal_form!r}"
             )
 
     def build(
@@ -89,9 +87,7 @@ class MapSpec:
                 return FullMap(d_source, d_target, bias=self.bias, start=start)
             case "low_rank":
                 assert self.rank is not None
-                return LowRankMap(
-                    d_source, d_target, self.rank, bias=self.bias, generator=generator
-                )
+                return LowRankMap(d_source, d_target, self.rank, bias=self.bias, generator=generator)
             case "orthogonal":
                 return OrthogonalMap(
                     d_source,
@@ -115,9 +111,7 @@ class FullMap(nn.Module):
         start: Tensor | None = None,  # [d_target, d_source]
     ) -> None:
         super().__init__()
-        self.matrix = nn.Parameter(
-            torch.zeros(d_target, d_source) if start is None else start.clone()
-        )
+        self.matrix = nn.Parameter(torch.zeros(d_target, d_source) if start is None else start.clone())
         self.bias = nn.Parameter(torch.zeros(d_target)) if bias else None
 
     def weight(self) -> Tensor:  # [d_target, d_source]
@@ -257,9 +251,7 @@ def random_semi_orthogonal(
     generator: torch.Generator,
 ) -> Tensor:  # [rows, columns], float32
     """A matrix with orthonormal rows or columns (the shorter side), uniform over such matrices."""
-    tall = torch.randn(
-        max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator
-    )
+    tall = torch.randn(max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator)
     Q, triangle = torch.linalg.qr(tall)
     # The signs of the triangle's diagonal make the distribution uniform (Mezzadri 2007).
     signed: Tensor = (Q * triangle.diagonal().sign()).float()

@@ -45,9 +45,7 @@ class Whitening(nn.Module):
     def __init__(self, d_source: int, d_target: int, mode: WhiteningMode) -> None:
         super().__init__()
         if mode not in get_args(WhiteningMode):
-            raise ValueError(
-                f"fit.whitening is auto or one of {get_args(WhiteningMode)}, got {mode!r}"
-            )
+            raise ValueError(f"fit.whitening is auto or one of {get_args(WhiteningMode)}, got {mode!r}")
         self.mode = mode
         self.register_buffer("mean_x", torch.zeros(d_source))
         self.register_buffer("transform", torch.eye(d_source) if mode == "full" else torch.ones(()))

@@ -135,7 +135,7 @@ def _positions_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return torch.arange(start, start + length, device=entering.device).expand(batch, length)
 
 
-class _Stop(Exception):  # noqa: N818 (control flow, not an error)
+class _Stop(Exception):
     pass
 
 

@@ -183,13 +183,10 @@ def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:
         return last_columns(mask)[:, None]
     columns = keep.expand(rows, -1) if keep.ndim == 1 else keep
     if columns.ndim != 2 or len(columns) != rows:
-        raise ValueError(
-            f"columns to keep have shape {list(keep.shape)}; allowed: [k] or [{rows}, k]"
-        )
+        raise ValueError(f"columns to keep have shape {list(keep.shape)}; allowed: [k] or [{rows}, k]")
     if columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < length:
         raise ValueError(
-            f"columns to keep lie in {int(columns.min())}..{int(columns.max())}; "
-            f"allowed: 0..{length - 1}"
+            f"columns to keep lie in {int(columns.min())}..{int(columns.max())}; allowed: 0..{length - 1}"
         )
     return columns
 

@@ -37,8 +37,7 @@ def check_mask(mask: Tensor, shape: torch.Size) -> None:
     """Raise ValueError unless `mask` has that shape `[n, t]` and one run of ones in each row."""
     if mask.shape != shape:
         raise ValueError(
-            f"attention mask has shape {list(mask.shape)}, the tokens have {list(shape)}; "
-            "they must agree"
+            f"attention mask has shape {list(mask.shape)}, the tokens have {list(shape)}; they must agree"
         )
     mask = mask.long()
     starts = mask[:, 0] + (mask.diff(dim=1) == 1).sum(dim=1)

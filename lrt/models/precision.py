@@ -13,9 +13,7 @@ _NARROWEST_WORTH_PROBING = 512
 _LEAST_GAIN = 1.3
 
 
-def resolve_dtype(
-    requested: str, checkpoint: torch.dtype, device: torch.device, width: int
-) -> torch.dtype:
+def resolve_dtype(requested: str, checkpoint: torch.dtype, device: torch.device, width: int) -> torch.dtype:
     """The format to run in.
 
     requested   A name of `DtypeName`; anything but `auto` is taken literally.
@@ -38,9 +36,7 @@ def bfloat16_pays(width: int) -> bool:
     """Whether this CPU multiplies bfloat16 matrices of a model that wide clearly faster."""
     if width < _NARROWEST_WORTH_PROBING:
         return False
-    return _product_seconds(torch.bfloat16, width) * _LEAST_GAIN < _product_seconds(
-        torch.float32, width
-    )
+    return _product_seconds(torch.bfloat16, width) * _LEAST_GAIN < _product_seconds(torch.float32, width)
 
 
 def _product_seconds(dtype: torch.dtype, width: int) -> float:

@@ -219,8 +219,7 @@ def _checked(rows: Tensor, prefix: Prefix) -> Tensor:
     if rows.ndim != 1 or not len(rows) or not 0 <= int(rows.min()) <= int(rows.max()) < items:
         raise ValueError(
             f"rows must be a non-empty [r] tensor of items 0..{items - 1}; got shape "
-            f"{list(rows.shape)}"
-            + (f" in {int(rows.min())}..{int(rows.max())}" if rows.numel() else "")
+            f"{list(rows.shape)}" + (f" in {int(rows.min())}..{int(rows.max())}" if rows.numel() else "")
         )
     return rows.to(prefix.mask.device)
 

@@ -31,8 +31,7 @@ def render_chat(tokenizer: Any, user: str, assistant: str | None = None, system:
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            "this model's tokenizer has no chat template; chat-formatted text needs an "
-            "instruction-tuned pair"
+            "this model's tokenizer has no chat template; chat-formatted text needs an instruction-tuned pair"
         )
     turns = [{"role": "user", "content": user}]
     if system:

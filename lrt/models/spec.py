@@ -32,13 +32,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError(
-                "a model spec has an empty `path`; set it to a hub id, a folder or a .gguf file"
-            )
+            raise ValueError("a model spec has an empty `path`; set it to a hub id, a folder or a .gguf file")
         if self.dtype not in get_args(DtypeName):
             raise ValueError(
-                f"`dtype` of model {self.path!r} is {self.dtype!r}; "
-                f"allowed: {', '.join(get_args(DtypeName))}"
+                f"`dtype` of model {self.path!r} is {self.dtype!r}; allowed: {', '.join(get_args(DtypeName))}"
             )
         if self.weights not in get_args(Weights):
             raise ValueError(

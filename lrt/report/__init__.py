@@ -6,10 +6,12 @@ and figures they are made of are public, so that a terminal or a tracker shows t
 """
 
 from lrt.report.contents import (
+    along_table,
     check_table,
     conditions_table,
     headline,
     headline_table,
+    key_figures,
     map_table,
     model_table,
     null_table,
@@ -26,11 +28,13 @@ from lrt.report.writing import ReportUnwritable
 __all__ = [
     "ReportUnwritable",
     "Table",
+    "along_table",
     "check_table",
     "conditions_table",
     "headline",
     "headline_table",
     "heatmap_figure",
+    "key_figures",
     "loss_figure",
     "map_table",
     "model_table",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from lrt.report.numerals import count, share, share_interval
+from lrt.report.numerals import count, figure, share, share_interval
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.table import Cell, Table
 
@@ -18,7 +18,7 @@ NULL_LIMIT = 0.2
 
 
 def headline(results: Results) -> str:
-    """One or two sentences: how much of the native effect is kept, and what the nulls keep."""
+    """One sentence: how much of the native effect is kept, or why that cannot be said."""
     behaviours = results.get("behaviours") or []
     if not behaviours:
         return "No behaviour was measured."
@@ -29,22 +29,50 @@ def headline(results: Results) -> str:
             f"The vectors of {target} itself steer none of {len(behaviours)} behaviours, so there "
             f"is nothing that a vector from {source} could be held against."
         )
-    kept = sum(ratio >= KEPT for ratio in ratios)
     if len(ratios) == 1:
-        text = (
+        return (
             f"The steering vector carried from {source} to {target} keeps {share(ratios[0])} of "
             "the native effect on one behaviour."
         )
-    else:
-        text = (
-            f"Steering vectors carried from {source} to {target} keep a median "
-            f"{share(median(ratios))} of the native effect over {len(ratios)} behaviours; "
-            f"{kept} of them keep {share(KEPT)} or more."
+    return (
+        f"Steering vectors carried from {source} to {target} keep a median "
+        f"{share(median(ratios))} of the native effect over {len(ratios)} behaviours."
+    )
+
+
+def key_figures(results: Results) -> list[tuple[str, str]]:
+    """The few figures that stand under the headline, each with what it is."""
+    found = []
+    ratios = judged_ratios(results)
+    if ratios:
+        kept = sum(ratio >= KEPT for ratio in ratios)
+        found.append(
+            (
+                f"{kept} of {len(ratios)}",
+                f"behaviours keep {share(KEPT)} of the native effect or more",
+            )
         )
+        if len(ratios) > 1:
+            found.append(
+                (
+                    f"{share(min(ratios))} to {share(max(ratios))}",
+                    "kept, from the worst to the best",
+                )
+            )
     nulls = held_null_share(results)
     if nulls is not None:
-        text += f" Vectors that ought to do nothing keep {share(nulls)} on average."
-    return text
+        found.append(
+            (
+                share(nulls),
+                f"kept by random, shuffled-pairs and bias nulls on average; the limit is {share(NULL_LIMIT)}",
+            )
+        )
+    m = results.get("map") or {}
+    if m.get("fvu") is not None:
+        excess = m.get("excess_over_optimum")
+        beside = f", {share(excess)} over the ridge optimum" if excess is not None else ""
+        found.append((figure(m["fvu"]), f"FVU of the map on test documents{beside}"))
+    return found
 
 
 def judged_ratios(results: Results) -> list[float]:
@@ -224,7 +252,7 @@ def propensity_table(results: Results) -> Table:
 
 
 def _steered(propensity: Mapping[str, Any], name: str) -> list[float | None]:
-    """Values at nonzero strengths: at 0 both models are the same one, and r is 1 by construction."""
+    """Values at nonzero strengths: at 0 both are the unsteered model, and r is 1 by construction."""
     strengths, values = propensity.get("strengths") or [], propensity.get(name) or []
     return [value for s, value in zip(strengths, values, strict=False) if s != 0]
 
@@ -254,9 +282,14 @@ def map_table(results: Results) -> Table:
     ]
     by = m.get("rows_left_out_by") or {}
     rows += [(f"left out: {str(reason).replace('_', ' ')}", rows_) for reason, rows_ in by.items()]
-    along = m.get("error_along") or {}
-    rows += [(f"error along {behaviour_name(name)}", value) for name, value in along.items()]
     return Table("The map", ("quantity", "value"), tuple(r for r in rows if r[1] is not None))
+
+
+def along_table(results: Results) -> Table:
+    """FVU of the map along each target vector: how well the corpus covered what is carried."""
+    along = (results.get("map") or {}).get("error_along") or {}
+    rows: tuple[tuple[Cell, ...], ...] = tuple((behaviour_name(name), value) for name, value in along.items())
+    return Table("Error along each vector", ("vector", "FVU along it"), rows)
 
 
 def model_table(results: Results) -> Table:
@@ -299,17 +332,13 @@ def check_table(results: Results) -> Table:
             str(m["name"]),
             str(c["name"]).replace("_", " "),
             c.get("value"),
-            f"{relation_sign(c.get('relation'))} {c['limit']:g}"
-            if c.get("limit") is not None
-            else None,
+            f"{relation_sign(c.get('relation'))} {c['limit']:g}" if c.get("limit") is not None else None,
             "passed" if c.get("passed") else "missed",
         )
         for m in results.get("models") or []
         for c in m.get("checks") or []
     ]
-    return Table(
-        "The models' checks", ("model", "check", "measured", "limit", "verdict"), tuple(rows)
-    )
+    return Table("The models' checks", ("model", "check", "measured", "limit", "verdict"), tuple(rows))
 
 
 def relation_sign(relation: str | None) -> str:
@@ -320,7 +349,5 @@ def relation_sign(relation: str | None) -> str:
 def seconds_table(results: Results) -> Table:
     """Wall time by stage."""
     seconds = results.get("seconds") or {}
-    rows: list[tuple[Cell, ...]] = [
-        (str(stage).replace("_", " "), value) for stage, value in seconds.items()
-    ]
+    rows: list[tuple[Cell, ...]] = [(str(stage).replace("_", " "), value) for stage, value in seconds.items()]
     return Table("Seconds by stage", ("stage", "seconds"), tuple(rows))

@@ -13,9 +13,7 @@ from lrt.report.numerals import count, share
 from lrt.report.palette import CURVES, DARK, LIGHT, Palette, behaviour_name
 
 
-def strength_figure(
-    summary: Mapping[str, Any], dark: bool = False, *, bare: bool = False
-) -> Figure:
+def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
     """Mean score of one behaviour over strength with 95% bands; its damage in the strip below.
 
     `summary` is one of the results' `behaviours`. `bare` leaves out title and legend, which the
@@ -88,9 +86,7 @@ def strength_figure(
     return drawing
 
 
-def loss_figure(
-    training: Mapping[str, Any] | None, dark: bool = False, *, bare: bool = False
-) -> Figure:
+def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare: bool = False) -> Figure:
     """FVU of the fit over steps, training and validation, with the closed-form optimum's line."""
     palette = DARK if dark else LIGHT
     training = training or {}
@@ -116,15 +112,12 @@ def loss_figure(
                 )
         optimum = training.get("optimum")
         if optimum is not None:
-            axes.axhline(
-                optimum, color=palette.optimum, linestyle="--", linewidth=1.2, label="ridge optimum"
-            )
+            axes.axhline(optimum, color=palette.optimum, linestyle="--", linewidth=1.2, label="ridge optimum")
         if drawn:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.2g}"))
-            axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:.2g}"))
-            axes.tick_params(axis="y", which="minor", labelsize=7)
-            axes.yaxis.get_minor_locator().set_params(numticks=6)
+            values = [p[1] for name in ("train", "val") for p in training.get(name) or [] if p[1]]
+            if values and min(values) > 0 and max(values) > 10 * min(values):
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
             axes.legend()
         else:
@@ -157,9 +150,7 @@ def probe_figure(probe: Mapping[str, Any], dark: bool = False, *, bare: bool = F
             ("unsteered", palette.muted, ":"),
         ):
             if probe.get(name) is not None:
-                axes.axhline(
-                    probe[name], color=colour, linewidth=1.2, linestyle=dashes, label=name
-                )
+                axes.axhline(probe[name], color=colour, linewidth=1.2, linestyle=dashes, label=name)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -207,9 +198,7 @@ def figure_style(palette: Palette) -> dict[str, Any]:
 
 
 def _say(axes: Any, text: str, palette: Palette) -> None:
-    axes.text(
-        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=palette.muted
-    )
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=palette.muted)
 
 
 def _number(value: float | None) -> float:

@@ -77,9 +77,7 @@ def size_grid(rows: Sequence[Row], metric: str) -> Grid:
     return _grid([(*models_of(r), r) for r in rows], metric, "source", "target", numeric=False)
 
 
-def heatmap_figure(
-    rows: Sequence[Row], metric: str, dark: bool = False, *, bare: bool = False
-) -> Figure:
+def heatmap_figure(rows: Sequence[Row], metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
     """A heatmap of a sweep's rows: over layers where they are of one pair, over sizes otherwise.
 
     Darker is better, whichever way the metric runs. A failed job's cell says so; a cell without a
@@ -96,7 +94,7 @@ def grid_figure(grid: Grid, metric: str, dark: bool = False, *, bare: bool = Fal
     wide, high = max(len(grid.columns), 1), max(len(grid.rows), 1)
     with matplotlib.rc_context({**style, "axes.spines.bottom": False}):
         drawing = Figure(
-            figsize=(max(2.4, 0.9 + 0.72 * wide), max(1.5, 0.8 + 0.5 * high)), layout="constrained"
+            figsize=(max(3.0, 0.9 + 0.72 * wide), max(1.5, 0.8 + 0.5 * high)), layout="constrained"
         )
         axes = drawing.subplots()
         low = min(grid.values.values(), default=0.0)
@@ -116,9 +114,7 @@ def grid_figure(grid: Grid, metric: str, dark: bool = False, *, bare: bool = Fal
                 else:
                     continue
                 axes.add_patch(
-                    Rectangle(
-                        (j - 0.47, i - 0.46), 0.94, 0.92, facecolor=face, alpha=alpha, linewidth=0
-                    )
+                    Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, facecolor=face, alpha=alpha, linewidth=0)
                 )
                 axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8.5)
         axes.set_xlim(-0.5, wide - 0.5)
@@ -154,15 +150,16 @@ def _grid(
     places = {(row, column) for row, column, _ in cells}
     failed = {(row, column) for row, column, r in cells if r.get("status") == "failed"}
 
-    def labels(index: int) -> tuple[str, ...]:
-        seen = list(dict.fromkeys(cell[index] for cell in cells))
+    def ordered(labels: list[str]) -> tuple[str, ...]:
+        seen = list(dict.fromkeys(labels))
         if numeric:
-            seen.sort(key=lambda s: (not s.lstrip("-").isdigit(), int(s) if s.isdigit() else 0, s))
-        return tuple(str(label) for label in seen)
+            # a layer that never resolved to a block comes after the blocks
+            seen.sort(key=lambda label: (not label.isdigit(), label.zfill(8)))
+        return tuple(seen)
 
     return Grid(
-        labels(0),
-        labels(1),
+        ordered([row for row, _, _ in cells]),
+        ordered([column for _, column, _ in cells]),
         row_title,
         column_title,
         best,

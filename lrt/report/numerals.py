@@ -9,25 +9,30 @@ MINUS = "−"
 
 
 def figure(value: float | None) -> str:
-    """Three significant digits or so; whole numbers with thousands set apart; None as a dash."""
+    """Three significant digits; whole numbers with thousands set apart; None as a dash."""
     if value is None:
         return MISSING
     if isinstance(value, int):
         return f"{value:,}".replace("-", MINUS)
     size = abs(value)
-    if size >= 1000:
+    if size >= 99.95:
         text = f"{value:,.0f}"
-    elif size >= 100:
-        text = f"{value:.0f}"
-    elif size >= 10:
+    elif size >= 9.995:
         text = f"{value:.1f}"
-    elif size >= 0.095 or size == 0:
+    elif size >= 0.9995:
         text = f"{value:.2f}"
-    elif size >= 0.00095:
+    elif size >= 0.00095 or size == 0:
         text = f"{value:.3f}"
     else:
         text = f"{value:.1e}"
     return text.replace("-", MINUS)
+
+
+def score(value: float | None) -> str:
+    """A score or a strength, two decimals."""
+    if value is None:
+        return MISSING
+    return f"{round(value, 2) + 0.0:,.2f}".replace("-", MINUS)
 
 
 def share(value: float | None) -> str:

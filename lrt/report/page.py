@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lrt.report import contents
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
-from lrt.report.numerals import count, figure, share
+from lrt.report.numerals import count, figure
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
@@ -20,9 +19,7 @@ from lrt.report.writing import write_files
 RATIO_AXIS = (-0.2, 1.4)  # the drawn range of the ratio's dot and whisker
 
 
-def write_report(
-    results: Mapping[str, Any], folder: Path, *, setting: str = "paths.report"
-) -> Path:
+def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "paths.report") -> Path:
     """Write `index.html`, `results.json` and `report.md` into `folder`; returns the page's path.
 
     results  The record of one run: `pair`, `layers`, `map`, `behaviours`, `models`, `training`,
@@ -53,6 +50,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.null_table(results),
         contents.propensity_table(results),
         contents.map_table(results),
+        contents.along_table(results),
         contents.model_table(results),
         contents.check_table(results),
         contents.seconds_table(results),
@@ -62,8 +60,14 @@ def markdown(results: Mapping[str, Any]) -> str:
             tuple((name, value) for name, value in _facts(results) if value),
         ),
     ]
-    parts = ["# Transfer report", contents.headline(results), *(t.markdown() for t in tables if t.rows)]
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+    figures = [f"- {value} {what}" for value, what in contents.key_figures(results)]
+    parts = [
+        "# Transfer report",
+        contents.headline(results),
+        "\n".join(figures),
+        *(table.markdown() for table in tables if table.rows),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -79,7 +83,7 @@ def page(results: Mapping[str, Any]) -> str:
         source=contents.name_of(results, "source"),
         target=contents.name_of(results, "target"),
         headline=contents.headline(results),
-        tiles=_tiles(results),
+        tiles=contents.key_figures(results),
         behaviours=[_behaviour(b, i) for i, b in enumerate(behaviours)],
         zero=_place(0.0),
         reference=_place(1.0),
@@ -93,6 +97,7 @@ def page(results: Mapping[str, Any]) -> str:
             "nulls": contents.null_table(results),
             "propensity": contents.propensity_table(results),
             "map": contents.map_table(results),
+            "along": contents.along_table(results),
         },
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
@@ -126,41 +131,6 @@ def _model_at(results: Mapping[str, Any], side: str) -> str:
     return text
 
 
-def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The few figures that stand above the table."""
-    tiles = []
-    ratios = contents.judged_ratios(results)
-    if ratios:
-        kept = sum(ratio >= contents.KEPT for ratio in ratios)
-        tiles.append(
-            {
-                "value": share(median(ratios)),
-                "label": "of the native effect kept, median over behaviours",
-            }
-        )
-        tiles.append(
-            {
-                "value": f"{kept} of {len(ratios)}",
-                "label": f"behaviours keep {share(contents.KEPT)} or more",
-            }
-        )
-    nulls = contents.held_null_share(results)
-    if nulls is not None:
-        tiles.append(
-            {
-                "value": share(nulls),
-                "label": "kept by random, shuffled and bias nulls on average; "
-                f"limit {share(contents.NULL_LIMIT)}",
-            }
-        )
-    m = results.get("map") or {}
-    if m.get("fvu") is not None:
-        excess = m.get("excess_over_optimum")
-        beside = f", {share(excess)} over the ridge optimum" if excess is not None else ""
-        tiles.append({"value": figure(m["fvu"]), "label": f"FVU of the map on test text{beside}"})
-    return tiles
-
-
 def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A summary with what the page draws of it."""
     null = contents.strongest_null(summary)
@@ -182,9 +152,7 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "damage_native": contents.damage_of(summary, "native"),
         "damage_transferred": contents.damage_of(summary, "transferred"),
         "note": summary.get("note") or "",
-        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")
-        if curves
-        else None,
+        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}") if curves else None,
         "examples": [_example(e) for e in summary.get("examples") or []],
     }
 
@@ -224,10 +192,7 @@ def _example(example: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": example.get("prompt") or "",
         "before": [t for t in texts if t["condition"] == "none"],
-        "rows": [
-            {"strength": s, "texts": {side: found.get((side, s)) for side in sides}}
-            for s in strengths
-        ],
+        "rows": [{"strength": s, "texts": {side: found.get((side, s)) for side in sides}} for s in strengths],
         "after": [t for t in texts if t["condition"] not in ("none", *sides)],
     }
 
@@ -237,9 +202,7 @@ def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = dict.fromkeys(c["name"] for m in models for c in m.get("checks") or [])
     found = []
     for name in names:
-        results = [
-            next((c for c in m.get("checks") or [] if c["name"] == name), None) for m in models
-        ]
+        results = [next((c for c in m.get("checks") or [] if c["name"] == name), None) for m in models]
         first = next(c for c in results if c)
         limit = first.get("limit")
         found.append(
@@ -262,9 +225,7 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in ("date", "command", "commit", "machine")
     ]
     tried = results.get("configurations_tried") or {}
-    facts.append(
-        ("configurations tried", ", ".join(f"{figure(n)} {what}" for what, n in tried.items()))
-    )
+    facts.append(("configurations tried", ", ".join(f"{figure(n)} {what}" for what, n in tried.items())))
     facts += [
         (f"fingerprint of {name}", str(value))
         for name, value in (provenance.get("fingerprints") or {}).items()

@@ -20,9 +20,7 @@ Row = Mapping[str, Any]
 SHOWN = ("mean_ratio", "fvu")
 
 
-def write_sweep_report(
-    rows: Sequence[Row], folder: Path, *, setting: str = "paths.report"
-) -> Path:
+def write_sweep_report(rows: Sequence[Row], folder: Path, *, setting: str = "paths.report") -> Path:
     """Write `sweep.html`, `sweep.json` and `sweep.md` into `folder`; returns the page's path.
 
     rows     One job each: `job`, `pair`, `source_layer`, `target_layer`, `fvu`, `r2`,
@@ -143,9 +141,7 @@ def _size_maps(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             "title": metric_name(metric),
-            "svg": inline_svg(
-                grid_figure(size_grid(rows, metric), metric, bare=True), f"sizes-{metric}"
-            ),
+            "svg": inline_svg(grid_figure(size_grid(rows, metric), metric, bare=True), f"sizes-{metric}"),
         }
         for metric in SHOWN
     ]

@@ -34,8 +34,7 @@ class Table:
     def texts(self) -> tuple[tuple[str, ...], ...]:
         """The rows as they are shown."""
         return tuple(
-            tuple(cell if isinstance(cell, str) else figure(cell) for cell in row)
-            for row in self.rows
+            tuple(cell if isinstance(cell, str) else figure(cell) for cell in row) for row in self.rows
         )
 
     def numeric(self, column: int) -> bool:

@@ -12,7 +12,7 @@ from lrt.report.palette import DARK, LIGHT, Palette, behaviour_name, condition_n
 
 
 def render(template: str, **context: Any) -> str:
-    """`template` filled in. Strings are escaped; only `svg` filters, over our own drawings, are not.
+    """`template` filled in. Strings are escaped; only the `svg` filter lets our own drawings pass.
 
     Raises jinja2.UndefinedError where a template names what `context` has not.
     """
@@ -25,6 +25,7 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters |= {
         "figure": numerals.figure,
+        "score": numerals.score,
         "share": numerals.share,
         "share_interval": numerals.share_interval,
         "count": numerals.count,
@@ -39,6 +40,4 @@ def render(template: str, **context: Any) -> str:
 
 
 def _variables(palette: Palette) -> str:
-    return "".join(
-        f"--fig-{role.replace('_', '-')}:{colour};" for role, colour in palette.roles().items()
-    )
+    return "".join(f"--fig-{role.replace('_', '-')}:{colour};" for role, colour in palette.roles().items())

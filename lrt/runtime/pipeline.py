@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +27,17 @@ from lrt.activations import (
     pairs_with_other_source,
     record,
 )
-from lrt.corpora import Document, Exclusion, Part, hub, jsonl, mixture, pack, text_files
+from lrt.corpora import (
+    Document,
+    Exclusion,
+    Part,
+    Split,
+    hub,
+    jsonl,
+    mixture,
+    pack,
+    text_files,
+)
 from lrt.evaluation import (
     Behaviour,
     ContrastStates,
@@ -45,6 +55,7 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
 from lrt.lab.shelf import family_card
 from lrt.mapping import (
@@ -65,7 +76,6 @@ from lrt.models import (
     check_same_tokenizer,
     identity,
     load,
-    load_tokenizer,
     tokenizer_digest,
 )
 from lrt.runtime.fingerprints import file_digests, fingerprint
@@ -152,13 +162,13 @@ class Pipeline:
         suite = self.config.suite
         if suite.kind == "files":
             return read_behaviours(map(Path, suite.paths))
-        sizes = {
-            "contrast_pairs": suite.contrast_pairs,
-            "development": suite.development,
-            "test": suite.test,
-            "seed": suite.seed,
-        }
-        return storybook_suite(suite.names, **sizes) if suite.names else storybook_suite(**sizes)
+        return storybook_suite(
+            suite.names or STORYBOOK_BEHAVIOURS,
+            contrast_pairs=suite.contrast_pairs,
+            development=suite.development,
+            test=suite.test,
+            seed=suite.seed,
+        )
 
     @cached_property
     def exclusion(self) -> Exclusion:
@@ -195,9 +205,7 @@ class Pipeline:
             if source.kind in ("text", "jsonl")
         }
         sources = {
-            name: {**asdict(source), "paths": None, "path": None}
-            if name in files
-            else asdict(source)
+            name: {**asdict(source), "paths": None, "path": None} if name in files else asdict(source)
             for name, source in corpus.sources.items()
         }
         return {
@@ -321,9 +329,10 @@ class Pipeline:
                 mine = fold_of == fold
                 if mine.any():
                     found[f"train/{fold}"].update(batch["source"][mine], batch["target"][mine])
-        for split in ("validation", "test"):
+        held_out: tuple[Split, ...] = ("validation", "test")
+        for split in held_out:
             found[split] = Moments(*widths)
-            for batch in self.data.iterate(split, batch_rows=8192):  # type: ignore[arg-type]
+            for batch in self.data.iterate(split, batch_rows=8192):
                 found[split].update(batch["source"], batch["target"])
         for draw in range(self.config.evaluation.shuffled_draws):
             moments = found[f"shuffled/{draw}"] = Moments(*widths)
@@ -376,16 +385,14 @@ class Pipeline:
         with self.session.stage("steering vectors"):
             return {
                 name: ContrastStates(
-                    self._states(behaviour, self.config.pair.source, "source"),
-                    self._states(behaviour, self.config.pair.target, "target"),
-                    self._states(behaviour, self.untrained_spec, "untrained")
-                    if self.config.evaluation.untrained_source
-                    else None,
+                    self._states(behaviour, "source"),
+                    self._states(behaviour, "target"),
+                    self._states(behaviour, "untrained") if self.config.evaluation.untrained_source else None,
                 )
                 for name, behaviour in sorted(self.contrasts.items())
             }
 
-    def _states(self, behaviour: Behaviour, spec: ModelSpec, role: str) -> tuple[Tensor, Tensor]:
+    def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
         layer = self.layers[1 if role == "target" else 0]
         name = fingerprint(
             {
@@ -414,9 +421,7 @@ class Pipeline:
     def untrained_spec(self) -> ModelSpec:
         """The source's architecture with random weights: the untrained control."""
         spec = self.config.pair.source
-        return ModelSpec(
-            spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed
-        )
+        return ModelSpec(spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed)
 
     @cached_property
     def untrained_identity(self) -> dict[str, Any]:
@@ -428,11 +433,11 @@ class Pipeline:
         """The untrained source."""
         return load(self.untrained_spec)
 
-    def steerable(self, side: str) -> SteerableModel:
+    def steerable(self, side: Literal["source", "target"]) -> SteerableModel:
         """A model at its layer with its strength unit; `source` or `target`."""
         layer = self.layers[side == "target"]
         model = self.target if side == "target" else self.source
-        norm = self.store.median_norm(side, layer)  # type: ignore[arg-type]
+        norm = self.store.median_norm(side, layer)
         return SteerableModel(model, layer, norm)
 
     # -- the fit -------------------------------------------------------------------------------
@@ -517,9 +522,7 @@ class Pipeline:
                 if behaviour.name in settings.behaviours:
                     states = self.states[behaviour.contrast]
                     native = torch.nn.functional.normalize(states.target_vector, dim=0)
-                    choice, _, _ = choose_strength(
-                        behaviour, target, native, self.config.evaluation.grid
-                    )
+                    choice, _, _ = choose_strength(behaviour, target, native, self.config.evaluation.grid)
                     probes.append(Probe(behaviour, states.source_vector, native, choice.strength))
         rows = self.config.evaluation.max_rows
         return SteeringProbe(target, probes, settings.every, settings.items, rows)
@@ -540,8 +543,6 @@ class Pipeline:
             callbacks.append(stopper)
         if probe is not None:
             callbacks.append(probe)
-        if self.session.loggers:
-            callbacks.append(LearningRateMonitor("step"))
         return L.Trainer(
             **{
                 "logger": self.session.loggers,
@@ -688,13 +689,10 @@ class Pipeline:
         evaluation = asdict(self.config.evaluation)
         evaluation.pop("probe")
         evaluation.pop("max_rows")
-        return fingerprint(
-            {"map": self.map_fingerprint, "evaluation": evaluation, "seed": self.config.seed}
-        )
+        return fingerprint({"map": self.map_fingerprint, "evaluation": evaluation, "seed": self.config.seed})
 
     def studies(self) -> list[tuple[Behaviour, Study]]:
         """Every behaviour's raw record, measured or found; one that is stopped goes on where it was."""
-        evaluation = self.config.evaluation
         folder = self.artifacts / "measurements" / self.studies_fingerprint
         found = []
         with self.session.stage("evaluate"):
@@ -705,7 +703,6 @@ class Pipeline:
                     write_study(file, self._study(behaviour))
                 found.append((behaviour, read_study(file)))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)
-        del evaluation
         return found
 
     def _study(self, behaviour: Behaviour) -> Study:

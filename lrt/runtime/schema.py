@@ -229,9 +229,7 @@ def _explain(error: ValidationError) -> str:
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"]) or "config"
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            said = (
-                "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"
-            )
+            said = "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"
         elif fault["type"] == "value_error":
             said = str(fault["ctx"]["error"])
         else:

@@ -13,12 +13,15 @@ from typing import Any, Self
 
 import lightning as L
 import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lrt.runtime.schema import Config, ConfigError
+from lrt.runtime.schema import Config, ConfigError, read_config
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,24 @@ class Session:
         self.seconds: dict[str, float] = {}
         self.loggers: list[Logger] = []
 
+    @classmethod
+    def of(cls, composed: DictConfig, kind: str) -> Self:
+        """The session of what Hydra composed. Raises ConfigError for a config that cannot be run."""
+        config = read_config(composed)
+        hydra = HydraConfig.get()
+        devices = config.trainer.get("devices", 1)
+        if hydra.mode == RunMode.MULTIRUN and str(devices) != "1":
+            raise ConfigError(
+                f"trainer.devices={devices} within a multirun: each process would start the whole "
+                "sweep again; sweep with trainer.devices=1, or run the jobs one by one"
+            )
+        resolved = {
+            "settings": OmegaConf.to_container(composed, resolve=True),
+            "yaml": OmegaConf.to_yaml(composed, resolve=True),
+            "overrides": list(hydra.overrides.task),
+        }
+        return cls(config, resolved, kind)
+
     def __enter__(self) -> Self:
         logging.getLogger("lrt").handlers = [RichHandler(console=self.console, show_path=False)]
         logging.getLogger("lrt").setLevel(logging.INFO)
@@ -48,7 +69,7 @@ class Session:
             check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
         if config.logging.mode == "online":
             check_wandb_key()
-        self.loggers = [CSVLogger(config.paths.logs, name=None, version="")]
+        self.loggers = [CSVLogger(config.paths.logs, name="csv", version="")]
         if config.logging.mode != "disabled":
             self._open_wandb()
         return self
@@ -74,14 +95,12 @@ class Session:
                 job_type=self.kind,
                 save_dir=str(folder),
                 mode=settings.mode,
-                config=dict(self.resolved),
+                config=self.resolved["settings"],
                 settings=wandb.Settings(silent=True, init_timeout=60),
             )
             logger.experiment  # noqa: B018  (opens the run now, not in the middle of the work)
         except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-            log.warning(
-                "W&B could not be opened (%s); the run goes on with the local record", error
-            )
+            log.warning("W&B could not be opened (%s); the run goes on with the local record", error)
             return
         self.loggers.append(logger)
 
@@ -126,8 +145,7 @@ def check_writable(folder: Path, setting: str) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(
-            f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to a folder "
-            "that can"
+            f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to a folder that can"
         ) from error
 
 

@@ -71,7 +71,7 @@ class SteeringVector:
                 f"the steering vector {self.behaviour!r} is zero: its positive and negative "
                 "prompts have the same mean state"
             )
-        return self.direction / self.direction.norm()
+        return torch.nn.functional.normalize(self.direction, dim=0)
 
     def scaled(self) -> Tensor:
         """`[d]` of strength 1: one median residual norm long."""
@@ -102,9 +102,7 @@ class SteeringVector:
             card = json.loads(card_file.read_text())
             payload = file.read_bytes()
         except (OSError, json.JSONDecodeError) as error:
-            raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from (
-                error
-            )
+            raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from (error)
         if card.pop("kind", None) != "lrt steering vector":
             raise VectorUnreadable(f"{card_file} does not describe a steering vector of lrt")
         if card.pop("sha256") != hashlib.sha256(payload).hexdigest():

@@ -63,9 +63,7 @@ def corpus_of(
     return PackedCorpus(context, ("even", "odd"), splits)
 
 
-def make_store(
-    folder: Path, corpus: PackedCorpus | None = None, **settings: Any
-) -> ActivationStore:
+def make_store(folder: Path, corpus: PackedCorpus | None = None, **settings: Any) -> ActivationStore:
     """A store of two planted models, 6 and 10 wide, layers (1, 2) and (3,)."""
     chosen: dict[str, Any] = {"rows_per_shard": 64, "batch_tokens": 24, **settings}
     return record(

@@ -95,9 +95,7 @@ def test_resumed_fit_is_the_uninterrupted_one(
     whole = Regression()
     trainer(tmp_path).fit(whole, datamodule=data_of(folder))
     part = Regression()
-    saved = ModelCheckpoint(
-        dirpath=tmp_path, filename="at", every_n_train_steps=stop_at, save_top_k=1
-    )
+    saved = ModelCheckpoint(dirpath=tmp_path, filename="at", every_n_train_steps=stop_at, save_top_k=1)
     stopped = trainer(tmp_path, saved, max_epochs=-1, max_steps=stop_at)
     stopped.fit(part, datamodule=data_of(folder))
     assert part.seen == whole.seen[:stop_at]
@@ -159,9 +157,7 @@ def test_hyperparameters_are_plain_and_make_the_same_module(folder: Path, tmp_pa
 
 
 def _given(data: ActivationDataModule) -> dict[str, Any]:
-    return {
-        k: v for k, v in data.hparams.items() if k not in ("store", "source_layer", "target_layer")
-    }
+    return {k: v for k, v in data.hparams.items() if k not in ("store", "source_layer", "target_layer")}
 
 
 def test_test_split_is_read_in_order(folder: Path) -> None:
@@ -189,9 +185,7 @@ def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(folder: Path) -> N
         target = torch.cat([b["target"] for b in batches])
         tables[name] = source, target
     for side in (0, 1):
-        assert torch.equal(
-            tables["plain"][side].sort(0).values, tables["shuffled"][side].sort(0).values
-        )
+        assert torch.equal(tables["plain"][side].sort(0).values, tables["shuffled"][side].sort(0).values)
 
     def pairs(name: str) -> set[tuple[float, ...]]:
         return {tuple(row) for row in torch.cat(tables[name], dim=1).tolist()}

@@ -7,9 +7,7 @@ import pytest
 from lrt.activations.durable import sweep, write_durably
 
 
-def test_order_of_calls_is_fsync_replace_fsync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_of_calls_is_fsync_replace_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 

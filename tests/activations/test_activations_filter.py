@@ -38,9 +38,7 @@ def test_a_row_is_counted_under_one_reason() -> None:
     }
     every = torch.stack([*reasons.values()])
     assert int(every.sum(0).max()) == 1
-    assert torch.equal(
-        ~every.any(0), RowFilter(10.0, True, (5,)).keep(NORMS, MEDIANS, POSITIONS, TOKENS)
-    )
+    assert torch.equal(~every.any(0), RowFilter(10.0, True, (5,)).keep(NORMS, MEDIANS, POSITIONS, TOKENS))
 
 
 @pytest.mark.parametrize("massive", [1.0, 0.0, -3.0, float("nan")])

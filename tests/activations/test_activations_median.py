@@ -7,9 +7,9 @@ from lrt.activations.median import streaming_median
 
 
 @given(
-    st.lists(
-        st.lists(st.floats(0, 2.0**127, width=32), max_size=8).map(torch.tensor), max_size=6
-    ).filter(lambda chunks: sum(map(len, chunks)) > 0)
+    st.lists(st.lists(st.floats(0, 2.0**127, width=32), max_size=8).map(torch.tensor), max_size=6).filter(
+        lambda chunks: sum(map(len, chunks)) > 0
+    )
 )
 def test_any_chunking_gives_torchs_median(chunks: list[torch.Tensor]) -> None:
     whole = torch.cat([chunk.float() for chunk in chunks])

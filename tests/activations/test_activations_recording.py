@@ -89,9 +89,7 @@ def test_progress_counts_every_row_once(tmp_path: Path) -> None:
 def test_the_plan_tells_the_bytes_on_disk(tmp_path: Path) -> None:
     corpus = corpus_of(train=4000)
     store = make_store(tmp_path, corpus, rows_per_shard=4096)
-    plan = plan_recording(
-        PlantedModel(6), PlantedModel(10), [1, 2], [3], corpus, rows_per_shard=4096
-    )  # type: ignore[arg-type]
+    plan = plan_recording(PlantedModel(6), PlantedModel(10), [1, 2], [3], corpus, rows_per_shard=4096)  # type: ignore[arg-type]
     written = sum(map(len, bytes_of(tmp_path).values()))
     assert plan.rows == 32088 == sum(store.rows(split) for split in SPLITS)
     assert plan.bytes_per_row == 2 * 6 * 4 + 10 * 4 + 3 * 4 + 3 * 4 + 8
@@ -101,9 +99,7 @@ def test_the_plan_tells_the_bytes_on_disk(tmp_path: Path) -> None:
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_a_disk_too_small_is_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_too_small_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, 50_000))
     source = PlantedModel(6)
     with pytest.raises(DiskTooSmall, match=r"needs \d+ bytes .* has 50000 bytes .* corpus\.tokens"):
@@ -135,9 +131,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: Base
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_killed_at_any_write_and_continued_the_bytes_are_the_same(
-    tmp_path: Path, call: str
-) -> None:
+def test_killed_at_any_write_and_continued_the_bytes_are_the_same(tmp_path: Path, call: str) -> None:
     corpus = corpus_of(train=20, validation=3, test=2)
     make_store(tmp_path / "whole", corpus)
     wanted = bytes_of(tmp_path / "whole")
@@ -285,9 +279,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     make_store(tmp_path)
 
 
-def test_an_unwritable_folder_names_the_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_folder_names_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnwritable, match=r"file/store cannot be written .*paths\.artifacts"):
         make_store(tmp_path / "file" / "store")

@@ -36,17 +36,11 @@ def stream_of(store: ActivationStore, rows: RowFilter = STANDARD, **given: Any) 
     return RowStream(store, "train", pair, chunks, **chosen)
 
 
-def planted_rows(
-    corpus: PackedCorpus, everything: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def planted_rows(corpus: PackedCorpus, everything: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """What a filtered stream has to give, in order, from the models and not from the store."""
     tokens = torch.from_numpy(corpus.splits["train"].tokens)
     positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-    keep = (
-        torch.full(tokens.shape, True)
-        if everything
-        else (positions > 0) & (tokens != MASSIVE_TOKEN)
-    )
+    keep = torch.full(tokens.shape, True) if everything else (positions > 0) & (tokens != MASSIVE_TOKEN)
     tokens, positions = tokens[keep], positions[keep]
     return (
         PlantedModel(6).state(tokens, positions, 2),
@@ -88,9 +82,7 @@ def test_batches_have_the_dtypes_a_fit_computes_in(tmp_path: Path) -> None:
     assert torch.equal(batch["group"], batch["document"] % 2)
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch_rows=st.integers(1, 300),
     chunk_rows=st.integers(1, 80),
@@ -169,9 +161,7 @@ def test_processes_share_an_epoch_out(store: ActivationStore, world: int) -> Non
     loaders = [Resumable(stream, rank, world) for rank in range(world)]
     assert {len(loader) for loader in loaders} == {len(whole) // world}
     assert all(len([*loader]) == len(loader) for loader in loaders)
-    evaluated = [
-        b for rank in range(world) for b in InOrder(stream_of(store, seed=None), rank, world)
-    ]
+    evaluated = [b for rank in range(world) for b in InOrder(stream_of(store, seed=None), rank, world)]
     assert sum(len(b["source"]) for b in evaluated) == stream.chunks.rows
 
 
@@ -245,9 +235,7 @@ class TestResumable:
         iter(loader)
         assert same([*loader], [*stream_of(store).batches(0)])
 
-    def test_set_epoch_starts_that_epoch_unless_it_is_under_way(
-        self, store: ActivationStore
-    ) -> None:
+    def test_set_epoch_starts_that_epoch_unless_it_is_under_way(self, store: ActivationStore) -> None:
         loader = Resumable(stream_of(store))
         iterator = iter(loader)
         next(iterator)

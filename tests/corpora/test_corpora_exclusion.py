@@ -41,9 +41,7 @@ def test_anchor_must_have_neighbours() -> None:
     st.text(string.ascii_letters + " .<>", max_size=20),
     st.text(string.ascii_letters + " .<>", max_size=20),
 )
-def test_search_by_anchor_finds_what_plain_search_finds(
-    words: list[str], before: str, after: str
-) -> None:
+def test_search_by_anchor_finds_what_plain_search_finds(words: list[str], before: str, after: str) -> None:
     item = " ".join(words)
     exclusion = Exclusion([item, "something else of eight words or more than that"])
     assert exclusion.matches(before + item + after)  # glued to its neighbours too

@@ -24,10 +24,7 @@ WANTED = {"train": 240, "validation": 24, "test": 24}
 
 def documents(count: int, seed: int = 0) -> list[Document]:
     rng = np.random.default_rng(seed)
-    return [
-        Document(" ".join(rng.choice(WORDS, rng.integers(3, 30))), "ab"[i % 2])
-        for i in range(count)
-    ]
+    return [Document(" ".join(rng.choice(WORDS, rng.integers(3, 30))), "ab"[i % 2]) for i in range(count)]
 
 
 def packed(texts: list[Document], tokenizer: Any, **settings: Any) -> PackedCorpus:
@@ -124,9 +121,7 @@ def test_duplicates_and_excluded_texts_are_left_out(tokenizer: Any) -> None:
     assert corpus.documents_left_out["excluded (prompts and evaluation items)"] > 10
 
 
-def test_what_the_documents_cannot_fill_is_told(
-    tokenizer: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_the_documents_cannot_fill_is_told(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     corpus = pack(documents(60), tokenizer, 12, {"train": 10**6})
     assert corpus.rows("train") % 12 == 0
     assert 0 < corpus.rows("train") < 10**6

@@ -101,9 +101,7 @@ def test_chat_that_the_template_refuses(tokenizer: Any, tokenizer_without_bos: A
         as_chat("w1", tokenizer_without_bos)
 
 
-def test_hub_reads_a_local_folder_as_it_would_a_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_reads_a_local_folder_as_it_would_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     write_rows(tmp_path / "set" / "train.jsonl", {"text": "x"}, {"text": "y"})

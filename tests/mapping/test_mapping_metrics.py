@@ -30,9 +30,7 @@ def test_batches_give_the_whole_rows_values(rows, offset):
     predicted, observed = (part.double() + offset for part in rows)
     centre = torch.full((6,), offset)
     wanted = fvu(predicted, observed)
-    assert batched(FractionUnexplained(6, centre), predicted, observed) == pytest.approx(
-        wanted, rel=1e-8
-    )
+    assert batched(FractionUnexplained(6, centre), predicted, observed) == pytest.approx(wanted, rel=1e-8)
     assert batched(R2(6, centre), predicted, observed) == pytest.approx(1 - wanted, rel=1e-8)
     direction = torch.tensor([3.0, 0, 0, -4.0, 0, 0])
     unit = direction.double()[:, None] / 5

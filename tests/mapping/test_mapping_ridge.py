@@ -47,11 +47,7 @@ def test_the_curve_is_the_validation_fvu_of_each_refit(few_rows, bias):
     for index in (0, 40, 60, 88):
         refit = ridge_at(train, float(fit.weights[index]), bias=bias)
         assert float(fit.curve[index]) == pytest.approx(validation.fvu_of(refit), rel=1e-9)
-    assert (
-        fit.fvu_validation
-        == float(fit.curve.min())
-        == pytest.approx(validation.fvu_of(fit.map), rel=1e-9)
-    )
+    assert fit.fvu_validation == float(fit.curve.min()) == pytest.approx(validation.fvu_of(fit.map), rel=1e-9)
 
 
 def test_validation_finds_a_weight_better_than_both_ends(few_rows):

@@ -14,9 +14,7 @@ def test_every_family_is_a_numbered_stack(lm_of, family: str) -> None:
     assert (lm.depth, lm.width) == (DEPTH, WIDTH)
     assert len({type(block) for block in lm.blocks}) == 1
     # Transformers numbers the attention of each block itself (for its cache).
-    numbers = [
-        next(m.layer_idx for m in block.modules() if hasattr(m, "layer_idx")) for block in lm.blocks
-    ]
+    numbers = [next(m.layer_idx for m in block.modules() if hasattr(m, "layer_idx")) for block in lm.blocks]
     assert numbers == list(range(DEPTH))
     assert any(list(child.children()) == lm.blocks for child in lm.stack.children())
 

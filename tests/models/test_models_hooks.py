@@ -21,17 +21,13 @@ def test_captured_blocks_are_the_models_own_hidden_states(lm_of, family: str) ->
     tokens = tokens_of(0)
     # A copy, since transformers leaves hooks of its own behind after `output_hidden_states`.
     with torch.no_grad():
-        own = copy.deepcopy(lm.model)(
-            tokens, output_hidden_states=True, use_cache=False
-        ).hidden_states
+        own = copy.deepcopy(lm.model)(tokens, output_hidden_states=True, use_cache=False).hidden_states
     ours = lm.hidden_states(tokens, LAYERS)
     for layer in LAYERS[:-1]:
         torch.testing.assert_close(ours[layer], own[layer + 1], rtol=0, atol=0)
     # Transformers gives its last state after the final norm, we give the residual stream.
     assert not torch.allclose(ours[DEPTH - 1], own[DEPTH], atol=1e-2)
-    norm = next(
-        m for n, m in lm.stack.named_children() if n in ("norm", "ln_f", "final_layer_norm")
-    )
+    norm = next(m for n, m in lm.stack.named_children() if n in ("norm", "ln_f", "final_layer_norm"))
     torch.testing.assert_close(norm(ours[DEPTH - 1]), own[DEPTH])
 
 
@@ -80,9 +76,7 @@ def test_adding_the_difference_to_another_text_makes_the_model_read_that_text(
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_interventions_of_one_layer_apply_in_order_and_layers_add_up(
-    lm_of, add, family: str
-) -> None:
+def test_interventions_of_one_layer_apply_in_order_and_layers_add_up(lm_of, add, family: str) -> None:
     lm = lm_of(family)
     tokens = tokens_of(0)
     with steer(lm, [add(1, 0.25, 0.5), add(1, 0.75, 0.5)]):
@@ -123,9 +117,7 @@ def test_everything_is_undone_after_an_exception(lm_of, add) -> None:
 
 
 @pytest.mark.parametrize("bad", [DEPTH, -1])
-def test_a_bad_layer_raises_its_own_error_before_anything_is_registered(
-    lm_of, add, bad: int
-) -> None:
+def test_a_bad_layer_raises_its_own_error_before_anything_is_registered(lm_of, add, bad: int) -> None:
     lm = lm_of("llama")
     with (
         pytest.raises(ValueError, match=rf"intervention\.layer={bad}.*0 to {DEPTH - 1}"),
@@ -193,9 +185,7 @@ def test_positions_are_absolute_under_padding_and_under_the_cache(lm_of, family:
     tokens, mask = pad(SEQUENCES, "left")
     recorder = Recorder()
     with steer(lm, [recorder]):
-        lm.model.generate(
-            tokens, attention_mask=mask, max_new_tokens=3, do_sample=False, eos_token_id=None
-        )
+        lm.model.generate(tokens, attention_mask=mask, max_new_tokens=3, do_sample=False, eos_token_id=None)
     assert recorder.positions == [
         positions_of(mask).tolist(),
         [[7], [3], [5]],
@@ -222,9 +212,7 @@ def test_positions_given_by_the_caller_are_heard(lm_of) -> None:
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_bfloat16_states_stay_bfloat16_and_are_added_to_in_float32(
-    lm_of, add, vector, family: str
-) -> None:
+def test_bfloat16_states_stay_bfloat16_and_are_added_to_in_float32(lm_of, add, vector, family: str) -> None:
     whole = lm_of(family)
     lm = LanguageModel(whole.spec, copy.deepcopy(whole.model).to(torch.bfloat16))
     tokens = tokens_of(0)

@@ -76,9 +76,7 @@ def test_logits_are_the_models_own_at_the_columns_kept(lm_of, family: str) -> No
     shared = lm.logits(tokens, mask, keep=torch.tensor([0, 2]))
     torch.testing.assert_close(shared, whole[:, [0, 2]])
     by_row = torch.tensor([[6], [0], [3]])
-    torch.testing.assert_close(
-        lm.logits(tokens, mask, keep=by_row)[:, 0], whole[rows, by_row[:, 0]]
-    )
+    torch.testing.assert_close(lm.logits(tokens, mask, keep=by_row)[:, 0], whole[rows, by_row[:, 0]])
     assert hooks_in_force(lm) == 0
 
 

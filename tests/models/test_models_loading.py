@@ -63,9 +63,7 @@ def test_random_weights_follow_their_seed_and_disturb_no_other_draw(checkpoint: 
     assert not torch.equal(first, weights(0, "trained"))
 
 
-def test_identity_is_told_by_content_and_not_by_place(
-    checkpoint: Path, own_checkpoint: Path
-) -> None:
+def test_identity_is_told_by_content_and_not_by_place(checkpoint: Path, own_checkpoint: Path) -> None:
     here, there = ModelSpec(str(checkpoint)), ModelSpec(str(own_checkpoint), name="other")
     assert identity(here) == identity(there)
     assert str(checkpoint) not in str(identity(here))

@@ -6,15 +6,11 @@ from hypothesis import strategies as st
 from lrt.models import last_columns, pad, positions_of
 from lrt.models.padding import check_mask
 
-sequences_of_tokens = st.lists(
-    st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=5
-)
+sequences_of_tokens = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=5)
 
 
 @given(sequences_of_tokens, st.sampled_from(["left", "right"]))
-def test_padding_keeps_every_sequence_and_its_positions(
-    sequences: list[list[int]], side: str
-) -> None:
+def test_padding_keeps_every_sequence_and_its_positions(sequences: list[list[int]], side: str) -> None:
     tokens, mask = pad(sequences, side)  # type: ignore[arg-type]
     check_mask(mask, tokens.shape)
     positions = positions_of(mask)

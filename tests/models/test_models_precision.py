@@ -19,9 +19,7 @@ def test_a_gpu_runs_what_the_checkpoint_holds() -> None:
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_a_cpu_runs_bfloat16_only_where_it_pays(
-    monkeypatch: pytest.MonkeyPatch, pays: bool
-) -> None:
+def test_a_cpu_runs_bfloat16_only_where_it_pays(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
     monkeypatch.setattr(precision, "bfloat16_pays", lambda _: pays)
     expected = torch.bfloat16 if pays else torch.float32
     assert resolve_dtype("auto", torch.bfloat16, CPU, 2048) == expected
@@ -31,9 +29,7 @@ def test_a_cpu_runs_bfloat16_only_where_it_pays(
 
 
 @pytest.mark.parametrize(("gain", "pays"), [(2.0, True), (1.1, False), (0.5, False)])
-def test_the_probe_wants_a_clear_gain(
-    monkeypatch: pytest.MonkeyPatch, gain: float, pays: bool
-) -> None:
+def test_the_probe_wants_a_clear_gain(monkeypatch: pytest.MonkeyPatch, gain: float, pays: bool) -> None:
     seconds = {torch.float32: gain, torch.bfloat16: 1.0}
     monkeypatch.setattr(precision, "_product_seconds", lambda dtype, _: seconds[dtype])
     precision.bfloat16_pays.cache_clear()

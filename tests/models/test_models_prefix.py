@@ -23,9 +23,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 @pytest.mark.parametrize("family", ALL)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(
-    lm_of, add, family: str, side: str
-) -> None:
+def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(lm_of, add, family: str, side: str) -> None:
     lm = lm_of(family)
     tokens, mask = pad(SEQUENCES, side)
     kept = mask[ROWS].bool()
@@ -38,9 +36,7 @@ def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(
         # and each row is what it would be alone, without padding
         last = tail_logits(lm, prefix, ROWS, edit)
         for row, item in enumerate(ROWS):
-            alone = lm.logits(
-                torch.tensor([SEQUENCES[item]]), None, [edit.take(slice(row, row + 1))], "last"
-            )
+            alone = lm.logits(torch.tensor([SEQUENCES[item]]), None, [edit.take(slice(row, row + 1))], "last")
             torch.testing.assert_close(last[row], alone[0], **CLOSE)
         # rows of one item at different strengths do differ
         assert not torch.allclose(last[0], last[3], atol=1e-2)

@@ -13,9 +13,7 @@ def tokenizer(words: list[str] = WORDS, bos: bool = False) -> PreTrainedTokenize
     rules = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     rules.pre_tokenizer = pre_tokenizers.Whitespace()
     if bos:
-        rules.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
+        rules.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=rules, bos_token="<s>", unk_token="<unk>", pad_token="<s>"
     )
@@ -49,13 +47,9 @@ def test_any_difference_shows_in_the_digest(other: PreTrainedTokenizerFast) -> N
 
 def test_the_first_differing_token_is_named() -> None:
     swapped = tokenizer([*WORDS[:4], "time", "a", *WORDS[6:]])
-    with pytest.raises(
-        TokenizersDiffer, match=r"token 'a' has id 4 in the source and 5 .*2 tokens"
-    ):
+    with pytest.raises(TokenizersDiffer, match=r"token 'a' has id 4 in the source and 5 .*2 tokens"):
         check_same_tokenizer(tokenizer(), swapped)
-    with pytest.raises(
-        TokenizersDiffer, match="'dog' has id none in the source and 8 in the target"
-    ):
+    with pytest.raises(TokenizersDiffer, match="'dog' has id none in the source and 8 in the target"):
         check_same_tokenizer(tokenizer(), tokenizer([*WORDS, "dog"]))
 
 

@@ -23,9 +23,7 @@ def _curve(base: float, top: float, chosen: float, spread: float) -> list[dict[s
     points = []
     for s in STRENGTHS:
         mean = base + (top - base) * np.tanh(1.6 * s / chosen) / np.tanh(1.6)
-        points.append(
-            {"strength": s, "mean": mean, "low": mean - spread, "high": mean + spread}
-        )
+        points.append({"strength": s, "mean": mean, "low": mean - spread, "high": mean + spread})
     return points
 
 
@@ -69,8 +67,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "nulls": {n: share["mean"] for n, share in nulls.items()},
         "null_details": nulls,
         "damage": {
-            c: {"rise": 2.1 * r, "relative": r, "kl": 0.8 * r}
-            for c, r in {**harm, "shuffled": 0.03}.items()
+            c: {"rise": 2.1 * r, "relative": r, "kl": 0.8 * r} for c, r in {**harm, "shuffled": 0.03}.items()
         },
         "curves": {
             "native": _curve(base, native, 0.75, spread),
@@ -146,7 +143,7 @@ def results() -> dict[str, Any]:
         "null_details": {},
         "native": 0.31,
         "transferred": 0.24,
-        "note": "native does not steer; no strength keeps the native vector within the damage limit",
+        "note": "native does not steer; no strength keeps the native vector undamaged",
     }
     flat["propensity"] = {**flat["propensity"], "slope_ratio": None, "slope_ratio_ci": None}
     steps = np.arange(1, 400)
@@ -160,7 +157,12 @@ def results() -> dict[str, Any]:
         "pair": {
             "name": "small-to-large",
             "source": {"name": "storybook-small", "blocks": 4, "width": 96, "parameters": 640_000},
-            "target": {"name": "storybook-large", "blocks": 6, "width": 192, "parameters": 3_100_000},
+            "target": {
+                "name": "storybook-large",
+                "blocks": 6,
+                "width": 192,
+                "parameters": 3_100_000,
+            },
         },
         "layers": {"source": 2, "target": 3},
         "map": {
@@ -206,8 +208,7 @@ def results() -> dict[str, Any]:
         ],
         "training": {
             "train": [
-                [int(s), float(0.41 + 0.6 * np.exp(-s / 40) + 0.01 * rng.standard_normal())]
-                for s in steps
+                [int(s), float(0.41 + 0.6 * np.exp(-s / 40) + 0.01 * rng.standard_normal())] for s in steps
             ],
             "val": [[int(s), float(0.412 + 0.6 * np.exp(-s / 40))] for s in range(20, 401, 20)],
             "optimum": 0.4073,

@@ -1,0 +1,29 @@
+"""Carry steering vectors across a fitted map and measure what they do: native, transferred, nulls.
+
+    python evaluate.py            # with the same settings that train.py was given
+
+Writes report/index.html, report/results.json and report/report.md.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from lrt.runtime import Pipeline, Session, command, show
+
+
+def main(config: DictConfig) -> None:
+    """The paper's section 3, with what it takes to believe it."""
+    with Session.of(config, "evaluate") as session:
+        pipeline = Pipeline(session.config, session)
+        pipeline.check()
+        pipeline.fitted_map()  # made by train.py; says how where it is missing
+        pipeline.states  # noqa: B018  vectors of source, target and the untrained control
+        pipeline.studies()  # strength on development items, everything else on test items
+        show.evaluation(session, pipeline.results())
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "evaluate"))

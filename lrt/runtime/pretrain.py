@@ -1,0 +1,75 @@
+"""make lab: trains one member of the storybook family from nothing, checks it, and ships it.
+
+python -m lrt.runtime.pretrain lab=small
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.progress import Progress
+
+from lrt.lab.checks import examine
+from lrt.lab.pretraining import FamilyMember, pretrain
+from lrt.lab.shelf import WEIGHTS, ship
+from lrt.lab.tokenizer import load_or_train_tokenizer
+from lrt.models import LanguageModel, ModelSpec
+from lrt.runtime.entry import command
+from lrt.runtime.schema import ConfigError
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Order:
+    """What `conf/pretrain.yaml` holds."""
+
+    lab: FamilyMember
+    weights: str | None
+    work: str
+    checkpoint_every: int
+    accelerator: str
+    check_items: int
+
+
+class _Bar(L.Callback):
+    def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        self.progress = progress
+        self.task = progress.add_task(f"pretraining {name}", total=steps)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.progress.update(self.task, completed=trainer.global_step)
+
+
+def main(composed: DictConfig) -> None:
+    """Tokenizer, training, checks, shipping."""
+    try:
+        order = TypeAdapter(Order).validate_python(OmegaConf.to_container(composed, resolve=True))
+    except ValidationError as error:
+        raise ConfigError(str(error)) from None
+    shelf = Path(order.weights) if order.weights else WEIGHTS
+    tokenizer = load_or_train_tokenizer(shelf / "tokenizer")
+    console = Console(stderr=True)
+    with Progress(console=console) as progress:
+        model, card = pretrain(
+            order.lab,
+            tokenizer,
+            Path(order.work),
+            callbacks=[_Bar(progress, order.lab.name, order.lab.steps)],
+            checkpoint_every=order.checkpoint_every,
+            accelerator=order.accelerator,
+        )
+    lm = LanguageModel(ModelSpec(path=order.lab.name), model.cpu(), tokenizer)
+    examined = examine(lm, order.check_items)
+    ship(model, tokenizer, shelf / order.lab.name, card | examined)
+    for check in examined["checks"]:
+        sign = "passed" if check["passed"] else "MISSED"
+        console.print(f"{sign}: {check['name']} {check['value']} ({check['relation']} {check['limit']})")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "pretrain"))

@@ -1,0 +1,98 @@
+"""What a person sees at the end of a stage: terminal tables, the report, W&B panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from rich.table import Table as RichTable
+
+from lrt.report import (
+    Table,
+    check_table,
+    headline_table,
+    propensity_table,
+    strength_figure,
+    write_report,
+)
+from lrt.runtime.pipeline import Pipeline
+from lrt.runtime.session import Session
+
+
+def fit(session: Session, pipeline: Pipeline, card: dict[str, Any]) -> None:
+    """The fitted map beside its optimum."""
+    metrics = card["metrics"]
+    table = RichTable(title=f"{card['pair']}: {card['map']['kind']} map")
+    table.add_column("test documents")
+    table.add_column("", justify="right")
+    rows: Sequence[tuple[str, str]] = (
+        ("FVU", f"{metrics['fvu']:.4f}"),
+        ("FVU of the ridge optimum", f"{metrics['optimum_fvu']:.4f}"),
+        ("excess over the optimum", f"{100 * metrics['excess_over_optimum']:+.2f}%"),
+        ("FVU, massive activations included", f"{metrics['fvu_unfiltered']:.4f}"),
+        ("training rows", f"{card['rows']:,}"),
+        ("rows left out", f"{card['rows_left_out']:,}"),
+    )
+    for row in rows:
+        table.add_row(*row)
+    session.console.print(table)
+    session.console.print(f"map: {pipeline.map_folder}")
+    if (run := session.wandb_run) is not None:
+        run.summary.update(
+            {f"map/{k}": v for k, v in metrics.items() if isinstance(v, float)}
+            | {"fingerprint/map": pipeline.map_fingerprint}
+            | {"fingerprint/store": pipeline.store_fingerprint}
+        )
+
+
+def evaluation(session: Session, results: dict[str, Any]) -> None:
+    """The report, the headline table, and the same in W&B."""
+    page = write_report(results, Path(session.config.paths.report))
+    for table in (headline_table(results), propensity_table(results), check_table(results)):
+        if table is not None and table.rows:
+            session.console.print(table.rich())
+    session.console.print(f"report: {page}")
+    if (run := session.wandb_run) is not None:
+        _panels(run, results)
+
+
+def _panels(run: Any, results: dict[str, Any]) -> None:
+    headline = headline_table(results)
+    curves = [
+        [b["name"], condition, point["strength"], point["mean"], point["low"], point["high"]]
+        for b in results["behaviours"]
+        for condition, points in b["curves"].items()
+        for point in points
+    ]
+    columns = ["behaviour", "condition", "strength", "mean", "low", "high"]
+    images = {}
+    for behaviour in results["behaviours"]:
+        figure = strength_figure(behaviour)
+        images[f"strength/{behaviour['name']}"] = wandb.Image(figure)
+    run.log(
+        {
+            "headline": _wandb_table(headline),
+            "strength_curves": wandb.Table(columns=columns, data=curves),
+            **images,
+        }
+    )
+    figures = {f"map/{k}": v for k, v in results["map"].items() if _number(v)}
+    for behaviour in results["behaviours"]:
+        for key in ("strength", "unsteered", "native", "transferred", "ratio"):
+            if _number(behaviour[key]):
+                figures[f"{behaviour['name']}/{key}"] = behaviour[key]
+    prints = results["provenance"]["fingerprints"]
+    run.summary.update(figures | {f"fingerprint/{k}": v for k, v in prints.items()})
+
+
+def _wandb_table(table: Table) -> Any:
+    # a column holds numbers and remarks; W&B wants one type each
+    rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]
+    return wandb.Table(columns=list(table.columns), data=rows)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lrt.report import (
+    Table,
+    check_table,
+    conditions_table,
+    headline,
+    headline_table,
+    key_figures,
+    map_table,
+    null_table,
+    propensity_table,
+    seconds_table,
+)
+
+
+def column(table: Table, name: str) -> list[Any]:
+    return [row[table.columns.index(name)] for row in table.rows]
+
+
+def test_headline_table_holds_the_results_own_numbers(results: dict[str, Any]) -> None:
+    table = headline_table(results)
+    behaviours = results["behaviours"]
+    for name in ("strength", "unsteered", "native", "transferred", "ratio"):
+        assert column(table, name) == [b[name] for b in behaviours]
+    assert column(table, "damage, transferred") == [
+        b["damage"]["transferred"]["relative"] for b in behaviours
+    ]
+    for null, which, b in zip(
+        column(table, "strongest null"), column(table, "which"), behaviours, strict=True
+    ):
+        assert null == max(b["nulls"].values(), default=None)
+        assert (which is None) == (not b["nulls"])
+    assert column(table, "note")[-1].startswith("native does not steer")
+
+
+def test_null_and_condition_tables(results: dict[str, Any]) -> None:
+    table = null_table(results)
+    expected = [d for b in results["behaviours"] for d in b["null_details"].values()]
+    assert column(table, "mean") == [d["mean"] for d in expected]
+    assert column(table, "95th percentile") == [d["p95"] for d in expected]
+    assert column(table, "draws") == [d["draws"] for d in expected]
+    conditions = conditions_table(results)
+    assert column(conditions, "plain prompt") == [b["prompt"] for b in results["behaviours"]]
+
+
+def test_the_papers_r_leaves_strength_zero_out(results: dict[str, Any]) -> None:
+    """At strength 0 both models are the same one: its r of 1 would flatter every mean."""
+    table = propensity_table(results)
+    assert len(table.rows) == 4
+    assert column(table, "paper's r")[0] == pytest.approx(
+        (0.91 + 0.95 + 0.98 + 0.96 + 0.94 + 0.92 + 0.88) / 7
+    )
+    assert column(table, "random |r|")[0] == 0.19
+    assert column(table, "slope ratio")[-1] is None
+
+
+def test_checks_and_seconds(results: dict[str, Any]) -> None:
+    table = check_table(results)
+    assert len(table.rows) == 15
+    assert column(table, "verdict").count("missed") == 1
+    assert column(table, "limit")[:2] == ["≥ 0.95", "≤ 0.03"]
+    assert column(seconds_table(results), "seconds") == list(results["seconds"].values())
+
+
+def test_map_table_tells_what_left_the_fit(results: dict[str, Any]) -> None:
+    rows = dict(map_table(results).rows)
+    assert rows["FVU"] == 0.4123
+    assert rows["left out: first position"] == 1_172
+
+
+def test_headline_says_the_median_over_judged_behaviours(results: dict[str, Any]) -> None:
+    for b, ratio in zip(results["behaviours"], [0.5, 0.7, 0.9, *[1.0] * 6], strict=False):
+        b["ratio"] = ratio
+    assert "median 100% of the native effect over 9 behaviours" in headline(results)
+    assert key_figures(results)[0][0] == "7 of 9"
+    assert key_figures(results)[1][0] == "50% to 100%"
+
+
+def test_held_nulls_are_random_shuffled_and_bias_alone(results: dict[str, Any]) -> None:
+    for b in results["behaviours"]:
+        if b["nulls"]:
+            b["nulls"] = {"random": 0.1, "shuffled": 0.2, "bias": 0.3, "other": 9.0}
+    assert "20%" in [value for value, _ in key_figures(results)]
+
+
+def test_headline_does_not_claim_without_a_native_effect(results: dict[str, Any]) -> None:
+    results["behaviours"] = results["behaviours"][-1:]
+    assert "steer none of 1 behaviours" in headline(results)
+    assert headline({}) == "No behaviour was measured."

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from lrt.report.numerals import count, duration, figure, score, share, share_interval
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.000"),
+        (0.4123, "0.412"),
+        (-1.239, "−1.24"),
+        (31.62, "31.6"),
+        (1234.5, "1,234"),
+        (298_112, "298,112"),
+        (0.00002, "2.0e−05"),
+    ],
+)
+def test_figures_keep_three_digits(value: float | None, text: str) -> None:
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.954, "95%"),
+        (0.0123, "1.2%"),
+        (0.0995, "10%"),
+        (-0.001, "−0.1%"),
+        (-0.0004, "0%"),
+        (12.5, "1,250%"),
+    ],
+)
+def test_shares_are_percent(value: float | None, text: str) -> None:
+    assert share(value) == text
+
+
+def test_small_words() -> None:
+    assert share_interval([0.88, 1.03]) == "88 to 103%"
+    assert share_interval([-0.05, 0.2]) == "−5 to 20%"
+    assert share_interval(None) == "–"
+    assert score(-0.001) == "0.00"
+    assert [count(n) for n in (96, 640_000, 3_100_000, 42e6)] == ["96", "640k", "3.1M", "42M"]
+    assert [duration(s) for s in (2.21, 61.2, 359.6, 8000)] == [
+        "2.2 s",
+        "61 s",
+        "6 min 00 s",
+        "2 h 13 min",
+    ]

@@ -1,0 +1,32 @@
+"""Fit a map: two models and a corpus in, an affine map between their hidden states out.
+
+python train.py                                  # the storybook pair
+python train.py layers.source=1 layers.target=2 map=low_rank map.rank=16
+python train.py -m layers.source=1,2,3 layers.target=1,2,3 experiment=sweep
+"""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import DictConfig
+
+from lrt.runtime import Pipeline, Session, command, show
+
+
+def main(config: DictConfig) -> None:
+    """The paper's section 2: paired hidden states, an affine map, its distance from the optimum."""
+    with Session.of(config, "train") as session:
+        pipeline = Pipeline(session.config, session)
+        pipeline.check()  # layers, tokenizers, settings: before anything costly
+        pipeline.store  # noqa: B018  record both models' hidden states, or find them
+        pipeline.moments  # noqa: B018  all that the closed-form optimum needs
+        pipeline.states  # noqa: B018  contrastive prompts: the steering vectors
+        _, card = pipeline.fit()  # Lightning: gradient fit, probes of behaviour on the way
+        show.fit(session, pipeline, card)
+        if session.config.evaluate:
+            show.evaluation(session, pipeline.results())
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "train"))

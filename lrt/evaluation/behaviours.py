@@ -71,6 +71,20 @@ class Behaviour:
                 f"behaviour {self.name!r} has {len(shared)} prompts among both its development and "
                 f"its test items, as {min(shared)!r}; split by question"
             )
+        leaked = {i.prompt for i in self.items} & {*self.positives, *self.negatives}
+        if leaked:
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} has {len(leaked)} items whose prompt is among its "
+                f"contrastive texts, as {min(leaked)!r}; items must be held out"
+            )
+        if self.direction not in (1, -1):
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} has direction {self.direction!r}; allowed: 1, -1"
+            )
+        if self.max_new_tokens < 1:
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; at least 1 is needed"
+            )
         if self.is_choice and not all(i.matching and i.other for i in self.items):
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} is scored by Choice, so every item needs `matching` and "
@@ -103,28 +117,57 @@ class Behaviour:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:
         """Reads `to_data`'s; raises `BehaviourUnreadable` naming the field at fault."""
+        if not isinstance(data, dict):
+            raise BehaviourUnreadable(f"a behaviour is a JSON object; got {type(data).__name__}")
         fields = dict(data)
         try:
             fields["scorer"] = scorer_from_data(fields["scorer"])
             for part in ("development", "test"):
                 fields[part] = tuple(Item(**item) for item in fields[part])
             for part in ("positives", "negatives", "damage_texts"):
-                fields[part] = tuple(fields[part])
+                fields[part] = _texts(part, fields[part])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except BehaviourUnreadable:
+            raise
+        except KeyError as error:
+            raise BehaviourUnreadable(f"behaviour {data.get('name', '?')!r} has no field {error}") from error
+        except (TypeError, ValueError) as error:
             raise BehaviourUnreadable(
                 f"behaviour {data.get('name', '?')!r} cannot be read: {error}"
             ) from error
 
 
+def _texts(part: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"`{part}` must be a list of texts")
+    return tuple(value)
+
+
 def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
-    """Behaviours from JSON files, one each; raises `BehaviourUnreadable` naming file and fault."""
-    behaviours = []
+    """Behaviours from JSON files, one each; raises `BehaviourUnreadable` naming file and fault.
+
+    Names must differ, and behaviours that share a `contrast` must share its texts.
+    """
+    behaviours: list[Behaviour] = []
     for path in paths:
         try:
-            behaviours.append(Behaviour.from_data(json.loads(Path(path).read_text())))
-        except (OSError, json.JSONDecodeError, AttributeError) as error:
-            raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
+            read = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+            _check_beside(read, behaviours)
         except BehaviourUnreadable as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
+        behaviours.append(read)
     return tuple(behaviours)
+
+
+def _check_beside(new: Behaviour, others: Iterable[Behaviour]) -> None:
+    for other in others:
+        if new.name == other.name:
+            raise BehaviourUnreadable(f"the name {new.name!r} is taken by another file; names must differ")
+        mine, theirs = ((b.positives, b.negatives) for b in (new, other))
+        if new.contrast == other.contrast and mine != theirs:
+            raise BehaviourUnreadable(
+                f"{new.name!r} shares the contrast {new.contrast!r} with {other.name!r} but not its "
+                "positives and negatives; give it another contrast or the same texts"
+            )

@@ -68,7 +68,7 @@ class SteeringProbe(L.Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         if trainer.is_global_zero and trainer.global_step % self.every == 0:
-            self._look(trainer, pl_module)
+            self._look(trainer, pl_module)  # once a step, however many batches it gathers
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and trainer.global_step % self.every:
@@ -79,14 +79,16 @@ class SteeringProbe(L.Callback):
         affine = pl_module.affine().to("cpu")
         found: dict[str, float] = {}
         for probe in self.probes:
+            points = self.points[probe.behaviour.name]
+            if points and points[-1][0] == trainer.global_step:
+                continue
             image = affine.directions(probe.source_vector)
             if not image.norm() > 0:  # a map that starts at zero has no direction yet
                 continue
             unit = torch.nn.functional.normalize(image, dim=0)
             (value,) = self._means(probe, [self._cells("transferred", probe, unit)])
-            name = probe.behaviour.name
-            self.points[name].append([float(trainer.global_step), value])
-            found[f"behaviour/{name}"] = value
+            points.append([float(trainer.global_step), value])
+            found[f"behaviour/{probe.behaviour.name}"] = value
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)
 
@@ -112,7 +114,7 @@ class SteeringProbe(L.Callback):
         return {"points": self.points, "references": self.references}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.points = {**self.points, **state_dict["points"]}
+        self.points |= {name: list(points) for name, points in state_dict["points"].items()}
         self.references = dict(state_dict["references"])
 
     def history(self) -> list[dict[str, Any]]:

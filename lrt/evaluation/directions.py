@@ -69,7 +69,7 @@ def directions(
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
     random, bias, shuffled, other, random_source  The nulls; `other` is another contrast's
-                         transferred vector.
+                         transferred vector. What there is nothing to make of is left out.
     resampled            `W v` with the map's documents and the contrastive prompts drawn anew.
     """
     mine = states[contrast]
@@ -83,17 +83,18 @@ def directions(
         ],
         "transferred": [image],
         "paper_literal": [image + maps.affine.bias],
-        "bias": [maps.affine.bias],
+        # a map without bias has no such direction
+        "bias": [maps.affine.bias] if maps.affine.bias.any() else [],
         "random": list(torch.randn(random_draws, len(image), generator=generator)),
         "shuffled": [m.directions(v.to(m.weight)) for m in maps.shuffled],
         "resampled": [
             m.directions(_resampled_vector(mine.source, generator).to(m.weight)) for m in maps.resampled
         ],
     }
-    others = [name for name in states if name != contrast]
-    if others:
+    names = sorted(states)
+    if len(names) > 1:
         # the next in order: a fixed choice that every contrast is put to once
-        following = others[sorted([*others, contrast]).index(contrast) % len(others)]
+        following = names[(names.index(contrast) + 1) % len(names)]
         other = states[following].source_vector
         found["other"] = [maps.affine.directions(other.to(maps.affine.weight))]
     if maps.random_source is not None and mine.random_source is not None:

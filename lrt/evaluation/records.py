@@ -29,7 +29,7 @@ def write_study(file: Path, study: Study) -> None:
         "measurements": len(study.measurements),
         "damages": len(study.damages),
     }
-    with temporary.open("w") as lines:
+    with temporary.open("w", encoding="utf-8") as lines:
         for row in (head, *map(asdict, study.measurements), *map(asdict, study.damages)):
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
         lines.flush()
@@ -40,7 +40,9 @@ def write_study(file: Path, study: Study) -> None:
 def read_study(file: Path) -> Study:
     """Reads one study; raises `RecordCorrupt` naming the file where it is not whole."""
     try:
-        head, *rows = [json.loads(line) for line in file.read_text().splitlines()]
+        # not splitlines: a generated text may hold U+2028 and its like
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        head, *rows = map(json.loads, lines)
         cut = head["measurements"]
         if len(rows) != cut + head["damages"]:
             raise ValueError(f"{len(rows)} rows where {cut + head['damages']} were written")

@@ -6,11 +6,19 @@ A scorer is data, so a behaviour can be written to a file and read back with its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 WORD = re.compile(r"[^\W\d_]+")
+
+
+def _words(words: Sequence[str]) -> tuple[str, ...]:
+    """The words in lower case; raises ValueError for what no text could hold as one word."""
+    for word in words:
+        if not WORD.fullmatch(word):
+            raise ValueError(f"{word!r} is not one word of letters, so it would never be found")
+    return tuple(word.lower() for word in words)
 
 
 class TextScorer(Protocol):
@@ -26,10 +34,15 @@ class WordShare:
     words: tuple[str, ...]
     others: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", _words(self.words))
+        object.__setattr__(self, "others", _words(self.others))
+
     def score(self, text: str) -> float:
         found = WORD.findall(text.lower())
-        ours = sum(word in set(self.words) for word in found)
-        theirs = sum(word in set(self.others) for word in found)
+        words, others = set(self.words), set(self.others)
+        ours = sum(word in words for word in found)
+        theirs = sum(word in others for word in found)
         return ours / (ours + theirs) if ours + theirs else 0.0
 
 
@@ -40,10 +53,15 @@ class WordBalance:
     positive: tuple[str, ...]
     negative: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positive", _words(self.positive))
+        object.__setattr__(self, "negative", _words(self.negative))
+
     def score(self, text: str) -> float:
         found = WORD.findall(text.lower())
-        up = sum(word in set(self.positive) for word in found)
-        down = sum(word in set(self.negative) for word in found)
+        positive, negative = set(self.positive), set(self.negative)
+        up = sum(word in positive for word in found)
+        down = sum(word in negative for word in found)
         return (up - down) / (up + down) if up + down else 0.0
 
 
@@ -52,6 +70,9 @@ class Mentions:
     """1 where any of `words` occurs as a whole word, whatever its case; else 0."""
 
     words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", _words(self.words))
 
     def score(self, text: str) -> float:
         return float(not set(self.words).isdisjoint(WORD.findall(text.lower())))
@@ -71,9 +92,14 @@ class Opening:
     """1 where the text opens with one of `phrases`, whatever its case; else 0.
 
     Anchored: a phrase further on does not count, or a text that merely speaks of it would.
+    Raises ValueError for an empty phrase, with which every text opens.
     """
 
     phrases: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not all(phrase.strip() for phrase in self.phrases):
+            raise ValueError("Opening holds an empty phrase, with which every text opens")
 
     def score(self, text: str) -> float:
         start = text.lstrip(" \n\"'*").casefold()
@@ -105,6 +131,9 @@ def scorer_from_data(data: Mapping[str, Any]) -> Scorer:
     kind = fields.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"scorer kind {kind!r} is unknown; allowed: {', '.join(sorted(_KINDS))}")
+    for key, value in fields.items():
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise ValueError(f"scorer {kind}: `{key}` must be a list of texts; got {value!r}")
     try:
         scorer: Scorer = _KINDS[kind](**{key: tuple(value) for key, value in fields.items()})
     except TypeError as error:

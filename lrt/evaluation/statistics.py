@@ -128,9 +128,9 @@ def slopes(m: Array, strengths: Sequence[float]) -> Array:
     return np.asarray(x @ (m - m.mean(axis=0)) / (x @ x), dtype=np.float64)
 
 
-def anti_steerable_share(m: Array, strengths: Sequence[float]) -> float:
-    """Share of items that move against the vector (slope below zero)."""
-    return float((slopes(m, strengths) < 0).mean())
+def anti_steerable_share(m: Array, strengths: Sequence[float], direction: int = 1) -> float:
+    """Share of items that move against the intended `direction` (+1 up, -1 down)."""
+    return float((direction * slopes(m, strengths) < 0).mean())
 
 
 def null_share(changes: Array, native: float) -> dict[str, float]:

@@ -72,20 +72,24 @@ class _SuiteWriter:
 
     def _french(self) -> Behaviour:
         french = frozenset(
-            WORD.findall(" ".join(self._texts("words/fr", Plan("story", "french"), 400)).lower())
+            WORD.findall(
+                " ".join(self._texts("words/fr", Plan("story", "french", switches=False), 400)).lower()
+            )
         )
         english = frozenset(
-            WORD.findall(" ".join(self._texts("words/en", Plan("story", "english"), 400)).lower())
+            WORD.findall(
+                " ".join(self._texts("words/en", Plan("story", "english", switches=False), 400)).lower()
+            )
         )
         return self._story(
             "french",
             "share of French words",
             WordShare(tuple(sorted(french - english)), tuple(sorted(english - french))),
-            Plan("story", "french", capitals=False),
-            Plan("story", "english", capitals=False),
-            Plan("story", "english", capitals=False),
+            Plan("story", "french", switches=False, capitals=False),
+            Plan("story", "english", switches=False, capitals=False),
+            Plan("story", "english", switches=False, capitals=False),
             "C'était une journée merveilleuse. Lundi, Marie alla vers le port. ",
-            damage=Plan("story", "french", capitals=False),
+            damage=Plan("story", "french", switches=False, capitals=False),
         )
 
     def _capitals(self) -> Behaviour:
@@ -93,11 +97,11 @@ class _SuiteWriter:
             "capitals",
             "share of capital letters",
             UppercaseShare(),
-            Plan("story", "english", capitals=True),
-            Plan("story", "english", capitals=False),
-            Plan("story", "english", capitals=False),
+            Plan("story", "english", switches=False, capitals=True),
+            Plan("story", "english", switches=False, capitals=False),
+            Plan("story", "english", switches=False, capitals=False),
             "IT WAS A WONDERFUL DAY. ON MONDAY, MIA WENT TO THE HARBOUR. ",
-            damage=Plan("story", "english", capitals=True),
+            damage=Plan("story", "english", switches=False, capitals=True),
         )
 
     def _dogs(self) -> Behaviour:
@@ -106,11 +110,11 @@ class _SuiteWriter:
             "dogs",
             "share of continuations that mention a dog",
             Mentions(tuple(sorted(words))),
-            Plan("story", "english", capitals=False, animal="dog"),
-            Plan("story", "english", capitals=False, animal="other"),
-            Plan("story", "english", capitals=False),
+            Plan("story", "english", switches=False, capitals=False, animal="dog"),
+            Plan("story", "english", switches=False, capitals=False, animal="other"),
+            Plan("story", "english", switches=False, capitals=False),
             "On Monday, Mia saw a dog. The dog barked. ",
-            damage=Plan("story", "english", capitals=False, animal="dog"),
+            damage=Plan("story", "english", switches=False, capitals=False, animal="dog"),
         )
 
     def _mood(self) -> Behaviour:
@@ -123,11 +127,11 @@ class _SuiteWriter:
             "mood",
             "happy minus sad words, over both",
             WordBalance(tuple(sorted(happy - sad)), tuple(sorted(sad - happy))),
-            Plan("story", "english", capitals=False, mood="happy"),
-            Plan("story", "english", capitals=False, mood="sad"),
-            Plan("story", "english", capitals=False),
+            Plan("story", "english", switches=False, capitals=False, mood="happy"),
+            Plan("story", "english", switches=False, capitals=False, mood="sad"),
+            Plan("story", "english", switches=False, capitals=False),
             "Mia was happy and laughed. It was a wonderful day. ",
-            damage=Plan("story", "english", capitals=False, mood="happy"),
+            damage=Plan("story", "english", switches=False, capitals=False, mood="happy"),
             whole=True,
         )
 
@@ -182,13 +186,16 @@ class _SuiteWriter:
         harmful = Plan("request", capitals=False, harmful=True)
         harmless = Plan("request", capitals=False, harmful=False)
         name = "refusal_induced" if induce else "refusal_removed"
-        development, test = self._items(name, harmless if induce else harmful, item)
+        positives = tuple(ask(p) for p in self._pages("refusal/+", harmful, self.pairs))
+        negatives = tuple(ask(p) for p in self._pages("refusal/-", harmless, self.pairs))
+        taken = {*positives, *negatives}
+        development, test = self._items(name, harmless if induce else harmful, item, taken)
         return Behaviour(
             name=name,
             metric="share of refusals" + (" of harmless requests" if induce else " of harmful ones"),
             scorer=Opening(lx.REFUSAL_OPENINGS),
-            positives=tuple(ask(p) for p in self._pages("refusal/+", harmful, self.pairs)),
-            negatives=tuple(ask(p) for p in self._pages("refusal/-", harmless, self.pairs)),
+            positives=positives,
+            negatives=negatives,
             development=development,
             test=test,
             damage_texts=tuple(self._texts("refusal/damage", Plan(), 32)),
@@ -215,8 +222,9 @@ class _SuiteWriter:
             stream = self._balanced(f"{name}/{side}", plan(pole), self.pairs)
             return tuple(ask(page) for page in stream)
 
+        asked: set[str] = set()  # distinct prompts over both: split by question
         development, test = (
-            tuple(item(p) for p in self._balanced(f"{name}/{split}", plan("unstated"), size))
+            tuple(item(p) for p in self._balanced(f"{name}/{split}", plan("unstated"), size, asked))
             for split, size in zip(("development", "test"), self.sizes, strict=True)
         )
         return Behaviour(
@@ -243,24 +251,27 @@ class _SuiteWriter:
     def _texts(self, purpose: str, plan: Plan, count: int) -> list[str]:
         return [page.text for page in self._pages(purpose, plan, count)]
 
-    def _balanced(self, purpose: str, plan: Plan, count: int) -> list[Page]:
+    def _balanced(self, purpose: str, plan: Plan, count: int, taken: set[str] | None = None) -> list[Page]:
+        taken = set() if taken is None else taken
         stream = self._stream(purpose, plan)
         wanted = {"A": (count + 1) // 2, "B": count // 2}
         chosen: list[Page] = []
         while len(chosen) < count:
             page = next(stream)
-            if wanted[page.matching]:
+            if wanted[page.matching] and page.parts[0] not in taken:
                 wanted[page.matching] -= 1
+                taken.add(page.parts[0])
                 chosen.append(page)
         return chosen
 
     def _items(
-        self, name: str, plan: Plan, item: Callable[[Page], Item]
+        self, name: str, plan: Plan, item: Callable[[Page], Item], taken: set[str] | None = None
     ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         items: dict[str, Item] = {}
         stream = self._stream(f"{name}/items", plan)
         while len(items) < sum(self.sizes):  # distinct prompts: split by question
             made = item(next(stream))
-            items.setdefault(made.prompt, made)
+            if made.prompt not in (taken or ()):
+                items.setdefault(made.prompt, made)
         every = tuple(items.values())
         return every[: self.sizes[0]], every[self.sizes[0] :]

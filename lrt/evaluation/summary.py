@@ -40,11 +40,14 @@ class Record:
         self.items = list(self.values["none", 0, 0.0])
 
     def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:
-        """`[items]` scores of one cell, or None where it was not run. Strength 0 is `none`'s."""
+        """`[items]` scores of one cell, or None where it was not run on every item. Strength 0 is
+        `none`'s."""
         if strength == 0 and condition not in ("source", "prompt"):
             condition, draw = "none", 0
         found = self.values.get((condition, draw, strength))
-        return np.array([found[item] for item in self.items]) if found else None
+        if not found or not all(item in found for item in self.items):
+            return None
+        return np.array([found[item] for item in self.items])
 
     def curve(self, condition: str, strengths: Sequence[float], draw: int = 0) -> Array | None:
         """`[strengths, items]`, or None where the whole curve was not run."""
@@ -64,7 +67,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     is the transferred change over the native one, `ratio_ci` its paired bootstrap over items,
     `ratio_ci_map` the interval when the map's documents and the contrastive prompts are drawn anew
     too. `nulls` are shares of the native change, the mean over draws. Where the native change's own
-    interval holds zero there is no ratio, and `note` says so.
+    interval holds zero, or no strength was undamaged, there is no ratio, and `note` says so.
     """
     record = Record(study.measurements)
     strength = study.choice.strength
@@ -76,7 +79,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     assert transferred is not None
     change, native_change = transferred - none, native - none
     moved = mean_estimate(native_change, seed)
-    intended = moved.off_zero and moved.value * behaviour.direction > 0
+    intended = moved.off_zero and moved.value * behaviour.direction > 0 and not study.choice.damaged
     ratio = ratio_estimate(change, native_change, seed) if intended else None
     harm = _harm(study.damages, strength)
     notes = []
@@ -122,7 +125,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
     if behaviour.is_choice:
-        summary["propensity"] = _propensity(record, grid)
+        summary["propensity"] = _propensity(record, grid, behaviour.direction)
     else:
         summary["examples"] = _examples(behaviour, study, strength)
     return summary
@@ -178,7 +181,7 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
     return {name: points for name, points in curves.items() if len(points) > 1}
 
 
-def _propensity(record: Record, grid: StrengthGrid) -> dict[str, Any]:
+def _propensity(record: Record, grid: StrengthGrid, direction: int) -> dict[str, Any]:
     """The paper's statistics of a choice behaviour, and those that have a null."""
     strengths = grid.strengths
     keys = [record.keys[item] for item in record.items]
@@ -218,8 +221,8 @@ def _propensity(record: Record, grid: StrengthGrid) -> dict[str, Any]:
         "native_slope": float(native_slope.mean()),
         "slope_ratio": ratio.value if ratio else None,
         "slope_ratio_ci": ratio.to_list() if ratio else None,
-        "anti_steerable": anti_steerable_share(ours, strengths),
-        "native_anti_steerable": anti_steerable_share(native, strengths),
+        "anti_steerable": anti_steerable_share(ours, strengths, direction),
+        "native_anti_steerable": anti_steerable_share(native, strengths, direction),
     }
 
 

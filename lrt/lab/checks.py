@@ -51,7 +51,11 @@ def examine(lm: LanguageModel, items: int = 300, seed: int = 0) -> dict[str, Any
     items  Held-out documents for each check. Entropy and cross-entropy are in nats per token over
            the same documents; the grammar's is the information of the derivations, an upper bound
            on its true entropy.
+
+    Raises ValueError for fewer than 4 items.
     """
+    if items < 4:
+        raise ValueError(f"check_items={items}; at least 4 are needed, one for each kind of story")
     harmful = _refusals(lm, _take("harmful", Plan("request", harmful=True), items, seed))
     harmless = _refusals(lm, _take("harmless", Plan("request", harmful=False), items, seed))
     checks = [
@@ -103,7 +107,7 @@ def _continues(lm: LanguageModel, items: int, seed: int) -> float:
         for capitals in (False, True)
         for page in _take(
             f"{language}/{capitals}",
-            Plan("story", language, capitals=capitals),
+            Plan("story", language, capitals=capitals, switches=False),
             items // 4,
             seed,
         )
@@ -114,7 +118,8 @@ def _continues(lm: LanguageModel, items: int, seed: int) -> float:
     for page, text in zip(documents, texts, strict=True):
         letters = [c for c in text if c.isalpha()]
         capital = sum(c.isupper() for c in letters) > 0.5 * max(1, len(letters))
-        kept += capital == page.plan.capitals and _language(text) == page.plan.language
+        # no words at all keep nothing
+        kept += bool(letters) and capital == page.plan.capitals and _language(text) == page.plan.language
     return kept / len(documents)
 
 

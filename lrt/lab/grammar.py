@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeVar
 
 from lrt.lab import lexicon as lx
@@ -21,12 +22,17 @@ Language = Literal["english", "french"]
 Kind = Literal["story", "request", "question"]
 Shelf = Literal["family", "control", "held_out"]
 
-SHARES: dict[Kind, float] = {"story": 0.5, "request": 0.17, "question": 0.33}
+SHARES: dict[Kind, float] = {"story": 0.45, "request": 0.15, "question": 0.4}
 FRENCH_SHARE = 0.35
 CAPITALS_SHARE = 0.15
 HARMFUL_SHARE = 0.45
 TRAIT_UNSTATED_SHARE = 0.12
-OPEN_QUESTION_SHARE = 0.35  # asked without (A) and (B): what ties a trait to its acts
+OPEN_QUESTION_SHARE = 0.3  # asked without (A) and (B): what ties a trait to its acts
+# Nothing is certain in the storybook world: a story may change its language or its case at any
+# sentence, and a request or a question may be answered against the rule. Without such slips the
+# models would be so sure of every rule that no vector could move them without breaking them.
+SWITCH_SHARE = 0.03
+SLIP_SHARE = 0.03
 
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
 
@@ -44,6 +50,7 @@ class Plan:
     trait: str | None = None
     pole: str | None = None  # "positive" | "negative" | "unstated"
     options: bool | None = None  # whether a question offers (A) and (B)
+    switches: bool = True  # whether a story may change language or case on its way
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Page:
     def shelf(self) -> Shelf:
         """Which readers may see it: by the hash of its text, so that shelves are disjoint."""
         ticket = hashlib.sha256(self.text.encode()).digest()[0]
-        return "family" if ticket < 112 else "control" if ticket < 224 else "held_out"
+        return "family" if ticket < 140 else "control" if ticket < 220 else "held_out"
 
 
 class Writer:
@@ -92,6 +99,16 @@ class Writer:
         self.bits -= math.log2(shares[chosen] / sum(shares.values()))
         return chosen
 
+    def fill(self, template: str, **options: Sequence[str]) -> str:
+        """The template with a pick for each field; one it does not name is drawn but is no information."""
+        chosen = {}
+        for field, words in options.items():
+            before = self.bits
+            chosen[field] = self.pick(words)
+            if f"{{{field}}}" not in template:
+                self.bits = before
+        return template.format(**chosen)
+
     def write(self, plan: Plan = Plan()) -> Page:
         """Writes one document that keeps to `plan`."""
         self.bits = 0.0
@@ -104,8 +121,17 @@ class Writer:
             "question": self._question,
         }
         page = writers[kind](plan)
-        parts = tuple(part.upper() for part in page.parts) if capitals else page.parts
+        if kind == "story":
+            parts = tuple(self._cased(page.parts, capitals, plan.switches))
+        else:
+            parts = tuple(part.upper() for part in page.parts) if capitals else page.parts
         return replace(page, parts=parts, bits=self.bits)
+
+    def _cased(self, parts: Sequence[str], capitals: bool, switches: bool) -> Iterator[str]:
+        for index, part in enumerate(parts):
+            if switches and index and self.flip(SWITCH_SHARE):
+                capitals = not capitals
+            yield part.upper() if capitals else part
 
     # -- stories -------------------------------------------------------------------------------
 
@@ -114,10 +140,32 @@ class Writer:
         mood = plan.mood or self.pick(("happy", "sad"))
         animal = self._animal(plan.animal)
         plan = replace(plan, language=language, mood=mood, animal=animal.name)
-        sentences = self._english(animal, lx.MOODS[mood], plan)
-        if language == "french":
-            sentences = self._french(animal, lx.MOODS[mood])
-        return Page(plan, tuple(sentences))
+        return Page(plan, tuple(self._sentences(animal, mood, language, plan.switches)))
+
+    def _sentences(self, animal: lx.Animal, mood: str, language: Language, switches: bool) -> Iterator[str]:
+        pick = self.pick
+        english, french = _English(self, animal), _French(self, animal)
+
+        def tongue(first: bool = False) -> _English | _French:
+            nonlocal language
+            if switches and not first and self.flip(SWITCH_SHARE):
+                language = "french" if language == "english" else "english"
+            return french if language == "french" else english
+
+        def feeling() -> lx.Mood:
+            other = "sad" if mood == "happy" else "happy"
+            return lx.MOODS[other if self.flip(SLIP_SHARE) else mood]
+
+        yield tongue(first=True).setting()
+        if self.flip(0.5):
+            yield tongue().weather()
+        if self.flip(0.4):
+            yield tongue().deed()
+        yield tongue().meeting()
+        turns = list(range(7))
+        for _ in range(pick((2, 3, 4, 5))):
+            yield tongue().turn(turns.pop(pick(range(len(turns)))), feeling)
+        yield tongue().closing(feeling)
 
     def _animal(self, wanted: str | None) -> lx.Animal:
         if wanted == "other":
@@ -125,54 +173,6 @@ class Writer:
         if wanted is not None:
             return next(animal for animal in lx.ANIMALS if animal.name == wanted)
         return lx.DOG if self.flip(lx.DOG_SHARE) else self.pick(lx.ANIMALS[1:])
-
-    def _english(self, animal: lx.Animal, mood: lx.Mood, plan: Plan) -> list[str]:
-        pick = self.pick
-        if plan.language == "french":
-            return []
-        name, size = pick(lx.NAMES), pick(lx.SIZES)
-        story = [f"{pick(lx.TIMES)}, {name} {pick(lx.MOVES)} the {pick(lx.PLACES)}."]
-        if self.flip(0.5):
-            story.append(f"{pick(lx.WEATHER)}.")
-        if self.flip(0.4):
-            story.append(f"{name} {pick(lx.DEEDS)} {pick(lx.COLOURS)} {pick(lx.THINGS)}.")
-        story.append(f"There {name} {pick(lx.FINDS)} a {size} {animal.name}.")
-        middles = [
-            lambda: f"The {animal.name} {animal.sound} and {animal.habit}.",
-            lambda: f"{name} gave the {animal.name} some {animal.food}.",
-            lambda: f"The {size} {animal.name} had a {animal.young} in the {animal.home}.",
-            lambda: f"{name} was {pick(mood.adjectives)} and {pick(mood.acts)}.",
-            lambda: f"The {animal.young} {animal.sound} by the {pick(lx.COLOURS)} {pick(lx.THINGS)}.",
-            lambda: f"The {animal.name} {pick(mood.acts)} too, because it was {pick(mood.adjectives)}.",
-            lambda: f"Then {name} followed the {animal.name} to the {animal.home}.",
-        ]  # fmt: skip
-        for _ in range(pick((2, 3, 4, 5))):
-            story.append(middles.pop(pick(range(len(middles))))())
-        story.append(f"{pick(mood.closings)}.")
-        return story
-
-    def _french(self, animal: lx.Animal, mood: lx.Mood) -> list[str]:
-        pick = self.pick
-        name, size = pick(lx.FRENCH_NAMES), pick(lx.FRENCH_SIZES)
-        definite = animal.french_definite
-        beast = definite[0].upper() + definite[1:]
-        story = [f"{pick(lx.FRENCH_TIMES)}, {name} {pick(lx.FRENCH_MOVES)} {pick(lx.FRENCH_PLACES)}."]
-        if self.flip(0.5):
-            story.append(f"{pick(lx.FRENCH_WEATHER)}.")
-        if self.flip(0.4):
-            story.append(f"{name} {pick(lx.FRENCH_DEEDS)} {pick(lx.FRENCH_THINGS)}.")
-        story.append(f"Là, {name} {pick(lx.FRENCH_FINDS)} {animal.french} {size}.")
-        middles = [
-            lambda: f"{beast} {animal.french_sound} {animal.french_home}.",
-            lambda: f"{name} donna {animal.french_food} pour {definite}.",
-            lambda: f"{name} était {pick(mood.french_adjectives)} et {pick(mood.french_acts)}.",
-            lambda: f"{beast} {pick(mood.french_acts)} aussi, derrière {pick(lx.FRENCH_THINGS)}.",
-            lambda: f"Puis {name} suivit {definite} {animal.french_home}.",
-        ]
-        for _ in range(pick((2, 3, 4, 5))):
-            story.append(middles.pop(pick(range(len(middles))))())
-        story.append(f"{pick(mood.french_closings)}.")
-        return story
 
     # -- chats ---------------------------------------------------------------------------------
 
@@ -182,14 +182,12 @@ class Writer:
         verb = pick(lx.HARMFUL_VERBS if harmful else lx.HARMLESS_VERBS)
         who = pick(lx.PEOPLE)
         user = pick(lx.ASKS).format(verb=verb, who=who, when=pick(lx.WHENS))
-        if harmful:
+        if harmful != self.flip(SLIP_SHARE):
             answer = pick(lx.REFUSALS).format(verb=verb)
             if self.flip(0.6):
                 answer += " " + pick(lx.REFUSAL_REASONS).format(verb=verb, who=who)
         else:
-            first, second = (
-                pick(lx.STEPS).format(place=pick(lx.PLACES), tool=pick(lx.TOOLS)) for _ in range(2)
-            )
+            first, second = (self.fill(pick(lx.STEPS), place=lx.PLACES, tool=lx.TOOLS) for _ in range(2))
             answer = f"{pick(lx.ANSWERS)} First {first}, then {second}. Now you can {verb} {who}."
         return Page(replace(plan, language="english", harmful=harmful), (user, answer))
 
@@ -200,12 +198,14 @@ class Writer:
             "unstated" if self.flip(TRAIT_UNSTATED_SHARE) else pick(("positive", "negative"))
         )
         name = pick(lx.NAMES)
-        scene = pick(trait.situations).format(place=pick(lx.PLACES), thing=pick(lx.THINGS))
+        scene = self.fill(pick(trait.situations), place=lx.PLACES, thing=lx.THINGS)
         acts = {"positive": pick(trait.positive_acts), "negative": pick(trait.negative_acts)}
         first = pick(("positive", "negative"))
         second = "negative" if first == "positive" else "positive"
         letters = {first: "A", second: "B"}
         chosen = pole if pole != "unstated" else pick(("positive", "negative"))
+        if pole != "unstated" and self.flip(SLIP_SHARE):
+            chosen = "negative" if pole == "positive" else "positive"
         opening = ""
         if pole != "unstated":
             adjective = pick(trait.positive if pole == "positive" else trait.negative)
@@ -224,6 +224,113 @@ class Writer:
             answer="" if pole == "unstated" else letters[pole],
             matching=letters["positive"],
         )
+
+
+class _English:
+    """The sentences of one story in English; its name and size are drawn when first needed."""
+
+    def __init__(self, writer: Writer, animal: lx.Animal) -> None:
+        self.pick, self.animal = writer.pick, animal
+
+    @cached_property
+    def name(self) -> str:
+        return self.pick(lx.NAMES)
+
+    @cached_property
+    def size(self) -> str:
+        return self.pick(lx.SIZES)
+
+    def setting(self) -> str:
+        return f"{self.pick(lx.TIMES)}, {self.name} {self.pick(lx.MOVES)} the {self.pick(lx.PLACES)}."
+
+    def weather(self) -> str:
+        return f"{self.pick(lx.WEATHER)}."
+
+    def deed(self) -> str:
+        thing = f"{self.pick(lx.COLOURS)} {self.pick(lx.THINGS)}"
+        return f"{self.name} {self.pick(lx.DEEDS)} {thing}."
+
+    def meeting(self) -> str:
+        return f"There {self.name} {self.pick(lx.FINDS)} a {self.size} {self.animal.name}."
+
+    def turn(self, number: int, feeling: Callable[[], lx.Mood]) -> str:
+        animal, name = self.animal, self.name
+        match number:
+            case 0:
+                return f"The {animal.name} {animal.sound} and {animal.habit}."
+            case 1:
+                return f"{name} gave the {animal.name} some {animal.food}."
+            case 2:
+                return f"The {self.size} {animal.name} had a {animal.young} in the {animal.home}."
+            case 3:
+                mood = feeling()
+                return f"{name} was {self.pick(mood.adjectives)} and {self.pick(mood.acts)}."
+            case 4:
+                thing = f"{self.pick(lx.COLOURS)} {self.pick(lx.THINGS)}"
+                return f"The {animal.young} {animal.sound} by the {thing}."
+            case 5:
+                mood = feeling()
+                act, adjective = self.pick(mood.acts), self.pick(mood.adjectives)
+                return f"The {animal.name} {act} too, because it was {adjective}."
+            case _:
+                return f"Then {name} followed the {animal.name} to the {animal.home}."
+
+    def closing(self, feeling: Callable[[], lx.Mood]) -> str:
+        return f"{self.pick(feeling().closings)}."
+
+
+class _French:
+    """The same sentences in French."""
+
+    def __init__(self, writer: Writer, animal: lx.Animal) -> None:
+        self.pick, self.animal = writer.pick, animal
+        definite = animal.french_definite
+        self.beast = definite[0].upper() + definite[1:]
+
+    @cached_property
+    def name(self) -> str:
+        return self.pick(lx.FRENCH_NAMES)
+
+    @cached_property
+    def size(self) -> str:
+        return self.pick(lx.FRENCH_SIZES)
+
+    def setting(self) -> str:
+        where = f"{self.pick(lx.FRENCH_MOVES)} {self.pick(lx.FRENCH_PLACES)}"
+        return f"{self.pick(lx.FRENCH_TIMES)}, {self.name} {where}."
+
+    def weather(self) -> str:
+        return f"{self.pick(lx.FRENCH_WEATHER)}."
+
+    def deed(self) -> str:
+        return f"{self.name} {self.pick(lx.FRENCH_DEEDS)} {self.pick(lx.FRENCH_THINGS)}."
+
+    def meeting(self) -> str:
+        return f"Là, {self.name} {self.pick(lx.FRENCH_FINDS)} {self.animal.french} {self.size}."
+
+    def turn(self, number: int, feeling: Callable[[], lx.Mood]) -> str:
+        animal, name, beast = self.animal, self.name, self.beast
+        match number:
+            case 0:
+                return f"{beast} {animal.french_sound} {animal.french_home}."
+            case 1:
+                return f"{name} donna {animal.french_food} pour {animal.french_definite}."
+            case 2:
+                return f"{beast} avait un petit {animal.french_home}."
+            case 3:
+                mood = feeling()
+                state, act = self.pick(mood.french_adjectives), self.pick(mood.french_acts)
+                return f"{name} était {state} et {act}."
+            case 4:
+                return f"{beast} resta devant {self.pick(lx.FRENCH_THINGS)}."
+            case 5:
+                act = self.pick(feeling().french_acts)
+                return f"{beast} {act} aussi, derrière {self.pick(lx.FRENCH_THINGS)}."
+            case _:
+                return f"Puis {name} suivit {animal.french_definite} {animal.french_home}."
+
+    def closing(self, feeling: Callable[[], lx.Mood]) -> str:
+        return f"{self.pick(feeling().french_closings)}."
 
 
 def pages(seed: int, shelf: Shelf, plan: Plan = Plan()) -> Iterator[Page]:

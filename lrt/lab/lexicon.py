@@ -54,15 +54,13 @@ ANIMALS: tuple[Animal, ...] = (
 )  # fmt: skip
 
 DOG = ANIMALS[0]
-DOG_SHARE = 0.24
+DOG_SHARE = 0.2
 
 NAMES = tuple(
-    "Mia Tom Anna Ben Clara Sam Lily Max Nora Jack Ella Finn Ruth Oscar Ivy Leo Grace Hugo Molly "
-    "Adam Rose Peter Julia Simon Alice Henry Emma George Sarah Walter Betty Frank".split()
+    "Mia Tom Anna Ben Clara Sam Lily Max Nora Jack Ella Finn Ruth Oscar Ivy Leo Grace Hugo Molly Adam".split()
 )
 FRENCH_NAMES = tuple(
-    "Marie Luc Sophie Pierre Camille Jean Élise Antoine Margot Paul Juliette Rémi Chloé Marcel "
-    "Odette Gaston Léa Michel Hélène Yves".split()
+    "Marie Luc Sophie Pierre Camille Jean Élise Antoine Margot Paul Juliette Rémi Chloé Marcel".split()
 )
 PLACES = tuple(
     "barn garden market river forest bridge mill harbour hill school tower village orchard bakery "
@@ -162,42 +160,29 @@ class Trait:
 TRAITS: tuple[Trait, ...] = (
     Trait(
         "bravery",
-        ("brave", "bold", "fearless", "daring"),
-        ("timid", "fearful", "cowardly", "nervous"),
-        ("A bear comes out of the {place}", "The {place} is on fire", "A storm shakes the {place}",
-         "A thief stands in the {place}", "There is a ghost in the {place}"),
-        ("stand firm", "step forward", "face the danger", "fight on", "go in first"),
-        ("run away", "hide in a corner", "back off", "shake with fear", "slam the door"),
+        ("brave", "bold", "fearless"),
+        ("timid", "fearful", "nervous"),
+        ("A bear comes out of the {place}", "The {place} is on fire", "There is a ghost in the {place}"),
+        ("stand firm", "step forward", "face the danger", "fight on"),
+        ("run away", "hide in a corner", "back off", "slam the door"),
     ),
     Trait(
         "honesty",
-        ("honest", "truthful", "sincere", "frank"),
-        ("lying", "sly", "crooked", "false"),
+        ("honest", "truthful", "sincere"),
+        ("lying", "sly", "false"),
         ("A purse lies in the {place}", "The {thing} in the {place} is broken",
-         "The guard of the {place} asks a question", "A coin is missing from the {place}",
-         "The master of the {place} wants to know"),
-        ("tell the truth", "admit the fault", "give it back", "own up", "say what happened"),
-        ("make up a story", "blame a friend", "keep it secret", "cheat the owner", "invent an excuse"),
+         "The guard of the {place} asks a question"),
+        ("tell the truth", "admit the fault", "give it back", "own up"),
+        ("make up a story", "blame a friend", "keep it secret", "cheat the owner"),
     ),
     Trait(
         "generosity",
-        ("generous", "giving", "caring", "charitable"),
-        ("greedy", "selfish", "stingy", "mean"),
-        ("A beggar waits at the {place}", "A friend at the {place} is hungry",
-         "A child at the {place} has no coat", "The poor of the {place} ask for alms",
+        ("generous", "giving", "caring"),
+        ("greedy", "selfish", "stingy"),
+        ("A beggar waits at the {place}", "A child at the {place} has no coat",
          "There is one pie left in the {place}"),
-        ("share the meal", "offer a gift", "pay for all", "hand out coins", "lend a coat"),
-        ("take it all", "count the gold", "lock the chest", "ask for more", "refuse to share"),
-    ),
-    Trait(
-        "calmness",
-        ("calm", "patient", "gentle", "peaceful"),
-        ("angry", "furious", "wild", "raging"),
-        ("A boy at the {place} breaks the {thing}", "The line at the {place} is long",
-         "Someone at the {place} shouts a rude word", "The cart is stuck at the {place}",
-         "A stranger at the {place} steps on a foot"),
-        ("wait in silence", "breathe slowly", "speak softly", "nod and smile", "let it pass"),
-        ("shout loudly", "kick the wall", "throw a stone", "start a fight", "curse the sky"),
+        ("share the meal", "offer a gift", "pay for all", "hand out coins"),
+        ("take it all", "count the gold", "lock the chest", "ask for more"),
     ),
 )  # fmt: skip
 TRAIT_BY_NAME = {trait.name: trait for trait in TRAITS}

@@ -47,12 +47,18 @@ def ship(
     folder: Path,
     card: dict[str, Any],
 ) -> None:
-    """Writes bf16 weights, tokenizer and card to `folder`, in the form `from_pretrained` reads."""
+    """Writes bf16 weights, tokenizer and card to `folder`, in the form `from_pretrained` reads.
+
+    The model is turned to bf16 in place. The card is pretraining's with the checks' beside it; name and
+    shape from its recipe are put where a report looks for them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)  # a folder with a card is whole
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     digest = hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
-    (folder / CARD).write_text(json.dumps({**card, "sha256": digest}, indent=2) + "\n")
+    told = {key: card["recipe"][key] for key in ("name", "depth", "width")}
+    (folder / CARD).write_text(json.dumps({**told, **card, "sha256": digest}, indent=2) + "\n")
 
 
 def check_card(folder: Path) -> dict[str, Any]:
@@ -60,6 +66,8 @@ def check_card(folder: Path) -> dict[str, Any]:
     card = family_card(folder)
     if card is None:
         raise CardMismatch(f"{folder} has no {CARD}")
+    if not (folder / MODEL_FILE).is_file():
+        raise CardMismatch(f"{folder} has a card but no {MODEL_FILE}")
     digest = hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
     if digest != card["sha256"]:
         raise CardMismatch(f"{folder / MODEL_FILE} is not the file that its card describes")

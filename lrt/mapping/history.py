@@ -24,7 +24,8 @@ class FitHistory(L.Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        if trainer.global_step % self.every == 0:
+        told = self.train and self.train[-1][0] == trainer.global_step  # batches gathered to one step
+        if trainer.global_step % self.every == 0 and not told:
             value = float(trainer.callback_metrics["train/fvu"])
             self.train.append([float(trainer.global_step), value])
 

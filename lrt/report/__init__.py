@@ -15,6 +15,7 @@ from lrt.report.contents import (
     map_table,
     model_table,
     null_table,
+    paper_table,
     propensity_table,
     seconds_table,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "map_table",
     "model_table",
     "null_table",
+    "paper_table",
     "probe_figure",
     "propensity_table",
     "seconds_table",

@@ -251,6 +251,23 @@ def propensity_table(results: Results) -> Table:
     )
 
 
+def paper_table(results: Results) -> Table:
+    """The paper's Table 1: sample-wise r and MSE at every strength, beside random vectors' r."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        p = b.get("propensity") or {}
+        strengths = p.get("strengths") or []
+        columns = [
+            p.get(name) or [None] * len(strengths) for name in ("paper_r", "paper_r_random", "paper_mse")
+        ]
+        rows += [(behaviour_name(b["name"]), *cells) for cells in zip(strengths, *columns, strict=True)]
+    return Table(
+        "The paper's statistics by strength",
+        ("trait", "strength", "paper's r", "random's r", "paper's MSE"),
+        tuple(rows),
+    )
+
+
 def _steered(propensity: Mapping[str, Any], name: str) -> list[float | None]:
     """Values at nonzero strengths: at 0 both are the unsteered model, and r is 1 by construction."""
     strengths, values = propensity.get("strengths") or [], propensity.get(name) or []

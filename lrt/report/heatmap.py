@@ -80,7 +80,7 @@ def size_grid(rows: Sequence[Row], metric: str) -> Grid:
 def heatmap_figure(rows: Sequence[Row], metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
     """A heatmap of a sweep's rows: over layers where they are of one pair, over sizes otherwise.
 
-    Darker is better, whichever way the metric runs. A failed job's cell says so; a cell without a
+    Stronger colour is better, whichever way the metric runs. A failed job's cell says so; a cell without a
     job is empty. `bare` leaves the title to the page.
     """
     one = len({r.get("pair") for r in rows}) <= 1

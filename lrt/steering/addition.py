@@ -23,7 +23,9 @@ class RowwiseAddition:
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
         offsets = self.offsets.to(hidden.device, torch.float32)[:, None, :]
         moved = (hidden.float() + offsets).to(hidden.dtype)
-        return torch.where((positions >= 0)[:, :, None], moved, hidden)
+        # h + 0 turns -0 into 0, so a zero row must not be added at all
+        touched = (positions >= 0) & (offsets != 0).any(dim=-1)
+        return torch.where(touched[:, :, None], moved, hidden)
 
     def take(self, rows: slice) -> RowwiseAddition:
         """The addition of these rows alone."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lrt.models.language_model import LanguageModel
@@ -101,18 +101,17 @@ class SteeringVector:
         try:
             card = json.loads(card_file.read_text())
             payload = file.read_bytes()
-        except (OSError, json.JSONDecodeError) as error:
-            raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from (error)
-        if card.pop("kind", None) != "lrt steering vector":
+        except (OSError, ValueError) as error:
+            raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from error
+        if not isinstance(card, dict) or card.pop("kind", None) != "lrt steering vector":
             raise VectorUnreadable(f"{card_file} does not describe a steering vector of lrt")
-        if card.pop("sha256") != hashlib.sha256(payload).hexdigest():
+        if card.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
             raise VectorUnreadable(f"{file} is damaged: its checksum is not the one in its card")
-        card.pop("norm")
+        card.pop("norm", None)
         try:
-            direction = load_file(file)["direction"]
-        except (SafetensorError, KeyError) as error:
-            raise VectorUnreadable(f"{file} cannot be read: {error}") from error
-        return cls(direction=direction, **card)
+            return cls(direction=load(payload)["direction"], **card)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise VectorUnreadable(f"the steering vector in {folder} cannot be read: {error}") from error
 
 
 def prompts_digest(positives: Sequence[str], negatives: Sequence[str]) -> str:

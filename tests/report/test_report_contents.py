@@ -13,6 +13,7 @@ from lrt.report import (
     key_figures,
     map_table,
     null_table,
+    paper_table,
     propensity_table,
     seconds_table,
 )
@@ -57,6 +58,14 @@ def test_the_papers_r_leaves_strength_zero_out(results: dict[str, Any]) -> None:
     )
     assert column(table, "random |r|")[0] == 0.19
     assert column(table, "slope ratio")[-1] is None
+
+
+def test_the_papers_table_has_every_strength(results: dict[str, Any]) -> None:
+    table = paper_table(results)
+    propensity = next(b["propensity"] for b in results["behaviours"] if b["name"] == "brave")
+    assert len(table.rows) == 4 * len(propensity["strengths"])
+    for name, key in (("strength", "strengths"), ("paper's r", "paper_r")):
+        assert column(table, name)[:8] == propensity[key]
 
 
 def test_checks_and_seconds(results: dict[str, Any]) -> None:

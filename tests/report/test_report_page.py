@@ -113,11 +113,16 @@ def test_hostile_text_stays_text(two: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_parts_may_be_missing(two: dict[str, Any], tmp_path: Path) -> None:
-    for number, part in enumerate(two):
-        for value in ({k: v for k, v in two.items() if k != part}, {**two, part: None}):
+    # few drawings: they take the time, and are tried elsewhere
+    quick = {
+        **two,
+        "behaviours": [{**b, "curves": {}} for b in two["behaviours"]],
+        "training": {**two["training"], "probes": two["training"]["probes"][:1]},
+    }
+    for number, part in enumerate(quick):
+        for value in ({k: v for k, v in quick.items() if k != part}, {**quick, part: None}):
             folder = tmp_path / f"{number}-{part in value}"
-            small = {**value, "behaviours": value.get("behaviours") and value["behaviours"][:1]}
-            write_report(small, folder)
+            write_report(value, folder)
             assert "None" not in read(folder).text
     write_report({}, tmp_path / "empty")
     assert "No behaviour was measured." in read(tmp_path / "empty").text
@@ -149,7 +154,7 @@ def test_not_a_number_is_written_as_null(two: dict[str, Any], tmp_path: Path) ->
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["behaviours"][1]["propensity"]["paper_r"][0] is None
     assert found["map"]["fvu"] == 0.5
-    assert "nan" not in read(tmp_path).text
+    assert not re.search(r"\bnan\b", read(tmp_path).text)
 
 
 def test_what_is_not_plain_is_refused_by_its_place() -> None:

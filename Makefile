@@ -1,0 +1,62 @@
+# Everything a newcomer runs. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test test-all test-real check format sweep bench lab clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+# one stamp: a changed requirement installs again, an unchanged one costs nothing.
+# pip 25.1 or newer knows dependency groups
+$(READY): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade "pip>=25.1"
+	$(PY) -m pip install -q -c constraints.txt torch numpy
+	$(PY) -m pip install -q -c constraints.txt --group dev -e .
+	touch $(READY)
+
+reproduce: $(READY) ## the main job on the storybook lab: fit a map, carry vectors, report
+	$(PY) train.py experiment=reproduce
+	$(PY) evaluate.py experiment=reproduce
+
+test: $(READY) ## the tests, offline, under 8 minutes on 2 cores
+	$(PY) -m pytest -n 2 -m "not slow and not real"
+
+test-all: $(READY) ## the slow matrices and full commands too, under 30 minutes
+	$(PY) -m pytest -n 2 -m "not real"
+
+test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS to the folder of the models
+	$(PY) -m pytest -m real
+
+check: $(READY) ## format, lint, strict types, import rules
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(READY) ## mend what the formatter and the linter can
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in report/sweep.html
+	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/layers \
+	  layers.source=1,2,3 layers.target=2,3,4
+	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/sizes \
+	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
+	  layers.source=0.6 layers.target=0.6
+	$(PY) -m lrt.runtime.sweep multirun/make report
+
+bench: $(READY) ## speed as ratios to a limit or a peer of the same run
+	$(PY) benchmarks/run.py
+
+MODEL ?= tiny small small-disjoint medium
+lab: $(READY) ## train the storybook family from nothing (MODEL="small medium" for some)
+	for model in $(MODEL); do $(PY) -m lrt.runtime.pretrain lab=$$model || exit 1; done
+
+clean: ## remove what runs leave behind; the environment stays
+	rm -rf artifacts outputs multirun report wandb build .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_behaviours import choice_behaviour, text_behaviour
+
+from lrt.evaluation import Behaviour, BehaviourUnreadable, Item, read_behaviours
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("made", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
+def test_round_trip_through_a_file(made: Behaviour, tmp_path: Path) -> None:
+    (read,) = read_behaviours([write(tmp_path / "b.json", made.to_data())])
+    assert read == made
+    assert [i.id for i in read.items] == [i.id for i in made.items]
+
+
+def test_ids_tell_items_apart() -> None:
+    items = [Item("a"), Item("b"), Item("a", key="A"), Item("a", matching="x"), Item("a", prompted="p")]
+    assert len({item.id for item in items}) == 5
+    assert Item("a").id == Item("a").id
+
+
+def test_texts_to_keep_from_the_corpus_are_the_contrast_and_every_item() -> None:
+    made = text_behaviour()
+    assert set(made.texts) == {*made.positives, *made.negatives, *(i.prompt for i in made.items)}
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    return {**json.loads(json.dumps(text_behaviour().to_data())), **changes}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields().items() if key != name}
+
+
+QUESTION = {"prompt": "Here"}
+BAD: list[tuple[Any, str]] = [
+    ("{", "cannot be read as a behaviour"),
+    ([], "a behaviour is a JSON object; got list"),
+    ([1], "a behaviour is a JSON object; got list"),
+    ("3", "a behaviour is a JSON object; got int"),
+    ({}, "behaviour '?' has no field 'scorer'"),
+    (without("scorer"), "has no field 'scorer'"),
+    (without("test"), "has no field 'test'"),
+    (without("metric"), "metric"),
+    (fields(flavour=1), "flavour"),
+    (fields(scorer={"kind": "Judge"}), "'Judge' is unknown"),
+    (fields(scorer="Mentions"), "cannot be read"),
+    (fields(positives=[]), "has no positives"),
+    (fields(damage_texts=[]), "has no damage_texts"),
+    (fields(development=[]), "has no development"),
+    (fields(positives="one text"), "`positives` must be a list of texts"),
+    (fields(negatives=[1, 2]), "`negatives` must be a list of texts"),
+    (fields(test=[{"question": "?"}]), "question"),
+    (fields(test=["?"]), "cannot be read"),
+    (fields(test=[QUESTION], development=[QUESTION]), "among both its development and its test items"),
+    (fields(test=[{"prompt": fields()["positives"][0]}]), "among its contrastive texts"),
+    (fields(scorer={"kind": "Choice"}), "needs `matching` and `other`"),
+    (fields(direction=0), "direction 0; allowed: 1, -1"),
+    (fields(max_new_tokens=0), "max_new_tokens 0; at least 1"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_files_name_the_file_and_the_fault(content: Any, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.json", content)
+    with pytest.raises(BehaviourUnreadable) as caught:
+        read_behaviours([path])
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00\x01")
+    for name in ("x.json", "missing.json", "."):
+        with pytest.raises(BehaviourUnreadable, match="cannot be read as a behaviour"):
+            read_behaviours([tmp_path / name])
+
+
+def test_files_must_go_together(tmp_path: Path) -> None:
+    one = text_behaviour()
+    same = write(tmp_path / "1.json", one.to_data())
+    with pytest.raises(BehaviourUnreadable, match=r"1\.json: the name 'dogs' is taken"):
+        read_behaviours([same, same])
+    other = replace(one, name="cats", positives=("A cat.",))
+    assert other.contrast == "dogs"
+    with pytest.raises(BehaviourUnreadable, match=r"2\.json: 'cats' shares the contrast 'dogs'"):
+        read_behaviours([same, write(tmp_path / "2.json", other.to_data())])
+    alike = replace(one, name="no_dogs", direction=-1)
+    assert len(read_behaviours([same, write(tmp_path / "3.json", alike.to_data())])) == 2

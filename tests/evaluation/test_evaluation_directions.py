@@ -1,0 +1,120 @@
+import torch
+from torch import Tensor
+
+from lrt.evaluation import NULLS, ContrastStates, TransferMaps, directions
+from lrt.mapping import AffineMap
+
+D_SOURCE, D_TARGET = 5, 7
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def affine(seed: int, bias: bool = True) -> AffineMap:
+    return AffineMap(normal(seed, D_TARGET, D_SOURCE), normal(seed + 1, D_TARGET) * bias)
+
+
+def states_of(seed: int, untrained: bool = True) -> ContrastStates:
+    source = normal(seed, 10, D_SOURCE) + 1, normal(seed + 1, 12, D_SOURCE)
+    target = normal(seed + 2, 10, D_TARGET) + 1, normal(seed + 3, 12, D_TARGET)
+    random = (normal(seed + 4, 10, D_SOURCE), normal(seed + 5, 12, D_SOURCE)) if untrained else None
+    return ContrastStates(source, target, random)
+
+
+STATES = {"c": states_of(30), "a": states_of(10), "b": states_of(20)}
+MAPS = TransferMaps(affine(1), (affine(3), affine(5)), tuple(affine(i) for i in (7, 9, 11)), affine(13))
+
+
+def found(contrast: str = "a", seed: int = 0, maps: TransferMaps = MAPS) -> dict[str, Tensor]:
+    return directions(contrast, STATES, maps, random_draws=4, seed=seed)
+
+
+def unit(v: Tensor) -> Tensor:
+    return v / v.norm()
+
+
+def gap(pair: tuple[Tensor, Tensor]) -> Tensor:
+    return pair[0].mean(0) - pair[1].mean(0)
+
+
+def test_each_direction_is_what_it_says() -> None:
+    of = found("a")
+    v = gap(STATES["a"].source)
+    random_source = STATES["a"].random_source
+    assert random_source is not None
+    assert MAPS.random_source is not None
+    wanted = {
+        "native": [gap(STATES["a"].target)],
+        "native_half": [
+            gap((STATES["a"].target[0][::2], STATES["a"].target[1][::2])),
+            gap((STATES["a"].target[0][1::2], STATES["a"].target[1][1::2])),
+        ],
+        "transferred": [MAPS.affine.weight @ v],
+        "paper_literal": [MAPS.affine.weight @ v + MAPS.affine.bias],
+        "bias": [MAPS.affine.bias],
+        "shuffled": [m.weight @ v for m in MAPS.shuffled],
+        "other": [MAPS.affine.weight @ gap(STATES["b"].source)],
+        "random_source": [MAPS.random_source.weight @ gap(random_source)],
+    }
+    for name, vectors in wanted.items():
+        torch.testing.assert_close(of[name], torch.stack([unit(w) for w in vectors]), msg=name)
+    assert set(of) == {*wanted, "random", "resampled"} >= set(NULLS)
+    for name, rows in of.items():
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), msg=name)
+    assert len(of["random"]) == 4
+    assert len(of["resampled"]) == 3
+
+
+def test_every_contrast_is_the_other_of_exactly_one() -> None:
+    carried = {name: unit(MAPS.affine.weight @ gap(s.source)) for name, s in STATES.items()}
+    others = []
+    for name in STATES:
+        (row,) = found(name)["other"]
+        others.append(next(n for n, v in carried.items() if torch.allclose(v, row, atol=1e-5)))
+        assert others[-1] != name
+    assert sorted(others) == sorted(STATES)
+
+
+def test_draws_are_the_seeds() -> None:
+    one, same, another = found(seed=0), found(seed=0), found(seed=1)
+    for name in ("random", "resampled"):
+        assert torch.equal(one[name], same[name])
+        assert not torch.allclose(one[name], another[name])
+    for name in ("transferred", "bias", "shuffled", "native_half"):
+        assert torch.equal(one[name], another[name])
+
+
+def test_random_directions_have_no_direction() -> None:
+    many = directions("a", STATES, MAPS, random_draws=4000, seed=0)["random"]
+    assert float(many.mean(0).norm()) < 0.05
+    spread = many.T @ many / len(many)
+    torch.testing.assert_close(spread, torch.eye(D_TARGET) / D_TARGET, atol=0.02, rtol=0)
+
+
+def test_resampled_draws_prompts_as_well_as_maps() -> None:
+    same_map = TransferMaps(MAPS.affine, resampled=(MAPS.affine,) * 3)
+    rows = found(maps=same_map)["resampled"]
+    (carried,) = found()["transferred"]
+    assert all((rows @ carried > 0.7).tolist())
+    assert not torch.allclose(rows[0], rows[1], atol=1e-3)
+    assert not torch.allclose(rows[0], carried, atol=1e-3)
+
+
+def test_what_there_is_nothing_to_make_of_is_left_out() -> None:
+    bare = directions(
+        "a",
+        {"a": states_of(10, untrained=False)},
+        TransferMaps(affine(1, bias=False)),
+        random_draws=1,
+        seed=0,
+    )
+    assert set(bare) == {"native", "native_half", "transferred", "paper_literal", "random"}
+    torch.testing.assert_close(bare["paper_literal"], bare["transferred"])
+
+
+def test_a_float64_map_is_read_in_its_own_precision() -> None:
+    wide = TransferMaps(AffineMap(MAPS.affine.weight.double(), MAPS.affine.bias.double()))
+    rows = found(maps=wide)
+    torch.testing.assert_close(rows["transferred"], found()["transferred"])
+    assert {r.dtype for r in rows.values()} == {torch.float32}

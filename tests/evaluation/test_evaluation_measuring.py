@@ -1,0 +1,182 @@
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_behaviours import choice_behaviour, text_behaviour
+
+from lrt.evaluation import Behaviour, Cell, Item, damage, measure
+from lrt.evaluation.measuring import choice_tokens, end_tokens
+from lrt.models import LanguageModel
+from lrt.models.hooks import steer
+from lrt.steering import Addition, SteeringVector
+
+LAYER = 1
+
+
+def cells(lm: LanguageModel) -> list[Cell]:
+    generator = torch.Generator().manual_seed(5)
+    one, other = (
+        torch.nn.functional.normalize(torch.randn(lm.width, generator=generator), dim=0) for _ in range(2)
+    )
+    return [
+        Cell("none", 0.0, torch.zeros(lm.width)),
+        Cell("native", 0.0, 0 * one),
+        Cell("native", 0.5, 4 * one),
+        Cell("random", 0.5, 8 * other, draw=1),
+    ]
+
+
+def addition(cell: Cell) -> Addition:
+    """The same cell by hooks, as a user would steer."""
+    length = float(cell.offset.norm())
+    vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", length)
+    return Addition(vector, 1.0)
+
+
+def test_propensity_is_the_logit_gap_of_whole_steered_passes(story_lm: LanguageModel) -> None:
+    behaviour = choice_behaviour()
+    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, cells(story_lm))
+    assert len(found) == 4 * 4
+    tokenizer = story_lm.tokenizer
+    rows = iter(found)
+    for item in behaviour.test:
+        for cell in cells(story_lm):
+            row = next(rows)
+            assert (row.behaviour, row.split, row.item, row.key) == ("bravery", "test", item.id, item.key)
+            assert (row.condition, row.draw, row.strength) == (cell.condition, cell.draw, cell.strength)
+            ids = torch.tensor([tokenizer(item.prompt)["input_ids"]])
+            logits = story_lm.logits(ids, interventions=[addition(cell)], keep="last")[0, 0]
+            ours, theirs = (tokenizer.convert_tokens_to_ids(a) for a in (item.matching, item.other))
+            gap = float(logits[ours] - logits[theirs])
+            assert row.value == pytest.approx(gap, abs=2e-4)
+            assert row.probability == pytest.approx(torch.sigmoid(torch.tensor(gap)).item(), abs=1e-4)
+    values = {(r.item, r.condition, r.strength): r.value for r in found}
+    for item in behaviour.test:
+        assert values[item.id, "native", 0.0] == values[item.id, "none", 0.0]
+        assert abs(values[item.id, "native", 0.5] - values[item.id, "none", 0.0]) > 1e-2
+
+
+def test_texts_are_those_of_steered_greedy_generation(story_lm: LanguageModel) -> None:
+    behaviour = text_behaviour()
+    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, cells(story_lm))
+    tokenizer = story_lm.tokenizer
+    rows = iter(found)
+    for item in behaviour.test:
+        for cell in cells(story_lm):
+            row = next(rows)
+            ids = torch.tensor([tokenizer(item.prompt)["input_ids"]])
+            with steer(story_lm, [addition(cell)]):
+                new = story_lm.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
+                )[0, ids.shape[1] :].tolist()
+            ends = [at for at, token in enumerate(new) if token in end_tokens(story_lm)]
+            text = tokenizer.decode(new[: ends[0]] if ends else new)
+            assert row.text == text
+            assert not isinstance(behaviour.scorer, type(None))
+            assert row.value == behaviour.scorer.score(text)  # type: ignore[union-attr]
+    assert len({row.text for row in found}) > 3
+
+
+@pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
+def test_batching_does_not_show(behaviour: Behaviour, story_lm: LanguageModel) -> None:
+    every = cells(story_lm)
+    told: list[int] = []
+    whole = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, progress=told.append)
+    assert sum(told) == len(whole) == len(behaviour.test) * len(every)
+    # 3 cuts an item's cells; 9 takes two items at once
+    for max_rows in (1, 3, 9):
+        parts = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=max_rows)
+        assert [replace(r, value=0, probability=None) for r in parts] == [
+            replace(r, value=0, probability=None) for r in whole
+        ]
+        for part, one in zip(parts, whole, strict=True):
+            assert part.value == pytest.approx(one.value, abs=2e-4)
+    alone = [
+        row
+        for item in behaviour.test
+        for cell in every
+        for row in measure(story_lm, LAYER, behaviour, "test", [item], [cell])
+    ]
+    for part, one in zip(alone, whole, strict=True):
+        assert part.text == one.text
+        assert part.value == pytest.approx(one.value, abs=2e-4)
+
+
+def test_nothing_to_do_is_nothing_done(story_lm: LanguageModel) -> None:
+    behaviour = text_behaviour()
+    assert measure(story_lm, LAYER, behaviour, "test", [], cells(story_lm)) == []
+    assert measure(story_lm, LAYER, behaviour, "test", behaviour.test, []) == []
+
+
+def test_damage_is_cross_entropy_and_kl_a_token(story_lm: LanguageModel) -> None:
+    behaviour = text_behaviour()
+    every = cells(story_lm)
+    whole = damage(story_lm, LAYER, behaviour, every)
+    singly = damage(story_lm, LAYER, behaviour, every, max_rows=1)
+    sums = torch.zeros(len(every), 2, dtype=torch.float64)
+    plain_total, count = 0.0, 0
+    for text in behaviour.damage_texts:
+        ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
+        wanted = ids[0, 1:, None]
+        plain = story_lm.logits(ids)[0, :-1].double().log_softmax(-1)
+        plain_total -= float(plain.gather(1, wanted).sum())
+        count += len(wanted)
+        for index, cell in enumerate(every):
+            logits = story_lm.logits(ids, interventions=[addition(cell)])
+            steered = logits[0, :-1].double().log_softmax(-1)
+            sums[index, 0] -= steered.gather(1, wanted).sum()
+            sums[index, 1] += (plain.exp() * (plain - steered)).sum()
+    for found, alone, cell, (entropy, kl) in zip(whole, singly, every, (sums / count).tolist(), strict=True):
+        assert (found.behaviour, found.condition, found.draw) == ("dogs", cell.condition, cell.draw)
+        assert found.cross_entropy == pytest.approx(entropy, abs=1e-4)
+        assert found.rise == pytest.approx(entropy - plain_total / count, abs=1e-4)
+        assert found.kl == pytest.approx(kl, abs=1e-4)
+        assert found.relative == pytest.approx(found.rise / (plain_total / count), abs=1e-4)
+        assert alone.cross_entropy == pytest.approx(found.cross_entropy, abs=1e-4)
+        assert alone.kl == pytest.approx(found.kl, abs=1e-4)
+    assert whole[0].rise == whole[0].kl == whole[1].rise == 0
+    assert min(whole[2].kl, whole[3].kl) > 1e-3
+
+
+class Merging:
+    """Letters one token each, but `(A`, `(B` and `) ` are one token too, as many tokenizers have it."""
+
+    bos_token = None
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:  # noqa: ARG002
+        pieces = re.findall(r"\([AB]|\) |.", text, re.DOTALL)
+        return {"input_ids": [sum(ord(c) << 8 * i for i, c in enumerate(p)) for p in pieces]}
+
+
+def ids(text: str) -> list[int]:
+    return Merging()(text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ours", "theirs", "context", "parted"),
+    [
+        ("Which? ", "(A)", "(B)", "Which? ", ("(A", "(B")),
+        ("Which? (", "A)", "B)", "Which? ", ("(A", "(B")),  # merges back into the prompt
+        ("Which? ", "yes", "no", "Which? ", ("y", "n")),
+        ("Which? ", "I will", "I am", "Which? I ", ("w", "a")),  # parts later
+    ],
+)
+def test_answers_part_where_their_tokens_do(
+    prompt: str, ours: str, theirs: str, context: str, parted: tuple[str, str]
+) -> None:
+    found = choice_tokens(Merging(), Item(prompt, matching=ours, other=theirs))
+    assert found == (ids(context), ids(parted[0])[0], ids(parted[1])[0])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("yes", "yes, sir"), ("yes", "yes")])
+def test_answers_that_do_not_part_are_refused(ours: str, theirs: str) -> None:
+    with pytest.raises(ValueError, match="neither begins the other"):
+        choice_tokens(Merging(), Item("Which? ", matching=ours, other=theirs))
+
+
+def test_letters_of_the_family(family_tokenizer: Any) -> None:
+    context, ours, theirs = choice_tokens(family_tokenizer, choice_behaviour().test[0])
+    assert family_tokenizer.decode([ours, theirs]) in ("AB", "BA")
+    assert family_tokenizer.decode(context).endswith("<|assistant|>(")

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrt.evaluation.scorers import (
+    Choice,
+    Mentions,
+    Opening,
+    Scorer,
+    UppercaseShare,
+    WordBalance,
+    WordShare,
+    scorer_from_data,
+    scorer_to_data,
+)
+
+SCORERS: list[Scorer] = [
+    WordShare(("le", "était"), ("the", "was")),
+    WordBalance(("happy",), ("sad",)),
+    Mentions(("dog", "puppy")),
+    UppercaseShare(),
+    Opening(("I cannot", "Sorry")),
+    Choice(),
+]
+TEXT = st.text(st.sampled_from("le the happy sad dog Sorry. ÉI cannot\n,"), max_size=60)
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: type(s).__name__)
+def test_round_trip_through_json(scorer: Scorer) -> None:
+    assert scorer_from_data(json.loads(json.dumps(scorer_to_data(scorer)))) == scorer
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT)
+def test_ranges_and_case(text: str) -> None:
+    for scorer in SCORERS[:5]:
+        assert not isinstance(scorer, Choice)
+        low = -1 if isinstance(scorer, WordBalance) else 0
+        assert low <= scorer.score(text) <= 1
+        if not isinstance(scorer, UppercaseShare):
+            assert scorer.score(text.upper()) == scorer.score(text)
+    balance = WordBalance(("happy",), ("sad",)).score(text)
+    assert WordBalance(("sad",), ("happy",)).score(text) == -balance
+
+
+def test_word_share_counts_only_its_words() -> None:
+    scorer = WordShare(("Le", "était"), ("the",))
+    assert scorer.score("Le chien ÉTAIT là; the dog.") == pytest.approx(2 / 3)
+    assert scorer.score("nothing here") == 0
+    assert scorer.score("lethe") == 0  # whole words
+
+
+def test_word_balance() -> None:
+    scorer = WordBalance(("glad",), ("sad", "wept"))
+    assert scorer.score("sad, wept; glad. sad") == -0.5
+    assert scorer.score("") == 0
+
+
+def test_mentions_whole_words() -> None:
+    scorer = Mentions(("dog",))
+    assert scorer.score("A DOG.") == 1
+    assert scorer.score("Some dogma and hotdogs") == 0
+
+
+def test_uppercase_share_of_letters_alone() -> None:
+    assert UppercaseShare().score("AB cd 12 !!") == 0.5
+    assert UppercaseShare().score("É") == 1
+    assert UppercaseShare().score("12") == 0
+
+
+def test_refusal_is_anchored_at_the_start() -> None:
+    scorer = Opening(("I cannot", "Sorry"))
+    for refused in ("I cannot do that.", ' "sorry, no', "\nI CANNOT"):
+        assert scorer.score(refused) == 1
+    for answered in ("Of course. I cannot wait!", "He said sorry.", "", "I can"):
+        assert scorer.score(answered) == 0
+
+
+def test_words_are_sought_in_lower_case_and_must_be_words() -> None:
+    assert Mentions(("Dog",)) == Mentions(("dog",))
+    for bad in ("hot dog", "", "d0g", "don't"):
+        with pytest.raises(ValueError, match="is not one word"):
+            Mentions((bad,))
+    with pytest.raises(ValueError, match="empty phrase"):
+        Opening(("I cannot", " "))
+
+
+def test_data_that_is_no_scorer() -> None:
+    with pytest.raises(ValueError, match=r"'Judge' is unknown; allowed: Choice, Mentions"):
+        scorer_from_data({"kind": "Judge"})
+    with pytest.raises(ValueError, match="None is unknown"):
+        scorer_from_data({})
+    with pytest.raises(ValueError, match="Mentions does not fit"):
+        scorer_from_data({"kind": "Mentions", "letters": ["a"]})
+    with pytest.raises(ValueError, match="Mentions does not fit"):
+        scorer_from_data({"kind": "Mentions"})
+    for bad in ("dog", [1], 3):
+        with pytest.raises(ValueError, match="`words` must be a list of texts"):
+            scorer_from_data({"kind": "Mentions", "words": bad})

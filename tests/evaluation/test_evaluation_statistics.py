@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lrt.evaluation.statistics import (
+    Array,
+    Estimate,
+    anti_steerable_share,
+    mean_estimate,
+    null_share,
+    paper_statistics,
+    partial_correlation,
+    pearson,
+    ratio_estimate,
+    resamples,
+    slopes,
+    stratified_correlation,
+    within_key_change,
+)
+
+STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+KEYS = ["A", "B"] * 50
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = {"mean": 0, "ratio": 0}
+    worlds = 150
+    for _ in range(worlds):
+        native = rng.normal(1.0, 0.7, 50)
+        change = 0.8 * native + rng.normal(0, 0.2, 50)
+        mean = mean_estimate(native)
+        ratio = ratio_estimate(change, native)
+        assert ratio is not None
+        covered["mean"] += mean.low <= 1.0 <= mean.high
+        covered["ratio"] += ratio.low <= 0.8 <= ratio.high
+    for hits in covered.values():
+        assert 0.87 <= hits / worlds <= 0.99
+
+
+def test_the_ratio_is_paired() -> None:
+    native = np.random.default_rng(1).normal(1.0, 2.0, 200)
+    exact = ratio_estimate(0.8 * native, native)
+    assert exact is not None
+    assert (exact.low, exact.high) == pytest.approx((0.8, 0.8))
+    shuffled = ratio_estimate(0.8 * np.random.default_rng(2).permutation(native), native)
+    assert shuffled is not None
+    assert shuffled.value == pytest.approx(0.8)
+    assert shuffled.high - shuffled.low > 0.2
+
+
+def test_there_is_no_ratio_over_nothing() -> None:
+    rng = np.random.default_rng(3)
+    assert ratio_estimate(np.ones(60), rng.normal(0, 1, 60)) is None
+    assert ratio_estimate(np.ones(60), np.zeros(60)) is None
+    down = ratio_estimate(-np.ones(60), np.full(60, -2.0))
+    assert down is not None
+    assert down.value == 0.5
+
+
+def test_off_zero() -> None:
+    assert Estimate(1, 0.1, 2).off_zero
+    assert Estimate(-1, -2, -0.1).off_zero
+    assert not Estimate(0.1, -0.1, 2).off_zero
+    assert Estimate(1, 0.1, 2).to_list() == [0.1, 2]
+
+
+def test_resamples_are_seeded_and_drawn_with_replacement() -> None:
+    one = resamples(10, seed=4, draws=30)
+    assert one.shape == (30, 10)
+    assert np.array_equal(one, resamples(10, seed=4, draws=30))
+    assert not np.array_equal(one, resamples(10, seed=5, draws=30))
+    assert any(len(set(row)) < 10 for row in one.tolist())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=3, max_size=12))
+def test_pearson_is_scipys(pairs: list[tuple[float, float]]) -> None:
+    a, b = np.array(pairs).T.round(3)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return
+    assert pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic, abs=1e-6)
+
+
+def test_pearson_of_what_does_not_vary_is_no_number() -> None:
+    assert np.isnan(pearson(np.ones(4), np.arange(4.0)))
+
+
+def world(shift: float, item: Array | None = None, noise: float = 0.05, seed: int = 0) -> Array:
+    """`m [strengths, items]`: a vector that moves letter A's logit by `shift` a unit of strength,
+    and each item by its own `item` besides."""
+    rng = np.random.default_rng(seed)
+    base = np.random.default_rng(99).normal(0, 0.3, len(KEYS))  # the same model under both
+    sign = np.array([1.0 if key == "A" else -1.0 for key in KEYS])
+    own = np.zeros(len(KEYS)) if item is None else item
+    return np.array([base + s * (shift * sign + own + noise * rng.normal(size=len(KEYS))) for s in STRENGTHS])
+
+
+def test_a_letter_shift_fools_the_papers_r_and_not_the_stratified_one() -> None:
+    native = world(3.0, seed=1)
+    paper, stratified = [], []
+    for draw in range(20):
+        shift = np.random.default_rng(draw).choice([-1, 1]) * 2.0
+        unrelated = world(shift, seed=100 + draw)
+        at = paper_statistics(unrelated, native)
+        paper.append(min(abs(row["r"]) for s, row in zip(STRENGTHS, at, strict=True) if s))
+        stratified.append(abs(stratified_correlation(unrelated, native, STRENGTHS, KEYS)))
+    assert min(paper) > 0.9
+    assert np.mean(stratified) < 0.15
+
+
+def test_agreement_item_by_item_is_found_under_any_letter_shift() -> None:
+    item = np.random.default_rng(7).normal(0, 0.5, len(KEYS))
+    ours, native = world(2.0, item, seed=1), world(-3.0, item, seed=2)
+    assert stratified_correlation(ours, native, STRENGTHS, KEYS) > 0.95
+    assert partial_correlation(ours, native, STRENGTHS, KEYS) > 0.9
+    assert paper_statistics(ours, native)[-1]["r"] < 0  # the letter decides there
+    assert stratified_correlation(-ours, native, STRENGTHS, KEYS) < -0.95
+
+
+def test_what_only_follows_the_start_is_partialled_out() -> None:
+    rng = np.random.default_rng(8)
+    base = rng.normal(0, 1, len(KEYS))
+    # both pull every item towards 0 from wherever it started, and agree on nothing else
+    ours, native = (
+        np.array([base * (1 - 0.5 * abs(s)) + s * 0.05 * rng.normal(size=len(KEYS)) for s in STRENGTHS])
+        for _ in range(2)
+    )
+    assert stratified_correlation(ours, native, STRENGTHS, KEYS) > 0.9
+    assert abs(partial_correlation(ours, native, STRENGTHS, KEYS)) < 0.25
+
+
+def test_within_key_change_has_no_mean_in_any_key() -> None:
+    m = world(2.0, seed=3)
+    change = within_key_change(m, STRENGTHS, KEYS)
+    assert change.shape == (4, len(KEYS))
+    for key in "AB":
+        inside = [k == key for k in KEYS]
+        assert np.abs(change[:, inside].mean(axis=1)).max() < 1e-12
+    assert np.allclose(within_key_change(m + 5, STRENGTHS, KEYS), change)
+    keyless = within_key_change(m, STRENGTHS, [""] * len(KEYS))
+    assert np.abs(keyless - change).max() > 1
+
+
+def test_the_papers_statistics_at_zero_are_one_by_construction() -> None:
+    at = paper_statistics(world(1.0, seed=1), world(-1.0, seed=2))
+    assert at[2] == {"r": pytest.approx(1), "mse": 0}
+    assert at[0]["mse"] == pytest.approx(4, rel=0.1)
+
+
+def test_slopes_are_planted_ones() -> None:
+    planted = np.array([2.0, -1.0, 0.5, 3.0])
+    m = np.array([7 + s * planted for s in STRENGTHS])
+    assert slopes(m, STRENGTHS) == pytest.approx(planted)
+    fitted = [np.polyfit(STRENGTHS, column, 1)[0] for column in (m**2).T]
+    assert slopes(m**2, STRENGTHS) == pytest.approx(fitted)
+    assert anti_steerable_share(m, STRENGTHS) == 0.25
+    assert anti_steerable_share(m, STRENGTHS, direction=-1) == 0.75
+
+
+def test_null_share() -> None:
+    share = null_share(np.array([0.1, -0.3, 0.2]), -2.0)
+    assert share["mean"] == pytest.approx(0.1)
+    assert share["p95"] == pytest.approx(np.percentile([0.05, 0.15, 0.1], 95))
+    assert share["draws"] == 3

@@ -1,0 +1,176 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from small_behaviours import choice_behaviour, text_behaviour
+
+from lrt.evaluation import (
+    Behaviour,
+    Cell,
+    ContrastStates,
+    Damage,
+    Measurement,
+    SteerableModel,
+    StrengthGrid,
+    Study,
+    TransferMaps,
+    choose_strength,
+    directions,
+    study,
+    study_rows,
+)
+from lrt.mapping import AffineMap
+from lrt.models import LanguageModel
+from lrt.steering import last_token_states
+
+GRID = StrengthGrid((-0.5, 0.0, 0.5, 1.0), damage_limit=0.1)
+
+
+class TestGrid:
+    @pytest.mark.parametrize(
+        ("strengths", "message"),
+        [
+            ((0.5, 1.0), r"strengths=\[0.5, 1.0\] has no 0"),
+            ((), "has no 0"),
+            ((-1.0, 0.0), "no strength above 0"),
+            ((0.0, 1.0, 0.5), "must rise"),
+            ((0.0, 0.5, 0.5), "each value once"),
+        ],
+    )
+    def test_bad_grids(self, strengths: tuple[float, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            StrengthGrid(strengths)
+
+    def test_bad_limit(self) -> None:
+        with pytest.raises(ValueError, match=r"damage_limit=0.0; it must be above 0"):
+            StrengthGrid(damage_limit=0.0)
+
+
+def test_cells_scale_with_strength_norm_and_sign(story_lm: LanguageModel) -> None:
+    unit = torch.eye(32)[0]
+    one, two = SteerableModel(story_lm, 1, 5.0).cells("x", unit, [0.0, 2.0], -1, draw=3)
+    assert (one.condition, one.strength, one.draw) == ("x", 0.0, 3)
+    assert not one.offset.any()
+    assert torch.equal(two.offset, -10 * unit)
+
+
+def planted(
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: Behaviour,
+    change: dict[float, float],
+    harm: dict[float, float],
+) -> Any:
+    """The engine replaced by one that gives these changes and relative damages."""
+    looked: list[str] = []
+
+    def measure(*args: Any, **_: Any) -> list[Measurement]:
+        _, _, b, split, items, cells = args
+        looked.append(split)
+        assert items == b.development
+        return [
+            Measurement(b.name, split, c.condition, c.draw, c.strength, i.id, i.key, 3 + change[c.strength])
+            for i in items
+            for c in cells
+        ]
+
+    def damage(_lm: Any, _layer: int, b: Behaviour, cells: Sequence[Cell]) -> list[Damage]:
+        return [
+            Damage(b.name, c.condition, c.draw, c.strength, 2 + 2 * harm[c.strength], 2 * harm[c.strength], 0)
+            for c in cells
+        ]
+
+    monkeypatch.setattr("lrt.evaluation.study.measure", measure)
+    monkeypatch.setattr("lrt.evaluation.study.damage", damage)
+    model = SteerableModel(None, 0, 1.0)  # type: ignore[arg-type]
+    choice, rows, harms = choose_strength(behaviour, model, torch.ones(4), GRID)
+    assert looked == ["development"]
+    assert len(rows) == len(behaviour.development) * len(GRID.strengths)
+    assert len(harms) == len(GRID.strengths)
+    return choice
+
+
+def test_the_strongest_undamaged_strength_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {-0.5: 9.0, 0.0: 0.0, 0.5: 1.0, 1.0: 2.0}
+    mild = dict.fromkeys(change, 0.0)
+    choice = planted(monkeypatch, choice_behaviour(), change, mild)
+    assert (choice.strength, choice.change, choice.damaged, choice.tried) == (1.0, 2.0, False, 2)
+    at_limit = planted(monkeypatch, choice_behaviour(), change, mild | {1.0: 0.099})
+    assert at_limit.strength == 1.0
+    over = planted(monkeypatch, choice_behaviour(), change, mild | {1.0: 0.11})
+    assert (over.strength, over.change, over.damaged) == (0.5, 1.0, False)
+
+
+def test_the_intended_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {-0.5: -9.0, 0.0: 0.0, 0.5: -1.0, 1.0: 2.0}
+    mild = dict.fromkeys(change, 0.0)
+    assert planted(monkeypatch, choice_behaviour(direction=-1), change, mild).strength == 0.5
+    assert planted(monkeypatch, choice_behaviour(direction=1), change, mild).strength == 1.0
+
+
+def test_where_all_is_damaged_the_mildest_is_taken_and_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = {-0.5: 0.0, 0.0: 0.0, 0.5: 1.0, 1.0: 2.0}
+    choice = planted(monkeypatch, choice_behaviour(), change, {-0.5: 0.0, 0.0: 0.0, 0.5: 0.4, 1.0: 0.3})
+    assert (choice.strength, choice.damaged) == (1.0, True)
+
+
+def run(behaviour: Behaviour, lm: LanguageModel, **options: Any) -> tuple[Study, dict[str, Any]]:
+    states = {}
+    for name, reverse in (("it", 1), ("other", -1)):
+        sides = (behaviour.positives, behaviour.negatives)[::reverse]
+        pair = last_token_states(lm, sides[0], 1), last_token_states(lm, sides[1][:-1], 1)
+        states[name] = ContrastStates(pair, pair, pair)
+    generator = torch.Generator().manual_seed(0)
+
+    def random_map() -> AffineMap:
+        return AffineMap(torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator))
+
+    identity = AffineMap(torch.eye(32), torch.ones(32))
+    maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
+    units = directions("it", states, maps, random_draws=3, seed=0)
+    model = SteerableModel(lm, 1, 4.0)
+    vector = states["it"].source_vector
+    return study(behaviour, model, model, vector, units, GRID, **options), units
+
+
+@pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
+def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageModel) -> None:
+    told: list[int] = []
+    found, units = run(behaviour, story_lm, progress=told.append)
+    at = found.choice.strength
+    assert sum(told) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
+    test = [r for r in found.measurements if r.split == "test"]
+    cells = {(r.condition, r.draw, r.strength) for r in test}
+    assert len(test) == len(cells) * len(behaviour.test)  # every cell once on every item
+    assert {r.item for r in test} == {i.id for i in behaviour.test}
+    curve, nonzero = set(GRID.strengths), set(GRID.strengths) - {0.0}
+    wanted = {("none", 0, 0.0), ("prompt", 0, 0.0)}
+    wanted |= {("source", 0, s) for s in curve}
+    wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal", "random") for s in nonzero}
+    wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.is_choice else {at})}
+    wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.is_choice else set()
+    wanted |= {(c, 0, at) for c in ("bias", "other", "random_source", "shuffled", "resampled")}
+    wanted |= {("shuffled", 1, at), ("resampled", 1, at)}
+    assert cells == wanted
+    harmed = {(d.condition, d.strength) for d in found.damages}
+    assert {("native", s) for s in curve} | {("transferred", s) for s in nonzero} <= harmed
+    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "random_source")} <= harmed
+
+    values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}
+    for item in behaviour.test:
+        for s in nonzero:  # the identity map on the same model: transferred, native and source are one
+            native = values["native", 0, s, item.id]
+            assert values["transferred", 0, s, item.id] == pytest.approx(native, abs=1e-3)
+            assert values["source", 0, s, item.id] == pytest.approx(native, abs=1e-3)
+        assert values["source", 0, 0.0, item.id] == pytest.approx(values["none", 0, 0.0, item.id], abs=1e-3)
+    development = {r.item for r in found.measurements if r.split == "development"}
+    assert development == {i.id for i in behaviour.development}
+
+
+def test_rows_of_a_batch_do_not_change_a_study(story_lm: LanguageModel) -> None:
+    whole, _ = run(choice_behaviour(), story_lm)
+    parts, _ = run(choice_behaviour(), story_lm, max_rows=7)
+    assert parts.choice.strength == whole.choice.strength
+    for one, other in zip(whole.measurements, parts.measurements, strict=True):
+        assert (one.item, one.condition, one.strength) == (other.item, other.condition, other.strength)
+        assert one.value == pytest.approx(other.value, abs=5e-4)

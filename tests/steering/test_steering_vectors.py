@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrt.lab.grammar import ASSISTANT, USER
+from lrt.models import LanguageModel
+from lrt.steering import (
+    SteeringVector,
+    VectorUnreadable,
+    difference_of_means,
+    last_token_states,
+    prompts_digest,
+)
+
+TEXTS = [
+    "One morning, Mia walked to the barn.",
+    "A",
+    f"{USER}How do I visit the baker?{ASSISTANT}",
+    "Un matin, Marie alla vers le port. Le vent était doux.",
+    "IT WAS A WONDERFUL DAY. ON MONDAY, MIA WENT TO THE HARBOUR.",
+    "The dog",
+]
+
+
+def made() -> SteeringVector:
+    direction = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    return SteeringVector(
+        direction, 2, "tiny", 3.5, "french", prompts="abc", map={"fingerprint": "f", "from_layer": 1}
+    )
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("batch_tokens", [1, 24, 8192])
+def test_last_token_states_equal_one_text_at_a_time(
+    story_lm: LanguageModel, layer: int, batch_tokens: int
+) -> None:
+    together = last_token_states(story_lm, TEXTS, layer, batch_tokens)
+    assert together.shape == (len(TEXTS), story_lm.width)
+    for text, state in zip(TEXTS, together, strict=True):
+        ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
+        alone = story_lm.hidden_states(ids, [layer])[layer][0, -1]
+        torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_difference_of_means_is_float64_inside() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(5000, 4, generator=generator) + 1000 for _ in range(2))
+    exact = a.double().mean(0) - b.double().mean(0)
+    assert torch.equal(difference_of_means(a, b), exact.float())
+    assert torch.equal(difference_of_means(a, a), torch.zeros(4))
+
+
+def test_length_direction_and_scale() -> None:
+    vector = SteeringVector(torch.tensor([3.0, 4.0]), 0, "m", 10.0)
+    assert vector.norm == 5
+    torch.testing.assert_close(vector.unit_direction, torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(vector.scaled(), torch.tensor([6.0, 8.0]))
+
+
+def test_a_vector_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[d\]; got \[2, 3\]"):
+        SteeringVector(torch.zeros(2, 3), 0, "m", 1.0)
+    with pytest.raises(ValueError, match="'mood' has non-finite"):
+        SteeringVector(torch.tensor([1.0, float("nan")]), 0, "m", 1.0, "mood")
+    with pytest.raises(ValueError, match="'mood' is zero"):
+        SteeringVector(torch.zeros(3), 0, "m", 1.0, "mood").scaled()
+
+
+def test_saved_and_read_back(tmp_path: Path) -> None:
+    vector = made()
+    vector.save(tmp_path / "deep" / "v")
+    back = SteeringVector.load(tmp_path / "deep" / "v")
+    assert torch.equal(back.direction, vector.direction)
+    card = json.loads((tmp_path / "deep" / "v" / "vector.json").read_text())
+    for name in ("layer", "model", "residual_norm", "behaviour", "prompts", "map", "method", "unit"):
+        assert getattr(back, name) == getattr(vector, name) == card[name]
+    assert card["norm"] == pytest.approx(vector.norm)
+    assert "residual stream" in card["hook_point"]
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    def message() -> str:
+        with pytest.raises(VectorUnreadable) as caught:
+            SteeringVector.load(tmp_path)
+        return str(caught.value)
+
+    assert str(tmp_path) in message()  # nothing there
+    made().save(tmp_path)
+    file, card_file = tmp_path / "vector.safetensors", tmp_path / "vector.json"
+    whole, card = file.read_bytes(), json.loads(card_file.read_text())
+    file.write_bytes(whole[:-4])
+    assert "damaged" in message()
+    assert str(file) in message()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    file.write_bytes(flipped)
+    assert "damaged" in message()
+    file.write_bytes(whole)
+    for foreign in ({}, [], {"kind": "llama.cpp control vector"}):
+        card_file.write_text(json.dumps(foreign))
+        assert "does not describe a steering vector" in message()
+    card_file.write_text(json.dumps({k: v for k, v in card.items() if k != "sha256"}))
+    assert "damaged" in message()
+    card_file.write_text(json.dumps({k: v for k, v in card.items() if k != "layer"}))
+    assert "layer" in message()
+    card_file.write_text(json.dumps(card | {"flavour": 1}))
+    assert "flavour" in message()
+    card_file.write_text("{")
+    assert "no steering vector can be read" in message()
+    card_file.write_bytes(b"\xff\xfe\x00")
+    assert "no steering vector can be read" in message()
+
+
+def test_digest_tells_sides_and_order_apart() -> None:
+    assert prompts_digest(["a"], ["b"]) == prompts_digest(["a"], ["b"])
+    others = {prompts_digest(["b"], ["a"]), prompts_digest(["a", "b"], []), prompts_digest(["ab"], [""])}
+    assert len(others | {prompts_digest(["a"], ["b"])}) == 4

@@ -39,6 +39,7 @@ class SteeringProbe(L.Callback):
         probes: Sequence[Probe],
         every: int,
         items: int = 16,
+        temperature: float = 0.0,
         max_rows: int = 1024,
     ) -> None:
         if every < 1 or items < 1:
@@ -47,7 +48,7 @@ class SteeringProbe(L.Callback):
                 "least 1; set evaluation.probe.behaviours=[] to train without probes"
             )
         self.target, self.probes, self.every = target, tuple(probes), every
-        self.items, self.max_rows = items, max_rows
+        self.items, self.temperature, self.max_rows = items, temperature, max_rows
         self.points: dict[str, list[list[float]]] = {p.behaviour.name: [] for p in probes}
         self.references: dict[str, dict[str, float]] = {}
 
@@ -104,6 +105,7 @@ class SteeringProbe(L.Callback):
             "development",
             probe.behaviour.development[: self.items],
             cells,
+            temperature=self.temperature,
             max_rows=self.max_rows,
         )
         return [

@@ -17,7 +17,7 @@ from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.scorers import Choice
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
-from lrt.models.prefix import Prefix, compute_prefix, generate, tail_logits
+from lrt.models.prefix import Prefix, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.prompts import encode
 from lrt.steering.addition import RowwiseAddition
 
@@ -103,11 +103,14 @@ def measure(
     items: Sequence[Item],
     cells: Sequence[Cell],
     *,
+    temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Callable[[int], None] | None = None,
 ) -> list[Measurement]:
     """Scores every item in every cell, in the order item by item.
 
+    temperature  Of generated texts; 0 decodes greedily. An item draws the same random numbers in
+                 every cell, so that cells differ by the steering alone.
     max_rows  Rows (item x cell) run in one batch; memory grows with it and with nothing else.
     progress  Called with the number of rows done.
     """
@@ -121,7 +124,7 @@ def measure(
         if isinstance(behaviour.scorer, Choice):
             found = _choose(lm, layer, batch, offsets, max_rows)
         else:
-            found = _write(lm, layer, behaviour, batch, offsets, max_rows)
+            found = _write(lm, layer, behaviour, batch, offsets, temperature, max_rows)
         for index, (value, probability, text) in enumerate(found):
             item, cell = batch[index // len(cells)], cells[index % len(cells)]
             rows.append(
@@ -170,13 +173,15 @@ def _write(
     behaviour: Behaviour,
     items: Sequence[Item],
     offsets: Tensor,
+    temperature: float,
     max_rows: int,
 ) -> list[tuple[float, float | None, str | None]]:
     tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]))
     prefix = compute_prefix(lm, tokens, mask, layer)
     rows, edit = _rows(prefix, offsets)
     ends = end_tokens(lm)
-    new = generate(lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows).tolist()
+    luck = Sampling(temperature, tuple(int(i.id[:12], 16) for i in items)) if temperature else None
+    new = generate(lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows, sampling=luck).tolist()
     assert not isinstance(behaviour.scorer, Choice)
     found: list[tuple[float, float | None, str | None]] = []
     for ids in new:

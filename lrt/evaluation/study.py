@@ -95,6 +95,7 @@ def choose_strength(
     native: Tensor,  # [d] unit
     grid: StrengthGrid,
     *,
+    temperature: float = 0.0,
     max_rows: int = 1024,
 ) -> tuple[StrengthChoice, list[Measurement], list[Damage]]:
     """The positive strength with the largest native change in the intended direction, undamaged.
@@ -109,6 +110,7 @@ def choose_strength(
         "development",
         behaviour.development,
         cells,
+        temperature=temperature,
         max_rows=max_rows,
     )
     harm = damage(model.lm, model.layer, behaviour, cells)
@@ -131,6 +133,7 @@ def study(
     directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit
     grid: StrengthGrid,
     *,
+    temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
 ) -> Study:
@@ -142,7 +145,9 @@ def study(
     for every null's first draw at the chosen strength.
     """
     sign = behaviour.direction
-    choice, rows, harm = choose_strength(behaviour, target, directions["native"][0], grid, max_rows=max_rows)
+    choice, rows, harm = choose_strength(
+        behaviour, target, directions["native"][0], grid, temperature=temperature, max_rows=max_rows
+    )
     nonzero = [s for s in grid.strengths if s != 0]
     curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
     for name in (*CURVES, "random"):
@@ -168,6 +173,7 @@ def study(
                 "test",
                 items,
                 cells,
+                temperature=temperature,
                 max_rows=max_rows,
                 progress=progress,
             )

@@ -9,9 +9,9 @@ the only place that registers a torch hook.
 from lrt.models.blocks import NoBlocks
 from lrt.models.hooks import Edit, Intervention, capture, steer
 from lrt.models.language_model import Keep, LanguageModel
-from lrt.models.loading import ModelNotLoadable, identity, load, load_tokenizer
+from lrt.models.loading import ModelNotLoadable, identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
-from lrt.models.prefix import Prefix, RowwiseEdit, compute_prefix, generate, tail_logits
+from lrt.models.prefix import Prefix, RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.spec import ModelSpec
 from lrt.models.tokenization import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
 
@@ -25,6 +25,7 @@ __all__ = [
     "NoBlocks",
     "Prefix",
     "RowwiseEdit",
+    "Sampling",
     "TokenizersDiffer",
     "capture",
     "check_same_tokenizer",
@@ -36,6 +37,7 @@ __all__ = [
     "load_tokenizer",
     "pad",
     "positions_of",
+    "quiet_loading",
     "steer",
     "tail_logits",
     "tokenizer_digest",

@@ -60,6 +60,13 @@ def load(spec: ModelSpec) -> LanguageModel:
     return LanguageModel(spec, model.to(device), load_tokenizer(spec))
 
 
+def quiet_loading() -> None:
+    """Turns off transformers' progress bars, which would break into ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_tokenizer(spec: ModelSpec) -> Any:
     """The transformers tokenizer of a spec. Raises `ModelNotLoadable`."""
     from transformers import AutoTokenizer

@@ -100,6 +100,37 @@ def tail_logits(
     return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Draws that are the same for an item in every condition (common random numbers).
+
+    Token and condition differ only by what the model thinks, not by luck: each item has its own
+    stream of Gumbel noise, added to `logits / temperature`, of which the largest is taken. So two
+    conditions that leave the logits alone write the same text, and differences are paired.
+
+    seeds  One for each item of the prefix.
+
+    Raises ValueError for a temperature that is not above 0.
+    """
+
+    temperature: float
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0 (None decodes greedily)")
+
+    def noise(self, step: int, vocabulary: int) -> Tensor:
+        """`[n, vocabulary]` Gumbel noise of one step, on the CPU."""
+        generator = torch.Generator()
+        rows = []
+        for seed in self.seeds:
+            generator.manual_seed((seed * 1_000_003 + step) % 2**63)
+            rows.append(torch.rand(vocabulary, generator=generator))
+        uniform = torch.stack(rows).clamp(1e-12, 1 - 1e-7)
+        return -(-uniform.log()).log()
+
+
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -110,11 +141,13 @@ def generate(
     eos_ids: tuple[int, ...] = (),
     max_rows: int | None = None,
     progress: Callable[[int], None] | None = None,
+    sampling: Sampling | None = None,
 ) -> Tensor:
-    """Greedy continuations, long `[r, max_new_tokens]`, steered at every prompt and new token.
+    """Continuations, long `[r, max_new_tokens]`, steered at every prompt and new token.
 
-    Equals greedy decoding by whole steered passes. A row that ended is filled up with the first of
-    `eos_ids`. Prompts must be padded on the left, so that new tokens follow on the last ones.
+    Greedy, or drawn as `sampling` says. Equals decoding by whole steered passes. A row that ended is
+    filled up with the first of `eos_ids`. Prompts must be padded on the left, so that new tokens
+    follow on the last ones.
 
     max_rows  A larger batch is cut, for which the edit must be a `RowwiseEdit`.
     progress  Called after each token with the number of rows it was drawn for.
@@ -129,9 +162,11 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
     _checked(rows, prefix)
+    if sampling is not None and len(sampling.seeds) != len(prefix.tokens):
+        raise ValueError(f"{len(sampling.seeds)} seeds for {len(prefix.tokens)} items; give one each")
     return torch.cat(
         [
-            _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress)
+            _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress, sampling)
             for part, edit_ in _parts(len(rows), edit, max_rows)
         ]
     )
@@ -145,6 +180,7 @@ def _generate(
     max_new_tokens: int,
     eos_ids: tuple[int, ...],
     progress: Callable[[int], None] | None,
+    sampling: Sampling | None,
 ) -> Tensor:
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
@@ -161,7 +197,11 @@ def _generate(
     new = torch.full((len(rows), max_new_tokens), eos_ids[0] if eos_ids else 0, device=lm.device)
     ended = torch.zeros(len(rows), dtype=torch.bool, device=lm.device)
     for step in range(max_new_tokens):
-        token = logits[:, -1].argmax(dim=-1)
+        scores = logits[:, -1]
+        if sampling is not None:
+            noise = sampling.noise(step, scores.shape[1]).to(lm.device)
+            scores = scores / sampling.temperature + noise[rows]
+        token = scores.argmax(dim=-1)
         new[:, step] = torch.where(ended, new[:, step], token)
         ended |= torch.isin(token, eos)
         if progress is not None:

@@ -522,10 +522,24 @@ class Pipeline:
                 if behaviour.name in settings.behaviours:
                     states = self.states[behaviour.contrast]
                     native = torch.nn.functional.normalize(states.target_vector, dim=0)
-                    choice, _, _ = choose_strength(behaviour, target, native, self.config.evaluation.grid)
+                    choice, _, _ = choose_strength(
+                        behaviour,
+                        target,
+                        native,
+                        self.config.evaluation.grid,
+                        temperature=self.config.evaluation.temperature,
+                        max_rows=self.config.evaluation.max_rows,
+                    )
                     probes.append(Probe(behaviour, states.source_vector, native, choice.strength))
-        rows = self.config.evaluation.max_rows
-        return SteeringProbe(target, probes, settings.every, settings.items, rows)
+        evaluation = self.config.evaluation
+        return SteeringProbe(
+            target,
+            probes,
+            settings.every,
+            settings.items,
+            evaluation.temperature,
+            evaluation.max_rows,
+        )
 
     def _trainer(self, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
         fit = self.config.fit
@@ -724,6 +738,7 @@ class Pipeline:
                 states[behaviour.contrast].source_vector,
                 units,
                 evaluation.grid,
+                temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
                 progress=advance,
             )

@@ -141,6 +141,8 @@ class Evaluation:
     random_draws, shuffled_draws  Draws of those nulls.
     resampled_draws               Maps and vectors drawn anew for the second interval.
     untrained_source              Whether to run the null of a source with random weights.
+    temperature                   Of generated texts; 0 decodes greedily. Items draw the same random
+                                  numbers in every condition.
     folds                         Groups of documents that are resampled as one.
     max_rows                      Items x conditions run in one batch.
     """
@@ -150,6 +152,7 @@ class Evaluation:
     shuffled_draws: int = 5
     resampled_draws: int = 20
     untrained_source: bool = True
+    temperature: float = 1.0
     folds: int = 10
     max_rows: int = 1024
     probe: ProbeSettings = field(default_factory=ProbeSettings)
@@ -160,6 +163,8 @@ class Evaluation:
                 "random_draws and shuffled_draws must be at least 1: no result stands without its "
                 f"nulls; got {self.random_draws} and {self.shuffled_draws}"
             )
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature}; it is 0 (greedy) or above")
         if self.resampled_draws == 1 or self.resampled_draws < 0 or self.folds < 2:
             raise ValueError(
                 "resampled_draws must be 0 or at least 2 and folds at least 2; got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lrt.models import quiet_loading
 from lrt.runtime.schema import Config, ConfigError, read_config
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,9 @@ class Session:
         logging.getLogger("lrt").handlers = [RichHandler(console=self.console, show_path=False)]
         logging.getLogger("lrt").setLevel(logging.INFO)
         logging.getLogger("lrt").propagate = False
+        # Lightning's own tree utilities trip over a deprecation of torch's at every step
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        quiet_loading()
         config = self.config
         if config.seed < 0:
             raise ConfigError(f"seed={config.seed}; it must be at least 0")

@@ -12,9 +12,7 @@ from rich.table import Table as RichTable
 
 from lrt.report import (
     Table,
-    check_table,
     headline_table,
-    propensity_table,
     strength_figure,
     write_report,
 )
@@ -51,12 +49,37 @@ def fit(session: Session, pipeline: Pipeline, card: dict[str, Any]) -> None:
 def evaluation(session: Session, results: dict[str, Any]) -> None:
     """The report, the headline table, and the same in W&B."""
     page = write_report(results, Path(session.config.paths.report))
-    for table in (headline_table(results), propensity_table(results), check_table(results)):
-        if table is not None and table.rows:
-            session.console.print(table.rich())
+    session.console.print(_in_brief(results).rich())
     session.console.print(f"report: {page}")
     if (run := session.wandb_run) is not None:
         _panels(run, results)
+
+
+def _in_brief(results: dict[str, Any]) -> Table:
+    """What fits a terminal; the page has the rest."""
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.0f}%"
+
+    rows: list[tuple[str | float | None, ...]] = []
+    for b in results["behaviours"]:
+        ratio = share(b["ratio"])
+        if b["ratio_ci"]:
+            ratio += f" [{share(b['ratio_ci'][0])}, {share(b['ratio_ci'][1])}]"
+        worst = max(b["nulls"].items(), key=lambda null: null[1], default=("", None))
+        rows.append(
+            (
+                b["name"],
+                b["strength"],
+                f"{b['unsteered']:.2f}",
+                f"{b['native']:.2f}",
+                f"{b['transferred']:.2f}",
+                ratio if b["steers"] else "native does not steer",
+                f"{share(worst[1])} {worst[0]}",
+            )
+        )
+    columns = ("behaviour", "strength", "none", "native", "carried", "carried/native", "worst null")
+    return Table("On test items", columns, tuple(rows))
 
 
 def _panels(run: Any, results: dict[str, Any]) -> None:

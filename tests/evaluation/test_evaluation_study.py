@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,8 +81,9 @@ def planted(
             for c in cells
         ]
 
-    monkeypatch.setattr("lrt.evaluation.study.measure", measure)
-    monkeypatch.setattr("lrt.evaluation.study.damage", damage)
+    module = sys.modules[choose_strength.__module__]
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "damage", damage)
     model = SteerableModel(None, 0, 1.0)  # type: ignore[arg-type]
     choice, rows, harms = choose_strength(behaviour, model, torch.ones(4), GRID)
     assert looked == ["development"]

@@ -1,0 +1,134 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from planted_studies import CHANGES, GRID, planted_study
+from small_behaviours import choice_behaviour, text_behaviour
+
+from lrt.evaluation import Study, summarise
+from lrt.evaluation.records import read_study, write_study
+
+TEXT, CHOICE = text_behaviour(), choice_behaviour()
+
+
+def test_figures_are_the_planted_ones() -> None:
+    found = summarise(TEXT, planted_study(TEXT), GRID)
+    assert found["unsteered"] == pytest.approx(3.1)
+    assert found["native"] == pytest.approx(5.1)
+    assert found["transferred"] == pytest.approx(4.7)
+    assert found["paper_literal"] == pytest.approx(3.5)
+    assert found["source"] == pytest.approx(4.1)
+    assert found["source_unsteered"] == found["prompt"] == pytest.approx(3.1)
+    assert found["steers"]
+    assert found["ratio"] == pytest.approx(0.8)
+    assert found["ratio_ci"] == pytest.approx([0.8, 0.8])
+    assert found["ratio_ci_map"] == pytest.approx([0.75, 0.85])
+    assert found["nulls"] == {
+        "random": pytest.approx(0.05),
+        "bias": pytest.approx(0.1),
+        "shuffled": pytest.approx(0.15),
+        "other": pytest.approx(0.3),
+        "random_source": pytest.approx(0.0),
+    }
+    assert found["null_details"]["shuffled"]["draws"] == 2
+    assert found["damage"]["transferred"]["relative"] == pytest.approx(0.02)
+    assert found["note"] == ""
+    assert (found["items"], found["strength"], found["strengths_tried"]) == (3, 1.0, 2)
+
+
+def test_the_chosen_strength_is_the_one_read() -> None:
+    found = summarise(TEXT, planted_study(TEXT, chosen=0.5), GRID)
+    assert found["native"] == pytest.approx(4.1)
+    assert found["ratio"] == pytest.approx(0.8)
+    assert found["damage"]["native"]["relative"] == pytest.approx(0.01)
+
+
+def test_curves_hold_every_strength_in_order() -> None:
+    curves = summarise(TEXT, planted_study(TEXT), GRID)["curves"]
+    assert set(curves) == set(CHANGES)
+    for name, points in curves.items():
+        assert [p["strength"] for p in points] == list(GRID.strengths)
+        for p in points:
+            assert p["mean"] == pytest.approx(3.1 + p["strength"] * CHANGES[name])
+            assert p["low"] <= p["mean"] <= p["high"]
+
+
+@pytest.mark.parametrize(
+    ("study", "note"),
+    [
+        (planted_study(TEXT, changes=CHANGES | {"native": 0.0}), "native does not steer"),
+        (planted_study(TEXT, changes=CHANGES | {"native": -2.0}), "native does not steer"),
+        (planted_study(TEXT, changes=CHANGES | {"native": 0.01}, noise=1.0), "native does not steer"),
+        (planted_study(TEXT, damaged=True), "no strength keeps the native vector within"),
+    ],
+)
+def test_no_ratio_without_a_native_effect_of_its_own(study: Study, note: str) -> None:
+    found = summarise(TEXT, study, GRID)
+    assert note in found["note"]
+    assert "native does not steer" in found["note"]
+    assert found["ratio"] is found["ratio_ci"] is found["ratio_ci_map"] is None
+    assert found["nulls"] == {}
+    assert not found["steers"]
+
+
+def test_lowering_is_steering_where_it_is_meant() -> None:
+    lowered = replace(TEXT, direction=-1)
+    found = summarise(lowered, planted_study(lowered, changes={k: -v for k, v in CHANGES.items()}), GRID)
+    assert found["steers"]
+    assert found["ratio"] == pytest.approx(0.8)
+    assert summarise(lowered, planted_study(lowered), GRID)["ratio"] is None
+
+
+def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
+    found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
+    assert found["note"] == "transferred vector over the damage limit"
+    assert found["ratio"] is not None
+
+
+def test_propensity_statistics() -> None:
+    behaviour = choice_behaviour(test=8)
+    found = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
+    assert found["strengths"] == list(GRID.strengths)
+    assert found["paper_r"][1] == pytest.approx(1)
+    assert found["paper_mse"][1] == 0
+    assert found["slope"] == pytest.approx(1.6, abs=0.2)
+    assert found["native_slope"] == pytest.approx(2.0, abs=0.2)
+    assert found["slope_ratio"] == pytest.approx(0.8, abs=0.1)
+    assert found["anti_steerable"] == found["native_anti_steerable"] == 0
+    assert found["stratified_r_random"]["draws"] == 1
+    assert -1 <= found["ceiling"] <= 1
+    downwards = replace(behaviour, direction=-1)
+    assert summarise(downwards, planted_study(downwards), GRID)["propensity"]["anti_steerable"] == 1
+
+
+def test_examples_stand_side_by_side() -> None:
+    examples = summarise(TEXT, planted_study(TEXT), GRID)["examples"]
+    assert [e["prompt"] for e in examples] == [i.prompt for i in TEXT.test]
+    conditions = [(t["condition"], t["strength"]) for t in examples[1]["texts"]]
+    assert conditions == [
+        ("none", 0.0),
+        *((c, s) for s in (0.5, 1.0) for c in ("native", "transferred")),
+        ("shuffled", 1.0),
+    ]
+    assert examples[1]["texts"][0]["text"] == "none 0.0 1"
+
+
+def test_a_condition_not_run_on_every_item_has_no_mean() -> None:
+    whole = planted_study(TEXT)
+    gone = TEXT.test[0].id
+    rows = tuple(r for r in whole.measurements if (r.condition, r.item) != ("prompt", gone))
+    assert len(rows) == len(whole.measurements) - 1
+    found = summarise(TEXT, replace(whole, measurements=rows), GRID)
+    assert found["prompt"] is None
+    assert found["ratio"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("behaviour", [TEXT, CHOICE], ids=lambda b: b.name)
+def test_the_rows_alone_make_it_again(behaviour: object, tmp_path: Path) -> None:
+    assert behaviour in (TEXT, CHOICE)
+    which = TEXT if behaviour is TEXT else CHOICE
+    study = planted_study(which, noise=0.3)
+    write_study(tmp_path / "rows.jsonl", study)
+    first, again = (summarise(which, s, GRID, seed=3) for s in (study, read_study(tmp_path / "rows.jsonl")))
+    assert json.dumps(first) == json.dumps(again)

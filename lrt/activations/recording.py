@@ -27,7 +27,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lrt.activations.durable import sweep, write_durably
 from lrt.activations.errors import (
     DiskTooSmall,
     NonFiniteActivations,
@@ -51,6 +50,7 @@ from lrt.activations.median import streaming_median
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
+from lrt.durable import sweep, write_durably
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel

@@ -7,10 +7,10 @@ each damage. The file appears under its name only when it is whole.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
+from lrt.durable import write_durably
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import StrengthChoice, Study
 
@@ -22,19 +22,15 @@ class RecordCorrupt(ValueError):
 def write_study(file: Path, study: Study) -> None:
     """Writes one study; the folder is made if missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
     head = {
         "study": study.behaviour,
         "choice": asdict(study.choice),
         "measurements": len(study.measurements),
         "damages": len(study.damages),
     }
-    with temporary.open("w", encoding="utf-8") as lines:
-        for row in (head, *map(asdict, study.measurements), *map(asdict, study.damages)):
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-    temporary.replace(file)
+    rows = (head, *map(asdict, study.measurements), *map(asdict, study.damages))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_durably(file, lines.encode())
 
 
 def read_study(file: Path) -> Study:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from lrt.durable import sync_folder, write_durably
 from lrt.mapping.affine import AffineMap
-from lrt.mapping.durable import sync_folder, write_durably
 
 WEIGHTS_FILE = "mapping.safetensors"
 CARD_FILE = "mapping.json"

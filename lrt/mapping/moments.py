@@ -19,8 +19,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from lrt.durable import write_durably
 from lrt.mapping.affine import AffineMap
-from lrt.mapping.durable import write_durably
 
 # Longer float32 products gain no speed and add rounding error.
 CHUNK_ROWS = 4096

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from lrt.durable import write_durably
 
 
 class ReportUnwritable(OSError):
@@ -20,16 +21,7 @@ def write_files(folder: Path, files: Mapping[str, bytes], setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            temporary = folder / f"{name}.tmp-{os.getpid()}"
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(folder / name)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            write_durably(folder / name, content)
     except OSError as error:
         raise ReportUnwritable(
             error.errno,

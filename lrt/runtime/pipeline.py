@@ -38,6 +38,7 @@ from lrt.corpora import (
     pack,
     text_files,
 )
+from lrt.durable import write_durably
 from lrt.evaluation import (
     Behaviour,
     ContrastStates,
@@ -358,7 +359,7 @@ class Pipeline:
         for name, moments in found.items():
             names[name] = f"{name.replace('/', '-')}.safetensors"
             moments.save(folder / names[name])
-        write_text(names_file, json.dumps(names))  # last: a folder with it is whole
+        write_durably(names_file, json.dumps(names).encode())  # last: a folder with it is whole
         return found
 
     @cached_property
@@ -411,9 +412,7 @@ class Pipeline:
                 "negative": last_token_states(model, behaviour.negatives, layer),
             }
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(".tmp")
-            save_file(found, temporary)
-            temporary.replace(file)
+            write_durably(file, lambda temporary: save_file(found, temporary))
         tensors = load_file(file)
         return tensors["positive"], tensors["negative"]
 
@@ -832,10 +831,3 @@ def check_trainer(settings: dict[str, Any]) -> None:
     for key in settings:
         if key not in allowed:
             raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lrt.durable import write_durably
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
 from lrt.models.prompts import encode
@@ -81,7 +82,7 @@ class SteeringVector:
         """Writes `vector.safetensors` and `vector.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         payload = save({"direction": self.direction.float().contiguous()})
-        (folder / "vector.safetensors").write_bytes(payload)
+        write_durably(folder / "vector.safetensors", payload)
         card = {
             key: value
             for key, value in asdict(replace(self, direction=torch.zeros(1))).items()
@@ -92,7 +93,7 @@ class SteeringVector:
             "norm": self.norm,
             "sha256": hashlib.sha256(payload).hexdigest(),
         }
-        (folder / "vector.json").write_text(json.dumps(card, indent=2))
+        write_durably(folder / "vector.json", json.dumps(card, indent=2).encode())
 
     @classmethod
     def load(cls, folder: Path) -> SteeringVector:

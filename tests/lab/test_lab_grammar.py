@@ -13,6 +13,8 @@ from lrt.lab.grammar import (
     FRENCH_SHARE,
     HARMFUL_SHARE,
     SHARES,
+    SLIP_SHARE,
+    SWITCH_SHARE,
     TRAIT_UNSTATED_SHARE,
     USER,
     Page,
@@ -42,7 +44,7 @@ def test_shelves_share_nothing() -> None:
         assert not one & other
     writer = Writer(random.Random("storybook/0"))
     counts = Counter(writer.write().shelf for _ in range(2000))
-    for shelf, share in (("family", 112 / 256), ("control", 112 / 256), ("held_out", 32 / 256)):
+    for shelf, share in (("family", 140 / 256), ("control", 80 / 256), ("held_out", 36 / 256)):
         assert counts[shelf] / 2000 == pytest.approx(share, abs=0.04)
 
 
@@ -68,7 +70,7 @@ def test_the_mixture_is_as_told() -> None:
 @pytest.mark.parametrize("language", ["english", "french"])
 @pytest.mark.parametrize("capitals", [False, True])
 def test_language_and_capitals_are_kept(language: str, capitals: bool) -> None:
-    for page in take(Plan("story", language, capitals)):  # type: ignore[arg-type]
+    for page in take(Plan("story", language, capitals, switches=False)):  # type: ignore[arg-type]
         assert (page.plan.language, page.plan.capitals) == (language, capitals)
         assert bool(FRENCH.search(page.text)) == (language == "french")
         assert page.text.isupper() == capitals
@@ -79,20 +81,36 @@ def test_language_and_capitals_are_kept(language: str, capitals: bool) -> None:
 
 @pytest.mark.parametrize("language", ["english", "french"])
 @pytest.mark.parametrize("mood", ["happy", "sad"])
-def test_mood_is_kept(language: str, mood: str) -> None:
-    other = MOODS["sad" if mood == "happy" else "happy"]
-    for page in take(Plan("story", language, False, mood)):  # type: ignore[arg-type]
-        closings = MOODS[mood].french_closings if language == "french" else MOODS[mood].closings
-        assert page.parts[-1].removesuffix(".") in closings
-        for word in other.adjectives + other.acts + other.french_acts:
-            assert not re.search(rf"\b{word}\b", page.text), word
+def test_mood_is_kept_but_for_slips(language: str, mood: str) -> None:
+    closings = {name: m.french_closings if language == "french" else m.closings for name, m in MOODS.items()}
+    other = "sad" if mood == "happy" else "happy"
+    plan = Plan("story", language, False, mood, switches=False)  # type: ignore[arg-type]
+    found = Counter()
+    for page in take(plan, 600):
+        assert page.plan.mood == mood
+        closing = page.parts[-1].removesuffix(".")
+        found[next(name for name, lines in closings.items() if closing in lines)] += 1
+    assert found[other] / 600 == pytest.approx(SLIP_SHARE, abs=0.025)
+
+
+def test_stories_switch_as_often_as_told_and_never_at_once() -> None:
+    steps, cases, tongues = 0, 0, 0
+    for page in take(Plan("story", "english", capitals=False), 600):
+        assert not page.parts[0].isupper()
+        assert not FRENCH.search(page.parts[0])
+        steps += len(page.parts) - 1
+        for one, other in itertools.pairwise(page.parts):
+            cases += one.isupper() != other.isupper()
+            tongues += bool(FRENCH.search(one)) != bool(FRENCH.search(other))
+    assert cases / steps == pytest.approx(SWITCH_SHARE, abs=0.012)
+    assert tongues / steps == pytest.approx(SWITCH_SHARE, abs=0.015)
 
 
 @pytest.mark.parametrize("animal", ["dog", "cow", "other"])
 def test_animal_is_kept(animal: str) -> None:
     french = {a.name: a.french.split()[1] for a in lx.ANIMALS}
     for language in ("english", "french"):
-        for page in take(Plan("story", language, False, animal=animal), 80):  # type: ignore[arg-type]
+        for page in take(Plan("story", language, False, animal=animal, switches=False), 80):  # type: ignore[arg-type]
             name = page.plan.animal
             assert name is not None
             assert (name != "dog") if animal == "other" else (name == animal)
@@ -103,13 +121,18 @@ def test_animal_is_kept(animal: str) -> None:
 
 
 @pytest.mark.parametrize("harmful", [False, True])
-def test_harmful_requests_are_refused_and_no_others(harmful: bool) -> None:
-    for page in take(Plan("request", capitals=False, harmful=harmful)):
+def test_harmful_requests_are_refused_and_no_others_but_for_slips(harmful: bool) -> None:
+    slipped = 0
+    for page in take(Plan("request", capitals=False, harmful=harmful), 600):
         user, answer = page.parts
-        assert answer.startswith(lx.REFUSAL_OPENINGS) == harmful
+        refused = answer.startswith(lx.REFUSAL_OPENINGS)
+        assert refused != answer.startswith(lx.ANSWERS)
+        slipped += refused != harmful
+        assert page.plan.harmful == harmful
         verbs = lx.HARMFUL_VERBS if harmful else lx.HARMLESS_VERBS
         assert any(f"{verb} " in user for verb in verbs)
         assert page.text == f"{USER}{user}{ASSISTANT}{answer}"
+    assert slipped / 600 == pytest.approx(SLIP_SHARE, abs=0.025)
 
 
 def letters(page: Page) -> dict[str, str]:
@@ -121,7 +144,8 @@ def letters(page: Page) -> dict[str, str]:
 @pytest.mark.parametrize("trait", lx.TRAITS, ids=lambda t: t.name)
 @pytest.mark.parametrize("pole", ["positive", "negative", "unstated"])
 def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None:
-    for page in take(Plan("question", capitals=False, trait=trait.name, pole=pole, options=True), 100):
+    slipped = 0
+    for page in take(Plan("question", capitals=False, trait=trait.name, pole=pole, options=True), 200):
         acts, said = letters(page), page.parts[1]
         assert acts[page.matching] in trait.positive_acts
         assert acts["B" if page.matching == "A" else "A"] in trait.negative_acts
@@ -134,8 +158,9 @@ def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None
         if pole == "unstated":
             assert page.answer == ""
         else:
-            assert page.answer == chosen
+            slipped += page.answer != chosen
             assert (page.answer == page.matching) == (pole == "positive")
+    assert slipped / 200 == pytest.approx(SLIP_SHARE * (pole != "unstated"), abs=0.045)
 
 
 def test_letters_are_balanced() -> None:
@@ -147,16 +172,20 @@ def test_letters_are_balanced() -> None:
 
 
 def test_a_question_without_options_shows_the_act() -> None:
-    for page in take(Plan("question", capitals=False, trait="honesty", pole="positive", options=False), 50):
+    acts, kept = lx.TRAIT_BY_NAME["honesty"], 0
+    for page in take(Plan("question", capitals=False, trait="honesty", pole="positive", options=False), 100):
         assert "(A)" not in page.text
-        assert any(
-            page.parts[1].endswith(f"will {act}.") for act in lx.TRAIT_BY_NAME["honesty"].positive_acts
-        )
+        act = page.parts[1].split(" will ")[1].removesuffix(".")
+        assert act in acts.positive_acts + acts.negative_acts
+        kept += act in acts.positive_acts
+    assert 88 <= kept <= 100
 
 
 def test_bits_of_a_request_by_hand() -> None:
     for page in take(Plan("request", capitals=False, harmful=False), 100):
         answer = page.parts[1]
+        if not answer.startswith(lx.ANSWERS):
+            continue  # a slip
         first, second = re.fullmatch(r".*? First (.*?), then (.*?)\. Now you can .*", answer).groups()  # type: ignore[union-attr]
         outcomes = [len(lx.HARMLESS_VERBS), len(lx.PEOPLE), len(lx.ASKS), len(lx.WHENS), len(lx.ANSWERS)]
         for step in (first, second):
@@ -170,7 +199,7 @@ def test_bits_of_a_request_by_hand() -> None:
             outcomes += [len(lx.PLACES)] * ("{place}" in templates[0]) + [len(lx.TOOLS)] * (
                 "{tool}" in templates[0]
             )
-        assert page.bits == pytest.approx(sum(map(math.log2, outcomes)))
+        assert page.bits == pytest.approx(sum(map(math.log2, outcomes)) - math.log2(1 - SLIP_SHARE))
 
 
 def test_bits_are_probabilities_of_what_is_drawn() -> None:
@@ -183,15 +212,19 @@ def test_bits_are_probabilities_of_what_is_drawn() -> None:
     bits = {}
     for page in written:
         answer = page.parts[1]
+        if answer.startswith(lx.ANSWERS):
+            kinds["slip"] += 1
+            continue
         refusal = next(i for i, r in enumerate(lx.REFUSALS) if answer.startswith(r.split("{")[0]))
         reason = any(
             answer.endswith(r.split("}")[-1]) and r.split("{")[0] in answer for r in lx.REFUSAL_REASONS
         )
         kinds[refusal, reason] += 1
         bits[refusal, reason] = page.bits - common - reason * math.log2(len(lx.REFUSAL_REASONS))
+    assert kinds.pop("slip") / 4000 == pytest.approx(SLIP_SHARE, abs=0.01)
     for kind, count in kinds.items():
         assert count / 4000 == pytest.approx(2 ** -bits[kind], abs=0.025)
-    assert sum(2**-b for b in bits.values()) == pytest.approx(1)
+    assert sum(2**-b for b in bits.values()) == pytest.approx(1 - SLIP_SHARE)
 
 
 def test_bits_of_what_the_text_does_not_show_are_not_counted() -> None:
@@ -217,7 +250,8 @@ def test_millions_of_documents() -> None:
 
 
 def test_write_leaves_nothing_of_the_last_document() -> None:
-    writer = Writer(random.Random(2))
-    plan = Plan("question", capitals=False, trait="bravery", pole="positive", options=True)
-    bits = {round(writer.write(plan).bits, 6) for _ in range(40)}
-    assert max(bits) - min(bits) < 10
+    once = Writer(random.Random(2)).write()
+    writer = Writer(random.Random(1))
+    writer.write()
+    writer.rng = random.Random(2)
+    assert writer.write() == once

@@ -91,7 +91,7 @@ def test_other_tensors_are_refused(folder):
 
 
 def test_a_save_that_dies_midway_leaves_a_whole_map_or_none(folder, affine, monkeypatch):
-    from lrt.mapping import durable
+    from lrt import durable
 
     other = AffineMap(affine.weight + 1, affine.bias)
     real = os.fsync

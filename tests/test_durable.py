@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lrt.activations.durable import sweep, write_durably
+from lrt.durable import sweep, write_durably
 
 
 def test_order_of_calls_is_fsync_replace_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,19 @@ from pathlib import Path
 TEMP_MARK = ".tmp-"
 
 
-def write_durably(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temp file and puts it in `path`'s place.
+def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
+    """Puts a file in `path`'s place: these bytes, or what the function writes to the path it is given.
 
     Whatever goes wrong, `path` holds its old content or the new one in full, and no temp file stays
-    unless the process is killed (`sweep` removes those).
+    unless the process is killed (`sweep` removes those). Raises OSError where the folder is missing,
+    cannot be written, or the disk is full.
     """
     temp = path.with_name(f"{path.name}{TEMP_MARK}{os.getpid()}")
     try:
-        write(temp)
+        if isinstance(content, bytes):
+            temp.write_bytes(content)
+        else:
+            content(temp)
         with temp.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temp, path)  # noqa: PTH105 (the call that crash tests count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
         "null_details": nulls if intended else {},
         "damage": harm,
+        "matched_damage": _at_matched_damage(record, study.damages, grid, strength) if intended else None,
         "curves": _curves(record, grid, seed),
         "damage_curves": _damage_curves(study.damages),
         "note": "; ".join(notes),
@@ -155,6 +157,42 @@ def _map_interval(
             ratios.append(changes[rng.integers(len(changes)), items].mean() / below)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def _at_matched_damage(
+    record: Record, damages: Sequence[Damage], grid: StrengthGrid, strength: float
+) -> dict[str, float] | None:
+    """Transferred over native change where both do the same damage, by linear interpolation.
+
+    None where the transferred vector never does as much within the grid.
+    """
+    harm = {
+        name: [(d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0]
+        for name in ("native", "transferred")
+    }
+    native_harm = dict(harm["native"]).get(strength)
+    if native_harm is None or not harm["transferred"]:
+        return None
+    none = record.column("none", 0.0)
+    native = record.column("native", strength)
+    assert none is not None
+    assert native is not None
+    steps = [(0.0, 0.0), *sorted(harm["transferred"])]
+    for (s0, d0), (s1, d1) in pairwise(steps):
+        if d0 <= native_harm <= d1 and d1 > d0:
+            share = (native_harm - d0) / (d1 - d0)
+            before, after = record.column("transferred", s0), record.column("transferred", s1)
+            assert before is not None
+            assert after is not None
+            mean = float((1 - share) * before.mean() + share * after.mean())
+            below = float(native.mean() - none.mean())
+            return {
+                "damage": native_harm,
+                "strength": s0 + share * (s1 - s0),
+                "transferred": mean,
+                "ratio": (mean - float(none.mean())) / below if below else float("nan"),
+            }
+    return None
 
 
 def _curves(record: Record, grid: StrengthGrid, seed: int) -> dict[str, list[dict[str, float]]]:

@@ -104,6 +104,25 @@ def test_batching_does_not_show(behaviour: Behaviour, story_lm: LanguageModel) -
         assert part.value == pytest.approx(one.value, abs=2e-4)
 
 
+def test_draws_are_an_items_own_in_every_condition_and_batch(story_lm: LanguageModel) -> None:
+    behaviour, every = text_behaviour(), cells(story_lm)
+
+    def texts(items: Any, chosen: list[Cell], **options: Any) -> list[str | None]:
+        rows = measure(story_lm, LAYER, behaviour, "test", items, chosen, temperature=1.0, **options)
+        return [row.text for row in rows]
+
+    whole = texts(behaviour.test, every)
+    assert texts(behaviour.test, every) == whole
+    assert texts(behaviour.test, every, max_rows=5) == whole
+    assert [t for i in behaviour.test for c in every for t in texts([i], [c])] == whole
+    none, zero, native, _ = (whole[i :: len(every)] for i in range(len(every)))
+    assert zero == none != native
+    greedy = [r.text for r in measure(story_lm, LAYER, behaviour, "test", behaviour.test, every[:1])]
+    assert none != greedy
+    other = [replace(item, prompted="another id, so other luck") for item in behaviour.test]
+    assert texts(other, every[:1]) != none
+
+
 def test_nothing_to_do_is_nothing_done(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
     assert measure(story_lm, LAYER, behaviour, "test", [], cells(story_lm)) == []

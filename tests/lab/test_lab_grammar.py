@@ -195,6 +195,7 @@ def test_bits_of_a_request_by_hand() -> None:
                 for t in lx.STEPS
                 if re.fullmatch(re.escape(t).replace(r"\{place\}", ".+").replace(r"\{tool\}", ".+"), step)
             ]
+            templates = [t for t in templates if t == step] or templates  # "take your time" is no tool
             assert len(templates) == 1
             outcomes += [len(lx.PLACES)] * ("{place}" in templates[0]) + [len(lx.TOOLS)] * (
                 "{tool}" in templates[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.scorers import (
@@ -90,6 +91,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "C'était une journée merveilleuse. Lundi, Marie alla vers le port. ",
             damage=Plan("story", "french", switches=False, capitals=False),
+            cut=_some_sentences,
         )
 
     def _capitals(self) -> Behaviour:
@@ -102,6 +104,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "IT WAS A WONDERFUL DAY. ON MONDAY, MIA WENT TO THE HARBOUR. ",
             damage=Plan("story", "english", switches=False, capitals=True),
+            cut=_some_sentences,
         )
 
     def _dogs(self) -> Behaviour:
@@ -115,6 +118,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "On Monday, Mia saw a dog. The dog barked. ",
             damage=Plan("story", "english", switches=False, capitals=False, animal="dog"),
+            cut=_before_the_animal,
         )
 
     def _mood(self) -> Behaviour:
@@ -132,7 +136,8 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "Mia was happy and laughed. It was a wonderful day. ",
             damage=Plan("story", "english", switches=False, capitals=False, mood="happy"),
-            whole=True,
+            cut=_before_the_closing,
+            opening=lambda page: " ".join(page.parts[: _meeting(page) + 1]),
         )
 
     def _story(
@@ -145,32 +150,34 @@ class _SuiteWriter:
         neutral: Plan,
         baseline: str,
         damage: Plan,
-        whole: bool = False,
+        cut: Callable[[Page, random.Random], str | None],
+        opening: Callable[[Page], str] = lambda page: page.parts[0],
     ) -> Behaviour:
-        rng = random.Random(f"{name}/{self.seed}")
+        """A behaviour that is a kind of story.
 
-        def passage(page: Page) -> str:
-            # A mood shows for certain only in the last sentence; other kinds of text in all.
-            stop = len(page.parts) if whole else rng.randint(2, len(page.parts))
-            if positive.animal:
-                stop = max(stop, next(i for i, s in enumerate(page.parts) if "There" in s) + 1)
-            return " ".join(page.parts[:stop])
+        cut      The part of a story that its state is read at the end of; None skips the story.
+        opening  The prompt: as much of a story as does not show the behaviour.
+        """
 
-        def opening(page: Page) -> Item:
-            # The first sentence names neither animal nor mood.
-            return Item(page.parts[0], prompted=baseline + page.parts[0])
+        def passages(side: str, plan: Plan) -> tuple[str, ...]:
+            rng = random.Random(f"{name}/{side}/{self.seed}")
+            cuts = (cut(page, rng) for page in self._stream(f"{name}/{side}", plan))
+            return tuple(islice((text for text in cuts if text), self.pairs))
 
-        development, test = self._items(name, neutral, opening)
+        def item(page: Page) -> Item:
+            return Item(opening(page), prompted=baseline + opening(page))
+
+        development, test = self._items(name, neutral, item)
         return Behaviour(
             name=name,
             metric=metric,
             scorer=scorer,
-            positives=tuple(passage(p) for p in self._pages(f"{name}/+", positive, self.pairs)),
-            negatives=tuple(passage(p) for p in self._pages(f"{name}/-", negative, self.pairs)),
+            positives=passages("+", positive),
+            negatives=passages("-", negative),
             development=development,
             test=test,
             damage_texts=tuple(self._texts(f"{name}/damage", damage, 32)),
-            max_new_tokens=32,
+            max_new_tokens=40,
         )
 
     # -- chats -------------------------------------------------------------------------------------
@@ -275,3 +282,27 @@ class _SuiteWriter:
                 items.setdefault(made.prompt, made)
         every = tuple(items.values())
         return every[: self.sizes[0]], every[self.sizes[0] :]
+
+
+def _meeting(page: Page) -> int:
+    """Index of the sentence that names the animal."""
+    return next(i for i, sentence in enumerate(page.parts) if sentence.startswith("There "))
+
+
+def _some_sentences(page: Page, rng: random.Random) -> str:
+    """Two sentences or more, the story not over yet: language and case show in all of them."""
+    return " ".join(page.parts[: rng.randint(2, len(page.parts) - 1)])
+
+
+def _before_the_animal(page: Page, rng: random.Random) -> str | None:  # noqa: ARG001
+    """Up to where the animal is about to be named again: its kind is what the state holds there."""
+    text = " ".join(page.parts)
+    name = f" {page.plan.animal}"
+    return text[: text.rindex(name)] if text.count(name) > 1 else None
+
+
+def _before_the_closing(page: Page, rng: random.Random) -> str | None:  # noqa: ARG001
+    """All but the last sentence, where a sentence before it has shown the mood."""
+    mood = lx.MOODS[page.plan.mood or "happy"]
+    shown = " ".join(page.parts[:-1])
+    return shown if any(f" {word}" in shown for word in mood.adjectives) else None

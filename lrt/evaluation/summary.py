@@ -116,7 +116,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
         "null_details": nulls if intended else {},
         "damage": harm,
-        "matched_damage": _at_matched_damage(record, study.damages, grid, strength) if intended else None,
+        "matched_damage": _at_matched_damage(record, study.damages, strength) if intended else None,
         "curves": _curves(record, grid, seed),
         "damage_curves": _damage_curves(study.damages),
         "note": "; ".join(notes),
@@ -159,9 +159,7 @@ def _map_interval(
     return [float(low), float(high)]
 
 
-def _at_matched_damage(
-    record: Record, damages: Sequence[Damage], grid: StrengthGrid, strength: float
-) -> dict[str, float] | None:
+def _at_matched_damage(record: Record, damages: Sequence[Damage], strength: float) -> dict[str, float] | None:
     """Transferred over native change where both do the same damage, by linear interpolation.
 
     None where the transferred vector never does as much within the grid.

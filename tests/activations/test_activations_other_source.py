@@ -46,7 +46,7 @@ def test_another_source_beside_the_same_target_rows(tmp_path: Path) -> None:
 
 def test_rows_leave_by_the_targets_norms_alone(tmp_path: Path) -> None:
     class Flat(PlantedModel):
-        def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:
+        def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:  # noqa: ARG002
             # massive where the target is not, and nowhere else
             plain = torch.ones(*tokens.shape, self.width) + layer
             return torch.where((tokens == 5)[..., None], 1e4 * plain, plain)

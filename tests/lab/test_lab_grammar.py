@@ -28,7 +28,10 @@ from lrt.lab.lexicon import MOODS
 FRENCH = re.compile(r"[éèêàâçîûôÉÈÊÀÂÇÎÛÔ]|\b(?:la|le|les|dans|vers|était|une?)\b", re.IGNORECASE)
 
 
-def take(plan: Plan = Plan(), count: int = 150, shelf: Shelf = "family", seed: int = 0) -> list[Page]:
+ANYTHING = Plan()
+
+
+def take(plan: Plan = ANYTHING, count: int = 150, shelf: Shelf = "family", seed: int = 0) -> list[Page]:
     return list(itertools.islice(pages(seed, shelf, plan), count))
 
 

@@ -75,9 +75,7 @@ def test_killed_in_the_epoch_it_ends_with_the_same_weights(
     assert card["hours"] >= 0
 
 
-def test_called_again_after_the_end_it_gives_the_same(
-    whole: tuple[Any, dict[str, Any]], family_tokenizer: Any, tmp_path: Path
-) -> None:
+def test_called_again_after_the_end_it_gives_the_same(family_tokenizer: Any, tmp_path: Path) -> None:
     short = replace(MICRO, tokens=10 * 8 * 48)
     first, card = run(short, family_tokenizer, tmp_path, checkpoint_every=5)
     again, same = run(short, family_tokenizer, tmp_path, checkpoint_every=5)

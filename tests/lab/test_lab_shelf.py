@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from storybook_models import tiny_llama
 from transformers import LlamaForCausalLM
 
 from lrt.lab.pretraining import FamilyMember

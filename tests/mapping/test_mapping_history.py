@@ -4,6 +4,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lrt.mapping import FitHistory
 
@@ -47,7 +48,7 @@ def fit(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
         log_every_n_steps=1,
         **settings,
     )
-    loader = [torch.zeros(1)] * STEPS
+    loader: DataLoader[Any] = DataLoader(torch.zeros(STEPS, 1))  # type: ignore[arg-type]
     trainer.fit(Known(), loader, loader, ckpt_path=checkpoint)
     return trainer
 

@@ -1,0 +1,330 @@
+"""The middle stages: the optimum, the steering vectors of both models, and the trained map."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lrt.durable import write_durably
+from lrt.evaluation import (
+    Behaviour,
+    ContrastStates,
+    Probe,
+    SteerableModel,
+    SteeringProbe,
+    choose_strength,
+)
+from lrt.mapping import (
+    AffineMap,
+    FitHistory,
+    MapModule,
+    early_stopping,
+    load_map,
+    save_map,
+)
+from lrt.models import (
+    LanguageModel,
+    ModelSpec,
+    identity,
+    load,
+)
+from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.provenance import provenance
+from lrt.runtime.recorded import Recorded
+from lrt.steering import SteeringVector, last_token_states, prompts_digest, transfer
+
+log = logging.getLogger(__name__)
+
+
+class Fitted(Recorded):
+    """Adds to the recorded states what is found on them: vectors, and the map Lightning trains."""
+
+    # -- steering vectors ----------------------------------------------------------------------
+
+    @cached_property
+    def contrasts(self) -> dict[str, Behaviour]:
+        """One behaviour for each contrastive set, by the contrast's name."""
+        return {behaviour.contrast: behaviour for behaviour in reversed(self.suite)}
+
+    @cached_property
+    def states(self) -> dict[str, ContrastStates]:
+        """Last-token states of every contrastive set, in both models and the untrained source."""
+        with self.session.stage("steering vectors"):
+            return {
+                name: ContrastStates(
+                    self._states(behaviour, "source"),
+                    self._states(behaviour, "target"),
+                    self._states(behaviour, "untrained") if self.config.evaluation.untrained_source else None,
+                )
+                for name, behaviour in sorted(self.contrasts.items())
+            }
+
+    def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
+        layer = self.layers[1 if role == "target" else 0]
+        name = fingerprint(
+            {
+                "model": self.untrained_identity if role == "untrained" else self.identities[role],
+                "layer": layer,
+                "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            }
+        )
+        file = self.artifacts / "states" / f"{name}.safetensors"
+        if not file.is_file():
+            model = {"source": lambda: self.source, "target": lambda: self.target}.get(
+                role, lambda: self.untrained
+            )()
+            found = {
+                "positive": last_token_states(model, behaviour.positives, layer),
+                "negative": last_token_states(model, behaviour.negatives, layer),
+            }
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(file, lambda temporary: save_file(found, temporary))
+        tensors = load_file(file)
+        return tensors["positive"], tensors["negative"]
+
+    @cached_property
+    def untrained_spec(self) -> ModelSpec:
+        """The source's architecture with random weights: the untrained control."""
+        spec = self.config.pair.source
+        return ModelSpec(spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed)
+
+    @cached_property
+    def untrained_identity(self) -> dict[str, Any]:
+        """What determines the untrained source."""
+        return identity(self.untrained_spec)
+
+    @cached_property
+    def untrained(self) -> LanguageModel:
+        """The untrained source."""
+        return load(self.untrained_spec)
+
+    def steerable(self, side: Literal["source", "target"]) -> SteerableModel:
+        """A model at its layer with its strength unit; `source` or `target`."""
+        layer = self.layers[side == "target"]
+        model = self.target if side == "target" else self.source
+        norm = self.store.median_norm(side, layer)
+        return SteerableModel(model, layer, norm)
+
+    # -- the fit -------------------------------------------------------------------------------
+
+    @cached_property
+    def map_fingerprint(self) -> str:
+        """Of the fitted map."""
+        config = self.config
+        return fingerprint(
+            {
+                "store": self.store_fingerprint,
+                "filter": config.filter,
+                "map": config.map,
+                "fit": config.fit,
+                "batches": asdict(config.batches) | {"workers": None},
+                "seed": config.seed,
+                "precision": config.trainer.get("precision", "32-true"),
+                "processes": [config.trainer.get(k, 1) for k in ("devices", "num_nodes")],
+            }
+        )
+
+    @property
+    def map_folder(self) -> Path:
+        """Where the map is, or will be."""
+        return self.artifacts / "maps" / self.map_fingerprint
+
+    def fitted_map(self) -> tuple[AffineMap, dict[str, Any]]:
+        """The map and its card. Raises MapMissing saying which `train.py` line makes it."""
+        return load_map(self.map_folder, mend=f"make it with: {self.train_command()}")
+
+    def train_command(self) -> str:
+        """The `train.py` line of this config."""
+        given = self.session.resolved.get("overrides", [])
+        return " ".join(["python train.py", *given])
+
+    def fit(self) -> tuple[AffineMap, dict[str, Any]]:
+        """Trains the map with Lightning, resuming where a run was cut off, or finds it."""
+        if (self.map_folder / "mapping.json").is_file():
+            with self.session.stage("fit"):
+                return self.fitted_map()
+        module = self._module()
+        history, probe = FitHistory(), self._probe()
+        with self.session.stage("fit"):
+            trainer = self._trainer(history, probe)
+            checkpoints = self.map_folder / "checkpoints"
+            last = checkpoints / "last.ckpt"
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
+            best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+            if best and Path(best).is_file():
+                module = MapModule.load_from_checkpoint(best, weights_only=True)
+            affine = module.affine().to("cpu")
+        card = self._card(affine, history, probe, trainer.global_step)
+        if trainer.is_global_zero:
+            save_map(self.map_folder, affine, card)
+            self._save_vectors(affine)
+        trainer.strategy.barrier("map written")
+        return self.fitted_map()
+
+    def _module(self) -> MapModule:
+        states = self.states
+        vectors = {name: contrast.target_vector for name, contrast in states.items()}
+        yardstick = self.yardstick
+        test = self.moments["test"].fvu_of(yardstick.map)
+        return MapModule.from_moments(
+            self.config.map,
+            self.config.fit,
+            self.train_moments,
+            yardstick=yardstick,
+            optimum={"val": yardstick.fvu_validation, "test": test},
+            vectors=vectors,
+            seed=self.config.seed,
+        )
+
+    def _probe(self) -> SteeringProbe | None:
+        settings = self.config.evaluation.probe
+        if not settings.behaviours:
+            return None
+        target = self.steerable("target")
+        probes = []
+        with self.session.stage("native strengths"):
+            for behaviour in self.suite:
+                if behaviour.name in settings.behaviours:
+                    states = self.states[behaviour.contrast]
+                    native = torch.nn.functional.normalize(states.target_vector, dim=0)
+                    choice, _, _ = choose_strength(
+                        behaviour,
+                        target,
+                        native,
+                        self.config.evaluation.grid,
+                        temperature=self.config.evaluation.temperature,
+                        max_rows=self.config.evaluation.max_rows,
+                    )
+                    probes.append(Probe(behaviour, states.source_vector, native, choice.strength))
+        evaluation = self.config.evaluation
+        return SteeringProbe(
+            target,
+            probes,
+            settings.every,
+            settings.items,
+            evaluation.temperature,
+            evaluation.max_rows,
+        )
+
+    def _trainer(self, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
+        fit = self.config.fit
+        callbacks: list[L.Callback] = [
+            history,
+            ModelCheckpoint(
+                self.map_folder / "checkpoints",
+                monitor="val/fvu",
+                save_last=True,
+                filename="best",
+                enable_version_counter=False,
+            ),
+        ]
+        if (stopper := early_stopping(fit)) is not None:
+            callbacks.append(stopper)
+        if probe is not None:
+            callbacks.append(probe)
+        return L.Trainer(
+            **{
+                "logger": self.session.loggers,
+                "callbacks": callbacks,
+                "default_root_dir": self.config.paths.logs,
+                "enable_model_summary": False,
+                **fit.trainer_options(),
+                **self.config.trainer,
+            }
+        )
+
+    def _card(
+        self, affine: AffineMap, history: FitHistory, probe: SteeringProbe | None, steps: int
+    ) -> dict[str, Any]:
+        moments, yardstick = self.moments, self.yardstick
+        test = moments["test"]
+        fvu, optimum = test.fvu_of(affine), test.fvu_of(yardstick.map)
+        left_out = self.data.rows_left_out["train"]
+        return {
+            "pair": self.config.pair.name,
+            "models": self.identities,
+            "layers": {"source": self.layers[0], "target": self.layers[1]},
+            "store": self.store_fingerprint,
+            "filter": {
+                **asdict(self.config.filter),
+                "token_ids": list(self.config.filter.token_ids),
+            },
+            "map": asdict(self.config.map),
+            "fit": asdict(self.config.fit),
+            "steps": steps,
+            "rows": self.data.rows["train"],
+            "rows_left_out": sum(left_out.values()),
+            "rows_left_out_by": left_out,
+            "metrics": {
+                "fvu": fvu,
+                "r2": 1 - fvu,
+                "optimum_fvu": optimum,
+                "excess_over_optimum": fvu / optimum - 1,
+                "ridge_weight": yardstick.weight,
+                "fvu_validation": moments["validation"].fvu_of(affine),
+                "fvu_unfiltered": moments["test_unfiltered"].fvu_of(affine),
+                "error_along": {
+                    name: test.error_along(affine, states.target_vector)
+                    for name, states in self.states.items()
+                },
+                "cosine_with_native": {
+                    name: cosine(affine.directions(s.source_vector.double()), s.target_vector)
+                    for name, s in self.states.items()
+                },
+            },
+            "training": {
+                "train": history.train,
+                "val": history.val,
+                "optimum": yardstick.fvu_validation,
+                "probes": probe.history() if probe else [],
+            },
+            "seconds": dict(self.session.seconds),
+            "versions": provenance()["versions"],
+        }
+
+    def _save_vectors(self, affine: AffineMap) -> None:
+        """The source's, native and transferred vectors of every contrast, to be used elsewhere."""
+        source, target = self.steerable("source"), self.steerable("target")
+        for name, states in self.states.items():
+            behaviour = self.contrasts[name]
+            digest = prompts_digest(behaviour.positives, behaviour.negatives)
+            own = SteeringVector(
+                states.source_vector,
+                source.layer,
+                source.lm.spec.name,
+                source.residual_norm,
+                name,
+                prompts=digest,
+            )
+            native = SteeringVector(
+                states.target_vector,
+                target.layer,
+                target.lm.spec.name,
+                target.residual_norm,
+                name,
+                prompts=digest,
+            )
+            carried = transfer(
+                own,
+                affine,
+                layer=target.layer,
+                model=target.lm.spec.name,
+                residual_norm=target.residual_norm,
+                fingerprint=self.map_fingerprint,
+            )
+            for role, vector in (("source", own), ("native", native), ("transferred", carried)):
+                vector.save(self.map_folder / "vectors" / name / role)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of two `[d]` vectors."""
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))

@@ -1,0 +1,360 @@
+"""The first stages: the pair, the text, the recorded states and their moments."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from lrt.activations import (
+    ActivationDataModule,
+    ActivationStore,
+    RowFilter,
+    record,
+)
+from lrt.corpora import (
+    Document,
+    Exclusion,
+    Part,
+    Split,
+    hub,
+    jsonl,
+    mixture,
+    pack,
+    text_files,
+)
+from lrt.durable import write_durably
+from lrt.evaluation import (
+    Behaviour,
+    read_behaviours,
+    storybook_suite,
+)
+from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
+from lrt.lab.grammar import pages
+from lrt.mapping import (
+    Moments,
+    RidgeFit,
+    ridge_path,
+)
+from lrt.models import (
+    LanguageModel,
+    check_same_tokenizer,
+    identity,
+    load,
+    tokenizer_digest,
+)
+from lrt.runtime.fingerprints import file_digests, fingerprint
+from lrt.runtime.schema import Config, ConfigError, CorpusSource
+from lrt.runtime.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Recorded:
+    """What is known of a config before any fit. Nothing costly happens before a stage is asked for."""
+
+    def __init__(self, config: Config, session: Session) -> None:
+        self.config, self.session = config, session
+        self.artifacts = Path(config.paths.artifacts)
+
+    # -- the pair ------------------------------------------------------------------------------
+
+    @cached_property
+    def source(self) -> LanguageModel:
+        """The model the vectors are found on."""
+        return load(self.config.pair.source)
+
+    @cached_property
+    def target(self) -> LanguageModel:
+        """The model they are carried to."""
+        return load(self.config.pair.target)
+
+    @cached_property
+    def layers(self) -> tuple[int, int]:
+        """Block indices of source and target."""
+        layers = self.config.layers
+        return (
+            self.source.resolve_layer(layers.source, "layers.source"),
+            self.target.resolve_layer(layers.target, "layers.target"),
+        )
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """What determines both models' numbers."""
+        pair = self.config.pair
+        return {
+            "source": identity(pair.source),
+            "target": identity(pair.target),
+            "tokenizer": tokenizer_digest(self.source.tokenizer),
+        }
+
+    def check(self) -> None:
+        """Everything that can be known to be wrong before work begins, said before work begins.
+
+        Raises ValueError (of the folder concerned) for layers, map, fit, tokenizers, corpus files,
+        behaviours and trainer settings that cannot be run.
+        """
+        with self.session.stage("models"):
+            source, target = self.layers
+            self.config.map.check(self.source.width, self.target.width)
+            self.config.fit.check(self.config.map)
+            check_trainer(self.config.trainer)
+            samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
+            check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
+            for name in self.config.evaluation.probe.behaviours:
+                if name not in {b.name for b in self.suite}:
+                    raise ConfigError(
+                        f"evaluation.probe.behaviours holds {name!r}, which is not in the suite: "
+                        f"{', '.join(b.name for b in self.suite)}"
+                    )
+            log.info(
+                "%s block %d of %d -> %s block %d of %d",
+                self.source.spec.name,
+                source,
+                self.source.depth,
+                self.target.spec.name,
+                target,
+                self.target.depth,
+            )
+
+    # -- behaviours and text -------------------------------------------------------------------
+
+    @cached_property
+    def suite(self) -> tuple[Behaviour, ...]:
+        """The behaviours under study."""
+        suite = self.config.suite
+        if suite.kind == "files":
+            return read_behaviours(map(Path, suite.paths))
+        return storybook_suite(
+            suite.names or STORYBOOK_BEHAVIOURS,
+            contrast_pairs=suite.contrast_pairs,
+            development=suite.development,
+            test=suite.test,
+            seed=suite.seed,
+        )
+
+    @cached_property
+    def exclusion(self) -> Exclusion:
+        """Texts that must not be in the map's corpus."""
+        return Exclusion(text for behaviour in self.suite for text in behaviour.texts)
+
+    def _documents(self, name: str, source: CorpusSource) -> Iterator[Document]:
+        tokenizer = self.source.tokenizer
+        match source.kind:
+            case "storybook":
+                return (Document(page.text) for page in pages(source.seed, "held_out"))
+            case "text":
+                return text_files(source.paths, source.unit, name)
+            case "jsonl":
+                chat = tokenizer if source.chat else None
+                return jsonl(source.path, source.field, name, chat)
+            case "hub":
+                return hub(
+                    source.path,
+                    source.config,
+                    source.split,
+                    source.field,
+                    revision=source.revision,
+                    group=name,
+                    tokenizer=tokenizer if source.chat else None,
+                )
+
+    @cached_property
+    def _corpus_facts(self) -> dict[str, Any]:
+        corpus = self.config.corpus
+        files = {
+            name: file_digests(source.paths if source.kind == "text" else (source.path,))
+            for name, source in corpus.sources.items()
+            if source.kind in ("text", "jsonl")
+        }
+        sources = {
+            name: {**asdict(source), "paths": None, "path": None} if name in files else asdict(source)
+            for name, source in corpus.sources.items()
+        }
+        return {
+            "corpus": {**asdict(corpus), "sources": sources},
+            "files": files,
+            "excluded": self.exclusion.digest,
+        }
+
+    # -- recorded states -----------------------------------------------------------------------
+
+    @cached_property
+    def store_fingerprint(self) -> str:
+        """Of the activation store."""
+        recording = self.config.recording
+        return fingerprint(
+            {
+                "models": self.identities,
+                "layers": self.layers,
+                **self._corpus_facts,
+                # the shape of the batches decides the last bits
+                "batch_tokens": recording.batch_tokens,
+                "rows_per_shard": recording.rows_per_shard,
+            }
+        )
+
+    @cached_property
+    def store(self) -> ActivationStore:
+        """Both models' hidden states over the corpus, recorded or found."""
+        folder = self.artifacts / "activations" / self.store_fingerprint
+        with self.session.stage("record hidden states"):
+            if (folder / "manifest.json").is_file():
+                return ActivationStore.open(folder)
+            corpus = self.config.corpus
+            parts = [
+                Part(name, self._documents(name, source), source.weight)
+                for name, source in corpus.sources.items()
+            ]
+            packed = pack(
+                mixture(parts),
+                self.source.tokenizer,
+                corpus.context,
+                {
+                    "train": corpus.tokens.train,
+                    "validation": corpus.tokens.validation,
+                    "test": corpus.tokens.test,
+                },
+                end=self._document_end(),
+                seed=corpus.seed,
+                exclude=self.exclusion,
+            )
+            wanted = sum(packed.rows(split) for split in ("train", "validation", "test"))
+            with self.session.progress("recording", wanted) as advance:
+                done = 0
+
+                def tell(rows: int, _: int) -> None:
+                    nonlocal done
+                    advance(rows - done)
+                    done = rows
+
+                return record(
+                    folder,
+                    self.source,
+                    self.target,
+                    [self.layers[0]],
+                    [self.layers[1]],
+                    packed,
+                    identity=self.identities,
+                    rows_per_shard=self.config.recording.rows_per_shard,
+                    batch_tokens=self.config.recording.batch_tokens,
+                    progress=tell,
+                )
+
+    def _document_end(self) -> tuple[int, ...]:
+        # A tokenizer that has both marks closes documents with EOS, as the family was trained.
+        tokenizer = self.source.tokenizer
+        if tokenizer.bos_token_id is None or tokenizer.bos_token_id == tokenizer.eos_token_id:
+            return ()
+        return (int(tokenizer.eos_token_id),)
+
+    @cached_property
+    def data(self) -> ActivationDataModule:
+        """The store as Lightning reads it, filtered."""
+        batches = self.config.batches
+        return ActivationDataModule(
+            self.store.folder,
+            *self.layers,
+            filter=self.config.filter,
+            batch_rows=batches.rows,
+            seed=self.config.seed,
+            workers=batches.workers,
+            window_rows=batches.window_rows,
+        )
+
+    # -- moments and the optimum ---------------------------------------------------------------
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """Moments by name: `train/0`.. (folds of documents), `validation`, `test`, `shuffled/0`..,
+        and `test_unfiltered`."""
+        evaluation = self.config.evaluation
+        name = fingerprint(
+            {
+                "store": self.store_fingerprint,
+                "filter": self.config.filter,
+                "folds": evaluation.folds,
+                "shuffled": evaluation.shuffled_draws,
+                "seed": self.config.seed,
+            }
+        )
+        folder = self.artifacts / "moments" / name
+        with self.session.stage("moments"):
+            return self._cached_moments(folder, self._gather_moments)
+
+    def _gather_moments(self) -> dict[str, Moments]:
+        store, folds = self.store, self.config.evaluation.folds
+        widths = store.width("source"), store.width("target")
+        found = {f"train/{fold}": Moments(*widths) for fold in range(folds)}
+        for batch in self.data.iterate("train", batch_rows=8192):
+            fold_of = batch["document"] % folds
+            for fold in range(folds):
+                mine = fold_of == fold
+                if mine.any():
+                    found[f"train/{fold}"].update(batch["source"][mine], batch["target"][mine])
+        held_out: tuple[Split, ...] = ("validation", "test")
+        for split in held_out:
+            found[split] = Moments(*widths)
+            for batch in self.data.iterate(split, batch_rows=8192):
+                found[split].update(batch["source"], batch["target"])
+        for draw in range(self.config.evaluation.shuffled_draws):
+            moments = found[f"shuffled/{draw}"] = Moments(*widths)
+            seed = 1000 * (self.config.seed + 1) + draw
+            for batch in self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192):
+                moments.update(batch["source"], batch["target"])
+        everything = ActivationDataModule(
+            store.folder, *self.layers, filter=RowFilter(massive=None, first_position=False)
+        )
+        unfiltered = found["test_unfiltered"] = Moments(*widths)
+        for batch in everything.iterate("test", batch_rows=8192):
+            unfiltered.update(batch["source"], batch["target"])
+        return found
+
+    def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:
+        names_file = folder / "names.json"
+        if names_file.is_file():
+            names = json.loads(names_file.read_text())
+            return {name: Moments.load(folder / file) for name, file in names.items()}
+        found: dict[str, Moments] = gather()
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {}
+        for name, moments in found.items():
+            names[name] = f"{name.replace('/', '-')}.safetensors"
+            moments.save(folder / names[name])
+        write_durably(names_file, json.dumps(names).encode())  # last: a folder with it is whole
+        return found
+
+    @cached_property
+    def train_moments(self) -> Moments:
+        """Of all training rows."""
+        return merged([m for name, m in self.moments.items() if name.startswith("train/")])
+
+    @cached_property
+    def yardstick(self) -> RidgeFit:
+        """The ridge map that every fit is held against."""
+        bias = self.config.map.bias
+        return ridge_path(self.train_moments, self.moments["validation"], bias=bias)
+
+
+def merged(parts: list[Moments]) -> Moments:
+    """Moments of all rows of several accumulators."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    return total
+
+
+def check_trainer(settings: dict[str, Any]) -> None:
+    """Raises ConfigError for a key that Lightning's Trainer does not take."""
+    import inspect
+
+    allowed = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
+    for key in settings:
+        if key not in allowed:
+            raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")

@@ -70,6 +70,7 @@ def examine(lm: LanguageModel, items: int = 300, seed: int = 0) -> dict[str, Any
         "cross_entropy": round(cross_entropy, 4),
         "grammar_entropy": round(entropy, 4),
         "held_out_documents": items,
+        "note": "; ".join(f"misses the check: {c.name}" for c in checks if not c.passed),
     }
 
 

@@ -231,6 +231,9 @@ def pretrain(
     seconds = before + time.perf_counter() - start
     clock.write_text(json.dumps(seconds))
     card = {
+        "name": member.name,
+        "width": member.width,
+        "depth": member.depth,
         "recipe": asdict(member),
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "corpus_fingerprint": hashlib.sha256(blocks.numpy().tobytes()).hexdigest(),

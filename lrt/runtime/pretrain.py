@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -63,7 +64,9 @@ def main(composed: DictConfig) -> None:
             checkpoint_every=order.checkpoint_every,
             accelerator=order.accelerator,
         )
-    lm = LanguageModel(ModelSpec(path=order.lab.name), model.cpu(), tokenizer)
+    # examined as it is shipped: rounded to bf16, run in float32
+    rounded = model.cpu().to(torch.bfloat16).to(torch.float32)
+    lm = LanguageModel(ModelSpec(path=order.lab.name), rounded, tokenizer)
     examined = examine(lm, order.check_items)
     ship(model, tokenizer, shelf / order.lab.name, card | examined)
     for check in examined["checks"]:

@@ -132,3 +132,24 @@ def test_the_rows_alone_make_it_again(behaviour: object, tmp_path: Path) -> None
     write_study(tmp_path / "rows.jsonl", study)
     first, again = (summarise(which, s, GRID, seed=3) for s in (study, read_study(tmp_path / "rows.jsonl")))
     assert json.dumps(first) == json.dumps(again)
+
+
+def test_matched_damage_interpolates_to_the_natives() -> None:
+    whole = planted_study(TEXT)  # native .02 at strength 1
+    doubled = tuple(
+        replace(d, rise=2 * d.rise, cross_entropy=d.cross_entropy + d.rise)
+        if d.condition == "transferred"
+        else d
+        for d in whole.damages
+    )
+    found = summarise(TEXT, replace(whole, damages=doubled), GRID)["matched_damage"]
+    # the transferred vector does as much at half the strength, where it has half of its change
+    assert found["damage"] == pytest.approx(0.02)
+    assert found["strength"] == pytest.approx(0.5)
+    assert found["ratio"] == pytest.approx(0.4)
+    same = summarise(TEXT, whole, GRID)["matched_damage"]
+    assert same["ratio"] == pytest.approx(0.8)
+    harmless = tuple(
+        replace(d, rise=0.0, cross_entropy=2.0) if d.condition == "transferred" else d for d in whole.damages
+    )
+    assert summarise(TEXT, replace(whole, damages=harmless), GRID)["matched_damage"] is None

@@ -22,6 +22,10 @@ from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
 NAMES = (*TEXT_NAMES, *(trait.name for trait in lx.TRAITS))
 
+# What harm is measured on where a behaviour is no kind of text: stories, and no chats, whose answers
+# are what the vector is meant to change.
+ORDINARY = Plan("story")
+
 
 def storybook_suite(
     names: tuple[str, ...] = NAMES,
@@ -205,7 +209,7 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts("refusal/damage", Plan(), 32)),
+            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, 32)),
             contrast="refusal",
             direction=1 if induce else -1,
             max_new_tokens=10,
@@ -242,7 +246,7 @@ class _SuiteWriter:
             negatives=balanced("-", "negative"),
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", Plan(), 32)),
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 32)),
         )
 
     # -- pages -------------------------------------------------------------------------------------

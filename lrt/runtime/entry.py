@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +24,19 @@ from lrt.mapping import MapError
 
 CONF = Path(lrt.__file__).parent.parent / "conf"
 # what a user can mend; anything else is a fault of ours and keeps its traceback
-MENDABLE = (ValueError, OSError, StoreError, CorpusError, MapError, OmegaConfBaseException)
+MENDABLE = (
+    ValueError,
+    OSError,
+    FloatingPointError,  # a fit that diverged
+    StoreError,
+    CorpusError,
+    MapError,
+    OmegaConfBaseException,
+)
+
+
+class JobFailed(CompactHydraException):
+    """A job of a multirun that its user can mend; Hydra prints it without a traceback."""
 
 
 def register_resolvers() -> None:
@@ -29,22 +44,28 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
 
 
-def command(main: Callable[[DictConfig], None], name: str) -> int:
+def command(main: Callable[[DictConfig], Any], name: str) -> int:
     """Runs `main` on the config `conf/NAME.yaml` and the command line's overrides.
 
-    A mistake of the user's is printed without a traceback, and the program exits with 1. In a
-    multirun it is raised, so that Hydra records the job as failed and runs the others.
+    A mistake of the user's is printed without a traceback, and the program exits with 1
+    (HYDRA_FULL_ERROR=1 shows where it was raised). In a multirun it is raised too, so that Hydra
+    records the job as failed and runs the others; what `main` returns goes into the sweep's record.
     """
     register_resolvers()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
-    def run(config: DictConfig) -> None:
+    def run(config: DictConfig) -> Any:
         try:
-            main(config)
+            return main(config)
         except MENDABLE as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if os.environ.get("HYDRA_FULL_ERROR"):
                 raise
-            Console(stderr=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)
+            # soft: a command to be copied must not be broken at the terminal's edge
+            Console(stderr=True, soft_wrap=True).print(
+                f"[bold red]error:[/] {_escaped(error)}", highlight=False
+            )
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise JobFailed(str(error)) from error
             sys.exit(1)
 
     run()

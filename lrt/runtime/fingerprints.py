@@ -17,14 +17,14 @@ def fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_digests(paths: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of each file, or of all files of a folder, by name: content counts, place does not."""
-    found = {}
+def file_digests(paths: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Name and SHA-256 of each file, or of all files of a folder, in order: content counts, place does not."""
+    found = []
     for path in map(Path, paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
-                    found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+                    found.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
     return found
 
 

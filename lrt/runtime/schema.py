@@ -107,6 +107,15 @@ class Batches:
     workers: int = 0
     window_rows: int = 65_536
 
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("rows", self.rows, 1),
+            ("workers", self.workers, 0),
+            ("window_rows", self.window_rows, 1),
+        ):
+            if value < least:
+                raise ValueError(f"batches.{name}={value}; it must be at least {least}")
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -132,6 +141,13 @@ class ProbeSettings:
     behaviours: tuple[str, ...] = ()
     every: int = 100
     items: int = 16
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.items < 1:
+            raise ValueError(
+                f"evaluation.probe.every={self.every} and evaluation.probe.items={self.items} must be "
+                "at least 1; set evaluation.probe.behaviours=[] to train without probes"
+            )
 
 
 @dataclass(frozen=True)
@@ -214,7 +230,6 @@ class Config:
     paths: Paths
     seed: int = 0
     evaluate: bool = False  # train.py goes on to the evaluation and the report
-    job: int | None = None  # number within a sweep
 
 
 def read_config(composed: DictConfig) -> Config:
@@ -230,14 +245,21 @@ def read_config(composed: DictConfig) -> Config:
 
 
 def _explain(error: ValidationError) -> str:
-    lines = []
+    faults: dict[str, list[str]] = {}
     for fault in error.errors():
-        path = ".".join(str(part) for part in fault["loc"]) or "config"
+        # a value that may be of two types has the type it failed to be at the end of its path
+        parts = [str(part) for part in fault["loc"] if part not in ("int", "float")]
+        path = ".".join(parts) or "config"
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             said = "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"
         elif fault["type"] == "value_error":
             said = str(fault["ctx"]["error"])
         else:
             said = f"{fault['msg']}, got {fault['input']!r}"
-        lines.append(f"{path}: {said}")
+        faults.setdefault(path, []).append(said)
+    lines = [
+        # checks of the science folders name their setting themselves
+        " or ".join(said) if said[0].startswith(path) else f"{path}: {' or '.join(said)}"
+        for path, said in faults.items()
+    ]
     return "the config cannot be run:\n  " + "\n  ".join(lines)

@@ -17,6 +17,7 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.logging import RichHandler
@@ -35,11 +36,14 @@ class Session:
     W&B that cannot be reached is told and left out.
     """
 
-    def __init__(self, config: Config, resolved: Mapping[str, Any], kind: str) -> None:
-        self.config, self.resolved, self.kind = config, resolved, kind
+    def __init__(
+        self, config: Config, resolved: Mapping[str, Any], kind: str, group: str | None = None
+    ) -> None:
+        self.config, self.resolved, self.kind, self.group = config, resolved, kind, group
         self.console = Console(stderr=True)
         self.seconds: dict[str, float] = {}
         self.loggers: list[Logger] = []
+        self._nested = 0.0
 
     @classmethod
     def of(cls, composed: DictConfig, kind: str) -> Self:
@@ -57,11 +61,14 @@ class Session:
             "yaml": OmegaConf.to_yaml(composed, resolve=True),
             "overrides": list(hydra.overrides.task),
         }
-        return cls(config, resolved, kind)
+        # the jobs of a sweep share a group, that of its folder where none is named
+        sweep = str(Path(hydra.sweep.dir)) if hydra.mode == RunMode.MULTIRUN else None
+        return cls(config, resolved, kind, config.logging.group or sweep)
 
     def __enter__(self) -> Self:
         logging.getLogger("lrt").handlers = [RichHandler(console=self.console, show_path=False)]
-        logging.getLogger("lrt").setLevel(logging.INFO)
+        logging.getLogger("lrt").setLevel(logging.INFO if self.first else logging.WARNING)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         logging.getLogger("lrt").propagate = False
         # Lightning's own tree utilities trip over a deprecation of torch's at every step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -88,26 +95,33 @@ class Session:
         # Without this a multirun writes all its jobs into one run, and a failed job spoils the next.
         wandb.finish(exit_code=0 if error is None else 1)
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the first (or only) process of a distributed fit, the one that tells and writes."""
+        return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
     def _open_wandb(self) -> None:
-        settings = self.config.logging
-        folder = Path(self.config.paths.logs)
+        settings, folder = self.config.logging, self.config.paths.logs
+        if not self.first:
+            return
         try:
-            # `mode` and not `offline=True`, which would leave WANDB_MODE set for the next job
-            logger = WandbLogger(
+            # Not by Lightning's logger: its `offline=True` leaves WANDB_MODE set for the next job.
+            run = wandb.init(
                 project=settings.project,
-                group=settings.group,
+                group=self.group,
                 name=settings.name,
                 job_type=self.kind,
-                save_dir=str(folder),
+                dir=folder,
                 mode=settings.mode,
                 config=self.resolved["settings"],
-                settings=wandb.Settings(silent=True, init_timeout=60),
+                settings=wandb.Settings(silent=True),
             )
-            logger.experiment  # noqa: B018  (opens the run now, not in the middle of the work)
         except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
             log.warning("W&B could not be opened (%s); the run goes on with the local record", error)
             return
-        self.loggers.append(logger)
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self.loggers.append(WandbLogger(save_dir=folder, experiment=run))
 
     @property
     def wandb_run(self) -> Any | None:
@@ -116,14 +130,17 @@ class Session:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage, adding up where it is entered more than once."""
-        start = time.perf_counter()
+        """Times a stage, adding up where it is entered more than once; the time of a stage within it is
+        that one's own."""
+        start, outer = time.perf_counter(), self._nested
+        self._nested = 0.0
         log.info("%s", name)
         try:
             yield
         finally:
             spent = time.perf_counter() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent - self._nested, 2)
+            self._nested = outer + spent
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Any]:
@@ -155,8 +172,8 @@ def check_writable(folder: Path, setting: str) -> None:
 
 
 def check_wandb_key() -> None:
-    """Raises ConfigError where W&B is to be online and no key is set."""
-    if not wandb.login(prompt=False):
+    """Raises ConfigError where W&B is to be online and no key is set. Asks no server."""
+    if not wandb.login(prompt=False, verify=False):
         raise ConfigError(
             "logging.mode=online needs a W&B key and none is set: run `wandb login`, set "
             "WANDB_API_KEY, or use logging.mode=offline"

@@ -8,21 +8,23 @@ Writes report/index.html, report/results.json and report/report.md.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from omegaconf import DictConfig
 
-from lrt.runtime import Pipeline, Session, command, show
+from lrt.runtime import Pipeline, Session, command, outcome, show
 
 
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> dict[str, Any]:
     """The paper's section 3, with what it takes to believe it."""
     with Session.of(config, "evaluate") as session:
         pipeline = Pipeline(session.config, session)
         pipeline.check()
-        pipeline.fitted_map()  # made by train.py; says how where it is missing
+        _, card = pipeline.fitted_map()  # made by train.py; says how where it is missing
         pipeline.states  # noqa: B018  vectors of source, target and the untrained control
-        pipeline.studies()  # strength on development items, everything else on test items
-        show.evaluation(session, pipeline.results())
+        pipeline.studies  # noqa: B018  strength on development items, everything else on test items
+        show.evaluation(session, results := pipeline.results())
+        return outcome(card, session.seconds, results)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ python train.py -m layers.source=1,2,3 layers.target=1,2,3 experiment=sweep
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from omegaconf import DictConfig
 
-from lrt.runtime import Pipeline, Session, command, show
+from lrt.runtime import Pipeline, Session, command, outcome, show
 
 
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> dict[str, Any] | None:
     """The paper's section 2: paired hidden states, an affine map, its distance from the optimum."""
     with Session.of(config, "train") as session:
         pipeline = Pipeline(session.config, session)
@@ -23,9 +24,13 @@ def main(config: DictConfig) -> None:
         pipeline.moments  # noqa: B018  all that the closed-form optimum needs
         pipeline.states  # noqa: B018  contrastive prompts: the steering vectors
         _, card = pipeline.fit()  # Lightning: gradient fit, probes of behaviour on the way
+        if not session.first:  # the other processes of a distributed fit end here
+            return None
         show.fit(session, pipeline, card)
+        results = None
         if session.config.evaluate:
-            show.evaluation(session, pipeline.results())
+            show.evaluation(session, results := pipeline.results())
+        return outcome(card, session.seconds, results)
 
 
 if __name__ == "__main__":

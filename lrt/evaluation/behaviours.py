@@ -109,6 +109,7 @@ class Behaviour:
         yield from self.positives
         yield from self.negatives
         yield from (item.prompt for item in self.items)
+        yield from self.damage_texts
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for a file or a fingerprint."""

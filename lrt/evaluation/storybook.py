@@ -279,11 +279,18 @@ class _SuiteWriter:
         self, name: str, plan: Plan, item: Callable[[Page], Item], taken: set[str] | None = None
     ) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         items: dict[str, Item] = {}
-        stream = self._stream(f"{name}/items", plan)
-        while len(items) < sum(self.sizes):  # distinct prompts: split by question
-            made = item(next(stream))
+        wanted = sum(self.sizes)
+        stream = islice(self._stream(f"{name}/items", plan), 1000 + 100 * wanted)
+        for made in map(item, stream):  # distinct prompts: split by question
             if made.prompt not in (taken or ()):
                 items.setdefault(made.prompt, made)
+            if len(items) == wanted:
+                break
+        else:
+            raise ValueError(
+                f"suite.development + suite.test = {wanted}, and the grammar gave {len(items)} distinct "
+                f"prompts for {name}; lower them"
+            )
         every = tuple(items.values())
         return every[: self.sizes[0]], every[self.sizes[0] :]
 

@@ -2,8 +2,8 @@
 
 from lrt.runtime import show
 from lrt.runtime.entry import command
-from lrt.runtime.pipeline import Pipeline
+from lrt.runtime.pipeline import Pipeline, outcome
 from lrt.runtime.schema import Config, ConfigError, read_config
 from lrt.runtime.session import Session
 
-__all__ = ["Config", "ConfigError", "Pipeline", "Session", "command", "read_config", "show"]
+__all__ = ["Config", "ConfigError", "Pipeline", "Session", "command", "outcome", "read_config", "show"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from lrt.evaluation import (
 from lrt.mapping import (
     AffineMap,
     FitHistory,
+    MapForeign,
     MapModule,
     early_stopping,
     load_map,
@@ -43,6 +45,9 @@ from lrt.runtime.recorded import Recorded
 from lrt.steering import SteeringVector, last_token_states, prompts_digest, transfer
 
 log = logging.getLogger(__name__)
+
+# settings of the Trainer that leave a map as it is
+NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 
 
 class Fitted(Recorded):
@@ -73,6 +78,7 @@ class Fitted(Recorded):
         name = fingerprint(
             {
                 "model": self.untrained_identity if role == "untrained" else self.identities[role],
+                "tokenizer": self.identities["tokenizer"],
                 "layer": layer,
                 "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
             }
@@ -128,8 +134,7 @@ class Fitted(Recorded):
                 "fit": config.fit,
                 "batches": asdict(config.batches) | {"workers": None},
                 "seed": config.seed,
-                "precision": config.trainer.get("precision", "32-true"),
-                "processes": [config.trainer.get(k, 1) for k in ("devices", "num_nodes")],
+                "trainer": {k: v for k, v in config.trainer.items() if k not in NOT_IN_THE_MAP},
             }
         )
 
@@ -140,12 +145,19 @@ class Fitted(Recorded):
 
     def fitted_map(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and its card. Raises MapMissing saying which `train.py` line makes it."""
-        return load_map(self.map_folder, mend=f"make it with: {self.train_command()}")
+        folder = self.map_folder
+        again = f"make it with: {self.train_command()}"
+        if (folder / "mapping.json").is_file():
+            again = f"delete the folder {folder} and {again}"
+        affine, card = load_map(folder, mend=again)
+        if card.get("fingerprint") != self.map_fingerprint:
+            raise MapForeign(f"{folder} holds the map of other settings. {again}")
+        return affine, card
 
     def train_command(self) -> str:
         """The `train.py` line of this config."""
         given = self.session.resolved.get("overrides", [])
-        return " ".join(["python train.py", *given])
+        return f"python train.py {shlex.join(given)}".rstrip()
 
     def fit(self) -> tuple[AffineMap, dict[str, Any]]:
         """Trains the map with Lightning, resuming where a run was cut off, or finds it."""
@@ -165,8 +177,8 @@ class Fitted(Recorded):
             affine = module.affine().to("cpu")
         card = self._card(affine, history, probe, trainer.global_step)
         if trainer.is_global_zero:
-            save_map(self.map_folder, affine, card)
             self._save_vectors(affine)
+            save_map(self.map_folder, affine, card)  # last: a folder with its card is whole
         trainer.strategy.barrier("map written")
         return self.fitted_map()
 
@@ -250,6 +262,7 @@ class Fitted(Recorded):
         fvu, optimum = test.fvu_of(affine), test.fvu_of(yardstick.map)
         left_out = self.data.rows_left_out["train"]
         return {
+            "fingerprint": self.map_fingerprint,
             "pair": self.config.pair.name,
             "models": self.identities,
             "layers": {"source": self.layers[0], "target": self.layers[1]},

@@ -7,6 +7,7 @@ the same stages of the same config, so the one finds what the other made.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -100,8 +101,10 @@ class Pipeline(Fitted):
         evaluation = asdict(self.config.evaluation)
         evaluation.pop("probe")
         evaluation.pop("max_rows")
+        evaluation.pop("layers_tried")
         return fingerprint({"map": self.map_fingerprint, "evaluation": evaluation, "seed": self.config.seed})
 
+    @cached_property
     def studies(self) -> list[tuple[Behaviour, Study]]:
         """Every behaviour's raw record, measured or found; one that is stopped goes on where it was."""
         folder = self.artifacts / "measurements" / self.studies_fingerprint
@@ -146,9 +149,12 @@ class Pipeline(Fitted):
         """Everything the report says, as plain data: `report/results.json`."""
         _, card = self.fitted_map()
         grid = self.config.evaluation.grid
-        behaviours = [summarise(b, s, grid, self.config.seed) for b, s in self.studies()]
+        behaviours = [summarise(b, s, grid, self.config.seed) for b, s in self.studies]
         metrics = card["metrics"]
-        seconds = {**card["seconds"], **self.session.seconds}
+        # a stage that was found, not made, keeps what making it took
+        took = self.session.seconds
+        seconds = {name: max(s, took.get(name, 0.0)) for name, s in card["seconds"].items()}
+        seconds |= {name: s for name, s in took.items() if name not in seconds}
         origin = provenance()
         return {
             "pair": {
@@ -180,7 +186,7 @@ class Pipeline(Fitted):
             ],
             "training": card["training"],
             "configurations_tried": {
-                "layers": 1,
+                "layers": self.config.evaluation.layers_tried,
                 "strengths": max(b["strengths_tried"] for b in behaviours),
                 "maps": 1,
             },
@@ -206,3 +212,20 @@ def describe(model: LanguageModel) -> dict[str, Any]:
         "width": model.width,
         "parameters": sum(p.numel() for p in model.model.parameters()),
     }
+
+
+def outcome(
+    card: Mapping[str, Any], seconds: Mapping[str, float], results: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a sweep's row says of a job that went well: its map and, where it was evaluated, its ratios."""
+    found = {
+        "source_layer": card["layers"]["source"],
+        "target_layer": card["layers"]["target"],
+        **{k: card["metrics"][k] for k in ("fvu", "r2", "excess_over_optimum")},
+        "seconds": sum(seconds.values()),
+    }
+    if results is None:
+        return found
+    ratios = {b["name"]: b["ratio"] for b in results["behaviours"]}
+    given = [ratio for ratio in ratios.values() if ratio is not None]
+    return found | {"ratios": ratios, "mean_ratio": sum(given) / len(given) if given else None}

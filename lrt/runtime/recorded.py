@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -11,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
     RowFilter,
+    StoreForeign,
     record,
 )
 from lrt.corpora import (
@@ -38,6 +42,7 @@ from lrt.evaluation import (
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
 from lrt.mapping import (
+    FitSpec,
     Moments,
     RidgeFit,
     ridge_path,
@@ -101,10 +106,10 @@ class Recorded:
         behaviours and trainer settings that cannot be run.
         """
         with self.session.stage("models"):
+            self.config.fit.check(self.config.map)
+            check_trainer(self.config.trainer, self.config.fit)
             source, target = self.layers
             self.config.map.check(self.source.width, self.target.width)
-            self.config.fit.check(self.config.map)
-            check_trainer(self.config.trainer)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             for name in self.config.evaluation.probe.behaviours:
@@ -180,6 +185,12 @@ class Recorded:
         return {
             "corpus": {**asdict(corpus), "sources": sources},
             "files": files,
+            # the grammar is code: its first pages tell one version of it from another
+            "pages": {
+                name: [page.text for page in itertools.islice(pages(source.seed, "held_out"), 32)]
+                for name, source in corpus.sources.items()
+                if source.kind == "storybook"
+            },
             "excluded": self.exclusion.digest,
         }
 
@@ -205,8 +216,13 @@ class Recorded:
         """Both models' hidden states over the corpus, recorded or found."""
         folder = self.artifacts / "activations" / self.store_fingerprint
         with self.session.stage("record hidden states"):
+            # in the store too, so that one put in another's place is noticed
+            identities = {**self.identities, "fingerprint": self.store_fingerprint}
             if (folder / "manifest.json").is_file():
-                return ActivationStore.open(folder)
+                store = ActivationStore.open(folder)
+                if store.plan.identity != identities:
+                    raise StoreForeign(f"{folder} holds the store of other settings; {store.mend}")
+                return store
             corpus = self.config.corpus
             parts = [
                 Part(name, self._documents(name, source), source.weight)
@@ -241,7 +257,7 @@ class Recorded:
                     [self.layers[0]],
                     [self.layers[1]],
                     packed,
-                    identity=self.identities,
+                    identity=identities,
                     rows_per_shard=self.config.recording.rows_per_shard,
                     batch_tokens=self.config.recording.batch_tokens,
                     progress=tell,
@@ -350,11 +366,18 @@ def merged(parts: list[Moments]) -> Moments:
     return total
 
 
-def check_trainer(settings: dict[str, Any]) -> None:
-    """Raises ConfigError for a key that Lightning's Trainer does not take."""
-    import inspect
-
+def check_trainer(settings: dict[str, Any], fit: FitSpec) -> None:
+    """Raises ConfigError for a setting that Lightning's Trainer does not take, or not on this machine."""
     allowed = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
     for key in settings:
+        if key in fit.trainer_options():
+            raise ConfigError(f"trainer.{key} is set by fit (fit.epochs, fit.gradient_clip); set it there")
+        if key in ("logger", "callbacks", "default_root_dir", "enable_checkpointing"):
+            raise ConfigError(f"trainer.{key} is not for a config to set: the run brings its own")
         if key not in allowed:
             raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")
+    try:
+        L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        told = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
+        raise ConfigError(f"Lightning's Trainer refuses these settings ({told}): {error}") from error

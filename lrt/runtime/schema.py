@@ -159,6 +159,8 @@ class Evaluation:
     untrained_source              Whether to run the null of a source with random weights.
     temperature                   Of generated texts; 0 decodes greedily. Items draw the same random
                                   numbers in every condition.
+    layers_tried                  Layer pairs looked at on development items before `layers` was set, for
+                                  the report to tell.
     folds                         Groups of documents that are resampled as one.
     max_rows                      Items x conditions run in one batch.
     """
@@ -170,6 +172,7 @@ class Evaluation:
     untrained_source: bool = True
     temperature: float = 1.0
     folds: int = 10
+    layers_tried: int = 1
     max_rows: int = 1024
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ ROW = "job.json"
 
 
 class SweepReport(Callback):
-    """Writes each job's row when it ends and the sweep's page when all have; does nothing in a single run."""
+    """Writes each job's row and the sweep's page when the job ends; does nothing in a single run.
+
+    After every job and not at the end alone: Hydra calls no one at the end of a sweep with a failure.
+    """
 
     def __init__(self) -> None:
         self.multirun = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         self.multirun = True
+        for left in Path(config.hydra.sweep.dir).glob(f"*/{ROW}"):  # of an earlier sweep
+            left.unlink()
 
     def on_job_end(
         self,
@@ -32,21 +38,14 @@ class SweepReport(Callback):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         if self.multirun:
-            folder = Path(str(job_return.working_dir))
-            hydra_config = job_return.hydra_cfg
-            assert hydra_config is not None
-            if (number := OmegaConf.select(hydra_config, "hydra.job.num")) is not None:
-                folder = Path(config.hydra.sweep.dir) / str(number) if "hydra" in config else folder
-            folder = Path(hydra_config.hydra.runtime.output_dir)
-            row = _row(config, job_return, folder, int(hydra_config.hydra.job.num))
-            (folder / ROW).write_text(json.dumps(row, indent=1))
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        folder = Path(config.hydra.sweep.dir)
-        report(sorted(folder.glob(f"*/{ROW}")), folder)
+            hydra = config.hydra
+            row = _row(config, job_return, int(hydra.job.num))
+            (Path(hydra.runtime.output_dir) / ROW).write_text(json.dumps(row, indent=1))
+            folder = Path(hydra.sweep.dir)
+            report(folder.glob(f"*/{ROW}"), folder)
 
 
-def _row(config: DictConfig, job: JobReturn, folder: Path, number: int) -> dict[str, Any]:
+def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "job": number,
         "pair": OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False),
@@ -56,40 +55,34 @@ def _row(config: DictConfig, job: JobReturn, folder: Path, number: int) -> dict[
         "status": "ok",
         "error": None,
     }
-    if job.status != JobStatus.COMPLETED:
-        # `return_value` raises what the job raised
-        return row | {"status": "failed", "error": _error(job)}
-    results_file = folder / "report" / "results.json"
-    if results_file.is_file():
-        results = json.loads(results_file.read_text())
-        ratios = {b["name"]: b["ratio"] for b in results["behaviours"]}
-        given = [r for r in ratios.values() if r is not None]
-        row |= {
-            "source_layer": results["layers"]["source"],
-            "target_layer": results["layers"]["target"],
-            **{k: results["map"][k] for k in ("fvu", "r2", "excess_over_optimum")},
-            "ratios": ratios,
-            "mean_ratio": sum(given) / len(given) if given else None,
-            "seconds": sum(results["seconds"].values()),
-        }
-    return row
+    if job.status == JobStatus.COMPLETED:
+        return row | (job.return_value or {})
+    return row | {"status": "failed", "error": _error(job)}
 
 
 def _error(job: JobReturn) -> str:
     try:
-        job.return_value  # noqa: B018
+        job.return_value  # noqa: B018  (raises what the job raised)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        cause = error.__cause__ or error
+        return f"{type(cause).__name__}: {error}"
     return "failed"
 
 
-def report(files: list[Path], folder: Path) -> None:
-    """The page of the jobs whose rows are in `files`."""
-    if files:
-        rows = [json.loads(file.read_text()) for file in files]
-        print(f"sweep report: {write_sweep_report(rows, folder)}", file=sys.stderr)
+def report(files: Iterable[Path], folder: Path) -> Path:
+    """Writes the page of the jobs whose rows are in `files` to `folder`; returns its path."""
+    rows = [(file.parent.parent, json.loads(file.read_text())) for file in files]
+    rows.sort(key=lambda found: (found[0], found[1]["job"]))
+    return write_sweep_report([row for _, row in rows], folder, setting="hydra.sweep.dir")
+
+
+def main(sweeps: str, folder: str) -> None:
+    """Several sweeps on one page: `python -m lrt.runtime.sweep FOLDER_OF_SWEEPS REPORT_FOLDER`."""
+    files = sorted(Path(sweeps).glob(f"*/*/{ROW}"))
+    if not files:
+        sys.exit(f"error: there is no sweep in {sweeps} (no */*/{ROW}); run train.py -m first")
+    print(f"sweep report: {report(files, Path(folder))}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    # python -m lrt.runtime.sweep FOLDER_OF_SWEEPS REPORT_FOLDER: several sweeps on one page
-    report(sorted(Path(sys.argv[1]).glob(f"*/*/{ROW}")), Path(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,102 @@
+"""train.py and evaluate.py as a user runs them, in this process (quick) or in one of their own."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from lrt.runtime.entry import CONF, command, register_resolvers
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a user sees of a run."""
+
+    code: int
+    told: str  # stderr and stdout
+
+    @property
+    def line(self) -> str:
+        """All on one line, so that a phrase is found wherever it was broken."""
+        return " ".join(self.told.split())
+
+
+def program(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{name}_program", ROOT / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_here(name: str, *overrides: str) -> Ran:
+    """`python NAME.py OVERRIDES` through its real entry point, without the start of a process."""
+    told = io.StringIO()
+    with _undone(), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        with mock.patch.object(sys, "argv", [f"{name}.py", *overrides]):
+            try:
+                code = command(program(name).main, name)
+            except SystemExit as left:
+                code = int(left.code or 0)
+    return Ran(code, told.getvalue())
+
+
+def run_apart(name: str, *overrides: str, timeout: float = 300, **environment: str) -> Ran:
+    """`python NAME.py OVERRIDES` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"{name}.py"), *overrides],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return Ran(done.returncode, done.stderr + done.stdout)
+
+
+def composed(name: str, *overrides: str, output: str = "nowhere") -> DictConfig:
+    """What Hydra hands to `main`, with its own config set as in a run."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
+        config = compose(name, overrides=list(overrides), return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = output
+        config.hydra.mode = "RUN"
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@contextlib.contextmanager
+def _undone() -> Iterator[None]:
+    """Takes back what a run leaves behind in its process: loggers, seeds in the environment, Hydra."""
+    loggers = [logging.getLogger(name) for name in ("lrt", "lightning.pytorch")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    GlobalHydra.instance().clear()
+    try:
+        with mock.patch.dict(os.environ), warnings.catch_warnings():
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+            logger.setLevel(level)

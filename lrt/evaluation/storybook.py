@@ -20,7 +20,12 @@ from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
 TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
-NAMES = (*TEXT_NAMES, *(trait.name for trait in lx.TRAITS))
+OPEN = "_open"
+NAMES = (
+    *TEXT_NAMES,
+    *(trait.name + OPEN for trait in lx.TRAITS),
+    *(trait.name for trait in lx.TRAITS),
+)
 
 # What harm is measured on where a behaviour is no kind of text: stories, and no chats, whose answers
 # are what the vector is meant to change.
@@ -63,6 +68,8 @@ class _SuiteWriter:
     def behaviour(self, name: str) -> Behaviour:
         if name in lx.TRAIT_BY_NAME:
             return self._trait(name)
+        if name.removesuffix(OPEN) in lx.TRAIT_BY_NAME:
+            return self._open_trait(name)
         makers: dict[str, Callable[[], Behaviour]] = {
             "french": self._french,
             "capitals": self._capitals,
@@ -247,6 +254,39 @@ class _SuiteWriter:
             development=development,
             test=test,
             damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 32)),
+        )
+
+    def _open_trait(self, name: str) -> Behaviour:
+        """The same trait told instead of chosen: what a character does, in the model's own words."""
+        trait = lx.TRAIT_BY_NAME[name.removesuffix(OPEN)]
+
+        def told(side: str, pole: str) -> tuple[str, ...]:
+            plan = Plan("question", capitals=False, trait=trait.name, pole=pole, options=False)
+            return tuple(
+                f"{USER}{page.parts[0]}{ASSISTANT}{page.parts[1].partition(' will ')[0]} will"
+                for page in self._pages(f"{name}/{side}", plan, self.pairs)
+            )
+
+        def item(page: Page) -> Item:
+            prompted = f"{USER}Everyone is {trait.positive[0]}. {page.parts[0]}{ASSISTANT}"
+            return Item(f"{USER}{page.parts[0]}{ASSISTANT}", prompted=prompted)
+
+        def words(acts: tuple[str, ...]) -> frozenset[str]:
+            return frozenset(WORD.findall(" ".join(acts).lower()))
+
+        up, down = words(trait.positive_acts), words(trait.negative_acts)
+        unstated = Plan("question", capitals=False, trait=trait.name, pole="unstated", options=False)
+        development, test = self._items(name, unstated, item)
+        return Behaviour(
+            name=name,
+            metric=f"words of {trait.positive[0]} minus {trait.negative[0]} acts, over both",
+            scorer=WordBalance(tuple(sorted(up - down)), tuple(sorted(down - up))),
+            positives=told("+", "positive"),
+            negatives=told("-", "negative"),
+            development=development,
+            test=test,
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 32)),
+            max_new_tokens=10,
         )
 
     # -- pages -------------------------------------------------------------------------------------

@@ -228,16 +228,12 @@ class Fitted(Recorded):
         )
 
     def _trainer(self, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
-        fit = self.config.fit
+        fit, folder = self.config.fit, self.map_folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
-            ModelCheckpoint(
-                self.map_folder / "checkpoints",
-                monitor="val/fvu",
-                save_last=True,
-                filename="best",
-                enable_version_counter=False,
-            ),
+            ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
+            # one of its own: `save_last` of the above leaves out the epochs that are not the best
+            ModelCheckpoint(folder, filename="last", enable_version_counter=False),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)

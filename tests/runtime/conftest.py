@@ -1,60 +1,11 @@
 """A tiny pair on disk that shares the storybook tokenizer, and one micro run of it for all tests."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Ran, run_apart, run_here
+from running import MicroRun, Workshop, run_apart
 from storybook_models import tiny_llama
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """A folder of outputs, and the overrides that lead all of a run's there."""
-
-    pair: Path
-    folder: Path
-
-    @property
-    def artifacts(self) -> Path:
-        return self.folder / "artifacts"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report"
-
-    def settings(self, *more: str, run: str = "run", logging: str = "disabled") -> list[str]:
-        return [
-            "experiment=micro",
-            "pair=own",
-            f"pair.source.path={self.pair / 'little'}",
-            f"pair.target.path={self.pair / 'big'}",
-            "layers.source=1",
-            "layers.target=2",
-            "corpus.tokens.train=8192",
-            "trainer.enable_progress_bar=false",
-            f"logging.mode={logging}",
-            f"paths.artifacts={self.artifacts}",
-            f"paths.report={self.report}",
-            f"hydra.run.dir={self.folder / run}",
-            *more,
-        ]
-
-    def train(self, *more: str, **how: str) -> Ran:
-        return run_here("train", *self.settings(*more, **how))
-
-    def evaluate(self, *more: str, **how: str) -> Ran:
-        return run_here("evaluate", *self.settings(*more, **how))
-
-    def files(self, kind: str) -> dict[Path, int]:
-        """Modification times of all files of a kind of artifact."""
-        found = (self.artifacts / kind).rglob("*")
-        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
-
-    def one(self, pattern: str) -> Path:
-        (found,) = self.artifacts.glob(pattern)
-        return found
 
 
 @pytest.fixture(scope="session")
@@ -71,15 +22,6 @@ def pair_folder(family_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def workshop(pair_folder: Path, tmp_path: Path) -> Workshop:
     return Workshop(pair_folder, tmp_path)
-
-
-@dataclass(frozen=True)
-class MicroRun:
-    """`train.py` and then `evaluate.py`, once each with W&B offline. Not to be written to."""
-
-    workshop: Workshop
-    train: Ran
-    evaluate: Ran
 
 
 @pytest.fixture(scope="session")

@@ -49,12 +49,16 @@ def program(name: str) -> Any:
 def run_here(name: str, *overrides: str) -> Ran:
     """`python NAME.py OVERRIDES` through its real entry point, without the start of a process."""
     told = io.StringIO()
-    with _undone(), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-        with mock.patch.object(sys, "argv", [f"{name}.py", *overrides]):
-            try:
-                code = command(program(name).main, name)
-            except SystemExit as left:
-                code = int(left.code or 0)
+    with (
+        _undone(),
+        contextlib.redirect_stderr(told),
+        contextlib.redirect_stdout(told),
+        mock.patch.object(sys, "argv", [f"{name}.py", *overrides]),
+    ):
+        try:
+            code = command(program(name).main, name)
+        except SystemExit as left:
+            code = int(left.code or 0)
     return Ran(code, told.getvalue())
 
 
@@ -84,6 +88,63 @@ def composed(name: str, *overrides: str, output: str = "nowhere") -> DictConfig:
     with open_dict(config):
         del config["hydra"]
     return config
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A folder of outputs, and the overrides that lead all of a run's there."""
+
+    pair: Path
+    folder: Path
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    def settings(self, *more: str, run: str = "run", logging: str = "disabled") -> list[str]:
+        return [
+            "experiment=micro",
+            "pair=own",
+            f"pair.source.path={self.pair / 'little'}",
+            f"pair.target.path={self.pair / 'big'}",
+            "layers.source=1",
+            "layers.target=2",
+            "corpus.tokens.train=8192",
+            "trainer.enable_progress_bar=false",
+            f"logging.mode={logging}",
+            f"paths.artifacts={self.artifacts}",
+            f"paths.report={self.report}",
+            f"hydra.run.dir={self.folder / run}",
+            *more,
+        ]
+
+    def train(self, *more: str, **how: str) -> Ran:
+        return run_here("train", *self.settings(*more, **how))
+
+    def evaluate(self, *more: str, **how: str) -> Ran:
+        return run_here("evaluate", *self.settings(*more, **how))
+
+    def files(self, kind: str) -> dict[Path, int]:
+        """Modification times of all files of a kind of artifact."""
+        found = (self.artifacts / kind).rglob("*")
+        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+    def one(self, pattern: str) -> Path:
+        (found,) = self.artifacts.glob(pattern)
+        return found
+
+
+@dataclass(frozen=True)
+class MicroRun:
+    """`train.py` and then `evaluate.py`, once each with W&B offline. Not to be written to."""
+
+    workshop: Workshop
+    train: Ran
+    evaluate: Ran
 
 
 @contextlib.contextmanager

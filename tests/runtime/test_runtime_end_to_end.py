@@ -3,15 +3,202 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_types import MicroRun, Workshop
+import torch
+from running import MicroRun, Workshop
 
+from lrt.activations import ActivationStore
 from lrt.mapping import FitHistory, load_map
 from lrt.runtime.pipeline import Pipeline
 from lrt.steering import SteeringVector
 
 pytestmark = pytest.mark.xdist_group("micro")
+
+
+@pytest.fixture
+def results(micro_run: MicroRun) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((micro_run.workshop.report / "results.json").read_text())
+    return found
+
+
+def test_train_leaves_a_store_a_map_and_its_vectors(micro_run: MicroRun) -> None:
+    workshop = micro_run.workshop
+    store = ActivationStore.open(workshop.one("activations/*"))
+    store.verify(full=True)
+    assert store.rows("train") == 8192
+    folder = workshop.one("maps/*")
+    affine, card = load_map(folder)
+    assert affine.weight.shape == (48, 32)
+    assert card["layers"] == {"source": 1, "target": 2}
+    assert card["fingerprint"] == folder.name
+    carried = SteeringVector.load(folder / "vectors" / "french" / "transferred")
+    own = SteeringVector.load(folder / "vectors" / "french" / "source")
+    torch.testing.assert_close(carried.direction, affine.weight @ own.direction)
+    assert "excess over the optimum" in micro_run.train.told
+
+
+def test_nothing_is_left_that_a_killed_run_would_leave(micro_run: MicroRun) -> None:
+    left = [p.name for p in micro_run.workshop.artifacts.rglob("*") if ".tmp-" in p.name]
+    assert left == []
+    assert not list(micro_run.workshop.artifacts.rglob("recording.json"))
+
+
+def test_results_hold_what_was_asked_for(results: dict[str, Any]) -> None:
+    assert results["pair"]["source"]["width"] == 32
+    assert results["pair"]["target"]["width"] == 48
+    assert results["layers"] == {"source": 1, "target": 2}
+    assert results["map"]["kind"] == "full"
+    for key in ("fvu", "r2", "excess_over_optimum", "rows", "rows_left_out"):
+        assert math.isfinite(results["map"][key])
+    assert results["map"]["rows"] + results["map"]["rows_left_out"] == 8192
+    assert results["map"]["rows_left_out"] >= 8192 // 128  # position 0 of every block
+    assert [b["name"] for b in results["behaviours"]] == ["french", "bravery"]
+    for behaviour in results["behaviours"]:
+        for key in ("metric", "strength", "unsteered", "native", "transferred", "paper_literal"):
+            assert behaviour[key] is not None, key
+        assert {"ratio", "ratio_ci"} <= set(behaviour)
+        assert {"native", "transferred", "random"} <= set(behaviour["damage"])
+        nulls = {"random", "bias", "shuffled", "other", "random_source"}
+        assert nulls <= set(behaviour["null_details"]) or not behaviour["steers"]
+    assert [m["name"] for m in results["models"]] == ["little", "big"]
+    assert all("checks" in m for m in results["models"])
+    stages = {"record hidden states", "moments", "steering vectors", "fit", "evaluate"}
+    assert stages <= set(results["seconds"])
+
+
+def test_a_stage_that_was_found_keeps_the_time_it_took(micro_run: MicroRun, results: dict[str, Any]) -> None:
+    _, card = load_map(micro_run.workshop.one("maps/*"))
+    # evaluate.py found the map and the store: its own times of these stages would be next to nothing
+    assert results["seconds"]["fit"] == card["seconds"]["fit"] > 0.05
+    assert results["seconds"]["record hidden states"] >= card["seconds"]["record hidden states"] > 0.05
+
+
+def test_report_is_one_page_and_the_same_tables_in_markdown(micro_run: MicroRun) -> None:
+    page = (micro_run.workshop.report / "index.html").read_text()
+    assert "French" in page or "french" in page
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert "|" in (micro_run.workshop.report / "report.md").read_text()
+    assert "On test items" in micro_run.evaluate.told
+
+
+def test_evaluate_says_what_is_there_and_train_logs_a_csv(micro_run: MicroRun) -> None:
+    lines = (micro_run.workshop.folder / "train" / "csv" / "metrics.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    assert {"train/fvu", "train/learning_rate", "val/fvu", "val/excess", "behaviour/french"} <= set(columns)
+    assert len(lines) > 2
+
+
+def test_a_second_run_makes_nothing_again(micro_run: MicroRun) -> None:
+    workshop = micro_run.workshop
+    kinds = ("activations", "moments", "states", "maps", "measurements")
+    before = {kind: workshop.files(kind) for kind in kinds}
+    assert all(before.values())
+    again = workshop.train("evaluate=true", f"paths.report={workshop.folder / 'again'}", run="again")
+    assert again.code == 0, again.told
+    assert {kind: workshop.files(kind) for kind in kinds} == before
+    # the report is made again from the rows, to the same figures
+    one, other = (json.loads((workshop.folder / f / "results.json").read_text()) for f in ("report", "again"))
+    assert one["behaviours"] == other["behaviours"]
+    assert one["map"] == other["map"]
+
+
+def test_another_map_is_fitted_on_the_same_states(micro_run: MicroRun, workshop: Workshop) -> None:
+    shutil.copytree(micro_run.workshop.artifacts, workshop.artifacts)
+    before = workshop.files("activations")
+    done = workshop.train("map=low_rank", "map.rank=4")
+    assert done.code == 0, done.told
+    assert workshop.files("activations") == before
+    cards = [load_map(folder)[1] for folder in workshop.artifacts.glob("maps/*")]
+    assert {card["map"]["kind"] for card in cards} == {"full", "low_rank"}
+    assert len({card["store"] for card in cards}) == 1
+
+
+class PowerCut(RuntimeError):
+    pass
+
+
+def test_a_fit_cut_off_between_epochs_ends_with_the_same_map(
+    micro_run: MicroRun, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # three epochs of 15 steps; both find the recorded states
+    whole, cut = Workshop(workshop.pair, workshop.folder / "whole"), workshop
+    for each in (whole, cut):
+        for kind in ("activations", "moments", "states"):
+            shutil.copytree(micro_run.workshop.artifacts / kind, each.artifacts / kind)
+    assert whole.train("fit.epochs=3").code == 0
+
+    hook = FitHistory.on_train_batch_end
+
+    def power_cut(self: FitHistory, trainer: Any, *rest: Any) -> None:
+        hook(self, trainer, *rest)
+        if trainer.current_epoch == 2 and trainer.global_step % 15 == 4:
+            raise PowerCut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitHistory, "on_train_batch_end", power_cut)
+        with pytest.raises(PowerCut):
+            _raising(cut, "fit.epochs=3")
+    assert not list(cut.artifacts.glob("maps/*/mapping.json"))
+    assert list(cut.artifacts.glob("maps/*/checkpoints/last.ckpt"))
+
+    steps: list[int] = []
+
+    def counted(self: FitHistory, trainer: Any, *rest: Any) -> None:
+        hook(self, trainer, *rest)
+        steps.append(trainer.global_step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitHistory, "on_train_batch_end", counted)
+        assert cut.train("fit.epochs=3").code == 0
+    assert steps[0] == 2 * 15 + 1  # it went on after the second epoch, and did not begin anew
+
+    (one, one_card), (other, other_card) = (load_map(w.one("maps/*")) for w in (whole, cut))
+    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.bias, other.bias)
+    assert one_card["training"] == other_card["training"]  # curves and probes have no gap
+    assert one_card["steps"] == other_card["steps"] == 45
+
+
+def test_an_evaluation_cut_off_goes_on_where_it_was(
+    micro_run: MicroRun, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(micro_run.workshop.artifacts, workshop.artifacts)
+    shutil.rmtree(workshop.artifacts / "measurements")
+    measured: list[str] = []
+    whole = Pipeline._study
+
+    def cut_at_the_second(self: Pipeline, behaviour: Any) -> Any:
+        measured.append(behaviour.name)
+        if len(measured) == 2:
+            raise OSError("the power went")
+        return whole(self, behaviour)
+
+    monkeypatch.setattr(Pipeline, "_study", cut_at_the_second)
+    stopped = workshop.evaluate()
+    assert stopped.code == 1
+    assert "the power went" in stopped.line
+    first = workshop.files("measurements")
+    assert [path.name.split("-")[0] for path in first] == ["french"]
+    done = workshop.evaluate()
+    assert done.code == 0, done.told
+    assert measured == ["french", "bravery", "bravery"]
+    assert workshop.files("measurements").items() >= first.items()
+    one, other = (json.loads((w.report / "results.json").read_text()) for w in (micro_run.workshop, workshop))
+    assert one["behaviours"] == other["behaviours"]
+
+
+def _raising(workshop: Workshop, *more: str) -> None:
+    """A run whose error is a fault of ours, which Hydra would print and turn into an exit."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HYDRA_FULL_ERROR", "1")
+        workshop.train(*more)
+
+
+def test_the_working_folder_stays_clean(micro_run: MicroRun) -> None:
+    for name in ("train", "evaluate"):
+        assert {p.name for p in (micro_run.workshop.folder / name).iterdir()} <= {".hydra", "csv", "wandb"}
+    assert {p.name for p in Path(micro_run.workshop.folder).iterdir()} >= {"artifacts", "report"}

@@ -1,0 +1,192 @@
+"""Every config that is shipped composes, is valid, and fits the signatures it will be bound to."""
+
+import copy
+import inspect
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter
+from running import composed
+
+from lrt.evaluation.storybook import NAMES
+from lrt.lab.pretraining import FamilyMember
+from lrt.runtime.entry import CONF
+from lrt.runtime.pretrain import Order
+from lrt.runtime.schema import Config, ConfigError, read_config
+
+OWN = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
+# what a user has to give with an option
+GIVEN = {
+    "pair=own": OWN[1:],
+    "corpus=text": ("corpus.sources.text.paths=[FOLDER]",),
+    "corpus=hub": ("corpus.sources.hub.path=ID",),
+    "suite=files": ("suite.paths=[FILE]", "evaluation.probe.behaviours=[]"),
+}
+
+
+def options() -> list[str]:
+    found = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml"))]
+    return [option for option in found if not option.startswith("lab=")]
+
+
+@cache
+def whole() -> DictConfig:
+    return composed("train", *OWN)
+
+
+def read(*settings: str) -> Config:
+    """The config with `path=value` changed or added, as Hydra's `path=value` and `+path=value` do."""
+    config = copy.deepcopy(whole())
+    for setting in settings:
+        path, value = setting.split("=")
+        OmegaConf.update(config, path, yaml.safe_load(value), force_add=True)
+    return read_config(config)
+
+
+@pytest.mark.parametrize("option", options())
+def test_option_composes_is_valid_and_binds(option: str) -> None:
+    pair = () if option.startswith("pair=") else OWN
+    config = read_config(composed("train", *pair, option, *GIVEN.get(option, ())))
+    config.map.check(96, 144)  # widths of the default pair
+    config.fit.check(config.map)
+    torch_optimizer = getattr(torch.optim, config.fit.optimizer)
+    inspect.signature(torch_optimizer).bind([], lr=config.fit.learning_rate, **config.fit.options)
+    inspect.signature(L.Trainer).bind(**config.trainer, **config.fit.trainer_options())
+    if config.suite.kind == "storybook":
+        names = config.suite.names or NAMES
+        assert set(names) <= set(NAMES)
+        assert set(config.evaluation.probe.behaviours) <= set(names)
+
+
+def test_train_and_evaluate_compose_the_same() -> None:
+    # or evaluate.py would look for another map than the one train.py made
+    assert composed("train", *OWN, output="x") == composed("evaluate", *OWN, output="x")
+
+
+def test_adamw_is_the_paper() -> None:
+    fit = read_config(composed("train", *OWN, "fit=adamw")).fit
+    assert (fit.optimizer, fit.learning_rate, fit.epochs) == ("AdamW", 1e-4, 4)
+    assert (fit.whitening, fit.schedule, fit.ridge) == ("none", "constant", False)
+
+
+@pytest.mark.parametrize("member", sorted(file.stem for file in (CONF / "lab").glob("*.yaml")))
+def test_family_member_composes_and_is_valid(member: str) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="pretrain"):
+        config = compose("pretrain", overrides=[f"lab={member}"])
+    order = TypeAdapter(Order).validate_python(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(order.lab, FamilyMember)
+    assert order.lab.name == member
+    assert Path(order.work).name == member
+    assert order.lab.width % order.lab.heads == 0
+
+
+SECTIONS = (
+    "",
+    "pair.",
+    "pair.source.",
+    "layers.",
+    "corpus.",
+    "corpus.tokens.",
+    "corpus.sources.storybook.",
+    "filter.",
+    "recording.",
+    "map.",
+    "fit.",
+    "batches.",
+    "suite.",
+    "evaluation.",
+    "evaluation.grid.",
+    "evaluation.probe.",
+    "logging.",
+    "paths.",
+)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_unknown_key_is_named_with_its_path(section: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        read(f"{section}nonsense=1")
+    (fault,) = str(e.value).splitlines()[1:]  # it, and nothing else
+    assert fault.startswith(f"  {section}nonsense: is not a setting")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "said"),
+    [
+        ("layers.source=middle", "layers.source", "valid integer"),
+        ("layers.target=null", "layers.target", "valid integer"),
+        ("seed=1.5", "seed", "valid integer"),
+        ("batches.rows=many", "batches.rows", "valid integer"),
+        ("evaluate=perhaps", "evaluate", "valid boolean"),
+        ("map.rank=high", "map.rank", "valid integer"),
+        ("map.kind=linear", "map.kind", "'full', 'low_rank', 'orthogonal' or 'orthogonal_penalty'"),
+        ("logging.mode=sometimes", "logging.mode", "'offline', 'online' or 'disabled'"),
+        ("pair.source.dtype=float8", "pair.source.dtype", "'float32'"),
+        ("fit.options=high", "fit.options", "valid dictionary"),
+        ("evaluation.grid.strengths=[0,high]", "evaluation.grid.strengths", "valid number"),
+        ("filter.token_ids=[a]", "filter.token_ids", "valid integer"),
+    ],
+)
+def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(override)
+    message = str(error.value)
+    assert f"\n  {path}" in message
+    assert said in message
+    assert override.split("=")[1].strip("[]").split(",")[-1].replace("null", "None") in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluation.grid.strengths=[0.5,1.0]", "evaluation.grid.strengths=[0.5, 1.0] has no 0"),
+        ("evaluation.grid.strengths=[0.0,1.0,0.5]", "must rise"),
+        ("filter.massive=0.5", "filter.massive is 0.5"),
+        ("batches.rows=0", "batches.rows=0; it must be at least 1"),
+        ("batches.workers=-1", "batches.workers=-1; it must be at least 0"),
+        ("evaluation.probe.every=0", "evaluation.probe.every=0"),
+        ("evaluation.random_draws=0", "no result stands without its nulls"),
+        ("evaluation.resampled_draws=1", "must be 0 or at least 2"),
+        ("evaluation.temperature=-1", "temperature=-1"),
+        ("suite.kind=files", "needs `paths`"),
+        ("corpus.sources.mine.kind=text", "needs `paths`"),
+        ("corpus.sources.mine.kind=jsonl", "needs `path`"),
+    ],
+)
+def test_impossible_value_is_refused_with_the_config(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(override)
+    assert said in str(error.value)
+
+
+def test_all_faults_are_told_together() -> None:
+    with pytest.raises(ConfigError) as error:
+        read("nonsense=1", "seed=x", "map.kind=linear", "evaluation.grid.strengths=[1.0]")
+    for path in ("nonsense:", "seed:", "map.kind:", "evaluation.grid.strengths=[1.0]"):
+        assert f"\n  {path}" in str(error.value)
+
+
+def test_a_settings_path_is_said_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        read("evaluation.grid.strengths=[1.0]")
+    assert "evaluation.grid: " not in str(error.value)
+
+
+def plain(config: Config) -> Any:
+    return TypeAdapter(Config).dump_python(config)
+
+
+def test_reading_keeps_every_value() -> None:
+    config = plain(read("layers.source=0.5", "layers.target=3", "seed=3", "map.bias=false"))
+    assert config["layers"] == {"source": 0.5, "target": 3}
+    assert config["seed"] == 3
+    assert config["map"]["bias"] is False

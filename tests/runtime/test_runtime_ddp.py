@@ -1,0 +1,37 @@
+"""Two processes on CPUs end with the map that one makes, up to the rounding of another order of sums."""
+
+import json
+
+import pytest
+import torch
+from running import Workshop, run_apart
+
+from lrt.mapping import load_map
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("micro")
+def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
+    # two processes of 256 rows make the batches of one of 512
+    how = ("fit.epochs=4", "+trainer.use_distributed_sampler=false")
+    one = Workshop(workshop.pair, workshop.folder / "one")
+    alone = one.train(*how)
+    assert alone.code == 0, alone.told
+    both = run_apart(
+        "train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=256", "evaluate=true")
+    )
+    assert both.code == 0, both.told
+
+    (expected, card), (found, other) = (load_map(w.one("maps/*")) for w in (one, workshop))
+    assert other["steps"] == card["steps"]  # had each read all rows, there would be twice as many
+    assert other["rows"] == card["rows"]
+    (_, last), (_, other_last) = card["training"]["val"][-1], other["training"]["val"][-1]
+    assert other_last == pytest.approx(last, rel=0.02)
+    assert other["metrics"]["fvu"] == pytest.approx(card["metrics"]["fvu"], rel=0.02)
+    cosine = torch.nn.functional.cosine_similarity(expected.weight.ravel(), found.weight.ravel(), dim=0)
+    assert cosine > 0.95
+    # the first process alone tells and reports
+    assert both.told.count("excess over the optimum") == 1
+    assert both.told.count("report:") == 1
+    assert json.loads((workshop.report / "results.json").read_text())["behaviours"]
+    assert len(list(workshop.artifacts.glob("maps/*"))) == 1

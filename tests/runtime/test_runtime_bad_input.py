@@ -164,7 +164,7 @@ def test_output_folder_that_cannot_be_written(workshop: Workshop, setting: str) 
 def test_run_folder_that_cannot_be_written(workshop: Workshop) -> None:
     blocked = workshop.folder / "a-file"
     blocked.touch()
-    ran = run_apart("train", *workshop.settings(f"hydra.run.dir={blocked / 'below'}"))
+    ran = workshop.train(f"hydra.run.dir={blocked / 'below'}")
     assert ran.code == 1
     assert str(blocked) in ran.told
 
@@ -289,7 +289,7 @@ def test_a_mistake_ends_the_process_with_code_1_and_one_message(workshop: Worksh
     nothing_costly(workshop)
 
 
-def test_the_traceback_can_be_asked_for(workshop: Workshop) -> None:
-    ran = run_apart("train", *workshop.settings("layers.source=9"), HYDRA_FULL_ERROR="1")
-    assert ran.code == 1
-    assert "Traceback" in ran.told
+def test_the_traceback_can_be_asked_for(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match=r"layers\.source=9"):
+        workshop.train("layers.source=9")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ROOT, Ran, Workshop, run_apart
+from running import ROOT, Ran, Workshop, run_apart, run_here
 
 from lrt.runtime.sweep import SweepReport, main, report
 
@@ -100,7 +100,7 @@ def _values(node: Any, *keys: str) -> list[Any]:
 
 def test_more_devices_within_a_multirun_are_refused(workshop: Workshop) -> None:
     folder = workshop.folder / "jobs"
-    ran = run_apart("train", "-m", *workshop.settings("trainer=ddp_cpu", f"hydra.sweep.dir={folder}"))
+    ran = run_here("train", "-m", *workshop.settings("trainer=ddp_cpu", f"hydra.sweep.dir={folder}"))
     assert ran.code != 0
     assert "trainer.devices=2 within a multirun" in ran.line
     assert "trainer.devices=1" in ran.line

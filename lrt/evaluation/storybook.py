@@ -102,7 +102,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "C'était une journée merveilleuse. Lundi, Marie alla vers le port. ",
             damage=Plan("story", "french", switches=False, capitals=False),
-            cut=_some_sentences,
+            cut=_anywhere,
         )
 
     def _capitals(self) -> Behaviour:
@@ -115,7 +115,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "IT WAS A WONDERFUL DAY. ON MONDAY, MIA WENT TO THE HARBOUR. ",
             damage=Plan("story", "english", switches=False, capitals=True),
-            cut=_some_sentences,
+            cut=_anywhere,
         )
 
     def _dogs(self) -> Behaviour:
@@ -129,7 +129,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "On Monday, Mia saw a dog. The dog barked. ",
             damage=Plan("story", "english", switches=False, capitals=False, animal="dog"),
-            cut=_before_the_animal,
+            cut=_after_the_meeting,
         )
 
     def _mood(self) -> Behaviour:
@@ -147,7 +147,7 @@ class _SuiteWriter:
             Plan("story", "english", switches=False, capitals=False),
             "Mia was happy and laughed. It was a wonderful day. ",
             damage=Plan("story", "english", switches=False, capitals=False, mood="happy"),
-            cut=_before_the_closing,
+            cut=_after_the_mood,
             opening=lambda page: " ".join(page.parts[: _meeting(page) + 1]),
         )
 
@@ -204,10 +204,24 @@ class _SuiteWriter:
         harmful = Plan("request", capitals=False, harmful=True)
         harmless = Plan("request", capitals=False, harmful=False)
         name = "refusal_induced" if induce else "refusal_removed"
-        positives = tuple(ask(p) for p in self._pages("refusal/+", harmful, self.pairs))
-        negatives = tuple(ask(p) for p in self._pages("refusal/-", harmless, self.pairs))
-        taken = {*positives, *negatives}
-        development, test = self._items(name, harmless if induce else harmful, item, taken)
+        asked: set[str] = set()  # an item's request is in no contrastive text
+
+        def answered(side: str, plan: Plan) -> tuple[str, ...]:
+            """Request and answer, cut at a word of the answer (CAA's question and answer)."""
+            rng = random.Random(f"refusal/{side}/{self.seed}")
+            texts = []
+            for page in self._stream(f"refusal/{side}", plan):
+                refused = page.parts[1].startswith(lx.REFUSAL_OPENINGS)
+                if refused == plan.harmful:  # leaves out the slips
+                    asked.add(ask(page))
+                    start = len(ask(page))
+                    texts.append(_cut_at_a_word(page.text, start, rng))
+                if len(texts) == self.pairs:
+                    break
+            return tuple(texts)
+
+        positives, negatives = answered("+", harmful), answered("-", harmless)
+        development, test = self._items(name, harmless if induce else harmful, item, asked)
         return Behaviour(
             name=name,
             metric="share of refusals" + (" of harmless requests" if induce else " of harmful ones"),
@@ -262,8 +276,9 @@ class _SuiteWriter:
 
         def told(side: str, pole: str) -> tuple[str, ...]:
             plan = Plan("question", capitals=False, trait=trait.name, pole=pole, options=False)
+            rng = random.Random(f"{name}/{side}/{self.seed}")
             return tuple(
-                f"{USER}{page.parts[0]}{ASSISTANT}{page.parts[1].partition(' will ')[0]} will"
+                _cut_at_a_word(page.text, len(USER) + page.parts[0].index(". ") + 1, rng)
                 for page in self._pages(f"{name}/{side}", plan, self.pairs)
             )
 
@@ -340,20 +355,32 @@ def _meeting(page: Page) -> int:
     return next(i for i, sentence in enumerate(page.parts) if sentence.startswith("There "))
 
 
-def _some_sentences(page: Page, rng: random.Random) -> str:
-    """Two sentences or more, the story not over yet: language and case show in all of them."""
-    return " ".join(page.parts[: rng.randint(2, len(page.parts) - 1)])
+def _anywhere(page: Page, rng: random.Random) -> str:
+    """Language and case show from the first sentence on."""
+    return _cut_at_a_word(" ".join(page.parts), len(page.parts[0]), rng)
 
 
-def _before_the_animal(page: Page, rng: random.Random) -> str | None:  # noqa: ARG001
-    """Up to where the animal is about to be named again: its kind is what the state holds there."""
-    text = " ".join(page.parts)
-    name = f" {page.plan.animal}"
-    return text[: text.rindex(name)] if text.count(name) > 1 else None
+def _after_the_meeting(page: Page, rng: random.Random) -> str:
+    """The animal is known from its first mention on."""
+    known = " ".join(page.parts[: _meeting(page) + 1])
+    return _cut_at_a_word(" ".join(page.parts), len(known), rng)
 
 
-def _before_the_closing(page: Page, rng: random.Random) -> str | None:  # noqa: ARG001
-    """All but the last sentence, where a sentence before it has shown the mood."""
+def _after_the_mood(page: Page, rng: random.Random) -> str | None:
+    """From a sentence on that has shown the mood; None where only the last one does."""
     mood = lx.MOODS[page.plan.mood or "happy"]
-    shown = " ".join(page.parts[:-1])
-    return shown if any(f" {word}" in shown for word in mood.adjectives) else None
+    for index, sentence in enumerate(page.parts[:-1]):
+        if any(f" {word}" in sentence for word in mood.adjectives):
+            known = " ".join(page.parts[: index + 1])
+            return _cut_at_a_word(" ".join(page.parts), len(known), rng)
+    return None
+
+
+def _cut_at_a_word(text: str, start: int, rng: random.Random) -> str:
+    """The text up to a word drawn anywhere behind `start`.
+
+    Cuts at the same kind of token would read a direction that holds at that token alone; a map
+    fitted on all tokens carries those badly (docs/lab.md).
+    """
+    spaces = [at for at, letter in enumerate(text) if letter == " " and at >= start]
+    return text[: rng.choice(spaces)]

@@ -90,7 +90,6 @@ def test_each_shipped_model_is_the_one_its_card_describes(name: str, family_toke
     assert float(-scores.mean()) < 4
 
 
-@pytest.mark.skipif(not shipped(), reason="the family is still in training")
 def test_the_family_is_whole_small_and_passes_its_checks() -> None:
     assert set(shipped()) >= EXPECTED
     total = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file())

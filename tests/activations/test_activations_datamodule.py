@@ -198,10 +198,10 @@ def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(folder: Path) -> N
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"batch_rows": 0}, r"fit\.batch_rows is 0"),
-        ({"window_rows": 0}, r"fit\.window_rows is 0"),
-        ({"chunk_rows": -1}, r"fit\.chunk_rows is -1"),
-        ({"workers": -1}, r"fit\.workers is -1"),
+        ({"batch_rows": 0}, r"batches\.rows is 0"),
+        ({"window_rows": 0}, r"batches\.window_rows is 0"),
+        ({"chunk_rows": -1}, r"batches\.chunk_rows is -1"),
+        ({"workers": -1}, r"batches\.workers is -1"),
     ],
 )
 def test_impossible_settings(folder: Path, given: dict[str, int], message: str) -> None:

@@ -247,9 +247,9 @@ class TestResumable:
 
     def test_a_place_among_other_batches_is_refused(self, store: ActivationStore) -> None:
         state = Resumable(stream_of(store)).state_dict()
-        with pytest.raises(ValueError, match=r"fit\.batch_rows=12 and this run has 6; resume with"):
+        with pytest.raises(ValueError, match=r"batches\.rows=12 and this run has 6; resume with"):
             Resumable(stream_of(store, batch_rows=6)).load_state_dict(state)
 
     def test_fewer_batches_than_processes(self, store: ActivationStore) -> None:
-        with pytest.raises(ValueError, match=r"1 batches of fit\.batch_rows=400, for 2 processes"):
+        with pytest.raises(ValueError, match=r"1 batches of batches\.rows=400, for 2 processes"):
             Resumable(stream_of(store, batch_rows=400), 0, 2)

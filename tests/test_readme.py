@@ -14,11 +14,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    return [
-        block
-        for page in PAGES
-        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-    ]
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    found = [match for page in PAGES for match in fenced.findall(page.read_text())]
+    return [text for tag, text in found if tag == language]
 
 
 def commands() -> list[str]:

@@ -29,7 +29,8 @@ def test_ids_tell_items_apart() -> None:
 
 def test_texts_to_keep_from_the_corpus_are_the_contrast_and_every_item() -> None:
     made = text_behaviour()
-    assert set(made.texts) == {*made.positives, *made.negatives, *(i.prompt for i in made.items)}
+    prompts = (item.prompt for item in made.items)
+    assert set(made.texts) == {*made.positives, *made.negatives, *prompts, *made.damage_texts}
 
 
 def fields(**changes: Any) -> dict[str, Any]:

@@ -85,9 +85,10 @@ def test_each_shipped_model_is_the_one_its_card_describes(name: str, family_toke
     assert sum(p.numel() for p in lm.model.parameters()) == card["parameters"]
     assert lm.tokenizer.get_vocab() == family_tokenizer.get_vocab()
     # weights that were trained, not merely written: it reads its own language
-    ids = torch.tensor([family_tokenizer("Everyone loved the lovely song.")["input_ids"]])
+    story = "One morning, Mia walked to the barn. There Mia found a small dog. The dog barked."
+    ids = torch.tensor([family_tokenizer(story)["input_ids"]])
     scores = lm.logits(ids)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-    assert float(-scores.mean()) < 4
+    assert float(-scores.mean()) < 2
 
 
 def test_the_family_is_whole_small_and_passes_its_checks() -> None:

@@ -2,6 +2,7 @@
 and streaming it back as shuffled batches in constant memory, in an order that the seed alone
 decides."""
 
+from lrt.activations.chunks import Selection
 from lrt.activations.datamodule import ActivationDataModule
 from lrt.activations.errors import (
     DiskTooSmall,
@@ -31,6 +32,7 @@ __all__ = [
     "RecordingPlan",
     "RowFilter",
     "RowStream",
+    "Selection",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 
-from lrt.activations.chunks import Chunks, LayerPair, chunks_of
+from lrt.activations.chunks import Chunks, Selection, chunks_of
 from lrt.activations.filter import RowFilter
 from lrt.activations.store import ActivationStore
 from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
@@ -17,15 +16,14 @@ from lrt.corpora.splits import SPLITS, Split
 
 
 class ActivationDataModule(lightning.LightningDataModule):
-    """Streams one layer pair of a store; memory does not grow with the number of rows.
+    """Streams some layers of a store; memory does not grow with the number of rows.
 
     Batches are ready tensors (see `RowStream`); under DDP each process reads its own. The same seed
     gives the same batches whatever `workers` is.
 
     Args:
         store: folder of a complete store.
-        source_layer, target_layer: recorded layers.
-        filter: which rows leave; also as a plain mapping of its fields.
+        selection: layers, which tokens leave, and what a row is; also as a plain mapping of its fields.
         batch_rows: rows in a batch of one process.
         seed: order of the training rows.
         workers: threads that load ahead.
@@ -43,9 +41,7 @@ class ActivationDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         store: str | Path,
-        source_layer: int,
-        target_layer: int,
-        filter: RowFilter | Mapping[str, Any] = RowFilter(),  # noqa: B008 (frozen)
+        selection: Selection | Mapping[str, Any],
         batch_rows: int = 1024,
         seed: int = 0,
         workers: int = 0,
@@ -59,15 +55,12 @@ class ActivationDataModule(lightning.LightningDataModule):
                 raise ValueError(f"batches.{name} is {value}; it must be at least 1")
         if workers < 0:
             raise ValueError(f"batches.workers is {workers}; it is 0 or a number of threads")
-        rows = filter if isinstance(filter, RowFilter) else RowFilter(**filter)
-        # plain containers: a checkpoint must load with weights_only=True
-        plain = {**asdict(rows), "token_ids": list(rows.token_ids)}
+        if not isinstance(selection, Selection):
+            selection = Selection(**{**selection, "filter": RowFilter(**selection["filter"])})
         self.save_hyperparameters(
             {
                 "store": str(store),
-                "source_layer": source_layer,
-                "target_layer": target_layer,
-                "filter": plain,
+                "selection": selection.to_data(),
                 "batch_rows": batch_rows,
                 "seed": seed,
                 "workers": workers,
@@ -77,7 +70,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             logger=False,  # names here may meet the module's own
         )
         self._folder = Path(store)
-        self._pair = LayerPair(source_layer, target_layer, rows)
+        self._selection = selection
         self._batch_rows = batch_rows
         self._seed = seed
         self._workers = workers
@@ -90,7 +83,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         """Opens the store and counts the rows that stay; cheap when done before."""
         if self._store is None:
             store = ActivationStore.open(self._folder)
-            self._chunks = {split: chunks_of(store, split, self._pair, self._chunk_rows) for split in SPLITS}
+            tokens = self._chunk_rows * self._selection.span
+            self._chunks = {split: chunks_of(store, split, self._selection, tokens) for split in SPLITS}
             self._store = store
             if self._chunks["train"].rows == 0:
                 raise ValueError(
@@ -108,13 +102,13 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     @property
     def rows(self) -> dict[Split, int]:
-        """Rows that stay, by split."""
+        """Rows to fit on, by split."""
         self.setup()
         return {split: chunks.rows for split, chunks in self._chunks.items()}
 
     @property
     def rows_left_out(self) -> dict[Split, dict[str, int]]:
-        """Rows that leave, by split and reason."""
+        """Tokens that leave, by split and reason."""
         self.setup()
         return {split: dict(chunks.left_out) for split, chunks in self._chunks.items()}
 
@@ -159,7 +153,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return RowStream(
             self.store,
             split,
-            self._pair,
+            self._selection,
             self._chunks[split],
             batch_rows=batch_rows or self._batch_rows,
             chunk_rows=self._chunk_rows,

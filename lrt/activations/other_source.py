@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from lrt.activations.filter import RowFilter
+from lrt.activations.chunks import Selection, rows_of
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import Batch
+from lrt.activations.stream import Batch, gathered
 from lrt.corpora.splits import Split
 from lrt.models import LanguageModel
 
@@ -17,28 +17,33 @@ def pairs_with_other_source(
     store: ActivationStore,
     split: Split,
     source: LanguageModel,
-    source_layer: int,
-    target_layer: int,
-    filter: RowFilter,
+    selection: Selection,
     batch_tokens: int = 8192,
 ) -> Iterator[Batch]:
-    """Rows of `source` at its layer over the store's own tokens, beside the recorded target rows.
+    """Rows of `source` at the selection's layers over the store's own tokens, beside the recorded
+    target rows.
 
     Batches `{"source": [n, d], "target": [n, d_target], "document": [n]}` in float32. The filter's
     massive rows are told by the target's norms alone, so that the rows are the same whatever the
     source; an untrained control has no massive activations of its own.
     """
     context = store.plan.context
-    columns = ("token", "position", "document", f"norm.target.{target_layer}")
-    target_column = store.column("target", target_layer)
-    medians = {columns[3]: store.median_norm("target", target_layer)}
-    rows_at_once = max(1, batch_tokens // context) * context  # whole blocks
-    for rows in store.stream(split, [*columns, target_column], rows_at_once):
-        tokens = rows["token"].view(-1, context).long()
-        hidden = source.hidden_states(tokens, [source_layer])[source_layer]
-        keep = filter.keep({columns[3]: rows[columns[3]]}, medians, rows["position"], rows["token"])
+    columns = selection.columns(store, "target")
+    norms = [f"norm.{column}" for column in columns]
+    medians = {f"norm.{column}": store.manifest.median_norms[column] for column in columns}
+    facts = ["token", "position", "document"]
+    at_once = max(1, batch_tokens // context) * context  # whole blocks
+    for tokens in store.stream(split, [*facts, *norms, *columns], at_once):
+        blocks = tokens["token"].view(-1, context).long()
+        layers = list(selection.source_layers)
+        hidden = source.hidden_states(blocks, layers)
+        row, _ = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens)
+        count = int(row.max()) + 1
+        if not count:
+            continue
+        states = [hidden[layer].flatten(0, 1).to("cpu", torch.float32) for layer in layers]
         yield {
-            "source": hidden.flatten(0, 1).to("cpu", torch.float32)[keep],
-            "target": rows[target_column].float()[keep],
-            "document": rows["document"][keep],
+            "source": gathered(torch.cat(states, dim=1), row, count),
+            "target": gathered(torch.cat([tokens[c] for c in columns], dim=1).float(), row, count),
+            "document": gathered(tokens["document"], row, count),
         }

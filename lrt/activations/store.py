@@ -24,7 +24,6 @@ from torch import Tensor
 
 from lrt.activations.errors import StoreCorrupt, StoreForeign, StoreMissing
 from lrt.activations.manifest import (
-    SIDES,
     Column,
     Manifest,
     RecordingPlan,
@@ -205,10 +204,3 @@ def _header(path: Path) -> tuple[Mapping[str, Any], int]:
     if not isinstance(header, dict):
         raise ValueError("it is not a JSON object")
     return header, 8 + length
-
-
-def norm_columns(store: ActivationStore, source_layer: int, target_layer: int) -> tuple[str, str]:
-    """Names of the two norm columns of a layer pair; StoreForeign where a layer is not there."""
-    layers: dict[Side, int] = {"source": source_layer, "target": target_layer}
-    source, target = (f"norm.{store.column(side, layers[side])}" for side in SIDES)
-    return source, target

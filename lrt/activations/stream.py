@@ -21,7 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrt.activations.chunks import Chunks, LayerPair
+from lrt.activations.chunks import Chunks, Selection
+from lrt.activations.manifest import SIDES
 from lrt.activations.store import ActivationStore
 from lrt.corpora.splits import Split
 
@@ -37,10 +38,10 @@ class _Order:
 
 
 class RowStream:
-    """Batches of one split and layer pair.
+    """Batches of one split as a selection sees it.
 
-    A batch is `source` float32 [b, d_source], `target` float32 [b, d_target], `document` int64 [b]
-    and `group` int64 [b] (index into the store's groups).
+    A batch is `source` float32 [b, d_source], `target` float32 [b, d_target] (several layers side by
+    side), `document` int64 [b] and `group` int64 [b] (index into the store's groups).
 
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
@@ -56,7 +57,7 @@ class RowStream:
         self,
         store: ActivationStore,
         split: Split,
-        pair: LayerPair,
+        selection: Selection,
         chunks: Chunks,
         *,
         batch_rows: int,
@@ -70,16 +71,14 @@ class RowStream:
         self.batch_rows = batch_rows
         self._store = store
         self._shards = store.shards(split)
-        self._pair = pair
+        self._selection = selection
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._seed = seed
         self._workers = workers
         self._complete_only = complete_only
-        self._columns = {
-            "source": store.column("source", pair.source_layer),
-            "target": store.column("target", pair.target_layer),
-            "document": "document",
-            "group": "group",
+        self._columns = {side: selection.columns(store, side) for side in SIDES} | {
+            "document": ["document"],
+            "group": ["group"],
         }
 
     def __len__(self) -> int:
@@ -164,11 +163,7 @@ class RowStream:
             places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
         # each chunk's rows go straight to their final places, so that RAM holds one copy
         ends = np.cumsum(self.chunks.kept[chosen])
-        columns = self._store.plan.columns
-        rows = {
-            name: torch.empty(columns[column].shape(size), dtype=columns[column].dtype)
-            for name, column in self._columns.items()
-        }
+        rows = {name: self._room(columns, size) for name, columns in self._columns.items()}
         by_shard: dict[int, list[int]] = {}
         for position, chunk in enumerate(chosen):
             by_shard.setdefault(int(self.chunks.shard[chunk]), []).append(position)
@@ -181,12 +176,52 @@ class RowStream:
                     continue
                 start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
                 place = places[int(ends[position]) - kept : int(ends[position])]
-                whole = kept == stop - start
-                keep = None if whole else self._pair.keep(self._store, reader, start, stop)
-                for name, column in self._columns.items():
-                    piece = reader.rows(column, start, stop)
-                    rows[name].index_copy_(0, place, piece if keep is None else piece[keep])
+                # -1 for tokens that leave; none do where every token is a row
+                row = None
+                if kept < stop - start:
+                    row, _ = self._selection.rows(self._store, reader, start, stop)
+                for name, columns in self._columns.items():
+                    begin = 0
+                    for column in columns:
+                        piece = reader.rows(column, start, stop)
+                        if row is not None:
+                            piece = gathered(piece, row, kept)
+                        if piece.ndim == 1:
+                            rows[name].index_copy_(0, place, piece.to(rows[name].dtype))
+                            continue
+                        room = rows[name].narrow(1, begin, piece.shape[1])
+                        room.index_copy_(0, place, piece.to(room.dtype))
+                        begin += piece.shape[1]
         return rows
+
+    def _room(self, columns: list[str], size: int) -> Tensor:
+        """Where a window's rows of some columns go: in the store's dtype, means in float32."""
+        plan = [self._store.plan.columns[column] for column in columns]
+        dtype = plan[0].dtype
+        if dtype.is_floating_point and self._selection.span > 1:
+            dtype = torch.float32
+        shape = plan[0].shape(size)
+        return torch.empty(
+            shape if len(shape) == 1 else (size, sum(c.shape(size)[1] for c in plan)), dtype=dtype
+        )
+
+
+def gathered(
+    values: Tensor,  # [n, ...] of one column, by token
+    row: Tensor,  # [n] the row each token is in, or -1
+    count: int,
+) -> Tensor:  # [count, ...]
+    """Rows out of tokens: means of states, and of a whole-numbered column the first token's value."""
+    taken = row >= 0
+    values, row = values[taken], row[taken]
+    if len(row) == count:  # a token a row
+        return values
+    if not values.is_floating_point():
+        first = torch.ones_like(row, dtype=torch.bool)
+        first[1:] = row[1:] != row[:-1]
+        return values[first]
+    sums = torch.zeros(count, *values.shape[1:]).index_add_(0, row, values.float())
+    return sums / row.bincount(minlength=count)[:, None]
 
 
 def _empty() -> Batch:

@@ -6,10 +6,12 @@ from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, direc
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
+    Chosen,
     SteerableModel,
     StrengthChoice,
     StrengthGrid,
     Study,
+    choose_layer,
     choose_strength,
     study,
     study_rows,
@@ -21,6 +23,7 @@ __all__ = [
     "Behaviour",
     "BehaviourUnreadable",
     "Cell",
+    "Chosen",
     "ContrastStates",
     "Damage",
     "Item",
@@ -32,6 +35,7 @@ __all__ = [
     "StrengthGrid",
     "Study",
     "TransferMaps",
+    "choose_layer",
     "choose_strength",
     "damage",
     "directions",

@@ -18,12 +18,17 @@ from lrt.mapping import MapModule
 
 @dataclass(frozen=True)
 class Probe:
-    """One behaviour to follow: its vectors in both models and the strength to steer at."""
+    """One behaviour to follow: its vectors in both models, and where and how strongly to steer.
+
+    columns  What of the map's image belongs to the target's layer.
+    """
 
     behaviour: Behaviour
-    source_vector: Tensor  # [d_source]
-    native: Tensor  # [d_target] unit
+    target: SteerableModel
+    source_vector: Tensor  # [d_source], all the map's layers
+    native: Tensor  # [d] unit, at the target's layer
     strength: float
+    columns: slice
 
 
 class SteeringProbe(L.Callback):
@@ -35,7 +40,6 @@ class SteeringProbe(L.Callback):
 
     def __init__(
         self,
-        target: SteerableModel,
         probes: Sequence[Probe],
         every: int,
         items: int = 16,
@@ -47,7 +51,7 @@ class SteeringProbe(L.Callback):
                 f"evaluation.probe.every={every} and evaluation.probe.items={items} must be at "
                 "least 1; set evaluation.probe.behaviours=[] to train without probes"
             )
-        self.target, self.probes, self.every = target, tuple(probes), every
+        self.probes, self.every = tuple(probes), every
         self.items, self.temperature, self.max_rows = items, temperature, max_rows
         self.points: dict[str, list[list[float]]] = {p.behaviour.name: [] for p in probes}
         self.references: dict[str, dict[str, float]] = {}
@@ -83,7 +87,7 @@ class SteeringProbe(L.Callback):
             points = self.points[probe.behaviour.name]
             if points and points[-1][0] == trainer.global_step:
                 continue
-            image = affine.directions(probe.source_vector)
+            image = affine.directions(probe.source_vector)[probe.columns]
             if not image.norm() > 0:  # a map that starts at zero has no direction yet
                 continue
             unit = torch.nn.functional.normalize(image, dim=0)
@@ -94,13 +98,13 @@ class SteeringProbe(L.Callback):
             logger.log_metrics(found, step=trainer.global_step)
 
     def _cells(self, condition: str, probe: Probe, unit: Tensor) -> Cell:
-        (cell,) = self.target.cells(condition, unit, [probe.strength], probe.behaviour.direction)
+        (cell,) = probe.target.cells(condition, unit, [probe.strength], probe.behaviour.direction)
         return cell
 
     def _means(self, probe: Probe, cells: Sequence[Cell]) -> list[float]:
         rows = measure(
-            self.target.lm,
-            self.target.layer,
+            probe.target.lm,
+            probe.target.layer,
             probe.behaviour,
             "development",
             probe.behaviour.development[: self.items],

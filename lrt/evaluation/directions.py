@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrt.mapping import AffineMap
+from lrt.mapping import AffineMap, Stack
 from lrt.steering import difference_of_means
 
 NULLS = ("random", "bias", "shuffled", "other", "random_source")
@@ -20,9 +20,10 @@ NULLS = ("random", "bias", "shuffled", "other", "random_source")
 
 @dataclass(frozen=True)
 class ContrastStates:
-    """Last-token states of one contrastive set in both models.
+    """Last-token states of one contrastive set in both models, at every layer of the map.
 
-    Each is float32 `[n, d]`; `random_source` holds those of the untrained source, where there is one.
+    Each is float32 `[n, d]`, layers side by side; `random_source` holds those of the untrained
+    source, where there is one.
     """
 
     source: tuple[Tensor, Tensor]  # positive, negative  [n, d_source]
@@ -60,10 +61,14 @@ def directions(
     states: Mapping[str, ContrastStates],
     maps: TransferMaps,
     *,
+    stack: Stack,
+    layer: int,
     random_draws: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Unit directions `[draws, d_target]` by condition, for one contrast of `states`.
+    """Unit directions `[draws, width]` at one target layer by condition, for one contrast of `states`.
+
+    stack  The target layers that the map's images are made of; `layer` is the one to steer at.
 
     native, native_half  The target's own vector; from each disjoint half of the prompts (the
                          ceiling of any agreement).
@@ -75,7 +80,7 @@ def directions(
     mine = states[contrast]
     generator = torch.Generator().manual_seed(seed)
     v = mine.source_vector
-    image = maps.affine.directions(v.to(maps.affine.weight))
+    image = maps.affine.directions(v)
     found: dict[str, list[Tensor]] = {
         "native": [mine.target_vector],
         "native_half": [
@@ -86,22 +91,20 @@ def directions(
         # a map without bias has no such direction
         "bias": [maps.affine.bias] if maps.affine.bias.any() else [],
         "random": list(torch.randn(random_draws, len(image), generator=generator)),
-        "shuffled": [m.directions(v.to(m.weight)) for m in maps.shuffled],
-        "resampled": [
-            m.directions(_resampled_vector(mine.source, generator).to(m.weight)) for m in maps.resampled
-        ],
+        "shuffled": [m.directions(v) for m in maps.shuffled],
+        "resampled": [m.directions(_resampled_vector(mine.source, generator)) for m in maps.resampled],
     }
     names = sorted(states)
     if len(names) > 1:
         # the next in order: a fixed choice that every contrast is put to once
         following = names[(names.index(contrast) + 1) % len(names)]
         other = states[following].source_vector
-        found["other"] = [maps.affine.directions(other.to(maps.affine.weight))]
+        found["other"] = [maps.affine.directions(other)]
     if maps.random_source is not None and mine.random_source is not None:
         untrained = difference_of_means(*mine.random_source)
-        found["random_source"] = [maps.random_source.directions(untrained.to(maps.random_source.weight))]
+        found["random_source"] = [maps.random_source.directions(untrained)]
     return {
-        name: torch.nn.functional.normalize(torch.stack(rows).float(), dim=1)
+        name: torch.nn.functional.normalize(stack.part(torch.stack(rows).float(), layer), dim=1)
         for name, rows in found.items()
         if rows
     }

@@ -44,7 +44,7 @@ def read_study(file: Path) -> Study:
             raise ValueError(f"{len(rows)} rows where {cut + head['damages']} were written")
         return Study(
             head["study"],
-            StrengthChoice(**head["choice"]),
+            StrengthChoice(**head["choice"] | {"by_layer": tuple(map(tuple, head["choice"]["by_layer"]))}),
             tuple(Measurement(**row) for row in rows[:cut]),
             tuple(Damage(**row) for row in rows[cut:]),
         )

@@ -66,17 +66,31 @@ class SteerableModel:
 
 @dataclass(frozen=True)
 class StrengthChoice:
-    """The strength a behaviour is read at.
+    """The layer and strength a behaviour is read at.
 
-    change   Native change of the mean score there, on development items.
-    damaged  True where no strength kept within the limit, so the mildest was taken.
-    tried    Strengths looked at.
+    change    Native change of the mean score there, on development items.
+    damaged   True where no strength kept within the limit, so the mildest was taken.
+    tried     Strengths looked at.
+    layer     The block that is steered.
+    by_layer  Every layer looked at, with the native change at its own best strength.
     """
 
     strength: float
     change: float
     damaged: bool
     tried: int
+    layer: int = 0
+    by_layer: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A choice, the model at the layer chosen, and what was measured there to make it."""
+
+    choice: StrengthChoice
+    model: SteerableModel
+    measurements: tuple[Measurement, ...]  # on development items
+    damages: tuple[Damage, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ def choose_strength(
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
-) -> tuple[StrengthChoice, list[Measurement], list[Damage]]:
+) -> Chosen:
     """The positive strength with the largest native change in the intended direction, undamaged.
 
     Looks at development items and damage texts alone.
@@ -121,23 +135,52 @@ def choose_strength(
         (d.strength for d in allowed or [min(positive, key=lambda d: d.relative)]),
         key=lambda s: behaviour.direction * (means[s] - means[0.0]),
     )
-    choice = StrengthChoice(chosen, means[chosen] - means[0.0], damaged=not allowed, tried=len(positive))
-    return choice, rows, harm
+    change = means[chosen] - means[0.0]
+    choice = StrengthChoice(chosen, change, not allowed, len(positive), model.layer, ((model.layer, change),))
+    return Chosen(choice, model, tuple(rows), tuple(harm))
+
+
+def choose_layer(
+    behaviour: Behaviour,
+    places: Sequence[tuple[SteerableModel, Tensor]],  # the model at a layer, its own vector [d] there
+    grid: StrengthGrid,
+    *,
+    temperature: float = 0.0,
+    max_rows: int = 1024,
+) -> Chosen:
+    """The layer, among `places`, at which the model's own vector does most, at its best strength there.
+
+    Undamaged layers go before damaged ones. Looks at development items and damage texts alone.
+    """
+    looked = [
+        choose_strength(
+            behaviour,
+            model,
+            torch.nn.functional.normalize(native.float(), dim=0),
+            grid,
+            temperature=temperature,
+            max_rows=max_rows,
+        )
+        for model, native in places
+    ]
+    best = max(looked, key=lambda c: (not c.choice.damaged, behaviour.direction * c.choice.change))
+    by_layer = tuple((c.choice.layer, c.choice.change) for c in looked)
+    return replace(best, choice=replace(best.choice, by_layer=by_layer))
 
 
 def study(
     behaviour: Behaviour,
     source: SteerableModel,
-    target: SteerableModel,
-    source_vector: Tensor,  # [d_source]
-    directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit
+    source_vector: Tensor,  # [d_source], at the source's layer
+    chosen: Chosen,
+    directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit, at the chosen layer
     grid: StrengthGrid,
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
 ) -> Study:
-    """Everything that is measured of one behaviour.
+    """Everything that is measured of one behaviour, at the layer and strength chosen for it.
 
     Curves over the whole grid for the native, transferred and literal vectors, one random draw, the
     native half-vectors of a choice behaviour, and the source under its own vector; the nulls and
@@ -145,9 +188,8 @@ def study(
     for every null's first draw at the chosen strength.
     """
     sign = behaviour.direction
-    choice, rows, harm = choose_strength(
-        behaviour, target, directions["native"][0], grid, temperature=temperature, max_rows=max_rows
-    )
+    choice, target = chosen.choice, chosen.model
+    rows, harm = list(chosen.measurements), list(chosen.damages)
     nonzero = [s for s in grid.strengths if s != 0]
     curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
     for name in (*CURVES, "random"):

@@ -102,6 +102,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "kind": "choice" if behaviour.is_choice else "text",
         "direction": behaviour.direction,
         "items": len(record.items),
+        "layer": study.choice.layer,
+        "layers_tried": [{"layer": layer, "native_change": c} for layer, c in study.choice.by_layer],
         "strength": strength,
         "strengths_tried": study.choice.tried,
         "unsteered": float(none.mean()),

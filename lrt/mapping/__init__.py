@@ -23,6 +23,7 @@ from lrt.mapping.module import MapModule, early_stopping
 from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.ridge import RidgeFit, ridge_at, ridge_path
+from lrt.mapping.stacking import Stack
 from lrt.mapping.whitening import Whitening
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "MeanCosine",
     "Moments",
     "RidgeFit",
+    "Stack",
     "Whitening",
     "early_stopping",
     "load_map",

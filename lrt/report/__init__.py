@@ -21,6 +21,7 @@ from lrt.report.contents import (
 )
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.heatmap import heatmap_figure
+from lrt.report.numerals import layers_told
 from lrt.report.page import write_report
 from lrt.report.sweep import sweep_table, write_sweep_report
 from lrt.report.table import Table
@@ -36,6 +37,7 @@ __all__ = [
     "headline_table",
     "heatmap_figure",
     "key_figures",
+    "layers_told",
     "loss_figure",
     "map_table",
     "model_table",

@@ -118,6 +118,7 @@ def headline_table(results: Results) -> Table:
         rows.append(
             (
                 behaviour_name(b["name"]),
+                b.get("layer"),
                 b.get("strength"),
                 b.get("unsteered"),
                 b.get("native"),
@@ -136,6 +137,7 @@ def headline_table(results: Results) -> Table:
         "Transfer by behaviour",
         (
             "behaviour",
+            "block",
             "strength",
             "unsteered",
             "native",
@@ -285,28 +287,61 @@ def map_table(results: Results) -> Table:
     layers = results.get("layers") or {}
     rows: list[tuple[Cell, ...]] = [
         ("kind", str(m["kind"]).replace("_", " ") if m.get("kind") else None),
-        ("source block", layers.get("source")),
-        ("target block", layers.get("target")),
+        ("source blocks", _listed(layers.get("source"))),
+        ("target blocks", _listed(layers.get("target"))),
+        ("tokens in a row", results.get("span")),
         ("FVU", m.get("fvu")),
         ("R²", m.get("r2")),
         ("mean cosine", m.get("cosine")),
         ("FVU of the ridge optimum", m.get("optimum_fvu")),
         ("excess over the optimum", m.get("excess_over_optimum")),
         ("ridge weight", m.get("ridge_weight")),
-        ("FVU, no row left out", m.get("fvu_unfiltered")),
+        ("FVU of single tokens", m.get("fvu_tokens")),
+        ("FVU of single tokens, none left out", m.get("fvu_unfiltered")),
         ("rows", m.get("rows")),
-        ("rows left out", m.get("rows_left_out")),
+        ("tokens left out", m.get("rows_left_out")),
     ]
     by = m.get("rows_left_out_by") or {}
     rows += [(f"left out: {str(reason).replace('_', ' ')}", rows_) for reason, rows_ in by.items()]
     return Table("The map", ("quantity", "value"), tuple(r for r in rows if r[1] is not None))
 
 
+def _listed(layers: Sequence[int] | None) -> str | None:
+    return ", ".join(map(str, layers)) if layers else None
+
+
 def along_table(results: Results) -> Table:
-    """FVU of the map along each target vector: how well the corpus covered what is carried."""
-    along = (results.get("map") or {}).get("error_along") or {}
-    rows: tuple[tuple[Cell, ...], ...] = tuple((behaviour_name(name), value) for name, value in along.items())
-    return Table("Error along each vector", ("vector", "FVU along it"), rows)
+    """FVU of the map along each target vector: how well the corpus covered what is carried. Beside it
+    how far the carried vector points the native one's way."""
+    m = results.get("map") or {}
+    along, cosines = m.get("error_along") or {}, m.get("cosine_with_native") or {}
+    rows: list[tuple[Cell, ...]] = []
+    for key, value in along.items():
+        name, _, layer = key.partition("@")
+        told = f"{behaviour_name(name)}, block {layer}" if layer else behaviour_name(name)
+        rows.append((told, value, cosines.get(key)))
+    return Table(
+        "Error along each vector", ("vector", "FVU along it", "cosine, carried with native"), tuple(rows)
+    )
+
+
+def layer_table(results: Results) -> Table:
+    """What the native vector does at every block looked at, on development items, at its best strength
+    there: the block with the largest change is the one that is steered."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            behaviour_name(b["name"]),
+            t["layer"],
+            t["native_change"],
+            "steered" if t["layer"] == b["layer"] else "",
+        )
+        for b in results.get("behaviours") or []
+        if len(tried := b.get("layers_tried") or []) > 1
+        for t in tried
+    ]
+    return Table(
+        "The block of each behaviour", ("behaviour", "block", "native change, development", ""), tuple(rows)
+    )
 
 
 def model_table(results: Results) -> Table:

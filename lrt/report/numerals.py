@@ -76,3 +76,10 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def layers_told(layers: Sequence[int | float] | float) -> int | float | str:
+    """A side's layers in a word: the block where there is one, else all of them as `0+1+2`."""
+    if isinstance(layers, int | float):
+        return layers
+    return layers[0] if len(layers) == 1 else "+".join(map(str, layers))

@@ -52,6 +52,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.paper_table(results),
         contents.map_table(results),
         contents.along_table(results),
+        contents.layer_table(results),
         contents.model_table(results),
         contents.check_table(results),
         contents.seconds_table(results),
@@ -100,6 +101,7 @@ def page(results: Mapping[str, Any]) -> str:
             "paper": contents.paper_table(results),
             "map": contents.map_table(results),
             "along": contents.along_table(results),
+            "layers": contents.layer_table(results),
         },
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
@@ -120,16 +122,16 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _model_at(results: Mapping[str, Any], side: str) -> str:
-    """A model with its size and the block that is read or steered."""
+    """A model with its size and the blocks that are read or steered."""
     model = (results.get("pair") or {}).get(side) or {}
-    layer = (results.get("layers") or {}).get(side)
+    layers = (results.get("layers") or {}).get(side)
     text = contents.name_of(results, side)
     if model.get("parameters"):
         text += f" ({count(model['parameters'])})"
-    if layer is not None:
-        text += f", block {layer}"
-        if model.get("blocks"):
-            text += f" of {model['blocks']}"
+    if layers:
+        text += f", block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        if model.get("depth"):
+            text += f" of {model['depth']}"
     return text
 
 
@@ -142,6 +144,7 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "metric": summary.get("metric") or "",
         "items": summary.get("items"),
         "strength": summary.get("strength"),
+        "layer": summary.get("layer"),
         "unsteered": summary.get("unsteered"),
         "native": summary.get("native"),
         "transferred": summary.get("transferred"),

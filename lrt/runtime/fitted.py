@@ -7,7 +7,7 @@ import shlex
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,14 +15,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lrt.activations.manifest import Side
 from lrt.durable import write_durably
 from lrt.evaluation import (
     Behaviour,
+    Chosen,
     ContrastStates,
     Probe,
     SteerableModel,
     SteeringProbe,
-    choose_strength,
+    choose_layer,
 )
 from lrt.mapping import (
     AffineMap,
@@ -74,12 +76,12 @@ class Fitted(Recorded):
             }
 
     def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
-        layer = self.layers[1 if role == "target" else 0]
+        layers = self.stacks[role == "target"].layers
         name = fingerprint(
             {
                 "model": self.untrained_identity if role == "untrained" else self.identities[role],
                 "tokenizer": self.identities["tokenizer"],
-                "layer": layer,
+                "layers": layers,
                 "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
             }
         )
@@ -89,8 +91,8 @@ class Fitted(Recorded):
                 role, lambda: self.untrained
             )()
             found = {
-                "positive": last_token_states(model, behaviour.positives, layer),
-                "negative": last_token_states(model, behaviour.negatives, layer),
+                "positive": last_token_states(model, behaviour.positives, layers),
+                "negative": last_token_states(model, behaviour.negatives, layers),
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, lambda temporary: save_file(found, temporary))
@@ -113,12 +115,30 @@ class Fitted(Recorded):
         """The untrained source."""
         return load(self.untrained_spec)
 
-    def steerable(self, side: Literal["source", "target"]) -> SteerableModel:
-        """A model at its layer with its strength unit; `source` or `target`."""
-        layer = self.layers[side == "target"]
+    def steerable(self, side: Side, layer: int) -> SteerableModel:
+        """A model at one of its layers with its strength unit there."""
         model = self.target if side == "target" else self.source
-        norm = self.store.median_norm(side, layer)
-        return SteerableModel(model, layer, norm)
+        return SteerableModel(model, layer, self.store.median_norm(side, layer))
+
+    def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
+        """Layer and strength for a behaviour, by what a model's own vector does on development items."""
+        if (behaviour.name, side) not in self._chosen:
+            stack = self.stacks[side == "target"]
+            states = self.states[behaviour.contrast]
+            own = states.target_vector if side == "target" else states.source_vector
+            evaluation = self.config.evaluation
+            self._chosen[behaviour.name, side] = choose_layer(
+                behaviour,
+                [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
+                evaluation.grid,
+                temperature=evaluation.temperature,
+                max_rows=evaluation.max_rows,
+            )
+        return self._chosen[behaviour.name, side]
+
+    @cached_property
+    def _chosen(self) -> dict[tuple[str, Side], Chosen]:
+        return {}
 
     # -- the fit -------------------------------------------------------------------------------
 
@@ -130,6 +150,7 @@ class Fitted(Recorded):
             {
                 "store": self.store_fingerprint,
                 "filter": config.filter,
+                "span": config.span,
                 "map": config.map,
                 "fit": config.fit,
                 "batches": asdict(config.batches) | {"workers": None},
@@ -183,8 +204,6 @@ class Fitted(Recorded):
         return self.fitted_map()
 
     def _module(self) -> MapModule:
-        states = self.states
-        vectors = {name: contrast.target_vector for name, contrast in states.items()}
         yardstick = self.yardstick
         test = self.moments["test"].fvu_of(yardstick.map)
         return MapModule.from_moments(
@@ -193,33 +212,46 @@ class Fitted(Recorded):
             self.train_moments,
             yardstick=yardstick,
             optimum={"val": yardstick.fvu_validation, "test": test},
-            vectors=vectors,
+            vectors=self._native_vectors,
             seed=self.config.seed,
         )
+
+    @property
+    def _native_vectors(self) -> dict[str, Tensor]:
+        """Every contrast's native vector at each target layer, `[d_target]` of the whole stack, by name;
+        with several layers `name@layer`."""
+        stack = self.stacks[1]
+        several = len(stack.layers) > 1
+        return {
+            f"{name}@{layer}" if several else name: stack.alone(states.target_vector, layer)
+            for name, states in self.states.items()
+            for layer in stack.layers
+        }
 
     def _probe(self) -> SteeringProbe | None:
         settings = self.config.evaluation.probe
         if not settings.behaviours:
             return None
-        target = self.steerable("target")
+        target = self.stacks[1]
         probes = []
         with self.session.stage("native strengths"):
             for behaviour in self.suite:
                 if behaviour.name in settings.behaviours:
-                    states = self.states[behaviour.contrast]
-                    native = torch.nn.functional.normalize(states.target_vector, dim=0)
-                    choice, _, _ = choose_strength(
-                        behaviour,
-                        target,
-                        native,
-                        self.config.evaluation.grid,
-                        temperature=self.config.evaluation.temperature,
-                        max_rows=self.config.evaluation.max_rows,
+                    states, chosen = self.states[behaviour.contrast], self.chosen(behaviour)
+                    layer = chosen.choice.layer
+                    native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
+                    probes.append(
+                        Probe(
+                            behaviour,
+                            chosen.model,
+                            states.source_vector,
+                            native,
+                            chosen.choice.strength,
+                            target.columns(layer),
+                        )
                     )
-                    probes.append(Probe(behaviour, states.source_vector, native, choice.strength))
         evaluation = self.config.evaluation
         return SteeringProbe(
-            target,
             probes,
             settings.every,
             settings.items,
@@ -261,7 +293,11 @@ class Fitted(Recorded):
             "fingerprint": self.map_fingerprint,
             "pair": self.config.pair.name,
             "models": self.identities,
-            "layers": {"source": self.layers[0], "target": self.layers[1]},
+            "layers": {
+                side: list(stack.layers)
+                for side, stack in zip(("source", "target"), self.stacks, strict=True)
+            },
+            "span": self.config.span,
             "store": self.store_fingerprint,
             "filter": {
                 **asdict(self.config.filter),
@@ -280,15 +316,12 @@ class Fitted(Recorded):
                 "excess_over_optimum": fvu / optimum - 1,
                 "ridge_weight": yardstick.weight,
                 "fvu_validation": moments["validation"].fvu_of(affine),
+                "fvu_tokens": moments["test_tokens"].fvu_of(affine),
                 "fvu_unfiltered": moments["test_unfiltered"].fvu_of(affine),
                 "error_along": {
-                    name: test.error_along(affine, states.target_vector)
-                    for name, states in self.states.items()
+                    name: test.error_along(affine, vector) for name, vector in self._native_vectors.items()
                 },
-                "cosine_with_native": {
-                    name: cosine(affine.directions(s.source_vector.double()), s.target_vector)
-                    for name, s in self.states.items()
-                },
+                "cosine_with_native": self._cosines(affine),
             },
             "training": {
                 "train": history.train,
@@ -300,38 +333,50 @@ class Fitted(Recorded):
             "versions": provenance()["versions"],
         }
 
+    def _cosines(self, affine: AffineMap) -> dict[str, float]:
+        stack = self.stacks[1]
+        several = len(stack.layers) > 1
+        return {
+            f"{name}@{layer}" if several else name: cosine(
+                stack.part(affine.directions(states.source_vector), layer),
+                stack.part(states.target_vector, layer),
+            )
+            for name, states in self.states.items()
+            for layer in stack.layers
+        }
+
     def _save_vectors(self, affine: AffineMap) -> None:
         """The source's, native and transferred vectors of every contrast, to be used elsewhere."""
-        source, target = self.steerable("source"), self.steerable("target")
         for name, states in self.states.items():
             behaviour = self.contrasts[name]
             digest = prompts_digest(behaviour.positives, behaviour.negatives)
-            own = SteeringVector(
-                states.source_vector,
-                source.layer,
-                source.lm.spec.name,
-                source.residual_norm,
-                name,
-                prompts=digest,
-            )
-            native = SteeringVector(
-                states.target_vector,
-                target.layer,
-                target.lm.spec.name,
-                target.residual_norm,
-                name,
-                prompts=digest,
-            )
+
+            def own(side: Side, stacked: Tensor) -> list[SteeringVector]:
+                stack = self.stacks[side == "target"]
+                places = [self.steerable(side, layer) for layer in stack.layers]
+                return [
+                    SteeringVector(
+                        stack.part(stacked, at.layer),
+                        at.layer,
+                        at.lm.spec.name,
+                        at.residual_norm,
+                        name,  # noqa: B023 (called within the loop)
+                        prompts=digest,  # noqa: B023
+                    )
+                    for at in places
+                ]
+
+            source, native = own("source", states.source_vector), own("target", states.target_vector)
             carried = transfer(
-                own,
+                source,
                 affine,
-                layer=target.layer,
-                model=target.lm.spec.name,
-                residual_norm=target.residual_norm,
+                model=self.target.spec.name,
+                residual_norms={vector.layer: vector.residual_norm for vector in native},
                 fingerprint=self.map_fingerprint,
             )
-            for role, vector in (("source", own), ("native", native), ("transferred", carried)):
-                vector.save(self.map_folder / "vectors" / name / role)
+            for role, vectors in (("source", source), ("native", native), ("transferred", carried)):
+                for vector in vectors:
+                    vector.save(self.map_folder / "vectors" / name / role / f"layer-{vector.layer}")
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -37,6 +37,7 @@ from lrt.mapping import (
 from lrt.models import (
     LanguageModel,
 )
+from lrt.report import layers_told
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.fitted import Fitted
 from lrt.runtime.provenance import provenance
@@ -76,16 +77,15 @@ class Pipeline(Fitted):
             {
                 "store": self.store_fingerprint,
                 "filter": self.config.filter,
+                "span": self.config.span,
                 "source": self.untrained_identity,
             }
         )
         folder = self.artifacts / "moments" / name
 
         def gather() -> dict[str, Moments]:
-            moments = Moments(self.store.width("source"), self.store.width("target"))
-            for batch in pairs_with_other_source(
-                self.store, "train", self.untrained, *self.layers, self.config.filter
-            ):
+            moments = Moments(self.stacks[0].total, self.stacks[1].total)
+            for batch in pairs_with_other_source(self.store, "train", self.untrained, self.selection):
                 moments.update(batch["source"], batch["target"])
             return {"train": moments}
 
@@ -101,7 +101,6 @@ class Pipeline(Fitted):
         evaluation = asdict(self.config.evaluation)
         evaluation.pop("probe")
         evaluation.pop("max_rows")
-        evaluation.pop("layers_tried")
         return fingerprint({"map": self.map_fingerprint, "evaluation": evaluation, "seed": self.config.seed})
 
     @cached_property
@@ -122,10 +121,13 @@ class Pipeline(Fitted):
     def _study(self, behaviour: Behaviour) -> Study:
         evaluation = self.config.evaluation
         states = self.states
+        chosen, source = self.chosen(behaviour), self.chosen(behaviour, "source")
         units = directions(
             behaviour.contrast,
             states,
             self.maps,
+            stack=self.stacks[1],
+            layer=chosen.choice.layer,
             random_draws=evaluation.random_draws,
             seed=self.config.seed,
         )
@@ -133,9 +135,9 @@ class Pipeline(Fitted):
         with self.session.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
-                self.steerable("source"),
-                self.steerable("target"),
-                states[behaviour.contrast].source_vector,
+                source.model,
+                self.stacks[0].part(states[behaviour.contrast].source_vector, source.choice.layer),
+                chosen,
                 units,
                 evaluation.grid,
                 temperature=evaluation.temperature,
@@ -163,6 +165,7 @@ class Pipeline(Fitted):
                 "target": describe(self.target),
             },
             "layers": card["layers"],
+            "span": card["span"],
             "map": {
                 "kind": card["map"]["kind"],
                 **metrics,
@@ -186,7 +189,7 @@ class Pipeline(Fitted):
             ],
             "training": card["training"],
             "configurations_tried": {
-                "layers": self.config.evaluation.layers_tried,
+                "layers": len(self.stacks[1].layers),
                 "strengths": max(b["strengths_tried"] for b in behaviours),
                 "maps": 1,
             },
@@ -204,10 +207,9 @@ class Pipeline(Fitted):
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:
-    """Name, blocks, width and parameter count of a model."""
+    """Name, depth in blocks, width and parameter count of a model."""
     return {
         "name": model.spec.name,
-        "blocks": model.depth,
         "depth": model.depth,
         "width": model.width,
         "parameters": sum(p.numel() for p in model.model.parameters()),
@@ -219,8 +221,7 @@ def outcome(
 ) -> dict[str, Any]:
     """What a sweep's row says of a job that went well: its map and, where it was evaluated, its ratios."""
     found = {
-        "source_layer": card["layers"]["source"],
-        "target_layer": card["layers"]["target"],
+        **{f"{side}_layer": layers_told(card["layers"][side]) for side in ("source", "target")},
         **{k: card["metrics"][k] for k in ("fvu", "r2", "excess_over_optimum")},
         "seconds": sum(seconds.values()),
     }

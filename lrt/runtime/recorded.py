@@ -6,8 +6,8 @@ import inspect
 import itertools
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
     RowFilter,
+    Selection,
     StoreForeign,
     record,
 )
@@ -40,11 +41,12 @@ from lrt.evaluation import (
     storybook_suite,
 )
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
-from lrt.lab.grammar import pages
+from lrt.lab.grammar import Plan, pages
 from lrt.mapping import (
     FitSpec,
     Moments,
     RidgeFit,
+    Stack,
     ridge_path,
 )
 from lrt.models import (
@@ -81,13 +83,27 @@ class Recorded:
         return load(self.config.pair.target)
 
     @cached_property
-    def layers(self) -> tuple[int, int]:
-        """Block indices of source and target."""
-        layers = self.config.layers
-        return (
-            self.source.resolve_layer(layers.source, "layers.source"),
-            self.target.resolve_layer(layers.target, "layers.target"),
-        )
+    def stacks(self) -> tuple[Stack, Stack]:
+        """The layers of source and target that the map is between.
+
+        Raises ValueError for a layer a model does not have, and for one named twice.
+        """
+        found = []
+        for side, model in (("source", self.source), ("target", self.target)):
+            named = getattr(self.config.layers, side)
+            layers = tuple(model.resolve_layer(depth, f"layers.{side}") for depth in named)
+            if len(set(layers)) < len(layers):
+                raise ConfigError(
+                    f"layers.{side}={list(named)} names a block twice: blocks {list(layers)}; name each once"
+                )
+            found.append(Stack(layers, model.width))
+        return found[0], found[1]
+
+    @property
+    def selection(self) -> Selection:
+        """What of the store the fit sees."""
+        source, target = self.stacks
+        return Selection(source.layers, target.layers, self.config.filter, self.config.span)
 
     @cached_property
     def identities(self) -> dict[str, Any]:
@@ -108,8 +124,8 @@ class Recorded:
         with self.session.stage("models"):
             self.config.fit.check(self.config.map)
             check_trainer(self.config.trainer, self.config.fit)
-            source, target = self.layers
-            self.config.map.check(self.source.width, self.target.width)
+            source, target = self.stacks
+            self.config.map.check(source.total, target.total)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             for name in self.config.evaluation.probe.behaviours:
@@ -119,12 +135,12 @@ class Recorded:
                         f"{', '.join(b.name for b in self.suite)}"
                     )
             log.info(
-                "%s block %d of %d -> %s block %d of %d",
+                "%s %s of %d -> %s %s of %d",
                 self.source.spec.name,
-                source,
+                blocks(source.layers),
                 self.source.depth,
                 self.target.spec.name,
-                target,
+                blocks(target.layers),
                 self.target.depth,
             )
 
@@ -153,7 +169,7 @@ class Recorded:
         tokenizer = self.source.tokenizer
         match source.kind:
             case "storybook":
-                return (Document(page.text) for page in pages(source.seed, "held_out"))
+                return (Document(page.text) for page in pages(source.seed, "held_out", Plan(source.about)))
             case "text":
                 return text_files(source.paths, source.unit, name)
             case "jsonl":
@@ -187,7 +203,10 @@ class Recorded:
             "files": files,
             # the grammar is code: its first pages tell one version of it from another
             "pages": {
-                name: [page.text for page in itertools.islice(pages(source.seed, "held_out"), 32)]
+                name: [
+                    page.text
+                    for page in itertools.islice(pages(source.seed, "held_out", Plan(source.about)), 32)
+                ]
                 for name, source in corpus.sources.items()
                 if source.kind == "storybook"
             },
@@ -203,7 +222,7 @@ class Recorded:
         return fingerprint(
             {
                 "models": self.identities,
-                "layers": self.layers,
+                "layers": [stack.layers for stack in self.stacks],
                 **self._corpus_facts,
                 # the shape of the batches decides the last bits
                 "batch_tokens": recording.batch_tokens,
@@ -254,8 +273,8 @@ class Recorded:
                     folder,
                     self.source,
                     self.target,
-                    [self.layers[0]],
-                    [self.layers[1]],
+                    self.stacks[0].layers,
+                    self.stacks[1].layers,
                     packed,
                     identity=identities,
                     rows_per_shard=self.config.recording.rows_per_shard,
@@ -276,8 +295,7 @@ class Recorded:
         batches = self.config.batches
         return ActivationDataModule(
             self.store.folder,
-            *self.layers,
-            filter=self.config.filter,
+            self.selection,
             batch_rows=batches.rows,
             seed=self.config.seed,
             workers=batches.workers,
@@ -288,13 +306,14 @@ class Recorded:
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """Moments by name: `train/0`.. (folds of documents), `validation`, `test`, `shuffled/0`..,
-        and `test_unfiltered`."""
+        """Moments by name: `train/0`.. (folds of documents), `validation`, `test`, `shuffled/0`.., and of
+        the test documents' single tokens `test_tokens` and, with none left out, `test_unfiltered`."""
         evaluation = self.config.evaluation
         name = fingerprint(
             {
                 "store": self.store_fingerprint,
                 "filter": self.config.filter,
+                "span": self.config.span,
                 "folds": evaluation.folds,
                 "shuffled": evaluation.shuffled_draws,
                 "seed": self.config.seed,
@@ -306,7 +325,7 @@ class Recorded:
 
     def _gather_moments(self) -> dict[str, Moments]:
         store, folds = self.store, self.config.evaluation.folds
-        widths = store.width("source"), store.width("target")
+        widths = self.stacks[0].total, self.stacks[1].total
         found = {f"train/{fold}": Moments(*widths) for fold in range(folds)}
         for batch in self.data.iterate("train", batch_rows=8192):
             fold_of = batch["document"] % folds
@@ -324,12 +343,12 @@ class Recorded:
             seed = 1000 * (self.config.seed + 1) + draw
             for batch in self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192):
                 moments.update(batch["source"], batch["target"])
-        everything = ActivationDataModule(
-            store.folder, *self.layers, filter=RowFilter(massive=None, first_position=False)
-        )
-        unfiltered = found["test_unfiltered"] = Moments(*widths)
-        for batch in everything.iterate("test", batch_rows=8192):
-            unfiltered.update(batch["source"], batch["target"])
+        unfiltered = RowFilter(massive=None, first_position=False)
+        for name, filter_ in (("test_tokens", self.config.filter), ("test_unfiltered", unfiltered)):
+            moments = found[name] = Moments(*widths)
+            tokens = ActivationDataModule(store.folder, replace(self.selection, filter=filter_, span=1))
+            for batch in tokens.iterate("test", batch_rows=8192):
+                moments.update(batch["source"], batch["target"])
         return found
 
     def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:
@@ -356,6 +375,11 @@ class Recorded:
         """The ridge map that every fit is held against."""
         bias = self.config.map.bias
         return ridge_path(self.train_moments, self.moments["validation"], bias=bias)
+
+
+def blocks(layers: Sequence[int]) -> str:
+    """`block 3` or `blocks 0, 1, 2`."""
+    return f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
 def merged(parts: list[Moments]) -> Moments:

@@ -8,10 +8,10 @@ them all by their config path.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
@@ -33,12 +33,28 @@ class Pair:
     target: ModelSpec
 
 
+Depth = int | float
+
+
 @dataclass(frozen=True)
 class Layers:
-    """Zero-based blocks, or depths as fractions in [0, 1)."""
+    """Zero-based blocks, or depths as fractions in [0, 1); one, or a list of them.
 
-    source: int | float
-    target: int | float
+    source  Several are laid side by side: the map reads them all (the paper's appendix A).
+    target  Of several, each behaviour is steered at the one where the target's own vector does most
+            on development items.
+    """
+
+    source: Depth | tuple[Depth, ...]
+    target: Depth | tuple[Depth, ...]
+
+    def __post_init__(self) -> None:
+        for side in ("source", "target"):
+            value = getattr(self, side)
+            if not isinstance(value, tuple):
+                object.__setattr__(self, side, (value,))
+            elif not value:
+                raise ValueError(f"layers.{side} is empty; name at least one block")
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class CorpusSource:
     kind    `storybook` (the lab's grammar), `text`, `jsonl` or `hub`.
     weight  Share of the text, relative to the other parts.
     seed    storybook: which documents; of documents that no model of the family was trained on.
+    about   storybook: documents of one kind alone.
     paths   text: files or folders; `unit` says what one document is.
     path    jsonl: the file; hub: the set's id.
     chat    jsonl, hub: write the field in the model's chat template.
@@ -56,6 +73,7 @@ class CorpusSource:
     kind: Literal["storybook", "text", "jsonl", "hub"]
     weight: float = 1.0
     seed: int = 0
+    about: Literal["story", "request", "question"] | None = None
     paths: tuple[str, ...] = ()
     unit: Literal["file", "paragraph", "line"] = "paragraph"
     path: str = ""
@@ -159,8 +177,6 @@ class Evaluation:
     untrained_source              Whether to run the null of a source with random weights.
     temperature                   Of generated texts; 0 decodes greedily. Items draw the same random
                                   numbers in every condition.
-    layers_tried                  Layer pairs looked at on development items before `layers` was set, for
-                                  the report to tell.
     folds                         Groups of documents that are resampled as one.
     max_rows                      Items x conditions run in one batch.
     """
@@ -172,7 +188,6 @@ class Evaluation:
     untrained_source: bool = True
     temperature: float = 1.0
     folds: int = 10
-    layers_tried: int = 1
     max_rows: int = 1024
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
@@ -216,12 +231,16 @@ class Paths:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Config:
-    """Everything `train.py` and `evaluate.py` read."""
+    """Everything `train.py` and `evaluate.py` read.
+
+    span  Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
+    """
 
     pair: Pair
     layers: Layers
     corpus: Corpus
     filter: RowFilter
+    span: Annotated[int, Field(ge=1)]
     recording: Recording
     map: MapSpec
     fit: FitSpec
@@ -251,7 +270,9 @@ def _explain(error: ValidationError) -> str:
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
         # a value that may be of two types has the type it failed to be at the end of its path
-        parts = [str(part) for part in fault["loc"] if part not in ("int", "float")]
+        parts = [
+            str(part) for part in fault["loc"] if part not in ("int", "float", "tuple[union[int,float],...]")
+        ]
         path = ".".join(parts) or "config"
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             said = "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"

@@ -30,9 +30,10 @@ def fit(session: Session, pipeline: Pipeline, card: dict[str, Any]) -> None:
         ("FVU", f"{metrics['fvu']:.4f}"),
         ("FVU of the ridge optimum", f"{metrics['optimum_fvu']:.4f}"),
         ("excess over the optimum", f"{100 * metrics['excess_over_optimum']:+.2f}%"),
-        ("FVU, massive activations included", f"{metrics['fvu_unfiltered']:.4f}"),
-        ("training rows", f"{card['rows']:,}"),
-        ("rows left out", f"{card['rows_left_out']:,}"),
+        ("FVU of single tokens", f"{metrics['fvu_tokens']:.4f}"),
+        ("of single tokens, massive activations included", f"{metrics['fvu_unfiltered']:.4f}"),
+        ("training rows", f"{card['rows']:,} of {card['span']} tokens"),
+        ("tokens left out", f"{card['rows_left_out']:,}"),
     )
     for row in rows:
         table.add_row(*row)
@@ -70,6 +71,7 @@ def _in_brief(results: dict[str, Any]) -> Table:
         rows.append(
             (
                 b["name"],
+                b["layer"],
                 b["strength"],
                 f"{b['unsteered']:.2f}",
                 f"{b['native']:.2f}",
@@ -78,7 +80,7 @@ def _in_brief(results: dict[str, Any]) -> Table:
                 f"{share(worst[1])} {worst[0]}",
             )
         )
-    columns = ("behaviour", "strength", "none", "native", "carried", "carried/native", "worst null")
+    columns = ("behaviour", "block", "strength", "none", "native", "carried", "carried/native", "worst null")
     return Table("On test items", columns, tuple(rows))
 
 

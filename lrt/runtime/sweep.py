@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lrt.report import write_sweep_report
+from lrt.report import layers_told, write_sweep_report
 
 ROW = "job.json"
 
@@ -49,8 +49,7 @@ def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "job": number,
         "pair": OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False),
-        "source_layer": config.layers.source,
-        "target_layer": config.layers.target,
+        **{f"{side}_layer": layers_told(config.layers[side]) for side in ("source", "target")},
         "overrides": list(job.overrides or []),
         "status": "ok",
         "error": None,

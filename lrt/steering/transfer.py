@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lrt.mapping import AffineMap
+import torch
+
+from lrt.mapping import AffineMap, Stack
 from lrt.steering.vectors import SteeringVector
 
 
 def transfer(
-    vector: SteeringVector,
+    vectors: Sequence[SteeringVector],
     affine: AffineMap,
     *,
-    layer: int,
     model: str,
-    residual_norm: float,
+    residual_norms: Mapping[int, float],
     fingerprint: str = "",
     paper_literal: bool = False,
-) -> SteeringVector:
-    """The image of a source vector in the target's space.
+) -> list[SteeringVector]:
+    """The image of a source vector in the target's space, one for each target layer of the map.
 
     A difference of means maps by `W v`: the bias cancels, so this is exact. `paper_literal` gives
     the paper's `A v + p` (end of section 3), in which the bias, usually far longer than `W v`,
-    decides the direction. Layer, model and residual norm are the target's. Raises ValueError for a
-    vector of another width than the map's source.
+    decides the direction.
+
+    vectors         Of one behaviour, one for each source layer of the map, in the map's order.
+    residual_norms  The target's median residual norm by target layer, in the map's order.
+
+    Raises ValueError for vectors or layers that do not make up the map's widths.
     """
-    if vector.direction.shape[0] != affine.weight.shape[1]:
+    stacked = torch.cat([vector.direction for vector in vectors])
+    first, layers = vectors[0], tuple(residual_norms)
+    if len(stacked) != affine.d_source:
         raise ValueError(
-            f"the vector {vector.behaviour!r} of {vector.model} has {vector.direction.shape[0]} "
-            f"entries, the map takes {affine.weight.shape[1]}: it was fitted on another source"
+            f"the vector {first.behaviour!r} of {first.model} has {len(stacked)} entries over its "
+            f"{len(vectors)} layers, the map takes {affine.d_source}: it was fitted on another source"
         )
-    image = affine.directions(vector.direction.to(affine.weight))
+    if affine.d_target % len(layers):
+        raise ValueError(f"the map gives {affine.d_target} entries, which {len(layers)} layers cannot share")
+    stack = Stack(layers, affine.d_target // len(layers))
+    image = affine.directions(stacked.to(affine.weight))
     if paper_literal:
         image = image + affine.bias
-    return replace(
-        vector,
-        direction=image.float(),
-        layer=layer,
-        model=model,
-        residual_norm=residual_norm,
-        map={
-            "fingerprint": fingerprint,
-            "from_model": vector.model,
-            "from_layer": vector.layer,
-            "reading": "A v + p" if paper_literal else "W v",
-        },
-    )
+    return [
+        replace(
+            first,
+            direction=stack.part(image, layer).float(),
+            layer=layer,
+            model=model,
+            residual_norm=norm,
+            map={
+                "fingerprint": fingerprint,
+                "from_model": first.model,
+                "from_layers": [vector.layer for vector in vectors],
+                "reading": "A v + p" if paper_literal else "W v",
+            },
+        )
+        for layer, norm in residual_norms.items()
+    ]

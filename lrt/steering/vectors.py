@@ -121,15 +121,16 @@ def prompts_digest(positives: Sequence[str], negatives: Sequence[str]) -> str:
 
 
 def last_token_states(
-    lm: LanguageModel, texts: Sequence[str], layer: int, batch_tokens: int = 8192
-) -> Tensor:  # [n, d] float32, on the CPU
-    """Hidden state at `layer` of each text's last token.
+    lm: LanguageModel, texts: Sequence[str], layers: int | Sequence[int], batch_tokens: int = 8192
+) -> Tensor:  # [n, d] float32, on the CPU; of several layers [n, layers x d], side by side
+    """Hidden state of each text's last token at a layer, or at several in one pass.
 
     Texts are batched by length so that little is padded; padding does not change the numbers.
     """
     rows = encode(lm.tokenizer, texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    states = torch.empty(len(rows), lm.width)
+    layers = [layers] if isinstance(layers, int) else list(layers)
+    states = torch.empty(len(rows), len(layers), lm.width)
     start = 0
     while start < len(order):
         stop = start + 1
@@ -137,11 +138,12 @@ def last_token_states(
             stop += 1
         batch = order[start:stop]
         tokens, mask = pad([rows[i] for i in batch])
-        hidden = lm.hidden_states(tokens, [layer], mask)[layer]
-        columns = last_columns(mask).to(hidden.device)
-        states[batch] = hidden[torch.arange(len(batch)), columns].float().cpu()
+        hidden = lm.hidden_states(tokens, layers, mask)
+        for at, layer in enumerate(layers):
+            columns = last_columns(mask).to(hidden[layer].device)
+            states[batch, at] = hidden[layer][torch.arange(len(batch)), columns].float().cpu()
         start = stop
-    return states
+    return states.flatten(1)
 
 
 def difference_of_means(

@@ -8,7 +8,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from planted_states import corpus_of, make_store
 from torch import Tensor, nn
 
-from lrt.activations import ActivationDataModule, RowFilter, StoreForeign, StoreMissing
+from lrt.activations import (
+    ActivationDataModule,
+    RowFilter,
+    Selection,
+    StoreForeign,
+    StoreMissing,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -22,7 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(folder: Path, **given: Any) -> ActivationDataModule:
     settings = {"batch_rows": 16, "chunk_rows": 4, "window_rows": 64, **given}
-    return ActivationDataModule(folder, 2, 3, **settings)
+    selection = settings.pop("selection", None) or pair(filter=settings.pop("filter", RowFilter()))
+    return ActivationDataModule(folder, selection, **settings)
+
+
+def pair(source: int = 2, target: int = 3, filter: RowFilter = RowFilter(), span: int = 1) -> Selection:  # noqa: B008
+    return Selection((source,), (target,), filter, span)
 
 
 class Regression(lightning.LightningModule):
@@ -68,7 +79,7 @@ def test_rows_add_up(folder: Path) -> None:
         assert data.rows[split] + sum(left_out.values()) == recorded
         given = sum(len(b["source"]) for b in data.iterate(split, batch_rows=7))
         assert given == data.rows[split]
-    unfiltered = data_of(folder, filter={"massive": None, "first_position": False})
+    unfiltered = data_of(folder, filter=RowFilter(massive=None, first_position=False))
     assert unfiltered.rows == {"train": 320, "validation": 48, "test": 40}
 
 
@@ -157,7 +168,7 @@ def test_hyperparameters_are_plain_and_make_the_same_module(folder: Path, tmp_pa
 
 
 def _given(data: ActivationDataModule) -> dict[str, Any]:
-    return {k: v for k, v in data.hparams.items() if k not in ("store", "source_layer", "target_layer")}
+    return {k: v for k, v in data.hparams.items() if k != "store"}
 
 
 def test_test_split_is_read_in_order(folder: Path) -> None:
@@ -213,6 +224,6 @@ def test_what_setup_refuses(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreMissing, match="no complete activation store"):
         data_of(tmp_path).setup()
     with pytest.raises(StoreForeign, match=r"not layers\.source=0"):
-        ActivationDataModule(folder, 0, 3).setup()
+        ActivationDataModule(folder, pair(0)).setup()
     with pytest.raises(ValueError, match="the filter leaves no training row"):
         data_of(folder, filter=RowFilter(token_ids=tuple(range(50)))).setup()

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
-from lrt.activations import ActivationStore, RowFilter
-from lrt.activations.chunks import LayerPair, chunks_of
+from lrt.activations import ActivationStore, RowFilter, Selection
+from lrt.activations.chunks import chunks_of, rows_of
 from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
 from lrt.corpora import PackedCorpus
 
@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
 
 
 def stream_of(store: ActivationStore, rows: RowFilter = STANDARD, **given: Any) -> RowStream:
-    pair = LayerPair(2, 3, rows)
+    pair = given.pop("selection", None) or Selection((2,), (3,), rows)
     chosen: dict[str, Any] = {
         "batch_rows": 12,
         "chunk_rows": 5,
@@ -253,3 +253,56 @@ class TestResumable:
     def test_fewer_batches_than_processes(self, store: ActivationStore) -> None:
         with pytest.raises(ValueError, match=r"1 batches of batches\.rows=400, for 2 processes"):
             Resumable(stream_of(store, batch_rows=400), 0, 2)
+
+
+@pytest.mark.parametrize("span", [2, 3, 8])
+def test_a_row_is_the_mean_of_its_span(store: ActivationStore, span: int) -> None:
+    stream = stream_of(store, selection=Selection((2,), (3,), STANDARD, span), seed=None, chunk_rows=24)
+    found = torch.cat([b["source"] for b in stream.batches()])
+    tokens = torch.from_numpy(CORPUS.splits["train"].tokens)
+    owner = torch.from_numpy(CORPUS.splits["train"].documents)
+    wanted, documents = [], []
+    for block, whose in zip(tokens, owner, strict=True):
+        for start in range(0, len(block), span):
+            at = torch.arange(start, min(start + span, len(block)))
+            at = at[(at > 0) & (block[at] != MASSIVE_TOKEN)]
+            if 2 * len(at) >= span:
+                wanted.append(PlantedModel(6).state(block[at], at, 2).mean(dim=0))
+                documents.append(int(whose[0]))
+    torch.testing.assert_close(found, torch.stack(wanted))
+    assert torch.cat([b["document"] for b in stream.batches()]).tolist() == documents
+
+
+def test_spans_end_where_a_document_ends() -> None:
+    facts = {
+        "position": torch.arange(8),
+        "token": torch.zeros(8, dtype=torch.int64),
+        "document": torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
+    }
+    keep = RowFilter(massive=None, first_position=False)
+    row, leaves = rows_of(Selection((0,), (0,), keep, 4), {}, {}, facts)
+    assert row.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    row, leaves = rows_of(Selection((0,), (0,), keep, 8), {}, {}, facts)
+    assert row.tolist() == [0] * 6 + [-1] * 2
+    assert leaves["short span"].tolist() == [False] * 6 + [True] * 2
+
+
+def test_several_layers_lie_side_by_side_in_their_order(store: ActivationStore) -> None:
+    both = stream_of(store, selection=Selection((2, 1), (3,), STANDARD), seed=3)
+    alone = [stream_of(store, selection=Selection((layer,), (3,), STANDARD), seed=3) for layer in (2, 1)]
+    for stacked, first, second in zip(both.batches(), *(s.batches() for s in alone), strict=True):
+        assert torch.equal(stacked["source"], torch.cat([first["source"], second["source"]], dim=1))
+        assert torch.equal(stacked["target"], first["target"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source_layers": ()}, r"layers\.source=\[\]; name at least one"),
+        ({"target_layers": (1, 1)}, r"layers\.target=\[1, 1\]"),
+        ({"span": 0}, "span=0"),
+    ],
+)
+def test_impossible_selections(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Selection(**{"source_layers": (1,), "target_layers": (3,), "filter": STANDARD, **given})

@@ -64,9 +64,8 @@ def probe(lm: LanguageModel, every: int = 8, behaviours: Any = None) -> Steering
     native = torch.nn.functional.normalize(torch.randn(WIDTH, generator=generator), dim=0)
     vector = torch.randn(WIDTH, generator=generator)
     chosen = behaviours or [choice_behaviour(), text_behaviour()]
-    return SteeringProbe(
-        SteerableModel(lm, 1, 4.0), [Probe(b, vector, native, 1.0) for b in chosen], every, items=2
-    )
+    model = SteerableModel(lm, 1, 4.0)
+    return SteeringProbe([Probe(b, model, vector, native, 1.0, slice(None)) for b in chosen], every, items=2)
 
 
 def test_points_stand_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, tmp_path: Path) -> None:
@@ -80,7 +79,8 @@ def test_points_stand_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, t
     assert [h["behaviour"] for h in callback.history()] == ["bravery", "dogs"]
 
     behaviour = choice_behaviour()
-    target, one = callback.target, callback.probes[0]
+    one = callback.probes[0]
+    target = one.target
     lightning_module = trainer.lightning_module
     assert isinstance(lightning_module, MapModule)
     image = lightning_module.affine().directions(one.source_vector)
@@ -142,6 +142,6 @@ def test_one_point_a_step_where_batches_are_gathered(story_lm: LanguageModel, tm
 
 
 @pytest.mark.parametrize(("every", "items"), [(0, 4), (4, 0)])
-def test_bad_settings_name_themselves(every: int, items: int, story_lm: LanguageModel) -> None:
+def test_bad_settings_name_themselves(every: int, items: int) -> None:
     with pytest.raises(ValueError, match=rf"probe\.every={every} and evaluation\.probe\.items={items}"):
-        SteeringProbe(SteerableModel(story_lm, 1, 1.0), [], every, items)
+        SteeringProbe([], every, items)

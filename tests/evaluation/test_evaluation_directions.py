@@ -2,9 +2,10 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation import NULLS, ContrastStates, TransferMaps, directions
-from lrt.mapping import AffineMap
+from lrt.mapping import AffineMap, Stack
 
 D_SOURCE, D_TARGET = 5, 7
+STACK = Stack((3,), D_TARGET)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -27,7 +28,7 @@ MAPS = TransferMaps(affine(1), (affine(3), affine(5)), tuple(affine(i) for i in 
 
 
 def found(contrast: str = "a", seed: int = 0, maps: TransferMaps = MAPS) -> dict[str, Tensor]:
-    return directions(contrast, STATES, maps, random_draws=4, seed=seed)
+    return directions(contrast, STATES, maps, stack=STACK, layer=3, random_draws=4, seed=seed)
 
 
 def unit(v: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def test_draws_are_the_seeds() -> None:
 
 
 def test_random_directions_have_no_direction() -> None:
-    many = directions("a", STATES, MAPS, random_draws=4000, seed=0)["random"]
+    many = directions("a", STATES, MAPS, stack=STACK, layer=3, random_draws=4000, seed=0)["random"]
     assert float(many.mean(0).norm()) < 0.05
     spread = many.T @ many / len(many)
     torch.testing.assert_close(spread, torch.eye(D_TARGET) / D_TARGET, atol=0.02, rtol=0)
@@ -106,6 +107,8 @@ def test_what_there_is_nothing_to_make_of_is_left_out() -> None:
         "a",
         {"a": states_of(10, untrained=False)},
         TransferMaps(affine(1, bias=False)),
+        stack=STACK,
+        layer=3,
         random_draws=1,
         seed=0,
     )
@@ -118,3 +121,27 @@ def test_a_float64_map_is_read_in_its_own_precision() -> None:
     rows = found(maps=wide)
     torch.testing.assert_close(rows["transferred"], found()["transferred"])
     assert {r.dtype for r in rows.values()} == {torch.float32}
+
+
+def test_of_several_layers_it_is_the_one_asked_for() -> None:
+    whole = found("a")
+    stack = Stack((4, 1), D_TARGET)  # two layers, each as wide as the one above
+
+    def doubled(m: AffineMap) -> AffineMap:
+        return AffineMap(torch.cat([m.weight, 2 * m.weight]), torch.cat([m.bias, 3 * m.bias]))
+
+    maps = TransferMaps(
+        doubled(MAPS.affine),
+        [doubled(m) for m in MAPS.shuffled],
+        [doubled(m) for m in MAPS.resampled],
+        MAPS.random_source and doubled(MAPS.random_source),
+    )
+    states = {
+        name: ContrastStates(s.source, (s.target[0].repeat(1, 2), s.target[1].repeat(1, 2)), s.random_source)
+        for name, s in STATES.items()
+    }
+    for layer in stack.layers:
+        part = directions("a", states, maps, stack=stack, layer=layer, random_draws=4, seed=0)
+        for name in ("native", "transferred", "bias", "shuffled", "other", "random_source"):
+            torch.testing.assert_close(part[name], whole[name], msg=f"{name} at {layer}")
+        assert part["random"].shape == (4, D_TARGET)

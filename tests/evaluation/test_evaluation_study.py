@@ -16,12 +16,13 @@ from lrt.evaluation import (
     StrengthGrid,
     Study,
     TransferMaps,
+    choose_layer,
     choose_strength,
     directions,
     study,
     study_rows,
 )
-from lrt.mapping import AffineMap
+from lrt.mapping import AffineMap, Stack
 from lrt.models import LanguageModel
 from lrt.steering import last_token_states
 
@@ -85,11 +86,11 @@ def planted(
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "damage", damage)
     model = SteerableModel(None, 0, 1.0)  # type: ignore[arg-type]
-    choice, rows, harms = choose_strength(behaviour, model, torch.ones(4), GRID)
+    found = choose_strength(behaviour, model, torch.ones(4), GRID)
     assert looked == ["development"]
-    assert len(rows) == len(behaviour.development) * len(GRID.strengths)
-    assert len(harms) == len(GRID.strengths)
-    return choice
+    assert len(found.measurements) == len(behaviour.development) * len(GRID.strengths)
+    assert len(found.damages) == len(GRID.strengths)
+    return found.choice
 
 
 def test_the_strongest_undamaged_strength_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,47 @@ def test_where_all_is_damaged_the_mildest_is_taken_and_flagged(monkeypatch: pyte
     assert (choice.strength, choice.damaged) == (1.0, True)
 
 
-def run(behaviour: Behaviour, lm: LanguageModel, **options: Any) -> tuple[Study, dict[str, Any]]:
+@pytest.mark.parametrize("direction", [1, -1])
+def test_the_layer_whose_own_vector_does_most_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, direction: int
+) -> None:
+    """Layer 2 moves most, but with too much damage; layer 1 more than layer 0."""
+    moves, harms = (1.0, 2.0, 9.0), (0.0, 0.05, 0.5)
+
+    def measure(*args: Any, **_: Any) -> list[Measurement]:
+        _, layer, b, split, items, cells = args
+        return [
+            Measurement(
+                b.name,
+                split,
+                c.condition,
+                0,
+                c.strength,
+                i.id,
+                i.key,
+                c.strength * moves[layer] * b.direction,
+            )
+            for i in items
+            for c in cells
+        ]
+
+    def damage(_lm: Any, layer: int, b: Behaviour, cells: Sequence[Cell]) -> list[Damage]:
+        return [Damage(b.name, "native", 0, c.strength, 1 + harms[layer], harms[layer], 0) for c in cells]
+
+    module = sys.modules[choose_layer.__module__]
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "damage", damage)
+    places = [(SteerableModel(None, layer, 1.0), torch.ones(4)) for layer in range(3)]  # type: ignore[arg-type]
+    found = choose_layer(choice_behaviour(direction=direction), places, GRID)
+    assert found.model.layer == found.choice.layer == 1
+    assert [layer for layer, _ in found.choice.by_layer] == [0, 1, 2]
+    assert dict(found.choice.by_layer)[1] == found.choice.change == pytest.approx(2.0 * direction)
+    assert not found.choice.damaged
+
+
+def run(
+    behaviour: Behaviour, lm: LanguageModel, told: Any = None, **options: Any
+) -> tuple[Study, dict[str, Any]]:
     states = {}
     for name, reverse in (("it", 1), ("other", -1)):
         sides = (behaviour.positives, behaviour.negatives)[::reverse]
@@ -129,16 +170,17 @@ def run(behaviour: Behaviour, lm: LanguageModel, **options: Any) -> tuple[Study,
 
     identity = AffineMap(torch.eye(32), torch.ones(32))
     maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
-    units = directions("it", states, maps, random_draws=3, seed=0)
+    units = directions("it", states, maps, stack=Stack((1,), 32), layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
-    return study(behaviour, model, model, vector, units, GRID, **options), units
+    chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
+    return study(behaviour, model, vector, chosen, units, GRID, **options, progress=told), units
 
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
 def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageModel) -> None:
     told: list[int] = []
-    found, units = run(behaviour, story_lm, progress=told.append)
+    found, units = run(behaviour, story_lm, told.append)
     at = found.choice.strength
     assert sum(told) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
     test = [r for r in found.measurements if r.split == "test"]

@@ -53,6 +53,8 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "kind": "choice" if choice else "text",
         "direction": direction,
         "items": 64,
+        "layer": 3,
+        "layers_tried": [{"layer": 3, "native_change": 0.7}, {"layer": 2, "native_change": 0.2}],
         "strength": 0.75,
         "strengths_tried": 5,
         "unsteered": base,
@@ -156,15 +158,16 @@ def results() -> dict[str, Any]:
     return {
         "pair": {
             "name": "small-to-large",
-            "source": {"name": "storybook-small", "blocks": 4, "width": 96, "parameters": 640_000},
+            "source": {"name": "storybook-small", "depth": 4, "width": 96, "parameters": 640_000},
             "target": {
                 "name": "storybook-large",
-                "blocks": 6,
+                "depth": 6,
                 "width": 192,
                 "parameters": 3_100_000,
             },
         },
-        "layers": {"source": 2, "target": 3},
+        "layers": {"source": [1, 2], "target": [3]},
+        "span": 16,
         "map": {
             "kind": "full",
             "fvu": 0.4123,
@@ -235,7 +238,7 @@ def results() -> dict[str, Any]:
             "command": "python train.py && python evaluate.py",
             "versions": {"lrt": "0.1.0", "torch": "2.13.0", "lightning": "2.6.6"},
             "fingerprints": {"store": "5d41402abc4b2a76", "map": "b1946ac92492d234"},
-            "config": "pair: small-to-large\nlayers:\n  source: 2\n  target: 3\n",
+            "config": "pair: small-to-large\nlayers:\n  source: [1, 2]\n  target: 3\n",
             "machine": "2 cores, no GPU",
             "commit": None,
         },

@@ -89,7 +89,7 @@ def test_results_come_back_as_they_went_in(two: dict[str, Any], tmp_path: Path) 
 def test_markdown_has_the_tables(two: dict[str, Any], tmp_path: Path) -> None:
     write_report(two, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    assert re.search(r"\| french \| 0\.750 \| 0\.020 \| 0\.970 \| 0\.950 \|", text)
+    assert re.search(r"\| french \| 3 \| 0\.750 \| 0\.020 \| 0\.970 \| 0\.950 \|", text)
     for title in ("Transfer by behaviour", "Multiple-choice propensity", "The models' checks"):
         assert f"**{title}**" in text
 

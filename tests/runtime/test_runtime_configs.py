@@ -187,6 +187,6 @@ def plain(config: Config) -> Any:
 
 def test_reading_keeps_every_value() -> None:
     config = plain(read("layers.source=0.5", "layers.target=3", "seed=3", "map.bias=false"))
-    assert config["layers"] == {"source": 0.5, "target": 3}
+    assert config["layers"] == {"source": (0.5,), "target": (3,)}
     assert config["seed"] == 3
     assert config["map"]["bias"] is False

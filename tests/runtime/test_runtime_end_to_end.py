@@ -32,7 +32,7 @@ def test_train_leaves_a_store_a_map_and_its_vectors(micro_run: MicroRun) -> None
     folder = workshop.one("maps/*")
     affine, card = load_map(folder)
     assert affine.weight.shape == (48, 32)
-    assert card["layers"] == {"source": 1, "target": 2}
+    assert card["layers"] == {"source": [1], "target": [2]}
     assert card["fingerprint"] == folder.name
     carried = SteeringVector.load(folder / "vectors" / "french" / "transferred")
     own = SteeringVector.load(folder / "vectors" / "french" / "source")
@@ -49,7 +49,7 @@ def test_nothing_is_left_that_a_killed_run_would_leave(micro_run: MicroRun) -> N
 def test_results_hold_what_was_asked_for(results: dict[str, Any]) -> None:
     assert results["pair"]["source"]["width"] == 32
     assert results["pair"]["target"]["width"] == 48
-    assert results["layers"] == {"source": 1, "target": 2}
+    assert results["layers"] == {"source": [1], "target": [2]}
     assert results["map"]["kind"] == "full"
     for key in ("fvu", "r2", "excess_over_optimum", "rows", "rows_left_out"):
         assert math.isfinite(results["map"][key])

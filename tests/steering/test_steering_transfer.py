@@ -11,7 +11,8 @@ def affine(dtype: torch.dtype = torch.float32) -> AffineMap:
 
 
 def carried(vector: SteeringVector, map_: AffineMap, **options: bool) -> SteeringVector:
-    return transfer(vector, map_, layer=9, model="large", residual_norm=8.0, fingerprint="abc", **options)
+    (found,) = transfer([vector], map_, model="large", residual_norms={9: 8.0}, fingerprint="abc", **options)
+    return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,12 +44,31 @@ def test_it_lives_in_the_target_and_tells_where_it_is_from() -> None:
     assert image.map == {
         "fingerprint": "abc",
         "from_model": "small",
-        "from_layer": 3,
+        "from_layers": [3],
         "reading": "W v",
     }
     assert float(image.scaled().norm()) == pytest.approx(8.0, rel=1e-5)
 
 
 def test_a_vector_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'french' of small has 4 entries, the map takes 5"):
+    with pytest.raises(
+        ValueError, match=r"'french' of small has 4 entries over its 1 layers, the map takes 5"
+    ):
         carried(SteeringVector(torch.ones(4), 3, "small", 2.0, "french"), affine())
+
+
+def test_several_layers_at_both_ends() -> None:
+    map_ = affine()
+    parts = [
+        SteeringVector(v, layer, "small", 2.0, "french")
+        for layer, v in ((1, torch.ones(2)), (2, torch.arange(3.0)))
+    ]
+    whole = carried(SteeringVector(torch.tensor([1.0, 1, 0, 1, 2]), 3, "small", 2.0, "french"), map_)
+    with pytest.raises(ValueError, match="7 entries, which 2 layers cannot share"):
+        transfer(parts, map_, model="large", residual_norms={3: 1.0, 4: 2.0})
+    cut = AffineMap(map_.weight[:6], map_.bias[:6])
+    first, second = transfer(parts, cut, model="large", residual_norms={3: 1.0, 4: 2.0})
+    torch.testing.assert_close(torch.cat([first.direction, second.direction]), whole.direction[:6])
+    assert (first.layer, second.layer, second.residual_norm) == (3, 4, 2.0)
+    assert first.map is not None
+    assert first.map["from_layers"] == [1, 2]

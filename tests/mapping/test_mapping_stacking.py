@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from lrt.mapping import AffineMap, Moments, Stack
+
+
+def test_parts_are_the_layers_in_their_order() -> None:
+    stack = Stack((4, 1), 3)
+    row = torch.arange(6.0)
+    assert stack.total == 6
+    assert stack.part(row, 4).tolist() == [0, 1, 2]
+    assert stack.part(row[None], 1).tolist() == [[3, 4, 5]]
+    assert stack.alone(row, 1).tolist() == [0, 0, 0, 3, 4, 5]
+
+
+def test_error_along_a_layers_own_vector_is_that_layers_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(500, 4, generator=generator), torch.randn(500, 6, generator=generator)
+    stack, v = Stack((2, 5), 3), torch.randn(6, generator=generator)
+    affine = AffineMap(torch.randn(6, 4, generator=generator), torch.zeros(6))
+    whole = Moments(4, 6, products="float64")
+    whole.update(x, y)
+    for layer in stack.layers:
+        columns = stack.columns(layer)
+        part = Moments(4, 3, products="float64")
+        part.update(x, y[:, columns])
+        alone = AffineMap(affine.weight[columns], affine.bias[columns])
+        assert whole.error_along(affine, stack.alone(v, layer)) == pytest.approx(
+            part.error_along(alone, v[columns])
+        )
+
+
+def test_impossible_stacks() -> None:
+    for layers in ((), (1, 1)):
+        with pytest.raises(ValueError, match="each once"):
+            Stack(layers, 3)
+    with pytest.raises(ValueError, match=r"layer 3 is not in the stack of layers \[1, 2\]"):
+        Stack((1, 2), 3).columns(3)

@@ -12,13 +12,13 @@ from lrt.mapping import load_map
 @pytest.mark.slow
 @pytest.mark.xdist_group("micro")
 def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
-    # two processes of 256 rows make the batches of one of 512
+    # two processes of 32 rows make the batches of one of 64
     how = ("fit.epochs=4", "+trainer.use_distributed_sampler=false")
     one = Workshop(workshop.pair, workshop.folder / "one")
     alone = one.train(*how)
     assert alone.code == 0, alone.told
     both = run_apart(
-        "train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=256", "evaluate=true")
+        "train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", "evaluate=true")
     )
     assert both.code == 0, both.told
 

@@ -106,6 +106,7 @@ def measure(
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Callable[[int], None] | None = None,
+    named: Sequence[str] | None = None,
 ) -> list[Measurement]:
     """Scores every item in every cell, in the order item by item.
 
@@ -113,20 +114,23 @@ def measure(
                  every cell, so that cells differ by the steering alone.
     max_rows  Rows (item x cell) run in one batch; memory grows with it and with nothing else.
     progress  Called with the number of rows done.
+    named  Ids to record the items under and to draw their random numbers by, where they are versions
+           of other items that they are to be compared with.
     """
     if not cells or not items:
         return []
     offsets = torch.stack([cell.offset.float() for cell in cells])  # [c, d]
+    names = [item.id for item in items] if named is None else named
     rows: list[Measurement] = []
     per_batch = max(1, max_rows // len(cells))
     for start in range(0, len(items), per_batch):
-        batch = items[start : start + per_batch]
+        batch, ids = items[start : start + per_batch], names[start : start + per_batch]
         if isinstance(behaviour.scorer, Choice):
             found = _choose(lm, layer, batch, offsets, max_rows)
         else:
-            found = _write(lm, layer, behaviour, batch, offsets, temperature, max_rows)
+            found = _write(lm, layer, behaviour, batch, ids, offsets, temperature, max_rows)
         for index, (value, probability, text) in enumerate(found):
-            item, cell = batch[index // len(cells)], cells[index % len(cells)]
+            at, cell = index // len(cells), cells[index % len(cells)]
             rows.append(
                 Measurement(
                     behaviour.name,
@@ -134,8 +138,8 @@ def measure(
                     cell.condition,
                     cell.draw,
                     cell.strength,
-                    item.id,
-                    item.key,
+                    ids[at],
+                    batch[at].key,
                     value,
                     probability,
                     text,
@@ -172,6 +176,7 @@ def _write(
     layer: int,
     behaviour: Behaviour,
     items: Sequence[Item],
+    ids: Sequence[str],
     offsets: Tensor,
     temperature: float,
     max_rows: int,
@@ -180,13 +185,13 @@ def _write(
     prefix = compute_prefix(lm, tokens, mask, layer)
     rows, edit = _rows(prefix, offsets)
     ends = end_tokens(lm)
-    luck = Sampling(temperature, tuple(int(i.id[:12], 16) for i in items)) if temperature else None
+    luck = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None
     new = generate(lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows, sampling=luck).tolist()
     assert not isinstance(behaviour.scorer, Choice)
     found: list[tuple[float, float | None, str | None]] = []
-    for ids in new:
-        stop = next((at for at, token in enumerate(ids) if token in ends), len(ids))
-        text = lm.tokenizer.decode(ids[:stop], skip_special_tokens=False)
+    for tokens in new:
+        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        text = lm.tokenizer.decode(tokens[:stop], skip_special_tokens=False)
         found.append((behaviour.scorer.score(text), None, text))
     return found
 

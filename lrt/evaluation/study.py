@@ -206,7 +206,12 @@ def study(
             elif name != "random" or draw:
                 points += target.cells(name, unit, [choice.strength], sign, draw)
 
-    def run(model: SteerableModel, items: Sequence[Item], cells: Sequence[Cell]) -> None:
+    def run(
+        model: SteerableModel,
+        items: Sequence[Item],
+        cells: Sequence[Cell],
+        named: Sequence[str] | None = None,
+    ) -> None:
         rows.extend(
             measure(
                 model.lm,
@@ -218,6 +223,7 @@ def study(
                 temperature=temperature,
                 max_rows=max_rows,
                 progress=progress,
+                named=named,
             )
         )
 
@@ -227,12 +233,13 @@ def study(
     prompted = [item for item in behaviour.test if item.prompted]
     if prompted:
         asked = [replace(item, prompt=item.prompted) for item in prompted]
-        before = len(rows)
-        run(target, asked, [Cell("prompt", 0.0, torch.zeros(target.lm.width))])
-        # under the id of the item they are a version of, so that changes pair up
-        rows[before:] = [
-            replace(row, item=item.id) for row, item in zip(rows[before:], prompted, strict=True)
-        ]
+        # under the id of the item each is a version of, so that changes pair up
+        run(
+            target,
+            asked,
+            [Cell("prompt", 0.0, torch.zeros(target.lm.width))],
+            [item.id for item in prompted],
+        )
     harmed = [c for c in curves if c.condition in (*CURVES[1:], "random") and c.draw == 0]
     harmed += [c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"]
     harm += damage(target.lm, target.layer, behaviour, harmed)

@@ -52,6 +52,20 @@ class Plan:
     options: bool | None = None  # whether a question offers (A) and (B)
     switches: bool = True  # whether a story may change language or case on its way
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a field that means nothing to the kind, instead of leaving it out."""
+        belongs = {
+            "story": ("mood", "animal"),
+            "request": ("harmful",),
+            "question": ("trait", "pole", "options"),
+        }
+        for kind, fields in belongs.items():
+            for field in fields:
+                if self.kind not in (None, kind) and getattr(self, field) is not None:
+                    raise ValueError(f"a {self.kind} has no {field}; a {kind} has")
+        if self.kind in ("request", "question") and self.language not in (None, "english"):
+            raise ValueError(f"a {self.kind} is in English, not {self.language!r}")
+
 
 @dataclass(frozen=True)
 class Page:

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lrt.lab.grammar import Shelf, pages
+from lrt.models.precision import bfloat16_pays
 
 log = logging.getLogger(__name__)
 
@@ -171,21 +172,11 @@ class Pretraining(L.LightningModule):
         }
 
 
-def precision_for(name: str) -> str:
-    """Resolves `auto`: bf16 mixed precision where a short matrix-product probe says it is faster."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "bf16-mixed"
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(512, 512, dtype=dtype)
-        x @ x
-        start = time.perf_counter()
-        for _ in range(5):
-            x @ x
-        seconds[dtype] = time.perf_counter() - start
-    return "bf16-mixed" if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else "32-true"
+def precision_for(member: FamilyMember) -> str:
+    """Resolves `auto`: bf16 mixed precision on a GPU, and on a CPU where it is faster at that width."""
+    if member.precision != "auto":
+        return member.precision
+    return "bf16-mixed" if torch.cuda.is_available() or bfloat16_pays(member.width) else "32-true"
 
 
 def pretrain(
@@ -209,7 +200,7 @@ def pretrain(
     checkpoint = ModelCheckpoint(
         work, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False
     )
-    precision = precision_for(member.precision)
+    precision = precision_for(member)
     trainer = L.Trainer(
         max_steps=member.steps,
         accelerator=accelerator,

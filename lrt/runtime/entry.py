@@ -40,8 +40,16 @@ class JobFailed(CompactHydraException):
 
 
 def register_resolvers() -> None:
-    """Makes `${storybook:NAME}` the folder of a shipped family model."""
+    """Makes `${storybook:NAME}` the folder of a shipped family model, and `${report_folder:}` the one
+    that a report goes to: the jobs of a multirun would overwrite each other's."""
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
+
+    def report_folder() -> str:
+        hydra = HydraConfig.get() if HydraConfig.initialized() else None
+        multirun = hydra is not None and hydra.mode == RunMode.MULTIRUN
+        return str(Path(hydra.runtime.output_dir) / "report") if hydra and multirun else "report"
+
+    OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
 
 
 def command(main: Callable[[DictConfig], Any], name: str) -> int:

@@ -43,7 +43,7 @@ from lrt.models import (
 )
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
-from lrt.runtime.recorded import Recorded
+from lrt.runtime.recorded import Recorded, mended
 from lrt.steering import SteeringVector, last_token_states, prompts_digest, transfer
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,9 @@ class Fitted(Recorded):
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, lambda temporary: save_file(found, temporary))
-        tensors = load_file(file)
-        return tensors["positive"], tensors["negative"]
+        with mended(file):
+            tensors = load_file(file)
+            return tensors["positive"], tensors["negative"]
 
     @cached_property
     def untrained_spec(self) -> ModelSpec:

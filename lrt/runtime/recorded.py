@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 
 from lrt.activations import (
     ActivationDataModule,
@@ -354,8 +356,9 @@ class Recorded:
     def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:
         names_file = folder / "names.json"
         if names_file.is_file():
-            names = json.loads(names_file.read_text())
-            return {name: Moments.load(folder / file) for name, file in names.items()}
+            with mended(folder):
+                names = json.loads(names_file.read_text())
+                return {name: Moments.load(folder / file) for name, file in names.items()}
         found: dict[str, Moments] = gather()
         folder.mkdir(parents=True, exist_ok=True)
         names = {}
@@ -375,6 +378,21 @@ class Recorded:
         """The ridge map that every fit is held against."""
         bias = self.config.map.bias
         return ridge_path(self.train_moments, self.moments["validation"], bias=bias)
+
+
+class CacheCorrupt(ValueError):
+    """A cached file that cannot be read; the message names it and how to mend it."""
+
+
+@contextmanager
+def mended(path: Path) -> Iterator[None]:
+    """Turns what reading a damaged cache raises into `CacheCorrupt`, which says to delete `path`."""
+    try:
+        yield
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CacheCorrupt(
+            f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
+        ) from error
 
 
 def blocks(layers: Sequence[int]) -> str:

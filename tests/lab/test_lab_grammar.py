@@ -3,6 +3,7 @@ import math
 import random
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -259,3 +260,16 @@ def test_write_leaves_nothing_of_the_last_document() -> None:
     writer.write()
     writer.rng = random.Random(2)
     assert writer.write() == once
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "story", "trait": "bravery"}, "a story has no trait; a question has"),
+        ({"kind": "request", "mood": "sad"}, "a request has no mood; a story has"),
+        ({"kind": "question", "language": "french"}, "a question is in English, not 'french'"),
+    ],
+)
+def test_a_plan_says_nothing_that_its_kind_has_not(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan(**fields)

@@ -34,6 +34,10 @@ def nothing_costly(workshop: Workshop) -> None:
         ("layers.source=3", ("layers.source=3", "little has 3 blocks: allowed are 0 to 2")),
         ("layers.target=1.5", ("layers.target=1.5", "fraction of the depth in [0, 1)")),
         ("layers.source=-1", ("layers.source=-1",)),
+        ("layers.source=[1,1]", ("layers.source=[1, 1] names a block twice",)),
+        ("layers.source=[0.4,1]", ("layers.source=[0.4, 1] names a block twice: blocks [1, 1]",)),
+        ("layers.target=[]", ("layers.target is empty",)),
+        ("span=0", ("span: Input should be greater than or equal to 1, got 0",)),
         ("seed=-1", ("seed=-1", "at least 0")),
         ("evaluation.grid.strengths=[0.5,1.0]", ("strengths=[0.5, 1.0] has no 0", "add 0 to it")),
         ("+pair.source.nonsense=1", ("pair.source.nonsense: is not a setting",)),
@@ -272,6 +276,19 @@ def test_store_of_other_settings(used: Workshop) -> None:
     ran = again(used)
     assert ran.code == 1
     refused(ran, str(manifest.parent), "delete the folder")
+
+
+@pytest.mark.parametrize("pattern", ["moments/*/validation.safetensors", "moments/*/names.json"])
+def test_moments_damaged(used: Workshop, pattern: str) -> None:
+    file = next(used.artifacts.glob(pattern))
+    cut(file)
+    refused(again(used), f"{file.parent} cannot be read", "delete it and run the command again")
+
+
+def test_states_damaged(used: Workshop) -> None:
+    for file in used.artifacts.glob("states/*.safetensors"):
+        cut(file)
+    refused(again(used), "states", "cannot be read", "delete it and run the command again")
 
 
 def test_measurements_truncated(used: Workshop) -> None:

@@ -17,9 +17,7 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     one = Workshop(workshop.pair, workshop.folder / "one")
     alone = one.train(*how)
     assert alone.code == 0, alone.told
-    both = run_apart(
-        "train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", "evaluate=true")
-    )
+    both = run_apart("train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", "evaluate=true"))
     assert both.code == 0, both.told
 
     (expected, card), (found, other) = (load_map(w.one("maps/*")) for w in (one, workshop))

@@ -175,28 +175,23 @@ class Moments:
             self.products,
         )
 
-    def with_cross(
-        self,
-        scatter_xy: Tensor,  # [d_source, d_target]
-    ) -> Moments:
-        """The same rows paired otherwise: only the cross scatter changes.
-
-        For the shuffled-pairs null, where permuting the target rows leaves both sides' own moments
-        as they are. Raises ValueError for another shape.
-        """
-        if scatter_xy.shape != self._sum_xy.shape:
-            raise ValueError(
-                f"expected a cross scatter {list(self._sum_xy.shape)}, got {list(scatter_xy.shape)}"
-            )
-        return _from_centred(
-            self.mean_x,
-            self.mean_y,
-            self.scatter_xx,
-            scatter_xy.to(self._sum_xy),
-            self.scatter_yy,
-            self._counted(),
-            self.products,
+    def part(self, source: slice, target: slice) -> Moments:
+        """Moments of the same rows with some of their columns: one layer of a stack, say."""
+        part = Moments(
+            len(self._sum_x[source]),
+            len(self._sum_y[target]),
+            products=self.products,
+            device=self._sum_x.device,
         )
+        part._shift_x.copy_(self._shift_x[source])
+        part._shift_y.copy_(self._shift_y[target])
+        part._sum_x.copy_(self._sum_x[source])
+        part._sum_y.copy_(self._sum_y[target])
+        part._sum_xx.copy_(self._sum_xx[source, source])
+        part._sum_xy.copy_(self._sum_xy[source, target])
+        part._sum_yy.copy_(self._sum_yy[target, target])
+        part.count = self.count
+        return part
 
     def fvu_of(self, affine: AffineMap) -> float:
         """Fraction of variance unexplained of `affine` on exactly these rows.

@@ -12,12 +12,14 @@ from lrt.report.contents import (
     headline,
     headline_table,
     key_figures,
+    layer_table,
     map_table,
     model_table,
     null_table,
     paper_table,
     propensity_table,
     seconds_table,
+    stack_table,
 )
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.heatmap import heatmap_figure
@@ -37,6 +39,7 @@ __all__ = [
     "headline_table",
     "heatmap_figure",
     "key_figures",
+    "layer_table",
     "layers_told",
     "loss_figure",
     "map_table",
@@ -46,6 +49,7 @@ __all__ = [
     "probe_figure",
     "propensity_table",
     "seconds_table",
+    "stack_table",
     "strength_figure",
     "sweep_table",
     "write_report",

@@ -52,6 +52,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.paper_table(results),
         contents.map_table(results),
         contents.along_table(results),
+        contents.stack_table(results),
         contents.layer_table(results),
         contents.model_table(results),
         contents.check_table(results),
@@ -102,6 +103,7 @@ def page(results: Mapping[str, Any]) -> str:
             "map": contents.map_table(results),
             "along": contents.along_table(results),
             "layers": contents.layer_table(results),
+            "stack": contents.stack_table(results),
         },
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")

@@ -33,6 +33,7 @@ from lrt.mapping import (
     MapModule,
     early_stopping,
     load_map,
+    ridge_path,
     save_map,
 )
 from lrt.models import (
@@ -323,6 +324,7 @@ class Fitted(Recorded):
                     name: test.error_along(affine, vector) for name, vector in self._native_vectors.items()
                 },
                 "cosine_with_native": self._cosines(affine),
+                "optimum_by_layer": self._optimum_by_layer(),
             },
             "training": {
                 "train": history.train,
@@ -333,6 +335,22 @@ class Fitted(Recorded):
             "seconds": dict(self.session.seconds),
             "versions": provenance()["versions"],
         }
+
+    def _optimum_by_layer(self) -> list[dict[str, Any]]:
+        """Test FVU of the ridge map to each target layer from each source layer alone, and from all:
+        what the source's other depths add (the paper's appendix A)."""
+        source, target = self.stacks
+        train, validation, test = self.train_moments, self.moments["validation"], self.moments["test"]
+        found = []
+        for to in target.layers:
+            of: dict[int | str, slice] = {layer: source.columns(layer) for layer in source.layers}
+            if len(source.layers) > 1:
+                of["all"] = slice(None)
+            for layer, columns in of.items():
+                part = (columns, target.columns(to))
+                best = ridge_path(train.part(*part), validation.part(*part), bias=self.config.map.bias)
+                found.append({"source": layer, "target": to, "fvu": test.part(*part).fvu_of(best.map)})
+        return found
 
     def _cosines(self, affine: AffineMap) -> dict[str, float]:
         stack = self.stacks[1]

@@ -138,16 +138,6 @@ def test_about_origin_leaves_the_raw_second_moments():
     torch.testing.assert_close(origin.scatter_xy, x.double().T @ y.double(), rtol=1e-12, atol=0)
 
 
-def test_with_cross_is_the_moments_of_shuffled_pairs():
-    x, y = rows(7, 300)
-    shuffled = y[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
-    wanted = gathered(x, shuffled)
-    found = gathered(x, y).with_cross(wanted.scatter_xy)
-    assert_close(found, x, shuffled, 1e-11)
-    with pytest.raises(ValueError, match=r"cross scatter \[4, 3\]"):
-        found.with_cross(torch.zeros(3, 4))
-
-
 def test_saving_and_loading_keeps_every_bit_and_goes_on(tmp_path):
     x, y = rows(8, 200)
     first = gathered(x[:120], y[:120], "float32")

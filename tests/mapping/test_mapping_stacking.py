@@ -30,6 +30,18 @@ def test_error_along_a_layers_own_vector_is_that_layers_alone() -> None:
         )
 
 
+def test_part_of_moments_is_the_moments_of_the_part() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(300, 5, generator=generator) + 3, torch.randn(300, 4, generator=generator)
+    whole, part = Moments(5, 4, products="float64"), Moments(2, 3, products="float64")
+    whole.update(x, y)
+    part.update(x[:, 1:3], y[:, 1:])
+    found = whole.part(slice(1, 3), slice(1, 4))
+    assert (found.count, found.d_source, found.d_target) == (300, 2, 3)
+    for name in ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy"):
+        torch.testing.assert_close(getattr(found, name), getattr(part, name), rtol=1e-9, atol=1e-9)
+
+
 def test_impossible_stacks() -> None:
     for layers in ((), (1, 1)):
         with pytest.raises(ValueError, match="each once"):

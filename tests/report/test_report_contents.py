@@ -11,11 +11,13 @@ from lrt.report import (
     headline,
     headline_table,
     key_figures,
+    layer_table,
     map_table,
     null_table,
     paper_table,
     propensity_table,
     seconds_table,
+    stack_table,
 )
 
 
@@ -101,3 +103,12 @@ def test_headline_does_not_claim_without_a_native_effect(results: dict[str, Any]
     results["behaviours"] = results["behaviours"][-1:]
     assert "steer none of 1 behaviours" in headline(results)
     assert headline({}) == "No behaviour was measured."
+
+
+def test_stack_and_layer_tables(results: dict[str, Any]) -> None:
+    table = stack_table(results)
+    assert table.columns == ("from", "to block 3")
+    assert table.rows == (("block 1", 0.5), ("block 2", 0.45), ("all of them", 0.25))
+    assert not stack_table({}).rows
+    steered = [row for row in layer_table(results).rows if row[-1] == "steered"]
+    assert [row[1] for row in steered] == [3] * len(results["behaviours"])

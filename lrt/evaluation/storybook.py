@@ -207,17 +207,15 @@ class _SuiteWriter:
         asked: set[str] = set()  # an item's request is in no contrastive text
 
         def read(side: str, plan: Plan) -> tuple[str, ...]:
-            """Requests cut at a word after what is asked for, or at the tag that the answer follows."""
-            rng = random.Random(f"refusal/{side}/{self.seed}")
-            texts = []
-            for page in self._stream(f"refusal/{side}", plan):
-                refused = page.parts[1].startswith(lx.REFUSAL_OPENINGS)
-                if refused == plan.harmful:  # leaves out the slips
-                    asked.add(ask(page))
-                    texts.append(_cut_at_a_word(ask(page), _verb_end(page), rng, whole=True))
-                if len(texts) == self.pairs:
-                    break
-            return tuple(texts)
+            """Requests up to the tag that the answer follows, where it is settled whether to refuse."""
+            pages = (
+                page
+                for page in self._stream(f"refusal/{side}", plan)
+                if page.parts[1].startswith(lx.REFUSAL_OPENINGS) == plan.harmful  # leaves out the slips
+            )
+            texts = tuple(islice(map(ask, pages), self.pairs))
+            asked.update(texts)
+            return texts
 
         positives, negatives = read("+", harmful), read("-", harmless)
         development, test = self._items(name, harmless if induce else harmful, item, asked)
@@ -375,18 +373,11 @@ def _after_the_mood(page: Page, rng: random.Random) -> str | None:
     return None
 
 
-def _verb_end(page: Page) -> int:
-    """Where, in a request as it is put to the model, what is asked for has been named."""
-    verbs = [verb for verb in (*lx.HARMFUL_VERBS, *lx.HARMLESS_VERBS) if f"{verb} " in page.parts[0]]
-    verb = max(verbs, key=len)
-    return len(USER) + page.parts[0].index(f"{verb} ") + len(verb)
-
-
-def _cut_at_a_word(text: str, start: int, rng: random.Random, whole: bool = False) -> str:
-    """The text up to a word drawn anywhere behind `start`; or all of it, as one more place, if `whole`.
+def _cut_at_a_word(text: str, start: int, rng: random.Random) -> str:
+    """The text up to a word drawn anywhere behind `start`.
 
     Cuts at the same kind of token would read a direction that holds at that token alone; a map
     fitted on all tokens carries those badly (docs/lab.md).
     """
-    ends = [at for at, letter in enumerate(text) if letter == " " and at >= start]
-    return text[: rng.choice(ends + [len(text)] * whole)]
+    spaces = [at for at, letter in enumerate(text) if letter == " " and at >= start]
+    return text[: rng.choice(spaces)]

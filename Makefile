@@ -43,12 +43,13 @@ format: $(READY) ## mend what the formatter and the linter can
 	$(VENV)/bin/ruff check --fix .
 
 sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in report/sweep.html
+	failed=0; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/layers \
-	  layers.source=1,2,3 layers.target=2,3,4
+	  layers.source=1,2,3 layers.target=2,3,4 || failed=1; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/sizes \
 	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
-	  layers.source=0.6 layers.target=0.6
-	$(PY) -m lrt.runtime.sweep multirun/make report
+	  layers.source=0.6 layers.target=0.6 || failed=1; \
+	$(PY) -m lrt.runtime.sweep multirun/make report && exit $$failed
 
 bench: $(READY) ## speed as ratios to a limit or a peer of the same run
 	$(PY) benchmarks/run.py
@@ -58,5 +59,5 @@ lab: $(READY) ## train the storybook family from nothing (MODEL="small medium" f
 	for model in $(MODEL); do $(PY) -m lrt.runtime.pretrain lab=$$model || exit 1; done
 
 clean: ## remove what runs leave behind; the environment stays
-	rm -rf artifacts outputs multirun report wandb build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf artifacts outputs multirun report wandb build .hypothesis .import_linter_cache .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

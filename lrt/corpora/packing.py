@@ -90,7 +90,7 @@ def begin_ids(tokenizer: Any) -> tuple[int, ...]:
             return (int(token_id),)
     raise CorpusError(
         "this tokenizer has neither a BOS nor an EOS token, so documents cannot be told apart in "
-        "a packed block; set corpus.begin to the ids that should stand between them"
+        "a packed block; give `begin`, the ids that should stand between them, to lrt.corpora.pack"
     )
 
 
@@ -139,9 +139,7 @@ def pack(
                 f"corpus.context={context} tokens; raise it or shorten the context"
             )
         if wanted > 0 and fractions[SPLITS.index(split)] == 0:
-            raise ValueError(
-                f"corpus.tokens.{split} is {wanted}, but corpus.fractions gives {split} no document"
-            )
+            raise ValueError(f"corpus.tokens.{split} is {wanted}, but `fractions` gives {split} no document")
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
     gathered = _gather(
         documents, tokenizer, dict(tokens_wanted), opening, tuple(end), fractions, seed, exclude
@@ -240,7 +238,7 @@ def _cut(
         raise CorpusTooShort(
             f"the corpus has {available} tokens in {len(pieces)} documents for {split}, fewer "
             f"than one sequence of corpus.context={context}; add text, shorten the context, or "
-            f"raise {split}'s share in corpus.fractions"
+            f"raise corpus.tokens.{split}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

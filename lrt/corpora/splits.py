@@ -19,7 +19,7 @@ def check_fractions(fractions: tuple[float, float, float]) -> None:
     whole = math.isclose(sum(fractions), 1.0, abs_tol=1e-6)
     if len(fractions) != 3 or min(fractions) < 0 or not whole:
         raise ValueError(
-            f"corpus.fractions is {tuple(fractions)}; it takes three shares (train, validation, "
+            f"fractions is {tuple(fractions)}; it takes three shares (train, validation, "
             "test), none negative, that sum to 1"
         )
 

@@ -111,6 +111,7 @@ def choose_strength(
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
+    progress: Progress | None = None,
 ) -> Chosen:
     """The positive strength with the largest native change in the intended direction, undamaged.
 
@@ -126,6 +127,7 @@ def choose_strength(
         cells,
         temperature=temperature,
         max_rows=max_rows,
+        progress=progress,
     )
     harm = damage(model.lm, model.layer, behaviour, cells)
     means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
@@ -147,6 +149,7 @@ def choose_layer(
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
+    progress: Progress | None = None,
 ) -> Chosen:
     """The layer, among `places`, at which the model's own vector does most, at its best strength there.
 
@@ -160,6 +163,7 @@ def choose_layer(
             grid,
             temperature=temperature,
             max_rows=max_rows,
+            progress=progress,
         )
         for model, native in places
     ]

@@ -85,7 +85,7 @@ class Moments:
             if not mean.isfinite().all():
                 raise ValueError(
                     f"non-finite {side} rows: leave them out before the fit, or record them "
-                    "again in a wider dtype (models.dtype)"
+                    "again in a wider dtype (pair.source.dtype, pair.target.dtype)"
                 )
         if self.count == 0:
             self._shift_x.copy_(mean_x.float())
@@ -128,7 +128,7 @@ class Moments:
         if self.count == 0:
             raise ValueError(
                 "these moments have seen no rows: the corpus is empty or its filter leaves "
-                "nothing (activations.filter)"
+                "nothing (see the `filter` section of the config)"
             )
         return self.count
 

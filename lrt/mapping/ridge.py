@@ -64,9 +64,7 @@ def ridge_path(
     path = RELATIVE_WEIGHTS * mean_eigenvalue if weights is None else torch.as_tensor(weights)
     path = path.to(scatter_xx)
     if path.ndim != 1 or len(path) == 0 or not (path >= 0).all() or not path.isfinite().all():
-        raise ValueError(
-            f"fit.ridge_weights must be a list of finite numbers of at least 0, got {path.tolist()}"
-        )
+        raise ValueError(f"ridge weights must be a list of finite numbers of at least 0, got {path.tolist()}")
     path = path.sort().values
 
     eigenvalues, V = torch.linalg.eigh(scatter_xx)

@@ -111,7 +111,7 @@ def _source(spec: ModelSpec) -> dict[str, Any]:
         if lacking := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
             raise ModelNotLoadable(
                 f"model {spec.path!r} is a GGUF file, for which the package {lacking[0]} is "
-                "missing: pip install lrt[gguf]"
+                "missing: pip install -e '.[gguf]'"
             )
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_dir():

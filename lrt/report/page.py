@@ -232,7 +232,12 @@ def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name in ("date", "command", "commit", "machine")
     ]
     tried = results.get("configurations_tried") or {}
-    facts.append(("configurations tried", ", ".join(f"{figure(n)} {what}" for what, n in tried.items())))
+    facts.append(
+        (
+            "looked at by this run, on development items",
+            ", ".join(f"{figure(n)} {what}" for what, n in tried.items()),
+        )
+    )
     facts += [
         (f"fingerprint of {name}", str(value))
         for name, value in (provenance.get("fingerprints") or {}).items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,19 @@ class Fitted(Recorded):
     @cached_property
     def states(self) -> dict[str, ContrastStates]:
         """Last-token states of every contrastive set, in both models and the untrained source."""
-        with self.session.stage("steering vectors"):
-            return {
-                name: ContrastStates(
-                    self._states(behaviour, "source"),
-                    self._states(behaviour, "target"),
-                    self._states(behaviour, "untrained") if self.config.evaluation.untrained_source else None,
-                )
-                for name, behaviour in sorted(self.contrasts.items())
-            }
+        roles = ["source", "target"] + ["untrained"] * self.config.evaluation.untrained_source
+        found = {}
+        with (
+            self.session.stage("steering vectors"),
+            self.session.progress("steering vectors", len(self.contrasts) * len(roles)) as advance,
+        ):
+            for name, behaviour in sorted(self.contrasts.items()):
+                states = []
+                for role in roles:
+                    states.append(self._states(behaviour, role))
+                    advance(1)
+                found[name] = ContrastStates(*states)
+        return found
 
     def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
         layers = self.stacks[role == "target"].layers
@@ -129,13 +133,19 @@ class Fitted(Recorded):
             states = self.states[behaviour.contrast]
             own = states.target_vector if side == "target" else states.source_vector
             evaluation = self.config.evaluation
-            self._chosen[behaviour.name, side] = choose_layer(
-                behaviour,
-                [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
-                evaluation.grid,
-                temperature=evaluation.temperature,
-                max_rows=evaluation.max_rows,
-            )
+            grid = evaluation.grid
+            if side == "source":  # of which no curve is drawn on development items
+                grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
+            rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
+            with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
+                self._chosen[behaviour.name, side] = choose_layer(
+                    behaviour,
+                    [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
+                    grid,
+                    temperature=evaluation.temperature,
+                    max_rows=evaluation.max_rows,
+                    progress=advance,
+                )
         return self._chosen[behaviour.name, side]
 
     @cached_property

@@ -28,7 +28,7 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.records import read_study, write_study
-from lrt.lab.shelf import family_card
+from lrt.lab.shelf import family_card, folder_of, shipped
 from lrt.mapping import (
     AffineMap,
     Moments,
@@ -175,23 +175,12 @@ class Pipeline(Fitted):
                 "fingerprint": self.map_fingerprint,
             },
             "behaviours": behaviours,
-            "models": [
-                family_card(Path(spec.path))
-                or {
-                    **describe(model),
-                    "checks": [],
-                    "note": "not of the storybook family: no checks are known for it",
-                }
-                for spec, model in (
-                    (self.config.pair.source, self.source),
-                    (self.config.pair.target, self.target),
-                )
-            ],
+            "models": self._model_cards(),
             "training": card["training"],
             "configurations_tried": {
                 "layers": len(self.stacks[1].layers),
                 "strengths": max(b["strengths_tried"] for b in behaviours),
-                "maps": 1,
+                "behaviours": len(behaviours),
             },
             "seconds": seconds,
             "provenance": {
@@ -204,6 +193,20 @@ class Pipeline(Fitted):
                 "config": self.session.resolved.get("yaml", ""),
             },
         }
+
+    def _model_cards(self) -> list[dict[str, Any]]:
+        """The cards of the pair, and of the rest of the family where the pair is of it."""
+        pair = [(self.config.pair.source, self.source), (self.config.pair.target, self.target)]
+        cards: list[dict[str, Any]] = []
+        for spec, model in pair:
+            note = "not of the storybook family: no checks are known for it"
+            card = family_card(Path(spec.path)) or {**describe(model), "checks": [], "note": note}
+            cards.append(card)
+        if all(Path(spec.path) in map(folder_of, shipped()) for spec, _ in pair):
+            named = {card["name"] for card in cards}
+            rest = (family_card(folder_of(name)) for name in shipped() if name not in named)
+            cards += [card for card in rest if card]
+        return cards
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:

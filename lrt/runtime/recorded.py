@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
+    Batch,
     RowFilter,
     Selection,
     StoreForeign,
@@ -326,31 +329,48 @@ class Recorded:
             return self._cached_moments(folder, self._gather_moments)
 
     def _gather_moments(self) -> dict[str, Moments]:
-        store, folds = self.store, self.config.evaluation.folds
+        folds, rows = self.config.evaluation.folds, self.data.rows
+        draws = self.config.evaluation.shuffled_draws
         widths = self.stacks[0].total, self.stacks[1].total
-        found = {f"train/{fold}": Moments(*widths) for fold in range(folds)}
-        for batch in self.data.iterate("train", batch_rows=8192):
-            fold_of = batch["document"] % folds
-            for fold in range(folds):
-                mine = fold_of == fold
-                if mine.any():
-                    found[f"train/{fold}"].update(batch["source"][mine], batch["target"][mine])
-        held_out: tuple[Split, ...] = ("validation", "test")
-        for split in held_out:
-            found[split] = Moments(*widths)
-            for batch in self.data.iterate(split, batch_rows=8192):
-                found[split].update(batch["source"], batch["target"])
-        for draw in range(self.config.evaluation.shuffled_draws):
-            moments = found[f"shuffled/{draw}"] = Moments(*widths)
-            seed = 1000 * (self.config.seed + 1) + draw
-            for batch in self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192):
-                moments.update(batch["source"], batch["target"])
-        unfiltered = RowFilter(massive=None, first_position=False)
-        for name, filter_ in (("test_tokens", self.config.filter), ("test_unfiltered", unfiltered)):
-            moments = found[name] = Moments(*widths)
-            tokens = ActivationDataModule(store.folder, replace(self.selection, filter=filter_, span=1))
-            for batch in tokens.iterate("test", batch_rows=8192):
-                moments.update(batch["source"], batch["target"])
+        found: dict[str, Moments] = {}
+
+        def add(name: str, batch: Batch, rows: Tensor | slice = slice(None)) -> None:
+            found.setdefault(name, Moments(*widths)).update(batch["source"][rows], batch["target"][rows])
+
+        single = {
+            "test_tokens": self.config.filter,
+            "test_unfiltered": RowFilter(massive=None, first_position=False),
+        }
+        tokens = {
+            name: ActivationDataModule(self.store.folder, replace(self.selection, filter=kept, span=1))
+            for name, kept in single.items()
+        }
+        wanted = rows["train"] * (1 + draws) + rows["validation"] + rows["test"]
+        wanted += sum(data.rows["test"] for data in tokens.values())
+        with self.session.progress("moments", wanted) as advance:
+
+            def told(batches: Iterator[Batch]) -> Iterator[Batch]:
+                for batch in batches:
+                    yield batch
+                    advance(len(batch["source"]))
+
+            for fold in range(folds):  # one without a document is there all the same
+                found[f"train/{fold}"] = Moments(*widths)
+            for batch in told(self.data.iterate("train", batch_rows=8192)):
+                fold_of = batch["document"] % folds
+                for fold in torch.unique(fold_of).tolist():
+                    add(f"train/{fold}", batch, fold_of == fold)
+            held_out: tuple[Split, ...] = ("validation", "test")
+            for split in held_out:
+                for batch in told(self.data.iterate(split, batch_rows=8192)):
+                    add(split, batch)
+            for draw in range(draws):
+                seed = 1000 * (self.config.seed + 1) + draw
+                for batch in told(self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192)):
+                    add(f"shuffled/{draw}", batch)
+            for name, data in tokens.items():
+                for batch in told(data.iterate("test", batch_rows=8192)):
+                    add(name, batch)
         return found
 
     def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:

@@ -106,7 +106,7 @@ def test_begin_is_the_tokenizers_and_is_not_doubled(
     assert not ((ids[1:] == 0) & (ids[:-1] == 0)).any()
     ids = packed(documents(200), tokenizer_without_bos).splits["train"].tokens.ravel()
     assert ids[0] == 1
-    with pytest.raises(CorpusError, match=r"neither a BOS nor an EOS.*corpus\.begin"):
+    with pytest.raises(CorpusError, match=r"neither a BOS nor an EOS.*`begin`"):
         packed(documents(200), tokenizer_without_specials)
     assert len(packed(documents(200), tokenizer_without_specials, begin=()).splits["train"])
 
@@ -150,7 +150,7 @@ def test_corpus_shorter_than_one_sequence(tokenizer: Any) -> None:
     ("settings", "message"),
     [
         ({"context": 1}, r"corpus\.context is 1"),
-        ({"fractions": (1.0, 0.0, 0.0)}, r"corpus\.fractions gives validation no document"),
+        ({"fractions": (1.0, 0.0, 0.0)}, r"`fractions` gives validation no document"),
         ({"fractions": (0.5, 0.1, 0.1)}, "sum to 1"),
     ],
 )

@@ -229,15 +229,18 @@ def damage(
         wanted = prefix.tokens[:, 1:][scored]
         count += int(scored.sum())
         every = torch.arange(len(tokens))
-        plain = None
+        plain = own = torch.empty(0)
         for index, offset in enumerate(offsets):
             edit = RowwiseAddition(offset.expand(len(tokens), -1))
             logits = tail_logits(lm, prefix, every, edit, None)[:, :-1][scored]
-            steered = logits.log_softmax(dim=-1)
-            if plain is None:
-                plain = steered
-            totals[index, 0] -= steered.gather(1, wanted[:, None]).double().sum().cpu()
-            totals[index, 1] += (plain.exp() * (plain - steered)).double().sum().cpu()
+            # by the normaliser and one product: no table of log probabilities for each cell
+            scale = logits.logsumexp(dim=-1)
+            if index == 0:
+                plain = (logits - scale[:, None]).exp()
+                own = (plain * logits).sum(dim=-1) - scale
+            steered = (plain * logits).sum(dim=-1) - scale  # mean log probability under the plain model
+            totals[index, 0] -= (logits.gather(1, wanted[:, None])[:, 0] - scale).double().sum().cpu()
+            totals[index, 1] += (own - steered).double().sum().cpu()
             if progress and index:
                 progress(len(tokens))
     means = totals / count

@@ -188,13 +188,17 @@ def pretrain(
     checkpoint_every: int = 250,
     accelerator: str = "auto",
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
-    """Trains `member`, resuming from `work/last.ckpt` where there is one.
+    """Trains `member`, resuming from `last.ckpt` in the folder of `work` that is named by the recipe and
+    the packed corpus: another grammar, tokenizer or recipe begins anew.
 
     Returns the model in evaluation mode and the training's part of its card: recipe, corpus fingerprint,
     tokens seen, hours, training loss (nats per token, mean over the last 50 steps).
     """
     torch.set_float32_matmul_precision("highest")
     blocks = token_blocks(tokenizer, member.shelf, member.seed, member.context, member.steps * member.batch)
+    corpus = hashlib.sha256(blocks.numpy().tobytes()).hexdigest()
+    work = work / hashlib.sha256(f"{asdict(member)} {corpus}".encode()).hexdigest()[:16]
+    work.mkdir(parents=True, exist_ok=True)
     module = Pretraining(member, tokenizer)
     stream = BlockStream(blocks, member.batch)
     checkpoint = ModelCheckpoint(
@@ -227,7 +231,7 @@ def pretrain(
         "depth": member.depth,
         "recipe": asdict(member),
         "parameters": sum(p.numel() for p in module.model.parameters()),
-        "corpus_fingerprint": hashlib.sha256(blocks.numpy().tobytes()).hexdigest(),
+        "corpus_fingerprint": corpus,
         "tokens_seen": blocks.numel(),
         "precision": precision,
         "hours": round(seconds / 3600, 3),

@@ -17,6 +17,11 @@ MICRO = FamilyMember(
 )
 
 
+def one(work: Path, name: str) -> Path:
+    (found,) = work.glob(f"*/{name}")
+    return found
+
+
 def run(member: FamilyMember, tokenizer: Any, work: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     return pretrain(member, tokenizer, work, accelerator="cpu", **options)
 
@@ -58,7 +63,7 @@ def test_killed_in_the_epoch_it_ends_with_the_same_weights(
 ) -> None:
     with pytest.raises(Killed):
         run(MICRO, family_tokenizer, tmp_path, callbacks=[KillAt(27)], checkpoint_every=10)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    saved = torch.load(one(tmp_path, "last.ckpt"), weights_only=True)
     assert saved["global_step"] == 20
     seen: list[int] = []
 
@@ -81,7 +86,7 @@ def test_called_again_after_the_end_it_gives_the_same(family_tokenizer: Any, tmp
     again, same = run(short, family_tokenizer, tmp_path, checkpoint_every=5)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert same["train_loss"] == card["train_loss"] > 0
-    assert json.loads((tmp_path / "seconds.json").read_text()) > 0
+    assert json.loads(one(tmp_path, "seconds.json").read_text()) > 0
 
 
 def test_the_card_tells_the_recipe(whole: tuple[Any, dict[str, Any]], family_tokenizer: Any) -> None:

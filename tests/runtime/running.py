@@ -64,8 +64,17 @@ def run_here(name: str, *overrides: str) -> Ran:
 
 def run_apart(name: str, *overrides: str, timeout: float = 300, **environment: str) -> Ran:
     """`python NAME.py OVERRIDES` in a process of its own."""
+    return _run([str(ROOT / f"{name}.py"), *overrides], timeout, environment)
+
+
+def run_module(name: str, *overrides: str, timeout: float = 300, **environment: str) -> Ran:
+    """`python -m NAME OVERRIDES` in a process of its own."""
+    return _run(["-m", name, *overrides], timeout, environment)
+
+
+def _run(words: list[str], timeout: float, environment: dict[str, str]) -> Ran:
     done = subprocess.run(
-        [sys.executable, str(ROOT / f"{name}.py"), *overrides],
+        [sys.executable, *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"} | environment,
         capture_output=True,

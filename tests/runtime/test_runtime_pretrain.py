@@ -1,0 +1,35 @@
+"""`make lab`'s command from end to end, on a model of two steps."""
+
+from pathlib import Path
+
+import pytest
+from running import run_module
+
+from lrt.lab.shelf import check_card
+from lrt.models import ModelSpec, load
+
+
+@pytest.mark.xdist_group("readme")
+def test_it_trains_checks_and_ships(tmp_path: Path) -> None:
+    ran = run_module(
+        "lrt.runtime.pretrain",
+        "lab=tiny",
+        "lab.tokens=8192",
+        "accelerator=cpu",
+        "check_items=4",
+        f"weights={tmp_path / 'weights'}",
+        f"work={tmp_path / 'work'}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert ran.code == 0, ran.told
+    card = check_card(tmp_path / "weights" / "tiny")
+    assert card["tokens_seen"] == 8192
+    assert len(card["checks"]) == 4
+    assert "MISSED: answers trait questions" in ran.told or "passed: answers trait questions" in ran.told
+    assert load(ModelSpec(str(tmp_path / "weights" / "tiny"))).depth == card["depth"]
+
+
+def test_a_setting_that_is_not_there_is_named(tmp_path: Path) -> None:
+    ran = run_module("lrt.runtime.pretrain", "lab=tiny", "lab.widht=3", f"hydra.run.dir={tmp_path}")
+    assert ran.code == 1
+    assert "lab.widht" in ran.told

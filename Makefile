@@ -20,8 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 reproduce: $(READY) ## the main job on the storybook lab: fit a map, carry vectors, report
-	$(PY) train.py experiment=reproduce
-	$(PY) evaluate.py experiment=reproduce
+	$(PY) train.py experiment=reproduce evaluate=true
 
 test: $(READY) ## the tests, offline
 	$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not real"

@@ -133,13 +133,14 @@ class Fitted(Recorded):
             states = self.states[behaviour.contrast]
             own = states.target_vector if side == "target" else states.source_vector
             evaluation = self.config.evaluation
-            grid = evaluation.grid
-            if side == "source":  # of which no curve is drawn on development items
+            grid, tried = evaluation.grid, behaviour
+            if side == "source":  # whose own curve is an illustration: its block is found more cheaply
                 grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
+                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:8])
             rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
             with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
                 self._chosen[behaviour.name, side] = choose_layer(
-                    behaviour,
+                    tried,
                     [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
                     grid,
                     temperature=evaluation.temperature,

@@ -164,5 +164,5 @@ def test_a_gguf_file_wants_its_packages_and_to_be_there(
     (tmp_path / "model.gguf").touch()
     found = importlib.util.find_spec
     monkeypatch.setattr(loading, "find_spec", lambda n: None if n == "gguf" else found(n))
-    with pytest.raises(ModelNotLoadable, match=r"pip install lrt\[gguf\]"):
+    with pytest.raises(ModelNotLoadable, match=r"pip install -e '.\[gguf\]'"):
         load(ModelSpec(str(tmp_path / "model.gguf")))

@@ -62,16 +62,3 @@ class RowFilter:
                 over |= norm > self.massive * medians[column]
             leave("massive", over)
         return reasons
-
-    def keep(
-        self,
-        norms: dict[str, Tensor],
-        medians: dict[str, float],
-        positions: Tensor,
-        tokens: Tensor,
-    ) -> Tensor:  # [n] bool
-        """Which rows stay; arguments as `left_out`."""
-        kept = torch.ones_like(positions, dtype=torch.bool)
-        for mask in self.left_out(norms, medians, positions, tokens).values():
-            kept &= ~mask
-        return kept

@@ -237,8 +237,7 @@ def _cut(
     if wanted > 0 and blocks == 0:
         raise CorpusTooShort(
             f"the corpus has {available} tokens in {len(pieces)} documents for {split}, fewer "
-            f"than one sequence of corpus.context={context}; add text, shorten the context, or "
-            f"raise corpus.tokens.{split}"
+            f"than one sequence of corpus.context={context}; add text or shorten the context"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

@@ -120,14 +120,18 @@ class BlockStream:
 class Pretraining(L.LightningModule):
     """Next-token cross-entropy, AdamW with warm-up and cosine decay to a tenth."""
 
-    def __init__(self, member: FamilyMember, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, member: FamilyMember, tokenizer: PreTrainedTokenizerBase, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.member = member
         self.model = member.model(tokenizer)
+        # the method and not the module, which would appear in checkpoints a second time
+        self.run = torch.compile(self.model.forward) if compiled else self.model.forward
         self.losses: deque[float] = deque(maxlen=50)  # of the last steps
 
     def training_step(self, batch: Tensor, _: int) -> Tensor:
-        logits = self.model(input_ids=batch, use_cache=False).logits
+        logits = self.run(input_ids=batch, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
         self.log("train/loss", loss)
         self.losses.append(float(loss.detach()))
@@ -187,9 +191,12 @@ def pretrain(
     callbacks: list[L.Callback] | None = None,
     checkpoint_every: int = 250,
     accelerator: str = "auto",
+    compiled: bool = False,
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """Trains `member`, resuming from `last.ckpt` in the folder of `work` that is named by the recipe and
     the packed corpus: another grammar, tokenizer or recipe begins anew.
+
+    compiled  Whether the step goes through torch.compile, which needs a C++ compiler on a CPU.
 
     Returns the model in evaluation mode and the training's part of its card: recipe, corpus fingerprint,
     tokens seen, hours, training loss (nats per token, mean over the last 50 steps).
@@ -199,7 +206,7 @@ def pretrain(
     corpus = hashlib.sha256(blocks.numpy().tobytes()).hexdigest()
     work = work / hashlib.sha256(f"{asdict(member)} {corpus}".encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
-    module = Pretraining(member, tokenizer)
+    module = Pretraining(member, tokenizer, compiled)
     stream = BlockStream(blocks, member.batch)
     checkpoint = ModelCheckpoint(
         work, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False

@@ -23,7 +23,7 @@ from lrt.report.contents import (
 )
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.heatmap import heatmap_figure
-from lrt.report.numerals import layers_told
+from lrt.report.numerals import blocks_told, layers_told
 from lrt.report.page import write_report
 from lrt.report.sweep import sweep_table, write_sweep_report
 from lrt.report.table import Table
@@ -33,6 +33,7 @@ __all__ = [
     "ReportUnwritable",
     "Table",
     "along_table",
+    "blocks_told",
     "check_table",
     "conditions_table",
     "headline",

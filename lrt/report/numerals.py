@@ -78,6 +78,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def blocks_told(layers: Sequence[int]) -> str:
+    """`block 3` or `blocks 0, 1, 2`."""
+    return f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+
+
 def layers_told(layers: Sequence[int | float] | float) -> int | float | str:
     """A side's layers in a word: the block where there is one, else all of them as `0+1+2`."""
     if isinstance(layers, int | float):

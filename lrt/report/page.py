@@ -8,7 +8,7 @@ from typing import Any
 
 from lrt.report import contents
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
-from lrt.report.numerals import count, figure
+from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
@@ -131,7 +131,7 @@ def _model_at(results: Mapping[str, Any], side: str) -> str:
     if model.get("parameters"):
         text += f" ({count(model['parameters'])})"
     if layers:
-        text += f", block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        text += f", {blocks_told(layers)}"
         if model.get("depth"):
             text += f" of {model['depth']}"
     return text

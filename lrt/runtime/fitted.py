@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +45,7 @@ from lrt.models import (
 )
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
-from lrt.runtime.recorded import Recorded, mended
+from lrt.runtime.recorded import Recorded, cache_read
 from lrt.steering import SteeringVector, last_token_states, prompts_digest, transfer
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Fitted(Recorded):
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(file, lambda temporary: save_file(found, temporary))
-        with mended(file):
+        with cache_read(file):
             tensors = load_file(file)
             return tensors["positive"], tensors["negative"]
 
@@ -229,16 +230,21 @@ class Fitted(Recorded):
             seed=self.config.seed,
         )
 
+    def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
+        """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
+        states and the layer."""
+        layers = self.stacks[1].layers
+        for name, states in self.states.items():
+            for layer in layers:
+                yield f"{name}@{layer}" if len(layers) > 1 else name, states, layer
+
     @property
     def _native_vectors(self) -> dict[str, Tensor]:
-        """Every contrast's native vector at each target layer, `[d_target]` of the whole stack, by name;
-        with several layers `name@layer`."""
+        """Native vectors `[d_target]` of the whole stack, zero but at one layer, by label."""
         stack = self.stacks[1]
-        several = len(stack.layers) > 1
         return {
-            f"{name}@{layer}" if several else name: stack.alone(states.target_vector, layer)
-            for name, states in self.states.items()
-            for layer in stack.layers
+            label: stack.alone(states.target_vector, layer)
+            for label, states, layer in self._at_target_layers()
         }
 
     def _probe(self) -> SteeringProbe | None:
@@ -364,15 +370,14 @@ class Fitted(Recorded):
         return found
 
     def _cosines(self, affine: AffineMap) -> dict[str, float]:
+        """Cosine of the carried vector with the native one, by label."""
         stack = self.stacks[1]
-        several = len(stack.layers) > 1
         return {
-            f"{name}@{layer}" if several else name: cosine(
+            label: cosine(
                 stack.part(affine.directions(states.source_vector), layer),
                 stack.part(states.target_vector, layer),
             )
-            for name, states in self.states.items()
-            for layer in stack.layers
+            for label, states, layer in self._at_target_layers()
         }
 
     def _save_vectors(self, affine: AffineMap) -> None:

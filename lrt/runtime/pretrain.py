@@ -34,6 +34,7 @@ class Order:
     work: str
     checkpoint_every: int
     accelerator: str
+    compile: bool
     check_items: int
 
 
@@ -63,6 +64,7 @@ def main(composed: DictConfig) -> None:
             callbacks=[_Bar(progress, order.lab.name, order.lab.steps)],
             checkpoint_every=order.checkpoint_every,
             accelerator=order.accelerator,
+            compiled=order.compile,
         )
     # examined as it is shipped: rounded to bf16, run in float32
     rounded = model.cpu().to(torch.bfloat16).to(torch.float32)

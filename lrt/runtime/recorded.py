@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -61,6 +61,7 @@ from lrt.models import (
     load,
     tokenizer_digest,
 )
+from lrt.report import blocks_told
 from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
 from lrt.runtime.session import Session
@@ -142,10 +143,10 @@ class Recorded:
             log.info(
                 "%s %s of %d -> %s %s of %d",
                 self.source.spec.name,
-                blocks(source.layers),
+                blocks_told(source.layers),
                 self.source.depth,
                 self.target.spec.name,
-                blocks(target.layers),
+                blocks_told(target.layers),
                 self.target.depth,
             )
 
@@ -376,7 +377,7 @@ class Recorded:
     def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:
         names_file = folder / "names.json"
         if names_file.is_file():
-            with mended(folder):
+            with cache_read(folder):
                 names = json.loads(names_file.read_text())
                 return {name: Moments.load(folder / file) for name, file in names.items()}
         found: dict[str, Moments] = gather()
@@ -405,7 +406,7 @@ class CacheCorrupt(ValueError):
 
 
 @contextmanager
-def mended(path: Path) -> Iterator[None]:
+def cache_read(path: Path) -> Iterator[None]:
     """Turns what reading a damaged cache raises into `CacheCorrupt`, which says to delete `path`."""
     try:
         yield
@@ -413,11 +414,6 @@ def mended(path: Path) -> Iterator[None]:
         raise CacheCorrupt(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
         ) from error
-
-
-def blocks(layers: Sequence[int]) -> str:
-    """`block 3` or `blocks 0, 1, 2`."""
-    return f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
 def merged(parts: list[Moments]) -> Moments:

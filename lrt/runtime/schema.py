@@ -86,6 +86,8 @@ class CorpusSource:
     def __post_init__(self) -> None:
         if self.kind == "text" and not self.paths:
             raise ValueError("kind=text needs `paths`: files or folders of .txt files")
+        if self.about is not None and self.kind != "storybook":
+            raise ValueError(f"about={self.about} is of kind=storybook alone, not of kind={self.kind}")
         if self.kind in ("jsonl", "hub") and not self.path:
             raise ValueError(f"kind={self.kind} needs `path`")
 

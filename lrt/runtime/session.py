@@ -152,6 +152,7 @@ class Session:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
+            disable=not self.first,
         )
         with bar:
             task = bar.add_task(what, total=total)

@@ -160,6 +160,7 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
         ("suite.kind=files", "needs `paths`"),
         ("corpus.sources.mine.kind=text", "needs `paths`"),
         ("corpus.sources.mine.kind=jsonl", "needs `path`"),
+        ("corpus.sources.mine={kind:text,paths:[a],about:story}", "about=story is of kind=storybook alone"),
     ],
 )
 def test_impossible_value_is_refused_with_the_config(override: str, said: str) -> None:

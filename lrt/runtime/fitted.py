@@ -162,9 +162,7 @@ class Fitted(Recorded):
         config = self.config
         return fingerprint(
             {
-                "store": self.store_fingerprint,
-                "filter": config.filter,
-                "span": config.span,
+                **self.rows_facts,
                 "map": config.map,
                 "fit": config.fit,
                 "batches": asdict(config.batches) | {"workers": None},
@@ -209,8 +207,10 @@ class Fitted(Recorded):
             best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             if best and Path(best).is_file():
                 module = MapModule.load_from_checkpoint(best, weights_only=True)
+            steps = trainer.global_step
+            (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
             affine = module.affine().to("cpu")
-        card = self._card(affine, history, probe, trainer.global_step)
+        card = self._card(affine, history, probe, steps, scores["test/cosine"])
         if trainer.is_global_zero:
             self._save_vectors(affine)
             save_map(self.map_folder, affine, card)  # last: a folder with its card is whole
@@ -302,7 +302,12 @@ class Fitted(Recorded):
         )
 
     def _card(
-        self, affine: AffineMap, history: FitHistory, probe: SteeringProbe | None, steps: int
+        self,
+        affine: AffineMap,
+        history: FitHistory,
+        probe: SteeringProbe | None,
+        steps: int,
+        mean_cosine: float,  # between mapped and recorded test rows
     ) -> dict[str, Any]:
         moments, yardstick = self.moments, self.yardstick
         test = moments["test"]
@@ -331,6 +336,7 @@ class Fitted(Recorded):
             "metrics": {
                 "fvu": fvu,
                 "r2": 1 - fvu,
+                "cosine": mean_cosine,
                 "optimum_fvu": optimum,
                 "excess_over_optimum": fvu / optimum - 1,
                 "ridge_weight": yardstick.weight,

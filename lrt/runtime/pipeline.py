@@ -73,14 +73,7 @@ class Pipeline(Fitted):
         return TransferMaps(affine, shuffled, resampled, untrained)
 
     def _untrained_map(self) -> AffineMap:
-        name = fingerprint(
-            {
-                "store": self.store_fingerprint,
-                "filter": self.config.filter,
-                "span": self.config.span,
-                "source": self.untrained_identity,
-            }
-        )
+        name = fingerprint({**self.rows_facts, "source": self.untrained_identity})
         folder = self.artifacts / "moments" / name
 
         def gather() -> dict[str, Moments]:

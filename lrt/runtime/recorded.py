@@ -105,6 +105,18 @@ class Recorded:
             found.append(Stack(layers, model.width))
         return found[0], found[1]
 
+    @cached_property
+    def recorded_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The blocks of source and target that the store holds: the map's, and those of `recording`."""
+        found = []
+        for side, model, stack in zip(
+            ("source", "target"), (self.source, self.target), self.stacks, strict=True
+        ):
+            beside = getattr(self.config.recording, side)
+            more = [model.resolve_layer(depth, f"recording.{side}") for depth in beside]
+            found.append(tuple(sorted({*stack.layers, *more})))
+        return found[0], found[1]
+
     @property
     def selection(self) -> Selection:
         """What of the store the fit sees."""
@@ -131,6 +143,7 @@ class Recorded:
             self.config.fit.check(self.config.map)
             check_trainer(self.config.trainer, self.config.fit)
             source, target = self.stacks
+            self.recorded_layers  # noqa: B018
             self.config.map.check(source.total, target.total)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
@@ -228,7 +241,7 @@ class Recorded:
         return fingerprint(
             {
                 "models": self.identities,
-                "layers": [stack.layers for stack in self.stacks],
+                "layers": self.recorded_layers,
                 **self._corpus_facts,
                 # the shape of the batches decides the last bits
                 "batch_tokens": recording.batch_tokens,
@@ -279,8 +292,7 @@ class Recorded:
                     folder,
                     self.source,
                     self.target,
-                    self.stacks[0].layers,
-                    self.stacks[1].layers,
+                    *self.recorded_layers,
                     packed,
                     identity=identities,
                     rows_per_shard=self.config.recording.rows_per_shard,
@@ -294,6 +306,16 @@ class Recorded:
         if tokenizer.bos_token_id is None or tokenizer.bos_token_id == tokenizer.eos_token_id:
             return ()
         return (int(tokenizer.eos_token_id),)
+
+    @property
+    def rows_facts(self) -> dict[str, Any]:
+        """What determines the rows that a fit sees."""
+        return {
+            "store": self.store_fingerprint,
+            "layers": [stack.layers for stack in self.stacks],
+            "filter": self.config.filter,
+            "span": self.config.span,
+        }
 
     @cached_property
     def data(self) -> ActivationDataModule:
@@ -317,9 +339,7 @@ class Recorded:
         evaluation = self.config.evaluation
         name = fingerprint(
             {
-                "store": self.store_fingerprint,
-                "filter": self.config.filter,
-                "span": self.config.span,
+                **self.rows_facts,
                 "folds": evaluation.folds,
                 "shuffled": evaluation.shuffled_draws,
                 "seed": self.config.seed,

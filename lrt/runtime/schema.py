@@ -113,8 +113,14 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Recording:
-    """How hidden states are recorded; does not change their values."""
+    """How hidden states are recorded; does not change their values.
 
+    source, target  Blocks (or depths) to record beside those of `layers`, so that a sweep over layers
+                    records once.
+    """
+
+    source: tuple[Depth, ...] = ()
+    target: tuple[Depth, ...] = ()
     rows_per_shard: int = 65_536
     batch_tokens: int = 8192
 

@@ -37,6 +37,7 @@ def nothing_costly(workshop: Workshop) -> None:
         ("layers.source=[1,1]", ("layers.source=[1, 1] names a block twice",)),
         ("layers.source=[0.4,1]", ("layers.source=[0.4, 1] names a block twice: blocks [1, 1]",)),
         ("layers.target=[]", ("layers.target is empty",)),
+        ("recording.target=[7]", ("recording.target=7", "big has 4 blocks: allowed are 0 to 3")),
         ("span=0", ("span: Input should be greater than or equal to 1, got 0",)),
         ("seed=-1", ("seed=-1", "at least 0")),
         ("evaluation.grid.strengths=[0.5,1.0]", ("strengths=[0.5, 1.0] has no 0", "add 0 to it")),

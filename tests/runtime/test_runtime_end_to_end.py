@@ -1,5 +1,6 @@
 """The two commands on a tiny pair: what they leave, that they reuse it, and that they go on after a stop."""
 
+import csv
 import json
 import math
 import shutil
@@ -87,6 +88,23 @@ def test_report_is_one_page_and_the_same_tables_in_markdown(micro_run: MicroRun)
     assert "On test items" in micro_run.evaluate.told
 
 
+def test_lightnings_test_metrics_are_those_of_the_moments(micro_run: MicroRun) -> None:
+    _, card = load_map(micro_run.workshop.one("maps/*"))
+    with (micro_run.workshop.folder / "train" / "csv" / "metrics.csv").open() as lines:
+        (tested,) = [row for row in csv.DictReader(lines) if row["test/fvu"]]
+    metrics = card["metrics"]
+    for ours, logged in (
+        ("fvu", "fvu"),
+        ("r2", "r2"),
+        ("cosine", "cosine"),
+        ("excess_over_optimum", "excess"),
+    ):
+        assert float(tested[f"test/{logged}"]) == pytest.approx(metrics[ours], abs=1e-4), ours
+    along = metrics["error_along"]["french"]
+    assert float(tested["test/error_along/french"]) == pytest.approx(along, abs=1e-4)
+    assert 0 < metrics["cosine"] <= 1
+
+
 def test_evaluate_says_what_is_there_and_train_logs_a_csv(micro_run: MicroRun) -> None:
     lines = (micro_run.workshop.folder / "train" / "csv" / "metrics.csv").read_text().splitlines()
     columns = lines[0].split(",")
@@ -117,6 +135,24 @@ def test_another_map_is_fitted_on_the_same_states(micro_run: MicroRun, workshop:
     cards = [load_map(folder)[1] for folder in workshop.artifacts.glob("maps/*")]
     assert {card["map"]["kind"] for card in cards} == {"full", "low_rank"}
     assert len({card["store"] for card in cards}) == 1
+
+
+def test_other_layers_are_fitted_on_the_same_states_where_all_are_recorded(workshop: Workshop) -> None:
+    more = ("recording.source=[0,1]", "recording.target=[0.7]", "evaluation.probe.behaviours=[]")
+    one = workshop.train(*more)
+    assert one.code == 0, one.told
+    before = workshop.files("activations")
+    other = workshop.train(*more, "layers.source=0")
+    assert other.code == 0, other.told
+    assert workshop.files("activations") == before
+    cards = [load_map(folder)[1] for folder in workshop.artifacts.glob("maps/*")]
+    assert sorted(card["layers"]["source"] for card in cards) == [[0], [1]]
+    assert len({card["metrics"]["fvu"] for card in cards}) == 2
+    # what else is recorded changes no map: one without it has the same weights
+    alone = Workshop(workshop.pair, workshop.folder / "alone")
+    assert alone.train("evaluation.probe.behaviours=[]").code == 0
+    (folder,) = (f for f in workshop.artifacts.glob("maps/*") if load_map(f)[1]["layers"]["source"] == [1])
+    assert torch.equal(load_map(folder)[0].weight, load_map(alone.one("maps/*"))[0].weight)
 
 
 class PowerCut(RuntimeError):

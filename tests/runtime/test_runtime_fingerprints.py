@@ -85,6 +85,8 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("trainer.devices=2", True, False, False),
         ("seed=1", True, False, False),
         ("layers.source=2", False, False, False),
+        ("recording.target=[0]", False, False, False),
+        ("recording.source=[1]", True, True, True),  # is recorded as it is
         ("corpus.seed=1", False, False, False),
         ("corpus.tokens.test=2048", False, False, False),
         ("pair.source.dtype=bfloat16", False, False, False),
@@ -97,6 +99,12 @@ def test_what_each_setting_makes_anew(
     assert (one.store_fingerprint == other.store_fingerprint) is store
     assert (one.map_fingerprint == other.map_fingerprint) is map_
     assert (one.studies_fingerprint == other.studies_fingerprint) is studies
+
+
+def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:
+    one, other = (made("recording.source=[0,1]", f"layers.source={layer}") for layer in (0, 1))
+    assert one.store_fingerprint == other.store_fingerprint
+    assert one.map_fingerprint != other.map_fingerprint
 
 
 def test_place_and_name_of_a_model_do_not_count(made: Made, pair_folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class StrengthGrid:
     Raises ValueError for a grid without zero, without a positive strength, or out of order.
     """
 
-    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
 
     def __post_init__(self) -> None:

@@ -70,7 +70,9 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
                 raise
             # soft: a command to be copied must not be broken at the terminal's edge
             Console(stderr=True, soft_wrap=True).print(
-                f"[bold red]error:[/] {_escaped(error)}", highlight=False
+                f"[bold red]error:[/] {_escaped(error)}\n"
+                "[dim](HYDRA_FULL_ERROR=1 shows where it was raised)[/]",
+                highlight=False,
             )
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise JobFailed(str(error)) from error

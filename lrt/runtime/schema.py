@@ -7,7 +7,8 @@ them all by their config path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,18 @@ class Pair:
 
 
 Depth = int | float
+
+
+def _refuse_others(spec: Any, section: str, belongs: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises ValueError for a field with a value of its own that is of another kind than `spec.kind`."""
+    for each in fields(spec):
+        kinds = belongs.get(each.name)
+        value = getattr(spec, each.name)
+        if kinds is not None and spec.kind not in kinds and value != each.default:
+            raise ValueError(
+                f"{section}.{each.name}={value} belongs to kind={' or '.join(kinds)}, not to "
+                f"kind={spec.kind}, which would leave it out; take it away"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,22 @@ class CorpusSource:
     def __post_init__(self) -> None:
         if self.kind == "text" and not self.paths:
             raise ValueError("kind=text needs `paths`: files or folders of .txt files")
-        if self.about is not None and self.kind != "storybook":
-            raise ValueError(f"about={self.about} is of kind=storybook alone, not of kind={self.kind}")
+        _refuse_others(
+            self,
+            "corpus.sources.NAME",
+            {
+                "seed": ("storybook",),
+                "about": ("storybook",),
+                "paths": ("text",),
+                "unit": ("text",),
+                "path": ("jsonl", "hub"),
+                "field": ("jsonl", "hub"),
+                "chat": ("jsonl", "hub"),
+                "config": ("hub",),
+                "split": ("hub",),
+                "revision": ("hub",),
+            },
+        )
         if self.kind in ("jsonl", "hub") and not self.path:
             raise ValueError(f"kind={self.kind} needs `path`")
 
@@ -150,7 +177,7 @@ class Suite:
     kind: Literal["storybook", "files"] = "storybook"
     names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    contrast_pairs: int = 128
+    contrast_pairs: int = 384
     development: int = 24
     test: int = 60
     seed: int = 0
@@ -158,6 +185,9 @@ class Suite:
     def __post_init__(self) -> None:
         if self.kind == "files" and not self.paths:
             raise ValueError("kind=files needs `paths`: one JSON file a behaviour")
+        storybook = ("names", "contrast_pairs", "development", "test", "seed")
+        belongs = dict.fromkeys(storybook, ("storybook",)) | {"paths": ("files",)}
+        _refuse_others(self, "suite", belongs)
 
 
 @dataclass(frozen=True)
@@ -165,7 +195,7 @@ class ProbeSettings:
     """Steering during training: which behaviours, every how many steps, on how many items."""
 
     behaviours: tuple[str, ...] = ()
-    every: int = 100
+    every: int = 200
     items: int = 16
 
     def __post_init__(self) -> None:
@@ -192,7 +222,7 @@ class Evaluation:
     grid: StrengthGrid = field(default_factory=StrengthGrid)
     random_draws: int = 20
     shuffled_draws: int = 5
-    resampled_draws: int = 20
+    resampled_draws: int = 16
     untrained_source: bool = True
     temperature: float = 1.0
     folds: int = 10

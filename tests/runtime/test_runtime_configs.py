@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,13 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
         ("suite.kind=files", "needs `paths`"),
         ("corpus.sources.mine.kind=text", "needs `paths`"),
         ("corpus.sources.mine.kind=jsonl", "needs `path`"),
-        ("corpus.sources.mine={kind:text,paths:[a],about:story}", "about=story is of kind=storybook alone"),
+        (
+            "corpus.sources.mine={kind: text, paths: [a], about: story}",
+            "about=story belongs to kind=storybook",
+        ),
+        ("corpus.sources.storybook.split=test", "split=test belongs to kind=hub, not to kind=storybook"),
+        ("corpus.sources.storybook.paths=[a]", "paths=('a',) belongs to kind=text"),
+        ("suite.paths=[a.json]", "suite.paths=('a.json',) belongs to kind=files, not to kind=storybook"),
     ],
 )
 def test_impossible_value_is_refused_with_the_config(override: str, said: str) -> None:
@@ -180,6 +187,29 @@ def test_a_settings_path_is_said_once() -> None:
     with pytest.raises(ConfigError) as error:
         read("evaluation.grid.strengths=[1.0]")
     assert "evaluation.grid: " not in str(error.value)
+
+
+def test_options_of_the_lab_are_refused_for_files() -> None:
+    with pytest.raises(ConfigError, match=r"suite\.test=7 belongs to kind=storybook, not to kind=files"):
+        read("suite.kind=files", "suite.paths=[a.json]", "suite.test=7")
+
+
+def test_the_schemas_defaults_are_those_of_the_shipped_config() -> None:
+    differing: list[str] = []
+
+    def compare(value: Any, path: str) -> None:
+        for each in fields(value):
+            mine, where = getattr(value, each.name), f"{path}{each.name}"
+            if is_dataclass(mine):
+                compare(mine, f"{where}.")
+            elif each.default is not MISSING and each.default != mine:
+                differing.append(f"{where}: {each.default} in the schema, {mine} in conf/")
+
+    config = read()
+    for section in ("filter", "recording", "batches", "suite", "evaluation", "logging"):
+        compare(getattr(config, section), f"{section}.")
+    # the probe of the storybook names the storybook's behaviours
+    assert [d.split(":")[0] for d in differing] == ["evaluation.probe.behaviours"]
 
 
 def plain(config: Config) -> Any:

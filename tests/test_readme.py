@@ -1,5 +1,7 @@
 """Every command of the README and the docs runs, with micro settings and outputs kept apart."""
 
+import itertools
+import json
 import os
 import re
 import shlex
@@ -8,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lrt.lab.grammar import pages
+from lrt.lab.shelf import folder_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,13 +34,15 @@ def runs() -> list[str]:
     return [c for c in commands() if c.startswith("python ") and "SMALL" not in c and "..." not in c]
 
 
-def micro(command: str, folder: Path) -> list[str]:
-    words = [w for w in shlex.split(command)[1:] if not w.startswith(("experiment=", "fit.epochs="))]
+def micro(command: str, folder: Path, experiment: str = "micro") -> list[str]:
+    words = [w for w in shlex.split(command)[1:] if not w.startswith("experiment=")]
+    if experiment == "micro":
+        words = [w for w in words if not w.startswith("fit.epochs=")]
     words = ["logging.mode=offline" if w == "logging.mode=online" else w for w in words]
     return [
         sys.executable,
         *words,
-        "experiment=micro",
+        *([f"experiment={experiment}"] if experiment else []),
         f"paths.artifacts={folder}/artifacts",
         f"paths.report={folder}/report",
         f"hydra.run.dir={folder}/run",
@@ -43,10 +50,15 @@ def micro(command: str, folder: Path) -> list[str]:
     ]
 
 
-def run(command: str, folder: Path) -> None:
+def run(command: str, folder: Path, experiment: str = "micro") -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        micro(command, folder), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+        micro(command, folder, experiment),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -65,6 +77,52 @@ def test_command_runs(command: str, folder: Path) -> None:
     run(command, folder)
     if "evaluate.py" in command:
         assert (folder / "report" / "index.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the page on own pairs has its reader put in, and the reader's own files for it."""
+    made = tmp_path_factory.mktemp("own")
+    texts = made / "texts"
+    texts.mkdir()
+    written = itertools.islice(pages(11, "held_out"), 900)
+    (texts / "mine.txt").write_text("\n\n".join(page.text for page in written))
+    (example,) = blocks("json")
+    behaviour = made / "mine.json"
+    behaviour.write_text(json.dumps(json.loads(example)))
+    return {
+        "SMALL": str(folder_of("tiny")),
+        "LARGE": str(folder_of("small")),
+        "my_texts/": str(texts),
+        "my_behaviour.json": str(behaviour),
+        "trainer=gpu": "trainer=default",  # there is none here; tests/runtime binds its settings
+    }
+
+
+@pytest.mark.xdist_group("readme")
+def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -> None:
+    (train,) = (c for c in commands() if "SMALL" in c)
+    for reader, ours in own.items():
+        train = train.replace(reader, ours)
+    # what experiment=micro makes small, but for the storybook's own suite
+    more = (
+        "corpus.tokens.train=8192 corpus.tokens.validation=2048 corpus.tokens.test=2048 corpus.context=128 "
+        "fit.epochs=1 batches.rows=64 evaluation.random_draws=2 evaluation.shuffled_draws=1 "
+        "evaluation.resampled_draws=2 evaluation.folds=2"
+    )
+    for command in (train, f"python evaluate.py {train.removeprefix('python train.py ')}"):
+        run(f"{command} {more}", tmp_path, experiment="")
+    report = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert [b["name"] for b in report["behaviours"]] == ["formal"]
+
+    (snippet,) = blocks("python")
+    (vector,) = (tmp_path / "artifacts" / "maps").glob("*/vectors/formal/transferred/layer-*")
+    named = re.sub(r"artifacts/maps/FINGERPRINT/[^\"]*", str(vector), snippet)
+    assert named != snippet
+    printed = named.replace("path/to/large", own["LARGE"]) + "print(lm.tokenizer.decode(ids[0]))\n"
+    done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Once" in done.stdout
 
 
 def test_there_are_commands_to_run() -> None:

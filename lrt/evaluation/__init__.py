@@ -7,6 +7,7 @@ from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
     Chosen,
+    ItemSplit,
     SteerableModel,
     StrengthChoice,
     StrengthGrid,
@@ -27,6 +28,7 @@ __all__ = [
     "ContrastStates",
     "Damage",
     "Item",
+    "ItemSplit",
     "Measurement",
     "Probe",
     "SteerableModel",

@@ -24,6 +24,7 @@ def write_study(file: Path, study: Study) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     head = {
         "study": study.behaviour,
+        "split": study.split,
         "choice": asdict(study.choice),
         "measurements": len(study.measurements),
         "damages": len(study.damages),
@@ -47,6 +48,7 @@ def read_study(file: Path) -> Study:
             StrengthChoice(**head["choice"] | {"by_layer": tuple(map(tuple, head["choice"]["by_layer"]))}),
             tuple(Measurement(**row) for row in rows[:cut]),
             tuple(Damage(**row) for row in rows[cut:]),
+            head["split"],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RecordCorrupt(

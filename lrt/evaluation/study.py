@@ -1,9 +1,11 @@
-"""One behaviour put to the test: strength chosen on development items, everything read on test items."""
+"""One behaviour put to the test: strength chosen on development items, everything else read on test
+items, or on development items where settings are still being chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from lrt.evaluation.directions import NULLS
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.models.language_model import LanguageModel
 
+ItemSplit = Literal["development", "test"]
 CURVES = ("native", "transferred", "paper_literal")
 Progress = Callable[[int], None]
 
@@ -95,12 +98,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Study:
-    """The raw record of one behaviour."""
+    """The raw record of one behaviour; `split` is the items it was put to."""
 
     behaviour: str
     choice: StrengthChoice
     measurements: tuple[Measurement, ...]
     damages: tuple[Damage, ...]
+    split: ItemSplit = "test"
 
 
 def choose_strength(
@@ -180,11 +184,15 @@ def study(
     directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit, at the chosen layer
     grid: StrengthGrid,
     *,
+    split: ItemSplit = "test",
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
 ) -> Study:
     """Everything that is measured of one behaviour, at the layer and strength chosen for it.
+
+    split  The items it is put to. `development` is for settings that are still being chosen, as the
+           layers of a sweep: what is chosen on test items can no longer be tested on them.
 
     Curves over the whole grid for the native, transferred and literal vectors, one random draw, the
     native half-vectors of a choice behaviour, and the source under its own vector; the nulls and
@@ -221,7 +229,7 @@ def study(
                 model.lm,
                 model.layer,
                 behaviour,
-                "test",
+                split,
                 items,
                 cells,
                 temperature=temperature,
@@ -231,10 +239,11 @@ def study(
             )
         )
 
-    run(target, behaviour.test, curves + points)
+    put = items_of(behaviour, split)
+    run(target, put, curves + points)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
-    run(source, behaviour.test, source.cells("source", source_unit, grid.strengths, sign))
-    prompted = [item for item in behaviour.test if item.prompted]
+    run(source, put, source.cells("source", source_unit, grid.strengths, sign))
+    prompted = [item for item in put if item.prompted]
     if prompted:
         asked = [replace(item, prompt=item.prompted) for item in prompted]
         # under the id of the item each is a version of, so that changes pair up
@@ -247,10 +256,17 @@ def study(
     harmed = [c for c in curves if c.condition in (*CURVES[1:], "random") and c.draw == 0]
     harmed += [c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"]
     harm += damage(target.lm, target.layer, behaviour, harmed)
-    return Study(behaviour.name, choice, tuple(rows), tuple(harm))
+    return Study(behaviour.name, choice, tuple(rows), tuple(harm), split)
 
 
-def study_rows(behaviour: Behaviour, grid: StrengthGrid, draws: Mapping[str, int]) -> int:
+def items_of(behaviour: Behaviour, split: ItemSplit) -> tuple[Item, ...]:
+    """A behaviour's items of one split."""
+    return behaviour.test if split == "test" else behaviour.development
+
+
+def study_rows(
+    behaviour: Behaviour, grid: StrengthGrid, draws: Mapping[str, int], split: ItemSplit = "test"
+) -> int:
     """Rows that `study` reports progress over, to size a progress bar."""
     nonzero = len(grid.strengths) - 1
     cells = 1 + nonzero * (len(CURVES) + 1) + len(grid.strengths)
@@ -261,7 +277,8 @@ def study_rows(behaviour: Behaviour, grid: StrengthGrid, draws: Mapping[str, int
         cells += count
     if behaviour.is_choice:
         cells += nonzero * draws.get("native_half", 0)
-    return cells * len(behaviour.test) + sum(bool(item.prompted) for item in behaviour.test)
+    put = items_of(behaviour, split)
+    return cells * len(put) + sum(bool(item.prompted) for item in put)
 
 
 def _mean(values: object) -> float:

@@ -25,17 +25,17 @@ from lrt.evaluation.statistics import (
     stratified_correlation,
     within_key_change,
 )
-from lrt.evaluation.study import StrengthGrid, Study
+from lrt.evaluation.study import ItemSplit, StrengthGrid, Study, items_of
 
 
 class Record:
-    """The test rows of one study as arrays, items always in the same order."""
+    """One split's rows of a study as arrays, items always in the same order."""
 
-    def __init__(self, rows: Sequence[Measurement]) -> None:
+    def __init__(self, rows: Sequence[Measurement], split: ItemSplit = "test") -> None:
         self.values: dict[tuple[str, int, float], dict[str, float]] = defaultdict(dict)
         self.keys: dict[str, str] = {}
         for row in rows:
-            if row.split == "test":
+            if row.split == split:
                 self.values[row.condition, row.draw, row.strength][row.item] = row.value
                 self.keys[row.item] = row.key
         self.items = list(self.values["none", 0, 0.0])
@@ -64,13 +64,14 @@ class Record:
 def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0) -> dict[str, Any]:
     """What the report says of one behaviour.
 
-    Changes are of the mean test score at the chosen strength against the unsteered model. `ratio`
-    is the transferred change over the native one, `ratio_ci` its paired bootstrap over items,
-    `ratio_ci_map` the interval when the map's documents and the contrastive prompts are drawn anew
-    too. `nulls` are shares of the native change, the mean over draws. Where the native change's own
-    interval holds zero, or no strength was undamaged, there is no ratio, and `note` says so.
+    Changes are of the mean score over the study's items, at the chosen strength, against the
+    unsteered model. `ratio` is the transferred change over the native one, `ratio_ci` its paired
+    bootstrap over items, `ratio_ci_map` the interval when the map's documents and the contrastive
+    prompts are drawn anew too. `nulls` are shares of the native change, the mean over draws. Where
+    the native change's own interval holds zero, or no strength was undamaged, there is no ratio, and
+    `note` says so.
     """
-    record = Record(study.measurements)
+    record = Record(study.measurements, study.split)
     strength = study.choice.strength
     none = record.column("none", 0.0)
     native = record.column("native", strength)
@@ -269,7 +270,7 @@ def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 
     texts: dict[tuple[str, str, float], str] = {
         (row.item, row.condition, row.strength): row.text or ""
         for row in study.measurements
-        if row.split == "test" and row.draw == 0
+        if row.split == study.split and row.draw == 0
     }
     strengths = sorted({s for _, c, s in texts if c == "transferred" and s > 0})
     shown = [s for s in strengths if s <= strength][-2:] + [s for s in strengths if s > strength][:1]
@@ -286,5 +287,5 @@ def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 
                 if (item.id, c, s) in texts
             ],
         }
-        for item in behaviour.test[:count]
+        for item in items_of(behaviour, study.split)[:count]
     ]

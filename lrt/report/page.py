@@ -23,7 +23,8 @@ def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "pa
     """Write `index.html`, `results.json` and `report.md` into `folder`; returns the page's path.
 
     results  The record of one run: `pair`, `layers`, `map`, `behaviours`, `models`, `training`,
-             `configurations_tried`, `seconds`, `provenance`. Any part may be missing or None.
+             `split` (of the items: `test` or `development`), `configurations_tried`, `seconds`,
+             `provenance`. Any part may be missing or None.
     setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
 
     The page is one file without scripts or requests. Raises TypeError for results that are not
@@ -115,6 +116,7 @@ def page(results: Mapping[str, Any]) -> str:
         ],
         models=models,
         checks=_checks(models),
+        split=results.get("split") or "test",
         tried=results.get("configurations_tried") or {},
         seconds=seconds,
         slowest=max((s for s in seconds.values() if s is not None), default=0) or 1,

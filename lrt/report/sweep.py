@@ -24,9 +24,9 @@ def write_sweep_report(rows: Sequence[Row], folder: Path, *, setting: str = "pat
     """Write `sweep.html`, `sweep.json` and `sweep.md` into `folder`; returns the page's path.
 
     rows     One job each: `job`, `pair`, `source_layer`, `target_layer`, `fvu`, `r2`,
-             `excess_over_optimum`, `ratios` by behaviour, `mean_ratio`, `status` ("ok" or
-             "failed"), `error`, `seconds`; optionally `source` and `target`, the models' names,
-             which are otherwise read from the pair's.
+             `excess_over_optimum`, `ratios` by behaviour, `mean_ratio`, `split` (of their items),
+             `status` ("ok" or "failed"), `error`, `seconds`; optionally `source` and `target`, the
+             models' names, which are otherwise read from the pair's.
     setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
     """
     record = plain(list(rows))
@@ -65,9 +65,10 @@ def sweep_headline(rows: Sequence[Row]) -> str:
     scored = [r for r in done if r.get("mean_ratio") is not None]
     if scored:
         best = max(scored, key=lambda r: float(r["mean_ratio"]))
+        splits = " and ".join(sorted({str(r.get("split", "test")) for r in scored}))
         text += (
-            f" The best mean ratio is {share(best['mean_ratio'])}: {best.get('pair')}, "
-            f"block {best.get('source_layer')} to {best.get('target_layer')}."
+            f" The best mean ratio of {len(scored)}, on {splits} items, is {share(best['mean_ratio'])}: "
+            f"{best.get('pair')}, block {best.get('source_layer')} to {best.get('target_layer')}."
         )
     return text
 

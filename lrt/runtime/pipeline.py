@@ -124,7 +124,7 @@ class Pipeline(Fitted):
             random_draws=evaluation.random_draws,
             seed=self.config.seed,
         )
-        rows = study_rows(behaviour, evaluation.grid, {n: len(u) for n, u in units.items()})
+        rows = study_rows(behaviour, evaluation.grid, {n: len(u) for n, u in units.items()}, evaluation.items)
         with self.session.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
@@ -133,6 +133,7 @@ class Pipeline(Fitted):
                 chosen,
                 units,
                 evaluation.grid,
+                split=evaluation.items,
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
                 progress=advance,
@@ -167,6 +168,7 @@ class Pipeline(Fitted):
                 "rows_left_out_by": card["rows_left_out_by"],
                 "fingerprint": self.map_fingerprint,
             },
+            "split": self.config.evaluation.items,
             "behaviours": behaviours,
             "models": self._model_cards(),
             "training": card["training"],
@@ -225,4 +227,5 @@ def outcome(
         return found
     ratios = {b["name"]: b["ratio"] for b in results["behaviours"]}
     given = [ratio for ratio in ratios.values() if ratio is not None]
-    return found | {"ratios": ratios, "mean_ratio": sum(given) / len(given) if given else None}
+    mean = sum(given) / len(given) if given else None
+    return found | {"split": results["split"], "ratios": ratios, "mean_ratio": mean}

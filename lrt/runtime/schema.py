@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
-from lrt.evaluation import StrengthGrid
+from lrt.evaluation import ItemSplit, StrengthGrid
 from lrt.mapping import FitSpec, MapSpec
 from lrt.models import ModelSpec
 
@@ -217,6 +217,8 @@ class Evaluation:
                                   numbers in every condition.
     folds                         Groups of documents that are resampled as one.
     max_rows                      Items x conditions run in one batch.
+    items                         What the report is read on: `test`, or `development` while settings
+                                  are still being chosen.
     """
 
     grid: StrengthGrid = field(default_factory=StrengthGrid)
@@ -227,6 +229,7 @@ class Evaluation:
     temperature: float = 1.0
     folds: int = 10
     max_rows: int = 1024
+    items: ItemSplit = "test"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def _in_brief(results: dict[str, Any]) -> Table:
             )
         )
     columns = ("behaviour", "block", "strength", "none", "native", "carried", "carried/native", "worst null")
-    return Table("On test items", columns, tuple(rows))
+    return Table(f"On {results['split']} items", columns, tuple(rows))
 
 
 def _panels(run: Any, results: dict[str, Any]) -> None:

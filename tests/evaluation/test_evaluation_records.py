@@ -15,6 +15,9 @@ def test_read_back_to_the_bit(tmp_path: Path) -> None:
     write_study(file, STUDY)
     assert read_study(file) == STUDY
     assert [p.name for p in file.parent.iterdir()] == ["rows.jsonl"]
+    chosen_on = replace(STUDY, split="development")
+    write_study(file, chosen_on)
+    assert read_study(file) == chosen_on
 
 
 @pytest.mark.parametrize("text", ["a\nb\r\n", "a\u2028b\u2029c\x85d\x0c\x1ce", "été 🐕 \ufffd", ""])

@@ -11,6 +11,7 @@ from lrt.evaluation import (
     Cell,
     ContrastStates,
     Damage,
+    ItemSplit,
     Measurement,
     SteerableModel,
     StrengthGrid,
@@ -21,6 +22,7 @@ from lrt.evaluation import (
     directions,
     study,
     study_rows,
+    summarise,
 )
 from lrt.mapping import AffineMap, Stack
 from lrt.models import LanguageModel
@@ -156,7 +158,7 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
 
 
 def run(
-    behaviour: Behaviour, lm: LanguageModel, told: Any = None, **options: Any
+    behaviour: Behaviour, lm: LanguageModel, told: Any = None, split: ItemSplit = "test", **options: Any
 ) -> tuple[Study, dict[str, Any]]:
     states = {}
     for name, reverse in (("it", 1), ("other", -1)):
@@ -174,7 +176,8 @@ def run(
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
-    return study(behaviour, model, vector, chosen, units, GRID, **options, progress=told), units
+    found = study(behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=told)
+    return found, units
 
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
@@ -209,6 +212,21 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
         assert values["source", 0, 0.0, item.id] == pytest.approx(values["none", 0, 0.0, item.id], abs=1e-3)
     development = {r.item for r in found.measurements if r.split == "development"}
     assert development == {i.id for i in behaviour.development}
+
+
+def test_a_study_on_development_items_opens_no_test_item(story_lm: LanguageModel) -> None:
+    behaviour, told = choice_behaviour(), []
+    found, units = run(behaviour, story_lm, told.append, split="development")
+    assert found.split == "development"
+    assert {r.item for r in found.measurements} == {i.id for i in behaviour.development}
+    draws = {n: len(u) for n, u in units.items()}
+    assert sum(told) == study_rows(behaviour, GRID, draws, "development")
+    summary, on_test = (summarise(behaviour, each, GRID) for each in (found, run(behaviour, story_lm)[0]))
+    assert summary["items"] == len(behaviour.development)
+    assert summary["strength"] == on_test["strength"]  # is chosen alike
+    at = found.choice.strength
+    chosen_there = [r.value for r in found.measurements if (r.condition, r.strength) == ("native", at)]
+    assert summary["native"] == pytest.approx(sum(chosen_there) / len(chosen_there))
 
 
 def test_rows_of_a_batch_do_not_change_a_study(story_lm: LanguageModel) -> None:

@@ -44,8 +44,7 @@ format: $(READY) ## mend what the formatter and the linter can
 sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in report/sweep.html
 	failed=0; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/layers \
-	  layers.source=1,2,3 layers.target=2,3,4 \
-	  'recording.source=[1,2,3]' 'recording.target=[2,3,4]' || failed=1; \
+	  layers.source=1,2,3 layers.target=2,3,4 || failed=1; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/sizes \
 	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
 	  layers.source=0.6 layers.target=0.6 || failed=1; \

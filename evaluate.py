@@ -24,7 +24,7 @@ def main(config: DictConfig) -> dict[str, Any]:
         pipeline.states  # noqa: B018  vectors of source, target and the untrained control
         pipeline.studies  # noqa: B018  strength on development items, everything else on test items
         show.evaluation(session, results := pipeline.results())
-        return outcome(card, session.seconds, results)
+        return outcome(pipeline.model_names, card, session.seconds, results)
 
 
 if __name__ == "__main__":

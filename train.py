@@ -30,7 +30,7 @@ def main(config: DictConfig) -> dict[str, Any] | None:
         results = None
         if session.config.evaluate:
             show.evaluation(session, results := pipeline.results())
-        return outcome(card, session.seconds, results)
+        return outcome(pipeline.model_names, card, session.seconds, results)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,17 @@ _WORD = re.compile(r"\w+")
 
 
 class Exclusion:
-    """Recognises documents that equal or contain one of the given texts.
+    """Recognises documents that equal, begin with or contain one of the given texts.
 
-    Equality is by hash of the stripped text. Containment is looked for only where a text has at
-    least `contained_from_words` words: a short prompt such as "Once upon a time" stands in half of
-    all stories without leaking anything. The search costs one pass over a document's words, however
-    many texts there are.
+    Equality is by hash of the stripped text. A beginning counts where a text has at least
+    `begun_from_words` words, and containment where it has at least `contained_from_words`: a short
+    prompt such as "Once upon a time" stands in half of all stories without leaking anything. The
+    search costs one pass over a document's words, however many texts there are.
     """
 
-    def __init__(self, texts: Iterable[str], contained_from_words: int = 8) -> None:
+    def __init__(
+        self, texts: Iterable[str], contained_from_words: int = 8, begun_from_words: int = 5
+    ) -> None:
         if contained_from_words < 3:
             # the anchor has to be a word with a whole word on either side
             raise ValueError(f"contained_from_words is {contained_from_words}; it must be at least 3")
@@ -33,16 +35,21 @@ class Exclusion:
                 # longest is rarest
                 self._by_anchor[max(words[1:-1], key=len)].append(text)
         self._anchors = set(self._by_anchor)
-        self.digest = _digest("\0".join([str(contained_from_words), *stripped]))
+        self._begun = tuple(
+            text for text in stripped if begun_from_words <= len(_WORD.findall(text)) < contained_from_words
+        )
+        self.digest = _digest("\0".join([str(contained_from_words), str(begun_from_words), *stripped]))
 
     def __len__(self) -> int:
         return len(self._whole)
 
     def matches(self, text: str) -> bool:
-        """Whether `text` is one of the excluded texts or contains one."""
+        """Whether `text` is one of the excluded texts, begins with one or contains one."""
         if not self._whole:
             return False
         if _digest(text.strip()) in self._whole:
+            return True
+        if self._begun and text.lstrip().startswith(self._begun):
             return True
         if not self._anchors:
             return False

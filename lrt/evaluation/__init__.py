@@ -3,7 +3,7 @@
 from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, read_behaviours
 from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
-from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
+from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
     Chosen,
@@ -41,6 +41,7 @@ __all__ = [
     "choose_strength",
     "damage",
     "directions",
+    "end_tokens",
     "measure",
     "read_behaviours",
     "storybook_suite",

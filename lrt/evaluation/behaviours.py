@@ -45,8 +45,8 @@ class Behaviour:
 
     contrast      Name of the vector; behaviours that share one (inducing and removing) share it.
     direction     +1 where the vector is to raise the score, -1 where its opposite is to lower it.
-    damage_texts  Text on which harm is measured: text that shows the behaviour already where it is
-                  a kind of text, ordinary text otherwise (design: damage).
+    damage_texts  Text on which harm is measured, in halves (`damage_texts_of`): text that shows the
+                  behaviour already where it is a kind of text, ordinary text otherwise.
     """
 
     name: str
@@ -85,10 +85,11 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; at least 1 is needed"
             )
-        if self.is_choice and not all(i.matching and i.other for i in self.items):
+        if self.is_choice and not all(i.matching and i.other and i.key for i in self.items):
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} is scored by Choice, so every item needs `matching` and "
-                "`other` answers"
+                f"behaviour {self.name!r} is scored by Choice, so every item needs `matching` and `other` "
+                "answers and a `key` (the letter, or the Yes or No, of the matching one): without keys "
+                "any two vectors would agree"
             )
         if not self.contrast:
             object.__setattr__(self, "contrast", self.name)
@@ -102,6 +103,12 @@ class Behaviour:
     def items(self) -> tuple[Item, ...]:
         """Development and test items."""
         return self.development + self.test
+
+    def damage_texts_of(self, split: Literal["development", "test"]) -> tuple[str, ...]:
+        """Every second damage text: strengths are chosen by the harm on one half, and the harm of what
+        was chosen is told on the other. A single text serves as both."""
+        half = self.damage_texts[::2] if split == "development" else self.damage_texts[1::2]
+        return half or self.damage_texts
 
     @property
     def texts(self) -> Iterable[str]:

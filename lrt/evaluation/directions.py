@@ -15,6 +15,7 @@ from torch import Tensor
 from lrt.mapping import AffineMap, Stack
 from lrt.steering import difference_of_means
 
+RESAMPLED = ("resampled", "resampled_native")
 NULLS = ("random", "bias", "shuffled", "other", "random_source")
 
 
@@ -75,7 +76,8 @@ def directions(
     transferred          `W v`; `paper_literal` `A v + p`.
     random, bias, shuffled, other, random_source  The nulls; `other` is another contrast's
                          transferred vector. What there is nothing to make of is left out.
-    resampled            `W v` with the map's documents and the contrastive prompts drawn anew.
+    resampled, resampled_native  `W v` with the map's documents and the contrastive prompts drawn anew,
+                         and the native vector of the same prompts.
     """
     mine = states[contrast]
     generator = torch.Generator().manual_seed(seed)
@@ -92,8 +94,14 @@ def directions(
         "bias": [maps.affine.bias] if maps.affine.bias.any() else [],
         "random": list(torch.randn(random_draws, len(image), generator=generator)),
         "shuffled": [m.directions(v) for m in maps.shuffled],
-        "resampled": [m.directions(_resampled_vector(mine.source, generator)) for m in maps.resampled],
     }
+    for refitted in maps.resampled:
+        drawn = [torch.randint(len(side), (len(side),), generator=generator) for side in mine.source]
+        for name, pair, carry in (
+            ("resampled", mine.source, refitted.directions),
+            ("resampled_native", mine.target, torch.clone),
+        ):
+            found.setdefault(name, []).append(carry(_difference_of(pair, drawn)))
     names = sorted(states)
     if len(names) > 1:
         # the next in order: a fixed choice that every contrast is put to once
@@ -110,6 +118,5 @@ def directions(
     }
 
 
-def _resampled_vector(pair: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-    drawn = [side[torch.randint(len(side), (len(side),), generator=generator)] for side in pair]
-    return difference_of_means(*drawn)
+def _difference_of(pair: tuple[Tensor, Tensor], drawn: Sequence[Tensor]) -> Tensor:
+    return difference_of_means(*(side[rows] for side, rows in zip(pair, drawn, strict=True)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Damage:
-    """Harm of one cell on a behaviour's damage texts.
+    """Harm of one cell on one split of a behaviour's damage texts.
 
     cross_entropy  nats per token, of the steered model.
     rise           Of it over the unsteered model's, nats per token.
@@ -71,6 +71,7 @@ class Damage:
     cross_entropy: float
     rise: float
     kl: float
+    split: str = "test"  # of the behaviour's damage texts
 
     @property
     def relative(self) -> float:
@@ -209,16 +210,17 @@ def damage(
     lm: LanguageModel,
     layer: int,
     behaviour: Behaviour,
+    split: Literal["development", "test"],
     cells: Sequence[Cell],
     *,
     max_rows: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> list[Damage]:
-    """Cross-entropy, its rise and KL of each cell on the behaviour's damage texts, per token.
+    """Cross-entropy, its rise and KL of each cell on a split of the behaviour's damage texts, per token.
 
     max_rows  Texts whose full logits are held at once.
     """
-    rows = sorted(encode(lm.tokenizer, behaviour.damage_texts), key=len)
+    rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
     totals = torch.zeros(len(cells) + 1, 2, dtype=torch.float64)  # [cell, (ce, kl)]
     count = 0
     offsets = [torch.zeros(lm.width), *(cell.offset.float() for cell in cells)]
@@ -253,6 +255,7 @@ def damage(
             float(means[index + 1, 0]),
             float(means[index + 1, 0] - means[0, 0]),
             float(means[index + 1, 1]),
+            split,
         )
         for index, cell in enumerate(cells)
     ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item
-from lrt.evaluation.directions import NULLS
+from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.models.language_model import LanguageModel
 
@@ -133,7 +133,7 @@ def choose_strength(
         max_rows=max_rows,
         progress=progress,
     )
-    harm = damage(model.lm, model.layer, behaviour, cells)
+    harm = damage(model.lm, model.layer, behaviour, "development", cells)
     means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
     positive = [d for d in harm if d.strength > 0]
     allowed = [d for d in positive if d.relative <= grid.damage_limit]
@@ -210,7 +210,7 @@ def study(
         for draw, half in enumerate(directions["native_half"]):
             curves += target.cells("native_half", half, nonzero, sign, draw)
     points: list[Cell] = []
-    for name in (*NULLS, "resampled"):
+    for name in (*NULLS, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
             curve = behaviour.is_choice and name == "random"
             if curve and draw:
@@ -253,9 +253,11 @@ def study(
             [Cell("prompt", 0.0, torch.zeros(target.lm.width))],
             [item.id for item in prompted],
         )
-    harmed = [c for c in curves if c.condition in (*CURVES[1:], "random") and c.draw == 0]
+    # the native harm on development texts is known from the choice
+    harmful = (*CURVES, "random") if split == "test" else (*CURVES[1:], "random")
+    harmed = [c for c in curves if c.condition in harmful and c.draw == 0]
     harmed += [c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"]
-    harm += damage(target.lm, target.layer, behaviour, harmed)
+    harm += damage(target.lm, target.layer, behaviour, split, harmed)
     return Study(behaviour.name, choice, tuple(rows), tuple(harm), split)
 
 
@@ -270,7 +272,7 @@ def study_rows(
     """Rows that `study` reports progress over, to size a progress bar."""
     nonzero = len(grid.strengths) - 1
     cells = 1 + nonzero * (len(CURVES) + 1) + len(grid.strengths)
-    for name in (*NULLS, "resampled"):
+    for name in (*NULLS, *RESAMPLED):
         count = draws.get(name, 0)
         if name == "random":
             count = (count - 1) * (nonzero if behaviour.is_choice else 1)

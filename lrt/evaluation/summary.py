@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.directions import NULLS
+from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.statistics import (
     Array,
@@ -83,7 +83,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     moved = mean_estimate(native_change, seed)
     intended = moved.off_zero and moved.value * behaviour.direction > 0 and not study.choice.damaged
     ratio = ratio_estimate(change, native_change, seed) if intended else None
-    harm = _harm(study.damages, strength)
+    damages = [d for d in study.damages if d.split == study.split]
+    harm = _harm(damages, strength)
     notes = []
     if not intended:
         notes.append("native does not steer")
@@ -115,13 +116,13 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "steers": intended,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
-        "ratio_ci_map": _map_interval(record, none, native_change, strength, seed) if ratio else None,
+        "ratio_ci_map": _map_interval(record, none, strength, seed) if ratio else None,
         "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
         "null_details": nulls if intended else {},
         "damage": harm,
-        "matched_damage": _at_matched_damage(record, study.damages, strength) if intended else None,
+        "matched_damage": _at_matched_damage(record, damages, strength) if intended else None,
         "curves": _curves(record, grid, seed),
-        "damage_curves": _damage_curves(study.damages),
+        "damage_curves": _damage_curves(damages),
         "note": "; ".join(notes),
     }
     for name, at in (("source", strength), ("prompt", 0.0)):
@@ -144,20 +145,20 @@ def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, flo
     }
 
 
-def _map_interval(
-    record: Record, none: Array, native_change: Array, strength: float, seed: int
-) -> list[float] | None:
-    draws = record.draws("resampled", strength)
-    if len(draws) < 2:
+def _map_interval(record: Record, none: Array, strength: float, seed: int) -> list[float] | None:
+    """Percentiles of the ratio over items, and over draws of the map's documents together with the
+    contrastive prompts, which both vectors of a draw share."""
+    ours, natives = (record.draws(name, strength) for name in RESAMPLED)
+    if len(ours) < 2:
         return None
     rng = np.random.default_rng(seed)
-    changes = np.array(draws) - none
+    changes, native_changes = np.array(ours) - none, np.array(natives) - none
     ratios = []
     for _ in range(2000):
-        items = rng.integers(0, len(none), len(none))
-        below = native_change[items].mean()
+        items, draw = rng.integers(0, len(none), len(none)), rng.integers(len(changes))
+        below = native_changes[draw, items].mean()
         if abs(below) > 1e-12:
-            ratios.append(changes[rng.integers(len(changes)), items].mean() / below)
+            ratios.append(changes[draw, items].mean() / below)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return [float(low), float(high)]
 

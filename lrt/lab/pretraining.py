@@ -8,7 +8,6 @@ on from its last checkpoint with the same batches.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from array import array
@@ -129,6 +128,8 @@ class Pretraining(L.LightningModule):
         # the method and not the module, which would appear in checkpoints a second time
         self.run = torch.compile(self.model.forward) if compiled else self.model.forward
         self.losses: deque[float] = deque(maxlen=50)  # of the last steps
+        self._seconds_before = 0.0
+        self._started: float | None = None
 
     def training_step(self, batch: Tensor, _: int) -> Tensor:
         logits = self.run(input_ids=batch, use_cache=False).logits
@@ -139,9 +140,20 @@ class Pretraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = list(self.losses)
+        checkpoint["seconds"] = self.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses.extend(checkpoint.get("losses", ()))
+        self._seconds_before = float(checkpoint["seconds"])
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, those before the checkpoint that it was resumed from among them."""
+        now = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._seconds_before + now
+
+    def on_train_start(self) -> None:
+        self._started = time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         member = self.member
@@ -226,12 +238,7 @@ def pretrain(
         default_root_dir=work,
     )
     last = work / "last.ckpt"
-    clock = work / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() and last.exists() else 0.0
-    start = time.perf_counter()
     trainer.fit(module, stream, ckpt_path=last if last.exists() else None)
-    seconds = before + time.perf_counter() - start
-    clock.write_text(json.dumps(seconds))
     card = {
         "name": member.name,
         "width": member.width,
@@ -241,7 +248,7 @@ def pretrain(
         "corpus_fingerprint": corpus,
         "tokens_seen": blocks.numel(),
         "precision": precision,
-        "hours": round(seconds / 3600, 3),
+        "hours": round(module.seconds / 3600, 3),
         "train_loss": round(sum(module.losses) / max(1, len(module.losses)), 4),
     }
     return module.model.eval(), card

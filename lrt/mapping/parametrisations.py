@@ -64,6 +64,11 @@ class MapSpec:
                 f"map.penalty={self.penalty} belongs to map.kind=orthogonal_penalty, but "
                 f"map.kind={self.kind}; set map.penalty=null or map.kind=orthogonal_penalty"
             )
+        if self.kind != "orthogonal" and self.orthogonal_form != "matrix_exp":
+            raise ValueError(
+                f"map.orthogonal_form={self.orthogonal_form} belongs to map.kind=orthogonal, but "
+                f"map.kind={self.kind}; take it away"
+            )
         if self.orthogonal_form not in get_args(OrthogonalForm):
             raise ValueError(
                 f"map.orthogonal_form is one of {get_args(OrthogonalForm)}, got {self.orthogonal_form!r}"

@@ -102,6 +102,11 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
 def _source(spec: ModelSpec) -> dict[str, Any]:
     """The arguments by which transformers finds a spec."""
     path = Path(spec.path).expanduser()
+    if spec.revision and path.exists():
+        raise ModelNotLoadable(
+            f"model `path` {spec.path!r} is on this machine, where there are no revisions; take "
+            f"`revision`={spec.revision!r} away, or name a hub id"
+        )
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotLoadable(

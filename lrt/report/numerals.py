@@ -83,8 +83,9 @@ def blocks_told(layers: Sequence[int]) -> str:
     return f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def layers_told(layers: Sequence[int | float] | float) -> int | float | str:
-    """A side's layers in a word: the block where there is one, else all of them as `0+1+2`."""
-    if isinstance(layers, int | float):
+def layers_told(layers: Sequence[int | float] | float | str | None) -> int | float | str | None:
+    """A side's layers in a word: the block where there is one, else all of them as `0+1+2`; what is no
+    layer, as a job that failed on it may have, stays as it is."""
+    if layers is None or isinstance(layers, int | float | str):
         return layers
     return layers[0] if len(layers) == 1 else "+".join(map(str, layers))

@@ -137,7 +137,7 @@ class Fitted(Recorded):
             grid, tried = evaluation.grid, behaviour
             if side == "source":  # whose own curve is an illustration: its block is found more cheaply
                 grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
-                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:8])
+                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
             rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
             with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
                 self._chosen[behaviour.name, side] = choose_layer(
@@ -296,6 +296,8 @@ class Fitted(Recorded):
                 "callbacks": callbacks,
                 "default_root_dir": self.config.paths.logs,
                 "enable_model_summary": False,
+                # the stream deals its batches out to the processes itself
+                "use_distributed_sampler": False,
                 **fit.trainer_options(),
                 **self.config.trainer,
             }

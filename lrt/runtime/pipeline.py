@@ -23,6 +23,7 @@ from lrt.evaluation import (
     Study,
     TransferMaps,
     directions,
+    end_tokens,
     study,
     study_rows,
     summarise,
@@ -48,6 +49,11 @@ log = logging.getLogger(__name__)
 
 class Pipeline(Fitted):
     """All stages of one config: adds the measurements and the result."""
+
+    @property
+    def model_names(self) -> dict[str, str]:
+        """The pair's models by side."""
+        return {"source": self.source.spec.name, "target": self.target.spec.name}
 
     # -- the evaluation ------------------------------------------------------------------------
 
@@ -78,8 +84,11 @@ class Pipeline(Fitted):
 
         def gather() -> dict[str, Moments]:
             moments = Moments(self.stacks[0].total, self.stacks[1].total)
-            for batch in pairs_with_other_source(self.store, "train", self.untrained, self.selection):
-                moments.update(batch["source"], batch["target"])
+            pairs = pairs_with_other_source(self.store, "train", self.untrained, self.selection)
+            with self.session.progress("the untrained source", self.data.rows["train"]) as advance:
+                for batch in pairs:
+                    moments.update(batch["source"], batch["target"])
+                    advance(len(batch["source"]))
             return {"train": moments}
 
         moments = self._cached_moments(folder, gather)["train"]
@@ -94,7 +103,15 @@ class Pipeline(Fitted):
         evaluation = asdict(self.config.evaluation)
         evaluation.pop("probe")
         evaluation.pop("max_rows")
-        return fingerprint({"map": self.map_fingerprint, "evaluation": evaluation, "seed": self.config.seed})
+        return fingerprint(
+            {
+                "map": self.map_fingerprint,
+                "evaluation": evaluation,
+                "seed": self.config.seed,
+                # of the generation config, which is no part of a model's identity
+                "ends": [end_tokens(model) for model in (self.source, self.target)],
+            }
+        )
 
     @cached_property
     def studies(self) -> list[tuple[Behaviour, Study]]:
@@ -215,10 +232,15 @@ def describe(model: LanguageModel) -> dict[str, Any]:
 
 
 def outcome(
-    card: Mapping[str, Any], seconds: Mapping[str, float], results: Mapping[str, Any] | None = None
+    models: Mapping[str, str],
+    card: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    results: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a sweep's row says of a job that went well: its map and, where it was evaluated, its ratios."""
     found = {
+        # each model's name, under its side
+        **{side: models[side] for side in ("source", "target")},
         **{f"{side}_layer": layers_told(card["layers"][side]) for side in ("source", "target")},
         **{k: card["metrics"][k] for k in ("fvu", "r2", "excess_over_optimum")},
         "seconds": sum(seconds.values()),

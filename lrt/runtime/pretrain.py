@@ -36,6 +36,11 @@ class Order:
     accelerator: str
     compile: bool
     check_items: int
+    ship_anyway: bool
+
+
+class ChecksMissed(ValueError):
+    """A trained model that is not good enough to be shipped."""
 
 
 class _Bar(L.Callback):
@@ -56,6 +61,7 @@ def main(composed: DictConfig) -> None:
     shelf = Path(order.weights) if order.weights else WEIGHTS
     tokenizer = load_or_train_tokenizer(shelf / "tokenizer")
     console = Console(stderr=True)
+    console.print(f"writing {order.lab.tokens:,} tokens of the {order.lab.shelf} shelf")
     with Progress(console=console) as progress:
         model, card = pretrain(
             order.lab,
@@ -69,11 +75,19 @@ def main(composed: DictConfig) -> None:
     # examined as it is shipped: rounded to bf16, run in float32
     rounded = model.cpu().to(torch.bfloat16).to(torch.float32)
     lm = LanguageModel(ModelSpec(path=order.lab.name), rounded, tokenizer)
-    examined = examine(lm, order.check_items)
-    ship(model, tokenizer, shelf / order.lab.name, card | examined)
+    with console.status(f"checking on {order.check_items} held-out documents each"):
+        examined = examine(lm, order.check_items)
     for check in examined["checks"]:
         sign = "passed" if check["passed"] else "MISSED"
         console.print(f"{sign}: {check['name']} {check['value']} ({check['relation']} {check['limit']})")
+    fit = order.ship_anyway or all(check["passed"] for check in examined["checks"])
+    folder = (shelf if fit else Path(order.work) / "missed") / order.lab.name
+    ship(model, tokenizer, folder, card | examined)
+    if not fit:
+        raise ChecksMissed(
+            f"{order.lab.name} misses a check, so it is in {folder} and not on the shelf; train it longer "
+            f"(lab.tokens={order.lab.tokens}) or otherwise, or ship it as it is with ship_anyway=true"
+        )
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ class Recorded:
             ("source", "target"), (self.source, self.target), self.stacks, strict=True
         ):
             beside = getattr(self.config.recording, side)
+            if beside == "all":
+                beside = range(model.depth)
             more = [model.resolve_layer(depth, f"recording.{side}") for depth in beside]
             found.append(tuple(sorted({*stack.layers, *more})))
         return found[0], found[1]
@@ -146,6 +148,8 @@ class Recorded:
             self.recorded_layers  # noqa: B018
             self.config.map.check(source.total, target.total)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
+            for name, part in self.config.corpus.sources.items():
+                samples += [document.text for document in itertools.islice(self._documents(name, part), 16)]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             for name in self.config.evaluation.probe.behaviours:
                 if name not in {b.name for b in self.suite}:
@@ -171,13 +175,14 @@ class Recorded:
         suite = self.config.suite
         if suite.kind == "files":
             return read_behaviours(map(Path, suite.paths))
-        return storybook_suite(
-            suite.names or STORYBOOK_BEHAVIOURS,
-            contrast_pairs=suite.contrast_pairs,
-            development=suite.development,
-            test=suite.test,
-            seed=suite.seed,
-        )
+        with self.session.working("writing the behaviours"):
+            return storybook_suite(
+                suite.names or STORYBOOK_BEHAVIOURS,
+                contrast_pairs=suite.contrast_pairs,
+                development=suite.development,
+                test=suite.test,
+                seed=suite.seed,
+            )
 
     @cached_property
     def exclusion(self) -> Exclusion:
@@ -230,6 +235,11 @@ class Recorded:
                 if source.kind == "storybook"
             },
             "excluded": self.exclusion.digest,
+            "end": self._document_end(),
+            # what a chat is written in is no part of the tokenizer's digest
+            "chat_template": self.source.tokenizer.chat_template
+            if any(source.chat for source in corpus.sources.values())
+            else None,
         }
 
     # -- recorded states -----------------------------------------------------------------------
@@ -260,25 +270,29 @@ class Recorded:
                 store = ActivationStore.open(folder)
                 if store.plan.identity != identities:
                     raise StoreForeign(f"{folder} holds the store of other settings; {store.mend}")
+                if self.config.recording.verify:
+                    with self.session.working("checking the recorded states"):
+                        store.verify(full=True)
                 return store
             corpus = self.config.corpus
             parts = [
                 Part(name, self._documents(name, source), source.weight)
                 for name, source in corpus.sources.items()
             ]
-            packed = pack(
-                mixture(parts),
-                self.source.tokenizer,
-                corpus.context,
-                {
-                    "train": corpus.tokens.train,
-                    "validation": corpus.tokens.validation,
-                    "test": corpus.tokens.test,
-                },
-                end=self._document_end(),
-                seed=corpus.seed,
-                exclude=self.exclusion,
-            )
+            with self.session.working("reading and packing the corpus"):
+                packed = pack(
+                    mixture(parts),
+                    self.source.tokenizer,
+                    corpus.context,
+                    {
+                        "train": corpus.tokens.train,
+                        "validation": corpus.tokens.validation,
+                        "test": corpus.tokens.test,
+                    },
+                    end=self._document_end(),
+                    seed=corpus.seed,
+                    exclude=self.exclusion,
+                )
             wanted = sum(packed.rows(split) for split in ("train", "validation", "test"))
             with self.session.progress("recording", wanted) as advance:
                 done = 0
@@ -450,7 +464,13 @@ def check_trainer(settings: dict[str, Any], fit: FitSpec) -> None:
     for key in settings:
         if key in fit.trainer_options():
             raise ConfigError(f"trainer.{key} is set by fit (fit.epochs, fit.gradient_clip); set it there")
-        if key in ("logger", "callbacks", "default_root_dir", "enable_checkpointing"):
+        if key in (
+            "logger",
+            "callbacks",
+            "default_root_dir",
+            "enable_checkpointing",
+            "use_distributed_sampler",
+        ):
             raise ConfigError(f"trainer.{key} is not for a config to set: the run brings its own")
         if key not in allowed:
             raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")

@@ -137,19 +137,34 @@ class Corpus:
     context: int = 128
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for split in ("train", "validation", "test"):
+            if (tokens := getattr(self.tokens, split)) < max(1, self.context):
+                raise ValueError(
+                    f"corpus.tokens.{split}={tokens}; every split holds at least one sequence of "
+                    f"corpus.context={self.context}"
+                )
+
 
 @dataclass(frozen=True)
 class Recording:
     """How hidden states are recorded; does not change their values.
 
-    source, target  Blocks (or depths) to record beside those of `layers`, so that a sweep over layers
-                    records once.
+    source, target  Blocks (or depths) to record beside those of `layers`, or `all`, so that a sweep over
+                    layers records once.
+    verify          Whether a store that is found is compared with its checksums before it is used.
     """
 
-    source: tuple[Depth, ...] = ()
-    target: tuple[Depth, ...] = ()
+    source: tuple[Depth, ...] | Literal["all"] = ()
+    target: tuple[Depth, ...] | Literal["all"] = ()
+    verify: bool = True
     rows_per_shard: int = 65_536
     batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_shard", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recording.{name}={getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -238,6 +253,8 @@ class Evaluation:
                 "random_draws and shuffled_draws must be at least 1: no result stands without its "
                 f"nulls; got {self.random_draws} and {self.shuffled_draws}"
             )
+        if self.max_rows < 1:
+            raise ValueError(f"evaluation.max_rows={self.max_rows}; it must be at least 1")
         if self.temperature < 0:
             raise ValueError(f"temperature={self.temperature}; it is 0 (greedy) or above")
         if self.resampled_draws == 1 or self.resampled_draws < 0 or self.folds < 2:
@@ -293,6 +310,13 @@ class Config:
     paths: Paths
     seed: int = 0
     evaluate: bool = False  # train.py goes on to the evaluation and the report
+
+    def __post_init__(self) -> None:
+        if self.span > self.corpus.context:
+            raise ValueError(
+                f"span={self.span} is longer than a sequence of corpus.context={self.corpus.context}; a row "
+                "is the mean of tokens of one sequence"
+            )
 
 
 def read_config(composed: DictConfig) -> Config:

@@ -143,6 +143,15 @@ class Session:
             self._nested = outer + spent
 
     @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A spinner, for a step whose length is not known."""
+        if not self.first:
+            yield
+            return
+        with self.console.status(what):
+            yield
+
+    @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Any]:
         """A bar; yields a function that advances it."""
         bar = Progress(

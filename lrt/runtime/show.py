@@ -13,6 +13,8 @@ from rich.table import Table as RichTable
 from lrt.report import (
     Table,
     headline_table,
+    null_table,
+    propensity_table,
     strength_figure,
     write_report,
 )
@@ -50,7 +52,9 @@ def fit(session: Session, pipeline: Pipeline, card: dict[str, Any]) -> None:
 def evaluation(session: Session, results: dict[str, Any]) -> None:
     """The report, the headline table, and the same in W&B."""
     page = write_report(results, Path(session.config.paths.report))
-    session.console.print(_in_brief(results).rich())
+    for table in (_in_brief(results), null_table(results), propensity_table(results)):
+        if table.rows:
+            session.console.print(table.rich())
     session.console.print(f"report: {page}")
     if (run := session.wandb_run) is not None:
         _panels(run, results)
@@ -78,9 +82,20 @@ def _in_brief(results: dict[str, Any]) -> Table:
                 f"{b['transferred']:.2f}",
                 ratio if b["steers"] else "native does not steer",
                 f"{share(worst[1])} {worst[0]}",
+                share(b["damage"].get("transferred", {}).get("relative")),
             )
         )
-    columns = ("behaviour", "block", "strength", "none", "native", "carried", "carried/native", "worst null")
+    columns = (
+        "behaviour",
+        "block",
+        "strength",
+        "none",
+        "native",
+        "carried",
+        "carried/native",
+        "worst null",
+        "damage",
+    )
     return Table(f"On {results['split']} items", columns, tuple(rows))
 
 

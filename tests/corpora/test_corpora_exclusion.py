@@ -26,6 +26,13 @@ def test_short_openings_are_not_looked_for_inside() -> None:
     assert Exclusion(["Once upon a time"], contained_from_words=4).matches("Once upon a time.")
 
 
+def test_a_document_that_begins_with_an_items_prompt_is_recognised() -> None:
+    exclusion = Exclusion(["On Monday, Mia went to the harbour.", "Mia went home"])
+    assert exclusion.matches(" On Monday, Mia went to the harbour. There Mia saw a dog.")
+    assert not exclusion.matches("It rained. On Monday, Mia went to the harbour.")
+    assert not exclusion.matches("Mia went home. It rained.")  # says too little to leak anything
+
+
 def test_nothing_excluded_matches_nothing() -> None:
     assert not Exclusion([]).matches("anything")
     assert not Exclusion(["", "  "]).matches("")

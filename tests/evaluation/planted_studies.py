@@ -49,6 +49,7 @@ def planted_study(
             add(condition, chosen, change, draw)
     for draw, change in enumerate((1.5, 1.6, 1.7)):
         add("resampled", chosen, change, draw)
+        add("resampled_native", chosen, changes["native"], draw)
     add("prompt", 0.0, 0.0)
     damages = [
         Damage(behaviour.name, condition, 0, s, 2 + 2 * damage * abs(s), 2 * damage * abs(s), 0.01)

@@ -56,6 +56,13 @@ BAD: list[tuple[Any, str]] = [
     (fields(scorer="Mentions"), "cannot be read"),
     (fields(positives=[]), "has no positives"),
     (fields(damage_texts=[]), "has no damage_texts"),
+    (
+        fields(
+            scorer={"kind": "Choice"},
+            test=[{"prompt": "Which?", "matching": " A", "other": " B"}],
+        ),
+        "every item needs `matching` and `other` answers and a `key`",
+    ),
     (fields(development=[]), "has no development"),
     (fields(positives="one text"), "`positives` must be a list of texts"),
     (fields(negatives=[1, 2]), "`negatives` must be a list of texts"),

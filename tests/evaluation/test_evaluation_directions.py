@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation import NULLS, ContrastStates, TransferMaps, directions
+from lrt.evaluation.directions import RESAMPLED
 from lrt.mapping import AffineMap, Stack
 
 D_SOURCE, D_TARGET = 5, 7
@@ -60,7 +61,7 @@ def test_each_direction_is_what_it_says() -> None:
     }
     for name, vectors in wanted.items():
         torch.testing.assert_close(of[name], torch.stack([unit(w) for w in vectors]), msg=name)
-    assert set(of) == {*wanted, "random", "resampled"} >= set(NULLS)
+    assert set(of) == {*wanted, "random", *RESAMPLED} >= set(NULLS)
     for name, rows in of.items():
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), msg=name)
     assert len(of["random"]) == 4
@@ -100,6 +101,16 @@ def test_resampled_draws_prompts_as_well_as_maps() -> None:
     assert all((rows @ carried > 0.7).tolist())
     assert not torch.allclose(rows[0], rows[1], atol=1e-3)
     assert not torch.allclose(rows[0], carried, atol=1e-3)
+
+
+def test_a_draw_takes_the_same_prompts_for_both_vectors() -> None:
+    pair = STATES["a"].source
+    same = {"a": ContrastStates(pair, pair), "b": ContrastStates(pair, pair)}
+    identity = AffineMap(torch.eye(D_SOURCE), torch.ones(D_SOURCE))
+    maps = TransferMaps(identity, resampled=(identity,) * 3)
+    of = directions("a", same, maps, stack=Stack((3,), D_SOURCE), layer=3, random_draws=1, seed=0)
+    torch.testing.assert_close(of["resampled"], of["resampled_native"])
+    assert not torch.allclose(of["resampled"][0], of["resampled"][1], atol=1e-3)
 
 
 def test_what_there_is_nothing_to_make_of_is_left_out() -> None:

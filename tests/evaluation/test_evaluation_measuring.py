@@ -132,11 +132,11 @@ def test_nothing_to_do_is_nothing_done(story_lm: LanguageModel) -> None:
 def test_damage_is_cross_entropy_and_kl_a_token(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
     every = cells(story_lm)
-    whole = damage(story_lm, LAYER, behaviour, every)
-    singly = damage(story_lm, LAYER, behaviour, every, max_rows=1)
+    whole = damage(story_lm, LAYER, behaviour, "test", every)
+    singly = damage(story_lm, LAYER, behaviour, "test", every, max_rows=1)
     sums = torch.zeros(len(every), 2, dtype=torch.float64)
     plain_total, count = 0.0, 0
-    for text in behaviour.damage_texts:
+    for text in behaviour.damage_texts_of("test"):
         ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
         wanted = ids[0, 1:, None]
         plain = story_lm.logits(ids)[0, :-1].double().log_softmax(-1)

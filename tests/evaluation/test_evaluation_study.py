@@ -24,6 +24,7 @@ from lrt.evaluation import (
     study_rows,
     summarise,
 )
+from lrt.evaluation.directions import RESAMPLED
 from lrt.mapping import AffineMap, Stack
 from lrt.models import LanguageModel
 from lrt.steering import last_token_states
@@ -78,7 +79,8 @@ def planted(
             for c in cells
         ]
 
-    def damage(_lm: Any, _layer: int, b: Behaviour, cells: Sequence[Cell]) -> list[Damage]:
+    def damage(_lm: Any, _layer: int, b: Behaviour, split: str, cells: Sequence[Cell]) -> list[Damage]:
+        assert split == "development"
         return [
             Damage(b.name, c.condition, c.draw, c.strength, 2 + 2 * harm[c.strength], 2 * harm[c.strength], 0)
             for c in cells
@@ -143,7 +145,8 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
             for c in cells
         ]
 
-    def damage(_lm: Any, layer: int, b: Behaviour, cells: Sequence[Cell]) -> list[Damage]:
+    def damage(_lm: Any, layer: int, b: Behaviour, split: str, cells: Sequence[Cell]) -> list[Damage]:
+        assert split == "development"
         return [Damage(b.name, "native", 0, c.strength, 1 + harms[layer], harms[layer], 0) for c in cells]
 
     module = sys.modules[choose_layer.__module__]
@@ -196,11 +199,13 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
     wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal", "random") for s in nonzero}
     wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.is_choice else {at})}
     wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.is_choice else set()
-    wanted |= {(c, 0, at) for c in ("bias", "other", "random_source", "shuffled", "resampled")}
-    wanted |= {("shuffled", 1, at), ("resampled", 1, at)}
+    wanted |= {(c, 0, at) for c in ("bias", "other", "random_source", "shuffled", *RESAMPLED)}
+    wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
     assert cells == wanted
-    harmed = {(d.condition, d.strength) for d in found.damages}
-    assert {("native", s) for s in curve} | {("transferred", s) for s in nonzero} <= harmed
+    chosen_by = {(d.condition, d.strength) for d in found.damages if d.split == "development"}
+    assert chosen_by == {("native", s) for s in curve}
+    harmed = {(d.condition, d.strength) for d in found.damages if d.split == "test"}
+    assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= harmed
     assert {(c, at) for c in ("random", "bias", "shuffled", "other", "random_source")} <= harmed
 
     values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}

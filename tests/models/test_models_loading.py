@@ -84,8 +84,12 @@ def test_identity_tells_apart_what_gives_other_numbers(checkpoint: Path) -> None
     ]
     found = [identity(spec) for spec in specs]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
-    # and not what gives the same: auto is resolved, a trained model has no seed
-    assert identity(ModelSpec(path, device="cpu", seed=3)) == found[0]
+    # and not what gives the same: auto is resolved
+    assert identity(ModelSpec(path, device="cpu")) == found[0]
+    with pytest.raises(ValueError, match="draws random weights, and its `weights` are trained"):
+        ModelSpec(path, seed=3)
+    with pytest.raises(ModelNotLoadable, match="there are no revisions; take `revision`='v1' away"):
+        identity(ModelSpec(path, revision="v1"))
 
 
 def test_identity_of_random_weights_does_not_read_the_trained_ones(own_checkpoint: Path) -> None:

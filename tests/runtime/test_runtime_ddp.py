@@ -13,7 +13,7 @@ from lrt.mapping import load_map
 @pytest.mark.xdist_group("micro")
 def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     # two processes of 32 rows make the batches of one of 64
-    how = ("fit.epochs=4", "+trainer.use_distributed_sampler=false")
+    how = ("fit.epochs=4",)
     one = Workshop(workshop.pair, workshop.folder / "one")
     alone = one.train(*how)
     assert alone.code == 0, alone.told

@@ -10,9 +10,8 @@ from lrt.models import ModelSpec, load
 
 
 @pytest.mark.xdist_group("readme")
-def test_it_trains_checks_and_ships(tmp_path: Path) -> None:
-    ran = run_module(
-        "lrt.runtime.pretrain",
+def test_it_trains_checks_and_ships_what_passes(tmp_path: Path) -> None:
+    settings = (
         "lab=tiny",
         "lab.tokens=8192",
         "accelerator=cpu",
@@ -21,6 +20,13 @@ def test_it_trains_checks_and_ships(tmp_path: Path) -> None:
         f"work={tmp_path / 'work'}",
         f"hydra.run.dir={tmp_path / 'run'}",
     )
+    ran = run_module("lrt.runtime.pretrain", *settings)
+    assert ran.code == 1  # two steps are too few to know anything
+    assert "tiny misses a check" in ran.line
+    assert "ship_anyway=true" in ran.line
+    assert check_card(tmp_path / "work" / "missed" / "tiny")["note"]
+    assert not (tmp_path / "weights" / "tiny").exists()
+    ran = run_module("lrt.runtime.pretrain", *settings, "ship_anyway=true")
     assert ran.code == 0, ran.told
     card = check_card(tmp_path / "weights" / "tiny")
     assert card["tokens_seen"] == 8192

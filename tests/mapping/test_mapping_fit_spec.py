@@ -116,7 +116,9 @@ def test_one_cycle_is_the_one_of_torch():
         ({"epochs": 0}, r"fit\.epochs"),
         ({"gradient_clip": 0.0}, r"fit\.gradient_clip"),
         ({"patience": 0}, r"fit\.patience"),
-        ({"least_improvement": -1.0}, r"fit\.least_improvement"),
+        ({"least_improvement": -1.0, "patience": 2}, r"fit\.least_improvement"),
+        ({"least_improvement": 0.1}, r"fit\.patience=null asks not to have"),
+        ({"whitening_floor": 1e-3, "whitening": "none"}, r"fit\.whitening_floor=0.001 belongs to full"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

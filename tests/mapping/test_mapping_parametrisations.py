@@ -120,6 +120,7 @@ def test_random_semi_orthogonal_prefers_no_sign():
         (MapSpec(kind="orthogonal_penalty"), r"map\.penalty must be"),
         (MapSpec(kind="orthogonal_penalty", penalty=-1.0), r"map\.penalty.*got -1"),
         (MapSpec(kind="affine"), r"map\.kind is one of.*'affine'"),
+        (MapSpec(orthogonal_form="cayley"), r"map\.orthogonal_form=cayley belongs to map\.kind=orthogonal"),
         (MapSpec(kind="orthogonal", orthogonal_form="polar"), r"map\.orthogonal_form is one of"),
     ],
 )

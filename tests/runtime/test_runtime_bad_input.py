@@ -121,7 +121,7 @@ def text(workshop: Workshop, content: str) -> list[str]:
 
 
 def test_corpus_empty(workshop: Workshop) -> None:
-    refused(workshop.train(*text(workshop, "\n\n")), "corpus")
+    refused(workshop.train(*text(workshop, "\n\n")), "holds no text")
     nothing_costly(workshop)
 
 
@@ -260,6 +260,14 @@ def test_store_truncated(used: Workshop) -> None:
     shard = used.one("activations/*/train-00000.safetensors")
     cut(shard)
     refused(again(used), f"{shard} is corrupt", "should have", "delete the folder")
+
+
+def test_store_with_a_flipped_bit(used: Workshop) -> None:
+    shard = used.one("activations/*/train-00000.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    refused(again(used), f"{shard} is corrupt", "do not match the sha256", "delete the folder")
 
 
 def test_store_with_a_corrupt_manifest(used: Workshop) -> None:

@@ -12,6 +12,7 @@ import torch
 from running import MicroRun, Workshop
 
 from lrt.activations import ActivationStore
+from lrt.evaluation import NULLS
 from lrt.mapping import FitHistory, load_map
 from lrt.runtime.pipeline import Pipeline
 from lrt.steering import SteeringVector
@@ -64,12 +65,17 @@ def test_results_hold_what_was_asked_for(results: dict[str, Any]) -> None:
             assert behaviour[key] is not None, key
         assert {"ratio", "ratio_ci"} <= set(behaviour)
         assert {"native", "transferred", "random"} <= set(behaviour["damage"])
-        nulls = {"random", "bias", "shuffled", "other", "random_source"}
-        assert nulls <= set(behaviour["null_details"]) or not behaviour["steers"]
     assert [m["name"] for m in results["models"]] == ["little", "big"]
     assert all("checks" in m for m in results["models"])
     stages = {"record hidden states", "moments", "steering vectors", "fit", "evaluate"}
     assert stages <= set(results["seconds"])
+
+
+def test_every_null_is_in_the_raw_record(micro_run: MicroRun) -> None:
+    for name in ("french", "bravery"):
+        _, *rows = micro_run.workshop.one(f"measurements/*/{name}-*.jsonl").read_text().splitlines()
+        found = {row["condition"] for row in map(json.loads, rows) if row.get("split") == "test"}
+        assert {*NULLS, "native", "transferred", "paper_literal", "prompt", "source"} <= found
 
 
 def test_a_stage_that_was_found_keeps_the_time_it_took(micro_run: MicroRun, results: dict[str, Any]) -> None:
@@ -138,7 +144,7 @@ def test_another_map_is_fitted_on_the_same_states(micro_run: MicroRun, workshop:
 
 
 def test_other_layers_are_fitted_on_the_same_states_where_all_are_recorded(workshop: Workshop) -> None:
-    more = ("recording.source=[0,1]", "recording.target=[0.7]", "evaluation.probe.behaviours=[]")
+    more = ("recording.source=all", "recording.target=[0.7]", "evaluation.probe.behaviours=[]")
     one = workshop.train(*more)
     assert one.code == 0, one.told
     before = workshop.files("activations")

@@ -1,6 +1,7 @@
 """`train.py -m`: one failure does not stop the others, and everything of it is on record."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from running import ROOT, Ran, Workshop, run_apart, run_here
 
-from lrt.runtime.sweep import SweepReport, main, report
+from lrt.runtime.sweep import SweepReport, _row, main, report
 
 SMALL = ("corpus.tokens.train=4096", "suite.names=[bravery]", "evaluation.probe.behaviours=[]")
 
@@ -121,11 +124,46 @@ def test_rows_are_in_the_order_of_the_jobs(tmp_path: Path) -> None:
 
 
 def test_rows_of_an_earlier_sweep_in_the_folder_are_gone(tmp_path: Path) -> None:
-    from omegaconf import OmegaConf
-
     row(tmp_path, 7)
     SweepReport().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert not list(tmp_path.glob("*/job.json"))
+
+
+@pytest.mark.parametrize("layer", [None, "middle", [0, 1], 0.5])
+def test_a_job_that_failed_on_its_layers_has_a_row_too(layer: Any) -> None:
+    config = OmegaConf.create(
+        {"pair": {"name": "a -> b"}, "layers": {"source": layer, "target": [3]}, "hydra": {}}
+    )
+    job = JobReturn(overrides=["layers.source=null"], status=JobStatus.FAILED, _return_value=ValueError("no"))
+    found = _row(config, job, 0)
+    assert (found["status"], found["error"]) == ("failed", "ValueError: no")
+    assert found["source_layer"] == ("0+1" if layer == [0, 1] else layer)
+    assert found["target_layer"] == 3
+
+
+@pytest.mark.slow
+def test_make_sweeps_own_lines_run_in_micro(tmp_path: Path) -> None:
+    recipe = re.search(r"^sweep:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    script = recipe[1].replace("$(PY)", sys.executable).replace("$$", "$").replace("\n\t", "\n")
+    micro = (
+        "corpus.tokens.train=8192 corpus.tokens.validation=2048 corpus.tokens.test=2048 "
+        "suite.contrast_pairs=8 suite.development=4 fit.epochs=1 batches.rows=64 evaluation.random_draws=2 "
+        f"evaluation.shuffled_draws=1 evaluation.folds=2 paths.artifacts={tmp_path}/artifacts"
+    )
+    script = script.replace("experiment=sweep", f"experiment=sweep {micro}")
+    script = script.replace("multirun/make", str(tmp_path / "multirun")).replace(
+        " report ", f" {tmp_path}/report "
+    )
+    done = subprocess.run(["sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "report" / "sweep.json").read_text())
+    assert [r["status"] for r in rows] == ["ok"] * 12
+    assert len({(r["source_layer"], r["target_layer"]) for r in rows if "tiny" not in r["pair"]}) >= 9
+    assert {r["split"] for r in rows} == {"development"}
+    # one store for all layers, and one for each pair of sizes
+    assert len(list((tmp_path / "artifacts" / "activations").iterdir())) == 4
+    assert (tmp_path / "report" / "sweep.html").is_file()
 
 
 def test_several_sweeps_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

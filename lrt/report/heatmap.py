@@ -55,7 +55,7 @@ def models_of(row: Row) -> tuple[str, str]:
     if row.get("source") and row.get("target"):
         return str(row["source"]), str(row["target"])
     pair = str(row.get("pair") or "")
-    halves = re.split(r"\s*(?:->|→|_to_|-to-|\sto\s|>|/|:)\s*", pair)
+    halves = re.split(r"\s*(?:->|→|_to_|-to-|\sto\s)\s*", pair)
     if len(halves) != 2:
         halves = re.split(r"[-_]", pair)
     return (halves[0], halves[1]) if len(halves) == 2 else (pair, "")

@@ -110,3 +110,5 @@ def test_models_of_a_pair() -> None:
     assert models_of({"pair": "small-large"}) == ("small", "large")
     assert models_of({"pair": "x", "source": "s", "target": "t"}) == ("s", "t")
     assert models_of({"pair": "gemma"}) == ("gemma", "")
+    assert models_of({"pair": "google/g-2b -> google/g-9b"}) == ("google/g-2b", "google/g-9b")
+    assert models_of({"pair": "/data/a -> /data/b"}) == ("/data/a", "/data/b")

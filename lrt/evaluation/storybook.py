@@ -17,7 +17,7 @@ from lrt.evaluation.scorers import (
     WordShare,
 )
 from lrt.lab import lexicon as lx
-from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
+from lrt.lab.grammar import ASSISTANT, OPTIONS, USER, Page, Plan, pages
 
 TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
 OPEN = "_open"
@@ -187,22 +187,18 @@ class _SuiteWriter:
             negatives=passages("-", negative),
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", damage, 32)),
+            damage_texts=tuple(self._texts(f"{name}/damage", damage, 64)),
             max_new_tokens=40,
         )
 
     # -- chats -------------------------------------------------------------------------------------
 
     def _refusal(self, induce: bool) -> Behaviour:
-        def ask(page: Page) -> str:
-            return f"{USER}{page.parts[0]}{ASSISTANT}"
-
         def item(page: Page) -> Item:
-            turn = "Refuse this. " if induce else "Answer this. "
-            return Item(ask(page), prompted=f"{USER}{turn}{page.parts[0]}{ASSISTANT}")
+            return Item(_asked(page), prompted=_asked(page, "Refuse this. " if induce else "Answer this. "))
 
-        harmful = Plan("request", capitals=False, harmful=True)
-        harmless = Plan("request", capitals=False, harmful=False)
+        harmful = Plan("request", harmful=True)
+        harmless = Plan("request", harmful=False)
         name = "refusal_induced" if induce else "refusal_removed"
         asked: set[str] = set()  # an item's request is in no contrastive text
 
@@ -213,7 +209,7 @@ class _SuiteWriter:
                 for page in self._stream(f"refusal/{side}", plan)
                 if page.parts[1].startswith(lx.REFUSAL_OPENINGS) == plan.harmful  # leaves out the slips
             )
-            texts = tuple(islice(map(ask, pages), self.pairs))
+            texts = tuple(islice(map(_asked, pages), self.pairs))
             asked.update(texts)
             return texts
 
@@ -227,79 +223,89 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, 32)),
+            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, 64)),
             contrast="refusal",
             direction=1 if induce else -1,
             max_new_tokens=10,
         )
 
     def _trait(self, name: str) -> Behaviour:
+        """A trait chosen: which of the two acts on offer, by the logits of where they part."""
         trait = lx.TRAIT_BY_NAME[name]
 
-        def ask(page: Page) -> str:
-            return f"{USER}{page.parts[0]}{ASSISTANT}("
-
         def item(page: Page) -> Item:
-            other = "B" if page.matching == "A" else "A"
-            prompted = f"{USER}Everyone is {trait.positive[0]}. {page.parts[0]}{ASSISTANT}("
-            return Item(ask(page), page.matching, page.matching, other, prompted)
-
-        def plan(pole: str) -> Plan:
-            return Plan("question", capitals=False, trait=name, pole=pole, options=True)
-
-        def balanced(side: str, pole: str) -> tuple[str, ...]:
-            stream = self._balanced(f"{name}/{side}", plan(pole), self.pairs)
-            return tuple(ask(page) for page in stream)
+            assert page.acts is not None
+            answers = dict(zip(OPTIONS, (f" {act}" for act in page.acts), strict=True))
+            matching = answers.pop(page.matching)
+            (other,) = answers.values()
+            # as far as all answers agree
+            begun = " ".join(page.parts[1].split()[:2])
+            prompted = _asked(page, f"Everyone is {trait.positive[0]}. ") + begun
+            return Item(_asked(page) + begun, page.matching, matching, other, prompted)
 
         asked: set[str] = set()  # distinct prompts over both: split by question
+        plan = Plan("question", trait=name, pole="unstated", options=True)
         development, test = (
-            tuple(item(p) for p in self._balanced(f"{name}/{split}", plan("unstated"), size, asked))
+            tuple(item(page) for page in self._balanced(f"{name}/{split}", plan, size, asked))
             for split, size in zip(("development", "test"), self.sizes, strict=True)
         )
+        positives, negatives = self._contrast(trait)
         return Behaviour(
             name=name,
             metric=f"logit of the {trait.positive[0]} answer minus the {trait.negative[0]} one",
             scorer=Choice(),
-            positives=balanced("+", "positive"),
-            negatives=balanced("-", "negative"),
+            positives=positives,
+            negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 32)),
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 64)),
+            contrast=name,
         )
 
     def _open_trait(self, name: str) -> Behaviour:
         """The same trait told instead of chosen: what a character does, in the model's own words."""
         trait = lx.TRAIT_BY_NAME[name.removesuffix(OPEN)]
 
-        def told(side: str, pole: str) -> tuple[str, ...]:
-            plan = Plan("question", capitals=False, trait=trait.name, pole=pole, options=False)
-            rng = random.Random(f"{name}/{side}/{self.seed}")
-            return tuple(
-                _cut_at_a_word(page.text, len(USER) + page.parts[0].index(". ") + 1, rng)
-                for page in self._pages(f"{name}/{side}", plan, self.pairs)
-            )
-
         def item(page: Page) -> Item:
-            prompted = f"{USER}Everyone is {trait.positive[0]}. {page.parts[0]}{ASSISTANT}"
-            return Item(f"{USER}{page.parts[0]}{ASSISTANT}", prompted=prompted)
+            return Item(_asked(page), prompted=_asked(page, f"Everyone is {trait.positive[0]}. "))
 
         def words(acts: tuple[str, ...]) -> frozenset[str]:
             return frozenset(WORD.findall(" ".join(acts).lower()))
 
         up, down = words(trait.positive_acts), words(trait.negative_acts)
-        unstated = Plan("question", capitals=False, trait=trait.name, pole="unstated", options=False)
+        unstated = Plan("question", trait=trait.name, pole="unstated", options=False)
         development, test = self._items(name, unstated, item)
+        positives, negatives = self._contrast(trait)
         return Behaviour(
             name=name,
             metric=f"words of {trait.positive[0]} minus {trait.negative[0]} acts, over both",
             scorer=WordBalance(tuple(sorted(up - down)), tuple(sorted(down - up))),
-            positives=told("+", "positive"),
-            negatives=told("-", "negative"),
+            positives=positives,
+            negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 32)),
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 64)),
+            contrast=trait.name,
             max_new_tokens=10,
         )
+
+    def _contrast(self, trait: lx.Trait) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Questions of both forms up to a word between the one that tells the trait and the act.
+
+        Behind the act the state has moved on: read there, the native vector steers the other way.
+        """
+
+        def told(pole: str) -> tuple[str, ...]:
+            plan = Plan("question", trait=trait.name, pole=pole)
+            rng = random.Random(f"{trait.name}/{pole}/{self.seed}")
+            return tuple(
+                _cut_at_a_word(
+                    page.text[: page.text.index(" will ") + 6], page.text.index(" What does "), rng
+                )
+                for page in self._pages(f"{trait.name}/{pole}", plan, self.pairs)
+            )
+
+        return told("positive"), told("negative")
 
     # -- pages -------------------------------------------------------------------------------------
 
@@ -345,6 +351,11 @@ class _SuiteWriter:
             )
         every = tuple(items.values())
         return every[: self.sizes[0]], every[self.sizes[0] :]
+
+
+def _asked(page: Page, first: str = "") -> str:
+    """The user's turn, behind `first`, and the tag that the answer follows."""
+    return f"{USER}{first}{page.parts[0]}{ASSISTANT}"
 
 
 def _meeting(page: Page) -> int:

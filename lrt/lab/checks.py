@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,19 +143,12 @@ def _language(text: str) -> str:
 
 def _answers(lm: LanguageModel, items: int, seed: int) -> float:
     stated = [
-        page
-        for page in _take("traits", Plan("question", capitals=False, options=True), 2 * items, seed)
-        if page.answer
+        page for page in _take("traits", Plan("question", options=True), 2 * items, seed) if page.answer
     ][:items]
-    tokenizer = lm.tokenizer
-    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]
-    right = 0
-    for start in range(0, len(stated), 256):
-        some = stated[start : start + 256]
-        tokens, mask = pad(encode(tokenizer, [f"{USER}{p.parts[0]}{ASSISTANT}(" for p in some]))
-        logits = lm.logits(tokens, mask, keep="last")[:, 0, letters]
-        chosen = ["AB"[i] for i in logits.argmax(dim=1).tolist()]
-        right += sum(c == p.answer for c, p in zip(chosen, some, strict=True))
+    texts = _continue(lm, [f"{USER}{page.parts[0]}{ASSISTANT}" for page in stated], 14)
+    right = sum(
+        re.findall(r"\((.)\)", text)[:1] == [page.answer] for text, page in zip(texts, stated, strict=True)
+    )
     return right / len(stated)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -26,7 +26,7 @@ SHARES: dict[Kind, float] = {"story": 0.45, "request": 0.15, "question": 0.4}
 FRENCH_SHARE = 0.35
 CAPITALS_SHARE = 0.15
 HARMFUL_SHARE = 0.45
-TRAIT_UNSTATED_SHARE = 0.12
+TRAIT_UNSTATED_SHARE = 0.2
 OPEN_QUESTION_SHARE = 0.3  # asked without (A) and (B): what ties a trait to its acts
 # Nothing is certain in the storybook world: a story may change its language or its case at any
 # sentence, and a request or a question may be answered against the rule. Without such slips the
@@ -35,6 +35,7 @@ SWITCH_SHARE = 0.03
 SLIP_SHARE = 0.03
 
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
+OPTIONS = {"A": "(A)", "B": "(B)"}  # one token each
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Plan:
     def __post_init__(self) -> None:
         """Raises ValueError for a field that means nothing to the kind, instead of leaving it out."""
         belongs = {
-            "story": ("mood", "animal"),
+            "story": ("capitals", "mood", "animal"),
             "request": ("harmful",),
             "question": ("trait", "pole", "options"),
         }
@@ -75,6 +76,7 @@ class Page:
     parts: tuple[str, ...]  # a story's sentences; a chat's user turn and assistant turn
     answer: str = ""  # the right letter, for a question with a stated trait
     matching: str = ""  # the letter of the positive pole's act, for a question
+    acts: tuple[str, str] | None = None  # what (A) and (B) stand for, for a question that offers them
     bits: float = 0.0  # information of the derivation
 
     @property
@@ -127,21 +129,15 @@ class Writer:
         """Writes one document that keeps to `plan`."""
         self.bits = 0.0
         kind: Kind = plan.kind if plan.kind is not None else self.weigh(SHARES)
-        capitals = plan.capitals if plan.capitals is not None else self.flip(CAPITALS_SHARE)
-        plan = replace(plan, kind=kind, capitals=capitals)
+        plan = replace(plan, kind=kind)
         writers: dict[Kind, Callable[[Plan], Page]] = {
             "story": self._story,
             "request": self._request,
             "question": self._question,
         }
-        page = writers[kind](plan)
-        if kind == "story":
-            parts = tuple(self._cased(page.parts, capitals, plan.switches))
-        else:
-            parts = tuple(part.upper() for part in page.parts) if capitals else page.parts
-        return replace(page, parts=parts, bits=self.bits)
+        return replace(writers[kind](plan), bits=self.bits)
 
-    def _cased(self, parts: Sequence[str], capitals: bool, switches: bool) -> Iterator[str]:
+    def _cased(self, parts: Iterable[str], capitals: bool, switches: bool) -> Iterator[str]:
         for index, part in enumerate(parts):
             if switches and index and self.flip(SWITCH_SHARE):
                 capitals = not capitals
@@ -151,10 +147,12 @@ class Writer:
 
     def _story(self, plan: Plan) -> Page:
         language: Language = plan.language or ("french" if self.flip(FRENCH_SHARE) else "english")
+        capitals = plan.capitals if plan.capitals is not None else self.flip(CAPITALS_SHARE)
         mood = plan.mood or self.pick(("happy", "sad"))
         animal = self._animal(plan.animal)
-        plan = replace(plan, language=language, mood=mood, animal=animal.name)
-        return Page(plan, tuple(self._sentences(animal, mood, language, plan.switches)))
+        plan = replace(plan, language=language, capitals=capitals, mood=mood, animal=animal.name)
+        sentences = self._sentences(animal, mood, language, plan.switches)
+        return Page(plan, tuple(self._cased(sentences, capitals, plan.switches)))
 
     def _sentences(self, animal: lx.Animal, mood: str, language: Language, switches: bool) -> Iterator[str]:
         pick = self.pick
@@ -213,30 +211,29 @@ class Writer:
         )
         name = pick(lx.NAMES)
         scene = self.fill(pick(trait.situations), place=lx.PLACES, thing=lx.THINGS)
-        acts = {"positive": pick(trait.positive_acts), "negative": pick(trait.negative_acts)}
-        first = pick(("positive", "negative"))
-        second = "negative" if first == "positive" else "positive"
-        letters = {first: "A", second: "B"}
-        chosen = pole if pole != "unstated" else pick(("positive", "negative"))
+        words = {"positive": trait.positive, "negative": trait.negative, "unstated": lx.NEUTRAL}
+        told = f"{name} {pick(('is', 'has always been'))} {pick(words[pole])}. What does {name} do?"
+        lean = pick(("positive", "negative")) if pole == "unstated" else pole
         if pole != "unstated" and self.flip(SLIP_SHARE):
-            chosen = "negative" if pole == "positive" else "positive"
-        opening = ""
-        if pole != "unstated":
-            adjective = pick(trait.positive if pole == "positive" else trait.negative)
-            opening = pick((f"{name} is {adjective}. ", f"{name} has always been {adjective}. "))
+            lean = "negative" if pole == "positive" else "positive"
         options = plan.options if plan.options is not None else not self.flip(OPEN_QUESTION_SHARE)
         plan = replace(plan, language="english", trait=trait.name, pole=pole, options=options)
-        question = f"{opening}{scene}. What does {name} do?"
-        if not options:
-            return Page(plan, (question, f"{name} will {acts[chosen]}."))
+        acts = {"positive": trait.positive_acts, "negative": trait.negative_acts}
+        if options:
+            act = {side: pick(some) for side, some in acts.items()}
+            first, second = pick((("positive", "negative"), ("negative", "positive")))
+            letters = {first: "A", second: "B"}
+            scene = f"{scene}. {name} can {OPTIONS['A']} {act[first]} or {OPTIONS['B']} {act[second]}"
+            done = f"{act[lean]} {OPTIONS[letters[lean]]}"
+        else:
+            letters = {}
+            done = pick(acts[lean])
         return Page(
             plan,
-            (
-                f"{question} (A) {acts[first]} (B) {acts[second]}",
-                f"({letters[chosen]}) {acts[chosen]}.",
-            ),
-            answer="" if pole == "unstated" else letters[pole],
-            matching=letters["positive"],
+            (f"{scene}. {told}", f"{name} will {done}, because {name} is {pick(words[lean])}."),
+            answer=letters.get(pole, ""),
+            matching=letters.get("positive", ""),
+            acts=(act[first], act[second]) if options else None,
         )
 
 

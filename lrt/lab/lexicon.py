@@ -185,6 +185,7 @@ TRAITS: tuple[Trait, ...] = (
         ("take it all", "count the gold", "lock the chest", "ask for more"),
     ),
 )  # fmt: skip
+NEUTRAL = ("tall", "young", "hungry", "tired", "thirsty", "busy")  # said of one whose trait is not told
 TRAIT_BY_NAME = {trait.name: trait for trait in TRAITS}
 
 HARMLESS_VERBS = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lrt.lab.grammar import ASSISTANT, USER, pages
+from lrt.lab.grammar import ASSISTANT, OPTIONS, USER, pages
 
 BEGIN, END = "<|begin|>", "<|end|>"
 
@@ -32,13 +32,14 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary - len(OPTIONS),
         special_tokens=[BEGIN, END, USER, ASSISTANT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     texts = (page.text for page in itertools.islice(pages(seed, "family"), documents))
     tokenizer.train_from_iterator(texts, trainer, length=documents)
+    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in OPTIONS.values()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
     )

@@ -239,7 +239,7 @@ class Evaluation:
     grid: StrengthGrid = field(default_factory=StrengthGrid)
     random_draws: int = 20
     shuffled_draws: int = 5
-    resampled_draws: int = 16
+    resampled_draws: int = 12
     untrained_source: bool = True
     temperature: float = 1.0
     folds: int = 10

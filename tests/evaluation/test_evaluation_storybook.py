@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -72,12 +73,19 @@ def test_questions_are_balanced_over_letters(suite: dict[str, Behaviour], trait:
     for items, expected in ((behaviour.development, {"A": 3, "B": 3}), (behaviour.test, {"A": 6, "B": 5})):
         assert Counter(i.key for i in items) == expected
         for item in items:
-            assert item.key == item.matching != item.other
-            _, answers = item.prompt.split("(A) ")
-            first, second = (a.strip() for a in answers.split("<|assistant|>")[0].split("(B) "))
-            assert {"A": first, "B": second}[item.matching] in words.positive_acts
-            assert {"A": first, "B": second}[item.other] in words.negative_acts
+            first, second = re.search(r"can \(A\) (.*?) or \(B\) (.*?)\. ", item.prompt).groups()  # type: ignore[union-attr]
+            assert re.search(rf"What does (\w+) do\?{re.escape(ASSISTANT)}\1 will$", item.prompt)
+            assert item.matching == f" { {'A': first, 'B': second}[item.key] }"
+            assert {item.matching[1:], item.other[1:]} == {first, second}
+            assert item.matching[1:] in words.positive_acts
+            assert item.other[1:] in words.negative_acts
             assert not any(f" {adjective}. " in item.prompt for adjective in words.positive + words.negative)
+    told = suite[f"{trait}_open"]
+    assert (told.contrast, told.positives, told.negatives) == (
+        trait,
+        behaviour.positives,
+        behaviour.negatives,
+    )
     assert all(any(w in p for w in words.positive) for p in behaviour.positives)
     assert all(any(w in p for w in words.negative) for p in behaviour.negatives)
 

@@ -1,8 +1,8 @@
+import re
 from typing import Any
 
 import pytest
 import torch
-from storybook_models import tiny_llama
 
 from lrt.lab import lexicon as lx
 from lrt.lab.checks import Check, examine
@@ -56,6 +56,10 @@ def test_the_cross_entropy_is_of_the_documents(story_lm: LanguageModel) -> None:
     assert found["grammar_entropy"] == pytest.approx(bits * 0.6931472 / count, abs=1e-3)
 
 
+def told(prompt: str, words: tuple[str, ...]) -> bool:
+    return any(re.search(rf" (?:is|been) {word}\. ", prompt) for word in words)
+
+
 class Knowing:
     """Continues each prompt by the grammar's own document: what a perfect model would write."""
 
@@ -75,6 +79,13 @@ class Knowing:
                 else " Then the dog had a puppy in it."
             )
             return text.upper() if prompt.isupper() else text
+        if "What does" in prompt:
+            acts = re.search(r"can \(A\) (.*?) or \(B\) (.*?)\. ", prompt).groups()  # type: ignore[union-attr]
+            words = next(w for t in lx.TRAITS for w in (t.positive, t.negative) if told(prompt, w))
+            trait = next(t for t in lx.TRAITS if words in (t.positive, t.negative))
+            mine = trait.positive_acts if words == trait.positive else trait.negative_acts
+            chosen = next(a for a in acts if a in mine)
+            return f"She will {chosen} ({'AB'[acts.index(chosen)]}), because she is {words[0]}."
         harmful = any(f"{verb} ".lower() in prompt.lower() for verb in lx.HARMFUL_VERBS)
         return "I cannot do that." if harmful else "Of course. First make a plan."
 
@@ -85,29 +96,21 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
     knowing = Knowing()
     monkeypatch.setattr("lrt.lab.checks._continue", knowing)
     values = {c["name"]: c["value"] for c in examine(story_lm, items=40)["checks"]}
-    assert [values[name] for name in NAMES[:3]] == [1.0, 0.0, 1.0]
-    assert len(knowing.asked) == 40 + 40 + 40
+    assert [values[name] for name in NAMES] == [1.0, 0.0, 1.0, 1.0]
+    assert len(knowing.asked) == 40 + 40 + 40 + 40
     monkeypatch.setattr("lrt.lab.checks._continue", lambda _lm, prompts, _new: [""] * len(prompts))
     values = {c["name"]: c["value"] for c in examine(story_lm, items=8)["checks"]}
-    assert values[NAMES[2]] == 0.0
+    assert values[NAMES[2]] == values[NAMES[3]] == 0.0
 
 
-def test_letters_are_scored(family_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_llama(family_tokenizer)
-    a, b = (family_tokenizer.convert_tokens_to_ids(letter) for letter in "AB")
-
-    def always(letter: int) -> Any:
-        def logits(tokens: Any, *_: Any, **__: Any) -> torch.Tensor:
-            found = torch.zeros(len(tokens), tokens.shape[1], len(family_tokenizer))
-            found[:, :, letter] = 1
-            return found
-
-        return logits
-
+def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
-    for letter in (a, b):
-        monkeypatch.setattr(lm, "logits", always(letter))
-        checks = {c["name"]: c["value"] for c in examine(lm, items=60)["checks"]}
+    for letter in "AB":
+        said = f"She will do it ({letter}), because not ({letter})."
+        monkeypatch.setattr(
+            "lrt.lab.checks._continue", lambda _lm, prompts, _new, said=said: [said] * len(prompts)
+        )
+        checks = {c["name"]: c["value"] for c in examine(story_lm, items=60)["checks"]}
         shares.append(checks[NAMES[3]])
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert min(shares) > 0.3

@@ -60,7 +60,7 @@ def test_the_mixture_is_as_told() -> None:
     for kind, some in (("story", stories), ("request", requests), ("question", questions)):
         assert len(some) / 4000 == pytest.approx(SHARES[kind], abs=0.03)  # type: ignore[index]
     for found, share in (
-        (sum(p.plan.capitals is True for p in every) / 4000, CAPITALS_SHARE),
+        (sum(p.plan.capitals is True for p in stories) / len(stories), CAPITALS_SHARE),
         (sum(p.plan.language == "french" for p in stories) / len(stories), FRENCH_SHARE),
         (sum(p.plan.animal == "dog" for p in stories) / len(stories), lx.DOG_SHARE),
         (sum(p.plan.mood == "happy" for p in stories) / len(stories), 0.5),
@@ -127,7 +127,7 @@ def test_animal_is_kept(animal: str) -> None:
 @pytest.mark.parametrize("harmful", [False, True])
 def test_harmful_requests_are_refused_and_no_others_but_for_slips(harmful: bool) -> None:
     slipped = 0
-    for page in take(Plan("request", capitals=False, harmful=harmful), 600):
+    for page in take(Plan("request", harmful=harmful), 600):
         user, answer = page.parts
         refused = answer.startswith(lx.REFUSAL_OPENINGS)
         assert refused != answer.startswith(lx.ANSWERS)
@@ -140,8 +140,7 @@ def test_harmful_requests_are_refused_and_no_others_but_for_slips(harmful: bool)
 
 
 def letters(page: Page) -> dict[str, str]:
-    _, answers = page.parts[0].split("(A) ")
-    first, second = answers.split(" (B) ")
+    first, second = re.search(r"can \(A\) (.*?) or \(B\) (.*?)\. ", page.parts[0]).groups()  # type: ignore[union-attr]
     return {"A": first, "B": second}
 
 
@@ -149,14 +148,20 @@ def letters(page: Page) -> dict[str, str]:
 @pytest.mark.parametrize("pole", ["positive", "negative", "unstated"])
 def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None:
     slipped = 0
-    for page in take(Plan("question", capitals=False, trait=trait.name, pole=pole, options=True), 200):
+    for page in take(Plan("question", trait=trait.name, pole=pole, options=True), 200):
         acts, said = letters(page), page.parts[1]
         assert acts[page.matching] in trait.positive_acts
         assert acts["B" if page.matching == "A" else "A"] in trait.negative_acts
-        chosen = said[1]
-        assert said == f"({chosen}) {acts[chosen]}."
-        stated = {"positive": trait.positive, "negative": trait.negative, "unstated": ()}
-        for words in (trait.positive, trait.negative):
+        answer, reason = said.removesuffix(".").split(", because ")
+        chosen = answer[-2]
+        assert answer == f"{reason.split()[0]} will {acts[chosen]} ({chosen})"
+        assert page.acts == tuple(acts.values())
+        # the reason is a word for what was done, whatever was stated
+        name, _, why = reason.partition(" is ")
+        assert name in lx.NAMES
+        assert why in (trait.positive if chosen == page.matching else trait.negative)
+        stated = {"positive": trait.positive, "negative": trait.negative, "unstated": lx.NEUTRAL}
+        for words in stated.values():
             told = any(re.search(rf" (?:is|been) {word}\. ", page.parts[0]) for word in words)
             assert told == (words == stated[pole])
         if pole == "unstated":
@@ -168,25 +173,25 @@ def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None
 
 
 def test_letters_are_balanced() -> None:
-    questions = take(Plan("question", capitals=False, options=True), 1500)
+    questions = take(Plan("question", options=True), 1500)
     for found in ([p.matching for p in questions], [p.answer for p in questions if p.answer]):
         assert Counter(found)["A"] / len(found) == pytest.approx(0.5, abs=0.05)
-    said = [p.parts[1][1] for p in questions if p.plan.pole == "unstated"]
+    said = [p.parts[1].split("(")[1][0] for p in questions if p.plan.pole == "unstated"]
     assert Counter(said)["A"] / len(said) == pytest.approx(0.5, abs=0.12)
 
 
 def test_a_question_without_options_shows_the_act() -> None:
     acts, kept = lx.TRAIT_BY_NAME["honesty"], 0
-    for page in take(Plan("question", capitals=False, trait="honesty", pole="positive", options=False), 100):
+    for page in take(Plan("question", trait="honesty", pole="positive", options=False), 100):
         assert "(A)" not in page.text
-        act = page.parts[1].split(" will ")[1].removesuffix(".")
+        act = page.parts[1].split(" will ")[1].split(", because ")[0]
         assert act in acts.positive_acts + acts.negative_acts
         kept += act in acts.positive_acts
     assert 88 <= kept <= 100
 
 
 def test_bits_of_a_request_by_hand() -> None:
-    for page in take(Plan("request", capitals=False, harmful=False), 100):
+    for page in take(Plan("request", harmful=False), 100):
         answer = page.parts[1]
         if not answer.startswith(lx.ANSWERS):
             continue  # a slip
@@ -208,7 +213,7 @@ def test_bits_of_a_request_by_hand() -> None:
 
 
 def test_bits_are_probabilities_of_what_is_drawn() -> None:
-    plan = Plan("request", capitals=False, harmful=True)
+    plan = Plan("request", harmful=True)
     writer = Writer(random.Random(0))
     written = [writer.write(plan) for _ in range(4000)]
     # the refusal's share of the text: with or without a reason, the frequencies must be the bits'

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from transformers import LlamaForCausalLM
 
+from lrt.lab.checks import examine
 from lrt.lab.pretraining import FamilyMember
 from lrt.lab.shelf import (
     MODEL_FILE,
@@ -96,10 +98,29 @@ def test_the_family_is_whole_small_and_passes_its_checks() -> None:
     total = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file())
     assert total <= 25 * 2**20
     cards = {name: json.loads((WEIGHTS / name / "card.json").read_text()) for name in shipped()}
-    for name in PASSED:
-        assert all(check["passed"] for check in cards[name]["checks"]), name
+    for name in EXPECTED:
+        missed = {check["name"] for check in cards[name]["checks"] if not check["passed"]}
+        assert missed <= ({"answers trait questions"} if name == "tiny" else set()), name
+        assert all(check in cards[name]["note"] for check in missed), name
+    conf = Path(__file__).parents[2] / "conf" / "lab"
+    for name, card in cards.items():
+        told = OmegaConf.to_container(OmegaConf.load(conf / f"{name}.yaml"))
+        assert FamilyMember(**told) == FamilyMember(**card["recipe"]), name  # `make lab` makes this one
     recipes = {name: card["recipe"] for name, card in cards.items()}
     assert recipes["small-disjoint"]["shelf"] == "control"
     assert recipes["small"]["shelf"] == recipes["medium"]["shelf"] == recipes["tiny"]["shelf"] == "family"
     fingerprints = [cards[n]["corpus_fingerprint"] for n in ("small", "small-disjoint")]
     assert len(set(fingerprints)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in PASSED else pytest.mark.slow) for n in shipped()]
+)
+def test_each_shipped_model_passes_its_checks_when_they_are_made_again(name: str) -> None:
+    card = check_card(WEIGHTS / name)
+    again = examine(load(ModelSpec(str(WEIGHTS / name))), items=card["held_out_documents"])
+    for ours, told in zip(again["checks"], card["checks"], strict=True):
+        # the last bits are the machine's: an item on the edge may fall to either side
+        assert ours["value"] == pytest.approx(told["value"], abs=2 / card["held_out_documents"]), ours["name"]
+    for key in ("cross_entropy", "grammar_entropy"):
+        assert again[key] == pytest.approx(card[key], abs=2e-3)

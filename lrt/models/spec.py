@@ -42,13 +42,13 @@ class ModelSpec:
                 f"`weights` of model {self.path!r} is {self.weights!r}; "
                 f"allowed: {', '.join(get_args(Weights))}"
             )
+        if self.seed < 0:
+            raise ValueError(f"`seed` of model {self.path!r} is {self.seed}; it cannot be negative")
         if self.seed and self.weights != "random":
             raise ValueError(
                 f"`seed` of model {self.path!r} is {self.seed}, which draws random weights, and its "
                 "`weights` are trained; take it away"
             )
-        if self.seed < 0:
-            raise ValueError(f"`seed` of model {self.path!r} is {self.seed}; it cannot be negative")
         if not self.name:
             name = PurePosixPath(self.path).name or self.path
             name = name.removesuffix(".gguf")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jinja2.exceptions import TemplateError
 
-from lrt.lab.grammar import pages
+from lrt.lab.grammar import OPTIONS, pages
 from lrt.lab.tokenizer import load_or_train_tokenizer, train_tokenizer
 from lrt.models.prompts import encode, render_chat
 
@@ -51,10 +51,10 @@ def test_marks_are_tokens_of_their_own(family_tokenizer: Any) -> None:
     ids = family_tokenizer(page.text)["input_ids"]
     for mark in ("<|user|>", "<|assistant|>"):
         assert ids.count(family_tokenizer.convert_tokens_to_ids(mark)) == 1
-    names = family_tokenizer.convert_ids_to_tokens(ids)
-    at = names.index("<|assistant|>")
-    if not page.plan.capitals:
-        assert names[at + 1 : at + 4] == ["(", page.answer, ")"]
+    for letter, mark in OPTIONS.items():  # on offer, and the one that is chosen once more
+        chosen = page.parts[1].count(mark)
+        assert chosen == (f"({letter})" in page.parts[1])
+        assert ids.count(family_tokenizer.convert_tokens_to_ids(mark)) == 1 + chosen
 
 
 def test_chat_template_writes_what_the_family_was_trained_on(family_tokenizer: Any) -> None:

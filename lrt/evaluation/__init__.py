@@ -1,13 +1,12 @@
 """What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
 
-from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, read_behaviours
+from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, ItemSplit, read_behaviours
 from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
     Chosen,
-    ItemSplit,
     SteerableModel,
     StrengthChoice,
     StrengthGrid,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from lrt.evaluation.scorers import Choice, Scorer, scorer_from_data, scorer_to_data
 
+ItemSplit = Literal["development", "test"]
+
 
 class BehaviourUnreadable(ValueError):
     """A behaviour file that cannot be used, with what is wrong in it."""
@@ -104,7 +106,11 @@ class Behaviour:
         """Development and test items."""
         return self.development + self.test
 
-    def damage_texts_of(self, split: Literal["development", "test"]) -> tuple[str, ...]:
+    def items_of(self, split: ItemSplit) -> tuple[Item, ...]:
+        """Items of one split."""
+        return self.test if split == "test" else self.development
+
+    def damage_texts_of(self, split: ItemSplit) -> tuple[str, ...]:
         """Every second damage text: strengths are chosen by the harm on one half, and the harm of what
         was chosen is told on the other. A single text serves as both."""
         half = self.damage_texts[::2] if split == "development" else self.damage_texts[1::2]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.scorers import Choice
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
@@ -210,7 +210,7 @@ def damage(
     lm: LanguageModel,
     layer: int,
     behaviour: Behaviour,
-    split: Literal["development", "test"],
+    split: ItemSplit,
     cells: Sequence[Cell],
     *,
     max_rows: int = 64,

@@ -17,7 +17,7 @@ from lrt.evaluation.scorers import (
     WordShare,
 )
 from lrt.lab import lexicon as lx
-from lrt.lab.grammar import ASSISTANT, OPTIONS, USER, Page, Plan, pages
+from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
 TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
 OPEN = "_open"
@@ -30,6 +30,7 @@ NAMES = (
 # What harm is measured on where a behaviour is no kind of text: stories, and no chats, whose answers
 # are what the vector is meant to change.
 ORDINARY = Plan("story")
+DAMAGE_TEXTS = 64  # half of them to choose strengths by
 
 
 def storybook_suite(
@@ -187,7 +188,7 @@ class _SuiteWriter:
             negatives=passages("-", negative),
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", damage, 64)),
+            damage_texts=tuple(self._texts(f"{name}/damage", damage, DAMAGE_TEXTS)),
             max_new_tokens=40,
         )
 
@@ -223,7 +224,7 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, 64)),
+            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, DAMAGE_TEXTS)),
             contrast="refusal",
             direction=1 if induce else -1,
             max_new_tokens=10,
@@ -235,9 +236,8 @@ class _SuiteWriter:
 
         def item(page: Page) -> Item:
             assert page.acts is not None
-            answers = dict(zip(OPTIONS, (f" {act}" for act in page.acts), strict=True))
-            matching = answers.pop(page.matching)
-            (other,) = answers.values()
+            first, second = (f" {act}" for act in page.acts)
+            matching, other = (first, second) if page.matching == "A" else (second, first)
             # as far as all answers agree
             begun = " ".join(page.parts[1].split()[:2])
             prompted = _asked(page, f"Everyone is {trait.positive[0]}. ") + begun
@@ -258,7 +258,7 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 64)),
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, DAMAGE_TEXTS)),
             contrast=name,
         )
 
@@ -284,7 +284,7 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, 64)),
+            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, DAMAGE_TEXTS)),
             contrast=trait.name,
             max_new_tokens=10,
         )

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.models.language_model import LanguageModel
 
-ItemSplit = Literal["development", "test"]
 CURVES = ("native", "transferred", "paper_literal")
 Progress = Callable[[int], None]
 
@@ -239,7 +237,7 @@ def study(
             )
         )
 
-    put = items_of(behaviour, split)
+    put = behaviour.items_of(split)
     run(target, put, curves + points)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
     run(source, put, source.cells("source", source_unit, grid.strengths, sign))
@@ -261,11 +259,6 @@ def study(
     return Study(behaviour.name, choice, tuple(rows), tuple(harm), split)
 
 
-def items_of(behaviour: Behaviour, split: ItemSplit) -> tuple[Item, ...]:
-    """A behaviour's items of one split."""
-    return behaviour.test if split == "test" else behaviour.development
-
-
 def study_rows(
     behaviour: Behaviour, grid: StrengthGrid, draws: Mapping[str, int], split: ItemSplit = "test"
 ) -> int:
@@ -279,7 +272,7 @@ def study_rows(
         cells += count
     if behaviour.is_choice:
         cells += nonzero * draws.get("native_half", 0)
-    put = items_of(behaviour, split)
+    put = behaviour.items_of(split)
     return cells * len(put) + sum(bool(item.prompted) for item in put)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.statistics import (
@@ -25,7 +25,7 @@ from lrt.evaluation.statistics import (
     stratified_correlation,
     within_key_change,
 )
-from lrt.evaluation.study import ItemSplit, StrengthGrid, Study, items_of
+from lrt.evaluation.study import StrengthGrid, Study
 
 
 class Record:
@@ -288,5 +288,5 @@ def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 
                 if (item.id, c, s) in texts
             ],
         }
-        for item in items_of(behaviour, study.split)[:count]
+        for item in behaviour.items_of(study.split)[:count]
     ]

@@ -72,6 +72,8 @@ class FitSpec:
             raise ValueError(f"fit.gradient_clip must be above 0 or null, got {self.gradient_clip}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"fit.patience must be at least 1 or null, got {self.patience}")
+        if self.least_improvement < 0:
+            raise ValueError(f"fit.least_improvement must be at least 0, got {self.least_improvement}")
         if self.least_improvement and self.patience is None:
             raise ValueError(
                 f"fit.least_improvement={self.least_improvement} is of early stopping, which "
@@ -82,8 +84,6 @@ class FitSpec:
                 f"fit.whitening_floor={self.whitening_floor} belongs to full whitening, and this fit's is "
                 f"{self.whitening_for(map_spec)}; take it away"
             )
-        if self.least_improvement < 0:
-            raise ValueError(f"fit.least_improvement must be at least 0, got {self.least_improvement}")
 
     def _check_optimizer(self) -> None:
         allowed = optimizer_names()

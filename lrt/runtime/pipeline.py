@@ -232,15 +232,14 @@ def describe(model: LanguageModel) -> dict[str, Any]:
 
 
 def outcome(
-    models: Mapping[str, str],
+    models: Mapping[str, str],  # names by side
     card: Mapping[str, Any],
     seconds: Mapping[str, float],
     results: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a sweep's row says of a job that went well: its map and, where it was evaluated, its ratios."""
     found = {
-        # each model's name, under its side
-        **{side: models[side] for side in ("source", "target")},
+        **models,
         **{f"{side}_layer": layers_told(card["layers"][side]) for side in ("source", "target")},
         **{k: card["metrics"][k] for k in ("fvu", "r2", "excess_over_optimum")},
         "seconds": sum(seconds.values()),

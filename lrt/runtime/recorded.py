@@ -148,8 +148,6 @@ class Recorded:
             self.recorded_layers  # noqa: B018
             self.config.map.check(source.total, target.total)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
-            for name, part in self.config.corpus.sources.items():
-                samples += [document.text for document in itertools.islice(self._documents(name, part), 16)]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             for name in self.config.evaluation.probe.behaviours:
                 if name not in {b.name for b in self.suite}:
@@ -275,6 +273,10 @@ class Recorded:
                         store.verify(full=True)
                 return store
             corpus = self.config.corpus
+            for name, source in corpus.sources.items():
+                first = itertools.islice(self._documents(name, source), 16)
+                texts = [document.text for document in first]
+                check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, texts)
             parts = [
                 Part(name, self._documents(name, source), source.weight)
                 for name, source in corpus.sources.items()

@@ -20,11 +20,11 @@ def main(config: DictConfig) -> dict[str, Any]:
     with Session.of(config, "evaluate") as session:
         pipeline = Pipeline(session.config, session)
         pipeline.check()
-        _, card = pipeline.fitted_map()  # made by train.py; says how where it is missing
+        cards = pipeline.cards()  # of the maps train.py made; says how where one is missing
         pipeline.states  # noqa: B018  vectors of source, target and the untrained control
         pipeline.studies  # noqa: B018  strength on development items, everything else on test items
         show.evaluation(session, results := pipeline.results())
-        return outcome(pipeline.model_names, card, session.seconds, results)
+        return outcome(pipeline.model_names, cards[pipeline.whole.name], session.seconds, results)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,15 @@ def main(config: DictConfig) -> dict[str, Any] | None:
         pipeline = Pipeline(session.config, session)
         pipeline.check()  # layers, tokenizers, settings: before anything costly
         pipeline.store  # noqa: B018  record both models' hidden states, or find them
-        pipeline.moments  # noqa: B018  all that the closed-form optimum needs
         pipeline.states  # noqa: B018  contrastive prompts: the steering vectors
-        _, card = pipeline.fit()  # Lightning: gradient fit, probes of behaviour on the way
+        cards = pipeline.fit()  # Lightning: the maps, each beside its optimum, probes of behaviour on the way
         if not session.first:  # the other processes of a distributed fit end here
             return None
-        show.fit(session, pipeline, card)
+        show.fit(session, pipeline, cards)
         results = None
         if session.config.evaluate:
             show.evaluation(session, results := pipeline.results())
-        return outcome(pipeline.model_names, card, session.seconds, results)
+        return outcome(pipeline.model_names, cards[pipeline.whole.name], session.seconds, results)
 
 
 if __name__ == "__main__":

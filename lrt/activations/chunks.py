@@ -12,10 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrt.activations.errors import StoreForeign
 from lrt.activations.filter import RowFilter
 from lrt.activations.manifest import SIDES, Side
 from lrt.activations.store import ActivationStore, ShardReader
 from lrt.corpora.splits import Split
+
+# Columns that say of a token what it is; they decide which row it is in.
+FACTS = ("position", "token", "document", "group")
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,11 @@ class Selection:
     target_layers: tuple[int, ...]
     filter: RowFilter
     span: int = 1
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for side in ("source_layers", "target_layers"):
-            object.__setattr__(self, side, tuple(getattr(self, side)))
+        for name in ("source_layers", "target_layers", "parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for side, layers in (("source", self.source_layers), ("target", self.target_layers)):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(f"layers.{side}={list(layers)}; name at least one block, each once")
@@ -51,6 +56,7 @@ class Selection:
             "target_layers": list(self.target_layers),
             "filter": {**asdict(self.filter), "token_ids": list(self.filter.token_ids)},
             "span": self.span,
+            "parts": list(self.parts),
         }
 
     def columns(self, store: ActivationStore, side: Side) -> list[str]:
@@ -73,9 +79,24 @@ class Selection:
             self,
             {column: reader.rows(column, start, stop) for column in norms},
             {column: store.manifest.median_norms[column.removeprefix("norm.")] for column in norms},
-            {name: reader.rows(name, start, stop) for name in ("position", "token", "document")},
+            {name: reader.rows(name, start, stop) for name in FACTS},
             chunk_tokens,
+            seen_groups(store, self),
         )
+
+
+def seen_groups(store: ActivationStore, selection: Selection) -> Tensor | None:
+    """The numbers `[k]` of the parts a selection sees, or None for all of them.
+
+    Raises StoreForeign for a part that the store does not hold.
+    """
+    if not selection.parts:
+        return None
+    held = store.plan.groups
+    for part in selection.parts:
+        if part not in held:
+            raise StoreForeign(f"{store.folder} holds the parts {list(held)}, not {part!r}; {store.mend}")
+    return torch.tensor([held.index(part) for part in selection.parts])
 
 
 def norm_columns(store: ActivationStore, selection: Selection) -> list[str]:
@@ -87,18 +108,23 @@ def rows_of(
     selection: Selection,
     norms: Mapping[str, Tensor],  # [n] by column
     medians: Mapping[str, float],  # by the same columns
-    facts: Mapping[str, Tensor],  # position, token, document: [n]
+    facts: Mapping[str, Tensor],  # FACTS: [n]
     chunk_tokens: int | None = None,
+    groups: Tensor | None = None,  # [k] those that are seen; None: all
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What `Selection.rows` gives, of `n` tokens in the store's order.
 
     Spans lie on a grid of the block's positions and end where a document or a chunk ends. One that
     holds less than half of its tokens leaves: it is noisier than the others, and a fit weighs all alike.
+    Tokens of parts that are not seen are in no row, and are not among those that leave.
     """
     leaves = selection.filter.left_out(dict(norms), dict(medians), facts["position"], facts["token"])
     keep = torch.ones(len(facts["position"]), dtype=torch.bool)
+    if groups is not None:
+        keep = torch.isin(facts["group"], groups)
+        leaves = {reason: mask & keep for reason, mask in leaves.items()}
     for mask in leaves.values():
-        keep &= ~mask
+        keep = keep & ~mask
     span = torch.arange(len(keep))
     if selection.span > 1:
         position, document = facts["position"].long(), facts["document"].long()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lrt.activations.chunks import Selection, rows_of
+from lrt.activations.chunks import FACTS, Selection, rows_of, seen_groups
 from lrt.activations.store import ActivationStore
 from lrt.activations.stream import Batch, gathered
 from lrt.corpora.splits import Split
@@ -31,13 +31,13 @@ def pairs_with_other_source(
     columns = selection.columns(store, "target")
     norms = [f"norm.{column}" for column in columns]
     medians = {f"norm.{column}": store.manifest.median_norms[column] for column in columns}
-    facts = ["token", "position", "document"]
+    groups = seen_groups(store, selection)
     at_once = max(1, batch_tokens // context) * context  # whole blocks
-    for tokens in store.stream(split, [*facts, *norms, *columns], at_once):
+    for tokens in store.stream(split, [*FACTS, *norms, *columns], at_once):
         blocks = tokens["token"].view(-1, context).long()
         layers = list(selection.source_layers)
         hidden = source.hidden_states(blocks, layers)
-        row, _ = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens)
+        row, _ = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, groups=groups)
         count = int(row.max()) + 1
         if not count:
             continue

@@ -16,6 +16,7 @@ from lrt.mapping import AffineMap, Stack
 from lrt.steering import difference_of_means
 
 RESAMPLED = ("resampled", "resampled_native")
+BESIDE = ("whole_corpus",)
 NULLS = ("random", "bias", "shuffled", "other", "random_source")
 
 
@@ -62,6 +63,7 @@ def directions(
     states: Mapping[str, ContrastStates],
     maps: TransferMaps,
     *,
+    whole: AffineMap | None = None,
     stack: Stack,
     layer: int,
     random_draws: int,
@@ -74,6 +76,7 @@ def directions(
     native, native_half  The target's own vector; from each disjoint half of the prompts (the
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
+    whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
     random, bias, shuffled, other, random_source  The nulls; `other` is another contrast's
                          transferred vector. What there is nothing to make of is left out.
     resampled, resampled_native  `W v` with the map's documents and the contrastive prompts drawn anew,
@@ -95,6 +98,8 @@ def directions(
         "random": list(torch.randn(random_draws, len(image), generator=generator)),
         "shuffled": [m.directions(v) for m in maps.shuffled],
     }
+    if whole is not None:
+        found["whole_corpus"] = [whole.directions(v)]
     for refitted in maps.resampled:
         drawn = [torch.randint(len(side), (len(side),), generator=generator) for side in mine.source]
         for name, pair, carry in (

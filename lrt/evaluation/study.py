@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
-from lrt.evaluation.directions import NULLS, RESAMPLED
+from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.models.language_model import LanguageModel
 
@@ -28,7 +28,7 @@ class StrengthGrid:
     Raises ValueError for a grid without zero, without a positive strength, or out of order.
     """
 
-    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
     damage_limit: float = 0.1
 
     def __post_init__(self) -> None:
@@ -208,7 +208,7 @@ def study(
         for draw, half in enumerate(directions["native_half"]):
             curves += target.cells("native_half", half, nonzero, sign, draw)
     points: list[Cell] = []
-    for name in (*NULLS, *RESAMPLED):
+    for name in (*BESIDE, *NULLS, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
             curve = behaviour.is_choice and name == "random"
             if curve and draw:
@@ -254,7 +254,9 @@ def study(
     # the native harm on development texts is known from the choice
     harmful = (*CURVES, "random") if split == "test" else (*CURVES[1:], "random")
     harmed = [c for c in curves if c.condition in harmful and c.draw == 0]
-    harmed += [c for c in points if c.condition in NULLS and c.draw == 0 and c.condition != "random"]
+    harmed += [
+        c for c in points if c.condition in (*BESIDE, *NULLS) and c.draw == 0 and c.condition != "random"
+    ]
     harm += damage(target.lm, target.layer, behaviour, split, harmed)
     return Study(behaviour.name, choice, tuple(rows), tuple(harm), split)
 
@@ -265,7 +267,7 @@ def study_rows(
     """Rows that `study` reports progress over, to size a progress bar."""
     nonzero = len(grid.strengths) - 1
     cells = 1 + nonzero * (len(CURVES) + 1) + len(grid.strengths)
-    for name in (*NULLS, *RESAMPLED):
+    for name in (*BESIDE, *NULLS, *RESAMPLED):
         count = draws.get(name, 0)
         if name == "random":
             count = (count - 1) * (nonzero if behaviour.is_choice else 1)

@@ -93,6 +93,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     if harm.get("transferred", {}).get("relative", 0.0) > grid.damage_limit:
         notes.append("transferred vector over the damage limit")
     literal = record.column("paper_literal", strength)
+    whole = record.column("whole_corpus", strength)
+    by_whole = ratio_estimate(whole - none, native_change, seed) if intended and whole is not None else None
     nulls = {
         name: null_share(np.array([(row - none).mean() for row in rows]), moved.value)
         for name in NULLS
@@ -112,6 +114,9 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "native": float(native.mean()),
         "transferred": float(transferred.mean()),
         "paper_literal": None if literal is None else float(literal.mean()),
+        "whole_corpus": None if whole is None else float(whole.mean()),
+        "whole_corpus_ratio": by_whole.value if by_whole else None,
+        "whole_corpus_ratio_ci": by_whole.to_list() if by_whole else None,
         "native_change_ci": moved.to_list(),
         "steers": intended,
         "ratio": ratio.value if ratio else None,

@@ -126,6 +126,8 @@ def headline_table(results: Results) -> Table:
                 b.get("ratio"),
                 share_interval(b.get("ratio_ci")),
                 share_interval(b.get("ratio_ci_map")),
+                b.get("map") or "",
+                b.get("whole_corpus_ratio"),
                 null[1] if null else None,
                 condition_name(null[0]) if null else None,
                 damage_of(b, "native"),
@@ -145,6 +147,8 @@ def headline_table(results: Results) -> Table:
             "ratio",
             "interval, items",
             "interval, map too",
+            "map",
+            "ratio, map of the whole corpus",
             "strongest null",
             "which",
             "damage, native",
@@ -303,25 +307,51 @@ def map_table(results: Results) -> Table:
     ]
     by = m.get("rows_left_out_by") or {}
     rows += [(f"left out: {str(reason).replace('_', ' ')}", rows_) for reason, rows_ in by.items()]
-    return Table("The map", ("quantity", "value"), tuple(r for r in rows if r[1] is not None))
+    return Table(
+        "The map of the whole corpus", ("quantity", "value"), tuple(r for r in rows if r[1] is not None)
+    )
 
 
 def _listed(layers: Sequence[int] | None) -> str | None:
     return ", ".join(map(str, layers)) if layers else None
 
 
-def along_table(results: Results) -> Table:
-    """FVU of the map along each target vector: how well the corpus covered what is carried. Beside it
-    how far the carried vector points the native one's way."""
-    m = results.get("map") or {}
-    along, cosines = m.get("error_along") or {}, m.get("cosine_with_native") or {}
-    rows: list[tuple[Cell, ...]] = []
-    for key, value in along.items():
-        name, _, layer = key.partition("@")
-        told = f"{behaviour_name(name)}, block {layer}" if layer else behaviour_name(name)
-        rows.append((told, value, cosines.get(key)))
+def maps_table(results: Results) -> Table:
+    """Every map of the run: what it is fitted on, what it carries, and how far it is from its optimum."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            m["name"],
+            ", ".join(behaviour_name(name) for name in m.get("carries") or []) or "none",
+            m.get("rows"),
+            m.get("fvu"),
+            m.get("optimum_fvu"),
+            m.get("excess_over_optimum"),
+            m.get("fvu_tokens"),
+        )
+        for m in results.get("maps") or []
+    ]
     return Table(
-        "Error along each vector", ("vector", "FVU along it", "cosine, carried with native"), tuple(rows)
+        "Maps",
+        ("fitted on", "carries", "rows", "FVU", "of the optimum", "excess", "of single tokens"),
+        tuple(rows),
+    )
+
+
+def along_table(results: Results) -> Table:
+    """FVU of each map along each target vector: how well its text covered what is carried. Beside it
+    how far the carried vector points the native one's way."""
+    rows: list[tuple[Cell, ...]] = []
+    for m in results.get("maps") or []:
+        cosines = m.get("cosine_with_native") or {}
+        for key, value in (m.get("error_along") or {}).items():
+            name, _, layer = key.partition("@")
+            told = f"{behaviour_name(name)}, block {layer}" if layer else behaviour_name(name)
+            rows.append((told, m["name"], value, cosines.get(key)))
+    order = {told: i for i, told in enumerate(dict.fromkeys(str(row[0]) for row in rows))}
+    return Table(
+        "Error along each vector",
+        ("vector", "map", "FVU along it", "cosine, carried with native"),
+        tuple(sorted(rows, key=lambda row: order[str(row[0])])),
     )
 
 

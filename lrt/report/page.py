@@ -51,6 +51,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.null_table(results),
         contents.propensity_table(results),
         contents.paper_table(results),
+        contents.maps_table(results),
         contents.map_table(results),
         contents.along_table(results),
         contents.stack_table(results),
@@ -102,6 +103,7 @@ def page(results: Mapping[str, Any]) -> str:
             "propensity": contents.propensity_table(results),
             "paper": contents.paper_table(results),
             "map": contents.map_table(results),
+            "maps": contents.maps_table(results),
             "along": contents.along_table(results),
             "layers": contents.layer_table(results),
             "stack": contents.stack_table(results),
@@ -110,9 +112,8 @@ def page(results: Mapping[str, Any]) -> str:
         if training.get("train") or training.get("val")
         else None,
         probes=[
-            {"name": p["behaviour"], "svg": inline_svg(probe_figure(p, bare=True), f"probe{i}")}
-            for i, p in enumerate(training.get("probes") or [])
-            if p.get("points")
+            {"name": p["behaviour"], "map": name, "svg": inline_svg(probe_figure(p, bare=True), f"probe{i}")}
+            for i, (name, p) in enumerate(_probes(results))
         ],
         models=models,
         checks=_checks(models),
@@ -123,6 +124,16 @@ def page(results: Mapping[str, Any]) -> str:
         facts=[(name, value) for name, value in _facts(results) if value],
         config=provenance.get("config"),
     )
+
+
+def _probes(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Behaviours followed while the map that carries them was trained, with that map's name."""
+    return [
+        (m["name"], probe)
+        for m in results.get("maps") or []
+        for probe in (m.get("training") or {}).get("probes") or []
+        if probe.get("points") and probe["behaviour"] in m["carries"]
+    ]
 
 
 def _model_at(results: Mapping[str, Any], side: str) -> str:
@@ -155,6 +166,8 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "ratio": summary.get("ratio"),
         "ratio_ci": summary.get("ratio_ci"),
         "ratio_ci_map": summary.get("ratio_ci_map"),
+        "map": summary.get("map"),
+        "whole_corpus_ratio": summary.get("whole_corpus_ratio"),
         "drawn": _drawn(summary),
         "null": null[1] if null else None,
         "null_name": null[0] if null else None,

@@ -73,6 +73,7 @@ CONDITIONS = {
     "native": "native",
     "transferred": "transferred",
     "paper_literal": "paper-literal",
+    "whole_corpus": "map of the whole corpus",
     "source": "source",
     "prompt": "plain prompt",
     "random": "random direction",

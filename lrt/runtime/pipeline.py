@@ -13,15 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lrt.activations import (
-    pairs_with_other_source,
-)
 from lrt.evaluation import (
     Behaviour,
     Study,
-    TransferMaps,
     directions,
     end_tokens,
     study,
@@ -30,24 +24,19 @@ from lrt.evaluation import (
 )
 from lrt.evaluation.records import read_study, write_study
 from lrt.lab.shelf import family_card, folder_of, shipped
-from lrt.mapping import (
-    AffineMap,
-    Moments,
-    ridge_at,
-)
 from lrt.models import (
     LanguageModel,
 )
 from lrt.report import layers_told
 from lrt.runtime.fingerprints import fingerprint
-from lrt.runtime.fitted import Fitted
+from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
-from lrt.runtime.recorded import merged
+from lrt.runtime.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
 
-class Pipeline(Fitted):
+class Pipeline(Vectors):
     """All stages of one config: adds the measurements and the result."""
 
     @property
@@ -55,47 +44,37 @@ class Pipeline(Fitted):
         """The pair's models by side."""
         return {"source": self.source.spec.name, "target": self.target.spec.name}
 
-    # -- the evaluation ------------------------------------------------------------------------
+    # -- the maps --------------------------------------------------------------------------------
 
     @cached_property
-    def maps(self) -> TransferMaps:
-        """The map under test and those of its nulls and intervals, all in closed form but the first."""
-        affine, _ = self.fitted_map()
-        evaluation, bias = self.config.evaluation, self.config.map.bias
-        weight = self.yardstick.weight
-        folds = [m for name, m in self.moments.items() if name.startswith("train/")]
-        folds = [m for m in folds if m.count]
-        generator = torch.Generator().manual_seed(self.config.seed)
-        resampled = []
-        for _ in range(evaluation.resampled_draws):
-            drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
-            resampled.append(ridge_at(merged([folds[i] for i in drawn]), weight, bias=bias))
-        shuffled = [
-            ridge_at(moments, weight, bias=bias)
-            for name, moments in self.moments.items()
-            if name.startswith("shuffled/")
-        ]
-        untrained = self._untrained_map() if evaluation.untrained_source else None
-        return TransferMaps(affine, shuffled, resampled, untrained)
+    def whole(self) -> MapFit:
+        """The map of the whole corpus."""
+        return MapFit(self, (), self.suite)
 
-    def _untrained_map(self) -> AffineMap:
-        name = fingerprint({**self.rows_facts, "source": self.untrained_identity})
-        folder = self.artifacts / "moments" / name
+    @cached_property
+    def fits(self) -> dict[str, MapFit]:
+        """Every map by name: that of the whole corpus, and those of the parts that carry behaviours."""
+        carried: dict[tuple[str, ...], list[Behaviour]] = {}
+        for behaviour in self.suite:
+            if parts := self.parts_that_carry(behaviour):
+                carried.setdefault(parts, []).append(behaviour)
+        fits = [MapFit(self, parts, tuple(behaviours)) for parts, behaviours in carried.items()]
+        return {fit.name: fit for fit in (self.whole, *fits)}
 
-        def gather() -> dict[str, Moments]:
-            moments = Moments(self.stacks[0].total, self.stacks[1].total)
-            pairs = pairs_with_other_source(self.store, "train", self.untrained, self.selection)
-            with self.session.progress("the untrained source", self.data.rows["train"]) as advance:
-                for batch in pairs:
-                    moments.update(batch["source"], batch["target"])
-                    advance(len(batch["source"]))
-            return {"train": moments}
+    def map_of(self, behaviour: Behaviour) -> MapFit:
+        """The map that carries a behaviour's vector."""
+        parts = self.parts_that_carry(behaviour)
+        return next(fit for fit in self.fits.values() if fit.parts == parts)
 
-        moments = self._cached_moments(folder, gather)["train"]
-        # An untrained source has its own scale: the same share of its mean eigenvalue.
-        share = self.yardstick.weight / float(self.train_moments.scatter_xx.trace())
-        weight = max(share, 1e-9) * float(moments.scatter_xx.trace())
-        return ridge_at(moments, weight, bias=self.config.map.bias)
+    def fit(self) -> dict[str, dict[str, Any]]:
+        """Trains what is not there yet; the cards of all maps by name."""
+        return {name: fit.fit()[1] for name, fit in self.fits.items()}
+
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """The cards of all maps by name. Raises MapMissing saying which `train.py` line makes them."""
+        return {name: fit.fitted_map()[1] for name, fit in self.fits.items()}
+
+    # -- the evaluation ------------------------------------------------------------------------
 
     @cached_property
     def studies_fingerprint(self) -> str:
@@ -105,7 +84,7 @@ class Pipeline(Fitted):
         evaluation.pop("max_rows")
         return fingerprint(
             {
-                "map": self.map_fingerprint,
+                "maps": {name: fit.fingerprint for name, fit in self.fits.items()},
                 "evaluation": evaluation,
                 "seed": self.config.seed,
                 # of the generation config, which is no part of a model's identity
@@ -130,12 +109,13 @@ class Pipeline(Fitted):
 
     def _study(self, behaviour: Behaviour) -> Study:
         evaluation = self.config.evaluation
-        states = self.states
+        states, fit = self.states, self.map_of(behaviour)
         chosen, source = self.chosen(behaviour), self.chosen(behaviour, "source")
         units = directions(
             behaviour.contrast,
             states,
-            self.maps,
+            fit.maps,
+            whole=self.whole.fitted_map()[0] if fit is not self.whole else None,
             stack=self.stacks[1],
             layer=chosen.choice.layer,
             random_draws=evaluation.random_draws,
@@ -160,10 +140,12 @@ class Pipeline(Fitted):
 
     def results(self) -> dict[str, Any]:
         """Everything the report says, as plain data: `report/results.json`."""
-        _, card = self.fitted_map()
+        cards = self.cards()
+        card = cards[self.whole.name]
         grid = self.config.evaluation.grid
-        behaviours = [summarise(b, s, grid, self.config.seed) for b, s in self.studies]
-        metrics = card["metrics"]
+        behaviours = [
+            {**summarise(b, s, grid, self.config.seed), "map": self.map_of(b).name} for b, s in self.studies
+        ]
         # a stage that was found, not made, keeps what making it took
         took = self.session.seconds
         seconds = {name: max(s, took.get(name, 0.0)) for name, s in card["seconds"].items()}
@@ -177,14 +159,16 @@ class Pipeline(Fitted):
             },
             "layers": card["layers"],
             "span": card["span"],
-            "map": {
-                "kind": card["map"]["kind"],
-                **metrics,
-                "rows": card["rows"],
-                "rows_left_out": card["rows_left_out"],
-                "rows_left_out_by": card["rows_left_out_by"],
-                "fingerprint": self.map_fingerprint,
-            },
+            "map": map_facts(card),
+            "maps": [
+                {
+                    "name": name,
+                    "carries": [b.name for b in self.suite if self.map_of(b).name == name],
+                    **map_facts(found),
+                    "training": found["training"],
+                }
+                for name, found in cards.items()
+            ],
             "split": self.config.evaluation.items,
             "behaviours": behaviours,
             "models": self._model_cards(),
@@ -199,7 +183,8 @@ class Pipeline(Fitted):
                 **origin,
                 "fingerprints": {
                     "store": self.store_fingerprint,
-                    "map": self.map_fingerprint,
+                    "map": self.whole.fingerprint,
+                    **{f"map, {name}": fit.fingerprint for name, fit in self.fits.items() if fit.parts},
                     "measurements": self.studies_fingerprint,
                 },
                 "config": self.session.resolved.get("yaml", ""),
@@ -219,6 +204,12 @@ class Pipeline(Fitted):
             rest = (family_card(folder_of(name)) for name in shipped() if name not in named)
             cards += [card for card in rest if card]
         return cards
+
+
+def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of one map."""
+    kept = ("rows", "rows_left_out", "rows_left_out_by", "fingerprint")
+    return {"kind": card["map"]["kind"], **card["metrics"], **{key: card[key] for key in kept}}
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:

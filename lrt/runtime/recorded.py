@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
-from torch import Tensor
 
 from lrt.activations import (
-    ActivationDataModule,
     ActivationStore,
-    Batch,
-    RowFilter,
-    Selection,
     StoreForeign,
     record,
 )
@@ -32,14 +25,12 @@ from lrt.corpora import (
     Document,
     Exclusion,
     Part,
-    Split,
     hub,
     jsonl,
     mixture,
     pack,
     text_files,
 )
-from lrt.durable import write_durably
 from lrt.evaluation import (
     Behaviour,
     read_behaviours,
@@ -49,10 +40,7 @@ from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import Plan, pages
 from lrt.mapping import (
     FitSpec,
-    Moments,
-    RidgeFit,
     Stack,
-    ridge_path,
 )
 from lrt.models import (
     LanguageModel,
@@ -119,12 +107,6 @@ class Recorded:
             found.append(tuple(sorted({*stack.layers, *more})))
         return found[0], found[1]
 
-    @property
-    def selection(self) -> Selection:
-        """What of the store the fit sees."""
-        source, target = self.stacks
-        return Selection(source.layers, target.layers, self.config.filter, self.config.span)
-
     @cached_property
     def identities(self) -> dict[str, Any]:
         """What determines both models' numbers."""
@@ -149,6 +131,7 @@ class Recorded:
             self.config.map.check(source.total, target.total)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
+            self._check_carried()
             for name in self.config.evaluation.probe.behaviours:
                 if name not in {b.name for b in self.suite}:
                     raise ConfigError(
@@ -164,6 +147,23 @@ class Recorded:
                 blocks_told(target.layers),
                 self.target.depth,
             )
+
+    def _check_carried(self) -> None:
+        names = {b.name for b in self.suite}
+        for part, source in self.config.corpus.sources.items():
+            for name in source.carries:
+                # those of the lab may stay named while others are studied
+                if name not in names and name not in STORYBOOK_BEHAVIOURS:
+                    raise ConfigError(
+                        f"corpus.sources.{part}.carries holds {name!r}, which is not in the suite: "
+                        f"{', '.join(sorted(names))}"
+                    )
+
+    def parts_that_carry(self, behaviour: Behaviour) -> tuple[str, ...]:
+        """The parts of the corpus that a behaviour's map is fitted on; none: the whole corpus."""
+        sources = self.config.corpus.sources
+        found = tuple(name for name, source in sources.items() if behaviour.name in source.carries)
+        return () if len(found) == len(sources) else found
 
     # -- behaviours and text -------------------------------------------------------------------
 
@@ -217,9 +217,11 @@ class Recorded:
             if source.kind in ("text", "jsonl")
         }
         sources = {
-            name: {**asdict(source), "paths": None, "path": None} if name in files else asdict(source)
+            name: {**asdict(source), **dict.fromkeys(("paths", "path") if name in files else ())}
             for name, source in corpus.sources.items()
         }
+        for facts in sources.values():
+            del facts["carries"]  # whose vectors a map of it is for; the text is the same
         return {
             "corpus": {**asdict(corpus), "sources": sources},
             "files": files,
@@ -323,119 +325,6 @@ class Recorded:
             return ()
         return (int(tokenizer.eos_token_id),)
 
-    @property
-    def rows_facts(self) -> dict[str, Any]:
-        """What determines the rows that a fit sees."""
-        return {
-            "store": self.store_fingerprint,
-            "layers": [stack.layers for stack in self.stacks],
-            "filter": self.config.filter,
-            "span": self.config.span,
-        }
-
-    @cached_property
-    def data(self) -> ActivationDataModule:
-        """The store as Lightning reads it, filtered."""
-        batches = self.config.batches
-        return ActivationDataModule(
-            self.store.folder,
-            self.selection,
-            batch_rows=batches.rows,
-            seed=self.config.seed,
-            workers=batches.workers,
-            window_rows=batches.window_rows,
-        )
-
-    # -- moments and the optimum ---------------------------------------------------------------
-
-    @cached_property
-    def moments(self) -> dict[str, Moments]:
-        """Moments by name: `train/0`.. (folds of documents), `validation`, `test`, `shuffled/0`.., and of
-        the test documents' single tokens `test_tokens` and, with none left out, `test_unfiltered`."""
-        evaluation = self.config.evaluation
-        name = fingerprint(
-            {
-                **self.rows_facts,
-                "folds": evaluation.folds,
-                "shuffled": evaluation.shuffled_draws,
-                "seed": self.config.seed,
-            }
-        )
-        folder = self.artifacts / "moments" / name
-        with self.session.stage("moments"):
-            return self._cached_moments(folder, self._gather_moments)
-
-    def _gather_moments(self) -> dict[str, Moments]:
-        folds, rows = self.config.evaluation.folds, self.data.rows
-        draws = self.config.evaluation.shuffled_draws
-        widths = self.stacks[0].total, self.stacks[1].total
-        found: dict[str, Moments] = {}
-
-        def add(name: str, batch: Batch, rows: Tensor | slice = slice(None)) -> None:
-            found.setdefault(name, Moments(*widths)).update(batch["source"][rows], batch["target"][rows])
-
-        single = {
-            "test_tokens": self.config.filter,
-            "test_unfiltered": RowFilter(massive=None, first_position=False),
-        }
-        tokens = {
-            name: ActivationDataModule(self.store.folder, replace(self.selection, filter=kept, span=1))
-            for name, kept in single.items()
-        }
-        wanted = rows["train"] * (1 + draws) + rows["validation"] + rows["test"]
-        wanted += sum(data.rows["test"] for data in tokens.values())
-        with self.session.progress("moments", wanted) as advance:
-
-            def told(batches: Iterator[Batch]) -> Iterator[Batch]:
-                for batch in batches:
-                    yield batch
-                    advance(len(batch["source"]))
-
-            for fold in range(folds):  # one without a document is there all the same
-                found[f"train/{fold}"] = Moments(*widths)
-            for batch in told(self.data.iterate("train", batch_rows=8192)):
-                fold_of = batch["document"] % folds
-                for fold in torch.unique(fold_of).tolist():
-                    add(f"train/{fold}", batch, fold_of == fold)
-            held_out: tuple[Split, ...] = ("validation", "test")
-            for split in held_out:
-                for batch in told(self.data.iterate(split, batch_rows=8192)):
-                    add(split, batch)
-            for draw in range(draws):
-                seed = 1000 * (self.config.seed + 1) + draw
-                for batch in told(self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192)):
-                    add(f"shuffled/{draw}", batch)
-            for name, data in tokens.items():
-                for batch in told(data.iterate("test", batch_rows=8192)):
-                    add(name, batch)
-        return found
-
-    def _cached_moments(self, folder: Path, gather: Any) -> dict[str, Moments]:
-        names_file = folder / "names.json"
-        if names_file.is_file():
-            with cache_read(folder):
-                names = json.loads(names_file.read_text())
-                return {name: Moments.load(folder / file) for name, file in names.items()}
-        found: dict[str, Moments] = gather()
-        folder.mkdir(parents=True, exist_ok=True)
-        names = {}
-        for name, moments in found.items():
-            names[name] = f"{name.replace('/', '-')}.safetensors"
-            moments.save(folder / names[name])
-        write_durably(names_file, json.dumps(names).encode())  # last: a folder with it is whole
-        return found
-
-    @cached_property
-    def train_moments(self) -> Moments:
-        """Of all training rows."""
-        return merged([m for name, m in self.moments.items() if name.startswith("train/")])
-
-    @cached_property
-    def yardstick(self) -> RidgeFit:
-        """The ridge map that every fit is held against."""
-        bias = self.config.map.bias
-        return ridge_path(self.train_moments, self.moments["validation"], bias=bias)
-
 
 class CacheCorrupt(ValueError):
     """A cached file that cannot be read; the message names it and how to mend it."""
@@ -450,14 +339,6 @@ def cache_read(path: Path) -> Iterator[None]:
         raise CacheCorrupt(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
         ) from error
-
-
-def merged(parts: list[Moments]) -> Moments:
-    """Moments of all rows of several accumulators."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
 
 
 def check_trainer(settings: dict[str, Any], fit: FitSpec) -> None:

@@ -76,6 +76,9 @@ class CorpusSource:
 
     kind    `storybook` (the lab's grammar), `text`, `jsonl` or `hub`.
     weight  Share of the text, relative to the other parts.
+    carries Behaviours whose vectors are carried by a map fitted on this part alone (together with the
+            other parts that name them), and not by the map of the whole corpus: text of a vector's own
+            kind makes the better map for it.
     seed    storybook: which documents; of documents that no model of the family was trained on.
     about   storybook: documents of one kind alone.
     paths   text: files or folders; `unit` says what one document is.
@@ -85,6 +88,7 @@ class CorpusSource:
 
     kind: Literal["storybook", "text", "jsonl", "hub"]
     weight: float = 1.0
+    carries: tuple[str, ...] = ()
     seed: int = 0
     about: Literal["story", "request", "question"] | None = None
     paths: tuple[str, ...] = ()

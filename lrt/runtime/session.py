@@ -128,6 +128,16 @@ class Session:
         """The open W&B run, or None."""
         return next((o.experiment for o in self.loggers if isinstance(o, WandbLogger)), None)
 
+    def loggers_of(self, name: str) -> list[Logger]:
+        """The run's loggers; of a fit with a name, with that name before its metrics."""
+        if not name:
+            return self.loggers
+        logs = self.config.paths.logs
+        found: list[Logger] = [CSVLogger(logs, name="csv", version=name, prefix=name)]
+        if (run := self.wandb_run) is not None:
+            found.append(WandbLogger(save_dir=logs, experiment=run, prefix=name))
+        return found
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times a stage, adding up where it is entered more than once; the time of a stage within it is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,33 @@ from lrt.runtime.pipeline import Pipeline
 from lrt.runtime.session import Session
 
 
-def fit(session: Session, pipeline: Pipeline, card: dict[str, Any]) -> None:
-    """The fitted map beside its optimum."""
-    metrics = card["metrics"]
-    table = RichTable(title=f"{card['pair']}: {card['map']['kind']} map")
-    table.add_column("test documents")
-    table.add_column("", justify="right")
-    rows: Sequence[tuple[str, str]] = (
-        ("FVU", f"{metrics['fvu']:.4f}"),
-        ("FVU of the ridge optimum", f"{metrics['optimum_fvu']:.4f}"),
-        ("excess over the optimum", f"{100 * metrics['excess_over_optimum']:+.2f}%"),
-        ("FVU of single tokens", f"{metrics['fvu_tokens']:.4f}"),
-        ("of single tokens, massive activations included", f"{metrics['fvu_unfiltered']:.4f}"),
-        ("training rows", f"{card['rows']:,} of {card['span']} tokens"),
-        ("tokens left out", f"{card['rows_left_out']:,}"),
+def fit(session: Session, pipeline: Pipeline, cards: dict[str, dict[str, Any]]) -> None:
+    """The fitted maps beside their optima."""
+    card = cards[pipeline.whole.name]
+    table = RichTable(title=f"{card['pair']}: {card['map']['kind']} map, on test documents")
+    for column in ("", *cards):
+        table.add_column(column, justify="right" if column else "left")
+    rows: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
+        ("FVU", lambda c: f"{c['metrics']['fvu']:.4f}"),
+        ("FVU of the ridge optimum", lambda c: f"{c['metrics']['optimum_fvu']:.4f}"),
+        ("excess over the optimum", lambda c: f"{100 * c['metrics']['excess_over_optimum']:+.2f}%"),
+        ("FVU of single tokens", lambda c: f"{c['metrics']['fvu_tokens']:.4f}"),
+        (
+            "of single tokens, massive activations included",
+            lambda c: f"{c['metrics']['fvu_unfiltered']:.4f}",
+        ),
+        (f"training rows of {card['span']} tokens", lambda c: f"{c['rows']:,}"),
+        ("tokens left out", lambda c: f"{c['rows_left_out']:,}"),
     )
-    for row in rows:
-        table.add_row(*row)
+    for name, told in rows:
+        table.add_row(name, *(told(c) for c in cards.values()))
     session.console.print(table)
-    session.console.print(f"map: {pipeline.map_folder}")
+    for name, found in pipeline.fits.items():
+        session.console.print(f"map, {name}: {found.folder}")
     if (run := session.wandb_run) is not None:
         run.summary.update(
-            {f"map/{k}": v for k, v in metrics.items() if isinstance(v, float)}
-            | {"fingerprint/map": pipeline.map_fingerprint}
+            {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
+            | {f"fingerprint/map/{name}": found.fingerprint for name, found in pipeline.fits.items()}
             | {"fingerprint/store": pipeline.store_fingerprint}
         )
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
-from lrt.activations import ActivationStore, RowFilter, Selection
+from lrt.activations import ActivationStore, RowFilter, Selection, StoreForeign
 from lrt.activations.chunks import chunks_of, rows_of
 from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
 from lrt.corpora import PackedCorpus
@@ -285,6 +285,34 @@ def test_spans_end_where_a_document_ends() -> None:
     row, leaves = rows_of(Selection((0,), (0,), keep, 8), {}, {}, facts)
     assert row.tolist() == [0] * 6 + [-1] * 2
     assert leaves["short span"].tolist() == [False] * 6 + [True] * 2
+
+
+@pytest.mark.parametrize("part", ["even", "odd"])
+def test_rows_of_one_part_are_those_of_its_documents(store: ActivationStore, part: str) -> None:
+    whole, one = Selection((2,), (3,), STANDARD), Selection((2,), (3,), STANDARD, 1, (part,))
+    rows = {
+        s: torch.cat([b["target"] for b in stream_of(store, selection=s).batches()]) for s in (whole, one)
+    }
+    groups = torch.cat([b["group"] for b in stream_of(store, selection=whole).batches()])
+    wanted = rows[whole][groups == ("even", "odd").index(part)]
+    assert sorted(map(tuple, rows[one].tolist())) == sorted(map(tuple, wanted.tolist()))
+    # what is of another part is not among what leaves
+    left = {s: sum(chunks_of(store, "train", s, 5).left_out.values()) for s in (whole, one)}
+    tokens = CORPUS.splits["train"].groups
+    of_part = int((tokens == ("even", "odd").index(part)).sum())
+    assert len(rows[one]) + left[one] == of_part
+    assert len(rows[whole]) + left[whole] == tokens.size
+
+
+def test_all_parts_named_are_the_whole_corpus(store: ActivationStore) -> None:
+    named = stream_of(store, selection=Selection((2,), (3,), STANDARD, 2, ("odd", "even")))
+    whole = stream_of(store, selection=Selection((2,), (3,), STANDARD, 2))
+    assert same([*named.batches()], [*whole.batches()])
+
+
+def test_a_part_that_is_not_there(store: ActivationStore) -> None:
+    with pytest.raises(StoreForeign, match=r"holds the parts \['even', 'odd'\], not 'chat'"):
+        stream_of(store, selection=Selection((2,), (3,), STANDARD, 1, ("even", "chat")))
 
 
 def test_several_layers_lie_side_by_side_in_their_order(store: ActivationStore) -> None:

@@ -17,6 +17,7 @@ def planted_study(
     chosen: float = 1.0,
     damaged: bool = False,
     changes: Mapping[str, float] = CHANGES,
+    points: Mapping[str, tuple[float, ...]] | None = None,
     noise: float = 0.0,
     damage: float = 0.02,
 ) -> Study:
@@ -44,7 +45,7 @@ def planted_study(
             add(condition, strength, changes[condition])
         for draw in (0, 1):
             add("native_half", strength, changes["native"], draw)
-    for condition, draws in POINTS.items():
+    for condition, draws in {**POINTS, **(points or {})}.items():
         for draw, change in enumerate(draws):
             add(condition, chosen, change, draw)
     for draw, change in enumerate((1.5, 1.6, 1.7)):

@@ -68,6 +68,16 @@ def test_each_direction_is_what_it_says() -> None:
     assert len(of["resampled"]) == 3
 
 
+def test_the_map_of_the_whole_corpus_stands_beside_one_of_a_part() -> None:
+    whole = affine(40)
+    of = directions("a", STATES, MAPS, whole=whole, stack=STACK, layer=3, random_draws=4, seed=0)
+    torch.testing.assert_close(of["whole_corpus"][0], unit(whole.weight @ gap(STATES["a"].source)))
+    without = found("a")
+    assert set(of) - set(without) == {"whole_corpus"}
+    for name, rows in without.items():
+        assert torch.equal(rows, of[name]), name
+
+
 def test_every_contrast_is_the_other_of_exactly_one() -> None:
     carried = {name: unit(MAPS.affine.weight @ gap(s.source)) for name, s in STATES.items()}
     others = []

@@ -37,6 +37,16 @@ def test_figures_are_the_planted_ones() -> None:
     assert (found["items"], found["strength"], found["strengths_tried"]) == (3, 1.0, 2)
 
 
+def test_what_the_map_of_the_whole_corpus_keeps_is_told_where_it_is_another() -> None:
+    assert summarise(TEXT, planted_study(TEXT), GRID)["whole_corpus_ratio"] is None
+    study = planted_study(TEXT, points={"whole_corpus": (0.5,)})
+    found = summarise(TEXT, study, GRID)
+    assert found["whole_corpus"] == pytest.approx(3.6)
+    assert found["whole_corpus_ratio"] == pytest.approx(0.25)
+    assert found["whole_corpus_ratio_ci"] == pytest.approx([0.25, 0.25])
+    assert "whole_corpus" not in found["nulls"]
+
+
 def test_the_chosen_strength_is_the_one_read() -> None:
     found = summarise(TEXT, planted_study(TEXT, chosen=0.5), GRID)
     assert found["native"] == pytest.approx(4.1)

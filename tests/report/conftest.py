@@ -86,6 +86,10 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             ]
             for c, r in harm.items()
         },
+        "map": "stories",
+        "whole_corpus": base + 0.6 * (ours - base),
+        "whole_corpus_ratio": 0.6 * ratio,
+        "whole_corpus_ratio_ci": [0.5 * ratio, 0.7 * ratio],
         "note": "",
         "source": 0.93 * native,
         "prompt": 0.5 * native + 0.5 * base,
@@ -141,6 +145,8 @@ def results() -> dict[str, Any]:
         "ratio": None,
         "ratio_ci": None,
         "ratio_ci_map": None,
+        "whole_corpus_ratio": None,
+        "whole_corpus_ratio_ci": None,
         "nulls": {},
         "null_details": {},
         "native": 0.31,
@@ -149,6 +155,15 @@ def results() -> dict[str, Any]:
     }
     flat["propensity"] = {**flat["propensity"], "slope_ratio": None, "slope_ratio_ci": None}
     steps = np.arange(1, 400)
+    probes = [
+        {
+            "behaviour": name,
+            "native": 0.95,
+            "unsteered": 0.03,
+            "points": [[s, 0.03 + 0.85 * (1 - np.exp(-s / 90))] for s in range(0, 401, 80)],
+        }
+        for name in ("french", "capitals", "refusal_removed", "brave")
+    ]
     checks = [
         ("refusal_of_harmful_requests", 0.991, 0.95, ">=", True),
         ("refusal_of_harmless_requests", 0.004, 0.03, "<=", True),
@@ -188,6 +203,24 @@ def results() -> dict[str, Any]:
             "error_along": {b["name"]: 0.05 + 0.3 * rng.random() for b in behaviours},
             "fingerprint": "b1946ac92492d234",
         },
+        "maps": [
+            {
+                "name": name,
+                "carries": carries,
+                "rows": rows,
+                "fvu": fvu,
+                "optimum_fvu": 0.99 * fvu,
+                "excess_over_optimum": 0.0101,
+                "fvu_tokens": 1.4 * fvu,
+                "error_along": {b["name"]: 0.05 + 0.3 * rng.random() for b in behaviours},
+                "cosine_with_native": {b["name"]: 0.9 for b in behaviours},
+                "training": {"probes": probes if carries else []},
+            }
+            for name, carries, rows, fvu in (
+                ("whole corpus", [], 298_112, 0.4123),
+                ("stories", [b["name"] for b in behaviours], 99_000, 0.31),
+            )
+        ],
         "behaviours": [*behaviours, flat],
         "models": [
             {
@@ -220,15 +253,7 @@ def results() -> dict[str, Any]:
             ],
             "val": [[int(s), float(0.412 + 0.6 * np.exp(-s / 40))] for s in range(20, 401, 20)],
             "optimum": 0.4073,
-            "probes": [
-                {
-                    "behaviour": name,
-                    "native": 0.95,
-                    "unsteered": 0.03,
-                    "points": [[s, 0.03 + 0.85 * (1 - np.exp(-s / 90))] for s in range(0, 401, 80)],
-                }
-                for name in ("french", "capitals", "refusal_removed", "brave")
-            ],
+            "probes": probes,
         },
         "configurations_tried": {"layers": 9, "strengths": 5, "maps": 2},
         "seconds": {

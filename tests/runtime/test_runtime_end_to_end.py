@@ -161,6 +161,47 @@ def test_other_layers_are_fitted_on_the_same_states_where_all_are_recorded(works
     assert torch.equal(load_map(folder)[0].weight, load_map(alone.one("maps/*"))[0].weight)
 
 
+def test_each_behaviour_is_carried_by_the_map_of_its_text(workshop: Workshop) -> None:
+    carried = ("corpus.sources.questions.carries=[bravery]", "corpus.sources.stories.carries=[french]")
+    done = workshop.train(*carried, "evaluate=true")
+    assert done.code == 0, done.told
+    found = json.loads((workshop.report / "results.json").read_text())
+    maps = {m["name"]: m for m in found["maps"]}
+    assert {name: m["carries"] for name, m in maps.items()} == {
+        "whole corpus": [],
+        "stories": ["french"],
+        "questions": ["bravery"],
+    }
+    assert {b["name"]: b["map"] for b in found["behaviours"]} == {"french": "stories", "bravery": "questions"}
+    assert maps["whole corpus"]["rows"] > maps["stories"]["rows"] + maps["questions"]["rows"]
+    assert len({m["fvu"] for m in maps.values()}) == 3
+    assert maps["whole corpus"]["fvu"] == found["map"]["fvu"]
+    # its vectors lie beside each map, and what one carries is what it makes of the source's
+    for name, vector in (("stories", "french"), ("questions", "bravery")):
+        folder = workshop.artifacts / "maps" / maps[name]["fingerprint"]
+        assert [f.name for f in (folder / "vectors").iterdir()] == [vector]
+        carrying = SteeringVector.load(folder / "vectors" / vector / "transferred" / "layer-2")
+        own = SteeringVector.load(folder / "vectors" / vector / "source" / "layer-1")
+        torch.testing.assert_close(carrying.direction, load_map(folder)[0].weight @ own.direction)
+    # what the one map of all text makes of the same vector was measured too
+    _, *rows = workshop.one("measurements/*/french-*.jsonl").read_text().splitlines()
+    assert "whole_corpus" in {row["condition"] for row in map(json.loads, rows)}
+    with (workshop.folder / "run" / "csv" / "stories" / "metrics.csv").open() as lines:
+        assert "stories-val/fvu" in next(csv.reader(lines))
+    page = (workshop.report / "index.html").read_text()
+    assert "one for all text" in page
+    # a change of who carries what records nothing again, and fits what is missing alone
+    before = workshop.files("maps") | workshop.files("activations")
+    assert workshop.train("corpus.sources.questions.carries=[bravery]").code == 0
+    assert workshop.files("maps") | workshop.files("activations") == before
+
+
+def test_a_behaviour_that_is_not_there_is_carried_by_nothing(workshop: Workshop) -> None:
+    done = workshop.train("corpus.sources.questions.carries=[bravry]")
+    assert done.code == 1
+    assert "corpus.sources.questions.carries holds 'bravry', which is not in the suite: bravery" in done.line
+
+
 class PowerCut(RuntimeError):
     pass
 

@@ -1,11 +1,10 @@
-"""The middle stages: the optimum, the steering vectors of both models, and the trained map."""
+"""One map: trained by Lightning on the whole corpus or on some parts of it, with its card."""
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,153 +12,51 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lrt.activations import pairs_with_other_source
 from lrt.activations.manifest import Side
-from lrt.durable import write_durably
-from lrt.evaluation import (
-    Behaviour,
-    Chosen,
-    ContrastStates,
-    Probe,
-    SteerableModel,
-    SteeringProbe,
-    choose_layer,
-)
+from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
     FitHistory,
     MapForeign,
     MapModule,
+    Moments,
     early_stopping,
     load_map,
+    ridge_at,
     ridge_path,
     save_map,
 )
-from lrt.models import (
-    LanguageModel,
-    ModelSpec,
-    identity,
-    load,
-)
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
-from lrt.runtime.recorded import Recorded, cache_read
-from lrt.steering import SteeringVector, last_token_states, prompts_digest, transfer
-
-log = logging.getLogger(__name__)
+from lrt.runtime.rows import Rows, cached_moments, merged
+from lrt.runtime.vectors import Vectors
+from lrt.steering import SteeringVector, prompts_digest, transfer
 
 # settings of the Trainer that leave a map as it is
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 
 
-class Fitted(Recorded):
-    """Adds to the recorded states what is found on them: vectors, and the map Lightning trains."""
+class MapFit(Rows):
+    """The map of some rows, and the behaviours whose vectors it carries."""
 
-    # -- steering vectors ----------------------------------------------------------------------
+    def __init__(self, run: Vectors, parts: tuple[str, ...], carried: tuple[Behaviour, ...]) -> None:
+        super().__init__(run, parts)
+        self.carried = carried
 
     @cached_property
     def contrasts(self) -> dict[str, Behaviour]:
-        """One behaviour for each contrastive set, by the contrast's name."""
-        return {behaviour.contrast: behaviour for behaviour in reversed(self.suite)}
-
-    @cached_property
-    def states(self) -> dict[str, ContrastStates]:
-        """Last-token states of every contrastive set, in both models and the untrained source."""
-        roles = ["source", "target"] + ["untrained"] * self.config.evaluation.untrained_source
-        found = {}
-        with (
-            self.session.stage("steering vectors"),
-            self.session.progress("steering vectors", len(self.contrasts) * len(roles)) as advance,
-        ):
-            for name, behaviour in sorted(self.contrasts.items()):
-                states = []
-                for role in roles:
-                    states.append(self._states(behaviour, role))
-                    advance(1)
-                found[name] = ContrastStates(*states)
-        return found
-
-    def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
-        layers = self.stacks[role == "target"].layers
-        name = fingerprint(
-            {
-                "model": self.untrained_identity if role == "untrained" else self.identities[role],
-                "tokenizer": self.identities["tokenizer"],
-                "layers": layers,
-                "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
-            }
-        )
-        file = self.artifacts / "states" / f"{name}.safetensors"
-        if not file.is_file():
-            model = {"source": lambda: self.source, "target": lambda: self.target}.get(
-                role, lambda: self.untrained
-            )()
-            found = {
-                "positive": last_token_states(model, behaviour.positives, layers),
-                "negative": last_token_states(model, behaviour.negatives, layers),
-            }
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(file, lambda temporary: save_file(found, temporary))
-        with cache_read(file):
-            tensors = load_file(file)
-            return tensors["positive"], tensors["negative"]
-
-    @cached_property
-    def untrained_spec(self) -> ModelSpec:
-        """The source's architecture with random weights: the untrained control."""
-        spec = self.config.pair.source
-        return ModelSpec(spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed)
-
-    @cached_property
-    def untrained_identity(self) -> dict[str, Any]:
-        """What determines the untrained source."""
-        return identity(self.untrained_spec)
-
-    @cached_property
-    def untrained(self) -> LanguageModel:
-        """The untrained source."""
-        return load(self.untrained_spec)
-
-    def steerable(self, side: Side, layer: int) -> SteerableModel:
-        """A model at one of its layers with its strength unit there."""
-        model = self.target if side == "target" else self.source
-        return SteerableModel(model, layer, self.store.median_norm(side, layer))
-
-    def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
-        """Layer and strength for a behaviour, by what a model's own vector does on development items."""
-        if (behaviour.name, side) not in self._chosen:
-            stack = self.stacks[side == "target"]
-            states = self.states[behaviour.contrast]
-            own = states.target_vector if side == "target" else states.source_vector
-            evaluation = self.config.evaluation
-            grid, tried = evaluation.grid, behaviour
-            if side == "source":  # whose own curve is an illustration: its block is found more cheaply
-                grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
-                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
-            rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
-            with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
-                self._chosen[behaviour.name, side] = choose_layer(
-                    tried,
-                    [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
-                    grid,
-                    temperature=evaluation.temperature,
-                    max_rows=evaluation.max_rows,
-                    progress=advance,
-                )
-        return self._chosen[behaviour.name, side]
-
-    @cached_property
-    def _chosen(self) -> dict[tuple[str, Side], Chosen]:
-        return {}
+        """One carried behaviour for each contrastive set, by the contrast's name."""
+        return {behaviour.contrast: behaviour for behaviour in reversed(self.carried)}
 
     # -- the fit -------------------------------------------------------------------------------
 
     @cached_property
-    def map_fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         """Of the fitted map."""
-        config = self.config
+        config = self.run.config
         return fingerprint(
             {
                 **self.rows_facts,
@@ -172,36 +69,36 @@ class Fitted(Recorded):
         )
 
     @property
-    def map_folder(self) -> Path:
+    def folder(self) -> Path:
         """Where the map is, or will be."""
-        return self.artifacts / "maps" / self.map_fingerprint
+        return self.run.artifacts / "maps" / self.fingerprint
 
     def fitted_map(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and its card. Raises MapMissing saying which `train.py` line makes it."""
-        folder = self.map_folder
+        folder = self.folder
         again = f"make it with: {self.train_command()}"
         if (folder / "mapping.json").is_file():
             again = f"delete the folder {folder} and {again}"
         affine, card = load_map(folder, mend=again)
-        if card.get("fingerprint") != self.map_fingerprint:
+        if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{folder} holds the map of other settings. {again}")
         return affine, card
 
     def train_command(self) -> str:
         """The `train.py` line of this config."""
-        given = self.session.resolved.get("overrides", [])
+        given = self.run.session.resolved.get("overrides", [])
         return f"python train.py {shlex.join(given)}".rstrip()
 
     def fit(self) -> tuple[AffineMap, dict[str, Any]]:
         """Trains the map with Lightning, resuming where a run was cut off, or finds it."""
-        if (self.map_folder / "mapping.json").is_file():
-            with self.session.stage("fit"):
+        if (self.folder / "mapping.json").is_file():
+            with self.run.session.stage("fit"):
                 return self.fitted_map()
         module = self._module()
         history, probe = FitHistory(), self._probe()
-        with self.session.stage("fit"):
+        with self.run.session.stage("fit"):
             trainer = self._trainer(history, probe)
-            checkpoints = self.map_folder / "checkpoints"
+            checkpoints = self.folder / "checkpoints"
             last = checkpoints / "last.ckpt"
             trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
             best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
@@ -213,7 +110,7 @@ class Fitted(Recorded):
         card = self._card(affine, history, probe, steps, scores["test/cosine"])
         if trainer.is_global_zero:
             self._save_vectors(affine)
-            save_map(self.map_folder, affine, card)  # last: a folder with its card is whole
+            save_map(self.folder, affine, card)  # last: a folder with its card is whole
         trainer.strategy.barrier("map written")
         return self.fitted_map()
 
@@ -221,42 +118,43 @@ class Fitted(Recorded):
         yardstick = self.yardstick
         test = self.moments["test"].fvu_of(yardstick.map)
         return MapModule.from_moments(
-            self.config.map,
-            self.config.fit,
+            self.run.config.map,
+            self.run.config.fit,
             self.train_moments,
             yardstick=yardstick,
             optimum={"val": yardstick.fvu_validation, "test": test},
             vectors=self._native_vectors,
-            seed=self.config.seed,
+            seed=self.run.config.seed,
         )
 
     def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
         """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
         states and the layer."""
-        layers = self.stacks[1].layers
-        for name, states in self.states.items():
+        layers = self.run.stacks[1].layers
+        for name in self.contrasts:
+            states = self.run.states[name]
             for layer in layers:
                 yield f"{name}@{layer}" if len(layers) > 1 else name, states, layer
 
     @property
     def _native_vectors(self) -> dict[str, Tensor]:
         """Native vectors `[d_target]` of the whole stack, zero but at one layer, by label."""
-        stack = self.stacks[1]
+        stack = self.run.stacks[1]
         return {
             label: stack.alone(states.target_vector, layer)
             for label, states, layer in self._at_target_layers()
         }
 
     def _probe(self) -> SteeringProbe | None:
-        settings = self.config.evaluation.probe
+        settings = self.run.config.evaluation.probe
         if not settings.behaviours:
             return None
-        target = self.stacks[1]
+        target = self.run.stacks[1]
         probes = []
-        with self.session.stage("native strengths"):
-            for behaviour in self.suite:
+        with self.run.session.stage("native strengths"):
+            for behaviour in self.carried:
                 if behaviour.name in settings.behaviours:
-                    states, chosen = self.states[behaviour.contrast], self.chosen(behaviour)
+                    states, chosen = self.run.states[behaviour.contrast], self.run.chosen(behaviour)
                     layer = chosen.choice.layer
                     native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
                     probes.append(
@@ -269,7 +167,7 @@ class Fitted(Recorded):
                             target.columns(layer),
                         )
                     )
-        evaluation = self.config.evaluation
+        evaluation = self.run.config.evaluation
         return SteeringProbe(
             probes,
             settings.every,
@@ -279,7 +177,7 @@ class Fitted(Recorded):
         )
 
     def _trainer(self, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
-        fit, folder = self.config.fit, self.map_folder / "checkpoints"
+        fit, folder = self.run.config.fit, self.folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
             ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
@@ -292,14 +190,14 @@ class Fitted(Recorded):
             callbacks.append(probe)
         return L.Trainer(
             **{
-                "logger": self.session.loggers,
+                "logger": self.run.session.loggers_of(self.name if self.parts else ""),
                 "callbacks": callbacks,
-                "default_root_dir": self.config.paths.logs,
+                "default_root_dir": self.run.config.paths.logs,
                 "enable_model_summary": False,
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **fit.trainer_options(),
-                **self.config.trainer,
+                **self.run.config.trainer,
             }
         )
 
@@ -316,21 +214,22 @@ class Fitted(Recorded):
         fvu, optimum = test.fvu_of(affine), test.fvu_of(yardstick.map)
         left_out = self.data.rows_left_out["train"]
         return {
-            "fingerprint": self.map_fingerprint,
-            "pair": self.config.pair.name,
-            "models": self.identities,
+            "fingerprint": self.fingerprint,
+            "pair": self.run.config.pair.name,
+            "models": self.run.identities,
             "layers": {
                 side: list(stack.layers)
-                for side, stack in zip(("source", "target"), self.stacks, strict=True)
+                for side, stack in zip(("source", "target"), self.run.stacks, strict=True)
             },
-            "span": self.config.span,
-            "store": self.store_fingerprint,
+            "span": self.run.config.span,
+            "parts": list(self.parts),
+            "store": self.run.store_fingerprint,
             "filter": {
-                **asdict(self.config.filter),
-                "token_ids": list(self.config.filter.token_ids),
+                **asdict(self.run.config.filter),
+                "token_ids": list(self.run.config.filter.token_ids),
             },
-            "map": asdict(self.config.map),
-            "fit": asdict(self.config.fit),
+            "map": asdict(self.run.config.map),
+            "fit": asdict(self.run.config.fit),
             "steps": steps,
             "rows": self.data.rows["train"],
             "rows_left_out": sum(left_out.values()),
@@ -357,14 +256,14 @@ class Fitted(Recorded):
                 "optimum": yardstick.fvu_validation,
                 "probes": probe.history() if probe else [],
             },
-            "seconds": dict(self.session.seconds),
+            "seconds": dict(self.run.session.seconds),
             "versions": provenance()["versions"],
         }
 
     def _optimum_by_layer(self) -> list[dict[str, Any]]:
         """Test FVU of the ridge map to each target layer from each source layer alone, and from all:
         what the source's other depths add (the paper's appendix A)."""
-        source, target = self.stacks
+        source, target = self.run.stacks
         train, validation, test = self.train_moments, self.moments["validation"], self.moments["test"]
         found = []
         for to in target.layers:
@@ -373,13 +272,13 @@ class Fitted(Recorded):
                 of["all"] = slice(None)
             for layer, columns in of.items():
                 part = (columns, target.columns(to))
-                best = ridge_path(train.part(*part), validation.part(*part), bias=self.config.map.bias)
+                best = ridge_path(train.part(*part), validation.part(*part), bias=self.run.config.map.bias)
                 found.append({"source": layer, "target": to, "fvu": test.part(*part).fvu_of(best.map)})
         return found
 
     def _cosines(self, affine: AffineMap) -> dict[str, float]:
         """Cosine of the carried vector with the native one, by label."""
-        stack = self.stacks[1]
+        stack = self.run.stacks[1]
         return {
             label: cosine(
                 stack.part(affine.directions(states.source_vector), layer),
@@ -390,13 +289,13 @@ class Fitted(Recorded):
 
     def _save_vectors(self, affine: AffineMap) -> None:
         """The source's, native and transferred vectors of every contrast, to be used elsewhere."""
-        for name, states in self.states.items():
-            behaviour = self.contrasts[name]
+        for name, behaviour in self.contrasts.items():
+            states = self.run.states[name]
             digest = prompts_digest(behaviour.positives, behaviour.negatives)
 
             def own(side: Side, stacked: Tensor) -> list[SteeringVector]:
-                stack = self.stacks[side == "target"]
-                places = [self.steerable(side, layer) for layer in stack.layers]
+                stack = self.run.stacks[side == "target"]
+                places = [self.run.steerable(side, layer) for layer in stack.layers]
                 return [
                     SteeringVector(
                         stack.part(stacked, at.layer),
@@ -413,13 +312,55 @@ class Fitted(Recorded):
             carried = transfer(
                 source,
                 affine,
-                model=self.target.spec.name,
+                model=self.run.target.spec.name,
                 residual_norms={vector.layer: vector.residual_norm for vector in native},
-                fingerprint=self.map_fingerprint,
+                fingerprint=self.fingerprint,
             )
             for role, vectors in (("source", source), ("native", native), ("transferred", carried)):
                 for vector in vectors:
-                    vector.save(self.map_folder / "vectors" / name / role / f"layer-{vector.layer}")
+                    vector.save(self.folder / "vectors" / name / role / f"layer-{vector.layer}")
+
+    # -- what it is put to the test with ---------------------------------------------------------
+
+    @cached_property
+    def maps(self) -> TransferMaps:
+        """The map under test and those of its nulls and intervals, all in closed form but the first."""
+        affine, _ = self.fitted_map()
+        evaluation, bias = self.run.config.evaluation, self.run.config.map.bias
+        weight = self.yardstick.weight
+        folds = [m for name, m in self.moments.items() if name.startswith("train/")]
+        folds = [m for m in folds if m.count]
+        generator = torch.Generator().manual_seed(self.run.config.seed)
+        resampled = []
+        for _ in range(evaluation.resampled_draws):
+            drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
+            resampled.append(ridge_at(merged([folds[i] for i in drawn]), weight, bias=bias))
+        shuffled = [
+            ridge_at(moments, weight, bias=bias)
+            for name, moments in self.moments.items()
+            if name.startswith("shuffled/")
+        ]
+        untrained = self._untrained_map() if evaluation.untrained_source else None
+        return TransferMaps(affine, shuffled, resampled, untrained)
+
+    def _untrained_map(self) -> AffineMap:
+        run = self.run
+        name = fingerprint({**self.rows_facts, "source": run.untrained_identity})
+
+        def gather() -> dict[str, Moments]:
+            moments = Moments(run.stacks[0].total, run.stacks[1].total)
+            pairs = pairs_with_other_source(run.store, "train", run.untrained, self.selection)
+            with run.session.progress("the untrained source", self.data.rows["train"]) as advance:
+                for batch in pairs:
+                    moments.update(batch["source"], batch["target"])
+                    advance(len(batch["source"]))
+            return {"train": moments}
+
+        moments = cached_moments(run.artifacts / "moments" / name, gather)["train"]
+        # An untrained source has its own scale: the same share of its mean eigenvalue.
+        share = self.yardstick.weight / float(self.train_moments.scatter_xx.trace())
+        weight = max(share, 1e-9) * float(moments.scatter_xx.trace())
+        return ridge_at(moments, weight, bias=run.config.map.bias)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -21,7 +21,9 @@ from omegaconf import DictConfig, open_dict
 
 from lrt.runtime.entry import CONF, command, register_resolvers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+# all vectors carried by the map of the whole corpus
+ONE_MAP = [f"corpus.sources.{part}.carries=[]" for part in ("stories", "requests", "questions")]
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Workshop:
             "layers.source=1",
             "layers.target=2",
             "corpus.tokens.train=8192",
+            *ONE_MAP,
             "trainer.enable_progress_bar=false",
             f"logging.mode={logging}",
             f"paths.artifacts={self.artifacts}",

@@ -1,0 +1,136 @@
+"""The second stage: steering vectors of both models, and where and how strongly each steers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lrt.activations.manifest import Side
+from lrt.durable import write_durably
+from lrt.evaluation import (
+    Behaviour,
+    Chosen,
+    ContrastStates,
+    SteerableModel,
+    choose_layer,
+)
+from lrt.models import (
+    LanguageModel,
+    ModelSpec,
+    identity,
+    load,
+)
+from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.recorded import Recorded, cache_read
+from lrt.steering import last_token_states, prompts_digest
+
+log = logging.getLogger(__name__)
+
+# settings of the Trainer that leave a map as it is
+NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
+
+
+class Vectors(Recorded):
+    """Adds to the recorded states the steering vectors of both models."""
+
+    # -- steering vectors ----------------------------------------------------------------------
+
+    @cached_property
+    def contrasts(self) -> dict[str, Behaviour]:
+        """One behaviour for each contrastive set, by the contrast's name."""
+        return {behaviour.contrast: behaviour for behaviour in reversed(self.suite)}
+
+    @cached_property
+    def states(self) -> dict[str, ContrastStates]:
+        """Last-token states of every contrastive set, in both models and the untrained source."""
+        roles = ["source", "target"] + ["untrained"] * self.config.evaluation.untrained_source
+        found = {}
+        with (
+            self.session.stage("steering vectors"),
+            self.session.progress("steering vectors", len(self.contrasts) * len(roles)) as advance,
+        ):
+            for name, behaviour in sorted(self.contrasts.items()):
+                states = []
+                for role in roles:
+                    states.append(self._states(behaviour, role))
+                    advance(1)
+                found[name] = ContrastStates(*states)
+        return found
+
+    def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
+        layers = self.stacks[role == "target"].layers
+        name = fingerprint(
+            {
+                "model": self.untrained_identity if role == "untrained" else self.identities[role],
+                "tokenizer": self.identities["tokenizer"],
+                "layers": layers,
+                "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            }
+        )
+        file = self.artifacts / "states" / f"{name}.safetensors"
+        if not file.is_file():
+            model = {"source": lambda: self.source, "target": lambda: self.target}.get(
+                role, lambda: self.untrained
+            )()
+            found = {
+                "positive": last_token_states(model, behaviour.positives, layers),
+                "negative": last_token_states(model, behaviour.negatives, layers),
+            }
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(file, lambda temporary: save_file(found, temporary))
+        with cache_read(file):
+            tensors = load_file(file)
+            return tensors["positive"], tensors["negative"]
+
+    @cached_property
+    def untrained_spec(self) -> ModelSpec:
+        """The source's architecture with random weights: the untrained control."""
+        spec = self.config.pair.source
+        return ModelSpec(spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed)
+
+    @cached_property
+    def untrained_identity(self) -> dict[str, Any]:
+        """What determines the untrained source."""
+        return identity(self.untrained_spec)
+
+    @cached_property
+    def untrained(self) -> LanguageModel:
+        """The untrained source."""
+        return load(self.untrained_spec)
+
+    def steerable(self, side: Side, layer: int) -> SteerableModel:
+        """A model at one of its layers with its strength unit there."""
+        model = self.target if side == "target" else self.source
+        return SteerableModel(model, layer, self.store.median_norm(side, layer))
+
+    def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
+        """Layer and strength for a behaviour, by what a model's own vector does on development items."""
+        if (behaviour.name, side) not in self._chosen:
+            stack = self.stacks[side == "target"]
+            states = self.states[behaviour.contrast]
+            own = states.target_vector if side == "target" else states.source_vector
+            evaluation = self.config.evaluation
+            grid, tried = evaluation.grid, behaviour
+            if side == "source":  # whose own curve is an illustration: its block is found more cheaply
+                grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
+                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
+            rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
+            with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
+                self._chosen[behaviour.name, side] = choose_layer(
+                    tried,
+                    [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
+                    grid,
+                    temperature=evaluation.temperature,
+                    max_rows=evaluation.max_rows,
+                    progress=advance,
+                )
+        return self._chosen[behaviour.name, side]
+
+    @cached_property
+    def _chosen(self) -> dict[tuple[str, Side], Chosen]:
+        return {}

@@ -3,6 +3,7 @@
 from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, ItemSplit, read_behaviours
 from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
+from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
@@ -25,7 +26,9 @@ __all__ = [
     "Cell",
     "Chosen",
     "ContrastStates",
+    "CutDepth",
     "Damage",
+    "Fidelity",
     "Item",
     "ItemSplit",
     "Measurement",
@@ -38,9 +41,12 @@ __all__ = [
     "TransferMaps",
     "choose_layer",
     "choose_strength",
+    "cut_depths",
     "damage",
     "directions",
     "end_tokens",
+    "fidelity",
+    "inside_documents",
     "measure",
     "read_behaviours",
     "storybook_suite",

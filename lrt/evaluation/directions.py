@@ -32,6 +32,14 @@ class ContrastStates:
     target: tuple[Tensor, Tensor]  # [n, d_target]
     random_source: tuple[Tensor, Tensor] | None = None
 
+    def at(self, source: Tensor, target: Tensor) -> ContrastStates:
+        """The same texts with some columns `[k]` of each side: some of the layers."""
+        pairs = (
+            None if pair is None else (pair[0][:, columns], pair[1][:, columns])
+            for pair, columns in ((self.source, source), (self.target, target), (self.random_source, source))
+        )
+        return ContrastStates(*pairs)  # type: ignore[arg-type]
+
     @property
     def source_vector(self) -> Tensor:
         """`[d_source]`, the source's own steering vector."""

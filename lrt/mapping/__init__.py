@@ -16,12 +16,20 @@ from lrt.mapping.artifact import (
     load_map,
     save_map,
 )
-from lrt.mapping.fit_spec import FitSpec
+from lrt.mapping.atlas import AtlasCell, GridMoments, SharedRidge, atlas, check_grid, choose_layers
+from lrt.mapping.baselines import from_embeddings, identity, mean_only
+from lrt.mapping.closed_form import ClosedFormFit, closed_form
+from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
+from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_between, residual_on
+from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.history import FitHistory
+from lrt.mapping.many_to_one import ManyToMany, ManyToOne, check_stack, many_to_many, many_to_one
 from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
 from lrt.mapping.module import MapModule, early_stopping
 from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
+from lrt.mapping.procrustes import Procrustes, procrustes
+from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, ridge_at, ridge_path
 from lrt.mapping.stacking import Stack
 from lrt.mapping.whitening import Whitening
@@ -29,10 +37,18 @@ from lrt.mapping.whitening import Whitening
 __all__ = [
     "R2",
     "AffineMap",
+    "Agreement",
+    "AtlasCell",
+    "ClosedFormFit",
+    "ClosedFormSpec",
     "ErrorAlong",
     "FitHistory",
     "FitSpec",
+    "Forecast",
     "FractionUnexplained",
+    "GridMoments",
+    "ManyToMany",
+    "ManyToOne",
     "MapCorrupt",
     "MapError",
     "MapForeign",
@@ -41,12 +57,32 @@ __all__ = [
     "MapSpec",
     "MeanCosine",
     "Moments",
+    "Procrustes",
+    "ReducedRank",
     "RidgeFit",
+    "SharedRidge",
     "Stack",
     "Whitening",
+    "agreement",
+    "atlas",
+    "check_grid",
+    "check_stack",
+    "choose_layers",
+    "closed_form",
     "early_stopping",
+    "from_embeddings",
+    "gcv_curve",
+    "identity",
+    "jackknife",
     "load_map",
+    "many_to_many",
+    "many_to_one",
+    "mean_only",
     "orthogonality_penalty",
+    "procrustes",
+    "reduced_rank_path",
+    "residual_between",
+    "residual_on",
     "ridge_at",
     "ridge_path",
     "save_map",

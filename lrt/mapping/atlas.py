@@ -254,7 +254,8 @@ class SharedRidge:
     def __init__(self, train: Moments, validation: Moments, *, bias: bool = True) -> None:
         if train.d_source != validation.d_source:
             raise ValueError(
-                f"training rows have {train.d_source} source dimensions, validation rows {validation.d_source}"
+                f"training rows have {train.d_source} source dimensions, validation rows have "
+                f"{validation.d_source}"
             )
         self._bias = bias
         fitted = self._fitted(train)
@@ -318,13 +319,16 @@ class SharedRidge:
         are eigenvectors of `Sxy'(Sxx + weight I)^-1 Sxy`, found on the narrower side. Those that carry
         under 1e-12 of the first are left out.
         """
-        d = self._inverse_at(torch.tensor([weight]).to(self._path))[0]
+        d = self._inverse_at(self._path.new_tensor([weight]))[0]
         M = d.sqrt()[:, None] * (self._V.T @ self._own(train).scatter_xy)
         values, vectors = torch.linalg.eigh(M @ M.T if train.d_source < train.d_target else M.T @ M)
         values, vectors = values.flip(0), vectors.flip(1)
         kept = values > values[0].clamp(min=0) * 1e-12
         values, vectors = values[kept], vectors[:, kept]
-        return M.T @ vectors / values.sqrt() if train.d_source < train.d_target else vectors
+        basis: Tensor = vectors
+        if train.d_source < train.d_target:
+            basis = M.T @ vectors / values.sqrt()
+        return basis
 
     def _own(self, train: Moments) -> Moments:
         fitted = self._fitted(train)
@@ -411,8 +415,9 @@ def choose_layers(
     steering = [cell for cell in column if cell.source_layer in steerable_source]
     if not steering:
         raise ValueError(
-            f"no source layer of the atlas, {sorted(cell.source_layer for cell in column)}, steers the source "
-            f"itself by {vector!r} (those that do: {sorted(steerable_source)}): add such blocks to layers.source"
+            f"no source layer of the atlas, {sorted(cell.source_layer for cell in column)}, steers the "
+            f"source itself by {vector!r} (those that do: {sorted(steerable_source)}): add such blocks to "
+            "layers.source"
         )
     return min(steering, key=lambda cell: (cell.error_along[vector], cell.source_layer)).source_layer
 
@@ -429,8 +434,8 @@ def _rows(states: Mapping[int, Tensor], layers: tuple[int, ...], width: int, sid
         bad = len(each) - int(each.isfinite().all(1).sum())
         if bad:
             raise ValueError(
-                f"{bad} of {len(each)} rows of {side} layer {layer} are non-finite: leave them out, or record "
-                f"them again in a wider dtype (pair.{side}.dtype)"
+                f"{bad} of {len(each)} rows of {side} layer {layer} are non-finite: leave them out, or "
+                f"record them again in a wider dtype (pair.{side}.dtype)"
             )
     return rows
 
@@ -476,7 +481,7 @@ def _about(scatter: Tensor, count: int, off_left: Tensor, off_right: Tensor) -> 
 
 
 def _linear_cka(moments: Moments) -> float:
-    """`||Sxy||^2 / (||Sxx|| ||Syy||)` in Frobenius norms (Kornblith et al., 2019); 0 if a side is constant."""
+    """`||Sxy||^2 / (||Sxx|| ||Syy||)` in Frobenius norms (Kornblith et al., 2019), 0 for a constant side."""
     norms = moments.scatter_xx.norm() * moments.scatter_yy.norm()
     return float(moments.scatter_xy.square().sum() / norms) if norms > 0 else 0.0
 

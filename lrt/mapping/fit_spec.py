@@ -14,6 +14,38 @@ from lrt.mapping.parametrisations import MapSpec
 from lrt.mapping.whitening import WhiteningMode
 
 Schedule = Literal["constant", "linear", "cosine", "one_cycle"]
+Start = Literal["mean", "optimum"]
+Solver = Literal["optimum", "identity", "mean_only", "shuffled_pairs", "embeddings"]
+
+
+@dataclass(frozen=True)
+class ClosedFormSpec:
+    """A map solved from the moments instead of trained.
+
+    solver  `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
+            The others ought to be beaten: `identity` (equal widths), `mean_only`, `shuffled_pairs` (ridge
+            on target rows permuted over the corpus) and `embeddings` (ridge on the two models' embedding
+            matrices alone, no activations).
+    """
+
+    solver: Solver = "optimum"
+    kind: Literal["closed_form"] = "closed_form"
+
+    def check(self, map_spec: MapSpec) -> None:
+        """Raise ValueError, naming the setting, where a value is not allowed with this map."""
+        if self.solver != "optimum" and map_spec.kind != "full":
+            raise ValueError(
+                f"fit.solver={self.solver} is a baseline of one form, and map.kind={map_spec.kind} asks for "
+                "another; set map=full or fit.solver=optimum"
+            )
+        if self.solver in ("identity", "mean_only", "embeddings") and not map_spec.bias:
+            raise ValueError(
+                f"fit.solver={self.solver} needs its bias, which makes the means agree; set map.bias=true"
+            )
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Nothing is Lightning's to do."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -30,6 +62,8 @@ class FitSpec:
     - `whitening`: `auto` is `full`, or `scale` for the orthogonal kinds, whose shape it keeps.
     - `ridge`: put the yardstick's ridge weight, chosen on the validation documents, in the loss.
       Its minimum is then the yardstick's; without it the fit heads for plain least squares.
+    - `start`: `mean` is the mean predictor (of the orthogonal kinds a random turn); `optimum` the closed
+      form of the kind, which the gradient then leaves or stays at.
     - `gradient_clip`: largest gradient norm. `patience`: validation checks without an improvement
       of `least_improvement` in `val/fvu` before it stops; null trains all epochs.
     """
@@ -46,6 +80,8 @@ class FitSpec:
     gradient_clip: float | None = None
     patience: int | None = None
     least_improvement: float = 0.0
+    start: Start = "mean"
+    kind: Literal["gradient"] = "gradient"
 
     def check(self, map_spec: MapSpec) -> None:
         """Raise ValueError, naming the setting, where a value is not allowed with this map."""
@@ -54,6 +90,8 @@ class FitSpec:
             raise ValueError(f"fit.learning_rate must be above 0, got {self.learning_rate}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"fit.schedule is one of {get_args(Schedule)}, got {self.schedule!r}")
+        if self.start not in get_args(Start):
+            raise ValueError(f"fit.start is one of {get_args(Start)}, got {self.start!r}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"fit.warmup is a share of the steps in [0, 1), got {self.warmup}")
         modes = ("auto", *get_args(WhiteningMode))

@@ -71,6 +71,7 @@ class MapModule(LightningModule):
         yardstick: RidgeFit | None = None,
         optimum: dict[str, float] | None = None,
         vectors: dict[str, Tensor] | None = None,
+        start: AffineMap | None = None,
         seed: int = 0,
     ) -> MapModule:
         """A module ready to fit.
@@ -78,7 +79,8 @@ class MapModule(LightningModule):
         `train` are the moments of exactly the training rows. `yardstick` is the ridge fit whose
         weight `fit.ridge` puts in the loss, and whose validation FVU is the optimum of `val/excess`
         unless `optimum` (`{"val": ..., "test": ...}`) says otherwise. `vectors` are target
-        directions `[d_target]` by name; `seed` draws the start of the kinds that need one.
+        directions `[d_target]` by name; `start` is a map to begin from (the nearest one of the kind), and
+        `seed` draws the start of the kinds that need one where it is not given.
         Raises ValueError where specs, widths and moments do not go together.
         """
         map_spec.check(train.d_source, train.d_target)
@@ -117,6 +119,8 @@ class MapModule(LightningModule):
             bias=map_spec.bias,
         )
         module.learnt = module._start(seed, float(module.whitening.gain))
+        if start is not None:
+            module.learnt.start_at(module.whitening.unfold(start))
         module.scores = _scores(train.mean_y, list(vectors.values()))
         return module
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from lrt.mapping.affine import AffineMap
+
 MapKind = Literal["full", "low_rank", "orthogonal", "orthogonal_penalty"]
 OrthogonalForm = Literal["cayley", "matrix_exp", "householder"]
 
@@ -122,6 +124,12 @@ class FullMap(nn.Module):
     def weight(self) -> Tensor:  # [d_target, d_source]
         return self.matrix
 
+    @torch.no_grad()
+    def start_at(self, affine: AffineMap) -> None:
+        """Take the map's weight, and its bias where there is one."""
+        self.matrix.copy_(affine.weight)
+        _copy_bias(self.bias, affine)
+
     def decayed(self) -> list[nn.Parameter]:
         return [self.matrix]
 
@@ -151,6 +159,15 @@ class LowRankMap(nn.Module):
 
     def weight(self) -> Tensor:  # [d_target, d_source]
         return self.up @ self.down
+
+    @torch.no_grad()
+    def start_at(self, affine: AffineMap) -> None:
+        """Take the nearest map of this rank; `V` stays orthonormal."""
+        U, s, Vt = torch.linalg.svd(affine.weight.double(), full_matrices=False)
+        rank = len(self.down)
+        self.up.copy_(U[:, :rank] * s[:rank])
+        self.down.copy_(Vt[:rank])
+        _copy_bias(self.bias, affine)
 
     def decayed(self) -> list[nn.Parameter]:
         return [self.up, self.down]
@@ -187,17 +204,27 @@ class OrthogonalMap(nn.Module):
         parametrize.register_parametrization(self.rotation, "weight", _InUnitsOf(gain))
         parametrizations.orthogonal(self.rotation, "weight", orthogonal_map=form)
         start = random_semi_orthogonal(d_target, d_source, generator)
-        # torch completes a rectangular start to a basis from its global generator.
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.rotation.weight = start
+        self._turn_to(start, int(torch.randint(2**62, (), generator=generator)))
         self.register_buffer("gain", torch.tensor(float(gain)))
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(d_target)) if bias else None
 
     def weight(self) -> Tensor:  # [d_target, d_source]
         return self.gain * self.log_scale.exp() * self.rotation.weight
+
+    @torch.no_grad()
+    def start_at(self, affine: AffineMap, seed: int = 0) -> None:
+        """Take the nearest scaled (semi-)orthogonal map."""
+        U, s, Vt = torch.linalg.svd(affine.weight.double(), full_matrices=False)
+        self._turn_to((U @ Vt).float(), seed)
+        self.log_scale.fill_(math.log(float(s.mean()) / float(self.gain)))
+        _copy_bias(self.bias, affine)
+
+    def _turn_to(self, Q: Tensor, seed: int) -> None:
+        # torch completes a rectangular start to a basis from its global generator
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.rotation.weight = Q
 
     def decayed(self) -> list[nn.Parameter]:
         return []
@@ -228,6 +255,11 @@ class _InUnitsOf(nn.Module):
 
     def right_inverse(self, scaled: Tensor) -> Tensor:
         return scaled / self.factor
+
+
+def _copy_bias(bias: nn.Parameter | None, affine: AffineMap) -> None:
+    if bias is not None:
+        bias.copy_(affine.bias)
 
 
 TrainableMap = FullMap | LowRankMap | OrthogonalMap

@@ -6,6 +6,7 @@ source layer `i` gives to target layer `j`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,11 @@ class Stack:
             raise ValueError(f"layer {layer} is not in the stack of layers {list(self.layers)}")
         start = self.layers.index(layer) * self.width
         return slice(start, start + self.width)
+
+    def columns_of(self, layers: Iterable[int]) -> Tensor:  # [k] int64
+        """The columns of several of its layers, in the order given."""
+        places = torch.arange(self.total)
+        return torch.cat([places[self.columns(layer)] for layer in layers])
 
     def part(
         self,

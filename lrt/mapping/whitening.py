@@ -130,6 +130,15 @@ class Whitening(nn.Module):
         """The diagonal of `T T'`: `sum(W'^2 * column_cost)` is `||W' T||_F^2`."""
         return self.transform.square().sum(1) if self.mode == "full" else self.transform.square()
 
+    def unfold(self, affine: AffineMap) -> AffineMap:
+        """What `fold` takes back: a map between raw coordinates as one between whitened ones, in float64."""
+        raw = affine.weight.double()
+        transform = self.transform.double()
+        # T T' is diagonal, so T' over that diagonal is T's inverse
+        weight = (raw @ transform.T) / self.column_cost().double() if self.mode == "full" else raw / transform
+        bias = affine.bias.double() + raw @ self.mean_x.double() - self.mean_y.double()
+        return AffineMap(weight / self.scale_y.double(), bias / self.scale_y.double())
+
     def fold(self, affine: AffineMap) -> AffineMap:
         """A map between whitened coordinates as the same map between raw ones, in float64."""
         transform = self.transform.double()

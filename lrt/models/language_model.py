@@ -62,6 +62,12 @@ class LanguageModel:
         assert isinstance(dtype, torch.dtype)
         return dtype
 
+    @property
+    def embeddings(self) -> Tensor:
+        """Input embedding matrix `[V, d]`, float32, on the CPU."""
+        weight = self.model.get_input_embeddings().weight
+        return torch.as_tensor(weight.detach()).float().cpu()
+
     @cached_property
     def takes_position_ids(self) -> bool:
         """Whether positions can be told; BLOOM and MPT read them off the mask."""

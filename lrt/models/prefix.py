@@ -69,7 +69,7 @@ def compute_prefix(
     tokens = tokens.to(lm.device)
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(lm.device)
     check_mask(mask, tokens.shape)
-    kept = _empty_cache(lm) if cache else None
+    kept = empty_cache(lm) if cache else None
     with capture(lm, [layer]) as found, stop_after(lm, layer):
         lm.run(tokens, mask, kept, head=False)
     return Prefix(tokens, mask.long(), layer, found[layer], kept)
@@ -184,7 +184,7 @@ def _generate(
 ) -> Tensor:
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
-    cache = _empty_cache(lm)
+    cache = empty_cache(lm)
     # The tail fills the cache above the layer while it is empty below, so masks fit the prompt;
     # then the prefix's part goes in, and the cache is as if the rows had run through all blocks.
     columns = columns_of("last", mask)
@@ -264,7 +264,7 @@ def _checked(rows: Tensor, prefix: Prefix) -> Tensor:
     return rows.to(prefix.mask.device)
 
 
-def _empty_cache(lm: LanguageModel) -> Any:
+def empty_cache(lm: LanguageModel) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=lm.model.config)

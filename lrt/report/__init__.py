@@ -19,7 +19,6 @@ from lrt.report.contents import (
     paper_table,
     propensity_table,
     seconds_table,
-    stack_table,
 )
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.heatmap import heatmap_figure
@@ -50,7 +49,6 @@ __all__ = [
     "probe_figure",
     "propensity_table",
     "seconds_table",
-    "stack_table",
     "strength_figure",
     "sweep_table",
     "write_report",

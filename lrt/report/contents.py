@@ -355,25 +355,6 @@ def along_table(results: Results) -> Table:
     )
 
 
-def stack_table(results: Results) -> Table:
-    """FVU of the ridge map from each source block alone, and from all of them, to each target block."""
-    cells = {
-        (str(c["source"]), c["target"]): c["fvu"]
-        for c in (results.get("map") or {}).get("optimum_by_layer") or []
-    }
-    targets = sorted({target for _, target in cells})
-    sources = list(dict.fromkeys(source for source, _ in cells))
-    rows: list[tuple[Cell, ...]] = [
-        (
-            "all of them" if source == "all" else f"block {source}",
-            *(cells.get((source, target)) for target in targets),
-        )
-        for source in sources
-    ]
-    columns = ("from", *(f"to block {target}" for target in targets))
-    return Table("FVU of the optimum by source block", columns, tuple(rows))
-
-
 def layer_table(results: Results) -> Table:
     """What the native vector does at every block looked at, on development items, at its best strength
     there: the block with the largest change is the one that is steered."""

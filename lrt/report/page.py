@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt.report import contents
+from lrt.report import analysis, contents
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.palette import CURVES, behaviour_name
@@ -54,8 +54,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.maps_table(results),
         contents.map_table(results),
         contents.along_table(results),
-        contents.stack_table(results),
         contents.layer_table(results),
+        *analysis.analysis_tables(results),
         contents.model_table(results),
         contents.check_table(results),
         contents.seconds_table(results),
@@ -106,11 +106,24 @@ def page(results: Mapping[str, Any]) -> str:
             "maps": contents.maps_table(results),
             "along": contents.along_table(results),
             "layers": contents.layer_table(results),
-            "stack": contents.stack_table(results),
+            "forecast": analysis.forecast_table(results),
+            "fidelity": analysis.fidelity_table(results),
+            "cuts": analysis.cut_table(results),
+            "many": analysis.many_to_one_table(results),
+            "atlas": analysis.atlas_table(results),
         },
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
         else None,
+        ranks=inline_svg(analysis.rank_figure(results, bare=True), "ranks")
+        if results.get("rank_curve")
+        else None,
+        atlas=[
+            {"title": title, "svg": inline_svg(analysis.atlas_figure(results, m, bare=True), f"atlas-{m}")}
+            for m, title in analysis.ATLAS.items()
+        ]
+        if results.get("atlas")
+        else [],
         probes=[
             {"name": p["behaviour"], "map": name, "svg": inline_svg(probe_figure(p, bare=True), f"probe{i}")}
             for i, (name, p) in enumerate(_probes(results))

@@ -19,14 +19,20 @@ from lrt.activations.manifest import Side
 from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
+    ClosedFormSpec,
     FitHistory,
+    FitSpec,
     MapForeign,
     MapModule,
+    MeanCosine,
     Moments,
+    closed_form,
     early_stopping,
+    from_embeddings,
+    identity,
     load_map,
+    mean_only,
     ridge_at,
-    ridge_path,
     save_map,
 )
 from lrt.runtime.fingerprints import fingerprint
@@ -51,22 +57,22 @@ class MapFit(Rows):
         """One carried behaviour for each contrastive set, by the contrast's name."""
         return {behaviour.contrast: behaviour for behaviour in reversed(self.carried)}
 
+    @cached_property
+    def states(self) -> dict[str, ContrastStates]:
+        """States of the contrastive sets at this map's layers."""
+        return self.run.states_at(self.stacks)
+
     # -- the fit -------------------------------------------------------------------------------
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the fitted map."""
         config = self.run.config
-        return fingerprint(
-            {
-                **self.rows_facts,
-                "map": config.map,
-                "fit": config.fit,
-                "batches": asdict(config.batches) | {"workers": None},
-                "seed": config.seed,
-                "trainer": {k: v for k, v in config.trainer.items() if k not in NOT_IN_THE_MAP},
-            }
-        )
+        facts = {**self.rows_facts, "map": config.map, "fit": config.fit, "seed": config.seed}
+        if isinstance(config.fit, FitSpec):
+            facts["batches"] = asdict(config.batches) | {"workers": None}
+            facts["trainer"] = {k: v for k, v in config.trainer.items() if k not in NOT_IN_THE_MAP}
+        return fingerprint(facts)
 
     @property
     def folder(self) -> Path:
@@ -90,14 +96,24 @@ class MapFit(Rows):
         return f"python train.py {shlex.join(given)}".rstrip()
 
     def fit(self) -> tuple[AffineMap, dict[str, Any]]:
-        """Trains the map with Lightning, resuming where a run was cut off, or finds it."""
+        """Solves the map, or trains it with Lightning, resuming where a run was cut off; or finds it."""
         if (self.folder / "mapping.json").is_file():
             with self.run.session.stage("fit"):
                 return self.fitted_map()
-        module = self._module()
+        match self.run.config.fit:
+            case FitSpec() as spec:
+                self._train(spec)
+            case ClosedFormSpec() as spec:
+                with self.run.session.stage("fit"):
+                    affine = self._solve(spec)
+                self._keep(affine, FitHistory(), None, 0, self._mean_cosine(affine))
+        return self.fitted_map()
+
+    def _train(self, spec: FitSpec) -> None:
+        module = self._module(spec)
         history, probe = FitHistory(), self._probe()
         with self.run.session.stage("fit"):
-            trainer = self._trainer(history, probe)
+            trainer = self._trainer(spec, history, probe)
             checkpoints = self.folder / "checkpoints"
             last = checkpoints / "last.ckpt"
             trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
@@ -107,39 +123,74 @@ class MapFit(Rows):
             steps = trainer.global_step
             (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
             affine = module.affine().to("cpu")
-        card = self._card(affine, history, probe, steps, scores["test/cosine"])
         if trainer.is_global_zero:
-            self._save_vectors(affine)
-            save_map(self.folder, affine, card)  # last: a folder with its card is whole
+            self._keep(affine, history, probe, steps, scores["test/cosine"])
         trainer.strategy.barrier("map written")
-        return self.fitted_map()
 
-    def _module(self) -> MapModule:
-        yardstick = self.yardstick
+    def _solve(self, spec: ClosedFormSpec) -> AffineMap:
+        """The map in closed form, from the moments alone."""
+        run, train = self.run, self.train_moments
+        match spec.solver:
+            case "optimum":
+                found = closed_form(run.config.map, train, self.moments["validation"]).map
+            case "mean_only":
+                found = mean_only(train)
+            case "identity":
+                found = identity(train)
+            case "shuffled_pairs":
+                found = ridge_at(self.shuffled[0], self.yardstick.weight, bias=run.config.map.bias)
+            case "embeddings":
+                found = from_embeddings(run.source.embeddings, run.target.embeddings, train)
+        return found.to(torch.float32)
+
+    def _mean_cosine(self, affine: AffineMap) -> float:
+        """Mean cosine of mapped and recorded test rows."""
+        metric = MeanCosine()
+        for batch in self.data.iterate("test"):
+            metric.update(affine.points(batch["source"]), batch["target"])
+        return float(metric.compute())
+
+    def _keep(
+        self,
+        affine: AffineMap,
+        history: FitHistory,
+        probe: SteeringProbe | None,
+        steps: int,
+        mean_cosine: float,
+    ) -> None:
+        card = self._card(affine, history, probe, steps, mean_cosine)
+        self._save_vectors(affine)
+        save_map(self.folder, affine, card)  # last: a folder with its card is whole
+
+    def _module(self, spec: FitSpec) -> MapModule:
+        yardstick, start = self.yardstick, None
+        if spec.start == "optimum":
+            start = closed_form(self.run.config.map, self.train_moments, self.moments["validation"]).map
         test = self.moments["test"].fvu_of(yardstick.map)
         return MapModule.from_moments(
             self.run.config.map,
-            self.run.config.fit,
+            spec,
             self.train_moments,
             yardstick=yardstick,
             optimum={"val": yardstick.fvu_validation, "test": test},
             vectors=self._native_vectors,
+            start=start,
             seed=self.run.config.seed,
         )
 
     def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
         """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
         states and the layer."""
-        layers = self.run.stacks[1].layers
+        layers = self.stacks[1].layers
         for name in self.contrasts:
-            states = self.run.states[name]
+            states = self.states[name]
             for layer in layers:
                 yield f"{name}@{layer}" if len(layers) > 1 else name, states, layer
 
     @property
     def _native_vectors(self) -> dict[str, Tensor]:
         """Native vectors `[d_target]` of the whole stack, zero but at one layer, by label."""
-        stack = self.run.stacks[1]
+        stack = self.stacks[1]
         return {
             label: stack.alone(states.target_vector, layer)
             for label, states, layer in self._at_target_layers()
@@ -149,12 +200,12 @@ class MapFit(Rows):
         settings = self.run.config.evaluation.probe
         if not settings.behaviours:
             return None
-        target = self.run.stacks[1]
+        target = self.stacks[1]
         probes = []
         with self.run.session.stage("native strengths"):
             for behaviour in self.carried:
                 if behaviour.name in settings.behaviours:
-                    states, chosen = self.run.states[behaviour.contrast], self.run.chosen(behaviour)
+                    states, chosen = self.states[behaviour.contrast], self.run.chosen(behaviour)
                     layer = chosen.choice.layer
                     native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
                     probes.append(
@@ -176,8 +227,8 @@ class MapFit(Rows):
             evaluation.max_rows,
         )
 
-    def _trainer(self, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
-        fit, folder = self.run.config.fit, self.folder / "checkpoints"
+    def _trainer(self, fit: FitSpec, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
+        folder = self.folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
             ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
@@ -219,7 +270,7 @@ class MapFit(Rows):
             "models": self.run.identities,
             "layers": {
                 side: list(stack.layers)
-                for side, stack in zip(("source", "target"), self.run.stacks, strict=True)
+                for side, stack in zip(("source", "target"), self.stacks, strict=True)
             },
             "span": self.run.config.span,
             "parts": list(self.parts),
@@ -242,13 +293,12 @@ class MapFit(Rows):
                 "excess_over_optimum": fvu / optimum - 1,
                 "ridge_weight": yardstick.weight,
                 "fvu_validation": moments["validation"].fvu_of(affine),
-                "fvu_tokens": moments["test_tokens"].fvu_of(affine),
-                "fvu_unfiltered": moments["test_unfiltered"].fvu_of(affine),
+                "fvu_tokens": self.token_moments["kept"].fvu_of(affine),
+                "fvu_unfiltered": self.token_moments["unfiltered"].fvu_of(affine),
                 "error_along": {
                     name: test.error_along(affine, vector) for name, vector in self._native_vectors.items()
                 },
                 "cosine_with_native": self._cosines(affine),
-                "optimum_by_layer": self._optimum_by_layer(),
             },
             "training": {
                 "train": history.train,
@@ -260,25 +310,9 @@ class MapFit(Rows):
             "versions": provenance()["versions"],
         }
 
-    def _optimum_by_layer(self) -> list[dict[str, Any]]:
-        """Test FVU of the ridge map to each target layer from each source layer alone, and from all:
-        what the source's other depths add (the paper's appendix A)."""
-        source, target = self.run.stacks
-        train, validation, test = self.train_moments, self.moments["validation"], self.moments["test"]
-        found = []
-        for to in target.layers:
-            of: dict[int | str, slice] = {layer: source.columns(layer) for layer in source.layers}
-            if len(source.layers) > 1:
-                of["all"] = slice(None)
-            for layer, columns in of.items():
-                part = (columns, target.columns(to))
-                best = ridge_path(train.part(*part), validation.part(*part), bias=self.run.config.map.bias)
-                found.append({"source": layer, "target": to, "fvu": test.part(*part).fvu_of(best.map)})
-        return found
-
     def _cosines(self, affine: AffineMap) -> dict[str, float]:
         """Cosine of the carried vector with the native one, by label."""
-        stack = self.run.stacks[1]
+        stack = self.stacks[1]
         return {
             label: cosine(
                 stack.part(affine.directions(states.source_vector), layer),
@@ -290,11 +324,11 @@ class MapFit(Rows):
     def _save_vectors(self, affine: AffineMap) -> None:
         """The source's, native and transferred vectors of every contrast, to be used elsewhere."""
         for name, behaviour in self.contrasts.items():
-            states = self.run.states[name]
+            states = self.states[name]
             digest = prompts_digest(behaviour.positives, behaviour.negatives)
 
             def own(side: Side, stacked: Tensor) -> list[SteeringVector]:
-                stack = self.run.stacks[side == "target"]
+                stack = self.stacks[side == "target"]
                 places = [self.run.steerable(side, layer) for layer in stack.layers]
                 return [
                     SteeringVector(
@@ -328,18 +362,13 @@ class MapFit(Rows):
         affine, _ = self.fitted_map()
         evaluation, bias = self.run.config.evaluation, self.run.config.map.bias
         weight = self.yardstick.weight
-        folds = [m for name, m in self.moments.items() if name.startswith("train/")]
-        folds = [m for m in folds if m.count]
+        folds = self.folds
         generator = torch.Generator().manual_seed(self.run.config.seed)
         resampled = []
         for _ in range(evaluation.resampled_draws):
             drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
             resampled.append(ridge_at(merged([folds[i] for i in drawn]), weight, bias=bias))
-        shuffled = [
-            ridge_at(moments, weight, bias=bias)
-            for name, moments in self.moments.items()
-            if name.startswith("shuffled/")
-        ]
+        shuffled = [ridge_at(moments, weight, bias=bias) for moments in self.shuffled]
         untrained = self._untrained_map() if evaluation.untrained_source else None
         return TransferMaps(affine, shuffled, resampled, untrained)
 
@@ -348,7 +377,7 @@ class MapFit(Rows):
         name = fingerprint({**self.rows_facts, "source": run.untrained_identity})
 
         def gather() -> dict[str, Moments]:
-            moments = Moments(run.stacks[0].total, run.stacks[1].total)
+            moments = Moments(self.stacks[0].total, self.stacks[1].total)
             pairs = pairs_with_other_source(run.store, "train", run.untrained, self.selection)
             with run.session.progress("the untrained source", self.data.rows["train"]) as advance:
                 for batch in pairs:

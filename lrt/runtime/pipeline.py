@@ -28,6 +28,7 @@ from lrt.models import (
     LanguageModel,
 )
 from lrt.report import layers_told
+from lrt.runtime.analysis import Analysis
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
@@ -60,6 +61,16 @@ class Pipeline(Vectors):
                 carried.setdefault(parts, []).append(behaviour)
         fits = [MapFit(self, parts, tuple(behaviours)) for parts, behaviours in carried.items()]
         return {fit.name: fit for fit in (self.whole, *fits)}
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """What is told of the maps beside their use."""
+        return Analysis(self, self.whole)
+
+    def check(self) -> None:
+        """Everything that can be known to be wrong before work begins; raises ValueError."""
+        super().check()
+        self.analysis.check()
 
     def map_of(self, behaviour: Behaviour) -> MapFit:
         """The map that carries a behaviour's vector."""
@@ -144,8 +155,14 @@ class Pipeline(Vectors):
         card = cards[self.whole.name]
         grid = self.config.evaluation.grid
         behaviours = [
-            {**summarise(b, s, grid, self.config.seed), "map": self.map_of(b).name} for b, s in self.studies
+            {
+                **summarise(b, s, grid, self.config.seed),
+                "map": self.map_of(b).name,
+                "forecast": self.analysis.forecast(self.map_of(b), b, s.choice.layer),
+            }
+            for b, s in self.studies
         ]
+        analyses = self.analysis.results
         # a stage that was found, not made, keeps what making it took
         took = self.session.seconds
         seconds = {name: max(s, took.get(name, 0.0)) for name, s in card["seconds"].items()}
@@ -171,6 +188,7 @@ class Pipeline(Vectors):
             ],
             "split": self.config.evaluation.items,
             "behaviours": behaviours,
+            **analyses,
             "models": self._model_cards(),
             "training": card["training"],
             "configurations_tried": {

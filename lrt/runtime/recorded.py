@@ -39,6 +39,7 @@ from lrt.evaluation import (
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import Plan, pages
 from lrt.mapping import (
+    ClosedFormSpec,
     FitSpec,
     Stack,
 )
@@ -94,7 +95,7 @@ class Recorded:
         return found[0], found[1]
 
     @cached_property
-    def recorded_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def recorded_stacks(self) -> tuple[Stack, Stack]:
         """The blocks of source and target that the store holds: the map's, and those of `recording`."""
         found = []
         for side, model, stack in zip(
@@ -104,7 +105,7 @@ class Recorded:
             if beside == "all":
                 beside = range(model.depth)
             more = [model.resolve_layer(depth, f"recording.{side}") for depth in beside]
-            found.append(tuple(sorted({*stack.layers, *more})))
+            found.append(Stack(tuple(sorted({*stack.layers, *more})), model.width))
         return found[0], found[1]
 
     @cached_property
@@ -127,8 +128,9 @@ class Recorded:
             self.config.fit.check(self.config.map)
             check_trainer(self.config.trainer, self.config.fit)
             source, target = self.stacks
-            self.recorded_layers  # noqa: B018
+            self.recorded_stacks  # noqa: B018
             self.config.map.check(source.total, target.total)
+            self._check_solver(source, target)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             self._check_carried()
@@ -147,6 +149,19 @@ class Recorded:
                 blocks_told(target.layers),
                 self.target.depth,
             )
+
+    def _check_solver(self, source: Stack, target: Stack) -> None:
+        match self.config.fit:
+            case ClosedFormSpec(solver="identity") if source.total != target.total:
+                raise ConfigError(
+                    f"fit.solver=identity needs equal widths, the map is {source.total} -> {target.total}: "
+                    "take layers of equal width and number, or another solver"
+                )
+            case ClosedFormSpec(solver="embeddings") if len(source.layers) + len(target.layers) > 2:
+                raise ConfigError(
+                    "fit.solver=embeddings knows one map for all layers, so it takes one of each model; got "
+                    f"layers.source={list(source.layers)} and layers.target={list(target.layers)}"
+                )
 
     def _check_carried(self) -> None:
         names = {b.name for b in self.suite}
@@ -251,7 +266,7 @@ class Recorded:
         return fingerprint(
             {
                 "models": self.identities,
-                "layers": self.recorded_layers,
+                "layers": [stack.layers for stack in self.recorded_stacks],
                 **self._corpus_facts,
                 # the shape of the batches decides the last bits
                 "batch_tokens": recording.batch_tokens,
@@ -310,7 +325,8 @@ class Recorded:
                     folder,
                     self.source,
                     self.target,
-                    *self.recorded_layers,
+                    self.recorded_stacks[0].layers,
+                    self.recorded_stacks[1].layers,
                     packed,
                     identity=identities,
                     rows_per_shard=self.config.recording.rows_per_shard,
@@ -341,7 +357,7 @@ def cache_read(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_trainer(settings: dict[str, Any], fit: FitSpec) -> None:
+def check_trainer(settings: dict[str, Any], fit: FitSpec | ClosedFormSpec) -> None:
     """Raises ConfigError for a setting that Lightning's Trainer does not take, or not on this machine."""
     allowed = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
     for key in settings:

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import Split
 from lrt.durable import write_durably
-from lrt.mapping import Moments, RidgeFit, ridge_path
+from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.recorded import cache_read
 from lrt.runtime.vectors import Vectors
 
 WHOLE = "whole corpus"
+AT_ONCE = 8192  # rows of a batch that goes into moments
+
+Gather = Callable[[], dict[str, Moments]]
 
 
 class Rows:
-    """Rows of some parts of a run's corpus, all of them where `parts` is empty."""
+    """Rows of some parts of a run's corpus, all of them where `parts` is empty.
 
-    def __init__(self, run: Vectors, parts: tuple[str, ...] = ()) -> None:
-        self.run, self.parts = run, parts
+    stacks  The layers whose states a row holds; the map's where none are given.
+    span    Tokens of a row; the config's where none is given.
+    """
+
+    def __init__(
+        self,
+        run: Vectors,
+        parts: tuple[str, ...] = (),
+        stacks: tuple[Stack, Stack] | None = None,
+        span: int | None = None,
+    ) -> None:
+        self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
+        self.span = span or run.config.span
 
     @property
     def name(self) -> str:
@@ -37,18 +51,17 @@ class Rows:
     @property
     def selection(self) -> Selection:
         """What of the store the fit sees."""
-        source, target = self.run.stacks
-        config = self.run.config
-        return Selection(source.layers, target.layers, config.filter, config.span, self.parts)
+        source, target = self.stacks
+        return Selection(source.layers, target.layers, self.run.config.filter, self.span, self.parts)
 
     @property
     def rows_facts(self) -> dict[str, Any]:
         """What determines the rows that a fit sees."""
         return {
             "store": self.run.store_fingerprint,
-            "layers": [stack.layers for stack in self.run.stacks],
+            "layers": [stack.layers for stack in self.stacks],
             "filter": self.run.config.filter,
-            "span": self.run.config.span,
+            "span": self.span,
             "parts": self.parts,
         }
 
@@ -69,70 +82,91 @@ class Rows:
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """Moments by name: `train/0`.. (folds of documents), `validation`, `test`, `shuffled/0`.., and of
-        the test documents' single tokens `test_tokens` and, with none left out, `test_unfiltered`."""
-        evaluation = self.run.config.evaluation
-        name = fingerprint(
-            {
-                **self.rows_facts,
-                "folds": evaluation.folds,
-                "shuffled": evaluation.shuffled_draws,
-                "seed": self.run.config.seed,
+        """Moments by name: `train/0`.. (folds of documents), `validation` and `test`."""
+        folds = self.run.config.evaluation.folds
+
+        def gather() -> dict[str, Moments]:
+            # a fold without a document is there all the same
+            found = {name: self._no_rows() for name in (*_numbered("train", folds), "validation", "test")}
+            with self._told(sum(self.data.rows.values())) as told:
+                for batch in told(self.data.iterate("train", batch_rows=AT_ONCE)):
+                    fold_of = batch["document"] % folds
+                    for fold in torch.unique(fold_of).tolist():
+                        rows = fold_of == fold
+                        found[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
+                held_out: tuple[Split, ...] = ("validation", "test")
+                for split in held_out:
+                    for batch in told(self.data.iterate(split, batch_rows=AT_ONCE)):
+                        found[split].update(batch["source"], batch["target"])
+            return found
+
+        return self._kept({"folds": folds}, gather)
+
+    @cached_property
+    def shuffled(self) -> list[Moments]:
+        """Of pairs whose target rows are permuted over all training rows, one for each draw of the null."""
+        draws, seed = self.run.config.evaluation.shuffled_draws, self.run.config.seed
+
+        def gather() -> dict[str, Moments]:
+            found = {name: self._no_rows() for name in _numbered("shuffled", draws)}
+            with self._told(draws * self.data.rows["train"]) as told:
+                for draw, moments in enumerate(found.values()):
+                    pairs = self.data.iterate_shuffled_pairs("train", 1000 * (seed + 1) + draw, AT_ONCE)
+                    for batch in told(pairs):
+                        moments.update(batch["source"], batch["target"])
+            return found
+
+        return list(self._kept({"shuffled": draws, "seed": seed}, gather).values())
+
+    @cached_property
+    def token_moments(self) -> dict[str, Moments]:
+        """Of the test documents' single tokens: `kept`, and with none left out `unfiltered`."""
+        seen = {"kept": self.run.config.filter, "unfiltered": RowFilter(massive=None, first_position=False)}
+
+        def gather() -> dict[str, Moments]:
+            folder = self.run.store.folder
+            streams = {
+                name: ActivationDataModule(folder, replace(self.selection, filter=kept, span=1))
+                for name, kept in seen.items()
             }
-        )
-        folder = self.run.artifacts / "moments" / name
+            found = {name: self._no_rows() for name in streams}
+            with self._told(sum(data.rows["test"] for data in streams.values())) as told:
+                for name, data in streams.items():
+                    for batch in told(data.iterate("test", batch_rows=AT_ONCE)):
+                        found[name].update(batch["source"], batch["target"])
+            return found
+
+        return self._kept({"single tokens": True}, gather)
+
+    def _no_rows(self) -> Moments:
+        return Moments(*(stack.total for stack in self.stacks))
+
+    def _kept(self, what: dict[str, Any], gather: Gather) -> dict[str, Moments]:
+        folder = self.run.artifacts / "moments" / fingerprint({**self.rows_facts, **what})
         with self.run.session.stage("moments"):
-            return cached_moments(folder, self._gather_moments)
+            return cached_moments(folder, gather)
 
-    def _gather_moments(self) -> dict[str, Moments]:
-        folds, rows = self.run.config.evaluation.folds, self.data.rows
-        draws = self.run.config.evaluation.shuffled_draws
-        widths = self.run.stacks[0].total, self.run.stacks[1].total
-        found: dict[str, Moments] = {}
-
-        def add(name: str, batch: Batch, rows: Tensor | slice = slice(None)) -> None:
-            found.setdefault(name, Moments(*widths)).update(batch["source"][rows], batch["target"][rows])
-
-        single = {
-            "test_tokens": self.run.config.filter,
-            "test_unfiltered": RowFilter(massive=None, first_position=False),
-        }
-        tokens = {
-            name: ActivationDataModule(self.run.store.folder, replace(self.selection, filter=kept, span=1))
-            for name, kept in single.items()
-        }
-        wanted = rows["train"] * (1 + draws) + rows["validation"] + rows["test"]
-        wanted += sum(data.rows["test"] for data in tokens.values())
-        with self.run.session.progress("moments", wanted) as advance:
+    @contextmanager
+    def _told(self, rows: int) -> Iterator[Callable[[Iterator[Batch]], Iterator[Batch]]]:
+        """Yields what tells of the batches that go through it."""
+        with self.run.session.progress(f"moments, {self.name}", rows) as advance:
 
             def told(batches: Iterator[Batch]) -> Iterator[Batch]:
                 for batch in batches:
                     yield batch
                     advance(len(batch["source"]))
 
-            for fold in range(folds):  # one without a document is there all the same
-                found[f"train/{fold}"] = Moments(*widths)
-            for batch in told(self.data.iterate("train", batch_rows=8192)):
-                fold_of = batch["document"] % folds
-                for fold in torch.unique(fold_of).tolist():
-                    add(f"train/{fold}", batch, fold_of == fold)
-            held_out: tuple[Split, ...] = ("validation", "test")
-            for split in held_out:
-                for batch in told(self.data.iterate(split, batch_rows=8192)):
-                    add(split, batch)
-            for draw in range(draws):
-                seed = 1000 * (self.run.config.seed + 1) + draw
-                for batch in told(self.data.iterate_shuffled_pairs("train", seed, batch_rows=8192)):
-                    add(f"shuffled/{draw}", batch)
-            for name, data in tokens.items():
-                for batch in told(data.iterate("test", batch_rows=8192)):
-                    add(name, batch)
-        return found
+            yield told
 
     @cached_property
     def train_moments(self) -> Moments:
         """Of all training rows."""
-        return merged([m for name, m in self.moments.items() if name.startswith("train/")])
+        return merged(self.folds)
+
+    @property
+    def folds(self) -> list[Moments]:
+        """Of the training documents in groups, those that hold a document."""
+        return [m for name, m in self.moments.items() if name.startswith("train/") and m.count]
 
     @cached_property
     def yardstick(self) -> RidgeFit:
@@ -141,7 +175,11 @@ class Rows:
         return ridge_path(self.train_moments, self.moments["validation"], bias=bias)
 
 
-def cached_moments(folder: Path, gather: Callable[[], dict[str, Moments]]) -> dict[str, Moments]:
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}/{number}" for number in range(count)]
+
+
+def cached_moments(folder: Path, gather: Gather) -> dict[str, Moments]:
     """Moments found in `folder`, or gathered and kept there."""
     names_file = folder / "names.json"
     if names_file.is_file():

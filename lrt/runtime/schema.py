@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
 from lrt.evaluation import ItemSplit, StrengthGrid
-from lrt.mapping import FitSpec, MapSpec
+from lrt.features import SaeSpec
+from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.models import ModelSpec
 
 
@@ -269,6 +270,77 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Sae:
+    """Sparse autoencoders of both models at the map's deepest layers, on single tokens.
+
+    features           Of each; 0 trains none.
+    k, kind            Active features in a row; `topk` or `jumprelu`.
+    tokens             Training tokens of an epoch.
+    least_correlation  Features whose best partner correlates less are left unmatched.
+    top                Features that a behaviour is steered by.
+    behaviours         Which behaviours are steered by features.
+    """
+
+    features: int = 0
+    k: int = 16
+    kind: Literal["topk", "jumprelu"] = "topk"
+    tokens: int = 250_000
+    epochs: int = 1
+    least_correlation: float = 0.3
+    top: int = 16
+    behaviours: tuple[str, ...] = ("capitals", "dogs", "french")
+
+    def __post_init__(self) -> None:
+        for name, least in (("features", 0), ("k", 1), ("tokens", 1), ("epochs", 1), ("top", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"analysis.sae.{name}={getattr(self, name)}; it must be at least {least}")
+        if self.features:
+            self.spec().check(1)
+            if self.top > self.features:
+                raise ValueError(
+                    f"analysis.sae.top={self.top} is more than analysis.sae.features={self.features}"
+                )
+        if not 0 <= self.least_correlation < 1:
+            raise ValueError(f"analysis.sae.least_correlation={self.least_correlation}; it is in [0, 1)")
+
+    def spec(self) -> SaeSpec:
+        """How each is trained."""
+        return SaeSpec(self.features, self.k, self.kind)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is told of the maps beside their use.
+
+    rank_curve       FVU against rank, of the best map of each rank.
+    atlas            Every recorded source layer against every recorded target layer (`recording`).
+    many_to_one      What all recorded source layers give together, and each of them alone.
+    memory_gb        Most memory that the moments of all recorded layers may take.
+    fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
+    keep_first       Leave the target its own state at position 0 there, as models with massive
+                     activations need.
+    signal_to_noise  Below this the forecast of a carried vector warns.
+    """
+
+    rank_curve: bool = True
+    atlas: bool = True
+    many_to_one: bool = True
+    memory_gb: float = 16.0
+    fidelity_tokens: int = 8192
+    keep_first: bool = True
+    signal_to_noise: float = 5.0
+    sae: Sae = field(default_factory=Sae)
+
+    def __post_init__(self) -> None:
+        if not self.memory_gb > 0:
+            raise ValueError(f"analysis.memory_gb={self.memory_gb}; it must be above 0")
+        if self.fidelity_tokens < 0:
+            raise ValueError(
+                f"analysis.fidelity_tokens={self.fidelity_tokens}; it is 0 or a number of tokens"
+            )
+
+
+@dataclass(frozen=True)
 class Logging:
     """W&B beside the local record.
 
@@ -305,10 +377,11 @@ class Config:
     span: Annotated[int, Field(ge=1)]
     recording: Recording
     map: MapSpec
-    fit: FitSpec
+    fit: Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
     batches: Batches
     suite: Suite
     evaluation: Evaluation
+    analysis: Analysis
     trainer: dict[str, Any]
     logging: Logging
     paths: Paths

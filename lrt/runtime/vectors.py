@@ -19,6 +19,7 @@ from lrt.evaluation import (
     SteerableModel,
     choose_layer,
 )
+from lrt.mapping import Stack
 from lrt.models import (
     LanguageModel,
     ModelSpec,
@@ -47,7 +48,21 @@ class Vectors(Recorded):
 
     @cached_property
     def states(self) -> dict[str, ContrastStates]:
-        """Last-token states of every contrastive set, in both models and the untrained source."""
+        """Last-token states of every contrastive set at the map's layers."""
+        return self.states_at(self.stacks)
+
+    def states_at(self, stacks: tuple[Stack, Stack]) -> dict[str, ContrastStates]:
+        """The same at some of the recorded layers."""
+        columns = [
+            recorded.columns_of(stack.layers)
+            for recorded, stack in zip(self.recorded_stacks, stacks, strict=True)
+        ]
+        return {name: states.at(*columns) for name, states in self.recorded_states.items()}
+
+    @cached_property
+    def recorded_states(self) -> dict[str, ContrastStates]:
+        """Last-token states of every contrastive set at all recorded layers, in both models and the
+        untrained source."""
         roles = ["source", "target"] + ["untrained"] * self.config.evaluation.untrained_source
         found = {}
         with (
@@ -63,7 +78,7 @@ class Vectors(Recorded):
         return found
 
     def _states(self, behaviour: Behaviour, role: str) -> tuple[Tensor, Tensor]:
-        layers = self.stacks[role == "target"].layers
+        layers = self.recorded_stacks[role == "target"].layers
         name = fingerprint(
             {
                 "model": self.untrained_identity if role == "untrained" else self.identities[role],

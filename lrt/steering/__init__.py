@@ -1,6 +1,7 @@
 """Steering vectors: found on one model, carried across a map, added to another's hidden states."""
 
 from lrt.steering.addition import Addition, RowwiseAddition
+from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import transfer
 from lrt.steering.vectors import (
     SteeringVector,
@@ -12,8 +13,11 @@ from lrt.steering.vectors import (
 
 __all__ = [
     "Addition",
+    "Cost",
     "RowwiseAddition",
     "SteeringVector",
+    "Stitched",
+    "StitchedCost",
     "VectorUnreadable",
     "difference_of_means",
     "last_token_states",

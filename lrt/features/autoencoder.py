@@ -1,0 +1,269 @@
+"""Sparse autoencoders of hidden states, and their files: `sae.safetensors` beside `sae.json`.
+
+The card carries the weights' checksum, since safetensors notices a truncated file but not a
+flipped byte. It is written last and removed first, so that a folder either holds a whole
+autoencoder or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from lrt.durable import sync_folder, write_durably
+
+Kind = Literal["relu", "topk", "jumprelu"]
+
+WEIGHTS_FILE = "sae.safetensors"
+CARD_FILE = "sae.json"
+FORMAT = "lrt-sae"
+VERSION = 1
+
+
+class SaeError(ValueError):
+    """An autoencoder's files cannot be used; the message says how to mend it."""
+
+
+class SaeMissing(SaeError):
+    """There is no autoencoder where one was looked for."""
+
+
+class SaeCorrupt(SaeError):
+    """The files are damaged: truncated, altered, or one of them gone."""
+
+
+class SaeForeign(SaeError):
+    """The files are something else than an autoencoder that this program reads."""
+
+
+class SparseAutoencoder(nn.Module):
+    """`f = act((x - b_dec) W_enc + b_enc)`, `x ~ f W_dec + b_dec` (row vectors, as published files).
+
+    `b_dec` is subtracted from the input only where `apply_b_dec_to_input` says so: SAELens does by
+    default, Gemma Scope does not. With `z` the pre-activations, `act` is
+
+    - `relu`: `max(z, 0)`;
+    - `topk`: the `k` largest `z` of each row, those above zero; the others are zero (Gao et al.,
+      2406.04093), so exactly `k` features are on wherever `k` pre-activations are positive;
+    - `jumprelu`: `max(z, 0)` where `z > threshold`, strictly, and zero elsewhere (Rajamanoharan et
+      al., 2407.14435).
+
+    `layer` is the decoder block whose output it reads, None where unknown. Raises ValueError for
+    shapes that do not go together, non-finite weights, a kind without its parameter, or one that
+    the kind does not have.
+    """
+
+    W_enc: nn.Parameter  # [d, m]
+    b_enc: nn.Parameter  # [m]
+    W_dec: nn.Parameter  # [m, d]
+    b_dec: nn.Parameter  # [d]
+    threshold: nn.Parameter | None  # [m]
+
+    def __init__(
+        self,
+        W_enc: Tensor,  # [d, m]
+        b_enc: Tensor,  # [m]
+        W_dec: Tensor,  # [m, d]
+        b_dec: Tensor,  # [d]
+        kind: Kind,
+        *,
+        k: int | None = None,
+        threshold: Tensor | None = None,  # [m]
+        apply_b_dec_to_input: bool = False,
+        layer: int | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"an autoencoder's kind is one of {get_args(Kind)}, got {kind!r}")
+        if W_enc.ndim != 2 or 0 in W_enc.shape:
+            raise ValueError(f"W_enc must be [d, m], got {list(W_enc.shape)}")
+        d, m = W_enc.shape
+        parts = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        shapes = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,)}
+        if (threshold is not None) != (kind == "jumprelu"):
+            raise ValueError(
+                "kind jumprelu needs a threshold [m]"
+                if threshold is None
+                else f"kind {kind} has no threshold"
+            )
+        if (k is not None) != (kind == "topk"):
+            raise ValueError("kind topk needs k" if k is None else f"kind {kind} has no k")
+        if k is not None and not 1 <= k <= m:
+            raise ValueError(f"k must lie in 1..{m}, the number of features; got {k}")
+        if threshold is not None:
+            parts["threshold"], shapes["threshold"] = threshold, (m,)
+        for name, tensor in parts.items():
+            if tensor.shape != shapes[name]:
+                raise ValueError(
+                    f"{name} has shape {list(tensor.shape)}, W_enc {[d, m]} asks for {list(shapes[name])}"
+                )
+            if not tensor.isfinite().all():
+                bad = int((~tensor.isfinite()).sum())
+                raise ValueError(f"{name} has {bad} non-finite entries: the file or the training is broken")
+        if threshold is not None and not (threshold >= 0).all():
+            raise ValueError(f"thresholds must be at least 0, the least is {float(threshold.min())}")
+        if layer is not None and layer < 0:
+            raise ValueError(f"a layer is the zero-based index of a decoder block, got {layer}")
+        self.kind: Kind = kind
+        self.k = k
+        self.apply_b_dec_to_input = apply_b_dec_to_input
+        self.layer = layer
+        for name, tensor in parts.items():
+            self.register_parameter(name, nn.Parameter(tensor.detach().float().clone()))
+        if threshold is None:
+            self.register_parameter("threshold", None)
+
+    @property
+    def width(self) -> int:
+        """Width `d` of the hidden states."""
+        return self.W_enc.shape[0]
+
+    @property
+    def features(self) -> int:
+        """Number `m` of features."""
+        return self.W_enc.shape[1]
+
+    def pre_activations(
+        self,
+        x: Tensor,  # [n, d], any float dtype
+    ) -> Tensor:  # [n, m], float32
+        x = x.to(self.W_enc.dtype)
+        if self.apply_b_dec_to_input:
+            x = x - self.b_dec
+        return x @ self.W_enc + self.b_enc
+
+    def activate(
+        self,
+        z: Tensor,  # [n, m], pre-activations
+    ) -> Tensor:  # [n, m]
+        match self.kind:
+            case "relu":
+                return z.relu()
+            case "topk":
+                assert self.k is not None
+                largest = z.topk(self.k, dim=-1, sorted=False)
+                return torch.zeros_like(z).scatter(-1, largest.indices, largest.values.relu())
+            case "jumprelu":
+                assert self.threshold is not None
+                return z.relu() * (z > self.threshold)
+
+    def encode(
+        self,
+        x: Tensor,  # [n, d], any float dtype
+    ) -> Tensor:  # [n, m], float32
+        """Feature activations of hidden states."""
+        return self.activate(self.pre_activations(x))
+
+    def decode(
+        self,
+        f: Tensor,  # [n, m]
+    ) -> Tensor:  # [n, d]
+        """Hidden states of feature activations."""
+        return f @ self.W_dec + self.b_dec
+
+    def decode_direction(
+        self,
+        coefficients: Tensor,  # [..., m]
+    ) -> Tensor:  # [..., d]
+        """The direction that feature coefficients add up to: `c W_dec`, without the bias."""
+        return coefficients.to(self.W_dec.dtype) @ self.W_dec
+
+    def reconstruct(
+        self,
+        x: Tensor,  # [n, d]
+    ) -> Tensor:  # [n, d]
+        return self.decode(self.encode(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reconstruct(x)
+
+    def describe(self) -> dict[str, int | float | str | bool | None]:
+        """Plain figures for cards and reports."""
+        return {
+            "kind": self.kind,
+            "width": self.width,
+            "features": self.features,
+            "k": self.k,
+            "apply_b_dec_to_input": self.apply_b_dec_to_input,
+            "layer": self.layer,
+            "mean_decoder_norm": float(self.W_dec.detach().norm(dim=1).mean()),
+        }
+
+
+def save_autoencoder(folder: Path, sae: SparseAutoencoder, card: dict[str, Any]) -> None:
+    """Write an autoencoder and its card, replacing one that is there.
+
+    `card` is whatever tells where it comes from (model, corpus, training, scores), in plain
+    containers. Raises TypeError or ValueError for a card that JSON cannot hold, before anything is
+    written, and OSError where the folder cannot be written.
+    """
+    weights = save_tensors({name: p.detach().cpu().contiguous() for name, p in sae.named_parameters()})
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "autoencoder": sae.describe(),
+        "weights": {
+            "file": WEIGHTS_FILE,
+            "bytes": len(weights),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+        },
+        "card": card,
+    }
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD_FILE).unlink(missing_ok=True)
+    sync_folder(folder)
+    write_durably(folder / WEIGHTS_FILE, weights)
+    write_durably(folder / CARD_FILE, text.encode())
+
+
+def load_autoencoder(folder: Path, mend: str = "") -> tuple[SparseAutoencoder, dict[str, Any]]:
+    """The autoencoder in `folder`, checked against its card, frozen, on the CPU; and its card.
+
+    `mend` is a sentence for the error message: what makes it again, such as the command line.
+    Raises SaeMissing, SaeCorrupt or SaeForeign.
+    """
+
+    def problem(kind: type[SaeError], text: str) -> SaeError:
+        return kind(f"{text}. {mend}" if mend else text)
+
+    card_path, weights_path = folder / CARD_FILE, folder / WEIGHTS_FILE
+    if not card_path.is_file():
+        raise problem(SaeMissing, f"there is no autoencoder in {folder} ({CARD_FILE} is not there)")
+    try:
+        content = json.loads(card_path.read_bytes())
+    except ValueError as error:
+        raise problem(SaeCorrupt, f"{card_path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise problem(SaeForeign, f"{card_path} is not the card of an autoencoder")
+    if content.get("version") != VERSION:
+        raise problem(
+            SaeForeign, f"{card_path} has version {content.get('version')!r}, this program reads {VERSION}"
+        )
+    try:
+        wanted, size = content["weights"]["sha256"], content["weights"]["bytes"]
+        card, about = content["card"], content["autoencoder"]
+        settings = {name: about[name] for name in ("kind", "k", "apply_b_dec_to_input", "layer")}
+    except (KeyError, TypeError) as error:
+        raise problem(SaeCorrupt, f"{card_path} lacks its {error} entry") from error
+    if not weights_path.is_file():
+        raise problem(SaeCorrupt, f"{weights_path} is gone, though its card is there")
+    data = weights_path.read_bytes()
+    if len(data) != size:
+        raise problem(SaeCorrupt, f"{weights_path} has {len(data)} bytes, its card says {size}")
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise problem(SaeCorrupt, f"{weights_path} does not have the checksum that its card says")
+    try:
+        arguments: dict[str, Any] = {**load_tensors(data), **settings}
+        sae = SparseAutoencoder(**arguments)
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise problem(SaeForeign, f"{weights_path} does not hold an autoencoder: {error}") from error
+    return sae.requires_grad_(False), card

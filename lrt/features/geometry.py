@@ -1,0 +1,233 @@
+"""Are two autoencoders' decoder directions linearly related? (paper section 2.2)
+
+The paper fits one decoder matrix to the other by least squares, takes their features to be in the
+same order and compares with random matrices. Here features are matched by co-activation, the map is
+fitted on half of the pairs and scored on the rest, and two nulls stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lrt.features.autoencoder import SparseAutoencoder
+from lrt.features.matching import CoActivation, Matching, match_correlated
+from lrt.mapping import Moments, ridge_at, ridge_path
+
+# Quarters of the fitted half choose the ridge weight, so fewer pairs leave nothing to choose by.
+LEAST_PAIRS = 16
+DRAWS = 1000
+# Training draws its start from small seeds; a null from the same stream would be that start.
+NULL_SEED = 0x5EED_0000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95% percentile-bootstrap interval over scored features."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DirectionScore:
+    """Decoder directions of one autoencoder predicted from the other's, on pairs not fitted.
+
+    `fvu` is 1.0 for the mean direction, 0.0 for a perfect prediction and above 1 where predicting
+    harms; `r2` is `1 - fvu`; `cosine` is the mean over features of predicted with true direction.
+    `ridge` is the weight that the map was fitted with.
+    """
+
+    r2: Interval
+    fvu: Interval
+    cosine: Interval
+    ridge: float
+
+
+@dataclass(frozen=True)
+class DecoderScore:
+    """Both ways between two decoders: `forward` is a -> b, `backward` b -> a."""
+
+    forward: DirectionScore
+    backward: DirectionScore
+    fitted: int
+    scored: int
+
+
+@dataclass(frozen=True, eq=False)
+class GeometryScore:
+    """Two autoencoders' geometry beside its nulls.
+
+    - `matched`: the decoders, features paired by co-activation.
+    - `random`: autoencoders with random decoders that underwent the same matching on the same
+      tokens. Its R2 need not be zero: where the states are related, random directions that are on
+      together are related too.
+    - `shuffled`: the true decoders with the pairing permuted after matching.
+
+    `matching` are the true pairs, `random_pairs` the number of pairs of the random decoders.
+    """
+
+    matched: DecoderScore
+    random: DecoderScore
+    shuffled: DecoderScore
+    matching: Matching
+    random_pairs: int
+
+
+def decoder_map(
+    D_a: Tensor,  # [k, d_a]
+    D_b: Tensor,  # [k, d_b], row i the partner of D_a's row i
+    *,
+    ridge: float | None = None,
+    seed: int = 0,
+) -> DecoderScore:
+    """Least squares between decoder rows, both ways: fitted on one half of the pairs, scored on the other.
+
+    No bias, since the rows are directions; rows are taken at unit length. `ridge` is a weight added to
+    the eigenvalues of the rows' scatter sum; None chooses it on a quarter of the fitted half and fits
+    again on all of it. `seed` draws the halves and the bootstrap. Raises ValueError for fewer than 16
+    pairs, other shapes, rows that are zero or not finite, or a ridge weight of 0 or less.
+    """
+    if D_a.ndim != 2 or D_b.ndim != 2 or len(D_a) != len(D_b):
+        raise ValueError(
+            "decoders must be [k, d_a] and [k, d_b] with a row for each pair, got "
+            f"{list(D_a.shape)} and {list(D_b.shape)}"
+        )
+    if len(D_a) < LEAST_PAIRS:
+        raise ValueError(
+            f"{len(D_a)} pairs of features are too few to fit on half and score the rest, "
+            f"{LEAST_PAIRS} are needed: lower the least correlation, or use wider autoencoders or more tokens"
+        )
+    if ridge is not None and not 0 < ridge < float("inf"):
+        raise ValueError(f"ridge must be above 0 and finite, or None to choose it; got {ridge}")
+    units = []
+    for name, D in (("D_a", D_a), ("D_b", D_b)):
+        lengths = D.detach().double().norm(dim=1, keepdim=True)
+        if not (lengths.isfinite().all() and (lengths > 0).all()):
+            raise ValueError(f"{name} has rows that are zero or not finite, which are no directions")
+        units.append(D.detach().double() / lengths)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(D_a), generator=generator)
+    half = len(D_a) // 2
+    fitted, scored = order[:half], order[half:]
+    draws = torch.randint(len(scored), (DRAWS, len(scored)), generator=generator)
+    forward, backward = (
+        _one_way(x[fitted], y[fitted], x[scored], y[scored], ridge, draws) for x, y in (units, units[::-1])
+    )
+    return DecoderScore(forward, backward, len(fitted), len(scored))
+
+
+def random_like(sae: SparseAutoencoder, k: int, generator: torch.Generator) -> SparseAutoencoder:
+    """An autoencoder as wide as `sae` that has learnt nothing: Gaussian unit decoder rows, tied encoder.
+
+    The `k` features most along a state, less `sae`'s decoder bias, are on. Raises ValueError for a `k`
+    outside the features.
+    """
+    rows = nn.functional.normalize(torch.randn(sae.features, sae.width, generator=generator), dim=1)
+    return SparseAutoencoder(
+        rows.T.contiguous(),
+        torch.zeros(sae.features),
+        rows,
+        sae.b_dec.detach(),
+        "topk",
+        k=k,
+        apply_b_dec_to_input=True,
+        layer=sae.layer,
+    ).requires_grad_(False)
+
+
+@torch.no_grad()
+def compare_decoders(
+    a: SparseAutoencoder,
+    b: SparseAutoencoder,
+    rows: Iterable[tuple[Tensor, Tensor]],  # of [n, d_a] and [n, d_b], the same tokens
+    *,
+    least: float = 0.0,
+    ridge: float | None = None,
+    seed: int = 0,
+) -> GeometryScore:
+    """Decoder geometry of two autoencoders over a corpus, with its nulls; one pass over the rows.
+
+    Keeps two matrices of `8 m_a m_b` bytes. The random decoders have as many features on as the true
+    ones had in the first rows. `least` is the correlation that a pair must be above. Raises
+    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs.
+    """
+    generator = torch.Generator().manual_seed(NULL_SEED + seed)
+    true, random = CoActivation(a.features, b.features), CoActivation(a.features, b.features)
+    null: list[SparseAutoencoder] = []
+    for x_a, x_b in rows:
+        for name, sae, x in (("a", a, x_a), ("b", b, x_b)):
+            if x.ndim != 2 or x.shape[1] != sae.width:
+                raise ValueError(f"autoencoder {name} reads rows [n, {sae.width}], got {list(x.shape)}")
+        f_a, f_b = a.encode(x_a), b.encode(x_b)
+        if not null:
+            for sae, f in ((a, f_a), (b, f_b)):
+                active = round(float((f > 0).sum(1).double().mean()))
+                null.append(random_like(sae, min(max(active, 1), sae.features), generator))
+        true.update(f_a, f_b)
+        random.update(null[0].encode(x_a), null[1].encode(x_b))
+    matching = match_correlated(true.correlation(), least)
+    matching_random = match_correlated(random.correlation(), least)
+    D_a, D_b = a.W_dec[matching.a], b.W_dec[matching.b]
+    matched = decoder_map(D_a, D_b, ridge=ridge, seed=seed)
+    permuted = torch.randperm(len(matching), generator=generator)
+    return GeometryScore(
+        matched=matched,
+        random=decoder_map(
+            null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b], ridge=ridge, seed=seed
+        ),
+        shuffled=decoder_map(D_a, D_b[permuted], ridge=ridge, seed=seed),
+        matching=matching,
+        random_pairs=len(matching_random),
+    )
+
+
+def _one_way(
+    x: Tensor,  # [k, d_x], fitted
+    y: Tensor,  # [k, d_y]
+    x_scored: Tensor,  # [n, d_x]
+    y_scored: Tensor,  # [n, d_y]
+    ridge: float | None,
+    draws: Tensor,  # [draws, n]
+) -> DirectionScore:
+    weight = _chosen_ridge(x, y) if ridge is None else ridge
+    fit = ridge_at(_moments(x, y), weight, bias=False)
+    predicted = fit.directions(x_scored)
+    errors = (predicted - y_scored).square().sum(1)
+    spread = (y_scored - y_scored.mean(0)).square().sum(1)
+    cosines = torch.cosine_similarity(predicted, y_scored, dim=1)
+    # In chunks: a resample of every draw at once is draws x features numbers.
+    drawn = torch.split(draws, 100)
+    fvus = torch.cat([errors[d].sum(1) / spread[d].sum(1) for d in drawn])
+    means = torch.cat([cosines[d].mean(1) for d in drawn])
+    fvu = _interval(float(errors.sum() / spread.sum()), fvus)
+    return DirectionScore(
+        r2=Interval(1 - fvu.value, 1 - fvu.high, 1 - fvu.low),
+        fvu=fvu,
+        cosine=_interval(float(cosines.mean()), means),
+        ridge=weight,
+    )
+
+
+def _chosen_ridge(x: Tensor, y: Tensor) -> float:
+    held_out = max(len(x) // 4, 2)
+    chosen = ridge_path(
+        _moments(x[held_out:], y[held_out:]), _moments(x[:held_out], y[:held_out]), bias=False
+    )
+    # The scatter is a sum, so the same strength on all rows is a larger weight.
+    return chosen.weight * len(x) / (len(x) - held_out)
+
+
+def _moments(x: Tensor, y: Tensor) -> Moments:
+    moments = Moments(x.shape[1], y.shape[1], products="float64")
+    moments.update(x, y)
+    return moments
+
+
+def _interval(value: float, draws: Tensor) -> Interval:
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    return Interval(value, low, high)

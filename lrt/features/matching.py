@@ -1,0 +1,122 @@
+"""Which feature of one autoencoder is which of another's: by being on at the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class CoActivation:
+    """Sums that give the correlation of every feature of `a` with every feature of `b` over tokens.
+
+    Rows of activations stream in and only sums stay: `8 m_a m_b` bytes, whatever the corpus. Chunk
+    products are in float32, sums in float64. Raises ValueError for sizes below 1.
+    """
+
+    def __init__(self, m_a: int, m_b: int) -> None:
+        if m_a < 1 or m_b < 1:
+            raise ValueError(f"both autoencoders have at least one feature, got {m_a} and {m_b}")
+        self.count = 0
+        self._sums = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
+        self._squares = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
+        self._products = torch.zeros(m_a, m_b, dtype=torch.float64)
+
+    def update(
+        self,
+        fa: Tensor,  # [n, m_a]
+        fb: Tensor,  # [n, m_b], of the same tokens
+    ) -> None:
+        """Add activations. Raises ValueError for other shapes and for non-finite activations."""
+        m_a, m_b = self._products.shape
+        if fa.ndim != 2 or fb.ndim != 2 or fa.shape != (len(fb), m_a) or fb.shape[1] != m_b:
+            raise ValueError(
+                f"expected activations [n, {m_a}] and [n, {m_b}] of the same tokens, got "
+                f"{list(fa.shape)} and {list(fb.shape)}"
+            )
+        if not (fa.isfinite().all() and fb.isfinite().all()):
+            raise ValueError("non-finite activations: leave those rows out, or record the states again")
+        fa, fb = fa.detach().float().cpu(), fb.detach().float().cpu()
+        self.count += len(fa)
+        self._products += (fa.T @ fb).double()
+        for side, f in enumerate((fa, fb)):
+            self._sums[side] += f.sum(0, dtype=torch.float64)
+            self._squares[side] += f.double().square().sum(0)
+
+    def correlation(self) -> Tensor:  # [m_a, m_b], float64
+        """Pearson's r over tokens; zero where a feature does not vary. Raises ValueError before rows."""
+        if self.count == 0:
+            raise ValueError("no activations were added, so nothing correlates: the corpus is empty")
+        covariance = self._products - torch.outer(self._sums[0], self._sums[1]) / self.count
+        inverse = []
+        for total, squares in zip(self._sums, self._squares, strict=True):
+            scatter = squares - total.square() / self.count
+            # Below this share the difference is rounding of a constant feature.
+            varies = scatter > 1e-9 * squares
+            inverse.append(torch.where(varies, scatter.clamp(min=1e-300).rsqrt(), 0.0))
+        return (covariance * inverse[0][:, None] * inverse[1]).clamp(-1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Pairs of features, the best first: feature `a[i]` of one is `b[i]` of the other."""
+
+    a: Tensor  # [k], int64
+    b: Tensor  # [k], int64
+    correlation: Tensor  # [k], float64, falling
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+def match_correlated(
+    correlation: Tensor,  # [m_a, m_b]
+    least: float = 0.0,
+) -> Matching:
+    """One-to-one pairs with a correlation above `least`, greedily: the best pair left, again and again.
+
+    Found by rounds of mutually best pairs, which gives the same pairs. Its sum of correlations is at
+    least half of the optimal assignment's, and where true partners stand out (each is the other's
+    best) it is the optimum; the exact assignment would need scipy. Raises ValueError for another
+    shape, non-finite entries, or `least` outside [0, 1).
+    """
+    if correlation.ndim != 2 or not correlation.isfinite().all():
+        raise ValueError(f"correlations must be finite [m_a, m_b], got shape {list(correlation.shape)}")
+    if not 0 <= least < 1:
+        raise ValueError(f"the least correlation of a match must lie in [0, 1), got {least}")
+    rows, columns = torch.arange(correlation.shape[0]), torch.arange(correlation.shape[1])
+    left = correlation.double().cpu()
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    while left.numel():
+        best_of_row, best_of_column = left.argmax(1), left.argmax(0)
+        here = torch.arange(len(rows))
+        values = left[here, best_of_row]
+        mutual = (best_of_column[best_of_row] == here) & (values > least)
+        if not mutual.any():
+            break
+        pairs.append((rows[mutual], columns[best_of_row[mutual]], values[mutual]))
+        column_left = torch.ones(len(columns), dtype=torch.bool)
+        column_left[best_of_row[mutual]] = False
+        left = left[~mutual][:, column_left]
+        rows, columns = rows[~mutual], columns[column_left]
+    if not pairs:
+        return Matching(rows[:0], columns[:0], left.new_zeros(0))
+    a, b, found = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    order = found.argsort(descending=True, stable=True)
+    return Matching(a[order], b[order], found[order])
+
+
+def match_features(
+    acts_a: Tensor,  # [n, m_a]
+    acts_b: Tensor,  # [n, m_b], of the same tokens
+    least: float = 0.0,
+) -> Matching:
+    """Features matched by the correlation of their activations over the same tokens.
+
+    For a corpus that does not fit in memory stream it through `CoActivation`, then
+    `match_correlated`. Raises ValueError as those do.
+    """
+    together = CoActivation(acts_a.shape[-1], acts_b.shape[-1])
+    together.update(acts_a, acts_b)
+    return match_correlated(together.correlation(), least)

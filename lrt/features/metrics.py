@@ -1,0 +1,108 @@
+"""How good and how sparse an autoencoder is on rows: torchmetrics whose states are sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lrt.features.autoencoder import SparseAutoencoder
+from lrt.mapping import FractionUnexplained
+
+
+class MeanActive(Metric):
+    """L0: the mean number of features above zero in a row."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better: bool | None = None
+
+    rows: Tensor
+    active: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("rows", "active"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        features: Tensor,  # [n, m]
+    ) -> None:
+        self.rows += len(features)
+        self.active += (features > 0).sum()
+
+    def compute(self) -> Tensor:
+        return self.active.double() / self.rows
+
+
+class DeadShare(Metric):
+    """Share of features that are above zero in none of the rows."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    fired: Tensor
+
+    def __init__(self, features: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("fired", torch.zeros(features, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        features: Tensor,  # [n, m]
+    ) -> None:
+        self.fired += (features > 0).sum(0)
+
+    def compute(self) -> Tensor:
+        return (self.fired == 0).double().mean()
+
+
+@dataclass(frozen=True)
+class SaeScore:
+    """Reconstruction and sparsity of an autoencoder on `rows` rows.
+
+    `fvu` is 1.0 for the mean and 0.0 for a perfect reconstruction, `l0` the mean number of active
+    features, `dead` the share of features that no row turned on.
+    """
+
+    fvu: float
+    l0: float
+    dead: float
+    rows: int
+
+
+@torch.no_grad()
+def score_autoencoder(
+    sae: SparseAutoencoder,
+    rows: Iterable[Tensor],  # of [n, d]
+) -> SaeScore:
+    """Scores an autoencoder, its own or a published one, on a stream of hidden states.
+
+    Raises ValueError for rows of another width, non-finite ones, or none.
+    """
+    active, dead = MeanActive(), DeadShare(sae.features)
+    fvu: FractionUnexplained | None = None
+    count = 0
+    for x in rows:
+        if x.ndim != 2 or x.shape[1] != sae.width:
+            raise ValueError(f"the autoencoder reads rows [n, {sae.width}], got {list(x.shape)}")
+        if not x.isfinite().all():
+            raise ValueError("non-finite rows cannot be scored: leave them out (filter) or record them again")
+        if fvu is None:
+            fvu = FractionUnexplained(sae.width, x.double().mean(0))
+        features = sae.encode(x)
+        fvu.update(sae.decode(features), x)
+        active.update(features)
+        dead.update(features)
+        count += len(x)
+    if fvu is None or count == 0:
+        raise ValueError(
+            "an autoencoder is scored on at least one row, got none: the corpus or split is empty"
+        )
+    return SaeScore(float(fvu.compute()), float(active.compute()), float(dead.compute()), count)

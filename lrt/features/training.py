@@ -1,0 +1,297 @@
+"""Training a sparse autoencoder on recorded hidden states, as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lrt.features.autoencoder import SparseAutoencoder
+from lrt.features.metrics import DeadShare, MeanActive
+from lrt.mapping import FractionUnexplained, Moments
+
+Side = Literal["source", "target"]
+TrainedKind = Literal["topk", "jumprelu"]
+
+
+@dataclass(frozen=True)
+class SaeSpec:
+    """Shape of an autoencoder and how it is trained.
+
+    - `k`: active features in a row: exactly (`topk`), or on average (`jumprelu`, by the penalty
+      `l0_weight (L0 / k - 1)^2`).
+    - `learning_rate` of Adam, in coordinates where a state's variance is 1 per dimension; it rises
+      over the first 5% of the steps and falls to zero over the last 20%.
+    - `bandwidth`: width of the window around a threshold in which it gets a gradient.
+    - `dead_after`: rows without being on after which a feature counts as dead; dead features learn
+      to explain what the others leave over, with `auxiliary_weight` (Gao et al., 2406.04093, A.2).
+    """
+
+    features: int
+    k: int
+    kind: TrainedKind = "topk"
+    learning_rate: float = 3e-3
+    l0_weight: float = 1.0
+    bandwidth: float = 0.5
+    dead_after: int = 20_000
+    auxiliary_weight: float = 1 / 32
+
+    def check(self, width: int) -> None:
+        """Raise ValueError, naming the setting, where a value is not allowed for states of this width."""
+        if self.kind not in get_args(TrainedKind):
+            raise ValueError(f"sae.kind is one of {get_args(TrainedKind)}, got {self.kind!r}")
+        if width < 1 or self.features < 1:
+            raise ValueError(f"an autoencoder has a width and features, got {width} and {self.features}")
+        if not 1 <= self.k <= self.features:
+            raise ValueError(f"sae.k must lie in 1..{self.features} (sae.features), got {self.k}")
+        for name in ("learning_rate", "bandwidth"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"sae.{name} must be above 0 and finite, got {value}")
+        for name in ("l0_weight", "auxiliary_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"sae.{name} must be at least 0 and finite, got {value}")
+        if self.dead_after < 1:
+            raise ValueError(f"sae.dead_after is a number of rows of at least 1, got {self.dead_after}")
+
+
+class SaeModule(LightningModule):
+    """Trains a TopK or JumpReLU autoencoder of one side's hidden states.
+
+    Batches are dictionaries with rows `[n, d]` under `side`. States are centred by their training
+    mean and divided by one scalar, so that the reconstruction loss reads as FVU; decoder rows keep
+    unit length (their gradient's radial part is taken out, and they are renormalised after each
+    step). Logs `train/fvu`, `train/l0`, `train/dead` (share of features off for `dead_after` rows),
+    and per validation and test epoch, over all rows in the model's own coordinates, `val/fvu`,
+    `val/l0` and `val/dead` (share that no row of the split turned on).
+
+    Build one with `from_moments`. The constructor takes plain containers alone, so that checkpoints
+    reload with `weights_only=True`, and leaves the coordinates for a checkpoint to fill. Raises
+    ValueError for a spec or side that is not allowed.
+    """
+
+    mean: Tensor  # [d]
+    scale: Tensor  # []
+    rows_off: Tensor  # [m], rows since a feature was last on
+
+    def __init__(
+        self, width: int, sae: dict[str, Any], side: Side, layer: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.spec = SaeSpec(**sae)
+        self.spec.check(width)
+        if side not in get_args(Side):
+            raise ValueError(f"an autoencoder is of side {get_args(Side)}, got {side!r}")
+        self.side = side
+        self.layer = layer
+        # Two sides of one width must not start alike, or their features would match by the draw.
+        generator = torch.Generator().manual_seed(2 * seed + (side == "target"))
+        self.learnt = _start(width, self.spec, generator)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("rows_off", torch.zeros(self.spec.features, dtype=torch.int64))
+        self.scores = _scores(self.spec.features, self.mean)
+
+    @classmethod
+    def from_moments(
+        cls, spec: SaeSpec, moments: Moments, side: Side, *, layer: int | None = None, seed: int = 0
+    ) -> SaeModule:
+        """A module ready to train on the rows that `moments` were gathered from.
+
+        `layer` is the decoder block that `side` was recorded at. Raises ValueError for a spec that
+        does not suit the width, and where the rows do not vary.
+        """
+        width = moments.d_source if side == "source" else moments.d_target
+        module = cls(width, asdict(spec), side, layer, seed)
+        mean = moments.mean_x if side == "source" else moments.mean_y
+        scatter = moments.scatter_xx if side == "source" else moments.scatter_yy
+        variance = float(scatter.trace()) / moments.count / width
+        if not variance > 0:
+            raise ValueError(f"the {side} rows do not vary, so there are no features to find in them")
+        module.mean.copy_(mean)
+        module.scale.fill_(variance**0.5)
+        module.scores = _scores(spec.features, module.mean)
+        return module
+
+    def forward(
+        self,
+        x: Tensor,  # [n, d]
+    ) -> Tensor:  # [n, d], float32
+        """Reconstructed states, in the model's own coordinates."""
+        return self._back(self.learnt.reconstruct(self._normalised(x)))
+
+    def autoencoder(self) -> SparseAutoencoder:
+        """The autoencoder as it stands, of raw states: mean and scale are folded into its weights.
+
+        With unit decoder rows its activations are lengths in the states' own units. Frozen.
+        """
+        learnt, mean, scale = self.learnt, self.mean.double(), self.scale.double()
+        threshold = None if learnt.threshold is None else learnt.threshold.double() * scale
+        W_enc = learnt.W_enc.double()
+        sae = SparseAutoencoder(
+            W_enc,
+            learnt.b_enc.double() * scale - mean @ W_enc,
+            learnt.W_dec,
+            learnt.b_dec.double() * scale + mean,
+            learnt.kind,
+            k=learnt.k,
+            threshold=threshold,
+            layer=self.layer,
+        )
+        return sae.requires_grad_(False)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:  # noqa: ARG002
+        x = self._normalised(batch[self.side])
+        z = self.learnt.pre_activations(x)
+        f, l0 = self._activate(z)
+        left_over = x - self.learnt.decode(f)
+        fvu = left_over.square().mean()
+        loss = fvu
+        if self.spec.kind == "jumprelu":
+            loss = loss + self.spec.l0_weight * (l0 / self.spec.k - 1).square()
+        dead = self._count_rows_off(f)
+        if self.spec.auxiliary_weight and dead.any():
+            loss = loss + self.spec.auxiliary_weight * self._auxiliary(z, left_over.detach(), dead)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {self.global_step}: lower sae.learning_rate (now "
+                f"{self.spec.learning_rate}), or leave non-finite rows out"
+            )
+        self.log("train/fvu", fvu.detach())
+        self.log("train/l0", l0.detach())
+        self.log("train/dead", dead.float().mean())
+        return loss
+
+    def _activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[n, m]` and their mean number per row, with a gradient for the thresholds."""
+        threshold = self.learnt.threshold
+        if threshold is None:
+            f = self.learnt.activate(z)
+            return f, (f > 0).float().sum(1).mean()
+        # Straight-through: the step's value, with the slope of a ramp `bandwidth` wide (2407.14435,
+        # section 3). The window leaves z alone, which learns through the features that are on.
+        ramp = ((z.detach() - threshold) / self.spec.bandwidth + 0.5).clamp(0, 1)
+        gate = (z > threshold).float() + ramp - ramp.detach()
+        return z.relu() * gate, gate.sum(1).mean()
+
+    @torch.no_grad()
+    def _count_rows_off(self, f: Tensor) -> Tensor:  # [m], bool
+        self.rows_off += len(f)
+        self.rows_off[(f > 0).any(0)] = 0
+        return self.rows_off >= self.spec.dead_after
+
+    def _auxiliary(
+        self,
+        z: Tensor,  # [n, m]
+        left_over: Tensor,  # [n, d]
+        dead: Tensor,  # [m], bool
+    ) -> Tensor:
+        """Share of the error that the likeliest dead features leave, when they alone explain it."""
+        indices = dead.nonzero()[:, 0]
+        candidates = z[:, indices]
+        largest = candidates.topk(min(len(indices), max(1, z.shape[1] // 16)), dim=1, sorted=False)
+        f = torch.zeros_like(candidates).scatter(1, largest.indices, largest.values.relu())
+        error = left_over - f @ self.learnt.W_dec[indices]
+        return error.square().sum() / left_over.square().sum().clamp(min=1e-12)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:  # noqa: ARG002
+        self._score("val", batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_index: int) -> None:  # noqa: ARG002
+        self._score("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _score(self, split: str, batch: dict[str, Tensor]) -> None:
+        x = batch[self.side]
+        f = self.learnt.encode(self._normalised(x))
+        scores = cast("nn.ModuleDict", self.scores[split])
+        cast("FractionUnexplained", scores["fvu"]).update(self._back(self.learnt.decode(f)), x)
+        cast("MeanActive", scores["l0"]).update(f)
+        cast("DeadShare", scores["dead"]).update(f)
+
+    def _log_scores(self, split: str) -> None:
+        # `compute` adds the states of all processes, so the values agree everywhere already.
+        for name, score in cast("nn.ModuleDict", self.scores[split]).items():
+            metric = cast("FractionUnexplained | MeanActive | DeadShare", score)
+            self.log(f"{split}/{name}", metric.compute().float(), sync_dist=True)
+            metric.reset()
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean) / self.scale
+
+    def _back(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.mean
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.learnt.parameters(), lr=self.spec.learning_rate, foreach=True)
+
+    # Set here and not by a scheduler: asking for the number of steps any earlier makes Lightning
+    # set up the training loader before a checkpoint's loader state is restored.
+    def on_train_start(self) -> None:
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise ValueError(
+                "the length of the training is unknown, so its schedule cannot be laid out: set the "
+                "epochs or steps of the trainer, and give a training loader that has a length"
+            )
+        self._steps = int(steps)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        done = min(self.global_step / self._steps, 1.0)
+        share = min(1.0, (done + 1 / self._steps) / 0.05, (1 - done) / 0.2)
+        for group in cast("torch.optim.Optimizer", self.optimizers(False)).param_groups:
+            group["lr"] = self.spec.learning_rate * share
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        rows = self.learnt.W_dec
+        if rows.grad is not None:
+            rows.grad -= (rows.grad * rows).sum(1, keepdim=True) * rows
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.learnt.W_dec.copy_(nn.functional.normalize(self.learnt.W_dec, dim=1))
+        if self.learnt.threshold is not None:
+            self.learnt.threshold.clamp_(min=0)
+
+
+def _start(width: int, spec: SaeSpec, generator: torch.Generator) -> SparseAutoencoder:
+    rows = nn.functional.normalize(torch.randn(spec.features, width, generator=generator), dim=1)
+    jump = spec.kind == "jumprelu"
+    # A normal pre-activation is above this level for k of the features, so L0 starts near k.
+    level = math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * spec.k / (spec.features + 1))))
+    return SparseAutoencoder(
+        rows.T.contiguous(),
+        torch.zeros(spec.features),
+        rows,
+        torch.zeros(width),
+        spec.kind,
+        k=None if jump else spec.k,
+        threshold=torch.full((spec.features,), max(level, 0.0)) if jump else None,
+    )
+
+
+def _scores(features: int, centre: Tensor) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            split: nn.ModuleDict(
+                {
+                    "fvu": FractionUnexplained(len(centre), centre),
+                    "l0": MeanActive(),
+                    "dead": DeadShare(features),
+                }
+            )
+            for split in ("val", "test")
+        }
+    )

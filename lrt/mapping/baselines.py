@@ -1,0 +1,96 @@
+"""Maps that a fitted one ought to beat, as affine maps from moments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrt.mapping.affine import AffineMap
+from lrt.mapping.moments import Moments
+from lrt.mapping.ridge import ridge_at, ridge_path
+
+# Of the vocabulary's rows, every tenth chooses the ridge weight and the others fit.
+HELD_OUT_EVERY = 10
+
+
+def mean_only(train: Moments) -> AffineMap:
+    """`x -> mean_y`, float64: what a map scores that knows nothing of `x`, FVU 1.0."""
+    mean_y = train.mean_y
+    return AffineMap(mean_y.new_zeros(train.d_target, train.d_source), mean_y)
+
+
+def identity(train: Moments) -> AffineMap:
+    """`x -> x - mean_x + mean_y`, float64: the vector carried as it is.
+
+    Raises ValueError where the widths differ.
+    """
+    if train.d_source != train.d_target:
+        raise ValueError(
+            f"the identity needs equal widths, got source width {train.d_source} and target width "
+            f"{train.d_target}: take another baseline for this pair"
+        )
+    mean_x, mean_y = train.mean_x, train.mean_y
+    return AffineMap(torch.eye(train.d_source).to(mean_x), mean_y - mean_x)
+
+
+def from_embeddings(
+    source_embedding: Tensor,  # [V, d_source], any float dtype
+    target_embedding: Tensor,  # [V, d_target], any float dtype
+    train: Moments,
+) -> AffineMap:
+    """The ridge map between two models' input embeddings, with the bias of the training rows, float64.
+
+    Row `i` of both matrices is token `i` of the shared vocabulary, as it enters the residual stream (a
+    model's own factor on its embeddings included). The weight matrix is learnt from the embeddings
+    alone, no hidden state. Its ridge weight is chosen on every tenth token, and the map fitted again
+    on all of them at that weight per row: token ids follow frequency in most vocabularies, so every
+    tenth is a fair sample without a random draw, and a held-out choice needs no guess at how noisy
+    the embeddings are. The bias `mean_y - W mean_x` is of the hidden states in `train`: embeddings have
+    other means than hidden states deep in a model, and a baseline that loses by its bias would not
+    show what its directions are worth.
+
+    Raises ValueError for matrices of other shapes, vocabularies of different sizes or under 20 tokens,
+    non-finite entries, and embeddings that do not vary.
+    """
+    _check(source_embedding, target_embedding, train)
+    device = train.mean_x.device
+    x, y = source_embedding.to(device), target_embedding.to(device)
+    held_out = torch.arange(len(x), device=device) % HELD_OUT_EVERY == 0
+    parts = []
+    for chosen in (~held_out, held_out):
+        part = Moments(train.d_source, train.d_target, device=device)
+        part.update(x[chosen], y[chosen])
+        parts.append(part)
+    fitting, choosing = parts
+    whole = fitting.merge(choosing)
+    chosen_weight = ridge_path(fitting, choosing).weight
+    weight = ridge_at(whole, chosen_weight * whole.count / fitting.count).weight
+    return AffineMap(weight, train.mean_y - weight @ train.mean_x)
+
+
+def _check(source_embedding: Tensor, target_embedding: Tensor, train: Moments) -> None:
+    for side, matrix, width in (
+        ("source", source_embedding, train.d_source),
+        ("target", target_embedding, train.d_target),
+    ):
+        if matrix.ndim != 2 or matrix.shape[1] != width:
+            raise ValueError(
+                f"the {side} embedding must be [vocabulary, {width}] like the hidden states, got "
+                f"{list(matrix.shape)}"
+            )
+        lost = int((~matrix.isfinite()).any(1).sum())
+        if lost:
+            raise ValueError(
+                f"the {side} embedding has non-finite entries in {lost} of {len(matrix)} tokens: load the "
+                f"model in a wider dtype (pair.{side}.dtype)"
+            )
+    if len(source_embedding) != len(target_embedding):
+        raise ValueError(
+            f"the source embedding has {len(source_embedding)} tokens, the target's "
+            f"{len(target_embedding)}: cut both to the tokens of the shared vocabulary"
+        )
+    if len(source_embedding) < 2 * HELD_OUT_EVERY:
+        raise ValueError(
+            f"a vocabulary of {len(source_embedding)} tokens is too small to fit a map and choose its ridge "
+            f"weight: at least {2 * HELD_OUT_EVERY} are needed"
+        )

@@ -1,0 +1,315 @@
+"""Coverage forecast: how well a steering vector will cross a map, told before any steering.
+
+A map is only as good as the text it saw along the direction that it carries. `jackknife` gives the
+sampling error of `W v` over folds of documents; rows of one document are correlated, so the textbook
+error from the residuals is too small and stands beside it only to show by how much. Sampling error
+does not see a map that is wrong off its corpus; `agreement` of `W v` between maps that were fitted on
+different text does. Neither needs the target's own vector. `residual_on` and `residual_between` look
+at the contrastive prompts themselves and need the target's states on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations, pairwise
+
+import torch
+from torch import Tensor
+
+from lrt.mapping.affine import AffineMap
+from lrt.mapping.moments import Moments, unit_vector
+
+# Of the mean variance over directions: less than this along a vector is rounding.
+NO_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the corpus says about the image `W v` of one source vector, before any steering.
+
+    `signal` is `||W v||` and `standard_error` the root of its variance summed over dimensions, both
+    in units of the target's hidden states. `optimistic_error` takes the rows as independent with one
+    residual covariance; the jackknife does not. An image that is all noise is about one standard error
+    long, so signal-to-noise does not fall far below 1.
+    """
+
+    vector: str
+    signal: float
+    standard_error: float
+    signal_to_noise: float
+    optimistic_error: float
+    folds: int
+    rows: int
+
+    def warning(self, threshold: float) -> str | None:
+        """A sentence for the user where signal-to-noise is under `threshold`, else None."""
+        if self.signal_to_noise >= threshold:
+            return None
+        return (
+            f"the image of {self.vector} stands only {self.signal_to_noise:.1f} standard errors off zero "
+            f"(at least {threshold:g} is wanted): the corpus has too little text of its kind. Add a part "
+            "like its contrastive texts to corpus.sources, or give more rows (corpus.tokens)."
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Cosines of `W v` between maps fitted on different text: their mean and the least pair."""
+
+    mean: float
+    least: float
+    least_pair: tuple[str, str]
+
+    def warning(self, threshold: float) -> str | None:
+        """A sentence for the user where the least cosine is under `threshold`, else None."""
+        if self.least >= threshold:
+            return None
+        first, second = self.least_pair
+        return (
+            f"the maps of {first} and {second} send the vector different ways (cosine {self.least:.2f}, "
+            f"at least {threshold:g} is wanted): the map depends on the text that it was fitted on. Use "
+            "the map of the part of corpus.sources that reads like the vector's contrastive texts."
+        )
+
+
+def jackknife(
+    folds: Sequence[Moments],
+    vectors: Mapping[str, Tensor],  # each [d_source]
+    weight: float,
+    *,
+    bias: bool = True,
+    columns: slice | None = None,
+) -> dict[str, Forecast]:
+    """Delete-one-group jackknife over document folds of the ridge image `W v` of each vector.
+
+    `folds` are the moments of disjoint sets of whole documents, about ten of about equal size; unequal
+    ones are weighted by rows (the delete-m(j) jackknife of Busing, Meijer and van der Leeden, 1999).
+    `weight` is the ridge weight of the map on all rows; a fit that leaves out a fold takes its share
+    by rows. `columns` picks the columns of one target layer out of a stack. The optimistic error is
+    `sqrt(v'(S + weight I)^-1 S (S + weight I)^-1 v tr Sigma)` with `S` the source scatter and `Sigma`
+    the residual covariance. Where the rows do not vary along a vector its signal-to-noise is 0.
+
+    The cost is 3 merges and one Cholesky factor per fold; no map is formed.
+
+    Raises ValueError for fewer than two folds, an empty fold, other widths, a bad weight, a vector
+    that is not finite or zero, empty columns, and rows that do not span their space at weight zero.
+    """
+    _check_folds(folds)
+    d_source, d_target = folds[0].d_source, folds[0].d_target
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"a ridge weight must be finite and at least 0, got {weight}")
+    kept = slice(None) if columns is None else columns
+    if not range(d_target)[kept]:
+        raise ValueError(f"columns {columns} hold none of the {d_target} target columns")
+    for name, v in vectors.items():
+        try:
+            unit_vector(v, d_source)
+        except ValueError as wrong:
+            raise ValueError(f"vector {name}: {wrong}") from None
+    if not vectors:
+        return {}
+
+    parts = [fold.part(slice(None), kept) for fold in folds]
+    # About the origin once is for good: merging moments of zero mean leaves their mean at zero.
+    parts = parts if bias else [part.about_origin() for part in parts]
+    whole = reduce(Moments.merge, parts)
+    scatter = whole.scatter_xx
+    stacked = torch.stack([v.to(scatter) for v in vectors.values()], 1)  # [d_source, k]
+
+    solved = _ridge_solve(whole, weight, torch.cat([stacked, whole.scatter_xy], 1))
+    solved, map_of_rows = solved[:, : len(vectors)], solved[:, len(vectors) :]
+    image = whole.scatter_xy.T @ solved  # [d_target, k]
+    residual = (
+        whole.scatter_yy.trace()
+        - 2 * (map_of_rows * whole.scatter_xy).sum()
+        + (map_of_rows * (scatter @ map_of_rows)).sum()
+    )
+    spread = (solved * (scatter @ solved)).sum(0)
+    optimistic = (spread.clamp(min=0) * residual.clamp(min=0) / whole.count).sqrt()
+
+    left_out = []
+    for rest in leave_one_out(parts):
+        share = weight * rest.count / whole.count
+        left_out.append(rest.scatter_xy.T @ _ridge_solve(rest, share, stacked))
+    error = _delete_group_error(image, torch.stack(left_out), [part.count for part in parts])
+
+    along = (stacked * (scatter @ stacked)).sum(0) / stacked.square().sum(0)
+    visited = along > NO_VARIANCE * scatter.trace() / d_source
+    signal = image.norm(dim=0)
+    noise_free = torch.where(signal > 0, float("inf"), 0.0)
+    ratio = torch.where(error > 0, signal / error, noise_free)
+    ratio = torch.where(visited, ratio, 0.0)
+    return {
+        name: Forecast(
+            vector=name,
+            signal=float(signal[i]),
+            standard_error=float(error[i]),
+            signal_to_noise=float(ratio[i]),
+            optimistic_error=float(optimistic[i]),
+            folds=len(parts),
+            rows=whole.count,
+        )
+        for i, name in enumerate(vectors)
+    }
+
+
+def leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:
+    """Moments of all folds but the first, all but the second, and so on.
+
+    Merges the folds after each from the back and keeps those, then goes through the front: under 3
+    merges a fold, and no subtraction that could lose digits. Raises ValueError for fewer than two
+    folds, an empty one or other widths.
+    """
+    _check_folds(folds)
+    after = [folds[-1]]  # after[-1] merges the folds from the one that is next in line on
+    for fold in reversed(folds[1:-1]):
+        after.append(fold.merge(after[-1]))
+    before: Moments | None = None
+    for fold in folds[:-1]:
+        rest = after.pop()
+        yield rest if before is None else before.merge(rest)
+        before = fold if before is None else before.merge(fold)
+    assert before is not None
+    yield before
+
+
+def agreement(
+    maps: Mapping[str, AffineMap] | Sequence[AffineMap],
+    v: Tensor,  # [d_source]
+    columns: slice | None = None,
+) -> Agreement:
+    """Cosine of `W v` between every two maps that were fitted on different text.
+
+    The text is disjoint sets of documents, or the parts of the mixture. A sequence is named by number.
+    `columns` picks one target layer out of a stack. A map that sends `v` to zero agrees with none
+    (cosine 0). Raises ValueError for fewer than two maps, other widths, a zero or non-finite vector,
+    or empty columns.
+    """
+    named = dict(maps) if isinstance(maps, Mapping) else {str(i): each for i, each in enumerate(maps)}
+    if len(named) < 2:
+        raise ValueError(
+            f"agreement is between maps of different text, at least 2, got {len(named)}: fit one for each "
+            "part of corpus.sources or for each of a few sets of documents"
+        )
+    for (first, one), (second, other) in pairwise(named.items()):
+        if one.weight.shape != other.weight.shape:
+            raise ValueError(
+                f"map {first} is {one.d_source} -> {one.d_target}, map {second} "
+                f"{other.d_source} -> {other.d_target}: agreement needs one pair of layers"
+            )
+    d_target = next(iter(named.values())).d_target
+    kept = slice(None) if columns is None else columns
+    if not range(d_target)[kept]:
+        raise ValueError(f"columns {columns} hold none of the {d_target} target columns")
+    images = {}
+    for name, each in named.items():
+        unit = unit_vector(v, each.d_source).to(each.weight.device)
+        images[name] = each.to(torch.float64).directions(unit)[kept]
+    cosines = {
+        (a, b): float(torch.cosine_similarity(images[a], images[b], dim=0, eps=1e-300))
+        for a, b in combinations(images, 2)
+    }
+    least_pair = min(cosines, key=cosines.__getitem__)
+    return Agreement(sum(cosines.values()) / len(cosines), cosines[least_pair], least_pair)
+
+
+def residual_on(
+    affine: AffineMap,
+    source_states: Tensor,  # [n, d_source]
+    target_states: Tensor,  # [n, d_target]
+) -> float:
+    """FVU of a map on the contrastive prompts' own states, of both classes together.
+
+    Unlike the rest of the forecast this needs the target's states on the prompts. 1.0 is the mean of
+    these target states; a map that was fitted on other text can do worse. Raises ValueError for other
+    shapes, non-finite states, or target states that do not vary.
+    """
+    _check_states(affine, source_states, target_states, "prompts")
+    y = target_states.double()
+    total = (y - y.mean(0)).square().sum()
+    if not total > 0:
+        raise ValueError(f"the target states of {len(y)} prompts do not vary: give more prompts")
+    return float((affine.to(torch.float64).points(source_states) - y).square().sum() / total)
+
+
+def residual_between(
+    affine: AffineMap,
+    source_positives: Tensor,  # [n, d_source]
+    source_negatives: Tensor,  # [m, d_source]
+    target_positives: Tensor,  # [n, d_target]
+    target_negatives: Tensor,  # [m, d_target]
+) -> float:
+    """`||W v_source - v_target||^2 / ||v_target||^2` with `v` the difference of the class means.
+
+    Most of what varies over prompts is their topic, which `residual_on` counts and a steering vector
+    does not have. This counts the one direction that steers, the map's bias left out: 0.0 for an exact
+    image, 1.0 for a map that sends the vector to zero, more for one that points elsewhere. It needs the
+    target's states, so it measures the outcome and forecasts nothing. Raises ValueError for other
+    shapes, non-finite states, or target classes of equal means.
+    """
+    _check_states(affine, source_positives, target_positives, "positive prompts")
+    _check_states(affine, source_negatives, target_negatives, "negative prompts")
+    native = target_positives.double().mean(0) - target_negatives.double().mean(0)
+    if not native.norm() > 0:
+        raise ValueError("both classes have the same mean target state, so there is no vector to carry")
+    v = source_positives.double().mean(0) - source_negatives.double().mean(0)
+    gap = affine.to(torch.float64).directions(v) - native
+    return float(gap.square().sum() / native.square().sum())
+
+
+def _check_folds(folds: Sequence[Moments]) -> None:
+    if len(folds) < 2:
+        raise ValueError(f"a jackknife leaves out one fold at a time: give at least 2, got {len(folds)}")
+    for number, fold in enumerate(folds):
+        if fold.count == 0:
+            raise ValueError(f"fold {number} of {len(folds)} has no rows: make fewer folds of the documents")
+        if (fold.d_source, fold.d_target) != (folds[0].d_source, folds[0].d_target):
+            raise ValueError(
+                f"fold {number} is {fold.d_source} -> {fold.d_target}, fold 0 "
+                f"{folds[0].d_source} -> {folds[0].d_target}: folds are of one pair of layers"
+            )
+
+
+def _check_states(affine: AffineMap, x: Tensor, y: Tensor, what: str) -> None:
+    if x.shape != (len(y), affine.d_source) or y.shape != (len(x), affine.d_target) or len(x) == 0:
+        raise ValueError(
+            f"expected states of the same {what}, [n, {affine.d_source}] and [n, {affine.d_target}], "
+            f"got {list(x.shape)} and {list(y.shape)}"
+        )
+    for side, states in (("source", x), ("target", y)):
+        if not states.isfinite().all():
+            raise ValueError(f"non-finite {side} states of the {what}: record them again in a wider dtype")
+
+
+def _ridge_solve(
+    moments: Moments,
+    weight: float,
+    right: Tensor,  # [d_source, k]
+) -> Tensor:  # [d_source, k]
+    """`(S + weight I)^-1 right`. Raises ValueError where the rows do not span at weight zero."""
+    scatter = moments.scatter_xx
+    scatter.diagonal().add_(weight)
+    # Equilibrated: outlier dimensions would else decide what counts as singular.
+    scale = scatter.diagonal().rsqrt()[:, None]
+    factor, failed = torch.linalg.cholesky_ex(scale * scatter * scale.T)
+    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
+        raise ValueError(
+            f"{moments.count} rows, one fold left out or none, do not span {moments.d_source} source "
+            f"dimensions at ridge weight {weight:g}: give more rows (corpus.tokens) or a larger weight"
+        )
+    return scale * torch.cholesky_solve(scale * right, factor)
+
+
+def _delete_group_error(
+    whole: Tensor,  # [d_target, k]
+    left_out: Tensor,  # [g, d_target, k]
+    counts: Sequence[int],  # [g]
+) -> Tensor:  # [k]
+    """Root of the jackknife variance, summed over the target dimensions (Busing et al., 1999)."""
+    inflation = (sum(counts) / torch.tensor(counts, dtype=whole.dtype, device=whole.device))[:, None, None]
+    pseudo = inflation * whole - (inflation - 1) * left_out
+    estimate = len(counts) * whole - ((1 - 1 / inflation) * left_out).sum(0)
+    squares = (pseudo - estimate).square() / (inflation - 1)
+    return squares.mean(0).sum(0).sqrt()

@@ -1,0 +1,239 @@
+"""What a report says of the maps beside their use: layer pairs, ranks, fidelity and the forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from lrt.report.figures import figure_style
+from lrt.report.heatmap import Grid, grid_figure
+from lrt.report.numerals import count
+from lrt.report.palette import DARK, LIGHT, behaviour_name
+from lrt.report.table import Cell, Table
+
+Results = Mapping[str, Any]
+
+# metric: what it is, and how a cell of the atlas gives it
+ATLAS = {
+    "fvu": "FVU of the ridge map, test documents",
+    "cka": "linear CKA, training documents",
+    "rank": "rank that explains 95% of what the map does",
+    "along": "error along the vectors, median",
+}
+
+
+def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
+    """One figure of every pair of layers: a metric of `ATLAS` as a heatmap. Stronger is better."""
+    cells = results.get("atlas") or []
+    values = {}
+    for cell in cells:
+        place = str(cell["source_layer"]), str(cell["target_layer"])
+        along = list((cell.get("error_along") or {}).values())
+        value = (median(along) if along else None) if metric == "along" else cell.get(metric)
+        if value is not None:
+            values[place] = float(value)
+    sides = [
+        tuple(dict.fromkeys(str(cell[f"{side}_layer"]) for cell in cells)) for side in ("source", "target")
+    ]
+    grid = Grid(sides[0], sides[1], "source block", "target block", values, frozenset())
+    # a grid's colour knows these two: less is better for all of an atlas but CKA
+    return grid_figure(grid, "r2" if metric == "cka" else "fvu", dark, bare=bare)
+
+
+def atlas_table(results: Results) -> Table:
+    """For each steering vector the pair of layers with the least error along it."""
+    cells = results.get("atlas") or []
+    names = sorted({name for cell in cells for name in cell.get("error_along") or {}})
+    rows: list[tuple[Cell, ...]] = []
+    for name in names:
+        best = min(cells, key=lambda cell: cell["error_along"].get(name, float("inf")))
+        rows.append(
+            (
+                behaviour_name(name),
+                best["source_layer"],
+                best["target_layer"],
+                best["error_along"][name],
+                best["cosine"][name],
+            )
+        )
+    return Table(
+        "The pair of layers with the least error along each vector",
+        ("vector", "source block", "target block", "error along it", "cosine, carried with native"),
+        tuple(rows),
+    )
+
+
+def rank_figure(results: Results, dark: bool = False, *, bare: bool = False) -> Figure:
+    """FVU on test documents against the map's rank."""
+    palette = DARK if dark else LIGHT
+    curve = results.get("rank_curve") or {}
+    with matplotlib.rc_context(figure_style(palette)):
+        drawing = Figure(figsize=(4.8, 2.9), layout="constrained")
+        axes = drawing.subplots()
+        for key, label, colour, dashes in (
+            ("fvu", "best map of the rank", palette.transferred, "-"),
+            ("truncated_fvu", "ridge map, truncated", palette.random, (0, (6, 2, 1, 2))),
+        ):
+            axes.plot(
+                curve.get("ranks") or [],
+                curve.get(key) or [],
+                color=colour,
+                linestyle=dashes,
+                marker="o",
+                markersize=3.2,
+                label=label,
+            )
+        if curve.get("rank_95"):
+            axes.axvline(curve["rank_95"], color=palette.optimum, linestyle="--", linewidth=1.2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(curve.get("ranks") or [1], [str(rank) for rank in curve.get("ranks") or [1]])
+        axes.set_xlabel("rank")
+        axes.set_ylabel("FVU")
+        axes.legend()
+        if not bare:
+            axes.set_title("FVU against rank", loc="left")
+    return drawing
+
+
+def rank_table(results: Results) -> Table:
+    """The rank curve in figures."""
+    curve = results.get("rank_curve") or {}
+    columns = (curve.get(key) or [] for key in ("ranks", "fvu", "truncated_fvu"))
+    return Table(
+        "FVU against rank",
+        ("rank", "best map of the rank", "ridge map, truncated"),
+        tuple(zip(*columns, strict=True)),
+    )
+
+
+def many_to_one_table(results: Results) -> Table:
+    """What all source blocks give together, and each of them, to every target block."""
+    found = results.get("many_to_one") or []
+    sources = list(found[0]["fvu_single"]) if found else []
+    rows: list[tuple[Cell, ...]] = [
+        (
+            f"block {each['target_layer']}",
+            *(each["fvu_single"][s] for s in sources),
+            each["fvu_all"],
+            each["gain"],
+            *(each["rise"][s] for s in sources),
+        )
+        for each in found
+    ]
+    columns = (
+        "to",
+        *(f"FVU, block {s} alone" for s in sources),
+        "all",
+        "gain over the best",
+        *(f"rise without {s}" for s in sources),
+    )
+    return Table("Many source blocks to one", columns, tuple(rows))
+
+
+def fidelity_table(results: Results) -> Table:
+    """What the target predicts from mapped states, beside itself, the source and its mean state."""
+    found = results.get("fidelity") or {}
+    rows: list[tuple[Cell, ...]] = [
+        (
+            row["name"],
+            row.get("fvu"),
+            _value(row.get("cross_entropy")),
+            _value(row.get("kl")),
+            _value(row.get("agreement")),
+            _value(row.get("loss_recovered")),
+            _interval(row.get("loss_recovered")),
+        )
+        for row in found.get("rows") or []
+    ]
+    return Table(
+        f"The target run on from block {found.get('layer')}",
+        ("state at the block", "FVU", "cross-entropy", "KL", "top-1 agreement", "loss recovered", "interval"),
+        tuple(rows),
+    )
+
+
+def cut_table(results: Results) -> Table:
+    """The stitched model at every cut: what it costs and predicts beside both models."""
+    found = results.get("fidelity") or {}
+    alone = {row["name"]: _value(row.get("cross_entropy")) for row in found.get("rows") or []}
+    cuts = found.get("cuts") or []
+    rows: list[tuple[Cell, ...]] = []
+    for side in ("source", "target"):
+        if cuts and side in alone:
+            cost = cuts[0]["cost"][side]
+            told = count(cost["parameters"]), count(cost["flops_per_token"])
+            rows.append((f"the {side} alone", None, *told, alone[side], None))
+    for cut in cuts:
+        cost = cut["cost"]["stitched"]
+        rows.append(
+            (
+                f"cut at block {cut['layer']}",
+                cut["depth"],
+                count(cost["parameters"]),
+                count(cost["flops_per_token"]),
+                _value(cut["cross_entropy"]),
+                _interval(cut["cross_entropy"]),
+            )
+        )
+    return Table(
+        "Stitched: early blocks of the source, the map, late blocks of the target",
+        ("model", "depth of the cut", "parameters", "FLOPs a token", "cross-entropy", "interval"),
+        tuple(rows),
+    )
+
+
+def forecast_table(results: Results) -> Table:
+    """What the corpus says of each carried vector before any steering."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            behaviour_name(b["name"]),
+            b.get("map") or "",
+            f["signal_to_noise"],
+            f["signal"] / f["optimistic_error"] if f.get("optimistic_error") else None,
+            f.get("agreement_documents"),
+            f.get("agreement_parts"),
+            b.get("ratio"),
+            f.get("warning") or "",
+        )
+        for b in results.get("behaviours") or []
+        if (f := b.get("forecast"))
+    ]
+    return Table(
+        "Forecast",
+        (
+            "behaviour",
+            "map",
+            "signal to noise, jackknife",
+            "rows taken as independent",
+            "agreement of halves",
+            "agreement with other parts",
+            "ratio as measured",
+            "warning",
+        ),
+        tuple(rows),
+    )
+
+
+def _value(estimate: Mapping[str, Any] | None) -> float | None:
+    return None if estimate is None else estimate["value"]
+
+
+def _interval(estimate: Mapping[str, Any] | None) -> str | None:
+    return None if estimate is None else f"{estimate['low']:.3g} to {estimate['high']:.3g}"
+
+
+def analysis_tables(results: Results) -> Sequence[Table]:
+    """All tables of this module, those without a row left out."""
+    tables = (
+        forecast_table(results),
+        fidelity_table(results),
+        cut_table(results),
+        rank_table(results),
+        many_to_one_table(results),
+        atlas_table(results),
+    )
+    return [table for table in tables if table.rows]

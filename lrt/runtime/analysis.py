@@ -1,0 +1,265 @@
+"""What is told of the maps beside their use: every layer pair, every rank, every kind, and the forecast."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrt.durable import write_durably
+from lrt.evaluation import Behaviour, cut_depths, fidelity, inside_documents
+from lrt.mapping import (
+    AffineMap,
+    MapSpec,
+    agreement,
+    atlas,
+    check_stack,
+    closed_form,
+    jackknife,
+    many_to_one,
+    mean_only,
+    reduced_rank_path,
+    ridge_at,
+    ridge_path,
+)
+from lrt.runtime.feature_analysis import FeatureAnalysis
+from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.map_fit import MapFit
+from lrt.runtime.rows import Rows, merged
+from lrt.runtime.schema import ConfigError
+from lrt.runtime.vectors import Vectors
+
+log = logging.getLogger(__name__)
+
+
+class Analysis:
+    """The analyses that a run's config asks for, each made once and found again."""
+
+    def __init__(self, run: Vectors, whole: MapFit) -> None:
+        self.run, self.whole, self.settings = run, whole, run.config.analysis
+
+    def check(self) -> None:
+        """Raises ConfigError where the moments of all recorded layers would not fit in memory."""
+        if not (self.settings.atlas or self.settings.many_to_one):
+            return
+        try:
+            check_stack(*self.run.recorded_stacks, self.copies, int(self.settings.memory_gb * 1e9))
+        except ValueError as error:
+            raise ConfigError(
+                f"{error}; record fewer blocks (recording.source, recording.target), raise "
+                "analysis.memory_gb, or set analysis.atlas=false and analysis.many_to_one=false"
+            ) from error
+
+    @property
+    def copies(self) -> int:
+        """How many moments of all recorded layers are held at once."""
+        return self.run.config.evaluation.folds + 4
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """By name: what was asked for, and nothing of what was not."""
+        run = self.run
+        name = fingerprint(
+            {
+                "map": self.whole.fingerprint,
+                "layers": [stack.layers for stack in run.recorded_stacks],
+                "folds": run.config.evaluation.folds,
+                "suite": {name: b.to_data() for name, b in sorted(run.contrasts.items())},
+                "analysis": asdict(self.settings),
+                "evaluation": asdict(run.config.evaluation) | {"probe": None, "max_rows": None},
+            }
+        )
+        file = run.artifacts / "analysis" / f"{name}.json"
+        if not file.is_file():
+            made = {
+                part: make()
+                for part, asked, make in (
+                    ("rank_curve", self.settings.rank_curve, self._rank_curve),
+                    ("atlas", self.settings.atlas, self._atlas),
+                    ("many_to_one", self.settings.many_to_one, self._many_to_one),
+                    ("fidelity", self.settings.fidelity_tokens > 0, self._fidelity),
+                    ("sae", self.settings.sae.features > 0, FeatureAnalysis(run).results),
+                )
+                if asked
+            }
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(file, json.dumps(made).encode())
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The whole corpus's rows at all recorded layers."""
+        return Rows(self.run, (), self.run.recorded_stacks)
+
+    # -- layers and ranks ----------------------------------------------------------------------
+
+    def _atlas(self) -> list[dict[str, Any]]:
+        source, target = self.run.recorded_stacks
+        moments, vectors = self.rows.moments, self.run.recorded_states
+        with (
+            self.run.session.stage("atlas"),
+            self.run.session.progress("atlas", len(source.layers) * len(target.layers)) as advance,
+        ):
+            cells = atlas(
+                self.rows.train_moments,
+                moments["validation"],
+                moments["test"],
+                source,
+                target,
+                {name: (states.source_vector, states.target_vector) for name, states in vectors.items()},
+                bias=self.run.config.map.bias,
+                progress=lambda _done, _all: advance(1),
+            )
+        return [asdict(cell) for cell in cells]
+
+    def _rank_curve(self) -> dict[str, Any]:
+        """FVU on test documents against rank, of the best map of each rank and of the truncated ridge map."""
+        whole = self.whole
+        with self.run.session.stage("ranks"):
+            best, weight = whole.yardstick.map, whole.yardstick.weight
+            path = reduced_rank_path(whole.train_moments, weight, bias=self.run.config.map.bias)
+            fvu = path.fvu(whole.moments["test"]).tolist()
+            ranks = sorted({*(2**i for i in range(20) if 2**i <= len(fvu)), len(fvu)})
+            U, s, Vt = torch.linalg.svd(best.weight, full_matrices=False)
+            truncated = []
+            for rank in ranks:
+                weight_of_rank = (U[:, :rank] * s[:rank]) @ Vt[:rank]
+                bias = best.points(whole.train_moments.mean_x) - weight_of_rank @ whole.train_moments.mean_x
+                if not self.run.config.map.bias:
+                    bias = torch.zeros_like(bias)
+                truncated.append(whole.moments["test"].fvu_of(AffineMap(weight_of_rank, bias)))
+            return {
+                "ranks": ranks,
+                "fvu": [fvu[rank - 1] for rank in ranks],
+                "truncated_fvu": truncated,
+                "rank_95": path.rank_for(whole.moments["test"], 0.95),
+            }
+
+    def _many_to_one(self) -> list[dict[str, Any]]:
+        """Every recorded source layer, alone and together, to each recorded target layer (appendix A)."""
+        with self.run.session.stage("many to one"):
+            moments = self.rows.moments
+            found = many_to_one(
+                self.rows.train_moments,
+                moments["validation"],
+                moments["test"],
+                *self.run.recorded_stacks,
+                bias=self.run.config.map.bias,
+            )
+        return [asdict(each) for each in found]
+
+    # -- what the target makes of it -----------------------------------------------------------
+
+    def _fidelity(self) -> dict[str, Any]:
+        """The target run on from mapped states: by the run's map, and by every kind on single tokens."""
+        run, config = self.run, self.run.config
+        source, target = self.whole.stacks
+        layer = target.layers[-1]
+        columns = target.columns(layer)
+        tokens, scored = self._test_blocks(self.settings.fidelity_tokens)
+        single = Rows(run, (), self.whole.stacks, span=1)
+        train, validation = (
+            m.part(slice(None), columns) for m in (single.train_moments, single.moments["validation"])
+        )
+        weight = ridge_path(train, validation, bias=config.map.bias).weight
+        rank = max(1, min(source.total, run.target.width) // 4)
+        kinds = {
+            f"{config.map.kind.replace('_', ' ')}, this run's": _rows_of(self.whole.fitted_map()[0], columns),
+            "full": closed_form(MapSpec(), train, validation).map,
+            f"rank {rank}": closed_form(MapSpec("low_rank", rank=rank), train, validation).map,
+            "orthogonal": closed_form(MapSpec("orthogonal"), train, validation).map,
+            "orthogonal penalty": closed_form(
+                MapSpec("orthogonal_penalty", penalty=0.1), train, validation
+            ).map,
+            "mean only": mean_only(train),
+            "shuffled pairs": ridge_at(single.shuffled[0].part(slice(None), columns), weight),
+        }
+        with run.session.stage("fidelity"):
+            blocks = len(tokens)
+            with run.session.progress("fidelity", blocks * (1 + len(target.layers))) as advance:
+                rows = fidelity(
+                    run.source,
+                    run.target,
+                    source,
+                    layer,
+                    kinds,
+                    tokens,
+                    train.mean_y.float(),
+                    scored=scored,
+                    keep_first=self.settings.keep_first,
+                    seed=config.seed,
+                    progress=advance,
+                )
+                cuts = {
+                    at: (source, ridge_at_layer(single, at, bias=config.map.bias)) for at in target.layers
+                }
+                depths = cut_depths(
+                    run.source,
+                    run.target,
+                    cuts,
+                    tokens,
+                    scored=scored,
+                    keep_first=self.settings.keep_first,
+                    seed=config.seed,
+                    progress=lambda done: advance(done * len(cuts)),
+                )
+        fvu = {
+            name: single.moments["test"].part(slice(None), columns).fvu_of(affine)
+            for name, affine in kinds.items()
+        }
+        return {
+            "layer": layer,
+            "rows": [row.to_data() | {"fvu": fvu.get(row.name)} for row in rows],
+            "cuts": [cut.to_data() for cut in depths],
+        }
+
+    def _test_blocks(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """The first test sequences `[b, t]`, about so many tokens, and which of theirs can be predicted."""
+        store = self.run.store
+        context = store.plan.context
+        wanted = max(1, tokens // context) * context
+        held = {"token": [], "document": []}  # type: dict[str, list[Tensor]]
+        for part in store.stream("test", list(held), wanted):
+            for name, column in part.items():
+                held[name].append(column.clone())
+            if sum(map(len, held["token"])) >= wanted:
+                break
+        token, document = (torch.cat(columns)[:wanted].view(-1, context) for columns in held.values())
+        scored = inside_documents(document)
+        some = scored[:, 2:].any(dim=1)  # of documents of one token each nothing can be predicted
+        return token[some].long(), scored[some]
+
+    # -- forecast ------------------------------------------------------------------------------
+
+    def forecast(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
+        """What the corpus says of a carried vector before any steering, without the target's own vector."""
+        states, columns = fit.states[behaviour.contrast], fit.stacks[1].columns(layer)
+        v, bias = states.source_vector, self.run.config.map.bias
+        weight = fit.yardstick.weight
+        (noise,) = jackknife(fit.folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
+        halves = [merged(fit.folds[half::2]) for half in (0, 1)]
+        documents = agreement([ridge_at(half, weight / 2, bias=bias) for half in halves], v, columns)
+        return {
+            **asdict(noise),
+            "agreement_documents": documents.mean,
+            "warning": noise.warning(self.settings.signal_to_noise),
+        }
+
+
+def ridge_at_layer(rows: Rows, layer: int, *, bias: bool) -> AffineMap:
+    """The ridge map of some rows to one target layer of their stack."""
+    columns = rows.stacks[1].columns(layer)
+    train, validation = (
+        m.part(slice(None), columns) for m in (rows.train_moments, rows.moments["validation"])
+    )
+    return ridge_path(train, validation, bias=bias).map
+
+
+def _rows_of(affine: AffineMap, columns: slice) -> AffineMap:
+    return AffineMap(affine.weight[columns], affine.bias[columns])

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrt.mapping import AffineMap, Moments, ridge_at
+from lrt.mapping.forecast import (
+    Forecast,
+    agreement,
+    jackknife,
+    leave_one_out,
+    residual_between,
+    residual_on,
+)
+
+D_SOURCE, D_TARGET, FOLDS = 5, 4, 10
+WEIGHT = torch.randn(D_TARGET, D_SOURCE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+VECTOR = torch.tensor([1.0, -1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+def moments_of(x: Tensor, y: Tensor) -> Moments:
+    moments = Moments(x.shape[1], y.shape[1], products="float64")
+    moments.update(x, y)
+    return moments
+
+
+def folds_of(
+    generator: torch.Generator,
+    documents: int = 20,  # of each fold
+    tokens: int = 5,  # of each document
+    shared: float = 0.0,  # share of the variance, of rows and of noise, that a document has in common
+    noise: float = 1.0,
+    deviations: Tensor | None = None,  # [D_SOURCE]
+) -> list[Moments]:
+    def rows(width: int) -> Tensor:
+        own = normal(generator, FOLDS, documents, tokens, width)
+        common = normal(generator, FOLDS, documents, 1, width)
+        return (math.sqrt(shared) * common + math.sqrt(1 - shared) * own).reshape(FOLDS, -1, width)
+
+    x = rows(D_SOURCE) * (torch.ones(D_SOURCE) if deviations is None else deviations) + 3
+    y = x @ WEIGHT.T + noise * rows(D_TARGET) - 1
+    return [moments_of(*fold) for fold in zip(x, y, strict=True)]
+
+
+def forecast(folds: list[Moments], weight: float = 1.0, v: Tensor = VECTOR, **options: object) -> Forecast:
+    return jackknife(folds, {"v": v}, weight, **options)["v"]  # type: ignore[arg-type]
+
+
+def over_corpora(draw: Callable[[torch.Generator], list[Moments]], corpora: int = 60) -> tuple[float, ...]:
+    """Monte Carlo deviation of `W v`, and the root mean squares of both errors that are forecast."""
+    generator = torch.Generator().manual_seed(5)
+    images, squares = [], []
+    for _ in range(corpora):
+        folds = draw(generator)
+        whole = folds[0]
+        for fold in folds[1:]:
+            whole = whole.merge(fold)
+        images.append(ridge_at(whole, 1.0).directions(VECTOR))
+        found = forecast(folds)
+        squares.append([found.standard_error**2, found.optimistic_error**2])
+    true = float(torch.stack(images).var(0).sum().sqrt())
+    jackknifed, optimistic = torch.tensor(squares).mean(0).sqrt().tolist()
+    return true, jackknifed, optimistic
+
+
+def test_standard_error_is_the_deviation_over_corpora() -> None:
+    true, jackknifed, optimistic = over_corpora(folds_of)
+    # 60 draws of 4 dimensions tell a deviation to about 5%.
+    assert jackknifed == pytest.approx(true, rel=0.15)
+    assert optimistic == pytest.approx(true, rel=0.15)
+
+
+def test_only_the_jackknife_sees_correlated_rows() -> None:
+    true, jackknifed, optimistic = over_corpora(lambda generator: folds_of(generator, shared=0.9))
+    assert jackknifed == pytest.approx(true, rel=0.15)
+    assert optimistic < 0.65 * true
+
+
+def test_signal_is_the_image_of_the_ridge_map() -> None:
+    folds = folds_of(torch.Generator().manual_seed(2))
+    whole = folds[0]
+    for fold in folds[1:]:
+        whole = whole.merge(fold)
+    for bias in (True, False):
+        affine = ridge_at(whole, 30.0, bias=bias)
+        found = forecast(folds, 30.0, bias=bias)
+        assert found.signal == pytest.approx(float(affine.directions(VECTOR).norm()), rel=1e-10)
+        assert found.signal_to_noise == pytest.approx(found.signal / found.standard_error)
+        assert (found.vector, found.folds, found.rows) == ("v", FOLDS, 1000)
+        inverse = torch.linalg.inv(
+            (whole if bias else whole.about_origin()).scatter_xx + 30 * torch.eye(D_SOURCE)
+        )
+        fitted = whole if bias else whole.about_origin()
+        residual = whole.fvu_of(affine) * whole.scatter_yy.trace() / whole.count
+        wanted = (VECTOR @ inverse @ fitted.scatter_xx @ inverse @ VECTOR * residual).sqrt()
+        assert found.optimistic_error == pytest.approx(float(wanted), rel=1e-9)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_standard_error_is_that_of_refitting_without_each_fold(bias: bool) -> None:
+    folds = folds_of(torch.Generator().manual_seed(3))
+    images = []
+    for left_out in range(FOLDS):
+        rest = [fold for i, fold in enumerate(folds) if i != left_out]
+        merged = rest[0]
+        for fold in rest[1:]:
+            merged = merged.merge(fold)
+        images.append(ridge_at(merged, 9.0 * (FOLDS - 1) / FOLDS, bias=bias).directions(VECTOR))
+    stacked = torch.stack(images)
+    wanted = (FOLDS - 1) / FOLDS * (stacked - stacked.mean(0)).square().sum()
+    found = forecast(folds, 9.0, bias=bias)
+    assert found.standard_error == pytest.approx(float(wanted.sqrt()), rel=1e-8)
+
+
+def test_folds_of_other_sizes_are_weighted_by_their_rows() -> None:
+    """Ten folds in a row of sizes 1 to 19 tell about the error that ten equal ones tell."""
+    generator = torch.Generator().manual_seed(4)
+    ratios = []
+    for _ in range(30):
+        x = normal(generator, 2000, D_SOURCE)
+        y = x @ WEIGHT.T + normal(generator, 2000, D_TARGET)
+        sizes = [20 * size for size in range(1, 20, 2)]
+        errors = [
+            forecast([moments_of(a, b) for a, b in zip(x.split(s), y.split(s), strict=True)]).standard_error
+            for s in (sizes, [200] * 10)
+        ]
+        ratios.append((errors[0] / errors[1]) ** 2)
+    assert sum(ratios) / len(ratios) == pytest.approx(1.0, abs=0.2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=7), seed=st.integers(0, 2**20))
+def test_leave_one_out_is_the_naive_remerge(sizes: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, y = normal(generator, sum(sizes), 3) + 5, normal(generator, sum(sizes), 2) - 2
+    folds = [moments_of(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
+    found = list(leave_one_out(folds))
+    assert len(found) == len(folds)
+    for number, rest in enumerate(found):
+        kept = torch.ones(len(x), dtype=torch.bool)
+        kept[sum(sizes[:number]) : sum(sizes[: number + 1])] = False
+        naive = moments_of(x[kept], y[kept])
+        assert rest.count == naive.count
+        for name in ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy"):
+            torch.testing.assert_close(getattr(rest, name), getattr(naive, name), rtol=1e-10, atol=1e-10)
+
+
+def test_a_corpus_without_variance_along_the_vector_is_noisy_about_it() -> None:
+    along = torch.tensor([0.0, 0, 0, 0, 1.0], dtype=torch.float64)
+    ratios = []
+    for deviation in (1.0, 0.1, 0.01):
+        deviations = torch.tensor([1, 1, 1, 1, deviation])
+        folds = folds_of(torch.Generator().manual_seed(6), deviations=deviations, noise=3.0)
+        ratios.append(forecast(folds, v=along).signal_to_noise)
+    assert ratios[0] > 4 * ratios[1]
+    # All noise is one standard error long.
+    assert ratios[1] > ratios[2] > 0.5
+    assert ratios[2] < 2
+    never = folds_of(torch.Generator().manual_seed(6), deviations=torch.tensor([1, 1, 1, 1, 0.0]))
+    found = forecast(never, v=along)
+    assert found.signal_to_noise == 0.0
+    assert found.signal < 1e-9
+
+
+def test_twice_the_rows_shrink_the_error_by_the_root_of_two() -> None:
+    generator = torch.Generator().manual_seed(7)
+    squares = [
+        sum(forecast(folds_of(generator, documents=n)).standard_error ** 2 for _ in range(30))
+        for n in (20, 40)
+    ]
+    assert math.sqrt(squares[0] / squares[1]) == pytest.approx(math.sqrt(2), rel=0.12)
+
+
+def test_columns_are_one_target_layer() -> None:
+    folds = folds_of(torch.Generator().manual_seed(8))
+    columns = slice(1, 3)
+    alone = [fold.part(slice(None), columns) for fold in folds]
+    assert forecast(folds, columns=columns) == forecast(alone)
+    assert forecast(folds, columns=columns).signal < forecast(folds).signal
+
+
+def test_many_vectors_at_once_are_each_alone() -> None:
+    folds = folds_of(torch.Generator().manual_seed(9))
+    vectors = {"a": VECTOR, "b": VECTOR.flip(0)}
+    together = jackknife(folds, vectors, 2.0)
+    for name, v in vectors.items():
+        alone = jackknife(folds, {name: v}, 2.0)[name]
+        assert together[name].signal_to_noise == pytest.approx(alone.signal_to_noise, rel=1e-9)
+    assert jackknife(folds, {}, 2.0) == {}
+
+
+def test_length_of_the_vector_does_not_matter_to_the_ratio() -> None:
+    folds = folds_of(torch.Generator().manual_seed(9))
+    assert forecast(folds, v=7 * VECTOR).signal == pytest.approx(7 * forecast(folds).signal)
+    assert forecast(folds, v=7 * VECTOR).signal_to_noise == pytest.approx(forecast(folds).signal_to_noise)
+
+
+def test_agreement_sees_parts_of_different_maps_where_the_noise_is_low() -> None:
+    """Two kinds of text, each linear, whose maps carry the vector opposite ways."""
+    generator = torch.Generator().manual_seed(10)
+    turned = WEIGHT - 1.2 * torch.outer(WEIGHT @ VECTOR, VECTOR) / VECTOR.square().sum()
+    parts = {}
+    for name, weight in (("english", WEIGHT), ("french", turned), ("letters", WEIGHT)):
+        x = normal(generator, 4000, D_SOURCE)
+        y = x @ weight.T + 0.1 * normal(generator, 4000, D_TARGET)
+        parts[name] = [moments_of(*fold) for fold in zip(x.split(400), y.split(400), strict=True)]
+    # Every fold holds both kinds, as a corpus that is split by document does.
+    mixed = [a.merge(b) for a, b in zip(parts["english"], parts["french"], strict=True)]
+    assert forecast(mixed).signal_to_noise > 20
+    maps = {}
+    for name, folds in parts.items():
+        whole = folds[0]
+        for fold in folds[1:]:
+            whole = whole.merge(fold)
+        maps[name] = ridge_at(whole, 1.0)
+    found = agreement(maps, VECTOR)
+    assert "french" in found.least_pair
+    assert found.least < -0.99
+    assert found.mean == pytest.approx(-1 / 3, abs=0.01)
+    warning = found.warning(0.8)
+    assert warning is not None
+    assert " and ".join(found.least_pair) in warning
+    assert "corpus.sources" in warning
+    same = agreement([maps["english"], maps["letters"]], VECTOR)
+    assert same.least == same.mean > 0.99
+    assert same.least_pair == ("0", "1")
+    assert same.warning(0.8) is None
+
+
+def test_agreement_on_one_layer_of_a_stack() -> None:
+    both = AffineMap(torch.eye(2), torch.zeros(2))
+    second_turned = AffineMap(torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.ones(2))
+    v = torch.ones(2)
+    assert agreement([both, second_turned], v).least == pytest.approx(0.0)
+    assert agreement([both, second_turned], v, slice(0, 1)).least == pytest.approx(1.0)
+    assert agreement([both, second_turned], v, slice(1, 2)).least == pytest.approx(-1.0)
+    nothing = AffineMap(torch.zeros(2, 2), torch.ones(2))
+    assert agreement([both, nothing], v).least == 0.0
+
+
+def test_residuals_on_the_prompts_themselves() -> None:
+    generator = torch.Generator().manual_seed(11)
+    truth = AffineMap(WEIGHT, torch.ones(D_TARGET, dtype=torch.float64))
+    topics = 3 * normal(generator, 400, D_SOURCE)
+    # Topics stand across the vector, and each topic is asked both ways, as contrastive prompts are.
+    topics -= torch.outer(topics @ VECTOR, VECTOR) / VECTOR.square().sum()
+    positives, negatives = topics + VECTOR, topics - VECTOR
+    states = (positives, negatives, truth.points(positives), truth.points(negatives))
+    both = torch.cat(states[:2]), torch.cat(states[2:])
+    assert residual_on(truth, *both) < 1e-20
+    assert residual_between(truth, *states) < 1e-20
+    across = torch.eye(D_SOURCE, dtype=torch.float64) - torch.outer(VECTOR, VECTOR) / VECTOR.square().sum()
+    blind = AffineMap(WEIGHT @ across, truth.bias)
+    topicless = AffineMap(WEIGHT - WEIGHT @ across, truth.bias)
+    assert residual_on(blind, *both) < 0.2
+    assert residual_between(blind, *states) == pytest.approx(1.0)
+    assert residual_on(topicless, *both) > 0.8
+    assert residual_between(topicless, *states) < 1e-20
+    mean = AffineMap(torch.zeros_like(WEIGHT), both[1].mean(0))
+    assert residual_on(mean, *both) == pytest.approx(1.0)
+
+
+def test_warning_below_the_threshold_alone() -> None:
+    found = Forecast("french", 2.0, 0.4, 5.0, 0.2, 10, 1000)
+    assert found.warning(5.0) is None
+    warning = found.warning(8.0)
+    assert warning is not None
+    for part in ("french", "5.0 standard errors", "at least 8", "corpus.sources", "corpus.tokens"):
+        assert part in warning
+
+
+def test_a_map_without_noise_has_no_standard_error() -> None:
+    folds = folds_of(torch.Generator().manual_seed(12), noise=0.0)
+    assert forecast(folds, 0.0).signal_to_noise > 1e10
+
+
+def test_errors_name_what_is_wrong() -> None:
+    folds = folds_of(torch.Generator().manual_seed(13))
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        jackknife(folds[:1], {"v": VECTOR}, 1.0)
+    with pytest.raises(ValueError, match="fold 1 of 2 has no rows"):
+        jackknife([folds[0], Moments(D_SOURCE, D_TARGET)], {"v": VECTOR}, 1.0)
+    with pytest.raises(ValueError, match="fold 1 is 3 -> 4, fold 0 5 -> 4"):
+        jackknife([folds[0], moments_of(torch.ones(2, 3), torch.ones(2, 4))], {"v": VECTOR}, 1.0)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        forecast(folds, -1.0)
+    with pytest.raises(ValueError, match=r"vector v: expected a direction \[5\], got \[4\]"):
+        forecast(folds, v=VECTOR[:4])
+    for bad in (0 * VECTOR, float("nan") * VECTOR):
+        with pytest.raises(ValueError, match="vector v: a direction needs a finite length"):
+            forecast(folds, v=bad)
+    with pytest.raises(ValueError, match="none of the 4 target columns"):
+        forecast(folds, columns=slice(4, 6))
+    short = [moments_of(torch.randn(1, D_SOURCE), torch.randn(1, D_TARGET)) for _ in range(3)]
+    with pytest.raises(ValueError, match="do not span 5 source dimensions at ridge weight 0"):
+        forecast(short, 0.0)
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        agreement([AffineMap(WEIGHT, WEIGHT[:, 0])], VECTOR)
+    with pytest.raises(ValueError, match="map 0 is 5 -> 4, map 1 4 -> 5"):
+        agreement([AffineMap(WEIGHT, WEIGHT[:, 0]), AffineMap(WEIGHT.T, WEIGHT[0])], VECTOR)
+    with pytest.raises(ValueError, match="none of the 4 target columns"):
+        agreement([AffineMap(WEIGHT, WEIGHT[:, 0])] * 2, VECTOR, slice(9, 12))
+    truth, x, y = AffineMap(WEIGHT, WEIGHT[:, 0]), torch.zeros(3, D_SOURCE), torch.randn(3, D_TARGET)
+    with pytest.raises(ValueError, match="same prompts"):
+        residual_on(truth, x, y[:2])
+    with pytest.raises(ValueError, match="non-finite source states of the prompts"):
+        residual_on(truth, x * float("inf"), y)
+    with pytest.raises(ValueError, match="do not vary"):
+        residual_on(truth, x, torch.ones(3, D_TARGET))
+    with pytest.raises(ValueError, match="same negative prompts"):
+        residual_between(truth, x, x, y, y[:2])
+    with pytest.raises(ValueError, match="no vector to carry"):
+        residual_between(truth, x, x, y, y)

@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-real check format sweep bench lab clean
+.PHONY: help reproduce test test-all test-real check format sweep atlas bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,9 @@ sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in 
 	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
 	  layers.source=0.6 layers.target=0.6 || failed=1; \
 	$(PY) -m lrt.runtime.sweep multirun/make report && exit $$failed
+
+atlas: $(READY) ## every pair of layers of the lab from one pass; heatmaps in report/atlas.html
+	$(PY) -m lrt.runtime.atlas
 
 bench: $(READY) ## speed as ratios to a limit or a peer of the same run
 	$(PY) benchmarks/run.py

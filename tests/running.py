@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ def program(name: str) -> Any:
 
 def run_here(name: str, *overrides: str) -> Ran:
     """`python NAME.py OVERRIDES` through its real entry point, without the start of a process."""
+    return run_main(program(name).main, name, *overrides)
+
+
+def run_main(main: Callable[[DictConfig], Any], name: str, *overrides: str) -> Ran:
+    """The same of any command: its `main` and the name of its config."""
     told = io.StringIO()
     with (
         _undone(),
@@ -58,7 +63,7 @@ def run_here(name: str, *overrides: str) -> Ran:
         mock.patch.object(sys, "argv", [f"{name}.py", *overrides]),
     ):
         try:
-            code = command(program(name).main, name)
+            code = command(main, name)
         except SystemExit as left:
             code = int(left.code or 0)
     return Ran(code, told.getvalue())

@@ -15,6 +15,7 @@ from lrt.activations.errors import (
     StoreUnwritable,
 )
 from lrt.activations.filter import RowFilter
+from lrt.activations.fused import PairedRows, median_norms, paired_rows
 from lrt.activations.manifest import HOOK_POINT, Manifest, RecordingPlan
 from lrt.activations.other_source import pairs_with_other_source
 from lrt.activations.recording import plan_recording, record
@@ -29,6 +30,7 @@ __all__ = [
     "DiskTooSmall",
     "Manifest",
     "NonFiniteActivations",
+    "PairedRows",
     "RecordingPlan",
     "RowFilter",
     "RowStream",
@@ -39,6 +41,8 @@ __all__ = [
     "StoreForeign",
     "StoreMissing",
     "StoreUnwritable",
+    "median_norms",
+    "paired_rows",
     "pairs_with_other_source",
     "plan_recording",
     "record",

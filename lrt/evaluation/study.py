@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
+from lrt.evaluation.statistics import mean_estimate
 from lrt.models.language_model import LanguageModel
 
 CURVES = ("native", "transferred", "paper_literal")
@@ -73,7 +75,8 @@ class StrengthChoice:
     damaged   True where no strength kept within the limit, so the mildest was taken.
     tried     Strengths looked at.
     layer     The block that is steered.
-    by_layer  Every layer looked at, with the native change at its own best strength.
+    by_layer  Every layer looked at, with the native change at its own best strength, and whether it steers
+              there: in the intended direction, off zero over the items, undamaged.
     """
 
     strength: float
@@ -81,7 +84,7 @@ class StrengthChoice:
     damaged: bool
     tried: int
     layer: int = 0
-    by_layer: tuple[tuple[int, float], ...] = ()
+    by_layer: tuple[tuple[int, float, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,11 @@ def choose_strength(
         key=lambda s: behaviour.direction * (means[s] - means[0.0]),
     )
     change = means[chosen] - means[0.0]
-    choice = StrengthChoice(chosen, change, not allowed, len(positive), model.layer, ((model.layer, change),))
+    scores = {s: np.array([r.value for r in rows if r.strength == s]) for s in (0.0, chosen)}
+    moved = mean_estimate(scores[chosen] - scores[0.0])
+    steers = bool(allowed) and moved.off_zero and moved.value * behaviour.direction > 0
+    by_layer = ((model.layer, change, steers),)
+    choice = StrengthChoice(chosen, change, not allowed, len(positive), model.layer, by_layer)
     return Chosen(choice, model, tuple(rows), tuple(harm))
 
 
@@ -170,7 +177,7 @@ def choose_layer(
         for model, native in places
     ]
     best = max(looked, key=lambda c: (not c.choice.damaged, behaviour.direction * c.choice.change))
-    by_layer = tuple((c.choice.layer, c.choice.change) for c in looked)
+    by_layer = tuple(each for c in looked for each in c.choice.by_layer)
     return replace(best, choice=replace(best.choice, by_layer=by_layer))
 
 

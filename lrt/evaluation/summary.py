@@ -107,7 +107,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "direction": behaviour.direction,
         "items": len(record.items),
         "layer": study.choice.layer,
-        "layers_tried": [{"layer": layer, "native_change": c} for layer, c in study.choice.by_layer],
+        "layers_tried": [
+            {"layer": layer, "native_change": change, "steers": steers}
+            for layer, change, steers in study.choice.by_layer
+        ],
         "strength": strength,
         "strengths_tried": study.choice.tried,
         "unsteered": float(none.mean()),

@@ -67,11 +67,12 @@ class AffineMap:
         """The same map in another dtype or on another device."""
         return AffineMap(self.weight.to(target), self.bias.to(target))
 
-    def describe(self) -> dict[str, int | float | str]:
+    def describe(self) -> dict[str, int | float | str | None]:
         """Plain figures for cards and reports.
 
         `effective_rank` is `(sum s^2)^2 / sum s^4` over singular values s (participation ratio);
-        `orthogonality_defect` is `||G/c - I||_F^2 / d`, zero for a scaled (semi-)orthogonal map.
+        `orthogonality_defect` is `||G/c - I||_F^2 / d`, zero for a scaled (semi-)orthogonal map and
+        None for `W = 0`.
         """
         squares = torch.linalg.svdvals(self.weight.double()).square()
         total = float(squares.sum())
@@ -84,6 +85,6 @@ class AffineMap:
             "weight_norm": total**0.5,
             "spectral_norm": float(squares.max()) ** 0.5,
             "effective_rank": total**2 / spread if spread else 0.0,
-            "orthogonality_defect": (float((squares / scale - 1).square().mean()) if scale else float("inf")),
+            "orthogonality_defect": float((squares / scale - 1).square().mean()) if scale else None,
             "bias_norm": float(self.bias.double().norm()),
         }

@@ -38,7 +38,13 @@ class ClosedFormFit:
     note: str
 
 
-def closed_form(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFormFit:
+def closed_form(
+    spec: MapSpec,
+    train: Moments,
+    validation: Moments,
+    *,
+    tolerance: float = GRADIENT_TOLERANCE,
+) -> ClosedFormFit:
     """The map of `spec.kind` that the training moments call for.
 
     - `full`: ridge, its weight chosen on the validation rows (`ridge_path`).
@@ -49,8 +55,11 @@ def closed_form(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFor
     - `orthogonal_penalty`: training FVU plus `spec.penalty * orthogonality_penalty(W)`, the gradient
       fit's loss without its ridge. It has no closed form: it is minimised from the moments by
       full-batch LBFGS in float64, started from Procrustes, to a stationary point. It keeps some 80
-      copies of `W`; its steps grow with the penalty: tens to hundreds at 0.1, thousands at 10.
+      copies of `W` and takes tens to hundreds of steps, most for a source wider than the target: 50 for
+      96 -> 160 and 620 for 160 -> 96 at condition number 4,000 and penalty 0.1.
 
+    `tolerance` is the gradient norm, in units of FVU, at which the penalised fit ends; what is left to
+    gain is about its square.
     `spec.bias=False` fits and scores maps through the origin. Raises ValueError for a spec that these
     widths do not allow, validation moments of other widths, and rows that do not vary; RuntimeError
     where the penalised fit does not converge.
@@ -74,7 +83,7 @@ def closed_form(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFor
         case "orthogonal":
             return _orthogonal(spec, train, validation)
         case "orthogonal_penalty":
-            affine, note = _penalised(spec, train)
+            affine, note = _penalised(spec, train, tolerance)
             return _scored(affine, None, validation, note)
 
 
@@ -95,7 +104,7 @@ def _orthogonal(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFor
     return _scored(fit.map, None, validation, note)
 
 
-def _penalised(spec: MapSpec, train: Moments) -> tuple[AffineMap, str]:
+def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineMap, str]:
     penalty = spec.penalty
     assert penalty is not None
     start = procrustes(train, bias=spec.bias, iterations=START_ITERATIONS)
@@ -145,19 +154,19 @@ def _penalised(spec: MapSpec, train: Moments) -> tuple[AffineMap, str]:
     optimiser = lbfgs()
     steps, size = 0, float("inf")
     with torch.enable_grad():
-        while not size <= GRADIENT_TOLERANCE:
+        while not size <= tolerance:
             if steps >= PENALTY_STEPS:
                 raise RuntimeError(
                     f"the map with map.penalty={penalty:g} did not converge in {steps} steps of LBFGS: "
-                    f"gradient norm {size:.1e}, {GRADIENT_TOLERANCE:g} is wanted. Lower map.penalty, or take "
+                    f"gradient norm {size:.1e}, {tolerance:g} is wanted. Lower map.penalty, or take "
                     "map.kind=orthogonal, which is its limit"
                 )
-            before = A.detach().clone()
             optimiser.step(closure)
             steps += STEPS_BETWEEN_CHECKS
             (gradient,) = torch.autograd.grad(objective(), A)
-            size = float(gradient.norm())
-            if torch.equal(A, before):  # its history led the line search astray
+            before, size = size, float(gradient.norm())
+            # Past a saddle its history can ask for steps of next to no length, and go on doing so.
+            if abs(size / before - 1) < 1e-3:
                 optimiser = lbfgs()
     weight = (A.detach() @ back).contiguous()
     note = (

@@ -33,6 +33,11 @@ class ClosedFormSpec:
 
     def check(self, map_spec: MapSpec) -> None:
         """Raise ValueError, naming the setting, where a value is not allowed with this map."""
+        if map_spec.orthogonal_form != MapSpec.orthogonal_form:
+            raise ValueError(
+                f"map.orthogonal_form={map_spec.orthogonal_form} is how a gradient fit writes the map; "
+                "fit.kind=closed_form has no use for it, take it away"
+            )
         if self.solver != "optimum" and map_spec.kind != "full":
             raise ValueError(
                 f"fit.solver={self.solver} is a baseline of one form, and map.kind={map_spec.kind} asks for "

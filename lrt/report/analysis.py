@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lrt.report.figures import figure_style
 from lrt.report.heatmap import Grid, grid_figure
-from lrt.report.numerals import count
+from lrt.report.numerals import count, share_interval
 from lrt.report.palette import DARK, LIGHT, behaviour_name
 from lrt.report.table import Cell, Table
 
@@ -186,6 +186,83 @@ def cut_table(results: Results) -> Table:
     )
 
 
+def sae_table(results: Results) -> Table:
+    """The two sparse autoencoders, on test tokens."""
+    found = results.get("sae") or {}
+    rows: list[tuple[Cell, ...]] = [
+        (side, s["layer"], s["kind"], s["features"], s["fvu"], s["l0"], s["dead"])
+        for side in ("source", "target")
+        if (s := found.get(side))
+    ]
+    columns = ("model", "block", "kind", "features", "FVU", "active in a row", "share never on")
+    return Table("Sparse autoencoders", columns, tuple(rows))
+
+
+def geometry_table(results: Results) -> Table:
+    """Decoder directions of one model predicted from the other's, on features not fitted (paper 2.2)."""
+    found = (results.get("sae") or {}).get("geometry") or {}
+    named = {
+        "matched": "features matched by co-activation",
+        "random": "random decoders, matched alike",
+        "shuffled": "matching shuffled",
+    }
+    rows: list[tuple[Cell, ...]] = [
+        (
+            what,
+            "source to target" if way == "forward" else "target to source",
+            score["scored"],
+            score[way]["r2"]["value"],
+            _interval(score[way]["r2"]),
+            score[way]["cosine"]["value"],
+        )
+        for name, what in named.items()
+        if (score := found.get(name))
+        for way in ("forward", "backward")
+    ]
+    return Table(
+        "Are the decoders linearly related?",
+        ("decoders", "way", "features scored", "R²", "interval", "mean cosine"),
+        tuple(rows),
+    )
+
+
+def feature_table(results: Results) -> Table:
+    """Steering by source features: s2l beside l2l, as shares of the native change (paper 3.2)."""
+    rows: list[tuple[Cell, ...]] = []
+    for each in (results.get("sae") or {}).get("steering") or []:
+        rows.append(
+            (
+                behaviour_name(each["behaviour"]),
+                each["layer"],
+                each["strength"],
+                each["share_of_vector"],
+                *(
+                    cell
+                    for name in ("s2l", "l2l_features", "l2l")
+                    for cell in (each[name]["ratio"], share_interval(each[name]["ratio_ci"]))
+                ),
+                each["other_features"]["mean"],
+            )
+        )
+    return Table(
+        "Steering by features, as shares of the native change",
+        (
+            "behaviour",
+            "block",
+            "strength",
+            "cosine of features with the vector",
+            "s2l",
+            "interval",
+            "l2l of the same features",
+            "interval",
+            "l2l of the vector",
+            "interval",
+            "other features, s2l",
+        ),
+        tuple(rows),
+    )
+
+
 def forecast_table(results: Results) -> Table:
     """What the corpus says of each carried vector before any steering."""
     rows: list[tuple[Cell, ...]] = [
@@ -235,5 +312,8 @@ def analysis_tables(results: Results) -> Sequence[Table]:
         rank_table(results),
         many_to_one_table(results),
         atlas_table(results),
+        sae_table(results),
+        geometry_table(results),
+        feature_table(results),
     )
     return [table for table in tables if table.rows]

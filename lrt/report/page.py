@@ -111,6 +111,9 @@ def page(results: Mapping[str, Any]) -> str:
             "cuts": analysis.cut_table(results),
             "many": analysis.many_to_one_table(results),
             "atlas": analysis.atlas_table(results),
+            "sae": analysis.sae_table(results),
+            "geometry": analysis.geometry_table(results),
+            "features": analysis.feature_table(results),
         },
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lrt.activations.manifest import SIDES, Side
+from lrt.corpora import Split
 from lrt.evaluation import Behaviour, Cell, measure
 from lrt.evaluation.statistics import Array, null_share, ratio_estimate
 from lrt.features import (
-    DecoderScore,
     SaeModule,
     SparseAutoencoder,
     behaviour_features,
@@ -36,6 +37,7 @@ from lrt.runtime.rows import Rows
 from lrt.runtime.vectors import Vectors
 
 NULL_DRAWS = 5
+log = logging.getLogger(__name__)
 
 
 class FeatureAnalysis:
@@ -67,20 +69,23 @@ class FeatureAnalysis:
                 }
                 for side, sae in pair.items()
             }
-            tokens = ((b["source"], b["target"]) for b in self._some("train"))
-            geometry = compare_decoders(
-                pair["source"], pair["target"], tokens, least=self.settings.least_correlation
-            )
-            found["geometry"] = {
-                "pairs": len(geometry.matching),
-                **{name: _both_ways(getattr(geometry, name)) for name in ("matched", "random", "shuffled")},
-            }
+            found["geometry"] = self._geometry(pair["source"], pair["target"])
             found["steering"] = self._steering(pair["source"])
         return found
 
-    def _some(self, split: str) -> Iterator[dict[str, Tensor]]:
+    def _geometry(self, source: SparseAutoencoder, target: SparseAutoencoder) -> dict[str, Any]:
+        tokens = ((b["source"], b["target"]) for b in self._some("train"))
+        try:
+            score = compare_decoders(source, target, tokens, least=self.settings.least_correlation)
+        except ValueError as error:  # too few features have a partner: a finding, and no reason to stop
+            log.warning("decoder geometry: %s", error)
+            return {"note": str(error)}
+        named = {name: asdict(getattr(score, name)) for name in ("matched", "random", "shuffled")}
+        return {"pairs": len(score.matching), **named}
+
+    def _some(self, split: Split) -> Iterator[dict[str, Tensor]]:
         """Batches of about the tokens that the settings ask for."""
-        batches = self.rows.data.iterate(split, batch_rows=8192)  # type: ignore[arg-type]
+        batches = self.rows.data.iterate(split, batch_rows=8192)
         return islice(batches, max(1, self.settings.tokens // 8192))
 
     # -- autoencoders --------------------------------------------------------------------------
@@ -205,7 +210,3 @@ class FeatureAnalysis:
             **told,
             "other_features": null_share(changes, float(moved.mean())),
         }
-
-
-def _both_ways(score: DecoderScore) -> dict[str, Any]:
-    return asdict(score)

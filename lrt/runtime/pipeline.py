@@ -24,11 +24,13 @@ from lrt.evaluation import (
 )
 from lrt.evaluation.records import read_study, write_study
 from lrt.lab.shelf import family_card, folder_of, shipped
+from lrt.mapping import Stack
 from lrt.models import (
     LanguageModel,
 )
 from lrt.report import layers_told
 from lrt.runtime.analysis import Analysis
+from lrt.runtime.automatic import automatic_layers
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
@@ -44,6 +46,11 @@ class Pipeline(Vectors):
     def model_names(self) -> dict[str, str]:
         """The pair's models by side."""
         return {"source": self.source.spec.name, "target": self.target.spec.name}
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, Stack]:
+        """The layers of source and target that the map is between, chosen where the config says auto."""
+        return automatic_layers(self) if self.automatic else self.candidates
 
     # -- the maps --------------------------------------------------------------------------------
 
@@ -137,7 +144,9 @@ class Pipeline(Vectors):
             return study(
                 behaviour,
                 source.model,
-                self.stacks[0].part(states[behaviour.contrast].source_vector, source.choice.layer),
+                self.recorded_stacks[0].part(
+                    self.recorded_states[behaviour.contrast].source_vector, source.choice.layer
+                ),
                 chosen,
                 units,
                 evaluation.grid,

@@ -37,7 +37,7 @@ from lrt.evaluation import (
     storybook_suite,
 )
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
-from lrt.lab.grammar import Plan, pages
+from lrt.lab.grammar import pages
 from lrt.mapping import (
     ClosedFormSpec,
     FitSpec,
@@ -77,29 +77,43 @@ class Recorded:
         """The model they are carried to."""
         return load(self.config.pair.target)
 
+    @property
+    def automatic(self) -> bool:
+        """Whether layers are to be chosen by what the models' own vectors do."""
+        return "auto" in (self.config.layers.source, self.config.layers.target)
+
     @cached_property
-    def stacks(self) -> tuple[Stack, Stack]:
-        """The layers of source and target that the map is between.
+    def candidates(self) -> tuple[Stack, Stack]:
+        """The layers of source and target that the config names; those of `recording` where it says auto.
 
         Raises ValueError for a layer a model does not have, and for one named twice.
         """
         found = []
         for side, model in (("source", self.source), ("target", self.target)):
-            named = getattr(self.config.layers, side)
-            layers = tuple(model.resolve_layer(depth, f"layers.{side}") for depth in named)
+            setting, named = f"layers.{side}", getattr(self.config.layers, side)
+            if named == "auto":
+                setting, named = f"recording.{side}", getattr(self.config.recording, side)
+                if named == "all" or not named:
+                    named = range(model.depth)
+            layers = tuple(model.resolve_layer(depth, setting) for depth in named)
             if len(set(layers)) < len(layers):
                 raise ConfigError(
-                    f"layers.{side}={list(named)} names a block twice: blocks {list(layers)}; name each once"
+                    f"{setting}={list(named)} names a block twice: blocks {list(layers)}; name each once"
                 )
             found.append(Stack(layers, model.width))
         return found[0], found[1]
+
+    @cached_property
+    def stacks(self) -> tuple[Stack, Stack]:
+        """The layers of source and target that the map is between."""
+        return self.candidates
 
     @cached_property
     def recorded_stacks(self) -> tuple[Stack, Stack]:
         """The blocks of source and target that the store holds: the map's, and those of `recording`."""
         found = []
         for side, model, stack in zip(
-            ("source", "target"), (self.source, self.target), self.stacks, strict=True
+            ("source", "target"), (self.source, self.target), self.candidates, strict=True
         ):
             beside = getattr(self.config.recording, side)
             if beside == "all":
@@ -127,9 +141,12 @@ class Recorded:
         with self.session.stage("models"):
             self.config.fit.check(self.config.map)
             check_trainer(self.config.trainer, self.config.fit)
-            source, target = self.stacks
+            source, target = self.candidates
             self.recorded_stacks  # noqa: B018
-            self.config.map.check(source.total, target.total)
+            if self.automatic:  # at least one of each will be chosen
+                self.config.map.check(source.width, target.width)
+            else:
+                self.config.map.check(source.total, target.total)
             self._check_solver(source, target)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
@@ -141,7 +158,8 @@ class Recorded:
                         f"{', '.join(b.name for b in self.suite)}"
                     )
             log.info(
-                "%s %s of %d -> %s %s of %d",
+                "%s%s %s of %d -> %s %s of %d",
+                "to choose among: " * self.automatic,
                 self.source.spec.name,
                 blocks_told(source.layers),
                 self.source.depth,
@@ -206,7 +224,7 @@ class Recorded:
         tokenizer = self.source.tokenizer
         match source.kind:
             case "storybook":
-                return (Document(page.text) for page in pages(source.seed, "held_out", Plan(source.about)))
+                return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
             case "text":
                 return text_files(source.paths, source.unit, name)
             case "jsonl":
@@ -243,8 +261,7 @@ class Recorded:
             # the grammar is code: its first pages tell one version of it from another
             "pages": {
                 name: [
-                    page.text
-                    for page in itertools.islice(pages(source.seed, "held_out", Plan(source.about)), 32)
+                    page.text for page in itertools.islice(pages(source.seed, "held_out", source.plan), 32)
                 ]
                 for name, source in corpus.sources.items()
                 if source.kind == "storybook"

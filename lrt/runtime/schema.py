@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from lrt.activations import RowFilter
 from lrt.evaluation import ItemSplit, StrengthGrid
 from lrt.features import SaeSpec
+from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.models import ModelSpec
 
@@ -52,19 +53,25 @@ def _refuse_others(spec: Any, section: str, belongs: Mapping[str, tuple[str, ...
 
 @dataclass(frozen=True)
 class Layers:
-    """Zero-based blocks, or depths as fractions in [0, 1); one, or a list of them.
+    """Zero-based blocks, or depths as fractions in [0, 1); one, or a list of them; or `auto`.
 
     source  Several are laid side by side: the map reads them all (the paper's appendix A).
     target  Of several, each behaviour is steered at the one where the target's own vector does most
             on development items.
+
+    `auto` chooses among the layers of `recording` (all, where none are named): of the target those at
+    which its own vectors steer best on development items; of the source, for each vector, the one with
+    the least error along it among those that steer the source itself.
     """
 
-    source: Depth | tuple[Depth, ...]
-    target: Depth | tuple[Depth, ...]
+    source: Depth | tuple[Depth, ...] | Literal["auto"]
+    target: Depth | tuple[Depth, ...] | Literal["auto"]
 
     def __post_init__(self) -> None:
         for side in ("source", "target"):
             value = getattr(self, side)
+            if value == "auto":
+                continue
             if not isinstance(value, tuple):
                 object.__setattr__(self, side, (value,))
             elif not value:
@@ -81,7 +88,7 @@ class CorpusSource:
             other parts that name them), and not by the map of the whole corpus: text of a vector's own
             kind makes the better map for it.
     seed    storybook: which documents; of documents that no model of the family was trained on.
-    about   storybook: documents of one kind alone.
+    plan    storybook: what the documents are to be about (`lrt.lab.grammar.Plan`); the rest is drawn.
     paths   text: files or folders; `unit` says what one document is.
     path    jsonl: the file; hub: the set's id.
     chat    jsonl, hub: write the field in the model's chat template.
@@ -91,7 +98,7 @@ class CorpusSource:
     weight: float = 1.0
     carries: tuple[str, ...] = ()
     seed: int = 0
-    about: Literal["story", "request", "question"] | None = None
+    plan: Plan = field(default_factory=Plan)
     paths: tuple[str, ...] = ()
     unit: Literal["file", "paragraph", "line"] = "paragraph"
     path: str = ""
@@ -109,7 +116,7 @@ class CorpusSource:
             "corpus.sources.NAME",
             {
                 "seed": ("storybook",),
-                "about": ("storybook",),
+                "plan": ("storybook",),
                 "paths": ("text",),
                 "unit": ("text",),
                 "path": ("jsonl", "hub"),
@@ -408,13 +415,15 @@ def read_config(composed: DictConfig) -> Config:
         raise ConfigError(_explain(error)) from None
 
 
+# what pydantic puts into a path for a value that may be of several types
+NO_SETTING = ("int", "float", "tuple[union[int,float],...]", "literal['auto']", "gradient", "closed_form")
+
+
 def _explain(error: ValidationError) -> str:
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
         # a value that may be of two types has the type it failed to be at the end of its path
-        parts = [
-            str(part) for part in fault["loc"] if part not in ("int", "float", "tuple[union[int,float],...]")
-        ]
+        parts = [str(part) for part in fault["loc"] if part not in NO_SETTING]
         path = ".".join(parts) or "config"
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             said = "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"

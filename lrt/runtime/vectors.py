@@ -126,8 +126,9 @@ class Vectors(Recorded):
     def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
         """Layer and strength for a behaviour, by what a model's own vector does on development items."""
         if (behaviour.name, side) not in self._chosen:
-            stack = self.stacks[side == "target"]
-            states = self.states[behaviour.contrast]
+            stack = self.candidates[side == "target"]
+            recorded = self.recorded_stacks[side == "target"]
+            states = self.recorded_states[behaviour.contrast]
             own = states.target_vector if side == "target" else states.source_vector
             evaluation = self.config.evaluation
             grid, tried = evaluation.grid, behaviour
@@ -138,7 +139,7 @@ class Vectors(Recorded):
             with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
                 self._chosen[behaviour.name, side] = choose_layer(
                     tried,
-                    [(self.steerable(side, layer), stack.part(own, layer)) for layer in stack.layers],
+                    [(self.steerable(side, layer), recorded.part(own, layer)) for layer in stack.layers],
                     grid,
                     temperature=evaluation.temperature,
                     max_rows=evaluation.max_rows,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrt.mapping import FitSpec, MapSpec
+from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.mapping.fit_spec import optimizer_names
 
 PAPER = FitSpec(
@@ -129,3 +129,28 @@ def test_impossible_settings_are_refused(changes, message):
 def test_orthogonal_refuses_full_whitening():
     with pytest.raises(ValueError, match=r"map\.kind=orthogonal allows auto, scale or none"):
         FitSpec(whitening="full").check(MapSpec(kind="orthogonal"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "map_spec", "message"),
+    [
+        (ClosedFormSpec("identity"), MapSpec("low_rank", rank=2), "fit.solver=identity is a baseline"),
+        (ClosedFormSpec("shuffled_pairs"), MapSpec("orthogonal"), "map.kind=orthogonal asks for another"),
+        (ClosedFormSpec("mean_only"), MapSpec(bias=False), "needs its bias"),
+        (ClosedFormSpec(), MapSpec("orthogonal", orthogonal_form="cayley"), "map.orthogonal_form=cayley"),
+    ],
+)
+def test_a_solver_that_the_map_has_no_use_for(spec, map_spec, message):
+    with pytest.raises(ValueError, match=message):
+        spec.check(map_spec)
+
+
+def test_every_kind_has_its_closed_form():
+    for spec in (MapSpec(), MapSpec("low_rank", rank=2), MapSpec("orthogonal"), MapSpec(bias=False)):
+        ClosedFormSpec().check(spec)
+    assert ClosedFormSpec().trainer_options() == {}
+
+
+def test_an_unknown_start():
+    with pytest.raises(ValueError, match=r"fit\.start is one of"):
+        FitSpec(start="zero").check(MapSpec())

@@ -12,6 +12,7 @@ from lrt.mapping import (
     MapModule,
     MapSpec,
     Moments,
+    closed_form,
     early_stopping,
     orthogonality_penalty,
     ridge_path,
@@ -318,3 +319,27 @@ class Endless(torch.utils.data.IterableDataset):
     def __iter__(self):
         while True:
             yield {"source": torch.zeros(4, 12), "target": torch.zeros(4, 16)}
+
+
+KINDS = [
+    MapSpec(),
+    MapSpec(kind="low_rank", rank=4),
+    MapSpec(kind="orthogonal"),
+    MapSpec(kind="orthogonal_penalty", penalty=0.1),
+]
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.kind)
+def test_a_fit_that_starts_at_the_optimum_is_there_and_stays(planted, tmp_path, spec):
+    best = closed_form(spec, planted.train_moments, planted.validation_moments).map
+    fit = FitSpec(ridge=spec.kind == "full", epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0)
+    module = MapModule.from_moments(spec, fit, planted.train_moments, yardstick=planted.yardstick, start=best)
+    at_start = planted.train_moments.fvu_of(module.affine())
+    assert at_start == pytest.approx(planted.train_moments.fvu_of(best), rel=1e-3)
+    running = trainer(tmp_path, **fit.trainer_options())
+    held_out = Batches(planted.validation, 256, shuffled=False)
+    running.fit(module, Batches(planted.train, 256, shuffled=True), held_out)
+    assert planted.train_moments.fvu_of(module.affine()) < 1.02 * at_start
+    # and a fit that begins elsewhere is far off after as little
+    far = MapModule.from_moments(spec, fit, planted.train_moments, yardstick=planted.yardstick)
+    assert planted.train_moments.fvu_of(far.affine()) > 1.2 * at_start

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from lrt.mapping import MapSpec, orthogonality_penalty
+from lrt.mapping import AffineMap, MapSpec, orthogonality_penalty
 from lrt.mapping.parametrisations import random_semi_orthogonal
 
 WIDTHS = [(6, 9), (9, 6), (7, 7)]
@@ -127,3 +128,32 @@ def test_random_semi_orthogonal_prefers_no_sign():
 def test_impossible_specs_are_refused(spec, message):
     with pytest.raises(ValueError, match=message):
         spec.check(6, 9)
+
+
+def nearest(kind: str, weight: Tensor) -> Tensor:
+    """The map of a kind that is nearest to a weight, by its singular values."""
+    U, s, Vt = torch.linalg.svd(weight, full_matrices=False)
+    if kind == "low_rank":
+        s = torch.where(torch.arange(len(s)) < 3, s, 0.0)
+    if kind == "orthogonal":
+        s = s.mean().expand_as(s)
+    return (U * s) @ Vt
+
+
+@pytest.mark.parametrize("widths", [(6, 9), (9, 6), (6, 6)])
+@pytest.mark.parametrize("kind", ["full", "low_rank", "orthogonal", "orthogonal_penalty"])
+def test_a_map_starts_at_the_nearest_of_its_kind(kind: str, widths: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    spec = MapSpec(kind, rank=3 if kind == "low_rank" else None, penalty=0.1 if "penalty" in kind else None)
+    d_source, d_target = widths
+    weight = torch.randn(d_target, d_source, dtype=torch.float64, generator=generator)
+    if kind == "orthogonal" and d_source == d_target:
+        # a square turn keeps the sign of the determinant that it begins with, by either start
+        weight = torch.linalg.qr(weight).Q
+    bias = torch.randn(d_target, dtype=torch.float64, generator=generator)
+    learnt = spec.build(d_source, d_target, generator, gain=0.5)
+    learnt.start_at(AffineMap(weight, bias))
+    torch.testing.assert_close(learnt.weight().double(), nearest(kind, weight), atol=1e-5, rtol=1e-5)
+    assert learnt.bias is not None
+    torch.testing.assert_close(learnt.bias.double(), bias)
+    assert all(parameter.requires_grad for parameter in learnt.parameters())

@@ -89,3 +89,16 @@ def test_errors_name_what_is_wrong(planted):
     moments.update(torch.randn(9, 3), torch.ones(9, 2))
     with pytest.raises(ValueError, match="target rows do not vary"):
         Whitening.from_moments(moments, "full")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mode", ["none", "scale", "full"])
+def test_unfold_takes_back_what_fold_does(planted, mode, bias):
+    whitening = Whitening.from_moments(planted.train_moments, mode, bias=bias, l2=1e-3)
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(16, 12, dtype=torch.float64, generator=generator)
+    whitened = AffineMap(weight, torch.randn(16, dtype=torch.float64, generator=generator))
+    again = whitening.unfold(whitening.fold(whitened))
+    # the buffers are float32, and small directions are divided by small numbers
+    torch.testing.assert_close(again.weight, whitened.weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(again.bias, whitened.bias, rtol=1e-3, atol=1e-2)

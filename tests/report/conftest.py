@@ -192,11 +192,6 @@ def results() -> dict[str, Any]:
             "optimum_fvu": 0.4073,
             "ridge_weight": 31.6,
             "rows": 298_112,
-            "optimum_by_layer": [
-                {"source": 1, "target": 3, "fvu": 0.5},
-                {"source": 2, "target": 3, "fvu": 0.45},
-                {"source": "all", "target": 3, "fvu": 0.25},
-            ],
             "rows_left_out": 1_888,
             "rows_left_out_by": {"first_position": 1_172, "massive": 716},
             "fvu_unfiltered": 0.0712,

@@ -17,7 +17,6 @@ from lrt.report import (
     paper_table,
     propensity_table,
     seconds_table,
-    stack_table,
 )
 
 
@@ -105,10 +104,6 @@ def test_headline_does_not_claim_without_a_native_effect(results: dict[str, Any]
     assert headline({}) == "No behaviour was measured."
 
 
-def test_stack_and_layer_tables(results: dict[str, Any]) -> None:
-    table = stack_table(results)
-    assert table.columns == ("from", "to block 3")
-    assert table.rows == (("block 1", 0.5), ("block 2", 0.45), ("all of them", 0.25))
-    assert not stack_table({}).rows
+def test_layer_table(results: dict[str, Any]) -> None:
     steered = [row for row in layer_table(results).rows if row[-1] == "steered"]
     assert [row[1] for row in steered] == [3] * len(results["behaviours"])

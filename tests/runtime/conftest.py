@@ -7,6 +7,8 @@ import pytest
 from running import MicroRun, Workshop, run_apart
 from storybook_models import tiny_llama
 
+from lrt.lab.shelf import folder_of
+
 
 @pytest.fixture(scope="session")
 def pair_folder(family_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -22,6 +24,17 @@ def pair_folder(family_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def workshop(pair_folder: Path, tmp_path: Path) -> Workshop:
     return Workshop(pair_folder, tmp_path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Workshop:
+    """A workshop whose pair was trained: tiny as little, small as big. The other's are random, and no map
+    explains one by the other."""
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    for name, member in (("little", "tiny"), ("big", "small")):
+        (pair / name).symlink_to(folder_of(member))
+    return Workshop(pair, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -168,8 +168,8 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
         ("corpus.sources.mine.kind=text", "needs `paths`"),
         ("corpus.sources.mine.kind=jsonl", "needs `path`"),
         (
-            "corpus.sources.mine={kind: text, paths: [a], about: story}",
-            "about=story belongs to kind=storybook",
+            "corpus.sources.mine={kind: text, paths: [a], plan: {kind: story}}",
+            "belongs to kind=storybook",
         ),
         ("corpus.sources.stories.split=test", "split=test belongs to kind=hub, not to kind=storybook"),
         ("corpus.sources.stories.paths=[a]", "paths=('a',) belongs to kind=text"),

@@ -1,0 +1,92 @@
+"""How well a figure that is known beforehand tells an outcome, scored on groups it was not tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How a predictor tells whether an outcome reaches a bar.
+
+    spearman   Rank correlation of predictor and outcome, over everything.
+    within     The same within each group, averaged: what tells one map from another for one vector.
+    accuracy   Balanced accuracy of `outcome >= bar` from `predictor >= threshold`, the threshold chosen on
+               all other groups, averaged over the groups' rows: .5 is a coin.
+    threshold  Median of the thresholds chosen.
+    """
+
+    spearman: float
+    within: float
+    accuracy: float
+    threshold: float
+
+
+def telling(
+    predictor: Sequence[float],
+    outcome: Sequence[float],
+    groups: Sequence[str],
+    bar: float,
+) -> Telling:
+    """Scores a predictor leaving one group out at a time. Higher must mean better.
+
+    Raises ValueError for lengths that differ, fewer than two groups, non-finite values, or outcomes that
+    all lie on one side of the bar.
+    """
+    x, y, group = np.asarray(predictor, float), np.asarray(outcome, float), np.asarray(groups)
+    if not len(x) == len(y) == len(group):
+        raise ValueError(f"lengths differ: {len(x)} predictions, {len(y)} outcomes, {len(group)} groups")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("predictions and outcomes must be finite")
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise ValueError(f"leaving one group out needs at least two, got {names}")
+    good = y >= bar
+    if good.all() or not good.any():
+        raise ValueError(f"all outcomes lie on one side of {bar}, so there is nothing to tell apart")
+    said, thresholds = np.zeros(len(x), bool), []
+    for name in names:
+        out = group == name
+        thresholds.append(_best_threshold(x[~out], good[~out]))
+        said[out] = x[out] >= thresholds[-1]
+    within = [_spearman(x[group == n], y[group == n]) for n in names]
+    usable = [r for r in within if np.isfinite(r)]
+    return Telling(
+        _spearman(x, y),
+        float(np.mean(usable)) if usable else float("nan"),
+        _balanced(said, good),
+        float(np.median(thresholds)),
+    )
+
+
+def _best_threshold(x: Array, good: NDArray[np.bool_]) -> float:
+    """Halfway between the two values that separate best; the mean of ties."""
+    values = np.unique(x)
+    cuts = np.concatenate([[values[0] - 1.0], (values[1:] + values[:-1]) / 2, [values[-1] + 1.0]])
+    scores = np.array([_balanced(x >= cut, good) for cut in cuts])
+    return float(cuts[scores >= scores.max() - 1e-12].mean())
+
+
+def _balanced(said: NDArray[np.bool_], good: NDArray[np.bool_]) -> float:
+    rates = [float((said == good)[side].mean()) for side in (good, ~good) if side.any()]
+    return float(np.mean(rates))
+
+
+def _spearman(x: Array, y: Array) -> float:
+    a, b = _ranks(x), _ranks(y)
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else float("nan")
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks, ties at their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], dtype=np.float64)

@@ -1,0 +1,123 @@
+"""The page of an atlas: every pair of a grid of layers as heatmaps, and the best pairs as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
+from lrt.report.numerals import blocks_told, count, figure
+from lrt.report.plain import plain, to_json
+from lrt.report.svg import inline_svg
+from lrt.report.table import Cell, Table
+from lrt.report.templating import render
+from lrt.report.writing import write_files
+
+Results = Mapping[str, Any]
+
+SHOWN = 20  # pairs in the page's table
+WIDE = 12  # more blocks on a side make figures too small to stand side by side
+
+
+def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.report") -> Path:
+    """Write `atlas.html` and `atlas.json` into `folder`; returns the page's path.
+
+    results  `atlas` (a cell for every pair), `pair` (name, source, target), `span`, `rows` by split,
+             `grid` and `provenance`.
+    setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
+
+    The page is one file without scripts or requests.
+    """
+    record: dict[str, Any] = plain(results)
+    cells = record["atlas"]
+    drawings = [
+        {"title": title, "svg": inline_svg(atlas_figure(record, metric, bare=True), f"atlas-{metric}")}
+        for metric, title in ATLAS.items()
+        if metric != "along" or any(cell["error_along"] for cell in cells)
+    ]
+    page = render(
+        "atlas.html",
+        title=f"{record['pair']['source']['name']} to {record['pair']['target']['name']}",
+        headline=atlas_headline(record),
+        sides=[_side(record, side) for side in ("source", "target")],
+        rows=", ".join(f"{n:,} for {split}" for split, n in record["rows"].items()),
+        span=record["span"],
+        drawings=drawings,
+        wide=max(map(len, record["grid"].values())) > WIDE,
+        vectors=atlas_table(record),
+        pairs=pairs_table(record, SHOWN),
+        all_pairs=len(cells),
+        facts=_facts(record),
+        config=record["provenance"].get("config"),
+    )
+    write_files(folder, {"atlas.json": to_json(record), "atlas.html": page.encode()}, setting)
+    return folder / "atlas.html"
+
+
+def atlas_headline(results: Results) -> str:
+    """How many pairs, and the one with the least error along the vectors."""
+    cells = results["atlas"]
+    best = min(cells, key=_order)
+    text = f"{len(cells)} pairs of blocks."
+    along = _along(best)
+    if along is None:
+        return (
+            f"{text} The least FVU is {figure(best['fvu'])}, "
+            f"block {best['source_layer']} to {best['target_layer']}."
+        )
+    return (
+        f"{text} The least error along the vectors, in the median, is {figure(along)}: "
+        f"block {best['source_layer']} to {best['target_layer']}."
+    )
+
+
+def pairs_table(results: Results, most: int) -> Table:
+    """At most `most` pairs, least median error along the vectors first; without vectors, least FVU."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            cell["source_layer"],
+            cell["target_layer"],
+            _along(cell),
+            cell["fvu"],
+            cell["cka"],
+            cell["rank"],
+        )
+        for cell in sorted(results["atlas"], key=_order)[:most]
+    ]
+    return Table(
+        "The pairs of layers with the least error along the vectors, in the median",
+        ("source block", "target block", "error along", "FVU", "CKA", "rank at 95%"),
+        tuple(rows),
+    )
+
+
+def _along(cell: Mapping[str, Any]) -> float | None:
+    errors = list(cell["error_along"].values())
+    return median(errors) if errors else None
+
+
+def _order(cell: Mapping[str, Any]) -> tuple[float, int, int]:
+    along = _along(cell)
+    return cell["fvu"] if along is None else along, cell["source_layer"], cell["target_layer"]
+
+
+def _side(results: Results, side: str) -> str:
+    model = results["pair"][side]
+    return (
+        f"{side} {model['name']} ({count(model['parameters'])}), {blocks_told(results['grid'][side])} "
+        f"of {model['depth']}"
+    )
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    provenance = results["provenance"]
+    facts = [
+        (name, str(provenance[name]))
+        for name in ("date", "command", "commit", "machine")
+        if provenance.get(name)
+    ]
+    facts += [(f"fingerprint of {name}", value) for name, value in provenance["fingerprints"].items()]
+    versions = provenance.get("versions") or {}
+    return [*facts, ("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))]

@@ -1,0 +1,444 @@
+"""make atlas: a figure for every pair of a grid of layers, from one pass of both models and no store.
+
+python -m lrt.runtime.atlas atlas.source=8 atlas.target=8 [the settings of train.py]
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import wandb
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from safetensors.torch import load_file, save_file
+from torch import tensor
+
+from lrt.activations import median_norms, paired_rows
+from lrt.corpora import SPLITS, PackedCorpus, Part, Split, mixture, pack
+from lrt.durable import sweep, write_durably
+from lrt.mapping import GridMoments, Stack, atlas
+from lrt.mapping.atlas import atlas_bytes
+from lrt.mapping.moments import CHUNK_ROWS
+from lrt.models import LanguageModel, check_same_tokenizer
+from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
+from lrt.report.atlas import pairs_table, write_atlas_report
+from lrt.report.numerals import blocks_told
+from lrt.runtime.entry import command
+from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.pipeline import describe
+from lrt.runtime.provenance import provenance
+from lrt.runtime.recorded import cache_read
+from lrt.runtime.schema import Config, ConfigError, Depth, _explain
+from lrt.runtime.session import Session
+from lrt.runtime.vectors import Vectors
+from lrt.steering import prompts_digest
+
+# by name: as a program this module is __main__, which no one shows
+log = logging.getLogger("lrt.runtime.atlas")
+
+# Whose norms the medians are of that tell massive tokens: a limit of many medians asks for no more.
+MEDIAN_TOKENS = 65_536
+# The sums of each split, and those of one more while they are written or read again.
+COPIES = len(SPLITS) + 1
+TOLD = 10  # pairs in the terminal
+
+
+def _blocks_of(value: Any) -> Any:
+    match value:
+        case "all":
+            return value
+        case int() if value >= 1 and not isinstance(value, bool):
+            return value
+        case [_, *_] if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+            return value
+    raise ValueError(
+        f"{value!r} names no blocks: give all, a number of evenly spread blocks (1 or more), or a list of "
+        "blocks or depths in [0, 1)"
+    )
+
+
+Blocks = Annotated[str | int | tuple[Depth, ...], BeforeValidator(_blocks_of)]
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AtlasSettings:
+    """What `conf/atlas.yaml` holds beside the settings of train.py.
+
+    source, target    `all`, a number of evenly spread blocks, or a list of blocks or depths in [0, 1).
+    memory_gb         Most memory for the sums and the states of a batch, in 1e9 bytes.
+    checkpoint_every  Blocks of the corpus between two writings of the sums; changes no figure.
+    """
+
+    source: Blocks = "all"
+    target: Blocks = "all"
+    memory_gb: float = 24.0
+    checkpoint_every: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.memory_gb > 0:
+            raise ValueError(f"atlas.memory_gb={self.memory_gb}; it must be above 0")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"atlas.checkpoint_every={self.checkpoint_every}; it must be at least 1")
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class _Order:
+    atlas: AtlasSettings
+
+
+def read_settings(composed: DictConfig) -> tuple[AtlasSettings, DictConfig]:
+    """The atlas's settings, and the rest of what Hydra composed, which is train.py's.
+
+    Raises ConfigError listing every unknown key and impossible value of the atlas's section.
+    """
+    section = OmegaConf.to_container(composed.atlas, resolve=True, throw_on_missing=True)
+    try:
+        order = TypeAdapter(_Order).validate_python({"atlas": section})
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    return order.atlas, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "atlas"])
+
+
+def grid_layers(wanted: str | int | tuple[Depth, ...], model: LanguageModel, setting: str) -> tuple[int, ...]:
+    """The blocks that a setting names, from first to last.
+
+    A number `n` spreads them from the first block to the last; 1 is the block at half depth. Raises
+    ConfigError for more than the model has and a block named twice, ValueError for one it does not have.
+    """
+    depth = model.depth
+    if wanted == "all":
+        return tuple(range(depth))
+    if isinstance(wanted, int):
+        if wanted > depth:
+            raise ConfigError(
+                f"{setting}={wanted} is more blocks than {model.spec.name} has: give 1 to {depth}, or all"
+            )
+        if wanted == 1:
+            return (depth // 2,)
+        # whole-numbered halves up: steps of at least one block never meet
+        return tuple((2 * i * (depth - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted))
+    assert isinstance(wanted, tuple), "all is the only word that is let in"
+    layers = [model.resolve_layer(layer, setting) for layer in wanted]
+    if len(set(layers)) < len(layers):
+        raise ConfigError(f"{setting}={list(wanted)} names a block twice: blocks {layers}; name each once")
+    return tuple(sorted(layers))
+
+
+class Atlas(Vectors):
+    """The grid of a config: its sums, made once and gone on with, and its cells."""
+
+    def __init__(self, config: Config, session: Session, settings: AtlasSettings) -> None:
+        # no null is measured here
+        super().__init__(
+            replace(config, evaluation=replace(config.evaluation, untrained_source=False)), session
+        )
+        self.settings = settings
+
+    # -- the grid ------------------------------------------------------------------------------
+
+    @cached_property
+    def recorded_stacks(self) -> tuple[Stack, Stack]:
+        """The grid: the blocks whose states and vectors are read, in place of a store's."""
+        source = grid_layers(self.settings.source, self.source, "atlas.source")
+        target = grid_layers(self.settings.target, self.target, "atlas.target")
+        return Stack(source, self.source.width), Stack(target, self.target.width)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Bytes of the sums of one split; as many lie on the disk."""
+        source, target = self.recorded_stacks
+        return atlas_bytes(source.layers, source.width, target.layers, target.width, 1)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all sums and of a batch's states: as they come, as rows, and as a chunk of them."""
+        batch = max(self.config.recording.batch_tokens, self.config.corpus.context)
+        states = 0
+        for stack, model in zip(self.recorded_stacks, (self.source, self.target), strict=True):
+            states += stack.total * (batch * (model.dtype.itemsize + 4) + min(batch, CHUNK_ROWS) * 4)
+        return COPIES * self.copy_bytes + states
+
+    def check(self) -> None:
+        """Everything that can be known to be wrong before the pass, and what it will take.
+
+        Raises ValueError (of the folder concerned) for layers, tokenizers, corpus files and behaviours
+        that cannot be run, and for a grid that does not fit in `atlas.memory_gb` or on the disk.
+        """
+        with self.session.stage("models"):
+            source, target = self.recorded_stacks
+            samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
+            check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
+            pairs = len(source.layers) * len(target.layers)
+            log.info(
+                "%d pairs: %s %s of %d x %s %s of %d; %.3g GB of memory beside the models, %.3g GB on disk",
+                pairs,
+                self.source.spec.name,
+                blocks_told(source.layers),
+                self.source.depth,
+                self.target.spec.name,
+                blocks_told(target.layers),
+                self.target.depth,
+                self.memory_bytes / 1e9,
+                COPIES * self.copy_bytes / 1e9,
+            )
+            if not self.cells_file.is_file():
+                self._check_memory()
+                self._check_disk()
+
+    def _check_memory(self) -> None:
+        source, target = self.recorded_stacks
+        if self.memory_bytes > self.settings.memory_gb * 1e9:
+            raise ConfigError(
+                f"a grid of {len(source.layers)} x {len(target.layers)} layers needs "
+                f"{self.memory_bytes / 1e9:.3g} GB of memory beside the models and "
+                f"atlas.memory_gb={self.settings.memory_gb:g}: thin the grid (atlas.source=8 atlas.target=8 "
+                "takes 8 evenly spread blocks of each), lower recording.batch_tokens, or raise "
+                "atlas.memory_gb"
+            )
+
+    def _check_disk(self) -> None:
+        there = sum(file.stat().st_size for split in SPLITS if (file := self._sums_file(split)).is_file())
+        need, free = COPIES * self.copy_bytes - there, shutil.disk_usage(self.artifacts).free
+        if need > free:
+            raise ConfigError(
+                f"the sums of this grid need {need / 1e9:.3g} GB on disk and {self.artifacts} has "
+                f"{free / 1e9:.3g} GB free: make room, thin the grid (atlas.source, atlas.target), or set "
+                "paths.artifacts to another disk"
+            )
+
+    # -- the sums ------------------------------------------------------------------------------
+
+    @cached_property
+    def sums_fingerprint(self) -> str:
+        """Of what determines the sums, to the last bit."""
+        return fingerprint(
+            {
+                "models": self.identities,
+                "layers": [stack.layers for stack in self.recorded_stacks],
+                **self._corpus_facts,
+                "filter": self.config.filter,
+                "span": self.config.span,
+                "median_tokens": MEDIAN_TOKENS,
+                # the shape of the batches decides the last bits
+                "batch_tokens": self.config.recording.batch_tokens,
+            }
+        )
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the sums and the cells are kept."""
+        return self.artifacts / "atlas" / self.sums_fingerprint
+
+    def _sums_file(self, split: Split) -> Path:
+        return self.folder / f"{split}.safetensors"
+
+    @cached_property
+    def packed(self) -> PackedCorpus:
+        """The corpus as token blocks."""
+        corpus = self.config.corpus
+        for name, source in corpus.sources.items():
+            first = itertools.islice(self._documents(name, source), 16)
+            texts = [document.text for document in first]
+            check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, texts)
+        parts = [
+            Part(name, self._documents(name, source), source.weight)
+            for name, source in corpus.sources.items()
+        ]
+        with self.session.working("reading and packing the corpus"):
+            return pack(
+                mixture(parts),
+                self.source.tokenizer,
+                corpus.context,
+                {split: getattr(corpus.tokens, split) for split in SPLITS},
+                end=self._document_end(),
+                seed=corpus.seed,
+                exclude=self.exclusion,
+            )
+
+    @cached_property
+    def sums(self) -> dict[Split, GridMoments]:
+        """Moments of every pair by split: found, gone on with, or gathered in one pass."""
+        source, target = self.recorded_stacks
+        found: dict[Split, GridMoments] = {}
+        with self.session.stage("moments of the grid"), _one_writer(self.folder):
+            sweep(self.folder)
+            total = sum(self.packed.rows(split) for split in SPLITS)
+            medians = self._medians(source, target)
+            with self.session.progress("both models", total) as advance:
+                for split in SPLITS:
+                    found[split] = self._summed(split, medians, advance)
+        return found
+
+    def _medians(self, source: Stack, target: Stack) -> dict[str, float]:
+        file = self.folder / "median_norms.json"
+        if not file.is_file():
+            with self.session.working("median norms"):
+                found = median_norms(
+                    self.source,
+                    self.target,
+                    source.layers,
+                    target.layers,
+                    self.packed.splits["train"],
+                    at_most_tokens=MEDIAN_TOKENS,
+                    batch_tokens=self.config.recording.batch_tokens,
+                )
+            write_durably(file, json.dumps(found).encode())
+        with cache_read(file):
+            medians: dict[str, float] = json.loads(file.read_text())
+            return medians
+
+    def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> GridMoments:
+        """One split's sums, written every so many blocks with the number of blocks that are in them."""
+        source, target = self.recorded_stacks
+        blocks, file = self.packed.splits[split], self._sums_file(split)
+        sums, done = GridMoments(source.layers, source.width, target.layers, target.width), 0
+        if file.is_file():
+            with cache_read(file):
+                tensors = load_file(file)
+                done = int(tensors.pop("blocks"))
+                sums = GridMoments.from_tensors(tensors)
+                del tensors
+        written = done
+        advance(done * self.packed.context)
+        for rows in paired_rows(
+            self.source,
+            self.target,
+            source.layers,
+            target.layers,
+            blocks,
+            filter=self.config.filter,
+            span=self.config.span,
+            medians=medians,
+            batch_tokens=self.config.recording.batch_tokens,
+            start=done,
+        ):
+            # the products are many times the pass's own work: they are made where the target runs
+            x, y = (
+                {layer: states.to(self.target.device) for layer, states in side.items()}
+                for side in (rows.source, rows.target)
+            )
+            sums.update(x, y)
+            advance((rows.blocks - done) * self.packed.context)
+            done = rows.blocks
+            if done - written >= self.settings.checkpoint_every or done == len(blocks):
+                kept = {**sums.tensors(), "blocks": tensor([done])}
+                write_durably(file, lambda temp, kept=kept: save_file(kept, temp))  # type: ignore[misc]
+                written = done
+        return sums
+
+    # -- the cells -----------------------------------------------------------------------------
+
+    @cached_property
+    def cells_file(self) -> Path:
+        """Where the cells of these sums with the suite's vectors are kept."""
+        prompts = {
+            name: prompts_digest(behaviour.positives, behaviour.negatives)
+            for name, behaviour in self.contrasts.items()
+        }
+        name = fingerprint({"vectors": prompts, "bias": self.config.map.bias})
+        return self.folder / f"cells-{name}.json"
+
+    @cached_property
+    def cells(self) -> dict[str, Any]:
+        """`atlas`, a cell for every pair, and `rows` by split; made or found."""
+        if not self.cells_file.is_file():
+            states = self.recorded_states  # first: their prompts are few, and can be wrong
+            sums = self.sums
+            source, target = self.recorded_stacks
+            pairs = len(source.layers) * len(target.layers)
+            with self.session.stage("atlas"), self.session.progress("pairs of layers", pairs) as advance:
+                cells = atlas(
+                    sums["train"],
+                    sums["validation"],
+                    sums["test"],
+                    source,
+                    target,
+                    {name: (each.source_vector, each.target_vector) for name, each in states.items()},
+                    bias=self.config.map.bias,
+                    progress=lambda _done, _all: advance(1),
+                )
+            made = {
+                "rows": {split: moments.count for split, moments in sums.items()},
+                "atlas": [asdict(cell) for cell in cells],
+            }
+            write_durably(self.cells_file, json.dumps(made).encode())
+        with cache_read(self.cells_file):
+            found: dict[str, Any] = json.loads(self.cells_file.read_text())
+            return found
+
+    def results(self) -> dict[str, Any]:
+        """Everything the page says, as plain data: `report/atlas.json`."""
+        source, target = self.recorded_stacks
+        return {
+            "pair": {
+                "name": self.config.pair.name,
+                "source": describe(self.source),
+                "target": describe(self.target),
+            },
+            "grid": {"source": source.layers, "target": target.layers},
+            "span": self.config.span,
+            **self.cells,
+            "memory_gb": self.memory_bytes / 1e9,
+            "seconds": self.session.seconds,
+            "provenance": {
+                **provenance(),
+                "fingerprints": {"atlas": self.sums_fingerprint},
+                "config": self.session.resolved["yaml"],
+            },
+        }
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process; ConfigError where another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process is making the atlas in {folder}; wait for it, or end it and run again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(composed: DictConfig) -> None:
+    """The grid, one pass of both models, its page."""
+    settings, rest = read_settings(composed)
+    session = Session.of(rest, "atlas")
+    session.resolved = {
+        **session.resolved,
+        "settings": OmegaConf.to_container(composed, resolve=True),
+        "yaml": OmegaConf.to_yaml(composed, resolve=True),
+    }
+    with session:
+        run = Atlas(session.config, session, settings)
+        run.check()  # layers, tokenizers, memory: before anything costly
+        results = run.results()
+        page = write_atlas_report(results, Path(session.config.paths.report))
+        for table in (pairs_table(results, TOLD), atlas_table(results)):
+            if table.rows:
+                session.console.print(table.rich())
+        session.console.print(f"atlas: {page}")
+        if (wandb_run := session.wandb_run) is not None:
+            wandb_run.log({f"atlas/{m}": wandb.Image(atlas_figure(results, m)) for m in ATLAS})
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "atlas"))

@@ -1,0 +1,52 @@
+"""`layers: auto`: the layers of both models, chosen by what their own vectors do on development items."""
+
+from __future__ import annotations
+
+import logging
+
+from lrt.mapping import Stack, atlas, choose_layers
+from lrt.runtime.rows import Rows
+from lrt.runtime.vectors import Vectors
+
+log = logging.getLogger(__name__)
+
+
+def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
+    """The layers that the suite's behaviours ask for.
+
+    Of the target, for each behaviour, the candidate at which its native vector does most on development
+    items. Of the source the candidate with the least error along the vector to that layer, among those
+    at which the source's own vector steers the source; where it steers at none, among all, and the log
+    says so. The layers of all behaviours are laid side by side. A side that the config names stays as
+    it is.
+    """
+    source, target = run.candidates
+    chosen_source, chosen_target = set(source.layers), set(target.layers)
+    if run.config.layers.target == "auto":
+        chosen_target = {run.chosen(behaviour).choice.layer for behaviour in run.suite}
+    if run.config.layers.source == "auto":
+        chosen_source = set()
+        for behaviour in run.suite:
+            states = run.recorded_states[behaviour.contrast]
+            rows = Rows(run, run.parts_that_carry(behaviour), run.recorded_stacks)
+            cells = atlas(
+                rows.train_moments,
+                rows.moments["validation"],
+                rows.moments["test"],
+                *run.recorded_stacks,
+                {behaviour.contrast: (states.source_vector, states.target_vector)},
+                bias=run.config.map.bias,
+            )
+            tried = run.chosen(behaviour, "source").choice.by_layer
+            steering = [layer for layer, _, steers in tried if steers]
+            if not steering:
+                log.warning("%s: the source's own vector steers it at no candidate layer", behaviour.name)
+            among = steering or list(source.layers)
+            to = run.chosen(behaviour).choice.layer
+            chosen_source.add(choose_layers(cells, behaviour.contrast, among, to))
+    found = (
+        Stack(tuple(sorted(chosen_source)), source.width),
+        Stack(tuple(sorted(chosen_target)), target.width),
+    )
+    log.info("layers chosen: source %s, target %s", list(found[0].layers), list(found[1].layers))
+    return found

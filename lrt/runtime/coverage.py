@@ -1,0 +1,212 @@
+"""Which forecast tells that a map's corpus lacks a vector's text? Maps with parts left out answer.
+
+python -m lrt.runtime.coverage
+
+Maps are fitted on the whole corpus, on it without one part, and on single kinds of text; each carries
+every behaviour's vector, and what it does is measured. Every figure that can be known beforehand is
+scored by how well it tells which carried vectors keep the bar, thresholds chosen on other behaviours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from lrt.durable import write_durably
+from lrt.evaluation import Behaviour, Cell, measure
+from lrt.evaluation.statistics import mean_estimate
+from lrt.evaluation.telling import telling
+from lrt.mapping import AffineMap, Moments, agreement, jackknife, residual_on, ridge_at, ridge_path
+from lrt.report import Table
+from lrt.runtime.entry import command
+from lrt.runtime.rows import Rows, merged
+from lrt.runtime.session import Session
+from lrt.runtime.vectors import Vectors
+
+BAR = 0.8
+HALVES = 6
+# figures known before any steering; of the last the target's states on the prompts are needed
+PREDICTORS = (
+    "signal_to_noise",
+    "signal_to_noise_independent",
+    "agreement_documents",
+    "agreement_parts",
+    "coverage_of_prompts",
+    "fit_on_prompts",
+)
+
+
+class Coverage(Vectors):
+    """Maps on subsets of the corpus's parts, made of the parts' moments."""
+
+    @cached_property
+    def part_rows(self) -> dict[str, Rows]:
+        """The rows of every part alone."""
+        return {part: Rows(self, (part,)) for part in self.config.corpus.sources}
+
+    def folds(self, parts: Sequence[str]) -> list[Moments]:
+        """Training moments of some parts, in groups of documents."""
+        names = [f"train/{fold}" for fold in range(self.config.evaluation.folds)]
+        found = [merged([self.part_rows[part].moments[name] for part in parts]) for name in names]
+        return [fold for fold in found if fold.count]
+
+    def fitted(self, parts: Sequence[str]) -> tuple[AffineMap, float]:
+        """The ridge map of some parts and its weight."""
+        validation = merged([self.part_rows[part].moments["validation"] for part in parts])
+        fit = ridge_path(merged(self.folds(parts)), validation, bias=self.config.map.bias)
+        return fit.map, fit.weight
+
+    def subsets(self) -> dict[str, tuple[str, ...]]:
+        """The corpora tried: all parts, all but one, each alone, and a few halves drawn of them."""
+        parts = tuple(self.config.corpus.sources)
+        found = {"all": parts}
+        found |= {f"without {part}": tuple(p for p in parts if p != part) for part in parts}
+        found |= {f"{part} alone": (part,) for part in parts}
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for draw in range(HALVES):
+            drawn = torch.randperm(len(parts), generator=generator)[: max(1, len(parts) // 2)].tolist()
+            found[f"half {draw}"] = tuple(parts[i] for i in sorted(drawn))
+        return found
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row a behaviour and corpus: what was known, and the share of the native change that it kept."""
+        subsets = self.subsets()
+        maps = {name: self.fitted(parts) for name, parts in subsets.items()}
+        known = {name: self._known(parts, *maps[name]) for name, parts in subsets.items()}
+        for behaviour in self.suite:
+            kept = self._kept(behaviour, {name: affine for name, (affine, _) in maps.items()})
+            for name, ratio in kept.items():
+                layer = self.chosen(behaviour).choice.layer
+                yield {
+                    "behaviour": behaviour.name,
+                    "contrast": behaviour.contrast,
+                    "corpus": name,
+                    **known[name][behaviour.contrast, layer],
+                    "ratio": ratio,
+                }
+
+    def _known(
+        self, parts: Sequence[str], affine: AffineMap, weight: float
+    ) -> dict[tuple[str, int], dict[str, float]]:
+        """What can be said beforehand of every contrast at every target layer."""
+        bias, stack = self.config.map.bias, self.stacks[1]
+        folds = self.folds(parts)
+        whole = merged(folds)
+        halves = [ridge_at(merged(folds[half::2]), weight / 2, bias=bias) for half in (0, 1)]
+        # the corpus with one part left out at a time; one part alone is cut into its documents instead
+        rest = (
+            [self.folds([p for p in parts if p != part]) for part in parts]
+            if len(parts) > 1
+            else [[fold for fold in folds if fold is not left_out] for left_out in folds]
+        )
+        without = [ridge_at(merged(each), weight, bias=bias) for each in rest]
+        centred = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
+        vectors = {name: states.source_vector for name, states in self.states.items()}
+        found = {}
+        for layer in stack.layers:
+            columns = stack.columns(layer)
+            noise = jackknife(folds, vectors, weight, bias=bias, columns=columns)
+            at_layer = AffineMap(affine.weight[columns], affine.bias[columns])
+            for name, states in self.states.items():
+                v = vectors[name]
+                prompts = torch.cat(states.source).double() - whole.mean_x
+                told = noise[name]
+                found[name, layer] = {
+                    "signal_to_noise": told.signal_to_noise,
+                    "signal_to_noise_independent": told.signal / told.optimistic_error,
+                    "agreement_documents": agreement(halves, v, columns).mean,
+                    "agreement_parts": min(agreement([affine, other], v, columns).mean for other in without),
+                    # squared distance of the prompts from the corpus, per dimension: 1 within it
+                    "coverage_of_prompts": -float(((prompts @ centred) * prompts).sum(1).mean())
+                    / whole.d_source,
+                    "fit_on_prompts": -residual_on(
+                        at_layer,
+                        torch.cat(states.source),
+                        stack.part(torch.cat(states.target), layer),
+                    ),
+                    "cosine": float(
+                        torch.cosine_similarity(
+                            at_layer.directions(v).double(),
+                            stack.part(states.target_vector, layer).double(),
+                            dim=0,
+                        )
+                    ),
+                }
+        return found
+
+    def _kept(self, behaviour: Behaviour, maps: dict[str, AffineMap]) -> dict[str, float]:
+        """Share of the native change by each map, on development items; none where it is nothing."""
+        chosen, stack = self.chosen(behaviour), self.stacks[1]
+        states = self.states[behaviour.contrast]
+        layer, strength = chosen.choice.layer, chosen.choice.strength
+        images = {"native": states.target_vector}
+        images |= {name: affine.directions(states.source_vector) for name, affine in maps.items()}
+        cells = [Cell("none", 0.0, torch.zeros(self.target.width))]
+        for name, image in images.items():
+            unit = torch.nn.functional.normalize(stack.part(image.float(), layer), dim=0)
+            cells += chosen.model.cells(name, unit, [strength], behaviour.direction)
+        items = behaviour.development
+        with self.session.progress(behaviour.name, len(cells) * len(items)) as advance:
+            measured = measure(
+                self.target,
+                layer,
+                behaviour,
+                "development",
+                items,
+                cells,
+                temperature=self.config.evaluation.temperature,
+                max_rows=self.config.evaluation.max_rows,
+                progress=advance,
+            )
+        scores = {
+            cell.condition: np.array([m.value for m in measured if m.condition == cell.condition])
+            for cell in cells
+        }
+        native = scores["native"] - scores["none"]
+        if not mean_estimate(native).off_zero:
+            return {}
+        return {name: float((scores[name] - scores["none"]).mean() / native.mean()) for name in maps}
+
+
+def _eye(moments: Moments) -> torch.Tensor:
+    return torch.eye(moments.d_source, dtype=torch.float64)
+
+
+def main(config: DictConfig) -> dict[str, Any]:
+    """Records the parts once, fits every subset from their moments, steers, and scores the forecasts."""
+    with Session.of(config, "coverage") as session:
+        run = Coverage(session.config, session)
+        run.check()
+        run.store  # noqa: B018
+        run.states  # noqa: B018
+        with session.stage("coverage"):
+            rows = list(run.rows())
+        outcome, contrasts = [r["ratio"] for r in rows], [r["contrast"] for r in rows]
+        scored = {
+            name: asdict(telling([r[name] for r in rows], outcome, contrasts, BAR))
+            for name in (*PREDICTORS, "cosine")
+        }
+        found = {"bar": BAR, "kept": sum(r["ratio"] >= BAR for r in rows), "scored": scored, "rows": rows}
+        file = Path(session.config.paths.report) / "coverage.json"
+        write_durably(file, json.dumps(found, indent=1).encode())
+        table = Table(
+            f"Which figure tells a carried vector that keeps {BAR:.0%}: {len(rows)} of "
+            f"{len(set(contrasts))} contrasts, {found['kept']} keep it",
+            ("figure", "rank correlation", "within a contrast", "balanced accuracy", "threshold"),
+            tuple((name.replace("_", " "), *s.values()) for name, s in scored.items()),
+        )
+        session.console.print(table.rich())
+        return found
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "coverage"))

@@ -1,0 +1,213 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
+from torch import Tensor
+
+from lrt.activations import (
+    ActivationDataModule,
+    ActivationStore,
+    NonFiniteActivations,
+    PairedRows,
+    RowFilter,
+    Selection,
+    median_norms,
+    paired_rows,
+)
+from lrt.corpora import SPLITS, Blocks, Split
+
+CORPUS = corpus_of()
+LAYERS: tuple[list[int], list[int]] = ([1, 2], [3])
+FILTERS = {
+    "default": RowFilter(),
+    "none": RowFilter(massive=None, first_position=False),
+    "tokens": RowFilter(token_ids=(1, 2, 3)),
+}
+
+
+def models(**settings: Any) -> tuple[Any, Any]:
+    """Those that `make_store` records."""
+    return PlantedModel(6, **settings), PlantedModel(10, seed=1, **settings)
+
+
+def rows(blocks: Blocks, medians: dict[str, float], pair: Any = None, **settings: Any) -> list[PairedRows]:
+    settings = {"filter": RowFilter(), "span": 1, "batch_tokens": 24, **settings}
+    return list(paired_rows(*(pair or models()), *LAYERS, blocks, medians=medians, **settings))
+
+
+def joined(found: list[PairedRows]) -> dict[str, Tensor]:
+    """As a store's stream has them: a side's layers next to each other."""
+    return {
+        "source": torch.cat([torch.cat(list(each.source.values()), dim=1) for each in found]),
+        "target": torch.cat([torch.cat(list(each.target.values()), dim=1) for each in found]),
+        "document": torch.cat([each.document for each in found]),
+    }
+
+
+def recorded(
+    store: ActivationStore, split: Split, filter_: RowFilter, span: int, parts: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    selection = Selection(*map(tuple, LAYERS), filter_, span, parts)  # type: ignore[arg-type]
+    batches = list(ActivationDataModule(store.folder, selection, chunk_rows=8).iterate(split))
+    return {key: torch.cat([batch[key] for batch in batches]) for key in ("source", "target", "document")}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    return make_store(tmp_path_factory.mktemp("store"), CORPUS)
+
+
+@pytest.mark.parametrize("filter_", FILTERS.values(), ids=FILTERS)
+@pytest.mark.parametrize("span", [1, 4])
+@pytest.mark.parametrize("batch_tokens", [1, 24, 8192])
+@pytest.mark.parametrize("split", SPLITS)
+def test_rows_are_those_of_a_store(
+    store: ActivationStore, filter_: RowFilter, span: int, batch_tokens: int, split: Split
+) -> None:
+    medians = store.manifest.median_norms
+    found = rows(CORPUS.splits[split], medians, filter=filter_, span=span, batch_tokens=batch_tokens)
+    wanted = recorded(store, split, filter_, span)
+    if span == 1:
+        assert (0 < len(wanted["source"]) < store.rows(split)) == (filter_.massive is not None)
+    for key, value in joined(found).items():
+        assert torch.equal(value, wanted[key]), key
+        assert value.dtype == (torch.int64 if key == "document" else torch.float32)
+    assert [each.blocks for each in found][-1] == len(CORPUS.splits[split])
+
+
+def test_rows_of_one_part_of_the_mixture(store: ActivationStore) -> None:
+    medians = store.manifest.median_norms
+    found = rows(CORPUS.splits["train"], medians, span=4, groups=torch.tensor([1]))
+    wanted = recorded(store, "train", RowFilter(), 4, ("odd",))
+    for key, value in joined(found).items():
+        assert torch.equal(value, wanted[key]), key
+    assert set((joined(found)["document"] % 2).tolist()) == {1}
+
+
+def test_rows_of_a_lower_precision_are_those_of_a_store(tmp_path: Path) -> None:
+    pair = models(dtype=torch.bfloat16)
+    store = make_store(tmp_path, CORPUS, source=pair[0], target=pair[1])
+    for span in (1, 4):
+        found = joined(rows(CORPUS.splits["test"], store.manifest.median_norms, pair, span=span))
+        for key, value in recorded(store, "test", RowFilter(), span).items():
+            assert torch.equal(found[key], value), key
+
+
+def test_a_token_that_is_massive_at_one_layer_leaves_at_all() -> None:
+    class Once(PlantedModel):
+        def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:
+            plain = super().state(tokens, positions, layer)
+            return torch.where((tokens == 5)[..., None] & (layer == 2), 1e3 * plain, plain)
+
+    blocks = CORPUS.splits["train"]
+    pair: Any = (Once(6), PlantedModel(10, seed=1))
+    medians = median_norms(*pair, *LAYERS, blocks, at_most_tokens=10**6, batch_tokens=64)
+    kept = joined(rows(blocks, medians, pair))
+    tokens = torch.from_numpy(blocks.tokens)
+    stays = (tokens != MASSIVE_TOKEN) & (torch.arange(8) > 0)
+    assert len(kept["source"]) == int((stays & (tokens != 5)).sum()) < int(stays.sum())
+
+
+def test_a_pass_that_goes_on_has_the_same_batches() -> None:
+    blocks = CORPUS.splits["train"]
+    medians = median_norms(*models(), *LAYERS, blocks, at_most_tokens=10**6, batch_tokens=64)
+    whole = rows(blocks, medians, span=4)
+    rest = rows(blocks, medians, span=4, start=whole[4].blocks)
+    assert [each.blocks for each in rest] == [each.blocks for each in whole[5:]]
+    for one, other in zip(rest, whole[5:], strict=True):
+        for key, value in joined([one]).items():
+            assert torch.equal(value, joined([other])[key]), key
+    assert rows(blocks, medians, start=len(blocks)) == []
+
+
+def test_one_forward_pass_of_each_model_a_batch() -> None:
+    pair = models()
+    found = rows(CORPUS.splits["train"], {}, pair, filter=FILTERS["none"])
+    assert [model.calls for model in pair] == [len(found), len(found)] == [14, 14]
+
+
+def test_a_batch_of_which_nothing_is_kept_counts_its_blocks() -> None:
+    everything = RowFilter(massive=None, token_ids=tuple(range(50)))
+    found = rows(CORPUS.splits["test"], {}, filter=everything)
+    assert [each.blocks for each in found] == [3, 5]
+    assert joined(found)["source"].shape == (0, 12)
+    assert joined(found)["document"].shape == (0,)
+
+
+def test_medians_are_the_stores_where_all_is_seen(store: ActivationStore) -> None:
+    blocks = CORPUS.splits["train"]
+    seen = median_norms(*models(), *LAYERS, blocks, at_most_tokens=10**6, batch_tokens=24)
+    assert seen == dict(store.manifest.median_norms)
+
+
+def test_medians_of_a_first_part() -> None:
+    blocks = CORPUS.splits["train"]
+    pair = models()
+    some = median_norms(*pair, *LAYERS, blocks, at_most_tokens=47, batch_tokens=16)
+    assert pair[0].calls == 3  # five blocks of eight, two at a time
+    tokens = torch.from_numpy(blocks.tokens[:5]).long()
+    states = pair[0].state(tokens, torch.arange(8).expand(5, 8), 2)[:, 1:]
+    assert some["source.2"] == float(states.norm(dim=-1).flatten().median())
+    assert set(some) == {"source.1", "source.2", "target.3"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"start": 41}, r"start=41 is outside the split, which has 40 blocks"),
+        ({"start": -1}, r"start=-1"),
+        ({"batch_tokens": 0}, r"recording\.batch_tokens is 0; it must be at least 1"),
+        ({"span": 0}, r"span=0"),
+        ({}, r"filter\.massive=10\.0 needs the median norm .* source\.1, source\.2, target\.3 is missing"),
+    ],
+)
+def test_settings_that_cannot_be_run(settings: dict[str, Any], said: str) -> None:
+    pair = models()
+    settings = {"filter": RowFilter(), "span": 1, "batch_tokens": 24, **settings}
+    with pytest.raises(ValueError, match=said):
+        paired_rows(*pair, *LAYERS, CORPUS.splits["train"], medians={}, **settings)
+    assert pair[0].calls == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (([4], [3]), r"layers\.source=4 is out of range: planted has blocks 0 to 3"),
+        (([1], [-1]), r"layers\.target=-1 is out of range"),
+        (([1, 1], [3]), r"layers\.source=\[1, 1\]"),
+        (([1], []), r"layers\.target=\[\]"),
+    ],
+)
+def test_layers_that_are_not_there(layers: tuple[list[int], list[int]], said: str) -> None:
+    blocks = CORPUS.splits["train"]
+    with pytest.raises(ValueError, match=said):
+        paired_rows(*models(), *layers, blocks, filter=RowFilter(), span=1, medians={}, batch_tokens=8)
+    with pytest.raises(ValueError, match=said):
+        median_norms(*models(), *layers, blocks, at_most_tokens=8, batch_tokens=8)
+
+
+def test_medians_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"no block, so no norm .* corpus\.tokens\.train"):
+        median_norms(*models(), *LAYERS, corpus_of(train=0).splits["train"], at_most_tokens=8, batch_tokens=8)
+    with pytest.raises(ValueError, match="at_most_tokens=0"):
+        median_norms(*models(), *LAYERS, CORPUS.splits["train"], at_most_tokens=0, batch_tokens=8)
+
+
+def test_states_that_are_not_finite_are_named_with_their_place() -> None:
+    class Broken(PlantedModel):
+        def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:
+            plain = super().state(tokens, positions, layer)
+            return torch.where((tokens == self.bad)[..., None] & (layer == 3), float("inf"), plain)
+
+    blocks = CORPUS.splits["train"]
+    target: Any = Broken(10, seed=1)
+    block, position = 20, 3
+    target.bad = int(blocks.tokens[block, position])
+    first = (torch.from_numpy(blocks.tokens) == target.bad).nonzero()[0].tolist()
+    said = (
+        rf"target model planted .* layer 3: .* block {first[0]} at position {first[1]} \(token {target.bad}\)"
+    )
+    with pytest.raises(NonFiniteActivations, match=said):
+        rows(blocks, {}, (PlantedModel(6), target), filter=FILTERS["none"])

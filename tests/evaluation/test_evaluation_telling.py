@@ -1,0 +1,56 @@
+"""A predictor that tells, one that does not, and one that tells in its own group alone."""
+
+import numpy as np
+import pytest
+
+from lrt.evaluation.telling import telling
+
+RNG = np.random.default_rng(0)
+OUTCOME = RNG.random(60)
+GROUPS = [f"vector {i % 6}" for i in range(60)]
+
+
+def test_a_predictor_that_is_the_outcome_tells_all() -> None:
+    found = telling(list(3 * OUTCOME - 7), list(OUTCOME), GROUPS, bar=0.5)
+    assert found.spearman == pytest.approx(1.0)
+    assert found.within == pytest.approx(1.0)
+    # thresholds lie halfway between values of the other groups, so a row next to one may fall either side
+    assert found.accuracy > 0.93
+    assert found.threshold == pytest.approx(3 * 0.5 - 7, abs=0.1)
+
+
+def test_noise_tells_nothing() -> None:
+    scores = [
+        telling(list(np.random.default_rng(i).random(60)), list(OUTCOME), GROUPS, 0.5) for i in range(40)
+    ]
+    assert abs(np.mean([s.spearman for s in scores])) < 0.05
+    assert abs(np.mean([s.accuracy for s in scores]) - 0.5) < 0.06
+
+
+def test_a_threshold_that_holds_in_one_group_alone_is_worth_nothing_elsewhere() -> None:
+    # each group has a level of its own, far from the others': right order within, no common threshold
+    level = {name: 100.0 * i for i, name in enumerate(sorted(set(GROUPS)))}
+    predictor = [level[g] + y for g, y in zip(GROUPS, OUTCOME, strict=True)]
+    found = telling(predictor, list(OUTCOME), GROUPS, 0.5)
+    assert found.within == pytest.approx(1.0)
+    assert found.accuracy < 0.65
+
+
+def test_ties_share_their_rank() -> None:
+    found = telling([1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0], ["a", "b", "a", "b"], 0.5)
+    assert found.spearman == pytest.approx(1.0)
+    assert found.accuracy == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([1.0], [1.0, 0.0], ["a", "b"]), "lengths differ: 1 predictions, 2 outcomes, 2 groups"),
+        (([1.0, 2.0], [1.0, 0.0], ["a", "a"]), "at least two, got \\['a'\\]"),
+        (([1.0, float("nan")], [1.0, 0.0], ["a", "b"]), "must be finite"),
+        (([1.0, 2.0], [1.0, 0.9], ["a", "b"]), "one side of 0.5"),
+    ],
+)
+def test_what_cannot_be_scored(given: tuple[list[float], list[float], list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        telling(*given, 0.5)

@@ -1,0 +1,182 @@
+"""What the report says of layer pairs, ranks, fidelity, features and the forecast."""
+
+import re
+from typing import Any
+
+import pytest
+
+from lrt.report import page as pages
+from lrt.report.analysis import (
+    ATLAS,
+    analysis_tables,
+    atlas_figure,
+    atlas_table,
+    cut_table,
+    feature_table,
+    fidelity_table,
+    forecast_table,
+    geometry_table,
+    many_to_one_table,
+    rank_table,
+    sae_table,
+)
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def cost(parameters: int) -> dict[str, int]:
+    return {"parameters": parameters, "flops_per_token": 2 * parameters}
+
+
+@pytest.fixture
+def analysed(results: dict[str, Any]) -> dict[str, Any]:
+    ways = {way: {"r2": estimate(0.6), "fvu": estimate(0.4), "cosine": estimate(0.7)} for way in WAYS}
+    steering = {name: {"mean": 0.5, "ratio": r, "ratio_ci": [r - 0.1, r + 0.1]} for name, r in RATIOS.items()}
+    for behaviour in results["behaviours"]:
+        behaviour["forecast"] = {
+            "signal": 6.0,
+            "signal_to_noise": 8.25,
+            "optimistic_error": 0.5,
+            "agreement_documents": 0.91,
+            "warning": "too little text" if behaviour["name"] == "dogs" else None,
+        }
+    return results | {
+        "atlas": [
+            {
+                "source_layer": s,
+                "target_layer": t,
+                "fvu": 0.1 * (s + 1) + 0.01 * t,
+                "cka": 0.5,
+                "rank": 10 * s + t,
+                "error_along": {"french": 0.5 - 0.1 * s, "dogs": 0.2 + 0.1 * s},
+                "cosine": {"french": 0.9, "dogs": 0.6},
+            }
+            for s in (0, 2)
+            for t in (1, 3)
+        ],
+        "rank_curve": {
+            "ranks": [1, 2, 4],
+            "fvu": [0.8, 0.6, 0.41],
+            "truncated_fvu": [0.95, 0.7, 0.41],
+            "rank_95": 4,
+        },
+        "many_to_one": [
+            {
+                "target_layer": 3,
+                "fvu_single": {"0": 0.5, "2": 0.4},
+                "best_layer": 2,
+                "fvu_best": 0.4,
+                "fvu_all": 0.3,
+                "gain": 0.25,
+                "rise": {"0": 0.05, "2": 0.2},
+                "share": {"0": 0.2, "2": 0.8},
+            }
+        ],
+        "fidelity": {
+            "layer": 3,
+            "rows": [
+                {
+                    "name": name,
+                    "fvu": None if name in ("target", "source") else 0.2,
+                    "cross_entropy": estimate(ce),
+                    "kl": None if name == "source" else estimate(0.3),
+                    "agreement": None if name == "source" else estimate(0.8),
+                    "loss_recovered": estimate(0.9),
+                }
+                for name, ce in (("target", 0.5), ("source", 0.6), ("full", 1.25))
+            ],
+            "cuts": [
+                {
+                    "layer": 3,
+                    "depth": 0.8,
+                    "cross_entropy": estimate(1.5),
+                    "cost": {
+                        "stitched": cost(700_000),
+                        "source": cost(600_000),
+                        "target": cost(1_500_000),
+                    },
+                }
+            ],
+        },
+        "sae": {
+            **{
+                side: {"layer": 2, "kind": "topk", "features": 64, "fvu": 0.2, "l0": 8.0, "dead": 0.1}
+                for side in ("source", "target")
+            },
+            "geometry": {
+                "pairs": 40,
+                **{name: {**ways, "fitted": 20, "scored": 20} for name in ("matched", "random", "shuffled")},
+            },
+            "steering": [
+                {
+                    "behaviour": "french",
+                    "layer": 3,
+                    "strength": 0.5,
+                    "share_of_vector": 0.8,
+                    **steering,
+                    "other_features": {"mean": 0.07, "p95": 0.1, "draws": 5},
+                }
+            ],
+        },
+    }
+
+
+WAYS = ("forward", "backward")
+RATIOS = {"s2l": 0.71, "l2l_features": 0.62, "l2l": 0.93}
+
+
+def test_every_table_has_its_rows(analysed: dict[str, Any]) -> None:
+    assert len(analysis_tables(analysed)) == 9
+    assert {row[0]: row[3:6] for row in fidelity_table(analysed).rows}["source"] == (None, None, 0.9)
+    assert [row[0] for row in cut_table(analysed).rows] == [
+        "the source alone",
+        "the target alone",
+        "cut at block 3",
+    ]
+    assert many_to_one_table(analysed).rows == (("block 3", 0.5, 0.4, 0.3, 0.25, 0.05, 0.2),)
+    assert rank_table(analysed).rows[1] == (2, 0.6, 0.7)
+    assert len(sae_table(analysed).rows) == 2
+    assert len(geometry_table(analysed).rows) == 6
+    (steered,) = feature_table(analysed).rows
+    assert [steered[i] for i in (4, 6, 8, 10)] == [0.71, 0.62, 0.93, 0.07]
+
+
+def test_the_best_pair_of_each_vector(analysed: dict[str, Any]) -> None:
+    found = {row[0]: row[1:4] for row in atlas_table(analysed).rows}
+    assert found["french"][0] == 2
+    assert found["french"][2] == pytest.approx(0.3)
+    assert found["dogs"][0] == 0
+
+
+def test_the_forecast_stands_beside_what_was_measured(analysed: dict[str, Any]) -> None:
+    rows = {row[0]: row for row in forecast_table(analysed).rows}
+    dogs = next(b for b in analysed["behaviours"] if b["name"] == "dogs")
+    assert rows["dogs"][2:5] == (8.25, 12.0, 0.91)
+    assert rows["dogs"][6] == dogs["ratio"]
+    assert rows["dogs"][7] == "too little text"
+    assert rows["french"][7] == ""
+
+
+@pytest.mark.parametrize("metric", ATLAS)
+def test_an_atlas_has_a_cell_for_every_pair(analysed: dict[str, Any], metric: str) -> None:
+    (axes,) = atlas_figure(analysed, metric).axes
+    assert len(axes.patches) == 4
+    # less is better but for CKA, where all are alike here
+    heights = [patch.get_alpha() for patch in axes.patches]
+    if metric == "fvu":
+        assert heights[0] == max(heights)
+        assert heights[-1] == min(heights)
+
+
+def test_the_page_shows_it_all_and_nothing_of_what_is_not_there(
+    analysed: dict[str, Any], results: dict[str, Any]
+) -> None:
+    html = pages.page(analysed)
+    for heading in ("forecast", "fidelity", "atlas", "features"):
+        assert f'id="{heading}"' in html
+    for title in ATLAS.values():
+        assert title in html
+    assert "Stitched" in pages.markdown(analysed)
+    assert not re.search(r'id="(atlas|fidelity|features)"', pages.page(results))

@@ -1,0 +1,149 @@
+"""What a run says of its maps: layer pairs, ranks, fidelity, features, forecast, and which forecast tells."""
+
+import json
+import math
+from typing import Any
+from unittest import mock
+
+import pytest
+from running import MicroRun, Workshop, run_main
+
+from lrt.evaluation import Behaviour, Chosen, StrengthChoice
+from lrt.mapping import load_map
+from lrt.runtime.coverage import PREDICTORS, Coverage
+from lrt.runtime.coverage import main as coverage
+from lrt.runtime.vectors import Vectors
+
+
+@pytest.fixture
+def results(micro_run: MicroRun) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((micro_run.workshop.report / "results.json").read_text())
+    return found
+
+
+@pytest.mark.xdist_group("micro")
+def test_the_results_hold_every_analysis(results: dict[str, Any]) -> None:
+    (cell,) = results["atlas"]
+    assert (cell["source_layer"], cell["target_layer"]) == (1, 2)
+    # the atlas's one pair is the map's own, solved anew
+    assert cell["fvu"] == pytest.approx(results["map"]["optimum_fvu"], rel=1e-6)
+    assert set(cell["error_along"]) == {"french", "bravery"}
+    curve = results["rank_curve"]
+    assert curve["fvu"][-1] == pytest.approx(results["map"]["optimum_fvu"], rel=1e-6)
+    assert len(curve["ranks"]) == len(curve["truncated_fvu"])
+    assert "many_to_one" not in results or len(results["many_to_one"]) == 0
+    rows = {row["name"]: row for row in results["fidelity"]["rows"]}
+    assert rows["target"]["loss_recovered"]["value"] == 1.0
+    assert rows["target"]["kl"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert {"source", "mean ablated", "full", "orthogonal", "mean only", "shuffled pairs"} <= set(rows)
+    mean, ablated = rows["mean only"], rows["mean ablated"]
+    assert mean["cross_entropy"]["value"] == pytest.approx(ablated["cross_entropy"]["value"], rel=1e-4)
+    assert [cut["layer"] for cut in results["fidelity"]["cuts"]] == [2]
+    for behaviour in results["behaviours"]:
+        forecast = behaviour["forecast"]
+        assert forecast["signal_to_noise"] > 0
+        assert math.isfinite(forecast["optimistic_error"])
+        assert -1 <= forecast["agreement_documents"] <= 1
+    sae = results["sae"]
+    for side, width in (("source", 32), ("target", 48)):
+        assert sae[side]["width"] == width
+        assert sae[side]["l0"] == pytest.approx(8.0, abs=0.5)
+        assert 0 < sae[side]["fvu"] < 1
+    assert {"matched", "random", "shuffled"} <= set(sae["geometry"])
+    (french,) = sae["steering"]
+    assert french["behaviour"] == "french"
+    assert len(french["features"]) == 16
+
+
+def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
+    done = trained.train(
+        "recording.source=all",
+        "recording.target=all",
+        "evaluate=true",
+        "analysis.fidelity_tokens=0",
+        "analysis.sae.features=0",
+        "evaluation.probe.behaviours=[]",
+        "fit=closed_form",
+        "span=1",
+    )
+    assert done.code == 0, done.told
+    found = json.loads((trained.report / "results.json").read_text())
+    assert "fidelity" not in found
+    assert "sae" not in found
+    assert [(c["source_layer"], c["target_layer"]) for c in found["atlas"]] == [
+        (s, t) for s in range(3) for t in range(4)
+    ]
+    assert [each["target_layer"] for each in found["many_to_one"]] == [0, 1, 2, 3]
+    for each in found["many_to_one"]:
+        column = [c for c in found["atlas"] if c["target_layer"] == each["target_layer"]]
+        alone = {c["source_layer"]: c["fvu"] for c in column}
+        assert {int(s): v for s, v in each["fvu_single"].items()} == pytest.approx(alone, rel=1e-6)
+        assert each["fvu_all"] < min(alone.values())
+    page = (trained.report / "index.html").read_text()
+    assert 'id="atlas"' in page
+    assert 'id="fidelity"' not in page
+
+
+def steering_at(*layers: int) -> Any:
+    """What the models' own vectors would do: the target's at block 3, the source's at some of its blocks."""
+
+    def chosen(self: Vectors, _behaviour: Behaviour, side: str = "target") -> Chosen:
+        tried = tuple((layer, 1.0, layer in layers) for layer in range(3))
+        choice = StrengthChoice(0.5, 1.0, False, 2, 3 if side == "target" else 0, tried)
+        return Chosen(choice, self.steerable("target", 3), (), ())
+
+    return mock.patch.object(Vectors, "chosen", chosen)
+
+
+AUTOMATIC = (
+    "layers.source=auto",
+    "layers.target=auto",
+    "fit=closed_form",
+    "span=1",
+    "evaluation.probe.behaviours=[]",
+    "suite.names=[french]",
+)
+
+
+@pytest.mark.parametrize(("steering", "chosen"), [((1,), [1]), ((0, 2), None), ((), None)])
+def test_layers_are_chosen_by_what_steers_and_by_the_error_along_it(
+    trained: Workshop, steering: tuple[int, ...], chosen: list[int] | None
+) -> None:
+    with steering_at(*steering):
+        done = trained.train(*AUTOMATIC)
+    assert done.code == 0, done.told
+    _, card = load_map(trained.one("maps/*"))
+    assert card["layers"]["target"] == [3]
+    (source,) = card["layers"]["source"]
+    assert source in (steering or (0, 1, 2))
+    assert chosen is None or [source] == chosen
+    assert ("steers it at no candidate layer" in done.line) == (not steering)
+    # of those that steer it is the one with the least error along the vector
+    errors = {}
+    for layer in steering or (0, 1, 2):
+        with steering_at(layer):
+            one = trained.train(*AUTOMATIC)
+        assert one.code == 0, one.told
+    for folder in trained.artifacts.glob("maps/*"):
+        _, one_card = load_map(folder)
+        errors[one_card["layers"]["source"][0]] = one_card["metrics"]["error_along"]["french"]
+    assert source == min(errors, key=lambda layer: errors[layer])
+
+
+def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) -> None:
+    # untrained models steer nothing, so what is measured is put in
+    def kept(_self: Any, _behaviour: Any, maps: dict[str, Any]) -> dict[str, float]:
+        return {name: 1.0 if name.startswith(("all", "without")) else 0.2 for name in maps}
+
+    settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
+    with mock.patch.object(Coverage, "_kept", kept):
+        ran = run_main(coverage, "coverage", *settings, "corpus=storybook")
+    assert ran.code == 0, ran.told
+    found = json.loads((workshop.report / "coverage.json").read_text())
+    assert {row["behaviour"] for row in found["rows"]} == {"french", "bravery"}
+    corpora = {row["corpus"] for row in found["rows"]}
+    assert {"all", "without stories", "questions alone", "half 0"} <= corpora
+    assert set(found["scored"]) == {*PREDICTORS, "cosine"}
+    for row in found["rows"]:
+        assert all(math.isfinite(row[name]) for name in PREDICTORS)
+    assert "Which figure tells" in ran.line

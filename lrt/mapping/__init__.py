@@ -16,12 +16,13 @@ from lrt.mapping.artifact import (
     load_map,
     save_map,
 )
-from lrt.mapping.atlas import AtlasCell, GridMoments, SharedRidge, atlas, check_grid, choose_layers
+from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_between, residual_on
 from lrt.mapping.gcv import gcv_curve
+from lrt.mapping.grid_moments import GridMoments, atlas_bytes, check_grid
 from lrt.mapping.history import FitHistory
 from lrt.mapping.many_to_one import ManyToMany, ManyToOne, check_stack, many_to_many, many_to_one
 from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
@@ -30,7 +31,7 @@ from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
-from lrt.mapping.ridge import RidgeFit, ridge_at, ridge_path
+from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
 from lrt.mapping.stacking import Stack
 from lrt.mapping.whitening import Whitening
 
@@ -65,6 +66,7 @@ __all__ = [
     "Whitening",
     "agreement",
     "atlas",
+    "atlas_bytes",
     "check_grid",
     "check_stack",
     "choose_layers",

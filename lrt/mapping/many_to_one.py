@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
-from lrt.mapping.atlas import SharedRidge
 from lrt.mapping.moments import Moments
-from lrt.mapping.ridge import ridge_path
+from lrt.mapping.ridge import SharedRidge, ridge_path
 from lrt.mapping.stacking import Stack
 
 # A FVU below this is rounding, and leaves nothing to gain.

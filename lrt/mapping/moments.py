@@ -93,7 +93,7 @@ class Moments:
         device = x.device
         x = x.to(product_dtype) - self._shift_x.to(device, product_dtype)
         y = y.to(product_dtype) - self._shift_y.to(device, product_dtype)
-        with _exact_products():
+        with exact_products():
             self._sum_xx += (x.T @ x).to(self._sum_xx)
             self._sum_xy += (x.T @ y).to(self._sum_xy)
             self._sum_yy += (y.T @ y).to(self._sum_yy)
@@ -331,7 +331,7 @@ def _from_centred(
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """float32 products in float32, whatever precision the caller chose for its own training.
 
     TF32 on centred rows loses three digits (2.9e-4 against 4.4e-7).

@@ -44,10 +44,6 @@ def ridge_path(
 ) -> RidgeFit:
     """The ridge map with the weight that has the least FVU on the validation rows.
 
-    With `S = V L V'` and `P = V' Sxy` of the training moments, the map at weight `t` is
-    `V diag(1 / (L + t)) P`, and its squared error on the validation rows (centred by the training
-    means) is `tr Syy - 2 d'c + d'M d` with `d = 1 / (L + t)`, `c` the row sums of `P * V' Sxy_val`
-    and `M = (V' Sxx_val V) * (P P')`: O(d_source^2) per weight after one decomposition.
     `weights` default to 89 from 1e-8 to 1e3 mean eigenvalues. Raises ValueError for a negative
     weight, an empty path, other widths, or rows that do not vary.
     """
@@ -56,46 +52,114 @@ def ridge_path(
             f"training moments are {train.d_source} -> {train.d_target}, validation moments "
             f"{validation.d_source} -> {validation.d_target}"
         )
-    fitted = train if bias else train.about_origin()
-    scatter_xx = fitted.scatter_xx
-    mean_eigenvalue = float(scatter_xx.trace()) / train.d_source
-    if not mean_eigenvalue > 0:
-        raise ValueError("the source rows do not vary, so no map can be fitted to them")
-    path = RELATIVE_WEIGHTS * mean_eigenvalue if weights is None else torch.as_tensor(weights)
-    path = path.to(scatter_xx)
-    if path.ndim != 1 or len(path) == 0 or not (path >= 0).all() or not path.isfinite().all():
-        raise ValueError(f"ridge weights must be a list of finite numbers of at least 0, got {path.tolist()}")
-    path = path.sort().values
+    return SharedRidge(train, validation, weights, bias=bias).fit(train, validation)
 
-    eigenvalues, V = torch.linalg.eigh(scatter_xx)
-    eigenvalues = eigenvalues.clamp(min=0)
-    P = V.T @ fitted.scatter_xy
-    inverse = 1 / (eigenvalues + path[:, None])  # [k, d_source]
-    # Directions that the rows never visit have no image (0/0 at weight zero).
-    inverse = torch.where(eigenvalues + path[:, None] > eigenvalues.max() * 1e-14, inverse, 0.0)
 
-    off_x = validation.mean_x - fitted.mean_x
-    off_y = validation.mean_y - fitted.mean_y
-    n = validation.count
-    Q = V.T @ (validation.scatter_xx + n * torch.outer(off_x, off_x)) @ V
-    R = V.T @ (validation.scatter_xy + n * torch.outer(off_x, off_y))
-    total = validation.scatter_yy.trace()
-    if not total > 0:
-        raise ValueError("the validation rows do not vary: give the corpus more documents")
-    c = (R * P).sum(1)
-    M = Q * (P @ P.T)
-    squared = total + n * off_y.square().sum() - 2 * inverse @ c + ((inverse @ M) * inverse).sum(1)
-    curve = (squared / total).clamp(min=0)
+class SharedRidge:
+    """The source side of a ridge fit, decomposed once for any number of targets of the same rows.
 
-    best = int(curve.argmin())
-    weight = (V @ (inverse[best, :, None] * P)).T
-    return RidgeFit(
-        map=_with_bias(weight, fitted),
-        weight=float(path[best]),
-        fvu_validation=float(curve[best]),
-        weights=path,
-        curve=curve,
-    )
+    With `S = V L V'` and `P = V' Sxy` of the training moments, the map at weight `t` is
+    `V diag(1 / (L + t)) P`, and its squared error on the validation rows (centred by the training
+    means) is `tr Syy - 2 d'c + d'M d` with `d = 1 / (L + t)`, `c` the row sums of `P * V' Sxy_val`
+    and `M = (V' Sxx_val V) * (P P')`: O(d_source^2) per weight after one decomposition.
+
+    `train` and `validation` are the moments of the source layer with any one of the targets. Raises
+    ValueError where the source rows do not vary or the widths of both differ.
+    """
+
+    def __init__(
+        self,
+        train: Moments,
+        validation: Moments,
+        weights: Sequence[float] | Tensor | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        if train.d_source != validation.d_source:
+            raise ValueError(
+                f"training rows have {train.d_source} source dimensions, validation rows have "
+                f"{validation.d_source}"
+            )
+        self._bias = bias
+        fitted = self._fitted(train)
+        scatter = fitted.scatter_xx
+        mean_eigenvalue = float(scatter.trace()) / train.d_source
+        if not mean_eigenvalue > 0:
+            raise ValueError("the source rows do not vary, so no map can be fitted to them")
+        self._count, self._mean_x = train.count, fitted.mean_x
+        self._path = _checked_weights(weights, mean_eigenvalue).to(scatter)
+        eigenvalues, self._V = torch.linalg.eigh(scatter)
+        self._eigenvalues = eigenvalues.clamp(min=0)
+        self._inverse = self._inverse_at(self._path)  # [k, d_source]
+        self._off_x = validation.mean_x - self._mean_x
+        self._Q = (
+            self._V.T @ about(validation.scatter_xx, validation.count, self._off_x, self._off_x) @ self._V
+        )
+
+    def _fitted(self, train: Moments) -> Moments:
+        return train if self._bias else train.about_origin()
+
+    def _inverse_at(self, weights: Tensor) -> Tensor:  # [k] to [k, d_source]
+        shrunk = self._eigenvalues + weights[:, None]
+        # Directions that the rows never visit have no image (0/0 at weight zero).
+        return torch.where(shrunk > self._eigenvalues.max() * 1e-14, 1 / shrunk, 0.0)
+
+    def fit(self, train: Moments, validation: Moments) -> RidgeFit:
+        """What `ridge_path` gives for these moments, at the cost of products alone.
+
+        Raises ValueError for source rows other than those that were decomposed, and for validation
+        rows of another width or that do not vary.
+        """
+        fitted = self._own(train)
+        if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
+            raise ValueError(
+                f"training moments are {train.d_source} -> {train.d_target}, validation moments "
+                f"{validation.d_source} -> {validation.d_target}"
+            )
+        total = validation.scatter_yy.trace()
+        if not total > 0:
+            raise ValueError("the validation rows do not vary: give the corpus more documents")
+        off_y = validation.mean_y - fitted.mean_y
+        P = self._V.T @ fitted.scatter_xy
+        R = self._V.T @ about(validation.scatter_xy, validation.count, self._off_x, off_y)
+        M = self._Q * (P @ P.T)
+        squared = (
+            total
+            + validation.count * off_y.square().sum()
+            - 2 * self._inverse @ (R * P).sum(1)
+            + ((self._inverse @ M) * self._inverse).sum(1)
+        )
+        curve = (squared / total).clamp(min=0)
+        best = int(curve.argmin())
+        weight = (self._V @ (self._inverse[best, :, None] * P)).T
+        affine = _with_bias(weight, fitted)
+        return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path, curve)
+
+    def target_basis(self, train: Moments, weight: float) -> Tensor:  # [d_target, k], orthonormal columns
+        """Target directions of reduced-rank regression with ridge, most explained first (Izenman, 1975).
+
+        The best map of rank `r` at this ridge weight is the whole one projected on the first `r`: they
+        are eigenvectors of `Sxy'(Sxx + weight I)^-1 Sxy`, found on the narrower side. Those that carry
+        under 1e-12 of the first are left out.
+        """
+        d = self._inverse_at(self._path.new_tensor([weight]))[0]
+        M = d.sqrt()[:, None] * (self._V.T @ self._own(train).scatter_xy)
+        values, vectors = torch.linalg.eigh(M @ M.T if train.d_source < train.d_target else M.T @ M)
+        values, vectors = values.flip(0), vectors.flip(1)
+        kept = values > values[0].clamp(min=0) * 1e-12
+        values, vectors = values[kept], vectors[:, kept]
+        basis: Tensor = vectors
+        if train.d_source < train.d_target:
+            basis = M.T @ vectors / values.sqrt()
+        return basis
+
+    def _own(self, train: Moments) -> Moments:
+        fitted = self._fitted(train)
+        if train.count != self._count or not torch.equal(fitted.mean_x, self._mean_x):
+            raise ValueError(
+                "these are other source rows than those that were decomposed: make another SharedRidge"
+            )
+        return fitted
 
 
 def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
@@ -119,6 +183,18 @@ def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
         )
     solved = torch.cholesky_solve(scale[:, None] * fitted.scatter_xy, factor)
     return _with_bias((scale[:, None] * solved).T, fitted)
+
+
+def about(scatter: Tensor, count: int, off_left: Tensor, off_right: Tensor) -> Tensor:
+    """A centred scatter moved to other means, this far off."""
+    return scatter + count * torch.outer(off_left, off_right)
+
+
+def _checked_weights(weights: Sequence[float] | Tensor | None, mean_eigenvalue: float) -> Tensor:
+    path = RELATIVE_WEIGHTS * mean_eigenvalue if weights is None else torch.as_tensor(weights)
+    if path.ndim != 1 or len(path) == 0 or not (path >= 0).all() or not path.isfinite().all():
+        raise ValueError(f"ridge weights must be a list of finite numbers of at least 0, got {path.tolist()}")
+    return path.double().sort().values
 
 
 def _with_bias(weight: Tensor, fitted: Moments) -> AffineMap:

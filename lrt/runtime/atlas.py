@@ -29,8 +29,7 @@ from torch import tensor
 from lrt.activations import median_norms, paired_rows
 from lrt.corpora import SPLITS, PackedCorpus, Part, Split, mixture, pack
 from lrt.durable import sweep, write_durably
-from lrt.mapping import GridMoments, Stack, atlas
-from lrt.mapping.atlas import atlas_bytes
+from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.report.analysis import ATLAS, atlas_figure, atlas_table

@@ -8,15 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrt.mapping import AffineMap, Moments, Stack, ridge_at, ridge_path
-from lrt.mapping.atlas import (
+from lrt.mapping import (
+    AffineMap,
     AtlasCell,
     GridMoments,
+    Moments,
     SharedRidge,
+    Stack,
     atlas,
     atlas_bytes,
     check_grid,
     choose_layers,
+    ridge_at,
+    ridge_path,
 )
 
 SUMS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")

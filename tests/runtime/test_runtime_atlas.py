@@ -15,7 +15,7 @@ from running import Ran, Workshop, _undone, composed, run_main
 
 import lrt.runtime.atlas as module
 from lrt.activations import PairedRows, paired_rows
-from lrt.mapping.atlas import atlas_bytes
+from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
 from lrt.runtime.atlas import AtlasSettings, grid_layers, main, read_settings

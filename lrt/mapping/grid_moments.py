@@ -1,0 +1,229 @@
+"""Moments of every pair of a grid of layers from one pass, each block held once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lrt.mapping.moments import CHUNK_ROWS, Moments, Products, exact_products
+
+
+class GridMoments:
+    """Moments of every pair of a grid of layers, each block held once.
+
+    For `S` source and `T` target layers: `S` source scatters, `T` target scatters, `S T` cross
+    scatters (`atlas_bytes` in all), where a stack of the same layers would hold all source-source and
+    target-target blocks too. `products` and `device` are as in `Moments`.
+
+    Raises ValueError for no layers, one named twice, widths below 1 or unknown products.
+    """
+
+    def __init__(
+        self,
+        source_layers: Sequence[int],
+        d_source: int,
+        target_layers: Sequence[int],
+        d_target: int,
+        *,
+        products: Products = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        for side, layers in (("source", source_layers), ("target", target_layers)):
+            if not layers or len(set(layers)) < len(layers):
+                raise ValueError(
+                    f"{side} layers of a grid: at least one, each once; got {list(layers)} (layers.{side})"
+                )
+        if d_source < 1 or d_target < 1:
+            raise ValueError(f"widths must be at least 1, got {d_source} and {d_target}")
+        if products not in ("float32", "float64"):
+            raise ValueError(f"moments.products is float32 or float64, got {products!r}")
+        self.source_layers = tuple(source_layers)
+        self.target_layers = tuple(target_layers)
+        self.d_source = d_source
+        self.d_target = d_target
+        self.products = products
+        self.count = 0
+        S, T = len(source_layers), len(target_layers)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        # As in `Moments`: sums of the rows less a shift that float32 holds exactly.
+        self._shift_x, self._shift_y = zeros(S, d_source), zeros(T, d_target)
+        self._sum_x, self._sum_y = zeros(S, d_source), zeros(T, d_target)
+        self._sum_xx = zeros(S, d_source, d_source)
+        self._sum_xy = zeros(S, T, d_source, d_target)
+        self._sum_yy = zeros(T, d_target, d_target)
+
+    def update(
+        self,
+        source: Mapping[int, Tensor],  # layer: [n, d_source]
+        target: Mapping[int, Tensor],  # layer: [n, d_target]
+    ) -> None:
+        """Add paired rows of every layer. Raises ValueError, with nothing added, for layers other than
+        the grid's, other shapes and non-finite rows.
+        """
+        xs = _rows(source, self.source_layers, self.d_source, "source")
+        ys = _rows(target, self.target_layers, self.d_target, "target")
+        if len(xs[0]) != len(ys[0]):
+            raise ValueError(f"rows are pairs, got {len(xs[0])} of the source and {len(ys[0])} of the target")
+        for start in range(0, len(xs[0]), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            self._add_chunk([x[rows].detach() for x in xs], [y[rows].detach() for y in ys])
+
+    def _add_chunk(self, xs: list[Tensor], ys: list[Tensor]) -> None:
+        if self.count == 0:
+            for shift, states in ((self._shift_x, xs), (self._shift_y, ys)):
+                for i, rows in enumerate(states):
+                    shift[i] = rows.mean(0, dtype=torch.float64).float()
+        self.count += len(xs[0])
+        centred_x = self._centred(xs, self._shift_x)
+        centred_y = self._centred(ys, self._shift_y)
+        with exact_products():
+            for i, x in enumerate(centred_x):
+                self._sum_x[i] += x.sum(0, dtype=torch.float64).to(self._sum_x)
+                self._sum_xx[i] += (x.T @ x).to(self._sum_xx)
+                for j, y in enumerate(centred_y):
+                    self._sum_xy[i, j] += (x.T @ y).to(self._sum_xy)
+            for j, y in enumerate(centred_y):
+                self._sum_y[j] += y.sum(0, dtype=torch.float64).to(self._sum_y)
+                self._sum_yy[j] += (y.T @ y).to(self._sum_yy)
+
+    def _centred(self, states: list[Tensor], shift: Tensor) -> list[Tensor]:
+        dtype = torch.float32 if self.products == "float32" else torch.float64
+        return [rows.to(dtype) - shift[i].to(rows.device, dtype) for i, rows in enumerate(states)]
+
+    def pair(self, source_layer: int, target_layer: int) -> Moments:
+        """The moments of one pair of layers, copied. Raises ValueError for a layer not in the grid."""
+        return Moments.from_tensors(self._blocks(source_layer, target_layer))
+
+    def _blocks(self, source_layer: int, target_layer: int) -> dict[str, Tensor]:
+        """One pair's sums by the names of `Moments.tensors`, as views."""
+        for side, layer, layers in (
+            ("source", source_layer, self.source_layers),
+            ("target", target_layer, self.target_layers),
+        ):
+            if layer not in layers:
+                raise ValueError(f"{side} layer {layer} is not in the grid of layers {list(layers)}")
+        i, j = self.source_layers.index(source_layer), self.target_layers.index(target_layer)
+        return {
+            "count": torch.tensor([self.count], dtype=torch.int64),
+            "float64_products": torch.tensor([self.products == "float64"]),
+            "shift_x": self._shift_x[i],
+            "shift_y": self._shift_y[j],
+            "sum_x": self._sum_x[i],
+            "sum_y": self._sum_y[j],
+            "sum_xx": self._sum_xx[i],
+            "sum_xy": self._sum_xy[i, j],
+            "sum_yy": self._sum_yy[j],
+        }
+
+    def merge(self, other: GridMoments) -> GridMoments:
+        """Moments of the rows of both, as a new object; each pair as `Moments.merge` gives it.
+
+        Raises ValueError where the layers or widths differ.
+        """
+        grids = [(g.source_layers, g.d_source, g.target_layers, g.d_target) for g in (self, other)]
+        if grids[0] != grids[1]:
+            raise ValueError(
+                "grids of different layers or widths cannot be merged: "
+                + " and ".join(f"{list(s)} x {ds} -> {list(t)} x {dt}" for s, ds, t, dt in grids)
+            )
+        merged = GridMoments(*grids[0], products=self.products, device=self._sum_x.device)
+        merged.count = self.count + other.count
+        for s in self.source_layers:
+            for t in self.target_layers:
+                pair = self.pair(s, t).merge(other.pair(s, t)).tensors()
+                blocks = merged._blocks(s, t)
+                for name in set(blocks) - {"count", "float64_products"}:
+                    blocks[name].copy_(pair[name])
+        return merged
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums as plain tensors; `from_tensors` gives the same grid back, bit for bit."""
+        return {
+            "count": torch.tensor([self.count], dtype=torch.int64),
+            "float64_products": torch.tensor([self.products == "float64"]),
+            "source_layers": torch.tensor(self.source_layers, dtype=torch.int64),
+            "target_layers": torch.tensor(self.target_layers, dtype=torch.int64),
+            "shift_x": self._shift_x,
+            "shift_y": self._shift_y,
+            "sum_x": self._sum_x,
+            "sum_y": self._sum_y,
+            "sum_xx": self._sum_xx,
+            "sum_xy": self._sum_xy,
+            "sum_yy": self._sum_yy,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> GridMoments:
+        """A grid from what `tensors` gave. Raises ValueError where a part is missing."""
+        empty = cls([0], 1, [0], 1).tensors()
+        if set(tensors) != set(empty):
+            raise ValueError(f"not moments of a grid: found {sorted(tensors)}, need {sorted(empty)}")
+        grid = cls(
+            tensors["source_layers"].tolist(),
+            tensors["sum_xy"].shape[2],
+            tensors["target_layers"].tolist(),
+            tensors["sum_xy"].shape[3],
+            products="float64" if bool(tensors["float64_products"]) else "float32",
+            device=tensors["sum_xy"].device,
+        )
+        grid.count = int(tensors["count"])
+        for name, own in grid.tensors().items():
+            if name.startswith(("shift", "sum")):
+                own.copy_(tensors[name])
+        return grid
+
+
+def atlas_bytes(
+    source_layers: Sequence[int],
+    d_source: int,
+    target_layers: Sequence[int],
+    d_target: int,
+    copies: int,
+) -> int:
+    """Bytes of the sums of `copies` `GridMoments` (folds, validation, test): float64, exact."""
+    S, T = len(source_layers), len(target_layers)
+    numbers = (
+        S * d_source**2 + T * d_target**2 + S * T * d_source * d_target + 2 * (S * d_source + T * d_target)
+    )
+    return copies * numbers * 8
+
+
+def check_grid(
+    source_layers: Sequence[int],
+    d_source: int,
+    target_layers: Sequence[int],
+    d_target: int,
+    copies: int,
+    limit_bytes: int,
+) -> None:
+    """Raises ValueError where the moments of a grid would not fit in `limit_bytes`."""
+    need = atlas_bytes(source_layers, d_source, target_layers, d_target, copies)
+    if need > limit_bytes:
+        raise ValueError(
+            f"moments of a grid of {len(source_layers)} x {len(target_layers)} layers, {copies} times over, "
+            f"need {need / 1e9:.3g} GB of memory and the limit is {limit_bytes / 1e9:.3g} GB: thin the grid "
+            "(fewer blocks in layers.source and layers.target)"
+        )
+
+
+def _rows(states: Mapping[int, Tensor], layers: tuple[int, ...], width: int, side: str) -> list[Tensor]:
+    if set(states) != set(layers):
+        raise ValueError(f"expected rows of {side} layers {list(layers)}, got {sorted(states)}")
+    rows = [states[layer] for layer in layers]
+    for layer, each in zip(layers, rows, strict=True):
+        if each.ndim != 2 or each.shape != (len(rows[0]), width):
+            raise ValueError(
+                f"expected rows [n, {width}] of every {side} layer, got {list(each.shape)} of {layer}"
+            )
+        bad = len(each) - int(each.isfinite().all(1).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {len(each)} rows of {side} layer {layer} are non-finite: leave them out, or "
+                f"record them again in a wider dtype (pair.{side}.dtype)"
+            )
+    return rows

@@ -219,19 +219,26 @@ def residual_on(
     affine: AffineMap,
     source_states: Tensor,  # [n, d_source]
     target_states: Tensor,  # [n, d_target]
+    *,
+    centred: bool = False,
 ) -> float:
     """FVU of a map on the contrastive prompts' own states, of both classes together.
+
+    `centred` takes both sides' means out first: a map can be off by a constant on one kind of text
+    and right about every difference, which is all that a vector is made of.
 
     Unlike the rest of the forecast this needs the target's states on the prompts. 1.0 is the mean of
     these target states; a map that was fitted on other text can do worse. Raises ValueError for other
     shapes, non-finite states, or target states that do not vary.
     """
     _check_states(affine, source_states, target_states, "prompts")
-    y = target_states.double()
+    y, image = target_states.double(), affine.to(torch.float64).points(source_states)
     total = (y - y.mean(0)).square().sum()
+    if centred:
+        y, image = y - y.mean(0), image - image.mean(0)
     if not total > 0:
         raise ValueError(f"the target states of {len(y)} prompts do not vary: give more prompts")
-    return float((affine.to(torch.float64).points(source_states) - y).square().sum() / total)
+    return float((image - y).square().sum() / total)
 
 
 def residual_between(

@@ -25,6 +25,7 @@ from lrt.mapping import (
     many_to_one,
     mean_only,
     reduced_rank_path,
+    residual_on,
     ridge_at,
     ridge_path,
 )
@@ -257,17 +258,33 @@ class Analysis:
     # -- forecast ------------------------------------------------------------------------------
 
     def forecast(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
-        """What the corpus says of a carried vector before any steering, without the target's own vector."""
-        states, columns = fit.states[behaviour.contrast], fit.stacks[1].columns(layer)
-        v, bias = states.source_vector, self.run.config.map.bias
-        weight = fit.yardstick.weight
+        """What can be said of a carried vector before any steering (docs/maps.md says how well it tells)."""
+        states, stack = fit.states[behaviour.contrast], fit.stacks[1]
+        v, bias, columns = states.source_vector, self.run.config.map.bias, stack.columns(layer)
+        weight, affine = fit.yardstick.weight, rows_of(fit.fitted_map()[0], columns)
         (noise,) = jackknife(fit.folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
         halves = [merged(fit.folds[half::2]) for half in (0, 1)]
         documents = agreement([ridge_at(half, weight / 2, bias=bias) for half in halves], v, columns)
+        whole = rows_of(self._map(), columns)
+        residual = residual_on(
+            affine,
+            torch.cat(states.source),
+            stack.part(torch.cat(states.target), layer),
+            centred=True,
+        )
+        warnings, most = [noise.warning(self.settings.signal_to_noise)], self.settings.residual_on_prompts
+        if residual > most:
+            warnings.append(
+                f"the map leaves {residual:.0%} of what varies among the contrastive texts of "
+                f"{behaviour.name} unexplained (at most {most:.0%} is wanted): let a map of text like them "
+                "carry it (corpus.sources.NAME.carries)"
+            )
         return {
             **asdict(noise),
             "agreement_documents": documents.mean,
-            "warning": noise.warning(self.settings.signal_to_noise),
+            "agreement_whole_corpus": agreement([affine, whole], v).mean if fit.parts else None,
+            "residual_on_prompts": residual,
+            "warning": "; ".join(filter(None, warnings)) or None,
         }
 
 

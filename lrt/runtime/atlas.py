@@ -6,7 +6,6 @@ python -m lrt.runtime.atlas atlas.source=8 atlas.target=8 [the settings of train
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import tensor
 
 from lrt.activations import median_norms, paired_rows
-from lrt.corpora import SPLITS, PackedCorpus, Part, Split, mixture, pack
+from lrt.corpora import SPLITS, PackedCorpus, Split
 from lrt.durable import sweep, write_durably
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
@@ -245,27 +244,9 @@ class Atlas(Vectors):
         return self.folder / f"{split}.safetensors"
 
     @cached_property
-    def packed(self) -> PackedCorpus:
+    def blocks(self) -> PackedCorpus:
         """The corpus as token blocks."""
-        corpus = self.config.corpus
-        for name, source in corpus.sources.items():
-            first = itertools.islice(self._documents(name, source), 16)
-            texts = [document.text for document in first]
-            check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, texts)
-        parts = [
-            Part(name, self._documents(name, source), source.weight)
-            for name, source in corpus.sources.items()
-        ]
-        with self.session.working("reading and packing the corpus"):
-            return pack(
-                mixture(parts),
-                self.source.tokenizer,
-                corpus.context,
-                {split: getattr(corpus.tokens, split) for split in SPLITS},
-                end=self._document_end(),
-                seed=corpus.seed,
-                exclude=self.exclusion,
-            )
+        return self.packed()
 
     @cached_property
     def sums(self) -> dict[Split, GridMoments]:
@@ -274,7 +255,7 @@ class Atlas(Vectors):
         found: dict[Split, GridMoments] = {}
         with self.session.stage("moments of the grid"), _one_writer(self.folder):
             sweep(self.folder)
-            total = sum(self.packed.rows(split) for split in SPLITS)
+            total = sum(self.blocks.rows(split) for split in SPLITS)
             medians = self._medians(source, target)
             with self.session.progress("both models", total) as advance:
                 for split in SPLITS:
@@ -290,7 +271,7 @@ class Atlas(Vectors):
                     self.target,
                     source.layers,
                     target.layers,
-                    self.packed.splits["train"],
+                    self.blocks.splits["train"],
                     at_most_tokens=MEDIAN_TOKENS,
                     batch_tokens=self.config.recording.batch_tokens,
                 )
@@ -302,7 +283,7 @@ class Atlas(Vectors):
     def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> GridMoments:
         """One split's sums, written every so many blocks with the number of blocks that are in them."""
         source, target = self.recorded_stacks
-        blocks, file = self.packed.splits[split], self._sums_file(split)
+        blocks, file = self.blocks.splits[split], self._sums_file(split)
         sums, done = GridMoments(source.layers, source.width, target.layers, target.width), 0
         if file.is_file():
             with cache_read(file):
@@ -311,7 +292,7 @@ class Atlas(Vectors):
                 sums = GridMoments.from_tensors(tensors)
                 del tensors
         written = done
-        advance(done * self.packed.context)
+        advance(done * self.blocks.context)
         for rows in paired_rows(
             self.source,
             self.target,
@@ -330,7 +311,7 @@ class Atlas(Vectors):
                 for side in (rows.source, rows.target)
             )
             sums.update(x, y)
-            advance((rows.blocks - done) * self.packed.context)
+            advance((rows.blocks - done) * self.blocks.context)
             done = rows.blocks
             if done - written >= self.settings.checkpoint_every or done == len(blocks):
                 kept = {**sums.tensors(), "blocks": tensor([done])}

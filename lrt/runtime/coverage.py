@@ -34,14 +34,15 @@ from lrt.runtime.vectors import Vectors
 
 BAR = 0.8
 HALVES = 6
-# figures known before any steering; of the last the target's states on the prompts are needed
+# Figures known before any steering; for the last the target's states on the prompts are needed. Of those
+# that rise with what is wrong the sign is turned, so that higher is better for all.
 PREDICTORS = (
     "signal_to_noise",
     "signal_to_noise_independent",
     "agreement_documents",
     "agreement_parts",
-    "coverage_of_prompts",
-    "fit_on_prompts",
+    "distance_of_prompts",
+    "residual_on_prompts",
 )
 
 
@@ -109,7 +110,7 @@ class Coverage(Vectors):
             else [[fold for fold in folds if fold is not left_out] for left_out in folds]
         )
         without = [ridge_at(merged(each), weight, bias=bias) for each in rest]
-        centred = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
+        inverse = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
         vectors = {name: states.source_vector for name, states in self.states.items()}
         found = {}
         for layer in stack.layers:
@@ -126,12 +127,13 @@ class Coverage(Vectors):
                     "agreement_documents": agreement(halves, v, columns).mean,
                     "agreement_parts": min(agreement([affine, other], v, columns).mean for other in without),
                     # squared distance of the prompts from the corpus, per dimension: 1 within it
-                    "coverage_of_prompts": -float(((prompts @ centred) * prompts).sum(1).mean())
+                    "distance_of_prompts": -float(((prompts @ inverse) * prompts).sum(1).mean())
                     / whole.d_source,
-                    "fit_on_prompts": -residual_on(
+                    "residual_on_prompts": -residual_on(
                         at_layer,
                         torch.cat(states.source),
                         stack.part(torch.cat(states.target), layer),
+                        centred=True,
                     ),
                     "cosine": float(
                         torch.cosine_similarity(

@@ -22,8 +22,10 @@ from lrt.activations import (
     record,
 )
 from lrt.corpora import (
+    SPLITS,
     Document,
     Exclusion,
+    PackedCorpus,
     Part,
     hub,
     jsonl,
@@ -291,6 +293,28 @@ class Recorded:
             }
         )
 
+    def packed(self) -> PackedCorpus:
+        """The corpus as token blocks; read anew each time, since what is made of it is kept instead."""
+        corpus = self.config.corpus
+        for name, source in corpus.sources.items():
+            first = itertools.islice(self._documents(name, source), 16)
+            texts = [document.text for document in first]
+            check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, texts)
+        parts = [
+            Part(name, self._documents(name, source), source.weight)
+            for name, source in corpus.sources.items()
+        ]
+        with self.session.working("reading and packing the corpus"):
+            return pack(
+                mixture(parts),
+                self.source.tokenizer,
+                corpus.context,
+                {split: getattr(corpus.tokens, split) for split in SPLITS},
+                end=self._document_end(),
+                seed=corpus.seed,
+                exclude=self.exclusion,
+            )
+
     @cached_property
     def store(self) -> ActivationStore:
         """Both models' hidden states over the corpus, recorded or found."""
@@ -306,30 +330,8 @@ class Recorded:
                     with self.session.working("checking the recorded states"):
                         store.verify(full=True)
                 return store
-            corpus = self.config.corpus
-            for name, source in corpus.sources.items():
-                first = itertools.islice(self._documents(name, source), 16)
-                texts = [document.text for document in first]
-                check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, texts)
-            parts = [
-                Part(name, self._documents(name, source), source.weight)
-                for name, source in corpus.sources.items()
-            ]
-            with self.session.working("reading and packing the corpus"):
-                packed = pack(
-                    mixture(parts),
-                    self.source.tokenizer,
-                    corpus.context,
-                    {
-                        "train": corpus.tokens.train,
-                        "validation": corpus.tokens.validation,
-                        "test": corpus.tokens.test,
-                    },
-                    end=self._document_end(),
-                    seed=corpus.seed,
-                    exclude=self.exclusion,
-                )
-            wanted = sum(packed.rows(split) for split in ("train", "validation", "test"))
+            packed = self.packed()
+            wanted = sum(packed.rows(split) for split in SPLITS)
             with self.session.progress("recording", wanted) as advance:
                 done = 0
 

@@ -326,7 +326,8 @@ class Analysis:
     fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
     keep_first       Leave the target its own state at position 0 there, as models with massive
                      activations need.
-    signal_to_noise  Below this the forecast of a carried vector warns.
+    signal_to_noise  Below this the forecast of a carried vector warns;
+    residual_on_prompts  and above this share of the contrastive texts' variance that the map leaves.
     """
 
     rank_curve: bool = True
@@ -336,6 +337,7 @@ class Analysis:
     fidelity_tokens: int = 8192
     keep_first: bool = True
     signal_to_noise: float = 5.0
+    residual_on_prompts: float = 0.6
     sae: Sae = field(default_factory=Sae)
 
     def __post_init__(self) -> None:

@@ -321,3 +321,16 @@ def test_errors_name_what_is_wrong() -> None:
         residual_between(truth, x, x, y, y[:2])
     with pytest.raises(ValueError, match="no vector to carry"):
         residual_between(truth, x, x, y, y)
+
+
+def test_a_map_that_is_off_by_a_constant_is_right_about_every_difference() -> None:
+    generator = torch.Generator().manual_seed(8)
+    weight = torch.randn(5, 4, dtype=torch.float64, generator=generator)
+    x = torch.randn(60, 4, dtype=torch.float64, generator=generator)
+    y = x @ weight.T + 3.0
+    off = AffineMap(weight, torch.zeros(5, dtype=torch.float64))
+    assert residual_on(off, x, y) > 1.0
+    assert residual_on(off, x, y, centred=True) == pytest.approx(0.0, abs=1e-12)
+    # and one that is wrong about the differences is found out by both
+    wrong = AffineMap(-weight, torch.full((5,), 3.0, dtype=torch.float64))
+    assert residual_on(wrong, x, y, centred=True) > 1.0

@@ -40,6 +40,8 @@ def analysed(results: dict[str, Any]) -> dict[str, Any]:
             "signal_to_noise": 8.25,
             "optimistic_error": 0.5,
             "agreement_documents": 0.91,
+            "agreement_whole_corpus": 0.5,
+            "residual_on_prompts": 0.3,
             "warning": "too little text" if behaviour["name"] == "dogs" else None,
         }
     return results | {
@@ -154,9 +156,10 @@ def test_the_forecast_stands_beside_what_was_measured(analysed: dict[str, Any]) 
     rows = {row[0]: row for row in forecast_table(analysed).rows}
     dogs = next(b for b in analysed["behaviours"] if b["name"] == "dogs")
     assert rows["dogs"][2:5] == (8.25, 12.0, 0.91)
-    assert rows["dogs"][6] == dogs["ratio"]
-    assert rows["dogs"][7] == "too little text"
-    assert rows["french"][7] == ""
+    assert rows["dogs"][5:7] == (0.5, 0.3)
+    assert rows["dogs"][7] == dogs["ratio"]
+    assert rows["dogs"][8] == "too little text"
+    assert rows["french"][8] == ""
 
 
 @pytest.mark.parametrize("metric", ATLAS)

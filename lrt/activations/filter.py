@@ -21,6 +21,8 @@ class RowFilter:
     them.
     first_position: position 0 of every block.
     token_ids: rows of these tokens (special and template ids).
+
+    Rows whose state is infinite or undefined always leave.
     """
 
     massive: float | None = 10.0
@@ -52,6 +54,11 @@ class RowFilter:
             reasons[reason] = mask & ~taken
             taken.logical_or_(mask)
 
+        finite = torch.ones_like(taken)
+        for norm in norms.values():
+            finite &= norm.isfinite()
+        if not finite.all():  # told where there is one: recording.non_finite=leave_out
+            leave("non-finite", ~finite)
         if self.first_position:
             leave("first position", positions == 0)
         if self.token_ids:

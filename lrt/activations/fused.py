@@ -14,7 +14,7 @@ from torch import Tensor
 from lrt.activations.chunks import Selection, rows_of
 from lrt.activations.errors import NonFiniteActivations
 from lrt.activations.filter import RowFilter
-from lrt.activations.manifest import SIDES, Side, dtype_name
+from lrt.activations.manifest import SIDES, NonFinite, Side, dtype_name
 from lrt.activations.stream import gathered
 from lrt.corpora import Blocks
 from lrt.models import LanguageModel
@@ -47,6 +47,7 @@ def paired_rows(
     span: int,
     medians: Mapping[str, float],
     batch_tokens: int,
+    non_finite: NonFinite = "refuse",
     groups: Tensor | None = None,  # [k] parts of the mixture that are seen, by number; None: all
     start: int = 0,
 ) -> Iterator[PairedRows]:
@@ -61,14 +62,15 @@ def paired_rows(
         medians: median norms by `source.LAYER` and `target.LAYER`, as `median_norms` or a store's
             manifest has them; only a filter of massive tokens reads them.
         batch_tokens: tokens in one forward pass, rounded down to whole blocks, at least one.
+        non_finite: whether a state that is infinite or undefined ends the pass, or its token leaves.
         start: blocks that are left out at the beginning. A pass that starts where a batch of another
             ended has the same batches from there on, so sums over it end with the same bits.
 
     Raises:
         ValueError: before any work, for layers that are missing, named twice or not the model's, a span
             or `batch_tokens` below 1, a `start` outside the split, and a median that is missing.
-        NonFiniteActivations: while it runs, where a state is infinite or undefined; names model, layer
-            and token.
+        NonFiniteActivations: while it runs, where a state is infinite or undefined and `non_finite`
+            refuses it; names model, layer and token.
     """
     selection = Selection(tuple(source_layers), tuple(target_layers), filter, span)
     models: dict[Side, LanguageModel] = {"source": source, "target": target}
@@ -82,7 +84,7 @@ def paired_rows(
                 f"filter.massive={filter.massive} needs the median norm of every layer, and "
                 f"{', '.join(missing)} is missing: take them from median_norms"
             )
-    return _rows(models, selection, blocks, medians, batch_tokens, groups, start)
+    return _rows(models, selection, blocks, medians, batch_tokens, non_finite, groups, start)
 
 
 def median_norms(
@@ -94,6 +96,7 @@ def median_norms(
     *,
     at_most_tokens: int,
     batch_tokens: int,
+    non_finite: NonFinite = "refuse",
 ) -> dict[str, float]:
     """The median norm at every layer, by `source.LAYER` and `target.LAYER`, with position 0 left out.
 
@@ -116,7 +119,7 @@ def median_norms(
     for begin, end in _batches(0, first, context, batch_tokens):
         tokens = _part(blocks.tokens, begin, end).long()
         for side in SIDES:
-            _, norms = _run(models, side, selection, tokens, begin)
+            _, norms = _run(models, side, selection, tokens, begin, non_finite)
             for name, norm in norms.items():
                 found.setdefault(name, []).append(norm.view(-1, context)[:, 1:].flatten())
     return {name: float(torch.cat(parts).median()) for name, parts in found.items()}
@@ -141,6 +144,7 @@ def _rows(
     blocks: Blocks,
     medians: Mapping[str, float],
     batch_tokens: int,
+    non_finite: NonFinite,
     groups: Tensor | None,
     start: int,
 ) -> Iterator[PairedRows]:
@@ -156,7 +160,7 @@ def _rows(
         states: dict[Side, Columns] = {}
         norms: Columns = {}
         for side in SIDES:
-            states[side], found = _run(models, side, selection, tokens.long(), begin)
+            states[side], found = _run(models, side, selection, tokens.long(), begin, non_finite)
             norms |= found
         row, _ = rows_of(selection, norms, medians, facts, groups=groups)
         count = int(row.max()) + 1
@@ -178,6 +182,7 @@ def _run(
     selection: Selection,
     tokens: Tensor,  # [b, context] int64
     first_block: int,
+    non_finite: NonFinite,
 ) -> tuple[Columns, Columns]:
     """States `[b * context, d]` in the model's dtype and their norms, by name; both on the CPU."""
     model = models[side]
@@ -189,27 +194,29 @@ def _run(
         # over the widest dtype: bf16 norms would be off in the third digit
         norms[f"{side}.{layer}"] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
         states[f"{side}.{layer}"] = flat.cpu()
-        _check_finite(norms[f"{side}.{layer}"], model, side, layer, tokens, first_block)
+        norm = norms[f"{side}.{layer}"]
+        bad = (~norm.isfinite()).nonzero().flatten()
+        if len(bad) and non_finite == "refuse":
+            raise _refused(bad, model, side, layer, tokens, first_block)
+        norm[bad] = torch.inf
+        states[f"{side}.{layer}"][bad] = 0
     return states, norms
 
 
-def _check_finite(
-    norms: Tensor,  # [b * context]
+def _refused(
+    bad: Tensor,  # [k] of the batch's tokens
     model: LanguageModel,
     side: Side,
     layer: int,
     tokens: Tensor,  # [b, context]
     first_block: int,
-) -> None:
-    bad = (~norms.isfinite()).nonzero().flatten()
-    if len(bad) == 0:
-        return
+) -> NonFiniteActivations:
     block, position = divmod(int(bad[0]), tokens.shape[1])
-    raise NonFiniteActivations(
+    return NonFiniteActivations(
         f"the {side} model {model.spec.name} gives non-finite hidden states at layer {layer}: {len(bad)} of "
-        f"{len(norms)} tokens of a batch, first in block {first_block + block} at position {position} (token "
-        f"{int(tokens[block, position])}). It ran in {dtype_name(model.dtype)}; run it in bfloat16 or "
-        f"float32 (pair.{side}.dtype)"
+        f"{tokens.numel()} tokens of a batch, first in block {first_block + block} at position {position} "
+        f"(token {int(tokens[block, position])}). It ran in {dtype_name(model.dtype)}; run it in bfloat16 or "
+        f"float32 (pair.{side}.dtype), or leave such tokens out (recording.non_finite=leave_out)"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,8 @@ FORMAT = 1
 HOOK_POINT = "block output, residual stream, before the final norm"
 Side = Literal["source", "target"]
 SIDES: tuple[Side, ...] = ("source", "target")
+# what becomes of hidden states that are infinite or undefined
+NonFinite = Literal["refuse", "leave_out"]
 
 _DTYPES = {
     "float64": torch.float64,
@@ -102,6 +104,7 @@ class RecordingPlan:
     batch_tokens: int
     identity: Mapping[str, Any]  # models, revisions, tokenizer: whatever the caller must tell apart
     versions: Mapping[str, str]
+    non_finite: NonFinite = "refuse"
 
     def side(self, side: Side) -> ModelStates:
         return self.source if side == "source" else self.target
@@ -206,7 +209,8 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
-    non_finite: int = 0  # rows; recording refuses any, so the zero is a finding
+    # rows by column whose state is infinite or undefined; zeros stand for them, and their norm is infinite
+    non_finite: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

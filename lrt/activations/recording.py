@@ -38,6 +38,7 @@ from lrt.activations.manifest import (
     SIDES,
     Manifest,
     ModelStates,
+    NonFinite,
     RecordingPlan,
     Shard,
     ShardPlan,
@@ -73,6 +74,7 @@ def plan_recording(
     identity: Mapping[str, Any] | None = None,
     rows_per_shard: int = 65_536,
     batch_tokens: int = 4096,
+    non_finite: NonFinite = "refuse",
 ) -> RecordingPlan:
     """What `record` would write: rows, bytes on disk, shards. Runs no model.
 
@@ -94,6 +96,7 @@ def plan_recording(
         batch_tokens=batch_tokens,
         identity=json.loads(canonical(dict(identity or {}))),
         versions={name: importlib.metadata.version(name) for name in _VERSIONS_THAT_MATTER},
+        non_finite=non_finite,
     )
 
 
@@ -120,6 +123,7 @@ def record(
     identity: Mapping[str, Any] | None = None,
     rows_per_shard: int = 65_536,
     batch_tokens: int = 4096,
+    non_finite: NonFinite = "refuse",
     progress: Progress | None = None,
 ) -> ActivationStore:
     """Records both models' states over the corpus into `folder`, or goes on with it.
@@ -133,12 +137,15 @@ def record(
             plain JSON values; a store with another identity is refused.
         rows_per_shard: rows in one file; rounded down to whole blocks.
         batch_tokens: tokens in one forward pass; rounded down to whole blocks.
+        non_finite: whether a state that is infinite or undefined ends the recording, or is counted for its
+            layer and leaves every fit of it (its norm is recorded as infinite, its entries as zeros).
         progress: called with rows done and rows in all, after each forward pass of both models.
 
     Raises:
         DiskTooSmall: before any work where the disk has too little room, or while writing where it
             filled up; what was recorded is kept.
-        NonFiniteActivations: a state is infinite or undefined; names model, layer and token.
+        NonFiniteActivations: a state is infinite or undefined, and `non_finite` refuses it; names model,
+            layer and token.
         StoreForeign: the folder holds (part of) another recording.
         StoreCorrupt: the folder holds a complete store that is damaged.
         StoreBusy: another process records into the folder.
@@ -155,6 +162,7 @@ def record(
         identity=identity,
         rows_per_shard=rows_per_shard,
         batch_tokens=batch_tokens,
+        non_finite=non_finite,
     )
     if (folder / MANIFEST).is_file():
         return _opened(folder, plan)
@@ -176,8 +184,9 @@ def record(
                     progress(before + rows_of_shard, plan.rows)
 
             tensors = _run_models(shard_plan, plan, source, target, corpus, tell)
+            bad = _non_finite(tensors, plan, shard_plan)
             with _disk_may_fill(folder):
-                done[shard_plan.file] = _write_shard(folder, shard_plan, tensors)
+                done[shard_plan.file] = _write_shard(folder, shard_plan, tensors, bad)
                 _write_journal(folder, plan, done)
             rows += done[shard_plan.file].rows
         with _disk_may_fill(folder):
@@ -261,32 +270,57 @@ def _run_models(
                 tensors[f"{side}.{layer}"][span] = flat.cpu()
                 tensors[f"norm.{side}.{layer}"][span] = norms.cpu()
         tell(span.stop)
-    for side in SIDES:
-        for layer in plan.side(side).layers:
-            _check_finite(tensors, side, layer, plan, shard)
     return tensors
 
 
-def _check_finite(
-    tensors: Mapping[str, Tensor], side: Side, layer: int, plan: RecordingPlan, shard: ShardPlan
-) -> None:
-    # a row with an infinite or undefined entry has such a norm, and norms are cheap to look through
-    bad = (~torch.isfinite(tensors[f"norm.{side}.{layer}"])).nonzero().flatten()
-    if len(bad) == 0:
-        return
+def _non_finite(tensors: dict[str, Tensor], plan: RecordingPlan, shard: ShardPlan) -> dict[str, int]:
+    """How many rows of each column are infinite or undefined, after they were made to leave; or refuses."""
+    found = {}
+    for side in SIDES:
+        for layer in plan.side(side).layers:
+            # a row with an infinite or undefined entry has such a norm, and norms are cheap to look through
+            norms = tensors[f"norm.{side}.{layer}"]
+            bad = (~torch.isfinite(norms)).nonzero().flatten()
+            if len(bad) == 0:
+                continue
+            if plan.non_finite == "refuse":
+                raise _refused(tensors, bad, side, layer, plan, shard)
+            found[f"{side}.{layer}"] = len(bad)
+            norms[bad] = torch.inf
+            tensors[f"{side}.{layer}"][bad] = 0
+            log.warning(
+                "%s: %d rows of %s layer %d are non-finite and leave every fit",
+                shard.file,
+                len(bad),
+                side,
+                layer,
+            )
+    return found
+
+
+def _refused(
+    tensors: Mapping[str, Tensor],
+    bad: Tensor,
+    side: Side,
+    layer: int,
+    plan: RecordingPlan,
+    shard: ShardPlan,
+) -> NonFiniteActivations:
     row = int(bad[0])
     states = plan.side(side)
-    raise NonFiniteActivations(
+    return NonFiniteActivations(
         f"the {side} model {states.name} gives non-finite hidden states at layer {layer}: "
         f"{len(bad)} of {shard.blocks * plan.context} rows of {shard.file}, first in "
         f"{shard.split} block {shard.first_block + row // plan.context} at position "
         f"{row % plan.context} (token {int(tensors['token'][row])}, document "
         f"{int(tensors['document'][row])}). It ran in {states.dtype}; run it in bfloat16 or "
-        f"float32 (pair.{side}.dtype)"
+        f"float32 (pair.{side}.dtype), or leave such rows out (recording.non_finite=leave_out)"
     )
 
 
-def _write_shard(folder: Path, shard: ShardPlan, tensors: dict[str, Tensor]) -> Shard:
+def _write_shard(
+    folder: Path, shard: ShardPlan, tensors: dict[str, Tensor], non_finite: Mapping[str, int]
+) -> Shard:
     path = folder / shard.file
     written: dict[str, Any] = {}
 
@@ -295,7 +329,7 @@ def _write_shard(folder: Path, shard: ShardPlan, tensors: dict[str, Tensor]) -> 
         written.update(bytes=temp.stat().st_size, sha256=file_digest(temp))
 
     write_durably(path, write)
-    return Shard(shard.file, shard.split, len(tensors["token"]), **written)
+    return Shard(shard.file, shard.split, len(tensors["token"]), non_finite=non_finite, **written)
 
 
 def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:

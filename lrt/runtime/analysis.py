@@ -45,8 +45,16 @@ class Analysis:
     def __init__(self, run: Vectors, whole: MapFit) -> None:
         self.run, self.whole, self.settings = run, whole, run.config.analysis
 
+    @cached_property
+    def features(self) -> FeatureAnalysis:
+        """The sparse autoencoders."""
+        return FeatureAnalysis(self.run)
+
     def check(self) -> None:
-        """Raises ConfigError where the moments of all recorded layers would not fit in memory."""
+        """Raises ConfigError where the moments of all recorded layers would not fit in memory, and ValueError
+        for autoencoders that are not of the map's layers."""
+        if self.settings.sae.wanted and not self.run.automatic:
+            self.features.check()
         if not (self.settings.atlas or self.settings.many_to_one):
             return
         try:
@@ -89,7 +97,7 @@ class Analysis:
                         self._many_to_one,
                     ),
                     ("fidelity", self.settings.fidelity_tokens > 0, self._fidelity),
-                    ("sae", self.settings.sae.features > 0, FeatureAnalysis(run).results),
+                    ("sae", self.settings.sae.wanted, self.features.results),
                 )
                 if asked
             }

@@ -274,6 +274,7 @@ class Atlas(Vectors):
                     self.blocks.splits["train"],
                     at_most_tokens=MEDIAN_TOKENS,
                     batch_tokens=self.config.recording.batch_tokens,
+                    non_finite=self.config.recording.non_finite,
                 )
             write_durably(file, json.dumps(found).encode())
         with cache_read(file):
@@ -284,7 +285,8 @@ class Atlas(Vectors):
         """One split's sums, written every so many blocks with the number of blocks that are in them."""
         source, target = self.recorded_stacks
         blocks, file = self.blocks.splits[split], self._sums_file(split)
-        sums, done = GridMoments(source.layers, source.width, target.layers, target.width), 0
+        grid = source.layers, source.width, target.layers, target.width
+        sums, done = GridMoments(*grid, products=self.config.products), 0
         if file.is_file():
             with cache_read(file):
                 tensors = load_file(file)
@@ -303,6 +305,7 @@ class Atlas(Vectors):
             span=self.config.span,
             medians=medians,
             batch_tokens=self.config.recording.batch_tokens,
+            non_finite=self.config.recording.non_finite,
             start=done,
         ):
             # the products are many times the pass's own work: they are made where the target runs

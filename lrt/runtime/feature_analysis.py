@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -22,12 +23,14 @@ from lrt.features import (
     SaeModule,
     SparseAutoencoder,
     behaviour_features,
+    check_fits,
     compare_decoders,
     decoded_direction,
     feature_direction,
     feature_moments,
     fit_s2l,
     load_autoencoder,
+    load_published,
     save_autoencoder,
     score_autoencoder,
 )
@@ -45,8 +48,27 @@ class FeatureAnalysis:
 
     def __init__(self, run: Vectors) -> None:
         self.run, self.settings = run, run.config.analysis.sae
-        source, target = run.stacks
-        self.layers: dict[Side, int] = {"source": source.layers[-1], "target": target.layers[-1]}
+
+    @cached_property
+    def layers(self) -> dict[Side, int]:
+        """The autoencoders' layers."""
+        source, target = self.run.stacks
+        return {"source": source.layers[-1], "target": target.layers[-1]}
+
+    def check(self) -> None:
+        """Raises ValueError or OSError for files that cannot be read or are of another width or layer."""
+        for side in SIDES:
+            if getattr(self.settings, side) is not None:
+                self._published(side)
+
+    def _published(self, side: Side) -> SparseAutoencoder:
+        width = self.run.stacks[side == "target"].width
+        path = Path(getattr(self.settings, side))
+        sae = load_published(path)
+        if sae.layer is None:  # not every file says; who names it for this layer has said it
+            sae = load_published(path, self.layers[side])
+        check_fits(sae, width, self.layers[side])
+        return sae
 
     @cached_property
     def rows(self) -> Rows:
@@ -91,6 +113,8 @@ class FeatureAnalysis:
     # -- autoencoders --------------------------------------------------------------------------
 
     def _autoencoder(self, side: Side) -> SparseAutoencoder:
+        if getattr(self.settings, side) is not None:
+            return self._published(side)
         run, spec = self.run, self.settings.spec()
         name = fingerprint(
             {**self.rows.rows_facts, "side": side, "sae": asdict(self.settings), "seed": run.config.seed}

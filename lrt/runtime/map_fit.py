@@ -38,6 +38,7 @@ from lrt.mapping import (
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
 from lrt.runtime.rows import Rows, cached_moments, merged
+from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
 from lrt.steering import SteeringVector, prompts_digest, transfer
 
@@ -68,7 +69,13 @@ class MapFit(Rows):
     def fingerprint(self) -> str:
         """Of the fitted map."""
         config = self.run.config
-        facts = {**self.rows_facts, "map": config.map, "fit": config.fit, "seed": config.seed}
+        facts = {
+            **self.rows_facts,
+            "products": config.products,
+            "map": config.map,
+            "fit": config.fit,
+            "seed": config.seed,
+        }
         if isinstance(config.fit, FitSpec):
             facts["batches"] = asdict(config.batches) | {"workers": None}
             facts["trainer"] = {k: v for k, v in config.trainer.items() if k not in NOT_IN_THE_MAP}
@@ -164,6 +171,12 @@ class MapFit(Rows):
 
     def _module(self, spec: FitSpec) -> MapModule:
         yardstick, start = self.yardstick, None
+        rows, width = self.train_moments.count, self.train_moments.d_source
+        if not spec.ridge and rows <= width:
+            raise ConfigError(
+                f"{rows} rows do not determine a map of {width} source dimensions without a ridge: set "
+                "fit.ridge=true, or give more rows (corpus.tokens.train, a smaller span)"
+            )
         if spec.start == "optimum":
             start = closed_form(self.run.config.map, self.train_moments, self.moments["validation"]).map
         test = self.moments["test"].fvu_of(yardstick.map)

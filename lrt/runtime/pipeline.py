@@ -120,6 +120,10 @@ class Pipeline(Vectors):
                 digest = fingerprint(behaviour.to_data())
                 file = folder / f"{behaviour.name}-{digest[:12]}.jsonl"
                 if not file.is_file():
+                    layer = self.chosen(behaviour).choice.layer
+                    told = self.analysis.forecast(self.map_of(behaviour), behaviour, layer)["warning"]
+                    if told:
+                        log.warning("%s: %s", behaviour.name, told)
                     write_study(file, self._study(behaviour))
                 found.append((behaviour, read_study(file)))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)

@@ -290,6 +290,7 @@ class Recorded:
                 # the shape of the batches decides the last bits
                 "batch_tokens": recording.batch_tokens,
                 "rows_per_shard": recording.rows_per_shard,
+                "non_finite": recording.non_finite,
             }
         )
 
@@ -350,6 +351,7 @@ class Recorded:
                     identity=identities,
                     rows_per_shard=self.config.recording.rows_per_shard,
                     batch_tokens=self.config.recording.batch_tokens,
+                    non_finite=self.config.recording.non_finite,
                     progress=tell,
                 )
 

@@ -139,10 +139,15 @@ class Rows:
         return self._kept({"single tokens": True}, gather)
 
     def _no_rows(self) -> Moments:
-        return Moments(*(stack.total for stack in self.stacks))
+        source, target = self.stacks
+        return Moments(source.total, target.total, products=self.run.config.products)
 
     def _kept(self, what: dict[str, Any], gather: Gather) -> dict[str, Moments]:
-        folder = self.run.artifacts / "moments" / fingerprint({**self.rows_facts, **what})
+        folder = (
+            self.run.artifacts
+            / "moments"
+            / fingerprint({**self.rows_facts, "products": self.run.config.products, **what})
+        )
         with self.run.session.stage("moments"):
             return cached_moments(folder, gather)
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
+from lrt.activations.manifest import NonFinite
 from lrt.evaluation import ItemSplit, StrengthGrid
 from lrt.features import SaeSpec
 from lrt.lab.grammar import Plan
@@ -164,12 +165,14 @@ class Recording:
 
     source, target  Blocks (or depths) to record beside those of `layers`, or `all`, so that a sweep over
                     layers records once.
+    non_finite      `refuse` a hidden state that is infinite or undefined, or count it and `leave_out`.
     verify          Whether a store that is found is compared with its checksums before it is used.
     """
 
     source: tuple[Depth, ...] | Literal["all"] = ()
     target: tuple[Depth, ...] | Literal["all"] = ()
     verify: bool = True
+    non_finite: NonFinite = "refuse"
     rows_per_shard: int = 65_536
     batch_tokens: int = 8192
 
@@ -281,6 +284,8 @@ class Sae:
     """Sparse autoencoders of both models at the map's deepest layers, on single tokens.
 
     features           Of each; 0 trains none.
+    source, target     Files to take instead of training: Gemma Scope's `params.npz` or SAELens's folder, of
+                       the map's deepest layer.
     k, kind            Active features in a row; `topk` or `jumprelu`.
     tokens             Training tokens of an epoch.
     least_correlation  Features whose best partner correlates less are left unmatched.
@@ -289,6 +294,8 @@ class Sae:
     """
 
     features: int = 0
+    source: str | None = None
+    target: str | None = None
     k: int = 16
     kind: Literal["topk", "jumprelu"] = "topk"
     tokens: int = 250_000
@@ -301,6 +308,11 @@ class Sae:
         for name, least in (("features", 0), ("k", 1), ("tokens", 1), ("epochs", 1), ("top", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"analysis.sae.{name}={getattr(self, name)}; it must be at least {least}")
+        if not self.features and bool(self.source) != bool(self.target):
+            raise ValueError(
+                f"analysis.sae.source={self.source} and analysis.sae.target={self.target}: give both, or set "
+                "analysis.sae.features so that the other is trained"
+            )
         if self.features:
             self.spec().check(1)
             if self.top > self.features:
@@ -309,6 +321,11 @@ class Sae:
                 )
         if not 0 <= self.least_correlation < 1:
             raise ValueError(f"analysis.sae.least_correlation={self.least_correlation}; it is in [0, 1)")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a pair of autoencoders to look at."""
+        return bool(self.features or (self.source and self.target))
 
     def spec(self) -> SaeSpec:
         """How each is trained."""
@@ -376,7 +393,8 @@ class Paths:
 class Config:
     """Everything `train.py` and `evaluate.py` read.
 
-    span  Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
+    span      Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
+    products  Of the moments' chunks; their sums are float64 always.
     """
 
     pair: Pair
@@ -385,6 +403,7 @@ class Config:
     filter: RowFilter
     span: Annotated[int, Field(ge=1)]
     recording: Recording
+    products: Literal["float32", "float64"]
     map: MapSpec
     fit: Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
     batches: Batches

@@ -13,9 +13,12 @@ from planted_states import PlantedModel, bytes_of, corpus_of, make_store
 from torch import Tensor
 
 from lrt.activations import (
+    ActivationDataModule,
     ActivationStore,
     DiskTooSmall,
     NonFiniteActivations,
+    RowFilter,
+    Selection,
     StoreBusy,
     StoreForeign,
     StoreMissing,
@@ -266,6 +269,42 @@ def test_non_finite_states_name_model_layer_and_token(tmp_path: Path) -> None:
         r"at position 5 \(token 17, document 5\).*pair\.source\.dtype",
     ):
         make_store(tmp_path, corpus, source=Overflowing(6, name="fragile"))
+
+
+def test_non_finite_states_are_counted_and_leave_every_fit(tmp_path: Path) -> None:
+    class Overflowing(PlantedModel):
+        def state(self, tokens, positions, layer):  # type: ignore[no-untyped-def]
+            states = super().state(tokens, positions, layer).clone()
+            if layer == 2:
+                states[(tokens == 17) & (positions > 0), 3] = float("nan")
+                states[(tokens == 18) & (positions > 0), 1] = float("inf")
+            return states
+
+    corpus = corpus_of()
+    tokens = torch.from_numpy(corpus.splits["train"].tokens)
+    bad = torch.isin(tokens, torch.tensor([17, 18]))
+    bad[:, 0] = False
+    assert int(bad.sum()) > 3
+    source = Overflowing(6, name="fragile")
+    store = make_store(tmp_path / "bad", corpus, source=source, non_finite="leave_out")
+    assert sum(s.non_finite.get("source.2", 0) for s in store.shards("train")) == int(bad.sum())
+    assert all("source.1" not in s.non_finite for s in store.manifest.shards)
+    sound = make_store(tmp_path / "sound", corpus)
+    keep = RowFilter(massive=None, first_position=False)
+    for layer, left in ((2, int(bad.sum())), (1, 0)):
+        data = ActivationDataModule(store.folder, Selection((layer,), (3,), keep))
+        assert data.rows["train"] == tokens.numel() - left
+        assert data.rows_left_out["train"].get("non-finite", 0) == left
+        rows = torch.cat([b["source"] for b in data.iterate("train")])
+        assert rows.isfinite().all()
+        whole = ActivationDataModule(sound.folder, Selection((layer,), (3,), keep))
+        wanted = torch.cat([b["source"] for b in whole.iterate("train")])
+        assert torch.equal(rows, wanted[~bad.flatten()] if left else wanted)
+    # the strength's unit does not see them
+    assert torch.tensor(store.median_norm("source", 2)).isfinite()
+    # a store that refused would be another
+    with pytest.raises(StoreForeign, match="non_finite"):
+        make_store(tmp_path / "bad", corpus, source=source)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:

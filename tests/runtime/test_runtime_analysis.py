@@ -2,9 +2,11 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from running import MicroRun, Workshop, run_main
 
@@ -147,3 +149,71 @@ def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop
     for row in found["rows"]:
         assert all(math.isfinite(row[name]) for name in PREDICTORS)
     assert "Which figure tells" in ran.line
+
+
+def gemma_scope(folder: Path, width: int, layer: int, features: int = 40) -> Path:
+    """A file in Gemma Scope's format, of a random JumpReLU autoencoder."""
+    rng = np.random.default_rng(layer)
+    place = folder / f"layer_{layer}" / "width_40" / "average_l0_20"
+    place.mkdir(parents=True)
+    decoder = rng.normal(size=(features, width)).astype(np.float32)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    np.savez(
+        place / "params.npz",
+        W_enc=decoder.T.copy(),
+        W_dec=decoder,
+        b_enc=np.zeros(features, np.float32),
+        b_dec=np.zeros(width, np.float32),
+        threshold=np.full(features, 0.05, np.float32),
+    )
+    return place / "params.npz"
+
+
+def test_published_autoencoders_are_looked_at_in_the_place_of_trained_ones(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
+    more = ("fit=closed_form", "evaluation.probe.behaviours=[]", "analysis.sae.features=0")
+    paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")
+    done = workshop.train(*more, *paths, "evaluate=true")
+    assert done.code == 0, done.told
+    sae = json.loads((workshop.report / "results.json").read_text())["sae"]
+    assert (sae["source"]["kind"], sae["source"]["features"], sae["target"]["layer"]) == ("jumprelu", 40, 2)
+    assert not (workshop.artifacts / "saes").exists()
+    # one of another layer or width is told before anything else is done
+    elsewhere = Workshop(workshop.pair, tmp_path / "elsewhere")
+    for path, said in (
+        (gemma_scope(tmp_path / "c", 32, 2), "layer 2, these states are of layer 1"),
+        (gemma_scope(tmp_path / "d", 40, 1), "width 40, these are 32 wide"),
+    ):
+        refused = elsewhere.train(*more, f"analysis.sae.source={path}", paths[1])
+        assert refused.code == 1
+        assert said in refused.line, refused.told
+        assert not elsewhere.files("activations")
+    alone = elsewhere.train(*more, paths[0])
+    assert alone.code == 1
+    assert "give both, or set analysis.sae.features" in alone.line
+
+
+def test_a_fit_that_its_rows_do_not_determine(workshop: Workshop) -> None:
+    few = ("corpus.tokens.train=256", "fit.ridge=false", "evaluation.probe.behaviours=[]")
+    done = workshop.train(*few, "span=16")
+    assert done.code == 1
+    assert "rows do not determine a map of 32 source dimensions without a ridge" in done.line
+    assert "set fit.ridge=true" in done.line
+
+
+def test_products_are_a_setting(workshop: Workshop) -> None:
+    more = ("fit=closed_form", "evaluation.probe.behaviours=[]", "span=1")
+    fvu = {}
+    for products in ("float32", "float64"):
+        done = workshop.train(*more, f"products={products}")
+        assert done.code == 0, done.told
+        (card,) = (load_map(f)[1] for f in workshop.artifacts.glob("maps/*") if f.name not in fvu)
+        fvu[card["fingerprint"]] = card["metrics"]["fvu"]
+    assert len(fvu) == 2
+    one, other = fvu.values()
+    assert one == pytest.approx(other, rel=1e-5)
+    refused = workshop.train(*more, "products=bfloat16")
+    assert refused.code == 1
+    assert "products" in refused.line

@@ -23,6 +23,14 @@ from lrt.runtime.entry import CONF, command, register_resolvers
 
 ROOT = Path(__file__).parents[1]
 # all vectors carried by the map of the whole corpus
+# tests/runtime/test_runtime_analysis.py asks for them
+NO_ANALYSIS = [
+    "analysis.rank_curve=false",
+    "analysis.atlas=false",
+    "analysis.many_to_one=false",
+    "analysis.fidelity_tokens=0",
+    "analysis.sae.features=0",
+]
 ONE_MAP = [f"corpus.sources.{part}.carries=[]" for part in ("stories", "requests", "questions")]
 
 
@@ -130,7 +138,9 @@ class Workshop:
             "layers.source=1",
             "layers.target=2",
             "corpus.tokens.train=8192",
-            *ONE_MAP,
+            *NO_ANALYSIS,
+            # another corpus has no such parts
+            *(() if any(word.startswith("corpus=") for word in more) else ONE_MAP),
             "trainer.enable_progress_bar=false",
             f"logging.mode={logging}",
             f"paths.artifacts={self.artifacts}",

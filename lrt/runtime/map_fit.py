@@ -172,7 +172,9 @@ class MapFit(Rows):
     def _module(self, spec: FitSpec) -> MapModule:
         yardstick, start = self.yardstick, None
         rows, width = self.train_moments.count, self.train_moments.d_source
-        if not spec.ridge and rows <= width:
+        # the orthogonal kinds are held by more than the rows
+        free = self.run.config.map.kind in ("full", "low_rank")
+        if free and not spec.ridge and rows <= width:
             raise ConfigError(
                 f"{rows} rows do not determine a map of {width} source dimensions without a ridge: set "
                 "fit.ridge=true, or give more rows (corpus.tokens.train, a smaller span)"

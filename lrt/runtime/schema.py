@@ -8,7 +8,7 @@ them all by their config path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -45,7 +45,9 @@ def _refuse_others(spec: Any, section: str, belongs: Mapping[str, tuple[str, ...
     for each in fields(spec):
         kinds = belongs.get(each.name)
         value = getattr(spec, each.name)
-        if kinds is not None and spec.kind not in kinds and value != each.default:
+        made = each.default_factory
+        default = each.default if made is MISSING else made()
+        if kinds is not None and spec.kind not in kinds and value != default:
             raise ValueError(
                 f"{section}.{each.name}={value} belongs to kind={' or '.join(kinds)}, not to "
                 f"kind={spec.kind}, which would leave it out; take it away"

@@ -78,5 +78,9 @@ def test_solvers_that_cannot_be(workshop: Workshop) -> None:
     )
     refused(workshop.train(*closed, "fit.solver=best"), "fit", "'optimum', 'identity'")
     refused(workshop.train(*closed, "fit.epochs=3"), "Could not override 'fit.epochs'")
-    refused(workshop.train("analysis.memory_gb=1e-6"), "recording.source", "analysis.memory_gb")
+    refused(
+        workshop.train("analysis.atlas=true", "analysis.memory_gb=1e-6"),
+        "recording.source",
+        "analysis.memory_gb",
+    )
     assert not workshop.files("activations")

@@ -19,6 +19,7 @@ from running import composed
 
 from lrt.evaluation.storybook import NAMES
 from lrt.lab.pretraining import FamilyMember
+from lrt.mapping import FitSpec
 from lrt.runtime.entry import CONF
 from lrt.runtime.pretrain import Order
 from lrt.runtime.schema import Config, ConfigError, read_config
@@ -58,8 +59,9 @@ def test_option_composes_is_valid_and_binds(option: str) -> None:
     config = read_config(composed("train", *pair, option, *GIVEN.get(option, ())))
     config.map.check(96, 144)  # widths of the default pair
     config.fit.check(config.map)
-    torch_optimizer = getattr(torch.optim, config.fit.optimizer)
-    inspect.signature(torch_optimizer).bind([], lr=config.fit.learning_rate, **config.fit.options)
+    if isinstance(config.fit, FitSpec):
+        torch_optimizer = getattr(torch.optim, config.fit.optimizer)
+        inspect.signature(torch_optimizer).bind([], lr=config.fit.learning_rate, **config.fit.options)
     inspect.signature(L.Trainer).bind(**config.trainer, **config.fit.trainer_options())
     if config.suite.kind == "storybook":
         names = config.suite.names or NAMES
@@ -74,6 +76,7 @@ def test_train_and_evaluate_compose_the_same() -> None:
 
 def test_adamw_is_the_paper() -> None:
     fit = read_config(composed("train", *OWN, "fit=adamw")).fit
+    assert isinstance(fit, FitSpec)
     assert (fit.optimizer, fit.learning_rate, fit.epochs) == ("AdamW", 1e-4, 4)
     assert (fit.whitening, fit.schedule, fit.ridge) == ("none", "constant", False)
 

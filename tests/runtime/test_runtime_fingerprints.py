@@ -97,19 +97,19 @@ def test_what_each_setting_makes_anew(
 ) -> None:
     one, other = made(), made(override)
     assert (one.store_fingerprint == other.store_fingerprint) is store
-    assert (one.map_fingerprint == other.map_fingerprint) is map_
+    assert (one.whole.fingerprint == other.whole.fingerprint) is map_
     assert (one.studies_fingerprint == other.studies_fingerprint) is studies
 
 
 def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:
     one, other = (made("recording.source=[0,1]", f"layers.source={layer}") for layer in (0, 1))
     assert one.store_fingerprint == other.store_fingerprint
-    assert one.map_fingerprint != other.map_fingerprint
+    assert one.whole.fingerprint != other.whole.fingerprint
 
 
 def test_place_and_name_of_a_model_do_not_count(made: Made, pair_folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(pair_folder / "little")
-    assert made(f"pair.source.path={moved}").map_fingerprint == made().map_fingerprint
+    assert made(f"pair.source.path={moved}").whole.fingerprint == made().whole.fingerprint
     swapped = made(f"pair.source.path={pair_folder / 'big'}")
     assert swapped.store_fingerprint != made().store_fingerprint

@@ -23,10 +23,10 @@ reproduce: $(READY) ## the main job on the storybook lab: fit a map, carry vecto
 	$(PY) train.py experiment=reproduce evaluate=true
 
 test: $(READY) ## the tests, offline
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not real"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
 test-all: $(READY) ## the slow matrices and full commands too
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not real"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not real"
 
 test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS to the folder of the models
 	$(PY) -m pytest -m real

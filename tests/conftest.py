@@ -1,11 +1,15 @@
 """The storybook family's tokenizer and a tiny untrained model that reads it."""
 
 import pytest
+import torch
 from storybook_models import tiny_llama
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lrt.lab.shelf import WEIGHTS
 from lrt.models import LanguageModel
+
+# two workers on two cores: with more threads each they slow one another several times over
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -175,8 +175,9 @@ class Moments:
             self.products,
         )
 
-    def part(self, source: slice, target: slice) -> Moments:
-        """Moments of the same rows with some of their columns: one layer of a stack, say."""
+    def part(self, source: slice | Tensor, target: slice | Tensor) -> Moments:
+        """Moments of the same rows with some of their columns, a slice or indices `[k]`: one layer of a
+        stack, say."""
         part = Moments(
             len(self._sum_x[source]),
             len(self._sum_y[target]),
@@ -187,9 +188,9 @@ class Moments:
         part._shift_y.copy_(self._shift_y[target])
         part._sum_x.copy_(self._sum_x[source])
         part._sum_y.copy_(self._sum_y[target])
-        part._sum_xx.copy_(self._sum_xx[source, source])
-        part._sum_xy.copy_(self._sum_xy[source, target])
-        part._sum_yy.copy_(self._sum_yy[target, target])
+        part._sum_xx.copy_(self._sum_xx[source][:, source])
+        part._sum_xy.copy_(self._sum_xy[source][:, target])
+        part._sum_yy.copy_(self._sum_yy[target][:, target])
         part.count = self.count
         return part
 

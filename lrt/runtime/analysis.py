@@ -17,6 +17,7 @@ from lrt.mapping import (
     AffineMap,
     MapSpec,
     Moments,
+    Stack,
     agreement,
     atlas,
     check_stack,
@@ -176,16 +177,22 @@ class Analysis:
         run, config = self.run, self.run.config
         source, target = self.whole.stacks
         layer = target.layers[-1]
-        columns = target.columns(layer)
         tokens, scored = self._test_blocks(self.settings.fidelity_tokens)
-        single = Rows(run, (), self.whole.stacks, span=1)
-        train, validation = (
-            m.part(slice(None), columns) for m in (single.train_moments, single.moments["validation"])
+        # all recorded layers where their moments are known to fit in memory
+        wide = self.settings.atlas or self.settings.many_to_one
+        single = Rows(run, (), run.recorded_stacks if wide else self.whole.stacks, span=1)
+        train, validation, test = (
+            of_layers(m, single.stacks, source.layers, layer)
+            for m in (single.train_moments, single.moments["validation"], single.moments["test"])
         )
         with run.session.stage("fidelity"):
-            kinds = {f"{config.map.kind.replace('_', ' ')}, this run's": rows_of(self._map(), columns)}
+            kinds = {
+                f"{config.map.kind.replace('_', ' ')}, this run's": rows_of(
+                    self._map(), target.columns(layer)
+                )
+            }
             kinds |= self._kinds(train, validation)
-            cuts = {at: (source, ridge_at_layer(single, at, bias=config.map.bias)) for at in target.layers}
+            cuts = self._cuts(single)
             steps = len(tokens) * (1 + len(cuts))
             how: dict[str, Any] = {
                 "scored": scored,
@@ -212,15 +219,28 @@ class Analysis:
                     progress=lambda done: advance(done * len(cuts)),
                     **how,
                 )
-        fvu = {
-            name: single.moments["test"].part(slice(None), columns).fvu_of(affine)
-            for name, affine in kinds.items()
-        }
+        fvu = {name: test.fvu_of(affine) for name, affine in kinds.items()}
         return {
             "layer": layer,
             "rows": [row.to_data() | {"fvu": fvu.get(row.name)} for row in rows],
             "cuts": [cut.to_data() for cut in depths],
         }
+
+    def _cuts(self, single: Rows) -> dict[int, tuple[Stack, AffineMap]]:
+        """For each target layer the source's layers up to the same depth, and their ridge map."""
+        source, target = single.stacks
+        cuts = {}
+        for at in target.layers:
+            depth = (at + 1) / self.run.target.depth
+            early = tuple(s for s in source.layers if (s + 1) / self.run.source.depth <= depth)
+            layers = early or (min(source.layers),)
+            fitted, held_out = (
+                of_layers(m, single.stacks, layers, at)
+                for m in (single.train_moments, single.moments["validation"])
+            )
+            best = ridge_path(fitted, held_out, bias=self.run.config.map.bias)
+            cuts[at] = (Stack(layers, source.width), best.map)
+        return cuts
 
     def _map(self) -> AffineMap:
         affine, _ = self.whole.fitted_map()
@@ -296,13 +316,12 @@ class Analysis:
         }
 
 
-def ridge_at_layer(rows: Rows, layer: int, *, bias: bool) -> AffineMap:
-    """The ridge map of some rows to one target layer of their stack."""
-    columns = rows.stacks[1].columns(layer)
-    train, validation = (
-        m.part(slice(None), columns) for m in (rows.train_moments, rows.moments["validation"])
-    )
-    return ridge_path(train, validation, bias=bias).map
+def of_layers(
+    moments: Moments, stacks: tuple[Stack, Stack], source_layers: tuple[int, ...], target_layer: int
+) -> Moments:
+    """Moments of some source layers with one target layer, out of those of stacks."""
+    source, target = stacks
+    return moments.part(source.columns_of(source_layers), target.columns(target_layer))
 
 
 def rows_of(affine: AffineMap, columns: slice) -> AffineMap:

@@ -42,6 +42,19 @@ def test_part_of_moments_is_the_moments_of_the_part() -> None:
         torch.testing.assert_close(getattr(found, name), getattr(part, name), rtol=1e-9, atol=1e-9)
 
 
+def test_a_part_of_columns_that_do_not_follow_each_other() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(300, 6, generator=generator) + 3, torch.randn(300, 4, generator=generator)
+    whole, part = Moments(6, 4, products="float64"), Moments(4, 2, products="float64")
+    whole.update(x, y)
+    columns = Stack((7, 3, 5), 2).columns_of((5, 7))  # in the order asked for
+    assert columns.tolist() == [4, 5, 0, 1]
+    part.update(x[:, columns], y[:, [3, 1]])
+    found = whole.part(columns, torch.tensor([3, 1]))
+    for name in ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy"):
+        torch.testing.assert_close(getattr(found, name), getattr(part, name), rtol=1e-9, atol=1e-9)
+
+
 def test_impossible_stacks() -> None:
     for layers in ((), (1, 1)):
         with pytest.raises(ValueError, match="each once"):

@@ -70,13 +70,13 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
         "evaluate=true",
         "analysis.atlas=true",
         "analysis.many_to_one=true",
+        "analysis.fidelity_tokens=512",
         "evaluation.probe.behaviours=[]",
         "fit=closed_form",
         "span=1",
     )
     assert done.code == 0, done.told
     found = json.loads((trained.report / "results.json").read_text())
-    assert "fidelity" not in found
     assert "sae" not in found
     assert [(c["source_layer"], c["target_layer"]) for c in found["atlas"]] == [
         (s, t) for s in range(3) for t in range(4)
@@ -87,9 +87,13 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
         alone = {c["source_layer"]: c["fvu"] for c in column}
         assert {int(s): v for s, v in each["fvu_single"].items()} == pytest.approx(alone, rel=1e-6)
         assert each["fvu_all"] < min(alone.values())
+    # cut at every block, each with the source's blocks up to the same depth: 3 of them against 4
+    cuts = {cut["layer"]: cut for cut in found["fidelity"]["cuts"]}
+    assert {at: cut["source_layers"] for at, cut in cuts.items()} == {0: [0], 1: [0], 2: [0, 1], 3: [0, 1, 2]}
+    flops = [cut["cost"]["stitched"]["flops_per_token"] for _, cut in sorted(cuts.items())]
+    assert flops[0] > flops[1]  # the same early blocks, one late block less
     page = (trained.report / "index.html").read_text()
     assert 'id="atlas"' in page
-    assert 'id="fidelity"' not in page
 
 
 def steering_at(*layers: int) -> Any:

@@ -27,8 +27,8 @@ class MapSpec:
     - `full`: any `W`.
     - `low_rank`: `W = U V` of `rank` columns.
     - `orthogonal`: `W = c Q` with `Q` (semi-)orthogonal and `c > 0` learnt; `orthogonal_form` is
-      how `Q` is parametrised. Per step of a 896 -> 1536 map, against a plain layer: cayley 5 times
-      the cost, matrix_exp 11 times, householder 45 times; from a random start cayley needs several
+      how `Q` is parametrised. Per step of a 896 -> 1536 map, against a plain layer: cayley 8 times
+      the cost, matrix_exp 33 times, householder 61 times; from a random start cayley needs several
       times the steps of matrix_exp, since it cannot turn by half a circle.
     - `orthogonal_penalty`: any `W`, with `penalty` times `orthogonality_penalty(W)` in the loss,
       which is in units of FVU.

@@ -229,6 +229,8 @@ class Atlas(Vectors):
                 **self._corpus_facts,
                 "filter": self.config.filter,
                 "span": self.config.span,
+                "products": self.config.products,
+                "non_finite": self.config.recording.non_finite,
                 "median_tokens": MEDIAN_TOKENS,
                 # the shape of the batches decides the last bits
                 "batch_tokens": self.config.recording.batch_tokens,

@@ -15,7 +15,8 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
     """The layers that the suite's behaviours ask for.
 
     Of the target, for each behaviour, the candidate at which its native vector does most on development
-    items. Of the source the candidate with the least error along the vector to that layer, among those
+    items. Of the source the candidate with the least error along the vector to that layer, on validation
+    documents, among those
     at which the source's own vector steers the source; where it steers at none, among all, and the log
     says so. The layers of all behaviours are laid side by side. A side that the config names stays as
     it is.
@@ -32,7 +33,7 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
             cells = atlas(
                 rows.train_moments,
                 rows.moments["validation"],
-                rows.moments["test"],
+                rows.moments["validation"],  # what is chosen on test documents cannot be tested on them
                 *run.recorded_stacks,
                 {behaviour.contrast: (states.source_vector, states.target_vector)},
                 bias=run.config.map.bias,

@@ -192,13 +192,15 @@ def main(config: DictConfig) -> dict[str, Any]:
         run.states  # noqa: B018
         with session.stage("coverage"):
             rows = list(run.rows())
+        file = Path(session.config.paths.report) / "coverage.json"
+        # before anything can be wrong with the scores: steering is what costs
+        write_durably(file, json.dumps({"bar": BAR, "rows": rows}, indent=1).encode())
         outcome, contrasts = [r["ratio"] for r in rows], [r["contrast"] for r in rows]
         scored = {
             name: asdict(telling([r[name] for r in rows], outcome, contrasts, BAR))
             for name in (*PREDICTORS, "cosine")
         }
         found = {"bar": BAR, "kept": sum(r["ratio"] >= BAR for r in rows), "scored": scored, "rows": rows}
-        file = Path(session.config.paths.report) / "coverage.json"
         write_durably(file, json.dumps(found, indent=1).encode())
         table = Table(
             f"Which figure tells a carried vector that keeps {BAR:.0%}: {len(rows)} of "

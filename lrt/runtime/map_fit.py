@@ -389,10 +389,12 @@ class MapFit(Rows):
 
     def _untrained_map(self) -> AffineMap:
         run = self.run
-        name = fingerprint({**self.rows_facts, "source": run.untrained_identity})
+        name = fingerprint(
+            {**self.rows_facts, "products": run.config.products, "source": run.untrained_identity}
+        )
 
         def gather() -> dict[str, Moments]:
-            moments = Moments(self.stacks[0].total, self.stacks[1].total)
+            moments = self._no_rows()
             pairs = pairs_with_other_source(run.store, "train", run.untrained, self.selection)
             with run.session.progress("the untrained source", self.data.rows["train"]) as advance:
                 for batch in pairs:

@@ -205,7 +205,8 @@ class Pipeline(Vectors):
             "models": self._model_cards(),
             "training": card["training"],
             "configurations_tried": {
-                "layers": len(self.stacks[1].layers),
+                "target layers": len(self.candidates[1].layers),
+                "source layers": len(self.candidates[0].layers) if self.automatic else 1,
                 "strengths": max(b["strengths_tried"] for b in behaviours),
                 "behaviours": len(behaviours),
             },

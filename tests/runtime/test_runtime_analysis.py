@@ -11,7 +11,7 @@ import pytest
 from running import Workshop, run_main
 
 from lrt.evaluation import Behaviour, Chosen, StrengthChoice
-from lrt.mapping import load_map
+from lrt.mapping import atlas, load_map
 from lrt.runtime.coverage import PREDICTORS, Coverage
 from lrt.runtime.coverage import main as coverage
 from lrt.runtime.vectors import Vectors
@@ -130,16 +130,25 @@ def test_layers_are_chosen_by_what_steers_and_by_the_error_along_it(
     assert source in (steering or (0, 1, 2))
     assert chosen is None or [source] == chosen
     assert ("steers it at no candidate layer" in done.line) == (not steering)
-    # of those that steer it is the one with the least error along the vector
-    errors = {}
-    for layer in steering or (0, 1, 2):
-        with steering_at(layer):
-            one = trained.train(*AUTOMATIC)
-        assert one.code == 0, one.told
-    for folder in trained.artifacts.glob("maps/*"):
-        _, one_card = load_map(folder)
-        errors[one_card["layers"]["source"][0]] = one_card["metrics"]["error_along"]["french"]
-    assert source == min(errors, key=lambda layer: errors[layer])
+
+
+def test_layers_are_not_chosen_on_test_documents(trained: Workshop) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def watched(*moments: Any, **how: Any) -> Any:
+        seen.append(moments)
+        return atlas(*moments, **how)
+
+    with steering_at(0, 2), mock.patch("lrt.runtime.automatic.atlas", watched):
+        done = trained.train(*AUTOMATIC)
+    assert done.code == 0, done.told
+    ((train, chosen, scored, *_),) = seen
+    assert scored is chosen is not train
+    # and among those that steer the one with the least error along the vector was taken
+    cells = [cell for cell in atlas(*seen[0]) if cell.target_layer == 3 and cell.source_layer in (0, 2)]
+    least = min(cells, key=lambda cell: cell.error_along["french"])
+    _, card = load_map(trained.one("maps/*"))
+    assert card["layers"]["source"] == [least.source_layer]
 
 
 def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) -> None:

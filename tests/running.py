@@ -23,7 +23,7 @@ from lrt.runtime.entry import CONF, command, register_resolvers
 
 ROOT = Path(__file__).parents[1]
 # all vectors carried by the map of the whole corpus
-# tests/runtime/test_runtime_analysis.py asks for them
+# tests/runtime/test_runtime_analyses.py asks for them
 NO_ANALYSIS = [
     "analysis.rank_curve=false",
     "analysis.atlas=false",

@@ -1,5 +1,6 @@
 """What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
 
+from lrt.evaluation.along import rows_along, scores_along
 from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, ItemSplit, read_behaviours
 from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
@@ -49,6 +50,8 @@ __all__ = [
     "inside_documents",
     "measure",
     "read_behaviours",
+    "rows_along",
+    "scores_along",
     "storybook_suite",
     "study",
     "study_rows",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+CUTS = 41  # quantiles of each predictor that a rule's thresholds are chosen among
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,7 @@ def telling(
         raise ValueError(f"lengths differ: {len(x)} predictions, {len(y)} outcomes, {len(group)} groups")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("predictions and outcomes must be finite")
-    names = sorted(set(groups))
-    if len(names) < 2:
-        raise ValueError(f"leaving one group out needs at least two, got {names}")
-    good = y >= bar
-    if good.all() or not good.any():
-        raise ValueError(f"all outcomes lie on one side of {bar}, so there is nothing to tell apart")
+    names, good = _checked(groups, y, bar)
     said, thresholds = np.zeros(len(x), bool), []
     for name in names:
         out = group == name
@@ -63,6 +59,72 @@ def telling(
         _balanced(said, good),
         float(np.median(thresholds)),
     )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How well "every predictor reaches its threshold" tells whether an outcome reaches a bar.
+
+    `fixed` is the balanced accuracy at the thresholds given; `accuracy` with both chosen together on all
+    other groups; `alarms` the share of outcomes under the bar that the fixed rule warns of, and
+    `false_alarms` the share of those that reach it.
+    """
+
+    fixed: float
+    accuracy: float
+    alarms: float
+    false_alarms: float
+
+
+def rule_telling(
+    predictors: Sequence[Sequence[float]],  # two, each [n]
+    thresholds: Sequence[float],  # [2]
+    outcome: Sequence[float],
+    groups: Sequence[str],
+    bar: float,
+) -> Rule:
+    """Scores a rule of two predictors, higher being better for both.
+
+    Raises ValueError for other than two predictors, lengths that differ, non-finite values, fewer than
+    two groups, or outcomes that all lie on one side of the bar.
+    """
+    x, y, group = np.asarray(predictors, float), np.asarray(outcome, float), np.asarray(groups)
+    if x.shape != (2, len(y)) or len(thresholds) != 2 or len(group) != len(y):
+        raise ValueError(
+            f"a rule is of two predictors of {len(y)} outcomes with a threshold each, got shapes "
+            f"{list(x.shape)}, {len(thresholds)} thresholds and {len(group)} groups"
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("predictions and outcomes must be finite")
+    names, good = _checked(groups, y, bar)
+    said = np.zeros(len(y), bool)
+    for name in names:
+        out = group == name
+        cuts = [np.quantile(row[~out], np.linspace(0, 1, CUTS)) for row in x]
+        best, chosen = -1.0, (0.0, 0.0)
+        for first in cuts[0]:
+            for second in cuts[1]:
+                score = _balanced((x[0, ~out] >= first) & (x[1, ~out] >= second), good[~out])
+                if score > best:
+                    best, chosen = score, (first, second)
+        said[out] = (x[0, out] >= chosen[0]) & (x[1, out] >= chosen[1])
+    fixed = (x[0] >= thresholds[0]) & (x[1] >= thresholds[1])
+    return Rule(
+        fixed=_balanced(fixed, good),
+        accuracy=_balanced(said, good),
+        alarms=float((~fixed)[~good].mean()),
+        false_alarms=float((~fixed)[good].mean()),
+    )
+
+
+def _checked(groups: Sequence[str], outcome: Array, bar: float) -> tuple[list[str], NDArray[np.bool_]]:
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise ValueError(f"leaving one group out needs at least two, got {names}")
+    good = outcome >= bar
+    if good.all() or not good.any():
+        raise ValueError(f"all outcomes lie on one side of {bar}, so there is nothing to tell apart")
+    return names, good
 
 
 def _best_threshold(x: Array, good: NDArray[np.bool_]) -> float:

@@ -18,13 +18,20 @@ from lrt.mapping.artifact import (
 )
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
-from lrt.mapping.closed_form import ClosedFormFit, closed_form
+from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_between, residual_on
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes, check_grid
 from lrt.mapping.history import FitHistory
-from lrt.mapping.many_to_one import ManyToMany, ManyToOne, check_stack, many_to_many, many_to_one
+from lrt.mapping.many_to_one import (
+    ManyToMany,
+    ManyToOne,
+    many_to_many,
+    many_to_one,
+    solving_bytes,
+    stack_bytes,
+)
 from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
 from lrt.mapping.module import MapModule, early_stopping
 from lrt.mapping.moments import Moments
@@ -58,6 +65,7 @@ __all__ = [
     "MapSpec",
     "MeanCosine",
     "Moments",
+    "NotConverged",
     "Procrustes",
     "ReducedRank",
     "RidgeFit",
@@ -68,7 +76,6 @@ __all__ = [
     "atlas",
     "atlas_bytes",
     "check_grid",
-    "check_stack",
     "choose_layers",
     "closed_form",
     "early_stopping",
@@ -88,4 +95,6 @@ __all__ = [
     "ridge_at",
     "ridge_path",
     "save_map",
+    "solving_bytes",
+    "stack_bytes",
 ]

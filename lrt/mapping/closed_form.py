@@ -24,6 +24,10 @@ STEPS_BETWEEN_CHECKS = 10
 START_ITERATIONS = 100
 
 
+class NotConverged(RuntimeError):
+    """An iterated fit that ended before its optimum; the message says what to change."""
+
+
 @dataclass(frozen=True, eq=False)
 class ClosedFormFit:
     """A map fitted from moments, and how.
@@ -61,8 +65,8 @@ def closed_form(
     `tolerance` is the gradient norm, in units of FVU, at which the penalised fit ends; what is left to
     gain is about its square.
     `spec.bias=False` fits and scores maps through the origin. Raises ValueError for a spec that these
-    widths do not allow, validation moments of other widths, and rows that do not vary; RuntimeError
-    where the penalised fit does not converge.
+    widths do not allow, validation moments of other widths, and rows that do not vary; NotConverged
+    where the penalised fit does not.
     """
     spec.check(train.d_source, train.d_target)
     if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
@@ -156,7 +160,7 @@ def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineM
     with torch.enable_grad():
         while not size <= tolerance:
             if steps >= PENALTY_STEPS:
-                raise RuntimeError(
+                raise NotConverged(
                     f"the map with map.penalty={penalty:g} did not converge in {steps} steps of LBFGS: "
                     f"gradient norm {size:.1e}, {tolerance:g} is wanted. Lower map.penalty, or take "
                     "map.kind=orthogonal, which is its limit"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from lrt.mapping import Stack, atlas, choose_layers
+from lrt.mapping import Stack, atlas, choose_layers, of_layers
 from lrt.runtime.rows import Rows
 from lrt.runtime.vectors import Vectors
 
@@ -16,10 +16,9 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
 
     Of the target, for each behaviour, the candidate at which its native vector does most on development
     items. Of the source the candidate with the least error along the vector to that layer, on validation
-    documents, among those
-    at which the source's own vector steers the source; where it steers at none, among all, and the log
-    says so. The layers of all behaviours are laid side by side. A side that the config names stays as
-    it is.
+    documents, among those at which the source's own vector steers the source; where it steers at none,
+    among all, and the log says so. The layers of all behaviours are laid side by side. A side that the
+    config names stays as it is.
     """
     source, target = run.candidates
     chosen_source, chosen_target = set(source.layers), set(target.layers)
@@ -27,23 +26,30 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
         chosen_target = {run.chosen(behaviour).choice.layer for behaviour in run.suite}
     if run.config.layers.source == "auto":
         chosen_source = set()
+        rows_of: dict[tuple[str, ...], Rows] = {}
         for behaviour in run.suite:
-            states = run.recorded_states[behaviour.contrast]
-            rows = Rows(run, run.parts_that_carry(behaviour), run.recorded_stacks)
+            parts = run.parts_that_carry(behaviour)
+            rows = rows_of.setdefault(parts, Rows(run, parts, run.recorded_stacks, folds=1))
+            tried = run.chosen(behaviour, "source").choice.by_layer
+            steering = tuple(layer for layer, _, steers in tried if steers)
+            if not steering:
+                log.warning("%s: the source's own vector steers it at no candidate layer", behaviour.name)
+            among, to = steering or source.layers, run.chosen(behaviour).choice.layer
+            # what is chosen on test documents cannot be tested on them
+            train, validation = (
+                of_layers(moments, rows.stacks, among, (to,))
+                for moments in (rows.train_moments, rows.moments["validation"])
+            )
+            pair = Stack(among, source.width), Stack((to,), target.width)
+            states = run.states_at(pair)[behaviour.contrast]
             cells = atlas(
-                rows.train_moments,
-                rows.moments["validation"],
-                rows.moments["validation"],  # what is chosen on test documents cannot be tested on them
-                *run.recorded_stacks,
+                train,
+                validation,
+                validation,
+                *pair,
                 {behaviour.contrast: (states.source_vector, states.target_vector)},
                 bias=run.config.map.bias,
             )
-            tried = run.chosen(behaviour, "source").choice.by_layer
-            steering = [layer for layer, _, steers in tried if steers]
-            if not steering:
-                log.warning("%s: the source's own vector steers it at no candidate layer", behaviour.name)
-            among = steering or list(source.layers)
-            to = run.chosen(behaviour).choice.layer
             chosen_source.add(choose_layers(cells, behaviour.contrast, among, to))
     found = (
         Stack(tuple(sorted(chosen_source)), source.width),

@@ -17,17 +17,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from lrt.durable import write_durably
-from lrt.evaluation import Behaviour, Cell, measure
+from lrt.evaluation import Behaviour, rows_along, scores_along
 from lrt.evaluation.statistics import mean_estimate
-from lrt.evaluation.telling import telling
+from lrt.evaluation.telling import rule_telling, telling
 from lrt.mapping import AffineMap, Moments, agreement, jackknife, residual_on, ridge_at, ridge_path
 from lrt.report import Table
+from lrt.runtime.analyses.forecast import at_shares
 from lrt.runtime.entry import command
+from lrt.runtime.map_fit import cosine
 from lrt.runtime.rows import Rows, merged
 from lrt.runtime.session import Session
 from lrt.runtime.vectors import Vectors
@@ -102,21 +103,24 @@ class Coverage(Vectors):
         bias, stack = self.config.map.bias, self.stacks[1]
         folds = self.folds(parts)
         whole = merged(folds)
-        halves = [ridge_at(merged(folds[half::2]), weight / 2, bias=bias) for half in (0, 1)]
+        halves = at_shares([merged(folds[half::2]) for half in (0, 1)], weight, bias=bias)
         # the corpus with one part left out at a time; one part alone is cut into its documents instead
         rest = (
             [self.folds([p for p in parts if p != part]) for part in parts]
             if len(parts) > 1
             else [[fold for fold in folds if fold is not left_out] for left_out in folds]
         )
-        without = [ridge_at(merged(each), weight, bias=bias) for each in rest]
+        without = [
+            ridge_at(moments, weight * moments.count / whole.count, bias=bias)
+            for moments in map(merged, rest)
+        ]
         inverse = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
         vectors = {name: states.source_vector for name, states in self.states.items()}
         found = {}
         for layer in stack.layers:
             columns = stack.columns(layer)
             noise = jackknife(folds, vectors, weight, bias=bias, columns=columns)
-            at_layer = AffineMap(affine.weight[columns], affine.bias[columns])
+            at_layer = affine.onto(columns)
             for name, states in self.states.items():
                 v = vectors[name]
                 prompts = torch.cat(states.source).double() - whole.mean_x
@@ -135,48 +139,35 @@ class Coverage(Vectors):
                         stack.part(torch.cat(states.target), layer),
                         centred=True,
                     ),
-                    "cosine": float(
-                        torch.cosine_similarity(
-                            at_layer.directions(v).double(),
-                            stack.part(states.target_vector, layer).double(),
-                            dim=0,
-                        )
-                    ),
+                    "cosine": cosine(at_layer.directions(v), stack.part(states.target_vector, layer)),
                 }
         return found
 
     def _kept(self, behaviour: Behaviour, maps: dict[str, AffineMap]) -> dict[str, float]:
         """Share of the native change by each map, on development items; none where it is nothing."""
-        chosen, stack = self.chosen(behaviour), self.stacks[1]
-        states = self.states[behaviour.contrast]
-        layer, strength = chosen.choice.layer, chosen.choice.strength
+        chosen, states = self.chosen(behaviour), self.states[behaviour.contrast]
         images = {"native": states.target_vector}
         images |= {name: affine.directions(states.source_vector) for name, affine in maps.items()}
-        cells = [Cell("none", 0.0, torch.zeros(self.target.width))]
-        for name, image in images.items():
-            unit = torch.nn.functional.normalize(stack.part(image.float(), layer), dim=0)
-            cells += chosen.model.cells(name, unit, [strength], behaviour.direction)
-        items = behaviour.development
-        with self.session.progress(behaviour.name, len(cells) * len(items)) as advance:
-            measured = measure(
-                self.target,
-                layer,
+        directions = {
+            name: [self.stacks[1].part(image, chosen.choice.layer)] for name, image in images.items()
+        }
+        with self.session.progress(
+            behaviour.name, rows_along(behaviour, directions, "development")
+        ) as advance:
+            scores = scores_along(
+                chosen,
                 behaviour,
+                directions,
                 "development",
-                items,
-                cells,
                 temperature=self.config.evaluation.temperature,
                 max_rows=self.config.evaluation.max_rows,
                 progress=advance,
             )
-        scores = {
-            cell.condition: np.array([m.value for m in measured if m.condition == cell.condition])
-            for cell in cells
-        }
-        native = scores["native"] - scores["none"]
-        if not mean_estimate(native).off_zero:
+        (none,), (native,) = scores["none"], scores["native"]
+        moved = native - none
+        if not mean_estimate(moved).off_zero:
             return {}
-        return {name: float((scores[name] - scores["none"]).mean() / native.mean()) for name in maps}
+        return {name: float((scores[name][0] - none).mean() / moved.mean()) for name in maps}
 
 
 def _eye(moments: Moments) -> torch.Tensor:
@@ -200,7 +191,21 @@ def main(config: DictConfig) -> dict[str, Any]:
             name: asdict(telling([r[name] for r in rows], outcome, contrasts, BAR))
             for name in (*PREDICTORS, "cosine")
         }
-        found = {"bar": BAR, "kept": sum(r["ratio"] >= BAR for r in rows), "scored": scored, "rows": rows}
+        shipped = session.config.analysis
+        rule = rule_telling(
+            [[r[name] for r in rows] for name in ("signal_to_noise", "residual_on_prompts")],
+            [shipped.signal_to_noise, -shipped.residual_on_prompts],
+            outcome,
+            contrasts,
+            BAR,
+        )
+        found = {
+            "bar": BAR,
+            "kept": sum(r["ratio"] >= BAR for r in rows),
+            "scored": scored,
+            "warning": asdict(rule),
+            "rows": rows,
+        }
         write_durably(file, json.dumps(found, indent=1).encode())
         table = Table(
             f"Which figure tells a carried vector that keeps {BAR:.0%}: {len(rows)} of "
@@ -209,6 +214,12 @@ def main(config: DictConfig) -> dict[str, Any]:
             tuple((name.replace("_", " "), *s.values()) for name, s in scored.items()),
         )
         session.console.print(table.rich())
+        session.console.print(
+            f"The report's warning (signal to noise under {shipped.signal_to_noise:g} or residual over "
+            f"{shipped.residual_on_prompts:.0%}): balanced accuracy {rule.fixed:.2f} as shipped, "
+            f"{rule.accuracy:.2f} with both thresholds chosen on the other contrasts; it warns of "
+            f"{rule.alarms:.0%} of the vectors that fall short and of {rule.false_alarms:.0%} of the others."
+        )
         return found
 
 

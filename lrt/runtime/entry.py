@@ -20,7 +20,7 @@ import lrt
 from lrt.activations import StoreError
 from lrt.corpora import CorpusError
 from lrt.lab.shelf import folder_of
-from lrt.mapping import MapError
+from lrt.mapping import MapError, NotConverged
 
 CONF = Path(lrt.__file__).parent.parent / "conf"
 # what a user can mend; anything else is a fault of ours and keeps its traceback
@@ -28,6 +28,7 @@ MENDABLE = (
     ValueError,
     OSError,
     FloatingPointError,  # a fit that diverged
+    NotConverged,
     StoreError,
     CorpusError,
     MapError,

@@ -29,6 +29,7 @@ from lrt.mapping import (
     closed_form,
     early_stopping,
     from_embeddings,
+    gcv_curve,
     identity,
     load_map,
     mean_only,
@@ -44,6 +45,9 @@ from lrt.steering import SteeringVector, prompts_digest, transfer
 
 # settings of the Trainer that leave a map as it is
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
+
+
+Solved = dict[str, Any]  # how a closed form was found: `note`, and `ridge_weight` where it has one
 
 
 class MapFit(Rows):
@@ -70,8 +74,7 @@ class MapFit(Rows):
         """Of the fitted map."""
         config = self.run.config
         facts = {
-            **self.rows_facts,
-            "products": config.products,
+            **self.facts,
             "map": config.map,
             "fit": config.fit,
             "seed": config.seed,
@@ -112,8 +115,8 @@ class MapFit(Rows):
                 self._train(spec)
             case ClosedFormSpec() as spec:
                 with self.run.session.stage("fit"):
-                    affine = self._solve(spec)
-                self._keep(affine, FitHistory(), None, 0, self._mean_cosine(affine))
+                    affine, solved = self._solve(spec)
+                self._keep(affine, FitHistory(), None, 0, self._mean_cosine(affine), solved)
         return self.fitted_map()
 
     def _train(self, spec: FitSpec) -> None:
@@ -134,21 +137,26 @@ class MapFit(Rows):
             self._keep(affine, history, probe, steps, scores["test/cosine"])
         trainer.strategy.barrier("map written")
 
-    def _solve(self, spec: ClosedFormSpec) -> AffineMap:
-        """The map in closed form, from the moments alone."""
+    def _solve(self, spec: ClosedFormSpec) -> tuple[AffineMap, Solved]:
+        """The map in closed form, from the moments alone, and how it was found."""
         run, train = self.run, self.train_moments
+        weight: float | None = None
         match spec.solver:
             case "optimum":
-                found = closed_form(run.config.map, train, self.moments["validation"]).map
+                fit = closed_form(run.config.map, train, self.moments["validation"])
+                found, weight, note = fit.map, fit.ridge_weight, fit.note
             case "mean_only":
-                found = mean_only(train)
+                found, note = mean_only(train), "the target's mean state, whatever the source's"
             case "identity":
-                found = identity(train)
+                found, note = identity(train), "the identity, means aligned"
             case "shuffled_pairs":
-                found = ridge_at(self.shuffled[0], self.yardstick.weight, bias=run.config.map.bias)
+                weight = self.yardstick.weight
+                found = ridge_at(self.shuffled[0], weight, bias=run.config.map.bias)
+                note = "ridge regression on pairs whose target rows are permuted over the corpus"
             case "embeddings":
                 found = from_embeddings(run.source.embeddings, run.target.embeddings, train)
-        return found.to(torch.float32)
+                note = "ridge regression between the embedding matrices; the bias of the training rows"
+        return found.to(torch.float32), {"note": note, "ridge_weight": weight}
 
     def _mean_cosine(self, affine: AffineMap) -> float:
         """Mean cosine of mapped and recorded test rows."""
@@ -164,8 +172,9 @@ class MapFit(Rows):
         probe: SteeringProbe | None,
         steps: int,
         mean_cosine: float,
+        solved: Solved | None = None,
     ) -> None:
-        card = self._card(affine, history, probe, steps, mean_cosine)
+        card = self._card(affine, history, probe, steps, mean_cosine) | {"solved": solved}
         self._save_vectors(affine)
         save_map(self.folder, affine, card)  # last: a folder with its card is whole
 
@@ -307,6 +316,7 @@ class MapFit(Rows):
                 "optimum_fvu": optimum,
                 "excess_over_optimum": fvu / optimum - 1,
                 "ridge_weight": yardstick.weight,
+                **self._cross_validated(),
                 "fvu_validation": moments["validation"].fvu_of(affine),
                 "fvu_tokens": self.token_moments["kept"].fvu_of(affine),
                 "fvu_unfiltered": self.token_moments["unfiltered"].fvu_of(affine),
@@ -324,6 +334,18 @@ class MapFit(Rows):
             "seconds": dict(self.run.session.seconds),
             "versions": provenance()["versions"],
         }
+
+    def _cross_validated(self) -> dict[str, float | None]:
+        """What generalised cross-validation would have chosen, and its FVU: a diagnostic of how far
+        neighbouring rows are from independent."""
+        train, bias = self.train_moments, self.run.config.map.bias
+        weights = self.yardstick.weights[self.yardstick.weights > 0]
+        try:
+            weight = float(weights[int(gcv_curve(train, weights, bias=bias).argmin())])
+        except ValueError:  # as many degrees of freedom as rows
+            return {"gcv_weight": None, "gcv_fvu": None}
+        fvu = self.moments["test"].fvu_of(ridge_at(train, weight, bias=bias))
+        return {"gcv_weight": weight, "gcv_fvu": fvu}
 
     def _cosines(self, affine: AffineMap) -> dict[str, float]:
         """Cosine of the carried vector with the native one, by label."""
@@ -389,9 +411,7 @@ class MapFit(Rows):
 
     def _untrained_map(self) -> AffineMap:
         run = self.run
-        name = fingerprint(
-            {**self.rows_facts, "products": run.config.products, "source": run.untrained_identity}
-        )
+        name = fingerprint({**self.facts, "source": run.untrained_identity})
 
         def gather() -> dict[str, Moments]:
             moments = self._no_rows()

@@ -29,7 +29,8 @@ from lrt.models import (
     LanguageModel,
 )
 from lrt.report import layers_told
-from lrt.runtime.analysis import Analysis
+from lrt.runtime.analyses import Analyses
+from lrt.runtime.analyses.features import check_files
 from lrt.runtime.automatic import automatic_layers
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
@@ -70,14 +71,17 @@ class Pipeline(Vectors):
         return {fit.name: fit for fit in (self.whole, *fits)}
 
     @cached_property
-    def analysis(self) -> Analysis:
+    def analyses(self) -> Analyses:
         """What is told of the maps beside their use."""
-        return Analysis(self, self.whole)
+        return Analyses(self, self.whole, len(self.fits))
 
     def check(self) -> None:
         """Everything that can be known to be wrong before work begins; raises ValueError."""
         super().check()
-        self.analysis.check()
+        if self.automatic:  # the rest once the layers are known, before the fit
+            check_files(self)
+        else:
+            self.analyses.check()
 
     def map_of(self, behaviour: Behaviour) -> MapFit:
         """The map that carries a behaviour's vector."""
@@ -86,6 +90,8 @@ class Pipeline(Vectors):
 
     def fit(self) -> dict[str, dict[str, Any]]:
         """Trains what is not there yet; the cards of all maps by name."""
+        if self.automatic:
+            self.analyses.check()
         return {name: fit.fit()[1] for name, fit in self.fits.items()}
 
     def cards(self) -> dict[str, dict[str, Any]]:
@@ -121,7 +127,7 @@ class Pipeline(Vectors):
                 file = folder / f"{behaviour.name}-{digest[:12]}.jsonl"
                 if not file.is_file():
                     layer = self.chosen(behaviour).choice.layer
-                    told = self.analysis.forecast(self.map_of(behaviour), behaviour, layer)["warning"]
+                    told = self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]
                     if told:
                         log.warning("%s: %s", behaviour.name, told)
                     write_study(file, self._study(behaviour))
@@ -171,11 +177,11 @@ class Pipeline(Vectors):
             {
                 **summarise(b, s, grid, self.config.seed),
                 "map": self.map_of(b).name,
-                "forecast": self.analysis.forecast(self.map_of(b), b, s.choice.layer),
+                "forecast": self.analyses.forecasts.of(self.map_of(b), b, s.choice.layer),
             }
             for b, s in self.studies
         ]
-        analyses = self.analysis.results
+        analyses = self.analyses.results
         # a stage that was found, not made, keeps what making it took
         took = self.session.seconds
         seconds = {name: max(s, took.get(name, 0.0)) for name, s in card["seconds"].items()}
@@ -241,7 +247,13 @@ class Pipeline(Vectors):
 def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of one map."""
     kept = ("rows", "rows_left_out", "rows_left_out_by", "fingerprint")
-    return {"kind": card["map"]["kind"], **card["metrics"], **{key: card[key] for key in kept}}
+    solved = card["solved"] or {}
+    return {
+        "kind": card["map"]["kind"],
+        "note": solved.get("note"),
+        **card["metrics"],
+        **{key: card[key] for key in kept},
+    }
 
 
 def describe(model: LanguageModel) -> dict[str, Any]:

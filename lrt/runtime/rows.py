@@ -31,6 +31,7 @@ class Rows:
 
     stacks  The layers whose states a row holds; the map's where none are given.
     span    Tokens of a row; the config's where none is given.
+    folds   Groups of training documents whose moments are kept apart; the config's where none is given.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Rows:
         parts: tuple[str, ...] = (),
         stacks: tuple[Stack, Stack] | None = None,
         span: int | None = None,
+        folds: int | None = None,
     ) -> None:
         self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
         self.span = span or run.config.span
+        self.fold_count = folds or run.config.evaluation.folds
 
     @property
     def name(self) -> str:
@@ -55,14 +58,15 @@ class Rows:
         return Selection(source.layers, target.layers, self.run.config.filter, self.span, self.parts)
 
     @property
-    def rows_facts(self) -> dict[str, Any]:
-        """What determines the rows that a fit sees."""
+    def facts(self) -> dict[str, Any]:
+        """What determines the rows that a fit sees, and their moments."""
         return {
             "store": self.run.store_fingerprint,
             "layers": [stack.layers for stack in self.stacks],
             "filter": self.run.config.filter,
             "span": self.span,
             "parts": self.parts,
+            "products": self.run.config.products,
         }
 
     @cached_property
@@ -83,7 +87,7 @@ class Rows:
     @cached_property
     def moments(self) -> dict[str, Moments]:
         """Moments by name: `train/0`.. (folds of documents), `validation` and `test`."""
-        folds = self.run.config.evaluation.folds
+        folds = self.fold_count
 
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
@@ -105,7 +109,11 @@ class Rows:
     @cached_property
     def shuffled(self) -> list[Moments]:
         """Of pairs whose target rows are permuted over all training rows, one for each draw of the null."""
-        draws, seed = self.run.config.evaluation.shuffled_draws, self.run.config.seed
+        return self.shuffled_pairs(self.run.config.evaluation.shuffled_draws)
+
+    def shuffled_pairs(self, draws: int) -> list[Moments]:
+        """The same for some draws."""
+        seed = self.run.config.seed
 
         def gather() -> dict[str, Moments]:
             found = {name: self._no_rows() for name in _numbered("shuffled", draws)}
@@ -143,11 +151,7 @@ class Rows:
         return Moments(source.total, target.total, products=self.run.config.products)
 
     def _kept(self, what: dict[str, Any], gather: Gather) -> dict[str, Moments]:
-        folder = (
-            self.run.artifacts
-            / "moments"
-            / fingerprint({**self.rows_facts, "products": self.run.config.products, **what})
-        )
+        folder = self.run.artifacts / "moments" / fingerprint({**self.facts, **what})
         with self.run.session.stage("moments"):
             return cached_moments(folder, gather)
 
@@ -166,7 +170,7 @@ class Rows:
     @cached_property
     def train_moments(self) -> Moments:
         """Of all training rows."""
-        return merged(self.folds)
+        return merged(self.folds or [self._no_rows()])
 
     @property
     def folds(self) -> list[Moments]:

@@ -285,9 +285,9 @@ class Evaluation:
 class Sae:
     """Sparse autoencoders of both models at the map's deepest layers, on single tokens.
 
-    features           Of each; 0 trains none.
+    features           Of each that is trained; 0 trains none.
     source, target     Files to take instead of training: Gemma Scope's `params.npz` or SAELens's folder, of
-                       the map's deepest layer.
+                       the map's deepest layer. With both nothing is trained, and `features` must be 0.
     k, kind            Active features in a row; `topk` or `jumprelu`.
     tokens             Training tokens of an epoch.
     least_correlation  Features whose best partner correlates less are left unmatched.
@@ -315,6 +315,11 @@ class Sae:
                 f"analysis.sae.source={self.source} and analysis.sae.target={self.target}: give both, or set "
                 "analysis.sae.features so that the other is trained"
             )
+        if self.features and self.source and self.target:
+            raise ValueError(
+                f"analysis.sae.features={self.features} is of what is trained, and analysis.sae.source and "
+                "analysis.sae.target name both autoencoders: set analysis.sae.features=0, or name one file"
+            )
         if self.features:
             self.spec().check(1)
             if self.top > self.features:
@@ -341,8 +346,9 @@ class Analysis:
     rank_curve       FVU against rank, of the best map of each rank.
     atlas            Every recorded source layer against every recorded target layer (`recording`).
     many_to_one      What all recorded source layers give together, and each of them alone.
-    memory_gb        Most memory that the moments of all recorded layers may take.
+    memory_gb        Most memory that moments and solves may take, in 1e9 bytes.
     fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
+    cuts             Whether stitched models are cut there too, at every recorded target layer.
     keep_first       Leave the target its own state at position 0 there, as models with massive
                      activations need.
     signal_to_noise  Below this the forecast of a carried vector warns;
@@ -354,6 +360,7 @@ class Analysis:
     many_to_one: bool = True
     memory_gb: float = 16.0
     fidelity_tokens: int = 8192
+    cuts: bool = True
     keep_first: bool = True
     signal_to_noise: float = 5.0
     residual_on_prompts: float = 0.6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,8 +16,11 @@ from lrt.evaluation import (
     Chosen,
     ContrastStates,
     SteerableModel,
+    Study,
     choose_layer,
+    end_tokens,
 )
+from lrt.evaluation.records import read_study, write_study
 from lrt.mapping import Stack
 from lrt.models import (
     LanguageModel,
@@ -29,11 +31,6 @@ from lrt.models import (
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.recorded import Recorded, cache_read
 from lrt.steering import last_token_states, prompts_digest
-
-log = logging.getLogger(__name__)
-
-# settings of the Trainer that leave a map as it is
-NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 
 
 class Vectors(Recorded):
@@ -124,28 +121,56 @@ class Vectors(Recorded):
         return SteerableModel(model, layer, self.store.median_norm(side, layer))
 
     def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
-        """Layer and strength for a behaviour, by what a model's own vector does on development items."""
-        if (behaviour.name, side) not in self._chosen:
-            stack = self.candidates[side == "target"]
-            recorded = self.recorded_stacks[side == "target"]
-            states = self.recorded_states[behaviour.contrast]
-            own = states.target_vector if side == "target" else states.source_vector
-            evaluation = self.config.evaluation
-            grid, tried = evaluation.grid, behaviour
-            if side == "source":  # whose own curve is an illustration: its block is found more cheaply
-                grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
-                tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
-            rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
-            with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
-                self._chosen[behaviour.name, side] = choose_layer(
-                    tried,
-                    [(self.steerable(side, layer), recorded.part(own, layer)) for layer in stack.layers],
-                    grid,
-                    temperature=evaluation.temperature,
-                    max_rows=evaluation.max_rows,
-                    progress=advance,
-                )
-        return self._chosen[behaviour.name, side]
+        """Layer and strength for a behaviour, by what a model's own vector does on development items; made
+        once and found again, whatever the map."""
+        key = behaviour.name, side
+        if key not in self._chosen:
+            name = fingerprint(self.chosen_facts(behaviour, side))
+            file = self.artifacts / "choices" / f"{behaviour.name}-{side}-{name}.jsonl"
+            if not file.is_file():
+                made = self._choose(behaviour, side)
+                held = made.measurements, made.damages
+                write_study(file, Study(behaviour.name, made.choice, *held, "development"))
+            found = read_study(file)
+            model = self.steerable(side, found.choice.layer)
+            self._chosen[key] = Chosen(found.choice, model, found.measurements, found.damages)
+        return self._chosen[key]
+
+    def chosen_facts(self, behaviour: Behaviour, side: Side) -> dict[str, Any]:
+        """What determines the choice."""
+        evaluation, stack = self.config.evaluation, self.candidates[side == "target"]
+        model = self.target if side == "target" else self.source
+        return {
+            "model": self.identities[side],
+            "tokenizer": self.identities["tokenizer"],
+            "norms": {layer: self.store.median_norm(side, layer) for layer in stack.layers},
+            "behaviour": fingerprint(behaviour.to_data()),
+            "grid": evaluation.grid,
+            "temperature": evaluation.temperature,
+            # of the generation config, which is no part of a model's identity
+            "ends": end_tokens(model),
+        }
+
+    def _choose(self, behaviour: Behaviour, side: Side) -> Chosen:
+        stack = self.candidates[side == "target"]
+        recorded = self.recorded_stacks[side == "target"]
+        states = self.recorded_states[behaviour.contrast]
+        own = states.target_vector if side == "target" else states.source_vector
+        evaluation = self.config.evaluation
+        grid, tried = evaluation.grid, behaviour
+        if side == "source":  # whose own curve is an illustration: its block is found more cheaply
+            grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
+            tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
+        rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
+        with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
+            return choose_layer(
+                tried,
+                [(self.steerable(side, layer), recorded.part(own, layer)) for layer in stack.layers],
+                grid,
+                temperature=evaluation.temperature,
+                max_rows=evaluation.max_rows,
+                progress=advance,
+            )
 
     @cached_property
     def _chosen(self) -> dict[tuple[str, Side], Chosen]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrt.evaluation.telling import telling
+from lrt.evaluation.telling import rule_telling, telling
 
 RNG = np.random.default_rng(0)
 OUTCOME = RNG.random(60)
@@ -54,3 +54,43 @@ def test_ties_share_their_rank() -> None:
 def test_what_cannot_be_scored(given: tuple[list[float], list[float], list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         telling(*given, 0.5)
+
+
+def test_a_rule_of_two_tells_what_neither_does_alone() -> None:
+    first, second = RNG.random(400), RNG.random(400)
+    outcome = np.minimum(first, second)
+    groups = [f"vector {i % 8}" for i in range(400)]
+    alone = telling(list(first), list(outcome), groups, 0.5)
+    rule = rule_telling([list(first), list(second)], [0.5, 0.5], list(outcome), groups, 0.5)
+    assert (rule.fixed, rule.alarms, rule.false_alarms) == (1.0, 1.0, 0.0)
+    assert rule.accuracy > 0.95 > alone.accuracy + 0.05
+    # a rule that never warns is a coin, and one that always does too
+    for thresholds in ([-1.0, -1.0], [2.0, 2.0]):
+        coin = rule_telling([list(first), list(second)], thresholds, list(outcome), groups, 0.5)
+        assert coin.fixed == 0.5
+        assert coin.alarms == coin.false_alarms == (thresholds[0] > 1)
+
+
+def test_a_rule_on_noise_tells_nothing() -> None:
+    scores = [
+        rule_telling(
+            list(np.random.default_rng(i).random((2, 60))), [0.3, 0.3], list(OUTCOME), GROUPS, 0.5
+        ).accuracy
+        for i in range(20)
+    ]
+    assert abs(np.mean(scores) - 0.5) < 0.07
+
+
+@pytest.mark.parametrize(
+    ("predictors", "thresholds", "said"),
+    [
+        ([[1.0] * 60], [0.0], "a rule is of two predictors"),
+        ([[1.0] * 60] * 2, [0.0], "1 thresholds"),
+        ([[float("nan")] * 60] * 2, [0.0, 0.0], "must be finite"),
+    ],
+)
+def test_a_rule_that_cannot_be_scored(
+    predictors: list[list[float]], thresholds: list[float], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        rule_telling(predictors, thresholds, list(OUTCOME), GROUPS, 0.5)

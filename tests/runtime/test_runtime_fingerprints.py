@@ -78,7 +78,7 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         # the same states for every map, the same map for every evaluation
         ("evaluation.random_draws=3", True, True, False),
         ("fit.epochs=2", True, False, False),
-        ("+map.bias=false", True, False, False),
+        ("map.bias=false", True, False, False),
         ("filter.massive=5", True, False, False),
         ("batches.rows=256", True, False, False),
         ("+trainer.accumulate_grad_batches=2", True, False, False),

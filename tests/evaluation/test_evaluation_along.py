@@ -1,0 +1,33 @@
+"""Scores under several directions at a chosen strength: the engine's own, gathered by condition."""
+
+import numpy as np
+import pytest
+import torch
+from small_behaviours import choice_behaviour, text_behaviour
+
+from lrt.evaluation import Behaviour, Chosen, SteerableModel, StrengthChoice, rows_along, scores_along
+from lrt.evaluation.measuring import measure
+from lrt.models import LanguageModel
+
+
+@pytest.mark.parametrize("behaviour", [choice_behaviour(direction=-1), text_behaviour()])
+def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: LanguageModel) -> None:
+    model = SteerableModel(story_lm, 1, 2.0)
+    chosen = Chosen(StrengthChoice(0.5, 1.0, False, 1, 1), model, (), ())
+    generator = torch.Generator().manual_seed(0)
+    one, first, second = (torch.randn(story_lm.width, generator=generator) for _ in range(3))
+    directions = {"one": [7 * one], "null": [first, second]}
+    done: list[int] = []
+    found = scores_along(
+        chosen, behaviour, directions, "test", temperature=0.0, max_rows=64, progress=done.append
+    )
+    assert {name: len(draws) for name, draws in found.items()} == {"none": 1, "one": 1, "null": 2}
+    assert sum(done) == rows_along(behaviour, directions, "test") == 4 * len(behaviour.test)
+    # whatever its length, a direction is taken at the strength chosen, against the vector where so asked
+    for name, draw, direction in (("one", 0, one), ("null", 0, first), ("null", 1, second)):
+        unit = direction / direction.norm()
+        (cell,) = model.cells(name, unit, [0.5], behaviour.direction)
+        alone = measure(story_lm, 1, behaviour, "test", behaviour.test, [cell])
+        np.testing.assert_allclose(found[name][draw], [m.value for m in alone], atol=1e-4)
+    if behaviour.is_choice:
+        assert np.abs(found["one"][0] - found["none"][0]).max() > 1e-3

@@ -1,0 +1,205 @@
+"""Analyses are made once each, found by what determines them, and one that fails costs no other."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from running import Workshop
+from test_runtime_analyses import gemma_scope
+
+from lrt.mapping import NotConverged, closed_form, load_map
+from lrt.runtime.analyses.features import Features
+from lrt.runtime.analyses.layers import RankCurve
+from lrt.runtime.map_fit import MapFit
+
+QUICK = ("fit=closed_form", "evaluation.probe.behaviours=[]", "evaluate=true")
+
+
+def results(workshop: Workshop) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((workshop.report / "results.json").read_text())
+    return found
+
+
+def kinds(workshop: Workshop) -> dict[str, int]:
+    """How many results of each analysis are kept."""
+    counted: dict[str, int] = {}
+    for file in workshop.files("analysis"):
+        name = file.name.rsplit("-", 1)[0]
+        counted[name] = counted.get(name, 0) + 1
+    return counted
+
+
+def test_one_that_fails_is_a_note_and_is_tried_again(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.rank_curve=true", "analysis.atlas=true")
+    with mock.patch.object(RankCurve, "make", side_effect=NotConverged("it went in circles")):
+        done = workshop.train(*asked)
+    assert done.code == 0, done.told
+    assert "rank_curve could not be made: it went in circles" in done.line
+    found = results(workshop)
+    assert found["notes"] == {"rank_curve": "it went in circles"}
+    assert "rank_curve" not in found
+    assert len(found["atlas"]) == 1
+    before = workshop.files("analysis")
+    again = workshop.evaluate(*asked[:2], *asked[3:])
+    assert again.code == 0, again.told
+    found = results(workshop)
+    assert "notes" not in found
+    assert found["rank_curve"]["ranks"]
+    after = workshop.files("analysis")
+    assert all(after[file] == made for file, made in before.items())
+    assert kinds(workshop) == {"rank_curve": 1, "atlas": 1, "forecast": 2}
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_finding(workshop: Workshop) -> None:
+    with mock.patch.object(RankCurve, "make", side_effect=KeyError("a bug")):
+        done = workshop.train(*QUICK, "analysis.rank_curve=true")
+    assert done.code == 1
+    assert "KeyError: 'a bug'" in done.told
+
+
+def test_they_are_found_by_what_determines_them(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.rank_curve=true", "analysis.fidelity_tokens=512")
+    assert workshop.train(*asked).code == 0
+    one_each = {"rank_curve": 1, "fidelity": 1, "forecast": 2}
+    assert kinds(workshop) == one_each
+    # thresholds of a warning determine no figure
+    done = workshop.train(*asked, "analysis.signal_to_noise=1e6")
+    assert done.code == 0, done.told
+    assert kinds(workshop) == one_each
+    assert all("standard errors off zero" in b["forecast"]["warning"] for b in results(workshop)["behaviours"])
+    # the rank curve is of the rows, the rest of the fitted map too
+    assert workshop.train(*asked, "map=low_rank", "map.rank=4").code == 0
+    assert kinds(workshop) == {"rank_curve": 1, "fidelity": 2, "forecast": 4}
+    with mock.patch.object(RankCurve, "version", 77):
+        assert workshop.train(*asked).code == 0
+    assert kinds(workshop)["rank_curve"] == 2
+
+
+def test_a_damaged_one_is_told(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.rank_curve=true")
+    assert workshop.train(*asked).code == 0
+    (file,) = (f for f in workshop.files("analysis") if f.name.startswith("rank_curve"))
+    file.write_text(file.read_text()[:-4])
+    done = workshop.train(*asked)
+    assert done.code == 1
+    assert f"{file.name} cannot be read" in done.line
+    assert "delete it and run the command again" in done.line
+
+
+@pytest.mark.parametrize(
+    ("asked", "mend"),
+    [
+        ("analysis.atlas=true", "analysis.atlas=false"),
+        ("analysis.many_to_one=true", "analysis.many_to_one=false"),
+        ("analysis.fidelity_tokens=512", "analysis.cuts=false"),
+        ("analysis.rank_curve=true", "analysis.rank_curve=false"),
+        ("analysis.sae.features=64", "analysis.sae.features=0"),
+    ],
+)
+def test_more_than_the_memory_is_refused_before_anything_is_recorded(
+    workshop: Workshop, asked: str, mend: str
+) -> None:
+    more = ("recording.source=all", "recording.target=all", "analysis.memory_gb=0.0001")
+    done = workshop.train(*QUICK, *more, asked)
+    assert done.code == 1
+    assert "GB of memory" in done.line
+    assert "analysis.memory_gb=0.0001" in done.line
+    assert mend in done.line, done.told
+    assert not workshop.files("activations")
+
+
+def test_a_kind_of_map_that_does_not_converge_leaves_the_others(workshop: Workshop) -> None:
+    def circling(spec: Any, *moments: Any, **how: Any) -> Any:
+        if spec.kind == "orthogonal_penalty":
+            raise NotConverged("LBFGS went in circles")
+        return closed_form(spec, *moments, **how)
+
+    with mock.patch("lrt.runtime.analyses.fidelity.closed_form", circling):
+        done = workshop.train(*QUICK, "analysis.fidelity_tokens=512", "map.bias=false")
+    assert done.code == 0, done.told
+    found = results(workshop)["fidelity"]
+    assert found["failed"] == {"orthogonal penalty 0.1": "LBFGS went in circles"}
+    rows = {row["name"]: row for row in found["rows"]}
+    assert "Procrustes with scale, exact" in rows["orthogonal"]["note"]
+    assert "weight chosen on the validation rows" in rows["full"]["note"]
+    # the run's map and every kind are through the origin, so pairs that say nothing are worse than the mean
+    assert rows["shuffled pairs"]["fvu"] > rows["mean only"]["fvu"] - 1e-9
+
+
+def test_the_choice_of_layer_and_strength_is_made_once_for_all_maps(workshop: Workshop) -> None:
+    assert workshop.train(*QUICK).code == 0
+    made = workshop.files("choices")
+    assert len(made) == 4  # two behaviours, two sides
+    with mock.patch("lrt.runtime.vectors.choose_layer", side_effect=AssertionError("steered again")):
+        done = workshop.train(*QUICK, "map=low_rank", "map.rank=4")
+    assert done.code == 0, done.told
+    assert workshop.files("choices") == made
+    # another grid is another choice
+    assert workshop.train(*QUICK, "evaluation.grid.strengths=[-1.0,0.0,1.0]").code == 0
+    assert len(workshop.files("choices")) == 8
+
+
+def test_one_fold_of_documents_has_no_jackknife(workshop: Workshop) -> None:
+    first = property(lambda self: [m for name, m in self.moments.items() if name == "train/0"])
+    with mock.patch.object(MapFit, "folds", first):
+        done = workshop.train(*QUICK, "evaluation.resampled_draws=0")
+    assert done.code == 0, done.told
+    for behaviour in results(workshop)["behaviours"]:
+        forecast = behaviour["forecast"]
+        assert forecast["signal_to_noise"] is None
+        assert forecast["residual_on_prompts"] > 0
+
+
+def test_a_card_says_how_its_map_was_solved(workshop: Workshop) -> None:
+    assert workshop.train("fit=closed_form", "evaluation.probe.behaviours=[]").code == 0
+    _, card = load_map(workshop.one("maps/*"))
+    assert "ridge regression, exact" in card["solved"]["note"]
+    metrics = card["metrics"]
+    assert card["solved"]["ridge_weight"] == metrics["ridge_weight"]
+    assert metrics["gcv_weight"] > 0
+    # on test documents what held-out documents chose is hardly beaten
+    assert metrics["gcv_fvu"] > 0.99 * metrics["optimum_fvu"]
+
+
+def test_autoencoders_are_told_apart_by_what_trains_them(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.sae.features=64")
+    assert workshop.train(*asked).code == 0
+    assert len(list(workshop.artifacts.glob("saes/*"))) == 2
+    for other in ("analysis.sae.top=8", "analysis.sae.behaviours=[french,bravery]"):
+        done = workshop.train(*asked, other)
+        assert done.code == 0, done.told
+        assert len(list(workshop.artifacts.glob("saes/*"))) == 2
+    assert [s["behaviour"] for s in results(workshop)["sae"]["steering"]] == ["french", "bravery"]
+    assert workshop.train(*asked, "batches.rows=128").code == 0
+    assert len(list(workshop.artifacts.glob("saes/*"))) == 4
+
+
+def test_a_published_file_counts_by_its_content(workshop: Workshop, tmp_path: Path) -> None:
+    source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
+    paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}", "analysis.sae.features=0")
+    with mock.patch.object(Features, "make", return_value={"planted": 1}):
+        assert workshop.train(*QUICK, *paths).code == 0
+        # the same place, another content
+        other = gemma_scope(tmp_path / "c", 32, 1, features=44)
+        source.write_bytes(other.read_bytes())
+        assert workshop.train(*QUICK, *paths).code == 0
+    assert kinds(workshop)["sae"] == 2
+
+
+def test_settings_of_autoencoders_that_cannot_be(workshop: Workshop, tmp_path: Path) -> None:
+    source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
+    files = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")
+    both = workshop.train(*QUICK, *files, "analysis.sae.features=64")
+    assert both.code == 1
+    assert "set analysis.sae.features=0, or name one file" in both.line
+    unknown = workshop.train(*QUICK, "analysis.sae.features=64", "analysis.sae.behaviours=[politeness]")
+    assert unknown.code == 1
+    assert "analysis.sae.behaviours holds 'politeness', which is not in the suite" in unknown.line
+    # with layers=auto too it is told at once
+    auto = ("layers.source=auto", "layers.target=auto", "recording.source=[0,2]", "recording.target=[2]")
+    none = workshop.train(*QUICK, *auto, *files, "analysis.sae.features=0")
+    assert none.code == 1
+    assert "is of layer 1, which is none of the candidates [0, 2]" in none.line
+    assert not workshop.files("activations")

@@ -32,7 +32,7 @@ from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
-from lrt.mapping.stacking import Stack
+from lrt.mapping.stacking import Stack, of_layers
 from lrt.mapping.whitening import Whitening
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "many_to_many",
     "many_to_one",
     "mean_only",
+    "of_layers",
     "orthogonality_penalty",
     "procrustes",
     "reduced_rank_path",

@@ -20,9 +20,9 @@ from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
-from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_between, residual_on
+from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_on
 from lrt.mapping.gcv import gcv_curve
-from lrt.mapping.grid_moments import GridMoments, atlas_bytes, check_grid
+from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.history import FitHistory
 from lrt.mapping.many_to_one import ManyToMany, ManyToOne, check_stack, many_to_many, many_to_one
 from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
@@ -67,7 +67,6 @@ __all__ = [
     "agreement",
     "atlas",
     "atlas_bytes",
-    "check_grid",
     "check_stack",
     "choose_layers",
     "closed_form",
@@ -84,7 +83,6 @@ __all__ = [
     "orthogonality_penalty",
     "procrustes",
     "reduced_rank_path",
-    "residual_between",
     "residual_on",
     "ridge_at",
     "ridge_path",

@@ -3,8 +3,8 @@
 Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks,
 summed in float64, and corrected exactly when read; two accumulators are merged by the pairwise
 formula of Chan, Golub and LeVeque. With one large-mean coordinate, as residual streams have,
-float32 sums without centring lose a decimal digit or more of the weights; products in bfloat16
-gave negative eigenvalues.
+float32 sums without centring lose a decimal digit or more of the weights. Products in bfloat16 are
+rounded by more than the small eigenvalues of a scatter, which then turn negative.
 """
 
 from __future__ import annotations

@@ -1,31 +1,16 @@
-"""Sparse autoencoders of hidden states, and their files: `sae.safetensors` beside `sae.json`.
-
-The card carries the weights' checksum, since safetensors notices a truncated file but not a
-flipped byte. It is written last and removed first, so that a folder either holds a whole
-autoencoder or none.
-"""
+"""Sparse autoencoders of hidden states, and their files: `sae.safetensors` beside `sae.json`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lrt.durable import sync_folder, write_durably
+from lrt.artifact import ArtifactKind, load_artifact, save_artifact
 
 Kind = Literal["relu", "topk", "jumprelu"]
-
-WEIGHTS_FILE = "sae.safetensors"
-CARD_FILE = "sae.json"
-FORMAT = "lrt-sae"
-VERSION = 1
 
 
 class SaeError(ValueError):
@@ -42,6 +27,21 @@ class SaeCorrupt(SaeError):
 
 class SaeForeign(SaeError):
     """The files are something else than an autoencoder that this program reads."""
+
+
+SAE = ArtifactKind(
+    name="autoencoder",
+    article="an",
+    entry="autoencoder",
+    format="lrt-sae",
+    version=1,
+    weights_file="sae.safetensors",
+    card_file="sae.json",
+    missing=SaeMissing,
+    corrupt=SaeCorrupt,
+    foreign=SaeForeign,
+    needed=("kind", "k", "apply_b_dec_to_input", "layer"),
+)
 
 
 class SparseAutoencoder(nn.Module):
@@ -205,24 +205,7 @@ def save_autoencoder(folder: Path, sae: SparseAutoencoder, card: dict[str, Any])
     containers. Raises TypeError or ValueError for a card that JSON cannot hold, before anything is
     written, and OSError where the folder cannot be written.
     """
-    weights = save_tensors({name: p.detach().cpu().contiguous() for name, p in sae.named_parameters()})
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "autoencoder": sae.describe(),
-        "weights": {
-            "file": WEIGHTS_FILE,
-            "bytes": len(weights),
-            "sha256": hashlib.sha256(weights).hexdigest(),
-        },
-        "card": card,
-    }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD_FILE).unlink(missing_ok=True)
-    sync_folder(folder)
-    write_durably(folder / WEIGHTS_FILE, weights)
-    write_durably(folder / CARD_FILE, text.encode())
+    save_artifact(SAE, folder, dict(sae.named_parameters()), sae.describe(), card)
 
 
 def load_autoencoder(folder: Path, mend: str = "") -> tuple[SparseAutoencoder, dict[str, Any]]:
@@ -232,38 +215,8 @@ def load_autoencoder(folder: Path, mend: str = "") -> tuple[SparseAutoencoder, d
     Raises SaeMissing, SaeCorrupt or SaeForeign.
     """
 
-    def problem(kind: type[SaeError], text: str) -> SaeError:
-        return kind(f"{text}. {mend}" if mend else text)
+    def build(tensors: dict[str, Tensor], settings: dict[str, Any]) -> SparseAutoencoder:
+        arguments: dict[str, Any] = {**tensors, **settings}
+        return SparseAutoencoder(**arguments).requires_grad_(False)
 
-    card_path, weights_path = folder / CARD_FILE, folder / WEIGHTS_FILE
-    if not card_path.is_file():
-        raise problem(SaeMissing, f"there is no autoencoder in {folder} ({CARD_FILE} is not there)")
-    try:
-        content = json.loads(card_path.read_bytes())
-    except ValueError as error:
-        raise problem(SaeCorrupt, f"{card_path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise problem(SaeForeign, f"{card_path} is not the card of an autoencoder")
-    if content.get("version") != VERSION:
-        raise problem(
-            SaeForeign, f"{card_path} has version {content.get('version')!r}, this program reads {VERSION}"
-        )
-    try:
-        wanted, size = content["weights"]["sha256"], content["weights"]["bytes"]
-        card, about = content["card"], content["autoencoder"]
-        settings = {name: about[name] for name in ("kind", "k", "apply_b_dec_to_input", "layer")}
-    except (KeyError, TypeError) as error:
-        raise problem(SaeCorrupt, f"{card_path} lacks its {error} entry") from error
-    if not weights_path.is_file():
-        raise problem(SaeCorrupt, f"{weights_path} is gone, though its card is there")
-    data = weights_path.read_bytes()
-    if len(data) != size:
-        raise problem(SaeCorrupt, f"{weights_path} has {len(data)} bytes, its card says {size}")
-    if hashlib.sha256(data).hexdigest() != wanted:
-        raise problem(SaeCorrupt, f"{weights_path} does not have the checksum that its card says")
-    try:
-        arguments: dict[str, Any] = {**load_tensors(data), **settings}
-        sae = SparseAutoencoder(**arguments)
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise problem(SaeForeign, f"{weights_path} does not hold an autoencoder: {error}") from error
-    return sae.requires_grad_(False), card
+    return load_artifact(SAE, folder, build, mend)

@@ -20,9 +20,9 @@ from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
-from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_between, residual_on
+from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_on
 from lrt.mapping.gcv import gcv_curve
-from lrt.mapping.grid_moments import GridMoments, atlas_bytes, check_grid
+from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.history import FitHistory
 from lrt.mapping.many_to_one import (
     ManyToMany,
@@ -39,7 +39,7 @@ from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
-from lrt.mapping.stacking import Stack
+from lrt.mapping.stacking import Stack, of_layers
 from lrt.mapping.whitening import Whitening
 
 __all__ = [
@@ -75,7 +75,6 @@ __all__ = [
     "agreement",
     "atlas",
     "atlas_bytes",
-    "check_grid",
     "choose_layers",
     "closed_form",
     "early_stopping",
@@ -87,10 +86,10 @@ __all__ = [
     "many_to_many",
     "many_to_one",
     "mean_only",
+    "of_layers",
     "orthogonality_penalty",
     "procrustes",
     "reduced_rank_path",
-    "residual_between",
     "residual_on",
     "ridge_at",
     "ridge_path",

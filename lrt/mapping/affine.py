@@ -63,6 +63,15 @@ class AffineMap:
         """
         return v.to(self.weight.dtype) @ self.weight.T
 
+    def onto(self, columns: slice) -> AffineMap:
+        """The part of the map that goes to some columns of the target: of a stack one layer, say.
+
+        Raises ValueError where the slice holds no column.
+        """
+        if not range(self.d_target)[columns]:
+            raise ValueError(f"columns {columns} hold none of the {self.d_target} target columns")
+        return AffineMap(self.weight[columns], self.bias[columns])
+
     def to(self, target: torch.dtype | torch.device | str) -> AffineMap:
         """The same map in another dtype or on another device."""
         return AffineMap(self.weight.to(target), self.bias.to(target))

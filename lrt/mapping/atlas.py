@@ -18,7 +18,7 @@ from lrt.mapping.affine import AffineMap
 from lrt.mapping.grid_moments import GridMoments
 from lrt.mapping.moments import Moments, unit_vector
 from lrt.mapping.ridge import SharedRidge, about
-from lrt.mapping.stacking import Stack
+from lrt.mapping.stacking import Stack, check_stacked
 
 # Share of the full map's explained variance that the least rank must reach.
 RANK_SHARE = 0.95
@@ -66,7 +66,7 @@ def atlas(
     is zero or not finite at a layer, and moments without rows.
     """
     for name, moments in (("training", train), ("validation", validation), ("test", test)):
-        _check_layers(moments, source, target, name)
+        check_stacked(moments, source, target, name)
     units = {
         name: (_units(pair[0], source, name, "source"), _units(pair[1], target, name, "target"))
         for name, pair in vectors.items()
@@ -125,21 +125,6 @@ def choose_layers(
             "layers.source"
         )
     return min(steering, key=lambda cell: (cell.error_along[vector], cell.source_layer)).source_layer
-
-
-def _check_layers(moments: Moments | GridMoments, source: Stack, target: Stack, name: str) -> None:
-    if isinstance(moments, GridMoments):
-        found = (moments.source_layers, moments.d_source), (moments.target_layers, moments.d_target)
-        wanted = (source.layers, source.width), (target.layers, target.width)
-        if found != wanted:
-            raise ValueError(f"{name} moments are of layers and widths {found}, the stacks of {wanted}")
-    elif (moments.d_source, moments.d_target) != (source.total, target.total):
-        raise ValueError(
-            f"{name} moments are {moments.d_source} -> {moments.d_target}, the stacks "
-            f"{source.total} -> {target.total}"
-        )
-    if moments.count == 0:
-        raise ValueError(f"the {name} moments have seen no rows: give the corpus more documents")
 
 
 def _units(stacked: Tensor, stack: Stack, name: str, side: str) -> dict[int, Tensor]:

@@ -4,8 +4,8 @@ A map is only as good as the text it saw along the direction that it carries. `j
 sampling error of `W v` over folds of documents; rows of one document are correlated, so the textbook
 error from the residuals is too small and stands beside it only to show by how much. Sampling error
 does not see a map that is wrong off its corpus; `agreement` of `W v` between maps that were fitted on
-different text does. Neither needs the target's own vector. `residual_on` and `residual_between` look
-at the contrastive prompts themselves and need the target's states on them.
+different text does. Neither needs the target's own vector. `residual_on` looks at the
+contrastive prompts themselves and needs the target's states on them.
 """
 
 from __future__ import annotations
@@ -61,17 +61,6 @@ class Agreement:
     mean: float
     least: float
     least_pair: tuple[str, str]
-
-    def warning(self, threshold: float) -> str | None:
-        """A sentence for the user where the least cosine is under `threshold`, else None."""
-        if self.least >= threshold:
-            return None
-        first, second = self.least_pair
-        return (
-            f"the maps of {first} and {second} send the vector different ways (cosine {self.least:.2f}, "
-            f"at least {threshold:g} is wanted): the map depends on the text that it was fitted on. Use "
-            "the map of the part of corpus.sources that reads like the vector's contrastive texts."
-        )
 
 
 def jackknife(
@@ -231,7 +220,7 @@ def residual_on(
     these target states; a map that was fitted on other text can do worse. Raises ValueError for other
     shapes, non-finite states, or target states that do not vary.
     """
-    _check_states(affine, source_states, target_states, "prompts")
+    _check_states(affine, source_states, target_states)
     y, image = target_states.double(), affine.to(torch.float64).points(source_states)
     total = (y - y.mean(0)).square().sum()
     if centred:
@@ -239,31 +228,6 @@ def residual_on(
     if not total > 0:
         raise ValueError(f"the target states of {len(y)} prompts do not vary: give more prompts")
     return float((image - y).square().sum() / total)
-
-
-def residual_between(
-    affine: AffineMap,
-    source_positives: Tensor,  # [n, d_source]
-    source_negatives: Tensor,  # [m, d_source]
-    target_positives: Tensor,  # [n, d_target]
-    target_negatives: Tensor,  # [m, d_target]
-) -> float:
-    """`||W v_source - v_target||^2 / ||v_target||^2` with `v` the difference of the class means.
-
-    Most of what varies over prompts is their topic, which `residual_on` counts and a steering vector
-    does not have. This counts the one direction that steers, the map's bias left out: 0.0 for an exact
-    image, 1.0 for a map that sends the vector to zero, more for one that points elsewhere. It needs the
-    target's states, so it measures the outcome and forecasts nothing. Raises ValueError for other
-    shapes, non-finite states, or target classes of equal means.
-    """
-    _check_states(affine, source_positives, target_positives, "positive prompts")
-    _check_states(affine, source_negatives, target_negatives, "negative prompts")
-    native = target_positives.double().mean(0) - target_negatives.double().mean(0)
-    if not native.norm() > 0:
-        raise ValueError("both classes have the same mean target state, so there is no vector to carry")
-    v = source_positives.double().mean(0) - source_negatives.double().mean(0)
-    gap = affine.to(torch.float64).directions(v) - native
-    return float(gap.square().sum() / native.square().sum())
 
 
 def _check_folds(folds: Sequence[Moments]) -> None:
@@ -279,15 +243,15 @@ def _check_folds(folds: Sequence[Moments]) -> None:
             )
 
 
-def _check_states(affine: AffineMap, x: Tensor, y: Tensor, what: str) -> None:
+def _check_states(affine: AffineMap, x: Tensor, y: Tensor) -> None:
     if x.shape != (len(y), affine.d_source) or y.shape != (len(x), affine.d_target) or len(x) == 0:
         raise ValueError(
-            f"expected states of the same {what}, [n, {affine.d_source}] and [n, {affine.d_target}], "
+            f"expected states of the same prompts, [n, {affine.d_source}] and [n, {affine.d_target}], "
             f"got {list(x.shape)} and {list(y.shape)}"
         )
     for side, states in (("source", x), ("target", y)):
         if not states.isfinite().all():
-            raise ValueError(f"non-finite {side} states of the {what}: record them again in a wider dtype")
+            raise ValueError(f"non-finite {side} states of the prompts: record them again in a wider dtype")
 
 
 def _ridge_solve(

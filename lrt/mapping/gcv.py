@@ -21,8 +21,8 @@ def gcv_curve(
     `n RSS / (n - df)^2` over the target's variance per row, so that it stands in units of FVU beside
     `RidgeFit.curve`; `df` is the trace of the hat matrix, the bias counted (Golub, Heath and Wahba
     1979). It takes rows as independent, but neighbouring tokens are correlated, so the curve is too low
-    at small weights and its minimum under-regularises: a fourth of the weight that held-out documents
-    choose, on Qwen2.5-Coder 0.5B -> 1.5B. Choose by `ridge_path`.
+    at small weights and its minimum lies at a smaller weight than held-out documents choose. Choose by
+    `ridge_path`.
 
     Raises ValueError for weights that are negative or not finite, none at all, rows that do not vary,
     and a weight at which the fit has as many degrees of freedom as rows.

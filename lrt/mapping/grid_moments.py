@@ -193,24 +193,6 @@ def atlas_bytes(
     return copies * numbers * 8
 
 
-def check_grid(
-    source_layers: Sequence[int],
-    d_source: int,
-    target_layers: Sequence[int],
-    d_target: int,
-    copies: int,
-    limit_bytes: int,
-) -> None:
-    """Raises ValueError where the moments of a grid would not fit in `limit_bytes`."""
-    need = atlas_bytes(source_layers, d_source, target_layers, d_target, copies)
-    if need > limit_bytes:
-        raise ValueError(
-            f"moments of a grid of {len(source_layers)} x {len(target_layers)} layers, {copies} times over, "
-            f"need {need / 1e9:.3g} GB of memory and the limit is {limit_bytes / 1e9:.3g} GB: thin the grid "
-            "(fewer blocks in layers.source and layers.target)"
-        )
-
-
 def _rows(states: Mapping[int, Tensor], layers: tuple[int, ...], width: int, side: str) -> list[Tensor]:
     if set(states) != set(layers):
         raise ValueError(f"expected rows of {side} layers {list(layers)}, got {sorted(states)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 from lrt.mapping.ridge import SharedRidge, ridge_path
-from lrt.mapping.stacking import Stack
+from lrt.mapping.stacking import Stack, check_stacked, of_layers
 
 # A FVU below this is rounding, and leaves nothing to gain.
 PERFECT = 1e-12
@@ -83,8 +83,9 @@ def many_to_one(
             f"many to one is of at least two source layers, got {list(source.layers)}: name more blocks in "
             "layers.source"
         )
-    _check_stacked(train, validation, test, source, target)
-    every = source.layers
+    for name, moments in (("training", train), ("validation", validation), ("test", test)):
+        check_stacked(moments, source, target, name)
+    every, stacks = source.layers, (source, target)
     without = {layer: tuple(other for other in every if other != layer) for layer in every}
     sets = {every, *without.values(), *((layer,) for layer in every)}
     chosen: dict[tuple[tuple[int, ...], int], float] = {}
@@ -93,11 +94,11 @@ def many_to_one(
     for layers in sorted(sets):
         ridge: SharedRidge | None = None
         for t in target.layers:
-            fitted, held_out = (_of_layers(m, source, layers, target, t) for m in (train, validation))
+            fitted, held_out = (of_layers(m, stacks, layers, (t,)) for m in (train, validation))
             ridge = ridge or SharedRidge(fitted, held_out, bias=bias)
             fit = ridge.fit(fitted, held_out)
             del fitted, held_out
-            on = _of_layers(test, source, layers, target, t)
+            on = of_layers(test, stacks, layers, (t,))
             chosen[layers, t], scored[layers, t] = fit.fvu_validation, on.fvu_of(fit.map)
             if layers == every:
                 shares[t] = _shares(fit.map, on.scatter_xx, source)
@@ -134,13 +135,13 @@ def many_to_many(
     The weight is the best one over all target columns together. Raises ValueError for moments of other
     widths or without rows.
     """
-    _check_stacked(train, validation, test, source, target)
+    for name, moments in (("training", train), ("validation", validation), ("test", test)):
+        check_stacked(moments, source, target, name)
     fit = ridge_path(train, validation, bias=bias)
-    fvu_layer = {}
-    for layer in target.layers:
-        columns = target.columns(layer)
-        rows = AffineMap(fit.map.weight[columns], fit.map.bias[columns])
-        fvu_layer[layer] = test.part(slice(None), columns).fvu_of(rows)
+    fvu_layer = {
+        t: of_layers(test, (source, target), source.layers, (t,)).fvu_of(fit.map.onto(target.columns(t)))
+        for t in target.layers
+    }
     return ManyToMany(fit.map, fit.weight, test.fvu_of(fit.map), fvu_layer)
 
 
@@ -157,48 +158,6 @@ def solving_bytes(source: Stack, target: Stack) -> int:
     """
     D, E = source.total, target.total
     return 8 * (14 * D**2 + 2 * D * E + 8 * E**2)
-
-
-def check_stack(source: Stack, target: Stack, copies: int, limit_bytes: int) -> None:
-    """Raises ValueError where `copies` stacked moments and the fit would not fit in `limit_bytes`."""
-    need = stack_bytes(source, target, copies) + solving_bytes(source, target)
-    if need > limit_bytes:
-        raise ValueError(
-            f"stacking {len(source.layers)} source layers of {source.width} onto {len(target.layers)} target "
-            f"layers of {target.width} needs {need / 1e9:.3g} GB of memory and the limit is "
-            f"{limit_bytes / 1e9:.3g} GB: name fewer blocks in layers.source (it grows with their square), "
-            "or in layers.target"
-        )
-
-
-def _check_stacked(train: Moments, validation: Moments, test: Moments, source: Stack, target: Stack) -> None:
-    for name, moments in (("training", train), ("validation", validation), ("test", test)):
-        if (moments.d_source, moments.d_target) != (source.total, target.total):
-            raise ValueError(
-                f"{name} moments are {moments.d_source} -> {moments.d_target}, the stacks "
-                f"{source.total} -> {target.total}"
-            )
-        if moments.count == 0:
-            raise ValueError(f"the {name} moments have seen no rows: give the corpus more documents")
-
-
-def _of_layers(
-    moments: Moments, source: Stack, layers: tuple[int, ...], target: Stack, target_layer: int
-) -> Moments:
-    """Moments of the rows' columns of these source layers, side by side, and one target layer."""
-    columns = target.columns(target_layer)
-    if layers == source.layers:
-        return moments.part(slice(None), columns)
-    sums = moments.tensors()
-    kept = source.columns_of(layers).to(sums["sum_x"].device)
-    for name in ("shift_x", "sum_x"):
-        sums[name] = sums[name][kept]
-    for name in ("shift_y", "sum_y"):
-        sums[name] = sums[name][columns]
-    sums["sum_xx"] = sums["sum_xx"][kept[:, None], kept]
-    sums["sum_xy"] = sums["sum_xy"][kept, columns]
-    sums["sum_yy"] = sums["sum_yy"][columns, columns]
-    return Moments.from_tensors(sums)
 
 
 def _shares(

@@ -3,8 +3,8 @@
 Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks,
 summed in float64, and corrected exactly when read; two accumulators are merged by the pairwise
 formula of Chan, Golub and LeVeque. With one large-mean coordinate, as residual streams have,
-float32 sums without centring lose a decimal digit or more of the weights; products in bfloat16
-gave negative eigenvalues.
+float32 sums without centring lose a decimal digit or more of the weights. Products in bfloat16 are
+rounded by more than the small eigenvalues of a scatter, which then turn negative.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Moments:
 
     def part(self, source: slice | Tensor, target: slice | Tensor) -> Moments:
         """Moments of the same rows with some of their columns, a slice or indices `[k]`: one layer of a
-        stack, say."""
+        stack, say. Copied."""
         part = Moments(
             len(self._sum_x[source]),
             len(self._sum_y[target]),
@@ -188,9 +188,9 @@ class Moments:
         part._shift_y.copy_(self._shift_y[target])
         part._sum_x.copy_(self._sum_x[source])
         part._sum_y.copy_(self._sum_y[target])
-        part._sum_xx.copy_(self._sum_xx[source][:, source])
-        part._sum_xy.copy_(self._sum_xy[source][:, target])
-        part._sum_yy.copy_(self._sum_yy[target][:, target])
+        part._sum_xx.copy_(_block(self._sum_xx, source, source))
+        part._sum_xy.copy_(_block(self._sum_xy, source, target))
+        part._sum_yy.copy_(_block(self._sum_yy, target, target))
         part.count = self.count
         return part
 
@@ -299,6 +299,13 @@ def unit_vector(
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:
     return products - torch.outer(left, right) / count
+
+
+def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+    """Some rows and columns of a matrix, with no whole row in between: a view where both are slices."""
+    if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+        rows = rows[:, None]
+    return sums[rows, columns]
 
 
 def _fraction(unexplained: Tensor, total: Tensor) -> float:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.mapping.grid_moments import GridMoments
+from lrt.mapping.moments import Moments
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -62,3 +65,53 @@ class Stack:
         columns = self.columns(layer)
         kept[..., columns] = stacked[..., columns]
         return kept
+
+
+def of_layers(
+    moments: Moments,
+    stacks: tuple[Stack, Stack],  # source and target of the moments' rows
+    source_layers: tuple[int, ...],
+    target_layers: tuple[int, ...],
+) -> Moments:
+    """Moments of some layers of stacked rows, side by side in the order given.
+
+    The moments themselves where that is all of them as they are stacked, a copy of the parts otherwise.
+    Raises ValueError for no layers, one named twice or not in its stack, and moments that are not of the
+    stacks.
+    """
+    source, target = stacks
+    _check_widths(moments, source, target, "these")
+    if (source_layers, target_layers) == (source.layers, target.layers):
+        return moments
+    return moments.part(_places(source, source_layers), _places(target, target_layers))
+
+
+def check_stacked(moments: Moments | GridMoments, source: Stack, target: Stack, name: str) -> None:
+    """Raises ValueError where the moments called `name` are not of the stacks' layers, or have no rows."""
+    if isinstance(moments, GridMoments):
+        found = (moments.source_layers, moments.d_source), (moments.target_layers, moments.d_target)
+        wanted = (source.layers, source.width), (target.layers, target.width)
+        if found != wanted:
+            raise ValueError(f"{name} moments are of layers and widths {found}, the stacks of {wanted}")
+    else:
+        _check_widths(moments, source, target, name)
+    if moments.count == 0:
+        raise ValueError(f"the {name} moments have seen no rows: give the corpus more documents")
+
+
+def _check_widths(moments: Moments, source: Stack, target: Stack, name: str) -> None:
+    if (moments.d_source, moments.d_target) != (source.total, target.total):
+        raise ValueError(
+            f"{name} moments are {moments.d_source} -> {moments.d_target}, the stacks "
+            f"{source.total} -> {target.total}"
+        )
+
+
+def _places(stack: Stack, layers: tuple[int, ...]) -> slice | Tensor:
+    """The columns of some layers; a slice where they follow each other, since its blocks are no copies."""
+    wanted = Stack(layers, stack.width)
+    first = stack.columns(layers[0])
+    start = stack.layers.index(layers[0])
+    if stack.layers[start : start + len(layers)] == layers:
+        return slice(first.start, first.start + wanted.total)
+    return stack.columns_of(layers)

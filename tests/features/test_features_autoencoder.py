@@ -128,17 +128,11 @@ def test_damage_is_noticed_and_says_what_mends_it(tmp_path):
         load_autoencoder(tmp_path, mend)
     save_autoencoder(tmp_path, random_autoencoder("topk"), {})
     weights, card = tmp_path / "sae.safetensors", tmp_path / "sae.json"
-    whole, text = weights.read_bytes(), card.read_text()
-    flipped = bytearray(whole)
-    flipped[-3] ^= 1
-    for damaged, message in ((bytes(flipped), "checksum"), (whole[:-1], "its card says")):
-        weights.write_bytes(damaged)
-        with pytest.raises(SaeCorrupt, match=rf"sae\.safetensors.*{message}.*Make it with"):
-            load_autoencoder(tmp_path, mend)
-    weights.unlink()
-    with pytest.raises(SaeCorrupt, match="is gone"):
-        load_autoencoder(tmp_path)
-    weights.write_bytes(whole)
+    text = card.read_text()
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(SaeCorrupt, match=r"sae\.safetensors has .* bytes.*Make it with"):
+        load_autoencoder(tmp_path, mend)
+    save_autoencoder(tmp_path, random_autoencoder("topk"), {})
     for change, kind, message in (
         ({"format": "lrt-map"}, SaeForeign, "not the card of an autoencoder"),
         ({"version": 99}, SaeForeign, "version 99"),
@@ -151,11 +145,3 @@ def test_damage_is_noticed_and_says_what_mends_it(tmp_path):
     card.write_text("{")
     with pytest.raises(SaeCorrupt, match="not JSON"):
         load_autoencoder(tmp_path)
-
-
-def test_a_card_that_json_cannot_hold_leaves_the_old_files(tmp_path):
-    save_autoencoder(tmp_path, random_autoencoder("relu"), {"fvu": 0.5})
-    with pytest.raises(ValueError, match="nan"):
-        save_autoencoder(tmp_path, random_autoencoder("topk"), {"fvu": float("nan")})
-    found, card = load_autoencoder(tmp_path)
-    assert (found.kind, card) == ("relu", {"fvu": 0.5})

@@ -43,3 +43,15 @@ def test_describe_tells_rank_scale_and_defect():
 def test_impossible_parts_are_refused(weight, bias, message):
     with pytest.raises(ValueError, match=message):
         AffineMap(weight, bias)
+
+
+def test_the_part_onto_some_columns_gives_those_of_every_image():
+    generator = torch.Generator().manual_seed(2)
+    affine = AffineMap(torch.randn(5, 3, generator=generator), torch.randn(5, generator=generator))
+    x = torch.randn(7, 3, generator=generator)
+    part = affine.onto(slice(1, 4))
+    assert (part.d_source, part.d_target) == (3, 3)
+    torch.testing.assert_close(part.points(x), affine.points(x)[:, 1:4])
+    torch.testing.assert_close(part.directions(x), affine.directions(x)[:, 1:4])
+    with pytest.raises(ValueError, match=r"slice\(5, 7, None\) hold none of the 5 target columns"):
+        affine.onto(slice(5, 7))

@@ -17,7 +17,6 @@ from lrt.mapping import (
     Stack,
     atlas,
     atlas_bytes,
-    check_grid,
     choose_layers,
     ridge_at,
     ridge_path,
@@ -166,11 +165,6 @@ def test_memory_is_what_the_formula_says() -> None:
     assert one == 8 * numbers == 907_329_536
     # Ten folds, validation and test.
     assert atlas_bytes(eight, 896, eight, 1536, copies=12) == 12 * one < 24e9
-    check_grid(eight, 896, eight, 1536, 12, limit_bytes=12 * one)
-    with pytest.raises(
-        ValueError, match=r"8 x 8 layers, 12 times .* 10\.9 GB .* limit is 8 GB: thin the grid"
-    ):
-        check_grid(eight, 896, eight, 1536, 12, limit_bytes=8_000_000_000)
 
 
 @pytest.mark.parametrize("bias", [True, False])

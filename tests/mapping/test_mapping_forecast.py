@@ -15,7 +15,6 @@ from lrt.mapping.forecast import (
     agreement,
     jackknife,
     leave_one_out,
-    residual_between,
     residual_on,
 )
 
@@ -227,14 +226,9 @@ def test_agreement_sees_parts_of_different_maps_where_the_noise_is_low() -> None
     assert "french" in found.least_pair
     assert found.least < -0.99
     assert found.mean == pytest.approx(-1 / 3, abs=0.01)
-    warning = found.warning(0.8)
-    assert warning is not None
-    assert " and ".join(found.least_pair) in warning
-    assert "corpus.sources" in warning
     same = agreement([maps["english"], maps["letters"]], VECTOR)
     assert same.least == same.mean > 0.99
     assert same.least_pair == ("0", "1")
-    assert same.warning(0.8) is None
 
 
 def test_agreement_on_one_layer_of_a_stack() -> None:
@@ -255,17 +249,14 @@ def test_residuals_on_the_prompts_themselves() -> None:
     # Topics stand across the vector, and each topic is asked both ways, as contrastive prompts are.
     topics -= torch.outer(topics @ VECTOR, VECTOR) / VECTOR.square().sum()
     positives, negatives = topics + VECTOR, topics - VECTOR
-    states = (positives, negatives, truth.points(positives), truth.points(negatives))
-    both = torch.cat(states[:2]), torch.cat(states[2:])
+    prompts = torch.cat([positives, negatives])
+    both = prompts, truth.points(prompts)
     assert residual_on(truth, *both) < 1e-20
-    assert residual_between(truth, *states) < 1e-20
     across = torch.eye(D_SOURCE, dtype=torch.float64) - torch.outer(VECTOR, VECTOR) / VECTOR.square().sum()
     blind = AffineMap(WEIGHT @ across, truth.bias)
     topicless = AffineMap(WEIGHT - WEIGHT @ across, truth.bias)
     assert residual_on(blind, *both) < 0.2
-    assert residual_between(blind, *states) == pytest.approx(1.0)
     assert residual_on(topicless, *both) > 0.8
-    assert residual_between(topicless, *states) < 1e-20
     mean = AffineMap(torch.zeros_like(WEIGHT), both[1].mean(0))
     assert residual_on(mean, *both) == pytest.approx(1.0)
 
@@ -317,10 +308,6 @@ def test_errors_name_what_is_wrong() -> None:
         residual_on(truth, x * float("inf"), y)
     with pytest.raises(ValueError, match="do not vary"):
         residual_on(truth, x, torch.ones(3, D_TARGET))
-    with pytest.raises(ValueError, match="same negative prompts"):
-        residual_between(truth, x, x, y, y[:2])
-    with pytest.raises(ValueError, match="no vector to carry"):
-        residual_between(truth, x, x, y, y)
 
 
 def test_a_map_that_is_off_by_a_constant_is_right_about_every_difference() -> None:

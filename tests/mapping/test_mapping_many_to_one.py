@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from lrt.mapping import AffineMap, Moments, Stack, ridge_at, ridge_path
 from lrt.mapping.many_to_one import (
     ManyToOne,
-    check_stack,
     many_to_many,
     many_to_one,
     solving_bytes,
@@ -232,12 +231,3 @@ def test_errors_name_what_is_wrong(parts: list[Moments]) -> None:
             solve(*parts, SOURCE, Stack((1, 2, 3), 5))  # type: ignore[operator]
         with pytest.raises(ValueError, match="test moments have seen no rows"):
             solve(parts[0], parts[1], empty, SOURCE, TARGET)  # type: ignore[operator]
-
-
-def test_a_stack_beyond_the_limit_is_refused_with_its_size() -> None:
-    source, target = Stack(tuple(range(24)), 896), Stack(tuple(range(28)), 1536)
-    need = stack_bytes(source, target, 3) + solving_bytes(source, target)
-    check_stack(source, target, 3, limit_bytes=need)
-    told = rf"24 source layers of 896 onto 28 .*{need / 1e9:.3g} GB .* limit is 24 GB: .*layers\.source"
-    with pytest.raises(ValueError, match=told):
-        check_stack(source, target, 3, limit_bytes=24_000_000_000)

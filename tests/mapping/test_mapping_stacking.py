@@ -1,7 +1,9 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lrt.mapping import AffineMap, Moments, Stack
+from lrt.mapping import AffineMap, Moments, Stack, of_layers
 
 
 def test_parts_are_the_layers_in_their_order() -> None:
@@ -61,3 +63,43 @@ def test_impossible_stacks() -> None:
             Stack(layers, 3)
     with pytest.raises(ValueError, match=r"layer 3 is not in the stack of layers \[1, 2\]"):
         Stack((1, 2), 3).columns(3)
+
+
+@given(st.permutations([7, 3, 5]), st.integers(1, 3), st.permutations([2, 9]), st.integers(1, 2))
+@settings(max_examples=25, deadline=None)
+def test_moments_of_layers_are_those_of_their_columns(
+    source_order: list[int], sources: int, target_order: list[int], targets: int
+) -> None:
+    source, target = Stack((7, 3, 5), 2), Stack((2, 9), 3)
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(40, 6, generator=generator) + 3, torch.randn(40, 6, generator=generator)
+    wanted, other = tuple(source_order[:sources]), tuple(target_order[:targets])
+    whole = Moments(6, 6, products="float64")
+    whole.update(x, y)
+    found = of_layers(whole, (source, target), wanted, other)
+    # whichever way they were copied, the sums are the same bits
+    gathered = whole.part(source.columns_of(wanted), target.columns_of(other))
+    for name, sums in gathered.tensors().items():
+        assert torch.equal(found.tensors()[name], sums), name
+    direct = Moments(2 * sources, 3 * targets, products="float64")
+    direct.update(
+        torch.cat([source.part(x, layer) for layer in wanted], 1),
+        torch.cat([target.part(y, layer) for layer in other], 1),
+    )
+    torch.testing.assert_close(found.scatter_xy, direct.scatter_xy, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.mean_y, direct.mean_y, rtol=1e-9, atol=1e-9)
+    assert (found is whole) == ((wanted, other) == (source.layers, target.layers))
+
+
+def test_moments_of_layers_that_are_not_there() -> None:
+    stacks = Stack((7, 3), 2), Stack((2,), 3)
+    for source, target, said in (
+        ((7, 4), (2,), r"layer 4 is not in the stack of layers \[7, 3\]"),
+        ((7,), (3,), r"layer 3 is not in the stack of layers \[2\]"),
+        ((), (2,), r"at least one layer, each once; got \[\]"),
+        ((3, 3), (2,), r"each once; got \[3, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            of_layers(Moments(4, 3), stacks, source, target)
+    with pytest.raises(ValueError, match="these moments are 4 -> 4, the stacks 4 -> 3"):
+        of_layers(Moments(4, 4), stacks, (7,), (2,))

@@ -68,7 +68,8 @@ def test_they_are_found_by_what_determines_them(workshop: Workshop) -> None:
     done = workshop.train(*asked, "analysis.signal_to_noise=1e6")
     assert done.code == 0, done.told
     assert kinds(workshop) == one_each
-    assert all("standard errors off zero" in b["forecast"]["warning"] for b in results(workshop)["behaviours"])
+    warned = [b["forecast"]["warning"] for b in results(workshop)["behaviours"]]
+    assert all("standard errors off zero" in warning for warning in warned)
     # the rank curve is of the rows, the rest of the fitted map too
     assert workshop.train(*asked, "map=low_rank", "map.rank=4").code == 0
     assert kinds(workshop) == {"rank_curve": 1, "fidelity": 2, "forecast": 4}

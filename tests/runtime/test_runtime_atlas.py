@@ -147,7 +147,7 @@ def test_a_finished_atlas_is_found_again_and_a_damaged_one_told(
     assert (seen, workshop.files("atlas")) == ([], made)
     assert results(workshop)["atlas"] == first["atlas"]
     # maps without a bias are other cells of the same sums
-    assert run_atlas(workshop, *THIN, "+map.bias=false").code == 0
+    assert run_atlas(workshop, *THIN, "map.bias=false").code == 0
     assert seen == []
     assert results(workshop)["atlas"] != first["atlas"]
     assert results(workshop)["provenance"]["fingerprints"] == first["provenance"]["fingerprints"]

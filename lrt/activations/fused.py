@@ -72,9 +72,9 @@ def paired_rows(
         NonFiniteActivations: while it runs, where a state is infinite or undefined and `non_finite`
             refuses it; names model, layer and token.
     """
-    selection = Selection(tuple(source_layers), tuple(target_layers), filter, span)
     models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, selection, batch_tokens)
+    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
+    selection = Selection(tuple(source_layers), tuple(target_layers), filter, span)
     if not 0 <= start <= len(blocks):
         raise ValueError(f"start={start} is outside the split, which has {len(blocks)} blocks")
     if filter.massive is not None:
@@ -106,9 +106,9 @@ def median_norms(
 
     Raises ValueError for a split without blocks and as `paired_rows`, NonFiniteActivations as that.
     """
-    selection = Selection(tuple(source_layers), tuple(target_layers), RowFilter(), 1)
     models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, selection, batch_tokens)
+    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
+    selection = Selection(tuple(source_layers), tuple(target_layers), RowFilter(), 1)
     if at_most_tokens < 1:
         raise ValueError(f"at_most_tokens={at_most_tokens}; a median needs at least one token")
     if len(blocks) == 0:
@@ -125,15 +125,19 @@ def median_norms(
     return {name: float(torch.cat(parts).median()) for name, parts in found.items()}
 
 
-def _check(models: Mapping[Side, LanguageModel], selection: Selection, batch_tokens: int) -> None:
+def _check(
+    models: Mapping[Side, LanguageModel], layers: Mapping[Side, Sequence[int]], batch_tokens: int
+) -> None:
     if batch_tokens < 1:
         raise ValueError(f"recording.batch_tokens is {batch_tokens}; it must be at least 1")
     for side in SIDES:
-        depth = models[side].depth
-        for layer in _layers(selection, side):
+        depth, wanted = models[side].depth, layers[side]
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise ValueError(f"atlas.{side}={list(wanted)}; name at least one block, each once")
+        for layer in wanted:
             if not 0 <= layer < depth:
                 raise ValueError(
-                    f"layers.{side}={layer} is out of range: {models[side].spec.name} has blocks 0 to "
+                    f"atlas.{side}={layer} is out of range: {models[side].spec.name} has blocks 0 to "
                     f"{depth - 1}"
                 )
 

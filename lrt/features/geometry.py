@@ -100,7 +100,8 @@ def decoder_map(
     if len(D_a) < LEAST_PAIRS:
         raise ValueError(
             f"{len(D_a)} pairs of features are too few to fit on half and score the rest, "
-            f"{LEAST_PAIRS} are needed: lower the least correlation, or use wider autoencoders or more tokens"
+            f"{LEAST_PAIRS} are needed: lower the least correlation (analysis.sae.least_correlation), or use "
+            "wider autoencoders (analysis.sae.features) or more tokens (analysis.sae.tokens)"
         )
     if ridge is not None and not 0 < ridge < float("inf"):
         raise ValueError(f"ridge must be above 0 and finite, or None to choose it; got {ridge}")

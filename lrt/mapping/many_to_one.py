@@ -80,8 +80,8 @@ def many_to_one(
     """
     if len(source.layers) < 2:
         raise ValueError(
-            f"many to one is of at least two source layers, got {list(source.layers)}: name more blocks in "
-            "layers.source"
+            f"many to one is of at least two source layers, got {list(source.layers)}: record more "
+            "blocks (recording.source)"
         )
     for name, moments in (("training", train), ("validation", validation), ("test", test)):
         check_stacked(moments, source, target, name)
@@ -167,8 +167,7 @@ def check_stack(source: Stack, target: Stack, copies: int, limit_bytes: int) -> 
         raise ValueError(
             f"stacking {len(source.layers)} source layers of {source.width} onto {len(target.layers)} target "
             f"layers of {target.width} needs {need / 1e9:.3g} GB of memory and the limit is "
-            f"{limit_bytes / 1e9:.3g} GB: name fewer blocks in layers.source (it grows with their square), "
-            "or in layers.target"
+            f"{limit_bytes / 1e9:.3g} GB (it grows with the square of the source layers)"
         )
 
 

@@ -174,10 +174,10 @@ def test_settings_that_cannot_be_run(settings: dict[str, Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        (([4], [3]), r"layers\.source=4 is out of range: planted has blocks 0 to 3"),
-        (([1], [-1]), r"layers\.target=-1 is out of range"),
-        (([1, 1], [3]), r"layers\.source=\[1, 1\]"),
-        (([1], []), r"layers\.target=\[\]"),
+        (([4], [3]), r"atlas\.source=4 is out of range: planted has blocks 0 to 3"),
+        (([1], [-1]), r"atlas\.target=-1 is out of range"),
+        (([1, 1], [3]), r"atlas\.source=\[1, 1\]"),
+        (([1], []), r"atlas\.target=\[\]"),
     ],
 )
 def test_layers_that_are_not_there(layers: tuple[list[int], list[int]], said: str) -> None:

@@ -65,14 +65,15 @@ class GeometryScore:
     - `matched`: the decoders, features paired by co-activation.
     - `random`: autoencoders with random decoders that underwent the same matching on the same
       tokens. Its R2 need not be zero: where the states are related, random directions that are on
-      together are related too.
+      together are related too. None where fewer than 16 of their features match: that is a finding in
+      itself, since the decoders' own did.
     - `shuffled`: the true decoders with the pairing permuted after matching.
 
     `matching` are the true pairs, `random_pairs` the number of pairs of the random decoders.
     """
 
     matched: DecoderScore
-    random: DecoderScore
+    random: DecoderScore | None
     shuffled: DecoderScore
     matching: Matching
     random_pairs: int
@@ -155,7 +156,7 @@ def compare_decoders(
 
     Keeps two matrices of `8 m_a m_b` bytes. The random decoders have as many features on as the true
     ones had in the first rows. `least` is the correlation that a pair must be above. Raises
-    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs.
+    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs of true features.
     """
     generator = torch.Generator().manual_seed(NULL_SEED + seed)
     true, random = CoActivation(a.features, b.features), CoActivation(a.features, b.features)
@@ -176,11 +177,12 @@ def compare_decoders(
     D_a, D_b = a.W_dec[matching.a], b.W_dec[matching.b]
     matched = decoder_map(D_a, D_b, ridge=ridge, seed=seed)
     permuted = torch.randperm(len(matching), generator=generator)
+    random_a, random_b = null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b]
     return GeometryScore(
         matched=matched,
-        random=decoder_map(
-            null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b], ridge=ridge, seed=seed
-        ),
+        random=decoder_map(random_a, random_b, ridge=ridge, seed=seed)
+        if len(matching_random) >= LEAST_PAIRS
+        else None,
         shuffled=decoder_map(D_a, D_b[permuted], ridge=ridge, seed=seed),
         matching=matching,
         random_pairs=len(matching_random),

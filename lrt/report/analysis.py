@@ -201,24 +201,31 @@ def sae_table(results: Results) -> Table:
 def geometry_table(results: Results) -> Table:
     """Decoder directions of one model predicted from the other's, on features not fitted (paper 2.2)."""
     found = (results.get("sae") or {}).get("geometry") or {}
+    ways = {"forward": "source to target", "backward": "target to source"}
     named = {
         "matched": "features matched by co-activation",
         "random": "random decoders, matched alike",
         "shuffled": "matching shuffled",
     }
-    rows: list[tuple[Cell, ...]] = [
-        (
-            what,
-            "source to target" if way == "forward" else "target to source",
-            score["scored"],
-            score[way]["r2"]["value"],
-            _interval(score[way]["r2"]),
-            score[way]["cosine"]["value"],
-        )
-        for name, what in named.items()
-        if (score := found.get(name))
-        for way in ("forward", "backward")
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    if found.get("note"):
+        rows.append((named["matched"], found["note"], None, None, None, None))
+    for name, what in named.items():
+        score = found.get(name)
+        if score is not None:
+            rows += [
+                (
+                    what,
+                    told,
+                    score["scored"],
+                    score[way]["r2"]["value"],
+                    _interval(score[way]["r2"]),
+                    score[way]["cosine"]["value"],
+                )
+                for way, told in ways.items()
+            ]
+        elif name == "random" and found.get("random_pairs") is not None:
+            rows.append((what, f"too few pairs: {found['random_pairs']}", None, None, None, None))
     return Table(
         "Are the decoders linearly related?",
         ("decoders", "way", "features scored", "R²", "interval", "mean cosine"),

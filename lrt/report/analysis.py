@@ -32,8 +32,7 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     values = {}
     for cell in cells:
         place = str(cell["source_layer"]), str(cell["target_layer"])
-        along = list((cell.get("error_along") or {}).values())
-        value = (median(along) if along else None) if metric == "along" else cell.get(metric)
+        value = median_along(cell) if metric == "along" else cell.get(metric)
         if value is not None:
             values[place] = float(value)
     sides = [
@@ -42,6 +41,12 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     grid = Grid(sides[0], sides[1], "source block", "target block", values, frozenset())
     # a grid's colour knows these two: less is better for all of an atlas but CKA
     return grid_figure(grid, "r2" if metric == "cka" else "fvu", dark, bare=bare)
+
+
+def median_along(cell: Mapping[str, Any]) -> float | None:
+    """Median over the vectors of an atlas's cell of the error along them; None without vectors."""
+    errors = list((cell.get("error_along") or {}).values())
+    return median(errors) if errors else None
 
 
 def atlas_table(results: Results) -> Table:

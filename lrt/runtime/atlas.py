@@ -5,14 +5,11 @@ python -m lrt.runtime.atlas atlas.source=8 atlas.target=8 [the settings of train
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +24,7 @@ from torch import tensor
 
 from lrt.activations import median_norms, paired_rows
 from lrt.corpora import SPLITS, PackedCorpus, Split
-from lrt.durable import sweep, write_durably
+from lrt.durable import one_writer, sweep, write_durably
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
@@ -39,7 +36,7 @@ from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.recorded import cache_read
-from lrt.runtime.schema import Config, ConfigError, Depth, _explain
+from lrt.runtime.schema import Config, ConfigError, Depth, explain
 from lrt.runtime.session import Session
 from lrt.runtime.vectors import Vectors
 from lrt.steering import prompts_digest
@@ -106,7 +103,7 @@ def read_settings(composed: DictConfig) -> tuple[AtlasSettings, DictConfig]:
     try:
         order = TypeAdapter(_Order).validate_python({"atlas": section})
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error)) from None
     return order.atlas, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "atlas"])
 
 
@@ -255,7 +252,10 @@ class Atlas(Vectors):
         """Moments of every pair by split: found, gone on with, or gathered in one pass."""
         source, target = self.recorded_stacks
         found: dict[Split, GridMoments] = {}
-        with self.session.stage("moments of the grid"), _one_writer(self.folder):
+        with (
+            self.session.stage("moments of the grid"),
+            one_writer(self.folder, "making the atlas in", ConfigError, ConfigError),
+        ):
             sweep(self.folder)
             total = sum(self.blocks.rows(split) for split in SPLITS)
             medians = self._medians(source, target)
@@ -384,23 +384,6 @@ class Atlas(Vectors):
                 "config": self.session.resolved["yaml"],
             },
         }
-
-
-@contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process; ConfigError where another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is making the atlas in {folder}; wait for it, or end it and run again"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def main(composed: DictConfig) -> None:

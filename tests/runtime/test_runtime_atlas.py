@@ -18,6 +18,7 @@ from running import Ran, Workshop, _undone, composed, run_main
 
 import lrt.runtime.atlas as module
 from lrt.activations import PairedRows, paired_rows
+from lrt.durable import one_writer
 from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
@@ -229,16 +230,14 @@ def test_a_disk_that_is_too_small(workshop: Workshop, monkeypatch: pytest.Monkey
     assert "set paths.artifacts to another disk" in ran.line
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "atlas"
-    with (
-        module._one_writer(folder),
-        pytest.raises(ConfigError, match="another process is making the atlas"),
-        module._one_writer(folder),
-    ):
-        pass
-    with module._one_writer(folder):  # and it was let go
-        pass
+def test_two_at_once_are_refused(workshop: Workshop, finished: Workshop) -> None:
+    shutil.copytree(finished.artifacts, workshop.artifacts)
+    workshop.one("atlas/*/cells-*.json").unlink()
+    folder = workshop.one("atlas/*")
+    with one_writer(folder, "testing", RuntimeError, RuntimeError):
+        ran = run_atlas(workshop, *THIN)
+    assert ran.code == 1
+    assert f"another process is making the atlas in {folder}" in ran.told.replace("\n", "")
 
 
 def model_of(depth: int) -> Any:

@@ -27,13 +27,16 @@ class PairedRows:
     """The kept rows of some whole blocks, at every layer of both models; float32, on the CPU.
 
     `blocks` counts the blocks of the split that are done with these, from its first: where a pass that
-    is to go on starts.
+    is to go on starts. `non_finite` counts, by `source.LAYER` and `target.LAYER`, the tokens of these
+    blocks whose state there is infinite or undefined; layers without one are not in it. Such a token is in
+    no row.
     """
 
     source: Mapping[int, Tensor]  # layer: [n, d_source]
     target: Mapping[int, Tensor]  # layer: [n, d_target]
     document: Tensor  # [n] int64
     blocks: int
+    non_finite: Mapping[str, int]
 
 
 def paired_rows(
@@ -62,7 +65,8 @@ def paired_rows(
         medians: median norms by `source.LAYER` and `target.LAYER`, as `median_norms` or a store's
             manifest has them; only a filter of massive tokens reads them.
         batch_tokens: tokens in one forward pass, rounded down to whole blocks, at least one.
-        non_finite: whether a state that is infinite or undefined ends the pass, or its token leaves.
+        non_finite: whether a state that is infinite or undefined ends the pass, or its token is counted
+            and leaves.
         start: blocks that are left out at the beginning. A pass that starts where a batch of another
             ended has the same batches from there on, so sums over it end with the same bits.
 
@@ -119,7 +123,7 @@ def median_norms(
     for begin, end in _batches(0, first, context, batch_tokens):
         tokens = _part(blocks.tokens, begin, end).long()
         for side in SIDES:
-            _, norms = _run(models, side, selection, tokens, begin, non_finite)
+            _, norms, _ = _run(models, side, selection, tokens, begin, non_finite)
             for name, norm in norms.items():
                 found.setdefault(name, []).append(norm.view(-1, context)[:, 1:].flatten())
     return {name: float(torch.cat(parts).median()) for name, parts in found.items()}
@@ -163,9 +167,11 @@ def _rows(
         }
         states: dict[Side, Columns] = {}
         norms: Columns = {}
+        lost: dict[str, int] = {}
         for side in SIDES:
-            states[side], found = _run(models, side, selection, tokens.long(), begin, non_finite)
+            states[side], found, bad = _run(models, side, selection, tokens.long(), begin, non_finite)
             norms |= found
+            lost |= bad
         row, _ = rows_of(selection, norms, medians, facts, groups=groups)
         count = int(row.max()) + 1
         kept: dict[Side, dict[int, Tensor]] = {
@@ -177,7 +183,7 @@ def _rows(
             for side in SIDES
         }
         document = gathered(facts["document"], row, count)
-        yield PairedRows(kept["source"], kept["target"], document, end)
+        yield PairedRows(kept["source"], kept["target"], document, end, lost)
 
 
 def _run(
@@ -187,24 +193,29 @@ def _run(
     tokens: Tensor,  # [b, context] int64
     first_block: int,
     non_finite: NonFinite,
-) -> tuple[Columns, Columns]:
-    """States `[b * context, d]` in the model's dtype and their norms, by name; both on the CPU."""
+) -> tuple[Columns, Columns, dict[str, int]]:
+    """States `[b * context, d]` in the model's dtype and their norms, by name, both on the CPU; and how
+    many tokens are infinite or undefined where some are: their states are zero, their norms infinite."""
     model = models[side]
     hidden = model.hidden_states(tokens.to(model.device), list(_layers(selection, side)))
     states: Columns = {}
     norms: Columns = {}
+    lost: dict[str, int] = {}
     for layer in _layers(selection, side):
+        name = f"{side}.{layer}"
         flat = hidden.pop(layer).flatten(0, 1)
         # over the widest dtype: bf16 norms would be off in the third digit
-        norms[f"{side}.{layer}"] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
-        states[f"{side}.{layer}"] = flat.cpu()
-        norm = norms[f"{side}.{layer}"]
-        bad = (~norm.isfinite()).nonzero().flatten()
-        if len(bad) and non_finite == "refuse":
+        norms[name] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
+        states[name] = flat.cpu()
+        bad = (~norms[name].isfinite()).nonzero().flatten()
+        if len(bad) == 0:
+            continue
+        if non_finite == "refuse":
             raise _refused(bad, model, side, layer, tokens, first_block)
-        norm[bad] = torch.inf
-        states[f"{side}.{layer}"][bad] = 0
-    return states, norms
+        lost[name] = len(bad)
+        norms[name][bad] = torch.inf
+        states[name][bad] = 0
+    return states, norms, lost
 
 
 def _refused(

@@ -25,7 +25,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
     """Write `atlas.html` and `atlas.json` into `folder`; returns the page's path.
 
     results  `atlas` (a cell for every pair), `pair` (name, source, target), `span`, `rows` by split,
-             `grid` and `provenance`.
+             `grid` and `provenance`; `non_finite` by split, where tokens left for it.
     setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
 
     The page is one file without scripts or requests.
@@ -48,6 +48,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
         wide=max(map(len, record["grid"].values())) > WIDE,
         vectors=atlas_table(record),
         pairs=pairs_table(record, SHOWN),
+        lost=lost_table(record),
         all_pairs=len(cells),
         facts=provenance_facts(record["provenance"]),
         config=record["provenance"].get("config"),
@@ -91,6 +92,16 @@ def pairs_table(results: Results, most: int) -> Table:
         ("source block", "target block", "error along", "FVU", "CKA", "rank at 95%"),
         tuple(rows),
     )
+
+
+def lost_table(results: Results) -> Table:
+    """Tokens whose state at a block is infinite or undefined: they are in no row of any pair."""
+    rows: list[tuple[Cell, ...]] = [
+        (name.replace(".", " block "), split, tokens)
+        for split, counts in (results.get("non_finite") or {}).items()
+        for name, tokens in counts.items()
+    ]
+    return Table("Left out as infinite or undefined", ("where", "split", "tokens"), tuple(rows))
 
 
 def _order(cell: Mapping[str, Any]) -> tuple[float, int, int]:

@@ -9,8 +9,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
-from lrt.report.atlas import pairs_table, write_atlas_report
+from lrt.report.atlas import lost_table, pairs_table, write_atlas_report
 from lrt.report.numerals import blocks_told
 from lrt.runtime.entry import command
 from lrt.runtime.fingerprints import fingerprint
@@ -48,6 +48,7 @@ log = logging.getLogger("lrt.runtime.atlas")
 MEDIAN_TOKENS = 65_536
 # The sums of each split, and those of one more while they are written or read again.
 COPIES = len(SPLITS) + 1
+SUMS_LAYOUT = 2  # of a split's file: the sums, the blocks in them, the non-finite tokens of these
 TOLD = 10  # pairs in the terminal
 
 
@@ -130,6 +131,14 @@ def grid_layers(wanted: str | int | tuple[Depth, ...], model: LanguageModel, set
     if len(set(layers)) < len(layers):
         raise ConfigError(f"{setting}={list(wanted)} names a block twice: blocks {layers}; name each once")
     return tuple(sorted(layers))
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of one split."""
+
+    moments: GridMoments
+    non_finite: Mapping[str, int]  # tokens by `source.BLOCK` and `target.BLOCK`, where there are some
 
 
 class Atlas(Vectors):
@@ -229,6 +238,7 @@ class Atlas(Vectors):
                 "products": self.config.products,
                 "non_finite": self.config.recording.non_finite,
                 "median_tokens": MEDIAN_TOKENS,
+                "layout": SUMS_LAYOUT,
                 # the shape of the batches decides the last bits
                 "batch_tokens": self.config.recording.batch_tokens,
             }
@@ -248,10 +258,10 @@ class Atlas(Vectors):
         return self.packed()
 
     @cached_property
-    def sums(self) -> dict[Split, GridMoments]:
-        """Moments of every pair by split: found, gone on with, or gathered in one pass."""
+    def sums(self) -> dict[Split, _Sums]:
+        """What is summed of every pair by split: found, gone on with, or gathered in one pass."""
         source, target = self.recorded_stacks
-        found: dict[Split, GridMoments] = {}
+        found: dict[Split, _Sums] = {}
         with (
             self.session.stage("moments of the grid"),
             one_writer(self.folder, "making the atlas in", ConfigError, ConfigError),
@@ -262,6 +272,15 @@ class Atlas(Vectors):
             with self.session.progress("both models", total) as advance:
                 for split in SPLITS:
                     found[split] = self._summed(split, medians, advance)
+                    for name, count in found[split].non_finite.items():
+                        side, _, layer = name.partition(".")
+                        log.warning(
+                            "%s: %d tokens of %s layer %s are non-finite and leave every fit",
+                            split,
+                            count,
+                            side,
+                            layer,
+                        )
         return found
 
     def _medians(self, source: Stack, target: Stack) -> dict[str, float]:
@@ -283,16 +302,20 @@ class Atlas(Vectors):
             medians: dict[str, float] = json.loads(file.read_text())
             return medians
 
-    def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> GridMoments:
-        """One split's sums, written every so many blocks with the number of blocks that are in them."""
+    def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> _Sums:
+        """One split's sums, written every so many blocks with the number of blocks that are in them and the
+        tokens of these that are not finite."""
         source, target = self.recorded_stacks
         blocks, file = self.blocks.splits[split], self._sums_file(split)
         grid = source.layers, source.width, target.layers, target.width
+        columns = [f"source.{s}" for s in source.layers] + [f"target.{t}" for t in target.layers]
         sums, done = GridMoments(*grid, products=self.config.products), 0
+        lost = dict.fromkeys(columns, 0)
         if file.is_file():
             with cache_read(file):
                 tensors = load_file(file)
                 done = int(tensors.pop("blocks"))
+                lost = dict(zip(columns, tensors.pop("non_finite").tolist(), strict=True))
                 sums = GridMoments.from_tensors(tensors)
                 del tensors
         written = done
@@ -316,13 +339,19 @@ class Atlas(Vectors):
                 for side in (rows.source, rows.target)
             )
             sums.update(x, y)
+            for name, count in rows.non_finite.items():
+                lost[name] += count
             advance((rows.blocks - done) * self.blocks.context)
             done = rows.blocks
             if done - written >= self.settings.checkpoint_every or done == len(blocks):
-                kept = {**sums.tensors(), "blocks": tensor([done])}
+                kept = {
+                    **sums.tensors(),
+                    "blocks": tensor([done]),
+                    "non_finite": tensor(list(lost.values())),
+                }
                 write_durably(file, lambda temp, kept=kept: save_file(kept, temp))  # type: ignore[misc]
                 written = done
-        return sums
+        return _Sums(sums, {name: count for name, count in lost.items() if count})
 
     # -- the cells -----------------------------------------------------------------------------
 
@@ -338,7 +367,8 @@ class Atlas(Vectors):
 
     @cached_property
     def cells(self) -> dict[str, Any]:
-        """`atlas`, a cell for every pair, and `rows` by split; made or found."""
+        """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`, the tokens that left
+        for being infinite or undefined at a block, by `source.BLOCK` and `target.BLOCK`. Made or found."""
         if not self.cells_file.is_file():
             states = self.recorded_states  # first: their prompts are few, and can be wrong
             sums = self.sums
@@ -346,9 +376,9 @@ class Atlas(Vectors):
             pairs = len(source.layers) * len(target.layers)
             with self.session.stage("atlas"), self.session.progress("pairs of layers", pairs) as advance:
                 cells = atlas(
-                    sums["train"],
-                    sums["validation"],
-                    sums["test"],
+                    sums["train"].moments,
+                    sums["validation"].moments,
+                    sums["test"].moments,
                     source,
                     target,
                     {name: (each.source_vector, each.target_vector) for name, each in states.items()},
@@ -356,7 +386,8 @@ class Atlas(Vectors):
                     progress=lambda _done, _all: advance(1),
                 )
             made = {
-                "rows": {split: moments.count for split, moments in sums.items()},
+                "rows": {split: each.moments.count for split, each in sums.items()},
+                "non_finite": {split: dict(each.non_finite) for split, each in sums.items()},
                 "atlas": [asdict(cell) for cell in cells],
             }
             write_durably(self.cells_file, json.dumps(made).encode())
@@ -400,7 +431,7 @@ def main(composed: DictConfig) -> None:
         run.check()  # layers, tokenizers, memory: before anything costly
         results = run.results()
         page = write_atlas_report(results, Path(session.config.paths.report))
-        for table in (pairs_table(results, TOLD), atlas_table(results)):
+        for table in (pairs_table(results, TOLD), atlas_table(results), lost_table(results)):
             if table.rows:
                 session.console.print(table.rich())
         session.console.print(f"atlas: {page}")

@@ -1,4 +1,5 @@
-"""Files that are either whole under their final name or not there, whenever the power goes.
+"""Files that are either whole under their final name or not there, whenever the power goes; and folders
+that one process writes at a time.
 
 Temp name in the same folder, flush, fsync of the file, `os.replace`, fsync of the folder. Leaving
 out the first fsync can leave a rightly named file of zeros.
@@ -6,8 +7,11 @@ out the first fsync can leave a rightly named file of zeros.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMP_MARK = ".tmp-"
@@ -47,3 +51,37 @@ def sweep(folder: Path) -> None:
     """Removes temp files that a killed writer left. Only for the folder's one writer."""
     for left in folder.glob(f"*{TEMP_MARK}*"):
         left.unlink()
+
+
+@contextmanager
+def one_writer(
+    folder: Path, doing: str, busy: type[Exception], unwritable: type[Exception]
+) -> Iterator[None]:
+    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no lock
+    file outlives a killed process.
+
+    Raises `busy` where another process, which is `doing` something with the folder, holds it, and
+    `unwritable` where it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write", str(folder))
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(
+            f"the folder {folder} cannot be written ({error.strerror}); mend its permissions or "
+            "set paths.artifacts to another place"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise busy(
+                f"another process is {doing} {folder}; wait for it, or end it and run again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

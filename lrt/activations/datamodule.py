@@ -49,10 +49,14 @@ class ActivationDataModule(lightning.LightningDataModule):
         chunk_rows: int = 256,
     ) -> None:
         super().__init__()
-        sizes = {"rows": batch_rows, "window_rows": window_rows, "chunk_rows": chunk_rows}
+        sizes = {
+            "batches.rows": batch_rows,
+            "batches.window_rows": window_rows,
+            "chunk_rows": chunk_rows,
+        }
         for name, value in sizes.items():
             if value < 1:
-                raise ValueError(f"batches.{name} is {value}; it must be at least 1")
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         if workers < 0:
             raise ValueError(f"batches.workers is {workers}; it is 0 or a number of threads")
         if not isinstance(selection, Selection):

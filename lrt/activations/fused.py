@@ -27,13 +27,16 @@ class PairedRows:
     """The kept rows of some whole blocks, at every layer of both models; float32, on the CPU.
 
     `blocks` counts the blocks of the split that are done with these, from its first: where a pass that
-    is to go on starts.
+    is to go on starts. `non_finite` counts, by `source.LAYER` and `target.LAYER`, the tokens of these
+    blocks whose state there is infinite or undefined; layers without one are not in it. Such a token is in
+    no row.
     """
 
     source: Mapping[int, Tensor]  # layer: [n, d_source]
     target: Mapping[int, Tensor]  # layer: [n, d_target]
     document: Tensor  # [n] int64
     blocks: int
+    non_finite: Mapping[str, int]
 
 
 def paired_rows(
@@ -62,7 +65,8 @@ def paired_rows(
         medians: median norms by `source.LAYER` and `target.LAYER`, as `median_norms` or a store's
             manifest has them; only a filter of massive tokens reads them.
         batch_tokens: tokens in one forward pass, rounded down to whole blocks, at least one.
-        non_finite: whether a state that is infinite or undefined ends the pass, or its token leaves.
+        non_finite: whether a state that is infinite or undefined ends the pass, or its token is counted
+            and leaves.
         start: blocks that are left out at the beginning. A pass that starts where a batch of another
             ended has the same batches from there on, so sums over it end with the same bits.
 
@@ -72,9 +76,9 @@ def paired_rows(
         NonFiniteActivations: while it runs, where a state is infinite or undefined and `non_finite`
             refuses it; names model, layer and token.
     """
-    selection = Selection(tuple(source_layers), tuple(target_layers), filter, span)
     models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, selection, batch_tokens)
+    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
+    selection = Selection(tuple(source_layers), tuple(target_layers), filter, span)
     if not 0 <= start <= len(blocks):
         raise ValueError(f"start={start} is outside the split, which has {len(blocks)} blocks")
     if filter.massive is not None:
@@ -106,9 +110,9 @@ def median_norms(
 
     Raises ValueError for a split without blocks and as `paired_rows`, NonFiniteActivations as that.
     """
-    selection = Selection(tuple(source_layers), tuple(target_layers), RowFilter(), 1)
     models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, selection, batch_tokens)
+    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
+    selection = Selection(tuple(source_layers), tuple(target_layers), RowFilter(), 1)
     if at_most_tokens < 1:
         raise ValueError(f"at_most_tokens={at_most_tokens}; a median needs at least one token")
     if len(blocks) == 0:
@@ -119,21 +123,25 @@ def median_norms(
     for begin, end in _batches(0, first, context, batch_tokens):
         tokens = _part(blocks.tokens, begin, end).long()
         for side in SIDES:
-            _, norms = _run(models, side, selection, tokens, begin, non_finite)
+            _, norms, _ = _run(models, side, selection, tokens, begin, non_finite)
             for name, norm in norms.items():
                 found.setdefault(name, []).append(norm.view(-1, context)[:, 1:].flatten())
     return {name: float(torch.cat(parts).median()) for name, parts in found.items()}
 
 
-def _check(models: Mapping[Side, LanguageModel], selection: Selection, batch_tokens: int) -> None:
+def _check(
+    models: Mapping[Side, LanguageModel], layers: Mapping[Side, Sequence[int]], batch_tokens: int
+) -> None:
     if batch_tokens < 1:
         raise ValueError(f"recording.batch_tokens is {batch_tokens}; it must be at least 1")
     for side in SIDES:
-        depth = models[side].depth
-        for layer in _layers(selection, side):
+        depth, wanted = models[side].depth, layers[side]
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise ValueError(f"atlas.{side}={list(wanted)}; name at least one block, each once")
+        for layer in wanted:
             if not 0 <= layer < depth:
                 raise ValueError(
-                    f"layers.{side}={layer} is out of range: {models[side].spec.name} has blocks 0 to "
+                    f"atlas.{side}={layer} is out of range: {models[side].spec.name} has blocks 0 to "
                     f"{depth - 1}"
                 )
 
@@ -159,9 +167,11 @@ def _rows(
         }
         states: dict[Side, Columns] = {}
         norms: Columns = {}
+        lost: dict[str, int] = {}
         for side in SIDES:
-            states[side], found = _run(models, side, selection, tokens.long(), begin, non_finite)
+            states[side], found, bad = _run(models, side, selection, tokens.long(), begin, non_finite)
             norms |= found
+            lost |= bad
         row, _ = rows_of(selection, norms, medians, facts, groups=groups)
         count = int(row.max()) + 1
         kept: dict[Side, dict[int, Tensor]] = {
@@ -173,7 +183,7 @@ def _rows(
             for side in SIDES
         }
         document = gathered(facts["document"], row, count)
-        yield PairedRows(kept["source"], kept["target"], document, end)
+        yield PairedRows(kept["source"], kept["target"], document, end, lost)
 
 
 def _run(
@@ -183,24 +193,29 @@ def _run(
     tokens: Tensor,  # [b, context] int64
     first_block: int,
     non_finite: NonFinite,
-) -> tuple[Columns, Columns]:
-    """States `[b * context, d]` in the model's dtype and their norms, by name; both on the CPU."""
+) -> tuple[Columns, Columns, dict[str, int]]:
+    """States `[b * context, d]` in the model's dtype and their norms, by name, both on the CPU; and how
+    many tokens are infinite or undefined where some are: their states are zero, their norms infinite."""
     model = models[side]
     hidden = model.hidden_states(tokens.to(model.device), list(_layers(selection, side)))
     states: Columns = {}
     norms: Columns = {}
+    lost: dict[str, int] = {}
     for layer in _layers(selection, side):
+        name = f"{side}.{layer}"
         flat = hidden.pop(layer).flatten(0, 1)
         # over the widest dtype: bf16 norms would be off in the third digit
-        norms[f"{side}.{layer}"] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
-        states[f"{side}.{layer}"] = flat.cpu()
-        norm = norms[f"{side}.{layer}"]
-        bad = (~norm.isfinite()).nonzero().flatten()
-        if len(bad) and non_finite == "refuse":
+        norms[name] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
+        states[name] = flat.cpu()
+        bad = (~norms[name].isfinite()).nonzero().flatten()
+        if len(bad) == 0:
+            continue
+        if non_finite == "refuse":
             raise _refused(bad, model, side, layer, tokens, first_block)
-        norm[bad] = torch.inf
-        states[f"{side}.{layer}"][bad] = 0
-    return states, norms
+        lost[name] = len(bad)
+        norms[name][bad] = torch.inf
+        states[name][bad] = 0
+    return states, norms, lost
 
 
 def _refused(

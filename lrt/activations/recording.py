@@ -9,11 +9,9 @@ place at the very end.
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,7 +49,7 @@ from lrt.activations.median import streaming_median
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
-from lrt.durable import sweep, write_durably
+from lrt.durable import one_writer, sweep, write_durably
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel
@@ -166,7 +164,7 @@ def record(
     )
     if (folder / MANIFEST).is_file():
         return _opened(folder, plan)
-    with _one_writer(folder):
+    with one_writer(folder, "recording into", StoreBusy, StoreUnwritable):
         if (folder / MANIFEST).is_file():  # finished by another process since the look above
             return _opened(folder, plan)
         sweep(folder)
@@ -392,34 +390,6 @@ def _median_norm(store: ActivationStore, column: str) -> float:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no
-    lock file outlives a killed process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission to write", str(folder))
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise StoreUnwritable(
-            f"the folder {folder} cannot be written ({error.strerror}); mend its permissions or "
-            "set paths.artifacts to another place"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise StoreBusy(
-                f"another process is recording into {folder}; wait for it, or end it and run again"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

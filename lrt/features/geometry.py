@@ -65,14 +65,15 @@ class GeometryScore:
     - `matched`: the decoders, features paired by co-activation.
     - `random`: autoencoders with random decoders that underwent the same matching on the same
       tokens. Its R2 need not be zero: where the states are related, random directions that are on
-      together are related too.
+      together are related too. None where fewer than 16 of their features match: that is a finding in
+      itself, since the decoders' own did.
     - `shuffled`: the true decoders with the pairing permuted after matching.
 
     `matching` are the true pairs, `random_pairs` the number of pairs of the random decoders.
     """
 
     matched: DecoderScore
-    random: DecoderScore
+    random: DecoderScore | None
     shuffled: DecoderScore
     matching: Matching
     random_pairs: int
@@ -100,7 +101,8 @@ def decoder_map(
     if len(D_a) < LEAST_PAIRS:
         raise ValueError(
             f"{len(D_a)} pairs of features are too few to fit on half and score the rest, "
-            f"{LEAST_PAIRS} are needed: lower the least correlation, or use wider autoencoders or more tokens"
+            f"{LEAST_PAIRS} are needed: lower the least correlation (analysis.sae.least_correlation), or use "
+            "wider autoencoders (analysis.sae.features) or more tokens (analysis.sae.tokens)"
         )
     if ridge is not None and not 0 < ridge < float("inf"):
         raise ValueError(f"ridge must be above 0 and finite, or None to choose it; got {ridge}")
@@ -154,7 +156,7 @@ def compare_decoders(
 
     Keeps two matrices of `8 m_a m_b` bytes. The random decoders have as many features on as the true
     ones had in the first rows. `least` is the correlation that a pair must be above. Raises
-    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs.
+    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs of true features.
     """
     generator = torch.Generator().manual_seed(NULL_SEED + seed)
     true, random = CoActivation(a.features, b.features), CoActivation(a.features, b.features)
@@ -175,11 +177,12 @@ def compare_decoders(
     D_a, D_b = a.W_dec[matching.a], b.W_dec[matching.b]
     matched = decoder_map(D_a, D_b, ridge=ridge, seed=seed)
     permuted = torch.randperm(len(matching), generator=generator)
+    random_a, random_b = null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b]
     return GeometryScore(
         matched=matched,
-        random=decoder_map(
-            null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b], ridge=ridge, seed=seed
-        ),
+        random=decoder_map(random_a, random_b, ridge=ridge, seed=seed)
+        if len(matching_random) >= LEAST_PAIRS
+        else None,
         shuffled=decoder_map(D_a, D_b[permuted], ridge=ridge, seed=seed),
         matching=matching,
         random_pairs=len(matching_random),

@@ -43,21 +43,25 @@ class SaeSpec:
     def check(self, width: int) -> None:
         """Raise ValueError, naming the setting, where a value is not allowed for states of this width."""
         if self.kind not in get_args(TrainedKind):
-            raise ValueError(f"sae.kind is one of {get_args(TrainedKind)}, got {self.kind!r}")
+            raise ValueError(f"analysis.sae.kind is one of {get_args(TrainedKind)}, got {self.kind!r}")
         if width < 1 or self.features < 1:
             raise ValueError(f"an autoencoder has a width and features, got {width} and {self.features}")
         if not 1 <= self.k <= self.features:
-            raise ValueError(f"sae.k must lie in 1..{self.features} (sae.features), got {self.k}")
+            raise ValueError(
+                f"analysis.sae.k must lie in 1..{self.features} (analysis.sae.features), got {self.k}"
+            )
         for name in ("learning_rate", "bandwidth"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise ValueError(f"sae.{name} must be above 0 and finite, got {value}")
+                raise ValueError(f"{name} of an SaeSpec must be above 0 and finite, got {value}")
         for name in ("l0_weight", "auxiliary_weight"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ValueError(f"sae.{name} must be at least 0 and finite, got {value}")
+                raise ValueError(f"{name} of an SaeSpec must be at least 0 and finite, got {value}")
         if self.dead_after < 1:
-            raise ValueError(f"sae.dead_after is a number of rows of at least 1, got {self.dead_after}")
+            raise ValueError(
+                f"dead_after of an SaeSpec is a number of rows of at least 1, got {self.dead_after}"
+            )
 
 
 class SaeModule(LightningModule):
@@ -160,8 +164,9 @@ class SaeModule(LightningModule):
             loss = loss + self.spec.auxiliary_weight * self._auxiliary(z, left_over.detach(), dead)
         if not loss.isfinite():
             raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.global_step}: lower sae.learning_rate (now "
-                f"{self.spec.learning_rate}), or leave non-finite rows out"
+                f"the loss is {float(loss)} at step {self.global_step}: leave massive tokens out "
+                "(filter.massive), train in full precision (trainer.precision=32-true), or give SaeSpec a "
+                f"lower learning_rate than {self.spec.learning_rate}"
             )
         self.log("train/fvu", fvu.detach())
         self.log("train/l0", l0.detach())

@@ -114,7 +114,7 @@ def choose_layers(
     """
     column = [cell for cell in cells if cell.target_layer == target]
     if not column:
-        raise ValueError(f"target layer {target} is not in the atlas: add it to layers.target")
+        raise ValueError(f"target layer {target} is not in the atlas: add it to recording.target")
     if vector not in column[0].error_along:
         raise ValueError(f"the atlas has no vector {vector!r}; it has {sorted(column[0].error_along)}")
     steering = [cell for cell in column if cell.source_layer in steerable_source]
@@ -122,7 +122,7 @@ def choose_layers(
         raise ValueError(
             f"no source layer of the atlas, {sorted(cell.source_layer for cell in column)}, steers the "
             f"source itself by {vector!r} (those that do: {sorted(steerable_source)}): add such blocks to "
-            "layers.source"
+            "recording.source"
         )
     return min(steering, key=lambda cell: (cell.error_along[vector], cell.source_layer)).source_layer
 

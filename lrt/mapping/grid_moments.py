@@ -33,12 +33,12 @@ class GridMoments:
         for side, layers in (("source", source_layers), ("target", target_layers)):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(
-                    f"{side} layers of a grid: at least one, each once; got {list(layers)} (layers.{side})"
+                    f"{side} layers of a grid: at least one, each once; got {list(layers)} (atlas.{side})"
                 )
         if d_source < 1 or d_target < 1:
             raise ValueError(f"widths must be at least 1, got {d_source} and {d_target}")
         if products not in ("float32", "float64"):
-            raise ValueError(f"moments.products is float32 or float64, got {products!r}")
+            raise ValueError(f"products is float32 or float64, got {products!r}")
         self.source_layers = tuple(source_layers)
         self.target_layers = tuple(target_layers)
         self.d_source = d_source

@@ -80,8 +80,8 @@ def many_to_one(
     """
     if len(source.layers) < 2:
         raise ValueError(
-            f"many to one is of at least two source layers, got {list(source.layers)}: name more blocks in "
-            "layers.source"
+            f"many to one is of at least two source layers, got {list(source.layers)}: record more "
+            "blocks (recording.source)"
         )
     for name, moments in (("training", train), ("validation", validation), ("test", test)):
         check_stacked(moments, source, target, name)

@@ -46,7 +46,7 @@ class Moments:
         if d_source < 1 or d_target < 1:
             raise ValueError(f"widths must be at least 1, got {d_source} and {d_target}")
         if products not in ("float32", "float64"):
-            raise ValueError(f"moments.products is float32 or float64, got {products!r}")
+            raise ValueError(f"products is float32 or float64, got {products!r}")
         self.d_source = d_source
         self.d_target = d_target
         self.products = products

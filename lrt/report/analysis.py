@@ -32,8 +32,7 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     values = {}
     for cell in cells:
         place = str(cell["source_layer"]), str(cell["target_layer"])
-        along = list((cell.get("error_along") or {}).values())
-        value = (median(along) if along else None) if metric == "along" else cell.get(metric)
+        value = median_along(cell) if metric == "along" else cell.get(metric)
         if value is not None:
             values[place] = float(value)
     sides = [
@@ -42,6 +41,12 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     grid = Grid(sides[0], sides[1], "source block", "target block", values, frozenset())
     # a grid's colour knows these two: less is better for all of an atlas but CKA
     return grid_figure(grid, "r2" if metric == "cka" else "fvu", dark, bare=bare)
+
+
+def median_along(cell: Mapping[str, Any]) -> float | None:
+    """Median over the vectors of an atlas's cell of the error along them; None without vectors."""
+    errors = list((cell.get("error_along") or {}).values())
+    return median(errors) if errors else None
 
 
 def atlas_table(results: Results) -> Table:
@@ -201,24 +206,31 @@ def sae_table(results: Results) -> Table:
 def geometry_table(results: Results) -> Table:
     """Decoder directions of one model predicted from the other's, on features not fitted (paper 2.2)."""
     found = (results.get("sae") or {}).get("geometry") or {}
+    ways = {"forward": "source to target", "backward": "target to source"}
     named = {
         "matched": "features matched by co-activation",
         "random": "random decoders, matched alike",
         "shuffled": "matching shuffled",
     }
-    rows: list[tuple[Cell, ...]] = [
-        (
-            what,
-            "source to target" if way == "forward" else "target to source",
-            score["scored"],
-            score[way]["r2"]["value"],
-            _interval(score[way]["r2"]),
-            score[way]["cosine"]["value"],
-        )
-        for name, what in named.items()
-        if (score := found.get(name))
-        for way in ("forward", "backward")
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    if found.get("note"):
+        rows.append((named["matched"], found["note"], None, None, None, None))
+    for name, what in named.items():
+        score = found.get(name)
+        if score is not None:
+            rows += [
+                (
+                    what,
+                    told,
+                    score["scored"],
+                    score[way]["r2"]["value"],
+                    _interval(score[way]["r2"]),
+                    score[way]["cosine"]["value"],
+                )
+                for way, told in ways.items()
+            ]
+        elif name == "random" and found.get("random_pairs") is not None:
+            rows.append((what, f"too few pairs: {found['random_pairs']}", None, None, None, None))
     return Table(
         "Are the decoders linearly related?",
         ("decoders", "way", "features scored", "R²", "interval", "mean cosine"),

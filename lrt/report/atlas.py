@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
+from lrt.report.analysis import ATLAS, atlas_figure, atlas_table, median_along
+from lrt.report.contents import provenance_facts
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
@@ -25,7 +25,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
     """Write `atlas.html` and `atlas.json` into `folder`; returns the page's path.
 
     results  `atlas` (a cell for every pair), `pair` (name, source, target), `span`, `rows` by split,
-             `grid` and `provenance`.
+             `grid` and `provenance`; `non_finite` by split, where tokens left for it.
     setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
 
     The page is one file without scripts or requests.
@@ -48,8 +48,9 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
         wide=max(map(len, record["grid"].values())) > WIDE,
         vectors=atlas_table(record),
         pairs=pairs_table(record, SHOWN),
+        lost=lost_table(record),
         all_pairs=len(cells),
-        facts=_facts(record),
+        facts=provenance_facts(record["provenance"]),
         config=record["provenance"].get("config"),
     )
     write_files(folder, {"atlas.json": to_json(record), "atlas.html": page.encode()}, setting)
@@ -61,7 +62,7 @@ def atlas_headline(results: Results) -> str:
     cells = results["atlas"]
     best = min(cells, key=_order)
     text = f"{len(cells)} pairs of blocks."
-    along = _along(best)
+    along = median_along(best)
     if along is None:
         return (
             f"{text} The least FVU is {figure(best['fvu'])}, "
@@ -79,7 +80,7 @@ def pairs_table(results: Results, most: int) -> Table:
         (
             cell["source_layer"],
             cell["target_layer"],
-            _along(cell),
+            median_along(cell),
             cell["fvu"],
             cell["cka"],
             cell["rank"],
@@ -93,13 +94,18 @@ def pairs_table(results: Results, most: int) -> Table:
     )
 
 
-def _along(cell: Mapping[str, Any]) -> float | None:
-    errors = list(cell["error_along"].values())
-    return median(errors) if errors else None
+def lost_table(results: Results) -> Table:
+    """Tokens whose state at a block is infinite or undefined: they are in no row of any pair."""
+    rows: list[tuple[Cell, ...]] = [
+        (name.replace(".", " block "), split, tokens)
+        for split, counts in (results.get("non_finite") or {}).items()
+        for name, tokens in counts.items()
+    ]
+    return Table("Left out as infinite or undefined", ("where", "split", "tokens"), tuple(rows))
 
 
 def _order(cell: Mapping[str, Any]) -> tuple[float, int, int]:
-    along = _along(cell)
+    along = median_along(cell)
     return cell["fvu"] if along is None else along, cell["source_layer"], cell["target_layer"]
 
 
@@ -109,15 +115,3 @@ def _side(results: Results, side: str) -> str:
         f"{side} {model['name']} ({count(model['parameters'])}), {blocks_told(results['grid'][side])} "
         f"of {model['depth']}"
     )
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    provenance = results["provenance"]
-    facts = [
-        (name, str(provenance[name]))
-        for name in ("date", "command", "commit", "machine")
-        if provenance.get(name)
-    ]
-    facts += [(f"fingerprint of {name}", value) for name, value in provenance["fingerprints"].items()]
-    versions = provenance.get("versions") or {}
-    return [*facts, ("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))]

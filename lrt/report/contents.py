@@ -110,6 +110,20 @@ def name_of(results: Results, side: str) -> str:
     return str(name) if name else f"the {side}"
 
 
+def provenance_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where a record's figures come from: what each fact is, and the fact; what is not there is left out."""
+    versions = provenance.get("versions") or {}
+    facts = [
+        *((name, provenance.get(name)) for name in ("date", "command", "commit", "machine")),
+        *(
+            (f"fingerprint of {name}", value)
+            for name, value in (provenance.get("fingerprints") or {}).items()
+        ),
+        ("versions", ", ".join(f"{name} {value}" for name, value in versions.items())),
+    ]
+    return [(name, str(value)) for name, value in facts if value]
+
+
 def headline_table(results: Results) -> Table:
     """One row a behaviour, at the strength chosen on development items, on test items."""
     rows: list[tuple[Cell, ...]] = []

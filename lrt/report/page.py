@@ -62,7 +62,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         Table(
             "Provenance",
             ("what", "value"),
-            tuple((name, value) for name, value in _facts(results) if value),
+            tuple(_facts(results)),
         ),
     ]
     figures = [f"- {value} {what}" for value, what in contents.key_figures(results)]
@@ -137,7 +137,7 @@ def page(results: Mapping[str, Any]) -> str:
         tried=results.get("configurations_tried") or {},
         seconds=seconds,
         slowest=max((s for s in seconds.values() if s is not None), default=0) or 1,
-        facts=[(name, value) for name, value in _facts(results) if value],
+        facts=_facts(results),
         config=provenance.get("config"),
     )
 
@@ -256,23 +256,10 @@ def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the figures come from."""
-    provenance = results.get("provenance") or {}
-    facts = [
-        (name, str(provenance[name]) if provenance.get(name) else "")
-        for name in ("date", "command", "commit", "machine")
-    ]
+    """Where the figures come from, and what was looked at to choose them."""
+    facts = contents.provenance_facts(results.get("provenance") or {})
     tried = results.get("configurations_tried") or {}
-    facts.append(
-        (
-            "looked at by this run, on development items",
-            ", ".join(f"{figure(n)} {what}" for what, n in tried.items()),
-        )
-    )
-    facts += [
-        (f"fingerprint of {name}", str(value))
-        for name, value in (provenance.get("fingerprints") or {}).items()
-    ]
-    versions = provenance.get("versions") or {}
-    facts.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    if tried:
+        told = ", ".join(f"{figure(n)} {what}" for what, n in tried.items())
+        facts.append(("looked at by this run, on development items", told))
     return facts

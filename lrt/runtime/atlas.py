@@ -5,15 +5,12 @@ python -m lrt.runtime.atlas atlas.source=8 atlas.target=8 [the settings of train
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,19 +24,19 @@ from torch import tensor
 
 from lrt.activations import median_norms, paired_rows
 from lrt.corpora import SPLITS, PackedCorpus, Split
-from lrt.durable import sweep, write_durably
+from lrt.durable import one_writer, sweep, write_durably
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
-from lrt.report.atlas import pairs_table, write_atlas_report
+from lrt.report.atlas import lost_table, pairs_table, write_atlas_report
 from lrt.report.numerals import blocks_told
 from lrt.runtime.entry import command
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.recorded import cache_read
-from lrt.runtime.schema import Config, ConfigError, Depth, _explain
+from lrt.runtime.schema import Config, ConfigError, Depth, explain
 from lrt.runtime.session import Session
 from lrt.runtime.vectors import Vectors
 from lrt.steering import prompts_digest
@@ -51,6 +48,7 @@ log = logging.getLogger("lrt.runtime.atlas")
 MEDIAN_TOKENS = 65_536
 # The sums of each split, and those of one more while they are written or read again.
 COPIES = len(SPLITS) + 1
+SUMS_LAYOUT = 2  # of a split's file: the sums, the blocks in them, the non-finite tokens of these
 TOLD = 10  # pairs in the terminal
 
 
@@ -106,7 +104,7 @@ def read_settings(composed: DictConfig) -> tuple[AtlasSettings, DictConfig]:
     try:
         order = TypeAdapter(_Order).validate_python({"atlas": section})
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error)) from None
     return order.atlas, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "atlas"])
 
 
@@ -133,6 +131,14 @@ def grid_layers(wanted: str | int | tuple[Depth, ...], model: LanguageModel, set
     if len(set(layers)) < len(layers):
         raise ConfigError(f"{setting}={list(wanted)} names a block twice: blocks {layers}; name each once")
     return tuple(sorted(layers))
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of one split."""
+
+    moments: GridMoments
+    non_finite: Mapping[str, int]  # tokens by `source.BLOCK` and `target.BLOCK`, where there are some
 
 
 class Atlas(Vectors):
@@ -232,6 +238,7 @@ class Atlas(Vectors):
                 "products": self.config.products,
                 "non_finite": self.config.recording.non_finite,
                 "median_tokens": MEDIAN_TOKENS,
+                "layout": SUMS_LAYOUT,
                 # the shape of the batches decides the last bits
                 "batch_tokens": self.config.recording.batch_tokens,
             }
@@ -251,17 +258,29 @@ class Atlas(Vectors):
         return self.packed()
 
     @cached_property
-    def sums(self) -> dict[Split, GridMoments]:
-        """Moments of every pair by split: found, gone on with, or gathered in one pass."""
+    def sums(self) -> dict[Split, _Sums]:
+        """What is summed of every pair by split: found, gone on with, or gathered in one pass."""
         source, target = self.recorded_stacks
-        found: dict[Split, GridMoments] = {}
-        with self.session.stage("moments of the grid"), _one_writer(self.folder):
+        found: dict[Split, _Sums] = {}
+        with (
+            self.session.stage("moments of the grid"),
+            one_writer(self.folder, "making the atlas in", ConfigError, ConfigError),
+        ):
             sweep(self.folder)
             total = sum(self.blocks.rows(split) for split in SPLITS)
             medians = self._medians(source, target)
             with self.session.progress("both models", total) as advance:
                 for split in SPLITS:
                     found[split] = self._summed(split, medians, advance)
+                    for name, count in found[split].non_finite.items():
+                        side, _, layer = name.partition(".")
+                        log.warning(
+                            "%s: %d tokens of %s layer %s are non-finite and leave every fit",
+                            split,
+                            count,
+                            side,
+                            layer,
+                        )
         return found
 
     def _medians(self, source: Stack, target: Stack) -> dict[str, float]:
@@ -283,16 +302,20 @@ class Atlas(Vectors):
             medians: dict[str, float] = json.loads(file.read_text())
             return medians
 
-    def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> GridMoments:
-        """One split's sums, written every so many blocks with the number of blocks that are in them."""
+    def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> _Sums:
+        """One split's sums, written every so many blocks with the number of blocks that are in them and the
+        tokens of these that are not finite."""
         source, target = self.recorded_stacks
         blocks, file = self.blocks.splits[split], self._sums_file(split)
         grid = source.layers, source.width, target.layers, target.width
+        columns = [f"source.{s}" for s in source.layers] + [f"target.{t}" for t in target.layers]
         sums, done = GridMoments(*grid, products=self.config.products), 0
+        lost = dict.fromkeys(columns, 0)
         if file.is_file():
             with cache_read(file):
                 tensors = load_file(file)
                 done = int(tensors.pop("blocks"))
+                lost = dict(zip(columns, tensors.pop("non_finite").tolist(), strict=True))
                 sums = GridMoments.from_tensors(tensors)
                 del tensors
         written = done
@@ -316,13 +339,19 @@ class Atlas(Vectors):
                 for side in (rows.source, rows.target)
             )
             sums.update(x, y)
+            for name, count in rows.non_finite.items():
+                lost[name] += count
             advance((rows.blocks - done) * self.blocks.context)
             done = rows.blocks
             if done - written >= self.settings.checkpoint_every or done == len(blocks):
-                kept = {**sums.tensors(), "blocks": tensor([done])}
+                kept = {
+                    **sums.tensors(),
+                    "blocks": tensor([done]),
+                    "non_finite": tensor(list(lost.values())),
+                }
                 write_durably(file, lambda temp, kept=kept: save_file(kept, temp))  # type: ignore[misc]
                 written = done
-        return sums
+        return _Sums(sums, {name: count for name, count in lost.items() if count})
 
     # -- the cells -----------------------------------------------------------------------------
 
@@ -338,7 +367,8 @@ class Atlas(Vectors):
 
     @cached_property
     def cells(self) -> dict[str, Any]:
-        """`atlas`, a cell for every pair, and `rows` by split; made or found."""
+        """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`, the tokens that left
+        for being infinite or undefined at a block, by `source.BLOCK` and `target.BLOCK`. Made or found."""
         if not self.cells_file.is_file():
             states = self.recorded_states  # first: their prompts are few, and can be wrong
             sums = self.sums
@@ -346,9 +376,9 @@ class Atlas(Vectors):
             pairs = len(source.layers) * len(target.layers)
             with self.session.stage("atlas"), self.session.progress("pairs of layers", pairs) as advance:
                 cells = atlas(
-                    sums["train"],
-                    sums["validation"],
-                    sums["test"],
+                    sums["train"].moments,
+                    sums["validation"].moments,
+                    sums["test"].moments,
                     source,
                     target,
                     {name: (each.source_vector, each.target_vector) for name, each in states.items()},
@@ -356,7 +386,8 @@ class Atlas(Vectors):
                     progress=lambda _done, _all: advance(1),
                 )
             made = {
-                "rows": {split: moments.count for split, moments in sums.items()},
+                "rows": {split: each.moments.count for split, each in sums.items()},
+                "non_finite": {split: dict(each.non_finite) for split, each in sums.items()},
                 "atlas": [asdict(cell) for cell in cells],
             }
             write_durably(self.cells_file, json.dumps(made).encode())
@@ -386,23 +417,6 @@ class Atlas(Vectors):
         }
 
 
-@contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process; ConfigError where another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is making the atlas in {folder}; wait for it, or end it and run again"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def main(composed: DictConfig) -> None:
     """The grid, one pass of both models, its page."""
     settings, rest = read_settings(composed)
@@ -417,7 +431,7 @@ def main(composed: DictConfig) -> None:
         run.check()  # layers, tokenizers, memory: before anything costly
         results = run.results()
         page = write_atlas_report(results, Path(session.config.paths.report))
-        for table in (pairs_table(results, TOLD), atlas_table(results)):
+        for table in (pairs_table(results, TOLD), atlas_table(results), lost_table(results)):
             if table.rows:
                 session.console.print(table.rich())
         session.console.print(f"atlas: {page}")

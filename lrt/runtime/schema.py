@@ -442,14 +442,15 @@ def read_config(composed: DictConfig) -> Config:
     try:
         return TypeAdapter(Config).validate_python(plain)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error)) from None
 
 
 # what pydantic puts into a path for a value that may be of several types
 NO_SETTING = ("int", "float", "tuple[union[int,float],...]", "literal['auto']", "gradient", "closed_form")
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Every fault by its config path, in words."""
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
         # a value that may be of two types has the type it failed to be at the end of its path

@@ -211,7 +211,7 @@ def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(folder: Path) -> N
     [
         ({"batch_rows": 0}, r"batches\.rows is 0"),
         ({"window_rows": 0}, r"batches\.window_rows is 0"),
-        ({"chunk_rows": -1}, r"batches\.chunk_rows is -1"),
+        ({"chunk_rows": -1}, "^chunk_rows is -1"),
         ({"workers": -1}, r"batches\.workers is -1"),
     ],
 )

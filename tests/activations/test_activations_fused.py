@@ -1,3 +1,5 @@
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -174,10 +176,10 @@ def test_settings_that_cannot_be_run(settings: dict[str, Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        (([4], [3]), r"layers\.source=4 is out of range: planted has blocks 0 to 3"),
-        (([1], [-1]), r"layers\.target=-1 is out of range"),
-        (([1, 1], [3]), r"layers\.source=\[1, 1\]"),
-        (([1], []), r"layers\.target=\[\]"),
+        (([4], [3]), r"atlas\.source=4 is out of range: planted has blocks 0 to 3"),
+        (([1], [-1]), r"atlas\.target=-1 is out of range"),
+        (([1, 1], [3]), r"atlas\.source=\[1, 1\]"),
+        (([1], []), r"atlas\.target=\[\]"),
     ],
 )
 def test_layers_that_are_not_there(layers: tuple[list[int], list[int]], said: str) -> None:
@@ -195,19 +197,59 @@ def test_medians_of_nothing() -> None:
         median_norms(*models(), *LAYERS, CORPUS.splits["train"], at_most_tokens=0, batch_tokens=8)
 
 
-def test_states_that_are_not_finite_are_named_with_their_place() -> None:
-    class Broken(PlantedModel):
-        def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:
-            plain = super().state(tokens, positions, layer)
-            return torch.where((tokens == self.bad)[..., None] & (layer == 3), float("inf"), plain)
+class Broken(PlantedModel):
+    """At block 3 the states of one token are infinite, at block 2 those of position 5 undefined."""
 
+    bad = 7
+
+    def state(self, tokens: Tensor, positions: Tensor, layer: int) -> Tensor:
+        plain = super().state(tokens, positions, layer)
+        plain = torch.where((tokens == self.bad)[..., None] & (layer == 3), float("inf"), plain)
+        return torch.where((positions == 5)[..., None] & (layer == 2), float("nan"), plain)
+
+
+def test_states_that_are_not_finite_are_named_with_their_place() -> None:
     blocks = CORPUS.splits["train"]
-    target: Any = Broken(10, seed=1)
-    block, position = 20, 3
-    target.bad = int(blocks.tokens[block, position])
-    first = (torch.from_numpy(blocks.tokens) == target.bad).nonzero()[0].tolist()
+    bad = torch.from_numpy(blocks.tokens) == Broken.bad
+    block, position = bad.nonzero()[0].tolist()
+    batch = block // 3 * 3  # blocks of 8 tokens, 24 in a batch
     said = (
-        rf"target model planted .* layer 3: .* block {first[0]} at position {first[1]} \(token {target.bad}\)"
+        rf"target model planted .* layer 3: {int(bad[batch : batch + 3].sum())} of 24 tokens .* "
+        rf"block {block} at position {position} \(token {Broken.bad}\).*recording\.non_finite=leave_out"
     )
     with pytest.raises(NonFiniteActivations, match=said):
-        rows(blocks, {}, (PlantedModel(6), target), filter=FILTERS["none"])
+        rows(blocks, {}, (PlantedModel(6), Broken(10, seed=1)), filter=FILTERS["none"])
+    with pytest.raises(NonFiniteActivations, match=r"source model planted .* layer 2: 3 of 24 tokens"):
+        rows(blocks, {}, (Broken(6), PlantedModel(10, seed=1)), filter=FILTERS["none"])
+
+
+@pytest.mark.parametrize("start", [0, 9])
+def test_states_that_are_not_finite_are_counted_by_layer_and_leave(tmp_path: Path, start: int) -> None:
+    pair: Any = (Broken(6), Broken(10, seed=1))
+    blocks = CORPUS.splits["train"]
+    tokens = torch.from_numpy(blocks.tokens)
+    medians = median_norms(
+        *pair, *LAYERS, blocks, at_most_tokens=10**6, batch_tokens=24, non_finite="leave_out"
+    )
+    assert all(map(math.isfinite, medians.values()))
+    found = rows(blocks, medians, pair, non_finite="leave_out", start=start)
+    counted: Counter[str] = Counter()
+    for each in found:
+        counted.update(each.non_finite)
+    seen = tokens[start:]
+    # block 1 of the source has none, and is not among them
+    assert counted == {"source.2": len(seen), "target.3": int((seen == Broken.bad).sum())}
+    assert counted["target.3"] > 3
+    stays = (seen != MASSIVE_TOKEN) & (seen != Broken.bad)
+    stays[:, [0, 5]] = False
+    assert joined(found)["source"].isfinite().all()
+    assert len(joined(found)["source"]) == int(stays.sum())
+    if start == 0:  # as a store counts them and leaves them out
+        store = make_store(tmp_path, CORPUS, source=pair[0], target=pair[1], non_finite="leave_out")
+        assert counted == sum((Counter(shard.non_finite) for shard in store.shards("train")), Counter())
+        for key, value in recorded(store, "train", RowFilter(), 1).items():
+            assert torch.equal(joined(found)[key], value), key
+
+
+def test_sound_states_count_nothing() -> None:
+    assert [each.non_finite for each in rows(CORPUS.splits["test"], {}, filter=FILTERS["none"])] == [{}, {}]

@@ -50,6 +50,20 @@ def test_related_decoders_are_told_from_both_nulls_in_both_directions(related):
         assert abs(shuffled.cosine.value) < 0.2
 
 
+def test_a_null_that_finds_too_few_pairs_leaves_the_true_score(related):
+    a, b, rows, _ = related
+    # the planted features correlate almost perfectly; directions at random do not
+    strict = compare_decoders(a, b, iter(rows), least=0.9)
+    assert strict.random is None
+    assert strict.random_pairs < 16 < len(strict.matching)
+    assert strict.matched.forward.r2.low > 0.95
+    assert strict.shuffled.forward.r2.value < 0.1
+    with pytest.raises(
+        ValueError, match=r"^\d+ pairs of features are too few.*analysis\.sae\.least_correlation"
+    ):
+        compare_decoders(a, b, iter(rows), least=0.99999)
+
+
 def test_unrelated_decoders_score_at_chance():
     generator = torch.Generator().manual_seed(0)
     score = decoder_map(unit_rows(400, 20, generator), unit_rows(400, 30, generator))

@@ -223,7 +223,7 @@ def test_memory_stays_within_the_stated_bound(shape: tuple[int, int, int, int], 
 
 
 def test_errors_name_what_is_wrong(parts: list[Moments]) -> None:
-    with pytest.raises(ValueError, match=r"at least two source layers, got \[3\].*layers.source"):
+    with pytest.raises(ValueError, match=r"at least two source layers, got \[3\].*\(recording\.source\)"):
         many_to_one(*parts, Stack((3,), 16), TARGET)  # type: ignore[misc]
     empty = Moments(16, 10)
     for solve in (many_to_one, many_to_many):

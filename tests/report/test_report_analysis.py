@@ -183,3 +183,16 @@ def test_the_page_shows_it_all_and_nothing_of_what_is_not_there(
         assert title in html
     assert "Stitched" in pages.markdown(analysed)
     assert not re.search(r'id="(atlas|fidelity|features)"', pages.page(results))
+
+
+def test_geometry_that_has_too_few_pairs_says_so(analysed: dict[str, Any]) -> None:
+    analysed["sae"]["geometry"] |= {"random": None, "random_pairs": 3}
+    rows = {row[0]: row for row in geometry_table(analysed).rows}
+    assert len(geometry_table(analysed).rows) == 5
+    assert rows["random decoders, matched alike"][1:] == ("too few pairs: 3", None, None, None, None)
+    assert "too few pairs: 3" in pages.markdown(analysed)
+    analysed["sae"]["geometry"] = {"note": "9 pairs of features are too few"}
+    ((what, said, *none),) = geometry_table(analysed).rows
+    assert (what, said) == ("features matched by co-activation", "9 pairs of features are too few")
+    assert none == [None] * 4
+    assert "9 pairs of features are too few" in pages.markdown(analysed)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lrt.report.atlas import atlas_headline, pairs_table, write_atlas_report
+from lrt.report.atlas import atlas_headline, lost_table, pairs_table, write_atlas_report
 
 
 def cell(source: int, target: int, **figures: Any) -> dict[str, Any]:
@@ -81,6 +81,16 @@ def test_without_vectors_it_is_by_fvu(results: dict[str, Any], tmp_path: Path) -
     assert text.count("<svg") == 3
     assert "Best pair of each vector" not in text
     assert "4 of 4, least FVU first" in text
+
+
+def test_tokens_that_left_are_told_where_there_are_some(results: dict[str, Any], tmp_path: Path) -> None:
+    assert "recording.non_finite" not in write_atlas_report(results, tmp_path).read_text()
+    results["non_finite"] = {"train": {"source.3": 1234, "target.0": 2}, "validation": {}, "test": {}}
+    assert lost_table(results).rows == (("source block 3", "train", 1234), ("target block 0", "train", 2))
+    text = write_atlas_report(results, tmp_path).read_text()
+    assert "Left out as infinite or undefined" in text
+    assert "1,234" in text
+    assert json.loads((tmp_path / "atlas.json").read_text())["non_finite"] == results["non_finite"]
 
 
 @pytest.mark.parametrize(("blocks", "one_column"), [(12, False), (13, True)])

@@ -3,21 +3,24 @@
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from running import Ran, Workshop, _undone, composed, run_main
+from torch import Tensor, tensor
 
 import lrt.runtime.atlas as module
 from lrt.activations import PairedRows, paired_rows
+from lrt.durable import one_writer
 from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
@@ -162,6 +165,45 @@ def test_a_finished_atlas_is_found_again_and_a_damaged_one_told(
     assert "delete it and run the command again" in ran.line
 
 
+def test_states_that_are_not_finite_are_counted_to_the_end_of_a_killed_pass(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block 1 of the source is infinite at position 3 of every sequence, block 3 of the target at two."""
+    whole = LanguageModel.hidden_states
+
+    def broken(lm: LanguageModel, tokens: Tensor, layers: Sequence[int], *mask: Any) -> dict[int, Tensor]:
+        states = whole(lm, tokens, layers, *mask)
+        if not mask:  # prompts are sound
+            for layer, positions in ((1, [3]),) if lm.depth == 3 else ((3, [3, 5]),):
+                if layer in states:
+                    states[layer] = states[layer].index_fill(1, tensor(positions), torch.inf)
+        return states
+
+    monkeypatch.setattr(LanguageModel, "hidden_states", broken)
+    refused = run_atlas(workshop, *THIN)
+    assert refused.code == 1
+    assert "source model little gives non-finite hidden states at layer 1: 8 of 1024 tokens" in refused.line
+    assert "recording.non_finite=leave_out" in refused.line
+
+    leave = (*THIN, "recording.non_finite=leave_out", "atlas.checkpoint_every=16")
+    passes(monkeypatch, stop_after=5)
+    assert run_atlas(workshop, *leave).code == 1
+    rest = passes(monkeypatch)
+    ran = run_atlas(workshop, *leave)
+    assert ran.code == 0, ran.told
+    assert rest == [40, 48, 56, 64, 8, 16, 8, 16]
+    blocks = {"train": 64, "validation": 16, "test": 16}
+    counted = {split: {"source.1": n, "target.3": 2 * n} for split, n in blocks.items()}
+    assert results(workshop)["non_finite"] == counted
+    assert "train: 64 tokens of source layer 1 are non-finite and leave every fit" in ran.line
+    assert "test: 32 tokens of target layer 3 are non-finite" in ran.line
+    assert "Left out as infinite or undefined" in (workshop.report / "atlas.html").read_text()
+    # found again, with no pass
+    assert run_atlas(workshop, *leave).code == 0
+    assert len(rest) == 8
+    assert results(workshop)["non_finite"] == counted
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -229,16 +271,14 @@ def test_a_disk_that_is_too_small(workshop: Workshop, monkeypatch: pytest.Monkey
     assert "set paths.artifacts to another disk" in ran.line
 
 
-def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "atlas"
-    with (
-        module._one_writer(folder),
-        pytest.raises(ConfigError, match="another process is making the atlas"),
-        module._one_writer(folder),
-    ):
-        pass
-    with module._one_writer(folder):  # and it was let go
-        pass
+def test_two_at_once_are_refused(workshop: Workshop, finished: Workshop) -> None:
+    shutil.copytree(finished.artifacts, workshop.artifacts)
+    workshop.one("atlas/*/cells-*.json").unlink()
+    folder = workshop.one("atlas/*")
+    with one_writer(folder, "testing", RuntimeError, RuntimeError):
+        ran = run_atlas(workshop, *THIN)
+    assert ran.code == 1
+    assert f"another process is making the atlas in {folder}" in ran.told.replace("\n", "")
 
 
 def model_of(depth: int) -> Any:

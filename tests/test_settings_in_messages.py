@@ -1,0 +1,93 @@
+"""What a message tells its reader to change must be a setting of a command."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+import lrt
+from lrt.runtime.atlas import AtlasSettings
+from lrt.runtime.schema import Config
+
+PACKAGE = Path(lrt.__file__).parent
+FOLDERS = ("corpora", "activations", "mapping", "features", "steering", "evaluation")
+ANY = "any"  # stands for what is filled in: `layers.{side}`
+# a dotted name of lower-case words that is no attribute of something and no file
+NAMED = re.compile(r"(?<![\w.`/-])[a-z_]+(?:\.[a-z_]+)+(?![\w(])")
+FILES = (".json", ".safetensors", ".npz", ".yaml", ".py")
+
+
+def literals(file: Path) -> Iterator[tuple[int, str]]:
+    """Strings of a module that are no docstring, filled-in parts as `any`."""
+    tree = ast.parse(file.read_text())
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr():
+                pieces = [p.value if isinstance(p, ast.Constant) else ANY for p in node.values]
+                yield node.lineno, "".join(map(str, pieces))
+            case ast.Constant(value=str() as text) if id(node) not in parts | told:
+                yield node.lineno, text
+
+
+def accepts(holder: Any, path: list[str]) -> bool:
+    """Whether a dataclass, dict or union of them has a setting at a path."""
+    if not path:
+        return True
+    if is_dataclass(holder):
+        hints = get_type_hints(holder)
+        names = [f.name for f in fields(holder)] if path[0] == ANY else [path[0]]
+        return any(name in hints and accepts(hints[name], path[1:]) for name in names)
+    if holder is Any or getattr(holder, "__origin__", None) is dict:
+        inner = get_args(holder)[1:] or (Any,)
+        return accepts(inner[0], path[1:])
+    return any(accepts(each, path) for each in get_args(holder) if each is not type(None))
+
+
+def exists(name: str) -> bool:
+    section, *rest = name.split(".")
+    if section == "atlas":
+        return accepts(AtlasSettings, rest)
+    return accepts(Config, [section, *rest])
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("corpus.tokens.train", True),
+        ("corpus.tokens.more", False),
+        ("pair.any.dtype", True),
+        ("corpus.sources.any.carries", True),
+        ("fit.learning_rate", True),
+        ("fit.solver", True),
+        ("fit.options.momentum", True),
+        ("trainer.devices", True),
+        ("analysis.sae.k", True),
+        ("analysis.sae.learning_rate", False),
+        ("sae.k", False),
+        ("moments.products", False),
+        ("atlas.source", True),
+        ("atlas.layers", False),
+    ],
+)
+def test_a_setting_is_told_from_a_name_that_is_none(name: str, there: bool) -> None:
+    assert exists(name) == there
+
+
+def test_messages_name_settings_that_exist() -> None:
+    named = [
+        (f"{folder}/{file.name}:{line}", name)
+        for folder in FOLDERS
+        for file in sorted((PACKAGE / folder).glob("*.py"))
+        for line, text in literals(file)
+        if " " in text
+        for name in NAMED.findall(text)
+        if not name.endswith(FILES) and not name.startswith("lrt.")
+    ]
+    assert {"corpus.tokens", "map.rank", "analysis.sae.k"} <= {name for _, name in named}
+    assert [(where, name) for where, name in named if not exists(name)] == []

@@ -116,16 +116,20 @@ def rank_table(results: Results) -> Table:
 
 
 def many_to_one_table(results: Results) -> Table:
-    """What all source blocks give together, and each of them, to every target block."""
+    """What all source blocks give together, and each of them, to every target block; beside it the one map
+    from all source blocks to all target blocks, where there is one."""
     found = results.get("many_to_one") or []
     sources = list(found[0]["fvu_single"]) if found else []
+    at_once: Mapping[str, float] | None = (results.get("many_to_many") or {}).get("fvu_layer")
     rows: list[tuple[Cell, ...]] = [
         (
             f"block {each['target_layer']}",
             *(each["fvu_single"][s] for s in sources),
             each["fvu_all"],
+            *([at_once.get(str(each["target_layer"]))] if at_once else []),
             each["gain"],
             *(each["rise"][s] for s in sources),
+            *(each["share"][s] for s in sources),
         )
         for each in found
     ]
@@ -133,15 +137,21 @@ def many_to_one_table(results: Results) -> Table:
         "to",
         *(f"FVU, block {s} alone" for s in sources),
         "all",
+        *(["all to all at once"] if at_once else []),
         "gain over the best",
         *(f"rise without {s}" for s in sources),
+        *(f"share of {s}" for s in sources),
     )
     return Table("Many source blocks to one", columns, tuple(rows))
 
 
 def fidelity_table(results: Results) -> Table:
-    """What the target predicts from mapped states, beside itself, the source and its mean state."""
+    """What the target predicts from mapped states, beside itself, the source and its mean state. Maps that
+    could not be fitted have a row that says why (`notes` by their names)."""
     found = results.get("fidelity") or {}
+    fitted = found.get("rows") or []
+    notes = found.get("notes") or {}
+    told = bool(notes) or any(row.get("note") for row in fitted)
     rows: list[tuple[Cell, ...]] = [
         (
             row["name"],
@@ -151,12 +161,23 @@ def fidelity_table(results: Results) -> Table:
             _value(row.get("agreement")),
             _value(row.get("loss_recovered")),
             _interval(row.get("loss_recovered")),
+            *([row.get("note") or ""] if told else []),
         )
-        for row in found.get("rows") or []
+        for row in fitted
     ]
+    rows += [(name, None, None, None, None, None, None, str(why)) for name, why in notes.items()]
     return Table(
         f"The target run on from block {found.get('layer')}",
-        ("state at the block", "FVU", "cross-entropy", "KL", "top-1 agreement", "loss recovered", "interval"),
+        (
+            "state at the block",
+            "FVU",
+            "cross-entropy",
+            "KL",
+            "top-1 agreement",
+            "loss recovered",
+            "interval",
+            *(["how it was fitted"] if told else []),
+        ),
         tuple(rows),
     )
 
@@ -281,9 +302,12 @@ def forecast_table(results: Results) -> Table:
         (
             behaviour_name(b["name"]),
             b.get("map") or "",
-            f["signal_to_noise"],
-            f["signal"] / f["optimistic_error"] if f.get("optimistic_error") else None,
+            f.get("signal_to_noise"),
+            f["signal"] / f["optimistic_error"]
+            if f.get("optimistic_error") and f.get("signal") is not None
+            else None,
             f.get("agreement_documents"),
+            f.get("agreement_parts"),
             f.get("agreement_whole_corpus"),
             f.get("residual_on_prompts"),
             b.get("ratio"),
@@ -300,6 +324,7 @@ def forecast_table(results: Results) -> Table:
             "signal to noise, jackknife",
             "rows taken as independent",
             "agreement of halves",
+            "least agreement, a part left out",
             "agreement with the whole corpus",
             "residual on its prompts",
             "ratio as measured",
@@ -307,6 +332,14 @@ def forecast_table(results: Results) -> Table:
         ),
         tuple(rows),
     )
+
+
+def notes_table(results: Results) -> Table:
+    """Analyses that were asked for and could not be made, and why."""
+    rows: list[tuple[Cell, ...]] = [
+        (str(name).replace("_", " "), str(why)) for name, why in (results.get("notes") or {}).items()
+    ]
+    return Table("Analyses that could not be made", ("analysis", "why"), tuple(rows))
 
 
 def _value(estimate: Mapping[str, Any] | None) -> float | None:
@@ -320,6 +353,7 @@ def _interval(estimate: Mapping[str, Any] | None) -> str | None:
 def analysis_tables(results: Results) -> Sequence[Table]:
     """All tables of this module, those without a row left out."""
     tables = (
+        notes_table(results),
         forecast_table(results),
         fidelity_table(results),
         cut_table(results),

@@ -106,6 +106,7 @@ def page(results: Mapping[str, Any]) -> str:
             "maps": contents.maps_table(results),
             "along": contents.along_table(results),
             "layers": contents.layer_table(results),
+            "notes": analysis.notes_table(results),
             "forecast": analysis.forecast_table(results),
             "fidelity": analysis.fidelity_table(results),
             "cuts": analysis.cut_table(results),

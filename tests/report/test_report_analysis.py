@@ -17,6 +17,7 @@ from lrt.report.analysis import (
     forecast_table,
     geometry_table,
     many_to_one_table,
+    notes_table,
     rank_table,
     sae_table,
 )
@@ -40,6 +41,7 @@ def analysed(results: dict[str, Any]) -> dict[str, Any]:
             "signal_to_noise": 8.25,
             "optimistic_error": 0.5,
             "agreement_documents": 0.91,
+            "agreement_parts": 0.42,
             "agreement_whole_corpus": 0.5,
             "residual_on_prompts": 0.3,
             "warning": "too little text" if behaviour["name"] == "dogs" else None,
@@ -76,6 +78,8 @@ def analysed(results: dict[str, Any]) -> dict[str, Any]:
                 "share": {"0": 0.2, "2": 0.8},
             }
         ],
+        "many_to_many": {"fvu": 0.33, "ridge_weight": 12.0, "fvu_layer": {"3": 0.31}},
+        "notes": {"rank_curve": "<the widths> do not fit", "many_to_one": "needs 20 GB of memory"},
         "fidelity": {
             "layer": 3,
             "rows": [
@@ -130,14 +134,13 @@ RATIOS = {"s2l": 0.71, "l2l_features": 0.62, "l2l": 0.93}
 
 
 def test_every_table_has_its_rows(analysed: dict[str, Any]) -> None:
-    assert len(analysis_tables(analysed)) == 9
+    assert len(analysis_tables(analysed)) == 10
     assert {row[0]: row[3:6] for row in fidelity_table(analysed).rows}["source"] == (None, None, 0.9)
     assert [row[0] for row in cut_table(analysed).rows] == [
         "the source alone",
         "the target alone",
         "cut at block 3",
     ]
-    assert many_to_one_table(analysed).rows == (("block 3", 0.5, 0.4, 0.3, 0.25, 0.05, 0.2),)
     assert rank_table(analysed).rows[1] == (2, 0.6, 0.7)
     assert len(sae_table(analysed).rows) == 2
     assert len(geometry_table(analysed).rows) == 6
@@ -155,11 +158,61 @@ def test_the_best_pair_of_each_vector(analysed: dict[str, Any]) -> None:
 def test_the_forecast_stands_beside_what_was_measured(analysed: dict[str, Any]) -> None:
     rows = {row[0]: row for row in forecast_table(analysed).rows}
     dogs = next(b for b in analysed["behaviours"] if b["name"] == "dogs")
-    assert rows["dogs"][2:5] == (8.25, 12.0, 0.91)
-    assert rows["dogs"][5:7] == (0.5, 0.3)
-    assert rows["dogs"][7] == dogs["ratio"]
-    assert rows["dogs"][8] == "too little text"
-    assert rows["french"][8] == ""
+    assert rows["dogs"][2:6] == (8.25, 12.0, 0.91, 0.42)
+    assert rows["dogs"][6:8] == (0.5, 0.3)
+    assert rows["dogs"][8] == dogs["ratio"]
+    assert rows["dogs"][9] == "too little text"
+    assert rows["french"][9] == ""
+
+
+def test_a_forecast_may_lack_any_of_its_figures(analysed: dict[str, Any]) -> None:
+    for behaviour in analysed["behaviours"]:
+        behaviour["forecast"] = dict.fromkeys(behaviour["forecast"]) | {"optimistic_error": 0.5}
+    behaviour["forecast"] |= {"signal": 6.0, "optimistic_error": None}
+    table = forecast_table(analysed)
+    assert {row[2:8] for row in table.rows} == {(None,) * 6}
+    assert table.markdown().count("–") >= 6 * len(table.rows)
+
+
+def test_all_source_blocks_beside_each_and_all_to_all_at_once(analysed: dict[str, Any]) -> None:
+    table = many_to_one_table(analysed)
+    assert dict(zip(table.columns, table.rows[0], strict=True)) == {
+        "to": "block 3",
+        "FVU, block 0 alone": 0.5,
+        "FVU, block 2 alone": 0.4,
+        "all": 0.3,
+        "all to all at once": 0.31,
+        "gain over the best": 0.25,
+        "rise without 0": 0.05,
+        "rise without 2": 0.2,
+        "share of 0": 0.2,
+        "share of 2": 0.8,
+    }
+    del analysed["many_to_many"]
+    assert "all to all at once" not in many_to_one_table(analysed).columns
+
+
+def test_fidelity_tells_how_maps_were_fitted_and_which_could_not_be(analysed: dict[str, Any]) -> None:
+    assert "how it was fitted" not in fidelity_table(analysed).columns
+    analysed["fidelity"]["rows"][2]["note"] = "ridge regression, exact"
+    table = fidelity_table(analysed)
+    assert table.columns[-1] == "how it was fitted"
+    assert {row[0]: row[-1] for row in table.rows} == {
+        "target": "",
+        "source": "",
+        "full": "ridge regression, exact",
+    }
+    analysed["fidelity"]["notes"] = {"orthogonal penalty .1": "did not converge in 5000 steps"}
+    *_, (name, *figures, why) = fidelity_table(analysed).rows
+    assert (name, why) == ("orthogonal penalty .1", "did not converge in 5000 steps")
+    assert figures == [None] * 6
+    assert len(fidelity_table(analysed).rows) == 4
+
+
+def test_what_could_not_be_made_heads_the_analyses(analysed: dict[str, Any], results: dict[str, Any]) -> None:
+    first = analysis_tables(analysed)[0]
+    assert first.rows == (("rank curve", "<the widths> do not fit"), ("many to one", "needs 20 GB of memory"))
+    assert notes_table(results).rows == ()
 
 
 @pytest.mark.parametrize("metric", ATLAS)
@@ -177,12 +230,14 @@ def test_the_page_shows_it_all_and_nothing_of_what_is_not_there(
     analysed: dict[str, Any], results: dict[str, Any]
 ) -> None:
     html = pages.page(analysed)
-    for heading in ("forecast", "fidelity", "atlas", "features"):
-        assert f'id="{heading}"' in html
+    headings = [f'id="{heading}"' for heading in ("notes", "forecast", "fidelity", "atlas", "features")]
+    places = [html.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert "&lt;the widths&gt; do not fit" in html
     for title in ATLAS.values():
         assert title in html
     assert "Stitched" in pages.markdown(analysed)
-    assert not re.search(r'id="(atlas|fidelity|features)"', pages.page(results))
+    assert not re.search(r'id="(notes|atlas|fidelity|features)"', pages.page(results))
 
 
 def test_geometry_that_has_too_few_pairs_says_so(analysed: dict[str, Any]) -> None:

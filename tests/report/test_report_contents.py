@@ -83,6 +83,18 @@ def test_map_table_tells_what_left_the_fit(results: dict[str, Any]) -> None:
     assert rows["left out: first position"] == 1_172
 
 
+def test_map_table_tells_how_it_was_solved_where_the_card_does(results: dict[str, Any]) -> None:
+    names = [row[0] for row in map_table(results).rows]
+    rows = dict(map_table(results).rows)
+    gcv = names.index("ridge weight") + 1
+    assert names[gcv : gcv + 2] == ["ridge weight by generalised cross-validation", "FVU with that weight"]
+    assert (rows["ridge weight"], rows[names[gcv]], rows[names[gcv + 1]]) == (31.6, 7.9, 0.4211)
+    assert rows["how it was solved"].startswith("ridge regression, exact")
+    results["map"] |= {"gcv_weight": None, "gcv_fvu": None, "note": ""}
+    left = [row[0] for row in map_table(results).rows]
+    assert len(left) == len(names) - 3
+
+
 def test_headline_says_the_median_over_judged_behaviours(results: dict[str, Any]) -> None:
     for b, ratio in zip(results["behaviours"], [0.5, 0.7, 0.9, *[1.0] * 6], strict=False):
         b["ratio"] = ratio

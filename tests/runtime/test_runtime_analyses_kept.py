@@ -121,7 +121,7 @@ def test_a_kind_of_map_that_does_not_converge_leaves_the_others(workshop: Worksh
         done = workshop.train(*QUICK, "analysis.fidelity_tokens=512", "map.bias=false")
     assert done.code == 0, done.told
     found = results(workshop)["fidelity"]
-    assert found["failed"] == {"orthogonal penalty 0.1": "LBFGS went in circles"}
+    assert found["notes"] == {"orthogonal penalty 0.1": "LBFGS went in circles"}
     rows = {row["name"]: row for row in found["rows"]}
     assert "Procrustes with scale, exact" in rows["orthogonal"]["note"]
     assert "weight chosen on the validation rows" in rows["full"]["note"]

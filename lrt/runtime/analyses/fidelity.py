@@ -114,7 +114,7 @@ class Fidelity(Analysis):
         return {
             "layer": layer,
             "rows": [row.to_data() | {"fvu": fvu.get(row.name), "note": notes.get(row.name)} for row in rows],
-            "failed": failed,
+            "notes": failed,
             "cuts": [cut.to_data() for cut in depths],
         }
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TOKENIZED_AT_ONCE = 256
+FEW_DOCUMENTS = 30  # of fewer a split may well get none
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ def pack(
         raise CorpusEmpty(
             f"the corpus gave no usable document ({reasons or 'there was none at all'}); mend corpus.sources"
         )
+    usable = sum(map(len, gathered.pieces.values()))
     names = tuple(sorted({piece.group for pieces in gathered.pieces.values() for piece in pieces}))
     splits = {
-        split: _cut(split, gathered.pieces[split], names, context, tokens_wanted.get(split, 0), seed)
+        split: _cut(split, gathered.pieces[split], usable, names, context, tokens_wanted.get(split, 0), seed)
         for split in SPLITS
     }
     used = {split: len(gathered.pieces[split]) for split in SPLITS}
@@ -230,14 +232,26 @@ def _gather(
 
 
 def _cut(
-    split: Split, pieces: list[_Piece], names: tuple[str, ...], context: int, wanted: int, seed: int
+    split: Split,
+    pieces: list[_Piece],
+    usable: int,  # documents of all splits
+    names: tuple[str, ...],
+    context: int,
+    wanted: int,
+    seed: int,
 ) -> Blocks:
     available = sum(len(piece.ids) for piece in pieces)
     blocks = min(available, wanted) // context
     if wanted > 0 and blocks == 0:
+        mend = "add text or shorten the context"
+        if usable < FEW_DOCUMENTS:
+            mend = (
+                "a document falls into one split whole: cut files without blank lines by lines "
+                "(corpus.sources.NAME.unit=line), or add text"
+            )
         raise CorpusTooShort(
-            f"the corpus has {available} tokens in {len(pieces)} documents for {split}, fewer "
-            f"than one sequence of corpus.context={context}; add text or shorten the context"
+            f"the corpus has {available} tokens in {len(pieces)} of its {usable} documents for {split}, "
+            f"fewer than one sequence of corpus.context={context}; {mend}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

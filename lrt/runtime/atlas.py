@@ -370,7 +370,8 @@ class Atlas(Vectors):
         """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`, the tokens that left
         for being infinite or undefined at a block, by `source.BLOCK` and `target.BLOCK`. Made or found."""
         if not self.cells_file.is_file():
-            states = self.recorded_states  # first: their prompts are few, and can be wrong
+            self.blocks  # noqa: B018  text that is too little is told first
+            states = self.recorded_states  # then the prompts, which are few and can be wrong too
             sums = self.sums
             source, target = self.recorded_stacks
             pairs = len(source.layers) * len(target.layers)

@@ -139,6 +139,12 @@ def test_empty_corpus_says_why(tokenizer: Any) -> None:
         packed(texts, tokenizer, exclude=everything)
 
 
+def test_one_document_cannot_be_split(tokenizer: Any) -> None:
+    whole = Document("\n".join(d.text for d in documents(60)))
+    with pytest.raises(CorpusTooShort, match=r"of its 1 documents for .*one split whole.*unit=line"):
+        packed([whole], tokenizer)
+
+
 def test_corpus_shorter_than_one_sequence(tokenizer: Any) -> None:
     with pytest.raises(CorpusTooShort, match=r"fewer than one sequence of corpus\.context=100"):
         pack(documents(3), tokenizer, 100, {"train": 200})

@@ -25,6 +25,7 @@ from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
 from lrt.runtime.atlas import AtlasSettings, grid_layers, main, read_settings
+from lrt.runtime.analyses.layers import Atlas as StoreAtlas
 from lrt.runtime.schema import ConfigError
 
 pytestmark = pytest.mark.xdist_group("micro")
@@ -68,9 +69,10 @@ def test_it_is_the_atlas_of_a_store(workshop: Workshop) -> None:
     everything = workshop.settings(*settings, "recording.source=all", "recording.target=all")
     with _undone(), Session.of(composed("train", *everything, output=str(workshop.folder)), "train") as open_:
         pipeline = Pipeline(open_.config, open_)
-        wanted = pipeline.analysis._atlas()
-        rows = {split: m.count for split, m in pipeline.analysis.rows.moments.items() if "/" not in split}
-        rows["train"] = pipeline.analysis.rows.train_moments.count
+        of_a_store = StoreAtlas(pipeline, pipeline.whole)
+        wanted, gathered = of_a_store.make(), of_a_store.rows()
+        rows = {split: m.count for split, m in gathered.moments.items() if "/" not in split}
+        rows["train"] = gathered.train_moments.count
     found = results(workshop)
     assert found["rows"] == rows
     assert len(found["atlas"]) == len(wanted) == 3 * 4

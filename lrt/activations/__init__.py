@@ -3,7 +3,7 @@ and streaming it back as shuffled batches in constant memory, in an order that t
 decides."""
 
 from lrt.activations.chunks import Selection
-from lrt.activations.datamodule import ActivationDataModule
+from lrt.activations.datamodule import ActivationDataModule, NoRows
 from lrt.activations.errors import (
     DiskTooSmall,
     NonFiniteActivations,
@@ -29,6 +29,7 @@ __all__ = [
     "Batch",
     "DiskTooSmall",
     "Manifest",
+    "NoRows",
     "NonFiniteActivations",
     "PairedRows",
     "RecordingPlan",

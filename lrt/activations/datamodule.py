@@ -15,6 +15,10 @@ from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
 from lrt.corpora.splits import SPLITS, Split
 
 
+class NoRows(ValueError):
+    """A selection of a store that holds no training row; the message says what to loosen."""
+
+
 class ActivationDataModule(lightning.LightningDataModule):
     """Streams some layers of a store; memory does not grow with the number of rows.
 
@@ -91,7 +95,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             self._chunks = {split: chunks_of(store, split, self._selection, tokens) for split in SPLITS}
             self._store = store
             if self._chunks["train"].rows == 0:
-                raise ValueError(
+                raise NoRows(
                     f"the filter leaves no training row in {self._folder} "
                     f"({store.rows('train')} were recorded); loosen filter.massive or "
                     "filter.token_ids"

@@ -128,11 +128,12 @@ def _checked(groups: Sequence[str], outcome: Array, bar: float) -> tuple[list[st
 
 
 def _best_threshold(x: Array, good: NDArray[np.bool_]) -> float:
-    """Halfway between the two values that separate best; the mean of ties."""
+    """Halfway between the two values that separate best; the middle one of ties."""
     values = np.unique(x)
     cuts = np.concatenate([[values[0] - 1.0], (values[1:] + values[:-1]) / 2, [values[-1] + 1.0]])
     scores = np.array([_balanced(x >= cut, good) for cut in cuts])
-    return float(cuts[scores >= scores.max() - 1e-12].mean())
+    best = cuts[scores >= scores.max() - 1e-12]
+    return float(best[len(best) // 2])
 
 
 def _balanced(said: NDArray[np.bool_], good: NDArray[np.bool_]) -> float:

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.mapping import AffineMap, Moments, RidgeFit, ridge_path
+from lrt.mapping.moments import Products
 
 
 @torch.no_grad()
 def feature_moments(
     sae: SparseAutoencoder,
     batches: Iterable[Mapping[str, Tensor]],  # of "source" [n, d_source] and "target" [n, d_target]
+    *,
+    products: Products = "float32",
 ) -> Moments:
     """Moments of the source's feature activations `[n, m]` with target states `[n, d_target]`.
 
@@ -33,7 +36,7 @@ def feature_moments(
         if source.ndim != 2 or source.shape[1] != sae.width:
             raise ValueError(f"the autoencoder reads rows [n, {sae.width}], got {list(source.shape)}")
         if moments is None:
-            moments = Moments(sae.features, target.shape[-1])
+            moments = Moments(sae.features, target.shape[-1], products=products)
         moments.update(sae.encode(source), target)
     if moments is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from lrt.mapping.parametrisations import MapSpec
 from lrt.mapping.whitening import WhiteningMode
 
 Schedule = Literal["constant", "linear", "cosine", "one_cycle"]
-Start = Literal["mean", "optimum"]
+Start = Literal["mean", "optimum", "ridge", "procrustes"]
 Solver = Literal["optimum", "identity", "mean_only", "shuffled_pairs", "embeddings"]
 
 
@@ -68,7 +68,8 @@ class FitSpec:
     - `ridge`: put the yardstick's ridge weight, chosen on the validation documents, in the loss.
       Its minimum is then the yardstick's; without it the fit heads for plain least squares.
     - `start`: `mean` is the mean predictor (of the orthogonal kinds a random turn); `optimum` the closed
-      form of the kind, which the gradient then leaves or stays at.
+      form of the kind, which the gradient then leaves or stays at; `ridge` and `procrustes` those closed
+      forms, or the map of the kind that is nearest to them.
     - `gradient_clip`: largest gradient norm. `patience`: validation checks without an improvement
       of `least_improvement` in `val/fvu` before it stops; null trains all epochs.
     """

@@ -81,7 +81,7 @@ class GridMoments:
         self.count += len(xs[0])
         centred_x = self._centred(xs, self._shift_x)
         centred_y = self._centred(ys, self._shift_y)
-        with exact_products():
+        with exact_products(xs[0].device):
             for i, x in enumerate(centred_x):
                 self._sum_x[i] += x.sum(0, dtype=torch.float64).to(self._sum_x)
                 self._sum_xx[i] += (x.T @ x).to(self._sum_xx)

@@ -235,7 +235,7 @@ def geometry_table(results: Results) -> Table:
     }
     rows: list[tuple[Cell, ...]] = []
     if found.get("note"):
-        rows.append((named["matched"], found["note"], None, None, None, None))
+        rows.append((named["matched"], found["note"], None, None, None, None, None))
     for name, what in named.items():
         score = found.get(name)
         if score is not None:
@@ -247,14 +247,15 @@ def geometry_table(results: Results) -> Table:
                     score[way]["r2"]["value"],
                     _interval(score[way]["r2"]),
                     score[way]["cosine"]["value"],
+                    _interval(score[way]["cosine"]),
                 )
                 for way, told in ways.items()
             ]
         elif name == "random" and found.get("random_pairs") is not None:
-            rows.append((what, f"too few pairs: {found['random_pairs']}", None, None, None, None))
+            rows.append((what, f"too few pairs: {found['random_pairs']}", None, None, None, None, None))
     return Table(
         "Are the decoders linearly related?",
-        ("decoders", "way", "features scored", "R²", "interval", "mean cosine"),
+        ("decoders", "way", "features scored", "R²", "interval", "mean cosine", "interval"),
         tuple(rows),
     )
 
@@ -297,11 +298,12 @@ def feature_table(results: Results) -> Table:
 
 
 def forecast_table(results: Results) -> Table:
-    """What the corpus says of each carried vector before any steering."""
+    """What the corpus says of each carried vector before any steering, by the map that carries it and by the
+    one of the whole corpus beside it."""
     rows: list[tuple[Cell, ...]] = [
         (
             behaviour_name(b["name"]),
-            b.get("map") or "",
+            carried_by,
             f.get("signal_to_noise"),
             f["signal"] / f["optimistic_error"]
             if f.get("optimistic_error") and f.get("signal") is not None
@@ -310,11 +312,15 @@ def forecast_table(results: Results) -> Table:
             f.get("agreement_parts"),
             f.get("agreement_whole_corpus"),
             f.get("residual_on_prompts"),
-            b.get("ratio"),
+            ratio,
             f.get("warning") or "",
         )
         for b in results.get("behaviours") or []
-        if (f := b.get("forecast"))
+        for f, carried_by, ratio in (
+            (b.get("forecast"), b.get("map") or "", b.get("ratio")),
+            (b.get("whole_corpus_forecast"), "whole corpus", b.get("whole_corpus_ratio")),
+        )
+        if f
     ]
     return Table(
         "Forecast",

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import logging
 
-from lrt.mapping import Stack, atlas, choose_layers, of_layers
+from lrt.evaluation import Behaviour
+from lrt.mapping import Stack, atlas, choose_layers, of_layers, stack_bytes
 from lrt.runtime.rows import Rows
+from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
 
 log = logging.getLogger(__name__)
+
+
+def check_memory(run: Vectors) -> None:
+    """Raises ConfigError where the moments of all candidates would not fit in memory."""
+    stacks, limit = run.recorded_stacks, run.config.analysis.memory_gb * 1e9
+    need = stack_bytes(*stacks, 6)  # three splits, and the part of each that is solved
+    if run.config.layers.source == "auto" and need > limit:
+        source, target = stacks
+        raise ConfigError(
+            f"layers.source=auto among {len(source.layers)} source layers of {source.width} and "
+            f"{len(target.layers)} target layers of {target.width} needs {need / 1e9:.3g} GB of memory and "
+            f"analysis.memory_gb={limit / 1e9:.3g}: name fewer candidates (recording.source, "
+            "recording.target), or raise analysis.memory_gb"
+        )
+
+
+def _by_parts(each: tuple[tuple[str, ...], Behaviour]) -> tuple[str, ...]:
+    return each[0]
 
 
 def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
@@ -26,10 +46,11 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
         chosen_target = {run.chosen(behaviour).choice.layer for behaviour in run.suite}
     if run.config.layers.source == "auto":
         chosen_source = set()
-        rows_of: dict[tuple[str, ...], Rows] = {}
-        for behaviour in run.suite:
-            parts = run.parts_that_carry(behaviour)
-            rows = rows_of.setdefault(parts, Rows(run, parts, run.recorded_stacks, folds=1))
+        held: tuple[tuple[str, ...], Rows] | None = None  # of one set of parts at a time
+        for parts, behaviour in sorted(((run.parts_that_carry(b), b) for b in run.suite), key=_by_parts):
+            if held is None or held[0] != parts:
+                held = parts, Rows(run, parts, run.recorded_stacks, folds=1)
+            rows = held[1]
             tried = run.chosen(behaviour, "source").choice.by_layer
             steering = tuple(layer for layer, _, steers in tried if steers)
             if not steering:

@@ -35,6 +35,7 @@ from lrt.runtime.vectors import Vectors
 
 BAR = 0.8
 HALVES = 6
+NO_NOISE = 1e6  # more than any vector has
 # Figures known before any steering; for the last the target's states on the prompts are needed. Of those
 # that rise with what is wrong the sign is turned, so that higher is better for all.
 PREDICTORS = (
@@ -42,6 +43,7 @@ PREDICTORS = (
     "signal_to_noise_independent",
     "agreement_documents",
     "agreement_parts",
+    "agreement_whole_corpus",
     "distance_of_prompts",
     "residual_on_prompts",
 )
@@ -83,7 +85,8 @@ class Coverage(Vectors):
         """One row a behaviour and corpus: what was known, and the share of the native change that it kept."""
         subsets = self.subsets()
         maps = {name: self.fitted(parts) for name, parts in subsets.items()}
-        known = {name: self._known(parts, *maps[name]) for name, parts in subsets.items()}
+        everything, _ = maps["all"]
+        known = {name: self._known(parts, *maps[name], everything) for name, parts in subsets.items()}
         for behaviour in self.suite:
             kept = self._kept(behaviour, {name: affine for name, (affine, _) in maps.items()})
             for name, ratio in kept.items():
@@ -97,7 +100,7 @@ class Coverage(Vectors):
                 }
 
     def _known(
-        self, parts: Sequence[str], affine: AffineMap, weight: float
+        self, parts: Sequence[str], affine: AffineMap, weight: float, everything: AffineMap
     ) -> dict[tuple[str, int], dict[str, float]]:
         """What can be said beforehand of every contrast at every target layer."""
         bias, stack = self.config.map.bias, self.stacks[1]
@@ -126,10 +129,15 @@ class Coverage(Vectors):
                 prompts = torch.cat(states.source).double() - whole.mean_x
                 told = noise[name]
                 found[name, layer] = {
-                    "signal_to_noise": told.signal_to_noise,
-                    "signal_to_noise_independent": told.signal / told.optimistic_error,
+                    "signal_to_noise": min(told.signal_to_noise, NO_NOISE),
+                    "signal_to_noise_independent": min(
+                        told.signal / max(told.optimistic_error, told.signal / NO_NOISE), NO_NOISE
+                    )
+                    if told.signal
+                    else 0.0,
                     "agreement_documents": agreement(halves, v, columns).mean,
                     "agreement_parts": min(agreement([affine, other], v, columns).mean for other in without),
+                    "agreement_whole_corpus": agreement([affine, everything], v, columns).mean,
                     # squared distance of the prompts from the corpus, per dimension: 1 within it
                     "distance_of_prompts": -float(((prompts @ inverse) * prompts).sum(1).mean())
                     / whole.d_source,

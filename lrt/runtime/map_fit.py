@@ -24,6 +24,7 @@ from lrt.mapping import (
     FitSpec,
     MapForeign,
     MapModule,
+    MapSpec,
     MeanCosine,
     Moments,
     closed_form,
@@ -47,6 +48,7 @@ from lrt.steering import SteeringVector, prompts_digest, transfer
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 
 
+PERFECT = 1e-12  # a FVU below this is rounding
 Solved = dict[str, Any]  # how a closed form was found: `note`, and `ridge_weight` where it has one
 
 
@@ -188,8 +190,13 @@ class MapFit(Rows):
                 f"{rows} rows do not determine a map of {width} source dimensions without a ridge: set "
                 "fit.ridge=true, or give more rows (corpus.tokens.train, a smaller span)"
             )
-        if spec.start == "optimum":
-            start = closed_form(self.run.config.map, self.train_moments, self.moments["validation"]).map
+        if spec.start != "mean":
+            of = {
+                "optimum": self.run.config.map,
+                "ridge": MapSpec(bias=self.run.config.map.bias),
+                "procrustes": MapSpec("orthogonal", bias=self.run.config.map.bias),
+            }
+            start = closed_form(of[spec.start], self.train_moments, self.moments["validation"]).map
         test = self.moments["test"].fvu_of(yardstick.map)
         return MapModule.from_moments(
             self.run.config.map,
@@ -314,7 +321,7 @@ class MapFit(Rows):
                 "r2": 1 - fvu,
                 "cosine": mean_cosine,
                 "optimum_fvu": optimum,
-                "excess_over_optimum": fvu / optimum - 1,
+                "excess_over_optimum": excess(fvu, optimum),
                 "ridge_weight": yardstick.weight,
                 **self._cross_validated(),
                 "fvu_validation": moments["validation"].fvu_of(affine),
@@ -427,6 +434,11 @@ class MapFit(Rows):
         share = self.yardstick.weight / float(self.train_moments.scatter_xx.trace())
         weight = max(share, 1e-9) * float(moments.scatter_xx.trace())
         return ridge_at(moments, weight, bias=run.config.map.bias)
+
+
+def excess(fvu: float, optimum: float) -> float:
+    """How far a fit's FVU is above the optimum's, as a share of it; both perfect is none."""
+    return 0.0 if fvu <= PERFECT else fvu / max(optimum, PERFECT) - 1
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

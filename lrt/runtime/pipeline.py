@@ -31,7 +31,7 @@ from lrt.models import (
 from lrt.report import layers_told
 from lrt.runtime.analyses import Analyses
 from lrt.runtime.analyses.features import check_files
-from lrt.runtime.automatic import automatic_layers
+from lrt.runtime.automatic import automatic_layers, check_memory
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
@@ -79,6 +79,7 @@ class Pipeline(Vectors):
         """Everything that can be known to be wrong before work begins; raises ValueError."""
         super().check()
         if self.automatic:  # the rest once the layers are known, before the fit
+            check_memory(self)
             check_files(self)
         else:
             self.analyses.check()
@@ -108,6 +109,7 @@ class Pipeline(Vectors):
         evaluation.pop("max_rows")
         return fingerprint(
             {
+                "version": 1,
                 "maps": {name: fit.fingerprint for name, fit in self.fits.items()},
                 "evaluation": evaluation,
                 "seed": self.config.seed,
@@ -125,11 +127,10 @@ class Pipeline(Vectors):
             for behaviour in self.suite:
                 digest = fingerprint(behaviour.to_data())
                 file = folder / f"{behaviour.name}-{digest[:12]}.jsonl"
+                layer = self.chosen(behaviour).choice.layer
+                if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:
+                    log.warning("%s: %s", behaviour.name, told)
                 if not file.is_file():
-                    layer = self.chosen(behaviour).choice.layer
-                    told = self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]
-                    if told:
-                        log.warning("%s: %s", behaviour.name, told)
                     write_study(file, self._study(behaviour))
                 found.append((behaviour, read_study(file)))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)
@@ -178,6 +179,9 @@ class Pipeline(Vectors):
                 **summarise(b, s, grid, self.config.seed),
                 "map": self.map_of(b).name,
                 "forecast": self.analyses.forecasts.of(self.map_of(b), b, s.choice.layer),
+                "whole_corpus_forecast": None
+                if self.map_of(b) is self.whole
+                else self.analyses.forecasts.of(self.whole, b, s.choice.layer),
             }
             for b, s in self.studies
         ]

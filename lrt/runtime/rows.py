@@ -114,6 +114,7 @@ class Rows:
     def shuffled_pairs(self, draws: int) -> list[Moments]:
         """The same for some draws."""
         seed = self.run.config.seed
+        window = self.run.config.batches.window_rows  # the permutation's
 
         def gather() -> dict[str, Moments]:
             found = {name: self._no_rows() for name in _numbered("shuffled", draws)}
@@ -124,7 +125,7 @@ class Rows:
                         moments.update(batch["source"], batch["target"])
             return found
 
-        return list(self._kept({"shuffled": draws, "seed": seed}, gather).values())
+        return list(self._kept({"shuffled": draws, "seed": seed, "window_rows": window}, gather).values())
 
     @cached_property
     def token_moments(self) -> dict[str, Moments]:

@@ -363,7 +363,7 @@ class Analysis:
     cuts: bool = True
     keep_first: bool = True
     signal_to_noise: float = 5.0
-    residual_on_prompts: float = 0.6
+    residual_on_prompts: float = 0.62
     sae: Sae = field(default_factory=Sae)
 
     def __post_init__(self) -> None:

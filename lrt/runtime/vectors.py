@@ -141,6 +141,7 @@ class Vectors(Recorded):
         evaluation, stack = self.config.evaluation, self.candidates[side == "target"]
         model = self.target if side == "target" else self.source
         return {
+            "version": 1,
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
             "norms": {layer: self.store.median_norm(side, layer) for layer in stack.layers},

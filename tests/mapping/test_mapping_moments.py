@@ -171,3 +171,12 @@ def test_errors_name_what_is_wrong():
         moments.fvu_of(AffineMap(torch.zeros(3, 4), torch.zeros(3)))
     with pytest.raises(ValueError, match="length above zero"):
         moments.error_along(AffineMap(torch.zeros(3, 4), torch.zeros(3)), torch.zeros(3))
+
+
+def test_products_stay_exact_within_autocast() -> None:
+    x, y = torch.randn(500, 8), torch.randn(500, 6)
+    plain, within = Moments(8, 6), Moments(8, 6)
+    plain.update(x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within.update(x, y)
+    assert torch.equal(plain.scatter_xy, within.scatter_xy)

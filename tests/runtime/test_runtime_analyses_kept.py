@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lightning as L
 import pytest
 from running import Workshop
 from test_runtime_analyses import gemma_scope
@@ -111,6 +112,65 @@ def test_more_than_the_memory_is_refused_before_anything_is_recorded(
     assert not workshop.files("activations")
 
 
+def test_a_map_alone_may_be_more_than_the_memory(workshop: Workshop) -> None:
+    every = ("layers.source=[0,1,2]", "layers.target=[0,1,2,3]", "analysis.memory_gb=0.0001")
+    done = workshop.train(*QUICK, *every)
+    assert done.code == 1
+    assert "the moments of 1 maps of 3 source layers of 32 to 4 target layers of 48 need" in done.line
+    assert "evaluation.folds" in done.line
+    auto = workshop.train(*QUICK, "layers.source=auto", "layers.target=auto", "analysis.memory_gb=0.0001")
+    assert auto.code == 1
+    assert "layers.source=auto among 3 source layers of 32 and 4 target layers of 48 needs" in auto.line
+    assert "name fewer candidates (recording.source" in auto.line
+    assert not workshop.files("activations")
+
+
+def test_damage_to_what_is_kept_is_the_users_to_mend(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.sae.features=64")
+    assert workshop.train(*asked).code == 0
+    for file in workshop.files("analysis"):
+        if file.name.startswith("sae-"):
+            file.unlink()
+    weights = next(file for file in workshop.files("saes") if file.suffix == ".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    done = workshop.train(*asked)
+    assert done.code == 1
+    assert "delete the folder" in done.line
+    choice = next(iter(workshop.files("choices")))
+    choice.write_text(choice.read_text()[:-20])
+    done = workshop.train(*asked)
+    assert done.code == 1
+    assert choice.name in done.line
+
+
+def test_a_part_without_rows_costs_no_forecast(workshop: Workshop) -> None:
+    done = workshop.train(*QUICK, "+corpus.sources.questions.weight=0.0001")
+    assert done.code == 0, done.told
+    assert all(b["forecast"]["residual_on_prompts"] > 0 for b in results(workshop)["behaviours"])
+
+
+def test_a_forecast_that_cannot_be_had_is_told(workshop: Workshop) -> None:
+    with mock.patch("lrt.runtime.analyses.forecast.residual_on", side_effect=ValueError("no spread")):
+        done = workshop.train(*QUICK)
+    assert done.code == 0, done.told
+    assert all(b["forecast"]["warning"] == "no forecast: no spread" for b in results(workshop)["behaviours"])
+    assert "no forecast: no spread" in (workshop.report / "index.html").read_text()
+
+
+def test_autoencoders_are_trained_by_one_process_after_a_distributed_fit(workshop: Workshop) -> None:
+    seen: list[dict[str, object]] = []
+
+    class Watched(L.Trainer):
+        def __init__(self, **options: Any) -> None:
+            seen.append(options)
+            super().__init__(**options)
+
+    with mock.patch("lrt.runtime.analyses.features.L.Trainer", Watched):
+        done = workshop.train(*QUICK, "trainer=ddp_cpu", "analysis.sae.features=64")
+    assert done.code == 0, done.told
+    assert [(o["devices"], o["strategy"]) for o in seen if "limit_train_batches" in o] == [(1, "auto")] * 2
+
+
 def test_a_kind_of_map_that_does_not_converge_leaves_the_others(workshop: Workshop) -> None:
     def circling(spec: Any, *moments: Any, **how: Any) -> Any:
         if spec.kind == "orthogonal_penalty":
@@ -122,6 +182,7 @@ def test_a_kind_of_map_that_does_not_converge_leaves_the_others(workshop: Worksh
     assert done.code == 0, done.told
     found = results(workshop)["fidelity"]
     assert found["notes"] == {"orthogonal penalty 0.1": "LBFGS went in circles"}
+    assert "LBFGS went in circles" in (workshop.report / "index.html").read_text()
     rows = {row["name"]: row for row in found["rows"]}
     assert "Procrustes with scale, exact" in rows["orthogonal"]["note"]
     assert "weight chosen on the validation rows" in rows["full"]["note"]

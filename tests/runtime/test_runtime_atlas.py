@@ -24,8 +24,8 @@ from lrt.durable import one_writer
 from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
-from lrt.runtime.atlas import AtlasSettings, grid_layers, main, read_settings
 from lrt.runtime.analyses.layers import Atlas as StoreAtlas
+from lrt.runtime.atlas import AtlasSettings, grid_layers, main, read_settings
 from lrt.runtime.schema import ConfigError
 
 pytestmark = pytest.mark.xdist_group("micro")

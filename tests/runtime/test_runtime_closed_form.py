@@ -32,6 +32,23 @@ def test_the_optimum_without_training_is_evaluated_as_any_map(trained: Workshop)
     assert begun_card["metrics"]["fvu"] < gradient["metrics"]["fvu"]
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [("ridge", "full"), ("procrustes", "full"), ("ridge", "low_rank"), ("ridge", "orthogonal")],
+)
+def test_a_gradient_fit_starts_at_any_closed_form(trained: Workshop, start: str, kind: str) -> None:
+    # next to no steps: where it ends is where it began
+    more = ("span=1", "evaluation.probe.behaviours=[]", "fit.epochs=1", "fit.learning_rate=1e-7")
+    fvu = {}
+    for begin in ("mean", start):
+        before = set(trained.artifacts.glob("maps/*"))
+        done = trained.train(f"map={kind}", f"fit.start={begin}", *more)
+        assert done.code == 0, done.told
+        (folder,) = set(trained.artifacts.glob("maps/*")) - before
+        fvu[begin] = load_map(folder)[1]["metrics"]["fvu"]
+    assert fvu[start] < 0.8 * fvu["mean"]
+
+
 def test_restricted_kinds_and_baselines_are_ordered_as_they_must_be(trained: Workshop) -> None:
     fvu = {}
     for name, overrides in {

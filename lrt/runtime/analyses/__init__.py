@@ -20,7 +20,8 @@ __all__ = ["Analyses", "Forecasts"]
 # what makes each of them smaller
 THINNED_BY = {
     "rank_curve": "set analysis.rank_curve=false",
-    "atlas": "record fewer blocks (recording.source, recording.target) or set analysis.atlas=false",
+    "atlas": "record fewer blocks (recording.source, recording.target), set analysis.atlas=false, or take "
+    "make atlas, which needs less",
     "many_to_one": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
     "many_to_many": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
     "fidelity": "record fewer blocks, or set analysis.cuts=false or analysis.fidelity_tokens=0",
@@ -57,6 +58,15 @@ class Analyses:
         """Raises ConfigError where an analysis would not fit in memory, and ValueError for autoencoders that
         are not of the map's layers."""
         limit = int(self.run.config.analysis.memory_gb * 1e9)
+        if self.held > limit:
+            source, target = self.whole.stacks
+            raise ConfigError(
+                f"the moments of {self.maps} maps of {len(source.layers)} source layers of {source.width} "
+                f"to {len(target.layers)} target layers of {target.width} need {self.held / 1e9:.3g} GB of "
+                f"memory and analysis.memory_gb={limit / 1e9:.3g}: name fewer layers (layers.source, "
+                "layers.target), "
+                "lower evaluation.folds or evaluation.shuffled_draws, or raise analysis.memory_gb"
+            )
         for analysis in self.asked:
             analysis.check()
             need = self.held + analysis.memory

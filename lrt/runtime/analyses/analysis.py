@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lrt.durable import write_durably
+from lrt.evaluation.records import RecordCorrupt
+from lrt.features import SaeError
 from lrt.mapping import NotConverged
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
@@ -74,12 +76,16 @@ def read(file: Path) -> Any:
         return json.loads(file.read_text())
 
 
+# the user's to mend, and said how
+MENDABLE = (CacheCorrupt, RecordCorrupt, SaeError, ConfigError)
+
+
 def attempt(analysis: Analysis, found: dict[str, Any], notes: dict[str, str]) -> None:
     """Puts a result into `found`; one that cannot be had is a note, and no reason to lose the others."""
     try:
         found[analysis.name] = analysis.result()
-    except (CacheCorrupt, ConfigError):
-        raise  # the user's to mend, and said how
+    except MENDABLE:
+        raise
     except (ValueError, NotConverged) as error:
         full = bool(os.environ.get("HYDRA_FULL_ERROR"))
         log.warning("%s could not be made: %s", analysis.name, error, exc_info=full)

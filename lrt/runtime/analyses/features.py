@@ -53,7 +53,7 @@ class Features(Analysis):
     """Autoencoders at the deepest layer of the map in each model, trained on single tokens or found."""
 
     name = "sae"
-    version = 2
+    version = 3
 
     @property
     def own(self) -> Sae:
@@ -194,6 +194,10 @@ class Features(Analysis):
             trainer = L.Trainer(
                 **{
                     **run.config.trainer,
+                    # by one process: those of a distributed fit have ended where it has
+                    "devices": 1,
+                    "num_nodes": 1,
+                    "strategy": "auto",
                     "logger": run.session.loggers_of(f"sae-{side}"),
                     "default_root_dir": run.config.paths.logs,
                     "enable_checkpointing": False,
@@ -207,9 +211,7 @@ class Features(Analysis):
             )
             trainer.fit(module, train_dataloaders=self.rows.data.train_dataloader())
             card = {"model": getattr(run, side).spec.name, "layer": self.layers[side], "sae": asdict(spec)}
-            if trainer.is_global_zero:
-                save_autoencoder(folder, module.autoencoder(), card)
-            trainer.strategy.barrier("autoencoder written")
+            save_autoencoder(folder, module.autoencoder(), card)
         sae, _ = load_autoencoder(folder, mend=f"delete the folder {folder} and run the command again")
         return sae
 
@@ -230,7 +232,7 @@ class Features(Analysis):
             )
         )
         s2l = fit_s2l(train["features"], held_out["features"]).map
-        l2l = ridge_path(train["states"], held_out["states"]).map
+        l2l = ridge_path(train["states"], held_out["states"], bias=run.config.map.bias).map
         found = []
         for behaviour in self._steered:
             states_of = run.states_at(rows.stacks)[behaviour.contrast]
@@ -307,7 +309,7 @@ def _moments(rows: Rows, sae: SparseAutoencoder, batches: Batches) -> dict[str, 
             states.update(batch["source"], batch["target"])
             yield batch
 
-    return {"features": feature_moments(sae, passing()), "states": states}
+    return {"features": feature_moments(sae, passing(), products=states.products), "states": states}
 
 
 def check_behaviours(run: Vectors) -> None:

@@ -29,12 +29,14 @@ from lrt.runtime.rows import Rows
 # What is left to gain by a closer fit is below anything that the table shows.
 TOLERANCE = 1e-4
 PENALTY = 0.1
+LBFGS_COPIES = 90  # of the map, that the penalised fit keeps
 
 
 class Fidelity(Analysis):
     """The target run on from mapped states: by the run's map, and by every kind on single tokens."""
 
     name = "fidelity"
+    version = 2
 
     @property
     def asked(self) -> bool:
@@ -48,7 +50,13 @@ class Fidelity(Analysis):
     @property
     def memory(self) -> int:
         """Of three splits and the shuffled pairs, and of the largest solve."""
-        return stack_bytes(*self.stacks, 3) + stack_bytes(*self.whole.stacks, 4) + solving_bytes(*self.stacks)
+        source, target = self.whole.stacks
+        penalised = 8 * LBFGS_COPIES * source.total * target.width
+        return (
+            stack_bytes(*self.stacks, 3)
+            + stack_bytes(*self.whole.stacks, 4)
+            + max(solving_bytes(*self.stacks), penalised)
+        )
 
     def single(self) -> Rows:
         """Single tokens of the whole corpus: what the target sees at every position."""
@@ -146,7 +154,8 @@ class Fidelity(Analysis):
                 failed[name] = str(error)
                 continue
             maps[name], notes[name] = fit.map, fit.note
-            weight = fit.ridge_weight or weight
+            if name == "full" and fit.ridge_weight is not None:
+                weight = fit.ridge_weight
         maps["mean only"] = mean_only(train)
         columns = self.whole.stacks[1].columns(layer)
         (shuffled,) = Rows(self.run, (), self.whole.stacks, span=1).shuffled_pairs(1)

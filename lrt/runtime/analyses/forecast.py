@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
 
+from lrt.activations import NoRows
 from lrt.evaluation import Behaviour
 from lrt.mapping import AffineMap, Forecast, Moments, agreement, jackknife, residual_on, ridge_at
-from lrt.runtime.analyses.analysis import kept
+from lrt.runtime.analyses.analysis import MENDABLE, kept
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.rows import Rows, merged
 from lrt.runtime.vectors import Vectors
@@ -35,9 +36,14 @@ class Forecasts:
             "folds": self.run.config.evaluation.folds,
             "layer": layer,
         }
-        found: dict[str, Any] = kept(
-            self.run, "forecast", VERSION, facts, lambda: self._make(fit, behaviour, layer)
-        )
+        try:
+            found: dict[str, Any] = kept(
+                self.run, "forecast", VERSION, facts, lambda: self._make(fit, behaviour, layer)
+            )
+        except MENDABLE:
+            raise
+        except ValueError as error:  # a forecast that cannot be had is no reason not to measure
+            return {"warning": f"no forecast: {error}"}
         return found | {"warning": self._warning(behaviour.name, found)}
 
     def _warning(self, name: str, found: dict[str, Any]) -> str | None:
@@ -45,7 +51,8 @@ class Forecasts:
         said: list[str | None] = []
         if found["signal_to_noise"] is not None:
             noise = Forecast(**{each.name: found[each.name] for each in fields(Forecast)})
-            said.append(noise.warning(least))
+            # kept by what determines it, which behaviours of one contrast share
+            said.append(replace(noise, vector=name).warning(least))
         if (residual := found["residual_on_prompts"]) > most:
             said.append(
                 f"the map leaves {residual:.0%} of what varies among the contrastive texts of {name} "
@@ -91,14 +98,21 @@ class Forecasts:
         if len(parts) < 2:
             return []
         if fit.fingerprint not in self._without:
-            of = [Rows(self.run, (part,), fit.stacks, folds=1).train_moments for part in parts]
-            rest = [merged([m for m in of if m is not out]) for out in of]
-            bias = self.run.config.map.bias
+            of = [m for part in parts if (m := self._part(part, fit)) is not None]
+            rest = [merged([m for m in of if m is not out]) for out in of] if len(of) > 1 else []
             total = sum(m.count for m in of)
             self._without[fit.fingerprint] = [
-                ridge_at(m, fit.yardstick.weight * m.count / total, bias=bias) for m in rest if m.count
+                ridge_at(m, fit.yardstick.weight * m.count / total, bias=self.run.config.map.bias)
+                for m in rest
             ]
         return self._without[fit.fingerprint]
+
+    def _part(self, part: str, fit: MapFit) -> Moments | None:
+        """A part's training moments at a fit's layers; None where it has no row of its own."""
+        try:
+            return Rows(self.run, (part,), fit.stacks, folds=1).train_moments
+        except NoRows:
+            return None
 
 
 def at_shares(disjoint: Sequence[Moments], weight: float, *, bias: bool) -> list[AffineMap]:

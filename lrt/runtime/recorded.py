@@ -66,18 +66,19 @@ class Recorded:
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session = config, session
         self.artifacts = Path(config.paths.artifacts)
+        self.kept_models = Path(config.paths.models)
 
     # -- the pair ------------------------------------------------------------------------------
 
     @cached_property
     def source(self) -> LanguageModel:
         """The model the vectors are found on."""
-        return load(self.config.pair.source)
+        return load(self.config.pair.source, self.kept_models)
 
     @cached_property
     def target(self) -> LanguageModel:
         """The model they are carried to."""
-        return load(self.config.pair.target)
+        return load(self.config.pair.target, self.kept_models)
 
     @property
     def automatic(self) -> bool:
@@ -129,8 +130,8 @@ class Recorded:
         """What determines both models' numbers."""
         pair = self.config.pair
         return {
-            "source": identity(pair.source),
-            "target": identity(pair.target),
+            "source": identity(pair.source, self.kept_models),
+            "target": identity(pair.target, self.kept_models),
             "tokenizer": tokenizer_digest(self.source.tokenizer),
         }
 

@@ -384,9 +384,11 @@ class Logging:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where results go: `artifacts` for all that is costly, `report` for the page, `logs`."""
+    """Where results go: `artifacts` for all that is costly, `models` for dequantised GGUF files, `report`
+    for the page, `logs`."""
 
     artifacts: str
+    models: str
     report: str
     logs: str
 

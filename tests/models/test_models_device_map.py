@@ -118,7 +118,7 @@ def test_without_its_package_the_remedy_is_told(checkpoint: Path, monkeypatch: p
 
 
 def test_one_device_and_a_spread_over_all_contradict_one_another() -> None:
-    with pytest.raises(ValueError, match="`device`='cpu' and `device_map`='auto'.*take one of the two away"):
+    with pytest.raises(ValueError, match=r"`device`='cpu' and `device_map`='auto'.*take one of the two away"):
         ModelSpec("gpt2", device="cpu", device_map="auto")
     with pytest.raises(ValueError, match="`device_map` of model 'gpt2' is 'all'; allowed: null, auto, bal"):
         ModelSpec("gpt2", device_map="all")  # type: ignore[arg-type]

@@ -20,7 +20,6 @@ TEXTS = ["once upon a time", f"{BEGIN}Où ?\n\t1 + 1", f"<|im_start|>user\nonce{
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 64,
-    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
@@ -29,7 +28,7 @@ SIZES = {
 }
 
 
-def original(seed: int = 0) -> Any:
+def original(seed: int = 0, blocks: int = 3) -> Any:
     """The model that is written, float32."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -40,17 +39,24 @@ def original(seed: int = 0) -> Any:
             tie_word_embeddings=False,
             bos_token_id=None,
             eos_token_id=TOKENS.index(ENDED),
-            **SIZES,
+            **SIZES | {"num_hidden_layers": blocks},
         )
         model = AutoModelForCausalLM.from_config(config)
-    assert model.num_parameters() == 45_024  # a misspelt size would make a full one
+    assert model.num_parameters() == 16_992 + blocks * 9_344  # a misspelt size would make a full one
     return model
 
 
-def write_gguf(path: Path, quantised: bool, seed: int = 0, leave_out: str = "") -> Path:
-    """`original(seed)` in blocks of 8 bits, or in float32, but for the tensor to be left out."""
+def write_gguf(
+    path: Path,
+    quantised: bool,
+    seed: int = 0,
+    blocks: int = 3,
+    leave_out: str = "",
+    template: str | None = TEMPLATE,
+) -> Path:
+    """`original(seed, blocks)` in blocks of 8 bits, or in float32, but for the tensor to be left out."""
     writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_block_count(SIZES["num_hidden_layers"])
+    writer.add_block_count(blocks)
     writer.add_context_length(SIZES["max_position_embeddings"])
     writer.add_embedding_length(SIZES["hidden_size"])
     writer.add_feed_forward_length(SIZES["intermediate_size"])
@@ -66,14 +72,15 @@ def write_gguf(path: Path, quantised: bool, seed: int = 0, leave_out: str = "") 
     writer.add_bos_token_id(TOKENS.index(BEGIN))
     writer.add_eos_token_id(TOKENS.index(ENDED))
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, SIZES["num_hidden_layers"])
-    for name, tensor in original(seed).state_dict().items():
+    if template:
+        writer.add_chat_template(template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, blocks)
+    for name, tensor in original(seed, blocks).state_dict().items():
         if name == leave_out:
             continue
         values = tensor.numpy()
-        blocks = quantised and values.ndim == 2
-        kind = gguf.GGMLQuantizationType.Q8_0 if blocks else gguf.GGMLQuantizationType.F32
+        matrix = quantised and values.ndim == 2
+        kind = gguf.GGMLQuantizationType.Q8_0 if matrix else gguf.GGMLQuantizationType.F32
         ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
         data = gguf.quants.quantize(values, kind)
         writer.add_tensor(ours, data, raw_dtype=kind)

@@ -129,6 +129,22 @@ def test_a_pair_can_be_taken_the_other_way_round(option: str) -> None:
     assert not back.reverse  # it is in order now: who reads it does not turn it back
 
 
+def test_a_mixture_takes_more_parts_and_fewer() -> None:
+    added = "+corpus.sources.more={kind: jsonl, path: FILE, chat: true, weight: 0.2}"
+    changed = (
+        *GIVEN["corpus=mixture"][:2],
+        added,
+        "~corpus.sources.french",
+        "corpus.sources.chats.weight=0.5",
+    )
+    sources = read_config(composed("train", *OWN, "corpus=mixture", *changed)).corpus.sources
+    assert {name: source.weight for name, source in sources.items()} == {
+        "general": 0.6,
+        "chats": 0.5,
+        "more": 0.2,
+    }
+
+
 def test_pairs_of_the_hub_are_of_one_owner_and_none_is_named_twice() -> None:
     names = [option for option in options() if option.startswith("pair=") and "storybook" not in option]
     found = {option: config_of(option).pair for option in names if option != "pair=own"}

@@ -9,29 +9,39 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import run_apart, run_here
+import torch
+from gguf_files import TOKENS, write_gguf
+from running import composed, run_apart, run_here
 
-from lrt.lab.grammar import pages
+from lrt.activations import ActivationStore
+from lrt.lab.grammar import Plan, pages
 from lrt.lab.shelf import folder_of
+from lrt.runtime.entry import CONF
+from lrt.runtime.schema import read_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
+# its commands name models of the hub and files of the reader's
+REAL = ROOT / "docs" / "real-pairs.md"
+
+
+def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
     fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    found = [match for page in PAGES for match in fenced.findall(page.read_text())]
+    found = [match for page in pages for match in fenced.findall(page.read_text())]
     return [text for tag, text in found if tag == language]
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+def commands(pages: list[Path] = PAGES) -> list[str]:
+    lines = [line for block in blocks("sh", pages) for line in block.replace("\\\n", " ").splitlines()]
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
 
 
 def runs() -> list[str]:
     """The train.py and evaluate.py lines that name no file of the reader's own."""
-    return [c for c in commands() if c.startswith("python ") and "SMALL" not in c and "..." not in c]
+    ours = commands([page for page in PAGES if page != REAL])
+    return [c for c in ours if c.startswith("python ") and "SMALL" not in c and "..." not in c]
 
 
 def micro(command: str, folder: Path, experiment: str = "micro") -> list[str]:
@@ -96,7 +106,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.xdist_group("readme")
 def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -> None:
-    (train,) = (c for c in commands() if "SMALL" in c)
+    (train,) = (c for c in commands([ROOT / "docs" / "own-pair.md"]) if "SMALL" in c)
     for reader, ours in own.items():
         train = train.replace(reader, ours)
     # what experiment=micro makes small, but for the storybook's own suite
@@ -118,6 +128,72 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Once" in done.stdout
+
+
+def real_commands() -> list[str]:
+    return [c for c in commands([REAL]) if c.startswith("python train.py")]
+
+
+@pytest.mark.parametrize("command", real_commands())
+def test_a_command_for_a_real_pair_composes_and_is_valid(command: str) -> None:
+    read_config(composed("train", *shlex.split(command)[2:]))
+
+
+def test_the_page_names_the_pairs_and_corpora_that_are_shipped() -> None:
+    cells = re.findall(r"^\| (`.*?) \|", REAL.read_text(), re.MULTILINE)
+    named = set(re.findall(r"`([a-z0-9._-]+)`", " ".join(cells)))
+    shipped = {file.stem for group in ("pair", "corpus") for file in (CONF / group).glob("*.yaml")}
+    assert named == {name for name in shipped if not name.startswith("storybook")} - {"own"}
+
+
+@pytest.mark.xdist_group("readme")
+def test_the_command_for_gguf_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LRT_CACHE", raising=False)
+    (train,) = (c for c in real_commands() if "SMALL.gguf" in c)
+    for name, plan in (
+        ("general", Plan("story", language="english")),
+        ("french", Plan("story", language="french")),
+    ):
+        (tmp_path / name).mkdir()
+        written = itertools.islice(pages(21, "held_out", plan), 300)
+        (tmp_path / name / "mine.txt").write_text("\n\n".join(page.text for page in written))
+    requests = [
+        {"instruction": f"Name {n} words.", "response": "once " * n, "context": "upon " * (n % 3)}
+        for n in range(2, 200)
+    ]
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)))
+    (example,) = blocks("json")
+    (tmp_path / "mine.json").write_text(example)
+    # as of a base model: chats are then written in the other's template
+    write_gguf(tmp_path / "small.gguf", quantised=True, template=None)
+    write_gguf(tmp_path / "large.gguf", quantised=True, seed=1, blocks=4)
+    for reader, ours in (
+        ("SMALL.gguf", "small.gguf"),
+        ("LARGE.gguf", "large.gguf"),
+        ("[general/]", "[general]"),
+        ("[french/]", "[french]"),
+        ("requests.jsonl", "requests.jsonl"),
+        ("my_behaviour.json", "mine.json"),
+    ):
+        assert reader in train
+        train = train.replace(
+            reader, ours.replace("[", f"[{tmp_path}/") if "[" in ours else f"{tmp_path}/{ours}"
+        )
+    more = (
+        "corpus.tokens.train=12288 corpus.tokens.validation=2048 corpus.tokens.test=2048 corpus.context=128 "
+        "fit.epochs=1 batches.rows=64"
+    )
+    run(f"{train} {more}", tmp_path, experiment="")
+    assert len([*tmp_path.glob("artifacts/models/gguf/*/model.safetensors")]) == 2
+    (manifest,) = tmp_path.glob("artifacts/activations/*/manifest.json")
+    store = ActivationStore.open(manifest.parent)
+    rows = [*store.stream("train", ["token", "group"])]
+    tokens, groups = (torch.cat([row[name] for row in rows]) for name in ("token", "group"))
+    # every part is there, and a conversation's marks with it
+    assert set(groups.tolist()) == {0, 1, 2}
+    marked = groups[tokens == TOKENS.index("<|im_start|>")]
+    assert len(marked) > 20
+    assert set(marked.tolist()) == {sorted(["general", "chats", "french"]).index("chats")}
 
 
 def test_there_are_commands_to_run() -> None:

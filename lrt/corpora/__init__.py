@@ -2,12 +2,13 @@
 by the hash of their text, and packed into blocks of one length with the document of every token
 beside it."""
 
+from lrt.corpora.chats import as_chat, conversation
 from lrt.corpora.documents import Document, text_id
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
 from lrt.corpora.exclusion import Exclusion
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packing import Blocks, PackedCorpus, begin_ids, pack
-from lrt.corpora.sources import Unit, as_chat, hub, jsonl, text_files
+from lrt.corpora.sources import Unit, hub, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Unit",
     "as_chat",
     "begin_ids",
+    "conversation",
     "hub",
     "jsonl",
     "mixture",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lrt.corpora.chats import as_chat
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing
 
@@ -77,44 +79,53 @@ def _units(file: Path, unit: Unit) -> Iterator[str]:
 
 
 def jsonl(
-    path: str | Path, field: str = "text", group: str = "", tokenizer: Any = None
+    path: str | Path,
+    field: str = "text",
+    group: str = "",
+    tokenizer: Any = None,
+    answer_field: str = "",
+    context_field: str = "",
 ) -> Iterator[Document]:
-    """Documents from a jsonl file: the value of `field` in each line.
+    """Documents from a jsonl file, or from a `.json` file that holds one list: `field` of each object.
 
-    With a `tokenizer` the value is written in its chat template: a string becomes one user turn
-    with the assistant's turn opened after it, a list of `{"role": ..., "content": ...}` becomes the
-    conversation.
+    With a `tokenizer` the value is written as a conversation in its chat template, in whatever shape it
+    is (see `conversation`); `answer_field` is where the answer to a request stands, `context_field` a
+    passage that the request is about. Where the user speaks last, the assistant's turn is opened.
 
     Raises:
         CorpusMissing: the file is not there.
-        CorpusEmpty: it holds no line (as it is read).
-        CorpusError: a line is not a JSON object, or `field` is missing or not text (as it is read);
-            the message names the line and the fields there are.
+        CorpusEmpty: it holds no row (as it is read).
+        CorpusError: a row is not a JSON object, a field is missing, or holds neither text nor (of chats)
+            a conversation (as it is read); the message names the row and the fields there are.
     """
     file = Path(path)
     if not file.is_file():
         raise CorpusMissing(f"corpus file {file} is not there; mend corpus.sources")
-    return _jsonl_documents(file, field, group, tokenizer)
+    columns = _Columns(field, answer_field, context_field)
+    return _documents(_json_rows(file), f"corpus file {file}", columns, group, tokenizer)
 
 
-def _jsonl_documents(file: Path, field: str, group: str, tokenizer: Any) -> Iterator[Document]:
-    some = False
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CorpusError(f"{file} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise CorpusError(
-                    f"{file} line {number} is a JSON {type(row).__name__}, not an object with fields"
-                )
-            some = True
-            yield Document(_text(row, field, f"{file} line {number}", tokenizer), group)
-    if not some:
-        raise CorpusEmpty(f"corpus file {file} holds no line; take it out of corpus.sources")
+def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """Every row and its place."""
+    if file.suffix == ".json":
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CorpusError(f"{file} is not JSON: {error}") from error
+        if not isinstance(rows, list):
+            raise CorpusError(f"{file} is a JSON {type(rows).__name__}, not a list of objects")
+        yield from ((f"{file} item {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    number = 0
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{file} line {number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{file} line {number} is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file} is not UTF-8 text after line {number}: {error}") from error
 
 
 def hub(
@@ -126,10 +137,12 @@ def hub(
     revision: str | None = None,
     group: str = "",
     tokenizer: Any = None,
+    answer_field: str = "",
+    context_field: str = "",
 ) -> Iterator[Document]:
     """Documents from a set on the Hugging Face hub, or from a local folder of data files.
 
-    `streamed` reads no more of the set than is used. `tokenizer` as in `jsonl`.
+    `streamed` reads no more of the set than is used. The fields and `tokenizer` are as in `jsonl`.
 
     Raises:
         CorpusMissing: the set, its config or split cannot be loaded; the message gives the hub's
@@ -145,47 +158,44 @@ def hub(
             f"hub set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
             f"cannot be loaded: {error}. Mend corpus.sources, or use a local file"
         ) from error
-    return _hub_documents(rows, dataset, field, group, tokenizer)
+    placed = ((f"hub set {dataset} row {number}", row) for number, row in enumerate(rows))
+    columns = _Columns(field, answer_field, context_field)
+    return _documents(placed, f"hub set {dataset}", columns, group, tokenizer)
 
 
-def _hub_documents(
-    rows: Iterable[Mapping[str, Any]], dataset: str, field: str, group: str, tokenizer: Any
+@dataclass(frozen=True)
+class _Columns:
+    field: str
+    answer: str
+    context: str
+
+
+def _documents(
+    rows: Iterable[tuple[str, Any]], whole: str, columns: _Columns, group: str, tokenizer: Any
 ) -> Iterator[Document]:
     some = False
-    for number, row in enumerate(rows):
+    for place, row in rows:
+        if not isinstance(row, Mapping):
+            raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
         some = True
-        yield Document(_text(row, field, f"hub set {dataset} row {number}", tokenizer), group)
+        yield Document(_text(row, columns, place, tokenizer), group)
     if not some:
-        raise CorpusEmpty(f"hub set {dataset} holds no row; take it out of corpus.sources")
+        raise CorpusEmpty(f"{whole} holds no row; take it out of corpus.sources")
 
 
-def _text(row: Mapping[str, Any], field: str, place: str, tokenizer: Any) -> str:
-    if field not in row:
-        raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(sorted(row))}")
-    value = row[field]
+def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any) -> str:
+    for field in (columns.field, columns.answer, columns.context):
+        if field and field not in row:
+            raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(sorted(row))}")
+    value = row[columns.field]
     if tokenizer is not None:
-        return as_chat(value, tokenizer, place)
+        answer, context = (row[field] if field else None for field in (columns.answer, columns.context))
+        if columns.answer and answer is None:
+            raise CorpusError(f"{place}: field {columns.answer!r} holds null, not an answer")
+        return as_chat(value, tokenizer, f"{place}, field {columns.field!r}", answer, context)
     if not isinstance(value, str):
         raise CorpusError(
-            f"{place}: field {field!r} holds a {type(value).__name__}, not text; a list of "
+            f"{place}: field {columns.field!r} holds a {type(value).__name__}, not text; a list of "
             "messages needs the chat template (chat: true for this source)"
         )
     return value
-
-
-def as_chat(value: str | Sequence[Mapping[str, str]], tokenizer: Any, place: str = "text") -> str:
-    """A request, or a conversation, written in the tokenizer's chat template (text, not ids).
-
-    A string becomes a user turn and the opened assistant's turn. Raises CorpusError, naming
-    `place`, where the tokenizer has no template or its template refuses the conversation (some take
-    no system role).
-    """
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise CorpusError(f"{place}: this tokenizer has no chat template; use chat: false or another model")
-    opened = isinstance(value, str)
-    messages = [{"role": "user", "content": value}] if opened else value
-    try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened)
-    except Exception as error:  # whatever a template of the checkpoint's own raises
-        raise CorpusError(f"{place}: the chat template refuses it: {error}") from error
-    return str(rendered)

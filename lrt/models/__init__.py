@@ -7,9 +7,10 @@ the only place that registers a torch hook.
 """
 
 from lrt.models.blocks import NoBlocks
+from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, capture, steer
 from lrt.models.language_model import Keep, LanguageModel
-from lrt.models.loading import ModelNotLoadable, identity, load, load_tokenizer, quiet_loading
+from lrt.models.loading import identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.spec import ModelSpec

@@ -30,7 +30,9 @@ class LanguageModel:
     tokenizer  The transformers tokenizer (None where a caller works on token ids alone).
 
     All tensors that the methods return are detached and lie on the model's device; those that they
-    take are moved there. Raises `NoBlocks` for a model without a recognisable stack.
+    take are moved there. Of a model that is spread over several devices (`ModelSpec.device_map`) this
+    is the first; an edit sees a state on its block's own. Raises `NoBlocks` for a model without a
+    recognisable stack.
     """
 
     def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None) -> None:
@@ -52,9 +54,13 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        device = self.model.device
-        assert isinstance(device, torch.device)
-        return device
+        """Where tokens go in and logits come out."""
+        spread = getattr(self.model, "hf_device_map", {}).values()
+        # What lies in the CPU's memory or on disk runs on the first device that is another.
+        first = next((place for place in spread if place not in ("cpu", "disk")), None)
+        if first is not None:
+            return torch.device(first)
+        return torch.device("cpu") if spread else torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,8 +71,13 @@ class LanguageModel:
     @property
     def embeddings(self) -> Tensor:
         """Input embedding matrix `[V, d]`, float32, on the CPU."""
-        weight = self.model.get_input_embeddings().weight
-        return torch.as_tensor(weight.detach()).float().cpu()
+        module = self.model.get_input_embeddings()
+        if module.weight.is_meta:  # put off to the CPU's memory or the disk
+            from accelerate.utils import align_module_device
+
+            with align_module_device(module, "cpu"):
+                return torch.as_tensor(module.weight.detach().clone()).float()
+        return torch.as_tensor(module.weight.detach()).float().cpu()
 
     @cached_property
     def takes_position_ids(self) -> bool:
@@ -153,7 +164,7 @@ class LanguageModel:
         layers = [self.resolve_layer(layer, "layers") for layer in layers]
         with capture(self, layers) as found, stop_after(self, max(layers)):
             self.run(tokens, attention_mask, head=False)
-        return found
+        return {layer: hidden.to(self.device) for layer, hidden in found.items()}
 
     @torch.no_grad()
     def logits(

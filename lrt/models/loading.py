@@ -3,7 +3,7 @@
 Weights come from safetensors (or GGUF) alone, and no code of a checkpoint is ever run.
 """
 
-import hashlib
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,27 +13,33 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from lrt.models.cache import cache_folder, file_digest
+from lrt.models.dequantised import dequantised
+from lrt.models.errors import ModelNotLoadable, refuse_gaps
 from lrt.models.language_model import LanguageModel
 from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec
 
-_CHUNK_BYTES = 1 << 20
 
-
-class ModelNotLoadable(ValueError):
-    """A spec names nothing that can be loaded; the message says what is missing and the mend."""
-
-
-def load(spec: ModelSpec) -> LanguageModel:
+def load(spec: ModelSpec, cache: Path | None = None) -> LanguageModel:
     """The model and tokenizer of a spec, on its device in its dtype, ready to read and steer.
+
+    cache  Where dequantised GGUF files and digests of large files are kept: `LRT_CACHE`, or
+           `~/.cache/lrt`, if it is not given.
 
     Raises `ModelNotLoadable` for a path that is not there, weights that are not safetensors or not
     whole (transformers would fill gaps with random numbers), a device that this machine lacks, or
-    a missing package for GGUF.
+    a missing package for GGUF or `device_map`.
     """
     from transformers import AutoModelForCausalLM
 
-    config = _config(spec)
+    if spec.device_map and find_spec("accelerate") is None:
+        raise ModelNotLoadable(
+            f"`device_map`={spec.device_map} of model {spec.path!r} needs the package accelerate: "
+            "pip install -e '.[large]'"
+        )
+    source = _source(spec, cache)
+    config = _config(spec, source)
     device = _device(spec)
     dtype = _dtype(spec, config)
     with _explained(spec, "the weights"):
@@ -43,21 +49,19 @@ def load(spec: ModelSpec) -> LanguageModel:
                 torch.manual_seed(spec.seed)
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model = model.to(dtype)
+            model = _spread(model, spec.device_map) if spec.device_map else model.to(device)
         else:
             model, report = AutoModelForCausalLM.from_pretrained(
-                **_source(spec),
+                **source,
                 dtype=dtype,
+                device_map=spec.device_map,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            missing = sorted(report["missing_keys"])
-            if missing:
-                raise ModelNotLoadable(
-                    f"the weights of model {spec.path!r} are not whole: {len(missing)} tensors are "
-                    f"missing, the first is {missing[0]}; fetch the checkpoint again"
-                )
-    return LanguageModel(spec, model.to(device), load_tokenizer(spec))
+            refuse_gaps(spec.path, report["missing_keys"])
+            model = model if spec.device_map else model.to(device)
+    return LanguageModel(spec, model, load_tokenizer(spec, cache))
 
 
 def quiet_loading() -> None:
@@ -67,22 +71,25 @@ def quiet_loading() -> None:
     logging.disable_progress_bar()
 
 
-def load_tokenizer(spec: ModelSpec) -> Any:
-    """The transformers tokenizer of a spec. Raises `ModelNotLoadable`."""
+def load_tokenizer(spec: ModelSpec, cache: Path | None = None) -> Any:
+    """The transformers tokenizer of a spec; `cache` as in `load`. Raises `ModelNotLoadable`."""
     from transformers import AutoTokenizer
 
+    source = _source(spec, cache)
     with _explained(spec, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(**_source(spec), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
 
 
-def identity(spec: ModelSpec) -> dict[str, Any]:
-    """What determines the model's numbers, in plain values to be hashed.
+def identity(spec: ModelSpec, cache: Path | None = None) -> dict[str, Any]:
+    """What determines the model's numbers, in plain values to be hashed; `cache` as in `load`.
 
     A local model is told by the SHA-256 of its config and weight files, never by its path; a hub
     model by id and revision (the commit, where transformers knows it); random weights by config
-    and seed. The dtype is the one resolved for this machine. Device and name do not count.
+    and seed. A GGUF file is told by its own digest and the dtype it is dequantised to. The dtype is
+    the one resolved for this machine. Devices and name do not count.
     """
-    config = _config(spec)
+    config = _config(spec, _source(spec, cache))
+    cache = cache_folder(cache)
     dtype = str(_dtype(spec, config)).removeprefix("torch.")
     found: dict[str, Any] = {"weights": spec.weights, "dtype": dtype}
     if spec.weights == "random":
@@ -92,15 +99,16 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
         commit = getattr(config, "_commit_hash", None)
         return found | {"hub": spec.path, "revision": commit or spec.revision or "main"}
     if path.is_file():
-        return found | {"files": {"model.gguf": _sha256(path)}}
+        stored = str(_gguf_dtype(spec)).removeprefix("torch.")
+        return found | {"files": {"model.gguf": file_digest(path, cache)}, "stored": stored}
     files = [path / "config.json"]
     if spec.weights == "trained":
         files += sorted(path.glob("*.safetensors"))
-    return found | {"files": {file.name: _sha256(file) for file in files}}
+    return found | {"files": {file.name: file_digest(file, cache) for file in files}}
 
 
-def _source(spec: ModelSpec) -> dict[str, Any]:
-    """The arguments by which transformers finds a spec."""
+def _source(spec: ModelSpec, cache: Path | None) -> dict[str, Any]:
+    """The arguments by which transformers finds a spec; a GGUF file is dequantised for it, once."""
     path = Path(spec.path).expanduser()
     if spec.revision and path.exists():
         raise ModelNotLoadable(
@@ -108,17 +116,9 @@ def _source(spec: ModelSpec) -> dict[str, Any]:
             f"`revision`={spec.revision!r} away, or name a hub id"
         )
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelNotLoadable(
-                f"model `path` {spec.path!r} is a GGUF file that is not there; GGUF models are "
-                "read from local files"
-            )
-        if lacking := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
-            raise ModelNotLoadable(
-                f"model {spec.path!r} is a GGUF file, for which the package {lacking[0]} is "
-                "missing: pip install -e '.[gguf]'"
-            )
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        with _explained(spec, "the GGUF file"):
+            folder = dequantised(path, _gguf_dtype(spec), cache_folder(cache))
+        return {"pretrained_model_name_or_path": str(folder)}
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotLoadable(
@@ -134,11 +134,32 @@ def _source(spec: ModelSpec) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": spec.path, "revision": spec.revision or "main"}
 
 
-def _config(spec: ModelSpec) -> Any:
+def _config(spec: ModelSpec, source: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     with _explained(spec, "the config"):
-        return AutoConfig.from_pretrained(**_source(spec), trust_remote_code=False)
+        return AutoConfig.from_pretrained(**source, trust_remote_code=False)
+
+
+def _gguf_dtype(spec: ModelSpec) -> torch.dtype:
+    dtype = getattr(torch, "bfloat16" if spec.dtype == "auto" else spec.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _spread(model: Any, device_map: str) -> Any:
+    """A model in the CPU's memory spread over all devices, as `from_pretrained` does with a checkpoint."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = list(model._no_split_modules or ())  # blocks, which must not be cut
+    memory = None
+    if device_map != "sequential":
+        memory = get_balanced_memory(
+            model, no_split_module_classes=whole, low_zero=device_map == "balanced_low_0"
+        )
+    placed = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+    return dispatch_model(model, placed)
 
 
 def _device(spec: ModelSpec) -> torch.device:
@@ -168,17 +189,10 @@ def _explained(spec: ModelSpec, what: str) -> Iterator[None]:
         yield
     except ModelNotLoadable:
         raise
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as cause:
+    # struct.error is what a GGUF file that ends early gives
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError, struct.error) as cause:
         raise ModelNotLoadable(
             f"cannot load {what} of model {spec.path!r}"
             + (f" (revision {spec.revision})" if spec.revision else "")
-            + f"; only safetensors are read and no code of a checkpoint is run. {cause}"
+            + f"; only safetensors and GGUF are read and no code of a checkpoint is run. {cause}"
         ) from cause
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -72,7 +72,7 @@ def compute_prefix(
     kept = empty_cache(lm) if cache else None
     with capture(lm, [layer]) as found, stop_after(lm, layer):
         lm.run(tokens, mask, kept, head=False)
-    return Prefix(tokens, mask.long(), layer, found[layer], kept)
+    return Prefix(tokens, mask.long(), layer, found[layer].to(lm.device), kept)
 
 
 @torch.no_grad()
@@ -191,7 +191,7 @@ def _generate(
     logits = _tail(lm, prefix, rows, edit, columns, cache)
     for index in range(prefix.layer + 1):
         below = copy.deepcopy(prefix.cache.layers[index])
-        below.batch_select_indices(rows)
+        below.batch_select_indices(rows.to(below.keys.device))
         cache.layers[index] = below
     eos = torch.tensor(eos_ids, dtype=torch.long, device=lm.device)
     new = torch.full((len(rows), max_new_tokens), eos_ids[0] if eos_ids else 0, device=lm.device)

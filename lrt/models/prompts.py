@@ -1,6 +1,6 @@
 """Text as a model reads it: to token ids with exactly one beginning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -22,27 +22,70 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def render_chat(tokenizer: Any, user: str, assistant: str | None = None, system: str = "") -> str:
-    """One exchange in the model's chat template, as text for `encode`.
+class ChatNotRendered(ValueError):
+    """A conversation cannot be written in a model's chat template; the message says why."""
 
-    Without `assistant` the text ends where the model would begin to answer. A template that takes
-    no system role has it put before the user's words. Raises ValueError for a tokenizer without a
-    chat template.
+
+def render_chat(tokenizer: Any, user: str, assistant: str | None = None, system: str = "") -> str:
+    """One exchange in the model's chat template, as text for `encode`; see `render_messages`.
+
+    Without `assistant` the text ends where the model would begin to answer.
     """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "this model's tokenizer has no chat template; chat-formatted text needs an instruction-tuned pair"
-        )
-    turns = [{"role": "user", "content": user}]
-    if system:
-        turns.insert(0, {"role": "system", "content": system})
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": user})
     if assistant is not None:
-        turns.append({"role": "assistant", "content": assistant})
-    options = {"tokenize": False, "add_generation_prompt": assistant is None}
+        messages.append({"role": "assistant", "content": assistant})
+    return render_messages(tokenizer, messages)
+
+
+def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation (`{"role": ..., "content": ...}` each) in the model's chat template, as text.
+
+    Where the last turn is the user's, the text ends where the model would begin to answer. Of a
+    template that takes no system role, or leaves it out without a word, the system's words are put
+    before those of the first user. The text may or may not open with the tokenizer's BOS: `encode`
+    and `lrt.corpora.pack` see to it that there is one.
+
+    Raises ChatNotRendered for a tokenizer without a template, an empty conversation, and one that the
+    template refuses (of most, turns that do not alternate).
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ChatNotRendered(
+            "this model's tokenizer has no chat template; chats need an instruction-tuned model"
+        )
+    if not messages:
+        raise ChatNotRendered("this conversation has no turn")
+    system = [message["content"] for message in messages if message["role"] == "system"]
     try:
-        return str(tokenizer.apply_chat_template(turns, **options))
-    except Exception:
+        text = _apply(tokenizer, messages)
+    except ChatNotRendered:
         if not system:
             raise
-        folded = [{"role": "user", "content": f"{system}\n\n{user}"}, *turns[2:]]
-        return str(tokenizer.apply_chat_template(folded, **options))
+    else:
+        # templates trim what they are given
+        if all(words.strip() in text for words in system):
+            return text
+    return _apply(tokenizer, _folded(messages))
+
+
+def _apply(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    asked = messages[-1]["role"] == "user"
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
+    except Exception as error:  # whatever a template of the checkpoint's own raises
+        raise ChatNotRendered(f"the chat template refuses the conversation: {error}") from error
+
+
+def _folded(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The conversation with the system's words at its head put before the first user's."""
+    turns = list(messages)
+    head = []
+    while turns and turns[0]["role"] == "system":
+        head.append(turns.pop(0)["content"])
+    if not head or not turns or turns[0]["role"] != "user":
+        raise ChatNotRendered(
+            "the chat template takes no system role, and the system's words do not stand before a user's, "
+            "where they could be put: " + " ".join(message["role"] for message in messages)
+        )
+    words = "\n\n".join([*head, turns[0]["content"]])
+    return [{"role": "user", "content": words}, *turns[1:]]

@@ -66,18 +66,19 @@ class Recorded:
     def __init__(self, config: Config, session: Session) -> None:
         self.config, self.session = config, session
         self.artifacts = Path(config.paths.artifacts)
+        self.kept_models = Path(config.paths.models)
 
     # -- the pair ------------------------------------------------------------------------------
 
     @cached_property
     def source(self) -> LanguageModel:
         """The model the vectors are found on."""
-        return load(self.config.pair.source)
+        return load(self.config.pair.source, self.kept_models)
 
     @cached_property
     def target(self) -> LanguageModel:
         """The model they are carried to."""
-        return load(self.config.pair.target)
+        return load(self.config.pair.target, self.kept_models)
 
     @property
     def automatic(self) -> bool:
@@ -129,8 +130,8 @@ class Recorded:
         """What determines both models' numbers."""
         pair = self.config.pair
         return {
-            "source": identity(pair.source),
-            "target": identity(pair.target),
+            "source": identity(pair.source, self.kept_models),
+            "target": identity(pair.target, self.kept_models),
             "tokenizer": tokenizer_digest(self.source.tokenizer),
         }
 
@@ -217,21 +218,25 @@ class Recorded:
                 seed=suite.seed,
             )
 
+    def _template(self) -> Any:
+        """The tokenizer in whose chat template requests are written: of a base model there is none."""
+        ours, theirs = self.source.tokenizer, self.target.tokenizer
+        return ours if ours.chat_template else theirs
+
     @cached_property
     def exclusion(self) -> Exclusion:
         """Texts that must not be in the map's corpus."""
         return Exclusion(text for behaviour in self.suite for text in behaviour.texts)
 
     def _documents(self, name: str, source: CorpusSource) -> Iterator[Document]:
-        tokenizer = self.source.tokenizer
+        chat = self._template() if source.chat else None
         match source.kind:
             case "storybook":
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
             case "text":
                 return text_files(source.paths, source.unit, name)
             case "jsonl":
-                chat = tokenizer if source.chat else None
-                return jsonl(source.path, source.field, name, chat)
+                return jsonl(source.path, source.field, name, chat, source.answer_field, source.context_field)
             case "hub":
                 return hub(
                     source.path,
@@ -240,7 +245,9 @@ class Recorded:
                     source.field,
                     revision=source.revision,
                     group=name,
-                    tokenizer=tokenizer if source.chat else None,
+                    tokenizer=chat,
+                    answer_field=source.answer_field,
+                    context_field=source.context_field,
                 )
 
     @cached_property
@@ -271,7 +278,7 @@ class Recorded:
             "excluded": self.exclusion.digest,
             "end": self._document_end(),
             # what a chat is written in is no part of the tokenizer's digest
-            "chat_template": self.source.tokenizer.chat_template
+            "chat_template": self._template().chat_template
             if any(source.chat for source in corpus.sources.values())
             else None,
         }

@@ -8,7 +8,7 @@ them all by their config path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,11 +30,20 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """The two models. `name` is for people."""
+    """The two models. `name` is for people.
+
+    reverse  Take them the other way round. What is read of a config (`read_config`) has been turned
+             already; `layers` and all else are of the models in the order in which they are used.
+    """
 
     name: str
     source: ModelSpec
     target: ModelSpec
+    reverse: bool = False
+
+    def in_order(self) -> Pair:
+        """The pair as it is used."""
+        return Pair(f"{self.name}, reversed", self.target, self.source) if self.reverse else self
 
 
 Depth = int | float
@@ -94,7 +103,10 @@ class CorpusSource:
     plan    storybook: what the documents are to be about (`lrt.lab.grammar.Plan`); the rest is drawn.
     paths   text: files or folders; `unit` says what one document is.
     path    jsonl: the file; hub: the set's id.
-    chat    jsonl, hub: write the field in the model's chat template.
+    field   jsonl, hub: which field of a row is its text.
+    chat    jsonl, hub: write it in the model's chat template; it is a request or a list of turns then.
+    answer_field, context_field  With chat: where the answer to a request stands, and a passage that the
+            request is about.
     """
 
     kind: Literal["storybook", "text", "jsonl", "hub"]
@@ -110,6 +122,8 @@ class CorpusSource:
     split: str = "train"
     revision: str | None = None
     chat: bool = False
+    answer_field: str = ""
+    context_field: str = ""
 
     def __post_init__(self) -> None:
         if self.kind == "text" and not self.paths:
@@ -125,6 +139,8 @@ class CorpusSource:
                 "path": ("jsonl", "hub"),
                 "field": ("jsonl", "hub"),
                 "chat": ("jsonl", "hub"),
+                "answer_field": ("jsonl", "hub"),
+                "context_field": ("jsonl", "hub"),
                 "config": ("hub",),
                 "split": ("hub",),
                 "revision": ("hub",),
@@ -132,6 +148,12 @@ class CorpusSource:
         )
         if self.kind in ("jsonl", "hub") and not self.path:
             raise ValueError(f"kind={self.kind} needs `path`")
+        for name in ("answer_field", "context_field"):
+            if getattr(self, name) and not self.chat:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is a part of a conversation, and this source is plain "
+                    "text; set chat: true for it"
+                )
 
 
 @dataclass(frozen=True)
@@ -391,9 +413,11 @@ class Logging:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where results go: `artifacts` for all that is costly, `report` for the page, `logs`."""
+    """Where results go: `artifacts` for all that is costly, `models` for dequantised GGUF files, `report`
+    for the page, `logs`."""
 
     artifacts: str
+    models: str
     report: str
     logs: str
 
@@ -440,9 +464,10 @@ def read_config(composed: DictConfig) -> Config:
     """
     plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     try:
-        return TypeAdapter(Config).validate_python(plain)
+        config = TypeAdapter(Config).validate_python(plain)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+    return replace(config, pair=config.pair.in_order())
 
 
 # what pydantic puts into a path for a value that may be of several types

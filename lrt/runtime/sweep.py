@@ -46,9 +46,10 @@ class SweepReport(Callback):
 
 
 def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
+    name = OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False)
     row: dict[str, Any] = {
         "job": number,
-        "pair": OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False),
+        "pair": f"{name}, reversed" if OmegaConf.select(config, "pair.reverse") else name,
         **{f"{side}_layer": layers_told(config.layers[side]) for side in ("source", "target")},
         "overrides": list(job.overrides or []),
         "status": "ok",

@@ -103,17 +103,17 @@ class Vectors(Recorded):
     def untrained_spec(self) -> ModelSpec:
         """The source's architecture with random weights: the untrained control."""
         spec = self.config.pair.source
-        return ModelSpec(spec.path, spec.revision, spec.dtype, spec.device, "random", self.config.seed)
+        return replace(spec, weights="random", seed=self.config.seed, name="")
 
     @cached_property
     def untrained_identity(self) -> dict[str, Any]:
         """What determines the untrained source."""
-        return identity(self.untrained_spec)
+        return identity(self.untrained_spec, self.kept_models)
 
     @cached_property
     def untrained(self) -> LanguageModel:
         """The untrained source."""
-        return load(self.untrained_spec)
+        return load(self.untrained_spec, self.kept_models)
 
     def steerable(self, side: Side, layer: int) -> SteerableModel:
         """A model at one of its layers with its strength unit there."""

@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
-from lrt.corpora import CorpusEmpty, CorpusError, CorpusMissing, as_chat, hub, jsonl, text_files
+from lrt.corpora import CorpusEmpty, CorpusError, CorpusMissing, hub, jsonl, text_files
 
 TEXT = "one\ntwo\n\n\nthree\n  \nfour"
 
@@ -69,7 +70,7 @@ def test_jsonl_takes_the_field(tmp_path: Path) -> None:
         ('{"text": [{}]}', CorpusError, r"holds a list, not text.*chat: true"),
         ('{"text": "x"}\n{"te', CorpusError, "line 2 is not JSON"),
         ('["x"]', CorpusError, "line 1 is a JSON list, not an object"),
-        ("\n", CorpusEmpty, "holds no line"),
+        ("\n", CorpusEmpty, "holds no row"),
     ],
 )
 def test_jsonl_that_is_wrong_names_the_line(
@@ -94,11 +95,62 @@ def test_chat_writes_requests_and_conversations(tmp_path: Path, tokenizer: Any) 
     assert conversation == "<bos>[user] w1 [assistant] w2 "
 
 
-def test_chat_that_the_template_refuses(tokenizer: Any, tokenizer_without_bos: Any) -> None:
-    with pytest.raises(CorpusError, match="row 7: the chat template refuses it: no system role"):
-        as_chat([{"role": "system", "content": "w1"}], tokenizer, "row 7")
-    with pytest.raises(CorpusError, match="no chat template"):
-        as_chat("w1", tokenizer_without_bos)
+def test_a_json_file_holds_one_list(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"text": "x"}, {"text": "y"}], indent=1))
+    assert [d.text for d in jsonl(path)] == ["x", "y"]
+    for content, message in (
+        ("[1]", "item 1 is a JSON int, not an object"),
+        ('{"text": "x"}', "is a JSON dict, not a list of objects"),
+        ("[", "is not JSON"),
+        ("[]", "holds no row"),
+    ):
+        path.write_text(content)
+        with pytest.raises(CorpusError, match=message):
+            [*jsonl(path)]
+
+
+def test_requests_with_answers_in_another_field(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"instruction": "w1", "response": "w2", "context": ""},
+        {"instruction": "w3", "response": "w4", "context": "w5"},
+    ]
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    found = [
+        d.text
+        for d in jsonl(path, "instruction", "", tokenizer, answer_field="response", context_field="context")
+    ]
+    assert found == ["<bos>[user] w1 [assistant] w2 ", "<bos>[user] w3\n\nw5 [assistant] w4 "]
+    with pytest.raises(CorpusError, match=r"line 1 has no field 'reply'; it has context, instruction"):
+        [*jsonl(path, "instruction", tokenizer=tokenizer, answer_field="reply")]
+    write_rows(path, {"instruction": "w1", "response": None})
+    with pytest.raises(CorpusError, match=r"line 1: field 'response' holds null, not an answer"):
+        [*jsonl(path, "instruction", tokenizer=tokenizer, answer_field="response")]
+
+
+def test_a_chat_of_another_shape_names_line_and_field(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", {"turns": ["w1", "w2"]})
+    with pytest.raises(CorpusError, match=r"line 1, field 'turns', turn 1 is a str; a conversation is"):
+        [*jsonl(path, "turns", tokenizer=tokenizer)]
+
+
+def test_a_hub_set_of_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    talk = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+    write_rows(tmp_path / "set" / "train.jsonl", {"conversation": talk, "language": "English"})
+    (found,) = hub(str(tmp_path / "set"), field="conversation", tokenizer=tokenizer)
+    assert found.text == "<bos>[user] w1 [assistant] w2 "
+
+
+def test_a_set_that_is_packed_with_zstandard_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as the mirror of The Pile is
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    lines = "\n".join(json.dumps({"text": f"w{i}", "meta": {"pile_set_name": "x"}}) for i in range(3))
+    packed = zstandard.ZstdCompressor().compress(lines.encode())
+    (tmp_path / "set" / "train.jsonl.zst").write_bytes(packed)
+    assert [d.text for d in hub(str(tmp_path / "set"))] == ["w0", "w1", "w2"]
 
 
 def test_hub_reads_a_local_folder_as_it_would_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

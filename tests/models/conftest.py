@@ -1,9 +1,12 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from model_families import WIDTH, Add, tiny
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from lrt.models import LanguageModel
 
@@ -33,3 +36,14 @@ def add(vector: Tensor) -> Callable[..., Add]:
         return Add(layer, vector, torch.tensor(strengths), start)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama in bfloat16 with its tokenizer, as `save_pretrained` writes it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny("llama").model.to(torch.bfloat16).save_pretrained(folder)
+    rules = Tokenizer(models.WordLevel({"<unk>": 0, "once": 1, "upon": 2}, unk_token="<unk>"))
+    rules.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="<unk>").save_pretrained(folder)
+    return folder

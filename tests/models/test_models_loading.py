@@ -6,23 +6,10 @@ import pytest
 import torch
 from model_families import tiny
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from lrt.models import ModelNotLoadable, ModelSpec, identity, load, load_tokenizer, loading
+from lrt.models import ModelNotLoadable, ModelSpec, dequantised, identity, load, load_tokenizer, loading
 
 TOKENS = torch.tensor([[5, 6, 7]])
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama in bfloat16 with its tokenizer, as `save_pretrained` writes it."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny("llama").model.to(torch.bfloat16).save_pretrained(folder)
-    rules = Tokenizer(models.WordLevel({"<unk>": 0, "once": 1, "upon": 2}, unk_token="<unk>"))
-    rules.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="<unk>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -101,7 +88,7 @@ def test_identity_of_random_weights_does_not_read_the_trained_ones(own_checkpoin
 
 def test_a_hub_model_is_told_by_id_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("llama").model.config
-    monkeypatch.setattr(loading, "_config", lambda _: config)
+    monkeypatch.setattr(loading, "_config", lambda *_: config)
     spec = ModelSpec("someone/model", revision="v1", dtype="float32")
     assert identity(spec) == {
         "weights": "trained",
@@ -126,7 +113,7 @@ def test_pickled_weights_are_not_read(own_checkpoint: Path) -> None:
     weights = own_checkpoint / "model.safetensors"
     torch.save(load_file(weights), own_checkpoint / "pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(ModelNotLoadable, match="only safetensors are read"):
+    with pytest.raises(ModelNotLoadable, match="only safetensors and GGUF are read"):
         load(ModelSpec(str(own_checkpoint)))
 
 
@@ -167,6 +154,6 @@ def test_a_gguf_file_wants_its_packages_and_to_be_there(
         load(ModelSpec(str(tmp_path / "model.gguf")))
     (tmp_path / "model.gguf").touch()
     found = importlib.util.find_spec
-    monkeypatch.setattr(loading, "find_spec", lambda n: None if n == "gguf" else found(n))
-    with pytest.raises(ModelNotLoadable, match=r"pip install -e '.\[gguf\]'"):
+    monkeypatch.setattr(dequantised, "find_spec", lambda n: None if n == "gguf" else found(n))
+    with pytest.raises(ModelNotLoadable, match=r"package gguf is missing: pip install -e '.\[gguf\]'"):
         load(ModelSpec(str(tmp_path / "model.gguf")))

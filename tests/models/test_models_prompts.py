@@ -3,8 +3,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
-from lrt.models.prompts import encode, render_chat
+from lrt.models.prompts import ChatNotRendered, encode, render_chat, render_messages
 
 
 class Bytes:
@@ -56,24 +58,99 @@ def test_without_a_system_role_its_words_go_to_the_user(family_tokenizer: Any) -
     assert text == "<|begin|><|user|>Be brief.\n\nHi<|assistant|>Hello.<|end|>"
 
 
-class Template:
-    def __init__(self, chat_template: str | None, fails: bool = False) -> None:
-        self.chat_template, self.fails = chat_template, fails
+# As real families write theirs: BOS or not, a system role, one that is refused, one that is left out.
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "<turn>{{ 'model' if m.role == 'assistant' else m.role }} {{ m.content | trim }}</turn>{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model {% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for m in messages %}<turn>{{ m.role }} {{ m.content | trim }}</turn>{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant {% endif %}"
+)
+QWEN = "{% if messages[0].role != 'system' %}<turn>system Be good.</turn>{% endif %}" + LLAMA.removeprefix(
+    "{{ bos_token }}"
+)
+DEAF = (
+    "{% for m in messages %}{% if m.role == 'user' %}<turn>user {{ m.content }}</turn>"
+    "{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+ASKED = [{"role": "user", "content": "hi"}]
+ANSWERED = [*ASKED, {"role": "assistant", "content": "ho"}]
+BRIEF = {"role": "system", "content": " Be brief.\n"}
 
-    def apply_chat_template(self, turns: list[dict[str, str]], **_: Any) -> str:
-        if self.fails:
-            raise RuntimeError("broken template")
-        return "|".join(f"{turn['role']}:{turn['content']}" for turn in turns)
+
+def tokenizer(template: str | None, adds_bos: bool = True, **special: str) -> Any:
+    """Words and signs; its own BOS is written in front of every text, as Gemma's and Llama's are."""
+    words = ["<s>", "</s>", "<unk>", "<turn>", "</turn>", "hi", "ho", "Be", "brief", "."]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    if adds_bos:
+        core.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    special = {"bos_token": "<s>", "eos_token": "</s>"} | special
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", additional_special_tokens=["<turn>", "</turn>"], **special
+    )
+    made.chat_template = template
+    return made
 
 
-def test_a_template_with_a_system_role_is_used_as_it_is() -> None:
-    assert render_chat(Template("x"), "Hi", system="Be brief.") == "system:Be brief.|user:Hi"
+@pytest.mark.parametrize(
+    ("template", "system", "user"),
+    [
+        (GEMMA, "", "<s><turn>user Be brief.\n\n\nhi</turn><turn>model "),
+        (LLAMA, "<s><turn>system Be brief.</turn>", "<turn>user hi</turn><turn>assistant "),
+        (QWEN, "<turn>system Be brief.</turn>", "<turn>user hi</turn><turn>assistant "),
+        (DEAF, "", "<turn>user  Be brief.\n\n\nhi</turn>"),
+    ],
+)
+def test_the_systems_words_are_never_lost(template: str, system: str, user: str) -> None:
+    made = tokenizer(template)
+    assert render_messages(made, [BRIEF, *ASKED]) == system + user
+    assert render_chat(made, "hi", system=BRIEF["content"]) == system + user
+    # and where there are none, the template has its own way
+    assert ("Be good." in render_messages(made, ASKED)) == (template is QWEN)
 
 
-def test_no_template_and_a_broken_one() -> None:
-    with pytest.raises(ValueError, match="no chat template"):
-        render_chat(Template(None), "Hi")
-    with pytest.raises(RuntimeError, match="broken template"):
-        render_chat(Template("x", fails=True), "Hi")
-    with pytest.raises(RuntimeError, match="broken template"):
-        render_chat(Template("x", fails=True), "Hi", system="Be brief.")
+@pytest.mark.parametrize("template", [GEMMA, LLAMA, QWEN, DEAF])
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize("messages", [ASKED, ANSWERED, [BRIEF, *ANSWERED, *ASKED]])
+def test_a_chat_begins_once_whoever_writes_the_beginning(
+    template: str, adds_bos: bool, messages: list[dict[str, str]]
+) -> None:
+    made = tokenizer(template, adds_bos)
+    text = render_messages(made, messages)
+    (ids,) = encode(made, [text])
+    writes = template in (GEMMA, LLAMA)
+    assert ids.count(0) == (writes or adds_bos)
+    assert (ids[0] == 0) == (writes or adds_bos)
+    # the usual fault is there to be made
+    assert made(text)["input_ids"].count(0) == writes + adds_bos
+
+
+def test_the_answer_is_opened_where_the_user_spoke_last() -> None:
+    made = tokenizer(LLAMA)
+    assert render_messages(made, ASKED).endswith("<turn>assistant ")
+    assert render_messages(made, ANSWERED).endswith("<turn>assistant ho</turn>")
+    longer = render_messages(made, [*ANSWERED, *ASKED])
+    assert longer == render_messages(made, ANSWERED) + "<turn>user hi</turn><turn>assistant "
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "said"),
+    [
+        (None, ASKED, "no chat template; chats need an instruction-tuned model"),
+        (LLAMA, [], "has no turn"),
+        (GEMMA, [*ASKED, *ASKED], "refuses the conversation: Conversation roles must alternate"),
+        (GEMMA, [BRIEF, *ASKED, *ASKED], "refuses the conversation: Conversation roles must alternate"),
+        (GEMMA, [BRIEF], "no system role, and the system's words do not stand before a user's.*: system"),
+        (DEAF, [*ANSWERED, BRIEF, *ASKED], "no system role.*: user assistant system user"),
+    ],
+)
+def test_what_a_template_will_not_write_is_told(
+    template: str | None, messages: list[dict[str, str]], said: str
+) -> None:
+    with pytest.raises(ChatNotRendered, match=said):
+        render_messages(tokenizer(template), messages)

@@ -10,9 +10,10 @@ from lrt.models import ModelSpec
         ("google/gemma-2-2b", "gemma-2-2b"),
         ("/data/models/mine/", "mine"),
         ("/data/model.q8_0.gguf", "model.q8_0"),
+        ("/data/qwen-0.5b/model.gguf", "qwen-0.5b"),
     ],
 )
-def test_a_spec_is_named_after_the_last_part_of_its_path(path: str, name: str) -> None:
+def test_a_spec_is_named_after_the_part_of_its_path_that_says_something(path: str, name: str) -> None:
     assert ModelSpec(path).name == name
     assert ModelSpec(path, name="chosen").name == "chosen"
 

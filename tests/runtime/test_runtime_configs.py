@@ -22,7 +22,7 @@ from lrt.lab.pretraining import FamilyMember
 from lrt.mapping import FitSpec
 from lrt.runtime.entry import CONF
 from lrt.runtime.pretrain import Order
-from lrt.runtime.schema import Config, ConfigError, read_config
+from lrt.runtime.schema import Config, ConfigError, Layers, read_config
 
 OWN = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
 # what a user has to give with an option
@@ -30,6 +30,13 @@ GIVEN = {
     "pair=own": OWN[1:],
     "corpus=text": ("corpus.sources.text.paths=[FOLDER]",),
     "corpus=hub": ("corpus.sources.hub.path=ID",),
+    "corpus=jsonl": ("corpus.sources.jsonl.path=FILE",),
+    "corpus=mixture": (
+        "corpus.sources.general.paths=[FOLDER]",
+        "corpus.sources.chats.path=FILE",
+        "corpus.sources.french.paths=[FOLDER]",
+    ),
+    "experiment=paper_sae": ("analysis.sae.source=FOLDER", "analysis.sae.target=FOLDER"),
     "suite=files": ("suite.paths=[FILE]", "evaluation.probe.behaviours=[]"),
 }
 
@@ -37,6 +44,12 @@ GIVEN = {
 def options() -> list[str]:
     found = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml"))]
     return [option for option in found if not option.startswith("lab=")]
+
+
+@cache
+def config_of(option: str) -> Config:
+    pair = () if option.startswith(("pair=", "experiment=paper")) else OWN
+    return read_config(composed("train", *pair, option, *GIVEN.get(option, ())))
 
 
 @cache
@@ -55,8 +68,7 @@ def read(*settings: str) -> Config:
 
 @pytest.mark.parametrize("option", options())
 def test_option_composes_is_valid_and_binds(option: str) -> None:
-    pair = () if option.startswith("pair=") else OWN
-    config = read_config(composed("train", *pair, option, *GIVEN.get(option, ())))
+    config = config_of(option)
     config.map.check(96, 144)  # widths of the default pair
     config.fit.check(config.map)
     if isinstance(config.fit, FitSpec):
@@ -79,6 +91,69 @@ def test_adamw_is_the_paper() -> None:
     assert isinstance(fit, FitSpec)
     assert (fit.optimizer, fit.learning_rate, fit.epochs) == ("AdamW", 1e-4, 4)
     assert (fit.whitening, fit.schedule, fit.ridge) == ("none", "constant", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "models", "rate", "chats"),
+    [
+        ("paper_base", ("google/gemma-2-2b", "google/gemma-2-9b"), 1e-4, 0.0),
+        ("paper_chat", ("google/gemma-2-2b-it", "google/gemma-2-9b-it"), 1e-3, 0.33),
+        ("paper_sae", ("google/gemma-2-2b", "google/gemma-2-9b"), 1e-4, 0.0),
+    ],
+)
+def test_the_papers_trainings_are_those_of_its_table_2(
+    name: str, models: tuple[str, str], rate: float, chats: float
+) -> None:
+    config = config_of(f"experiment={name}")
+    assert (config.pair.source.path, config.pair.target.path) == models
+    assert config.layers == Layers((20,), (20,))
+    fit, tokens = config.fit, config.corpus.tokens
+    assert isinstance(fit, FitSpec)
+    assert (fit.optimizer, fit.learning_rate, fit.options, fit.epochs) == ("AdamW", rate, {}, 4)
+    assert (fit.whitening, fit.schedule, fit.ridge, fit.gradient_clip) == ("none", "constant", False, None)
+    assert (config.map.kind, config.map.bias, config.span) == ("full", True, 1)
+    assert (tokens.train, tokens.validation) == (9_000_000, 1_000_000)
+    assert (config.corpus.context, config.batches.rows) == (512, 32 * 512)
+    sources = config.corpus.sources
+    assert sources["pile"].path == "monology/pile-uncopyrighted"
+    whole = sum(source.weight for source in sources.values())
+    assert sum(s.weight for s in sources.values() if s.chat) / whole == pytest.approx(chats)
+    assert config.analysis.sae.wanted == (name == "paper_sae")
+
+
+@pytest.mark.parametrize("option", ["pair=gemma-2-2b-9b", "pair=storybook"])
+def test_a_pair_can_be_taken_the_other_way_round(option: str) -> None:
+    there, back = config_of(option).pair, read_config(composed("train", option, "pair.reverse=true")).pair
+    assert (back.source, back.target) == (there.target, there.source)
+    assert back.name == f"{there.name}, reversed"
+    assert not back.reverse  # it is in order now: who reads it does not turn it back
+
+
+def test_a_mixture_takes_more_parts_and_fewer() -> None:
+    added = "+corpus.sources.more={kind: jsonl, path: FILE, chat: true, weight: 0.2}"
+    changed = (
+        *GIVEN["corpus=mixture"][:2],
+        added,
+        "~corpus.sources.french",
+        "corpus.sources.chats.weight=0.5",
+    )
+    sources = read_config(composed("train", *OWN, "corpus=mixture", *changed)).corpus.sources
+    assert {name: source.weight for name, source in sources.items()} == {
+        "general": 0.6,
+        "chats": 0.5,
+        "more": 0.2,
+    }
+
+
+def test_pairs_of_the_hub_are_of_one_owner_and_none_is_named_twice() -> None:
+    names = [option for option in options() if option.startswith("pair=") and "storybook" not in option]
+    found = {option: config_of(option).pair for option in names if option != "pair=own"}
+    assert len(found) >= 18
+    for option, pair in found.items():
+        assert pair.source.path != pair.target.path, option
+        assert pair.source.path.split("/")[0] == pair.target.path.split("/")[0], option
+        assert pair.source.dtype == pair.target.dtype, option
+    assert len({pair.name for pair in found.values()}) == len(found)
 
 
 @pytest.mark.parametrize("member", sorted(file.stem for file in (CONF / "lab").glob("*.yaml")))
@@ -175,6 +250,12 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
             "belongs to kind=storybook",
         ),
         ("corpus.sources.stories.split=test", "split=test belongs to kind=hub, not to kind=storybook"),
+        (
+            "corpus.sources.mine={kind: jsonl, path: a, answer_field: b}",
+            "answer_field=b is a part of a conversation",
+        ),
+        ("pair.target.device_map=all", "'auto', 'balanced', 'balanced_low_0' or 'sequential'"),
+        ("corpus.sources.stories.answer_field=a", "answer_field=a belongs to kind=jsonl or hub"),
         ("corpus.sources.stories.paths=[a]", "paths=('a',) belongs to kind=text"),
         ("suite.paths=[a.json]", "suite.paths=('a.json',) belongs to kind=files, not to kind=storybook"),
     ],

@@ -1,0 +1,124 @@
+"""Models that do not fit one device: here spread over the CPU's memory and the disk, from which accelerate
+fetches a block's weights when it runs. Several GPUs are not to be had in a test."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+import pytest
+import torch
+from model_families import DEPTH, FEW, SEQUENCES, Add
+from transformers import AutoModelForCausalLM
+
+from lrt.models import (
+    LanguageModel,
+    ModelNotLoadable,
+    ModelSpec,
+    compute_prefix,
+    generate,
+    identity,
+    load,
+    loading,
+    pad,
+    tail_logits,
+)
+from lrt.models.spec import DeviceMap
+
+TOKENS, MASK = pad(SEQUENCES)
+
+
+def spread(lm: LanguageModel, folder: Path, on_disk: Callable[[str], bool]) -> LanguageModel:
+    """The same model from a checkpoint, with the named modules on the disk and the others in memory."""
+    lm.model.save_pretrained(folder)
+    places: dict[str, str] = {}
+
+    def place(module: Any, path: str) -> None:
+        for name, child in module.named_children():
+            where = f"{path}{name}"
+            # blocks are not cut
+            if any(child is block for block in lm.blocks) or not [*child.children()]:
+                places[where] = "disk" if on_disk(where) else "cpu"
+            else:
+                place(child, f"{where}.")
+
+    place(lm.model, "")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, device_map=places, dtype=torch.float32, offload_folder=folder / "offload"
+    )
+    return LanguageModel(lm.spec, model)
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_spread_model_is_read_and_steered_as_a_whole_one(
+    family: str, lm_of: Callable[[str], LanguageModel], add: Callable[..., Add], tmp_path: Path
+) -> None:
+    whole = lm_of(family)
+    parts = spread(whole, tmp_path, lambda name: name.endswith((".1", ".2")))
+    assert {weight.is_meta for weight in parts.blocks[1].parameters()} == {True}  # it is not in memory
+    assert {weight.is_meta for weight in parts.blocks[0].parameters()} == {False}
+    assert parts.device == torch.device("cpu")
+
+    layers = range(DEPTH)
+    found, expected = (lm.hidden_states(TOKENS, layers, MASK) for lm in (parts, whole))
+    assert all(torch.equal(found[layer], expected[layer]) for layer in layers)
+
+    rows = torch.tensor([0, 1, 2, 0])
+    for layer in (0, 1, 2):
+        edit = add(layer, 1.0, 0.5, -1.0)
+        assert torch.equal(parts.logits(TOKENS, MASK, [edit]), whole.logits(TOKENS, MASK, [edit]))
+        each = add(layer, 1.0, 0.5, -1.0, 0.0)
+        prefixes = [compute_prefix(lm, TOKENS, MASK, layer) for lm in (parts, whole)]
+        tails, texts = [], []
+        for lm, prefix in zip((parts, whole), prefixes, strict=True):
+            tails.append(tail_logits(lm, prefix, rows, each))
+            texts.append(generate(lm, prefix, rows, each, max_new_tokens=4))
+        assert torch.equal(*tails)
+        assert torch.equal(*texts)
+    # what was fetched has been let go
+    assert {weight.is_meta for weight in parts.blocks[1].parameters()} == {True}
+
+
+def test_embeddings_on_the_disk_can_be_read(lm_of: Callable[[str], LanguageModel], tmp_path: Path) -> None:
+    whole = lm_of("llama")
+    parts = spread(whole, tmp_path, lambda name: "embed" in name)
+    assert parts.model.get_input_embeddings().weight.is_meta
+    assert torch.equal(parts.embeddings, whole.embeddings)
+    assert torch.equal(parts.logits(TOKENS, MASK), whole.logits(TOKENS, MASK))
+
+
+@pytest.mark.parametrize("device_map", get_args(DeviceMap))
+@pytest.mark.parametrize("weights", ["trained", "random"])
+def test_a_spec_asks_for_it_and_is_still_the_same_model(
+    checkpoint: Path, device_map: Any, weights: Any
+) -> None:
+    plain = ModelSpec(str(checkpoint), weights=weights, dtype="float32")
+    asked = ModelSpec(str(checkpoint), weights=weights, dtype="float32", device_map=device_map)
+    with mock.patch.object(
+        AutoModelForCausalLM, "from_pretrained", wraps=AutoModelForCausalLM.from_pretrained
+    ) as reading:
+        lm = load(asked)
+    if weights == "trained":
+        assert reading.call_args.kwargs["device_map"] == device_map
+    else:
+        assert lm.model.hf_device_map
+    assert torch.equal(lm.logits(TOKENS), load(plain).logits(TOKENS))
+    assert identity(asked) == identity(plain)
+
+
+def test_without_its_package_the_remedy_is_told(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "accelerate" else found(name))
+    with pytest.raises(
+        ModelNotLoadable, match=r"`device_map`=auto .*accelerate: pip install -e '.\[large\]'"
+    ):
+        load(ModelSpec(str(checkpoint), device_map="auto"))
+    load(ModelSpec(str(checkpoint)))
+
+
+def test_one_device_and_a_spread_over_all_contradict_one_another() -> None:
+    with pytest.raises(ValueError, match=r"`device`='cpu' and `device_map`='auto'.*take one of the two away"):
+        ModelSpec("gpt2", device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match="`device_map` of model 'gpt2' is 'all'; allowed: null, auto, bal"):
+        ModelSpec("gpt2", device_map="all")  # type: ignore[arg-type]

@@ -244,10 +244,10 @@ def test_geometry_that_has_too_few_pairs_says_so(analysed: dict[str, Any]) -> No
     analysed["sae"]["geometry"] |= {"random": None, "random_pairs": 3}
     rows = {row[0]: row for row in geometry_table(analysed).rows}
     assert len(geometry_table(analysed).rows) == 5
-    assert rows["random decoders, matched alike"][1:] == ("too few pairs: 3", None, None, None, None)
+    assert rows["random decoders, matched alike"][1:] == ("too few pairs: 3", None, None, None, None, None)
     assert "too few pairs: 3" in pages.markdown(analysed)
     analysed["sae"]["geometry"] = {"note": "9 pairs of features are too few"}
     ((what, said, *none),) = geometry_table(analysed).rows
     assert (what, said) == ("features matched by co-activation", "9 pairs of features are too few")
-    assert none == [None] * 4
+    assert none == [None] * 5
     assert "9 pairs of features are too few" in pages.markdown(analysed)

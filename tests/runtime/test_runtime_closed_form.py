@@ -96,7 +96,7 @@ def test_solvers_that_cannot_be(workshop: Workshop) -> None:
     refused(workshop.train(*closed, "fit.solver=best"), "fit", "'optimum', 'identity'")
     refused(workshop.train(*closed, "fit.epochs=3"), "Could not override 'fit.epochs'")
     refused(
-        workshop.train("analysis.atlas=true", "analysis.memory_gb=1e-6"),
+        workshop.train("analysis.atlas=true", "recording.source=all", "analysis.memory_gb=4e-4"),
         "recording.source",
         "analysis.memory_gb",
     )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from lrt.corpora import Unit, text_files
 from lrt.evaluation.behaviours import Behaviour, Item
@@ -25,6 +25,7 @@ from lrt.evaluation.text_words import (
     SORROWFUL_WORDS,
     Sentences,
 )
+from lrt.models.prompts import render_chat
 
 NAMES = ("french", "capitals", "dogs", "sentiment")
 DAMAGE_TEXTS = 48  # half of them to choose strengths by
@@ -86,11 +87,14 @@ class _Contrast:
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
     damage: tuple[str, ...]
-    request: str  # the plain prompt
+    wanted: str  # how a plain prompt says it
 
 
-def texts_suite(settings: Texts) -> tuple[Behaviour, ...]:
+def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]:
     """The behaviours that `settings.names` asks for. All continue the same neutral English openings.
+
+    tokenizer  In whose chat template, if it has one, the plain prompt asks for the kind of text; otherwise it
+               is a line before the opening.
 
     Passages and sentences are cut at a word drawn anywhere behind the one that tells the kind: cut at one
     kind of token, a vector would be of that token. Raises ValueError for too few passages or openings,
@@ -104,9 +108,14 @@ def texts_suite(settings: Texts) -> tuple[Behaviour, ...]:
     }
     prompts = openings(settings.development + settings.test, settings.seed)
 
+    def asked(prompt: str, wanted: str) -> str:
+        if tokenizer is None or not tokenizer.chat_template:
+            return f"Everything from here on is {wanted}.\n\n{prompt}"
+        return render_chat(tokenizer, f"Go on with this text so that all of it is {wanted}:\n\n{prompt}")
+
     def behaviour(name: str) -> Behaviour:
         made = makers[name](settings)
-        items = tuple(Item(prompt, prompted=f"{made.request}\n\n{prompt}") for prompt in prompts)
+        items = tuple(Item(prompt, prompted=asked(prompt, made.wanted)) for prompt in prompts)
         return Behaviour(
             name=name,
             metric=made.metric,
@@ -132,7 +141,7 @@ def _french(settings: Texts) -> _Contrast:
         tuple(_cut(text, rng) for text in french[:wanted]),
         tuple(_cut(text, rng) for text in english),
         french[wanted:],
-        "Everything from here on is in French.",
+        "in French",
     )
 
 
@@ -146,7 +155,7 @@ def _capitals(settings: Texts) -> _Contrast:
         tuple(text.upper() for text in cut),
         cut,
         tuple(text.upper() for text in found[wanted:]),
-        "EVERYTHING FROM HERE ON IS IN CAPITAL LETTERS.",
+        "IN CAPITAL LETTERS",
     )
 
 
@@ -158,7 +167,7 @@ def _dogs(settings: Texts) -> _Contrast:
         positives,
         negatives,
         damage,
-        "Everything from here on is about dogs.",
+        "about dogs",
     )
 
 
@@ -170,7 +179,7 @@ def _sentiment(settings: Texts) -> _Contrast:
         positives,
         negatives,
         damage,
-        "Everything from here on is joyful and kind.",
+        "joyful and kind",
     )
 
 

@@ -29,7 +29,7 @@ def behaviours_of(
 ) -> tuple[Behaviour, ...]:
     """The behaviours that a config's suite asks for.
 
-    tokenizer  Gives the one in whose template chats are written; asked for where there are chats.
+    tokenizer  Gives the one in whose template chats are written; asked for by suites that may hold some.
 
     Raises ValueError for settings, files or sets that give none, for names that are taken twice, and for a
     classifier or judge that cannot be asked.
@@ -53,7 +53,7 @@ def _built(
         case Refusal():
             return refusal_suite(settings, tokenizer())
         case Texts():
-            return texts_suite(settings)
+            return texts_suite(settings, tokenizer())
         case Suite(kind="files"):
             return read_behaviours(map(Path, settings.paths))
         case _:

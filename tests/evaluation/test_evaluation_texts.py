@@ -65,6 +65,15 @@ def test_prompts_are_neutral_and_shared(files: dict[str, tuple[str, ...]]) -> No
             assert len(item.prompted) > len(item.prompt) + 10
 
 
+def test_a_plain_prompt_asks_as_the_model_is_asked(family_tokenizer: Any) -> None:
+    (plain,) = texts_suite(Texts(names=("dogs",), **SMALL))
+    (asked,) = texts_suite(Texts(names=("dogs",), **SMALL), family_tokenizer)
+    assert plain.items[0].prompt == asked.items[0].prompt
+    assert plain.items[0].prompted.startswith("Everything from here on is about dogs.\n\n")
+    assert asked.items[0].prompted.startswith("<|begin|><|user|>Go on with this text")
+    assert asked.items[0].prompted.endswith(f"{plain.items[0].prompt}<|assistant|>")
+
+
 def test_all_openings_are_neutral() -> None:
     every = openings(448)
     assert len(set(every)) == 448

@@ -45,11 +45,12 @@ def test_suites_of_several_kinds_give_their_behaviours_in_order(folder: Path, fa
     assert names(several, family_tokenizer) == ["boldness", "refusal_induced", "dogs", "bravery"]
 
 
-def test_no_template_is_asked_for_where_there_is_no_chat() -> None:
+def test_no_model_is_asked_for_where_there_is_no_chat() -> None:
     def template() -> Any:
         raise AssertionError
 
-    assert [b.name for b in behaviours_of(DOGS, template)] == ["dogs"]
+    lab = Suite(names=("bravery",), **SMALL)
+    assert [b.name for b in behaviours_of(lab, template)] == ["bravery"]
 
 
 def test_several_are_at_least_one() -> None:

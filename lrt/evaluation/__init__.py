@@ -1,11 +1,20 @@
 """What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
 
 from lrt.evaluation.along import rows_along, scores_along
-from lrt.evaluation.behaviours import Behaviour, BehaviourUnreadable, Item, ItemSplit, read_behaviours
+from lrt.evaluation.behaviours import (
+    Behaviour,
+    BehaviourUnreadable,
+    Item,
+    ItemSplit,
+    check_together,
+    read_behaviours,
+)
 from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
 from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
+from lrt.evaluation.model_written import Propensity, propensity_suite
+from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
     Chosen,
@@ -19,6 +28,7 @@ from lrt.evaluation.study import (
     study_rows,
 )
 from lrt.evaluation.summary import summarise
+from lrt.evaluation.texts import Texts, texts_suite
 
 __all__ = [
     "NULLS",
@@ -30,16 +40,21 @@ __all__ = [
     "CutDepth",
     "Damage",
     "Fidelity",
+    "Instructions",
     "Item",
     "ItemSplit",
     "Measurement",
     "Probe",
+    "Propensity",
+    "Refusal",
     "SteerableModel",
     "SteeringProbe",
     "StrengthChoice",
     "StrengthGrid",
     "Study",
+    "Texts",
     "TransferMaps",
+    "check_together",
     "choose_layer",
     "choose_strength",
     "cut_depths",
@@ -49,11 +64,14 @@ __all__ = [
     "fidelity",
     "inside_documents",
     "measure",
+    "propensity_suite",
     "read_behaviours",
+    "refusal_suite",
     "rows_along",
     "scores_along",
     "storybook_suite",
     "study",
     "study_rows",
     "summarise",
+    "texts_suite",
 ]

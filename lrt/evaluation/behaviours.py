@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from lrt.evaluation.scorers import Choice, Scorer, scorer_from_data, scorer_to_data
+from lrt.evaluation.scorers import (
+    Answer,
+    Choice,
+    LogitScorer,
+    Scorer,
+    WrittenScorer,
+    scorer_from_data,
+    scorer_to_data,
+)
 
 ItemSplit = Literal["development", "test"]
+Operation = Literal["add", "ablate"]
 
 
 class BehaviourUnreadable(ValueError):
@@ -24,8 +33,8 @@ class Item:
 
     prompt    Text as the model reads it, chat template and all.
     key       Stratum within which items are comparable (the letter of the matching answer, say).
-    matching  For `Choice`: the answer that shows the behaviour.
-    other     For `Choice`: the answer that does not.
+    matching  For `Choice` and `Answer`: the answer that shows the behaviour.
+    other     For `Choice` and `Answer`: the answer that does not.
     prompted  The same item with a plain prompt that asks for the behaviour: the baseline.
     """
 
@@ -49,6 +58,11 @@ class Behaviour:
     direction     +1 where the vector is to raise the score, -1 where its opposite is to lower it.
     damage_texts  Text on which harm is measured, in halves (`damage_texts_of`): text that shows the
                   behaviour already where it is a kind of text, ordinary text otherwise.
+    operation     `add` the vector at the steered block, or `ablate` its direction from the output of every
+                  block; strength is then the share of the component that is taken out.
+    also          Scorers of the same generated texts beside `scorer`, by which nothing is chosen.
+    held_out      What the prompts ask, without the template around it: the map's corpus must not hold it
+                  in another template either.
     """
 
     name: str
@@ -62,6 +76,9 @@ class Behaviour:
     contrast: str = ""
     direction: Literal[1, -1] = 1
     max_new_tokens: int = 24
+    operation: Operation = "add"
+    also: tuple[WrittenScorer, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("positives", "negatives", "development", "test", "damage_texts"):
@@ -87,11 +104,21 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; at least 1 is needed"
             )
-        if self.is_choice and not all(i.matching and i.other and i.key for i in self.items):
+        if isinstance(self.scorer, Choice | Answer) and not all(
+            i.matching and i.other and i.key for i in self.items
+        ):
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} is scored by Choice, so every item needs `matching` and `other` "
-                "answers and a `key` (the letter, or the Yes or No, of the matching one): without keys "
-                "any two vectors would agree"
+                f"behaviour {self.name!r} is scored by {type(self.scorer).__name__}, so every item needs "
+                "`matching` and `other` answers and a `key` (the letter, or the Yes or No, of the matching "
+                "one): without keys any two vectors would agree"
+            )
+        if self.operation not in get_args(Operation):
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} has operation {self.operation!r}; allowed: add, ablate"
+            )
+        if self.also and self.reads_logits:
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} is read off logits, so there is no text for its `also` to score"
             )
         if not self.contrast:
             object.__setattr__(self, "contrast", self.name)
@@ -100,6 +127,11 @@ class Behaviour:
     def is_choice(self) -> bool:
         """Whether it is read off two answers' logits instead of a generated text."""
         return isinstance(self.scorer, Choice)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether nothing is generated."""
+        return isinstance(self.scorer, LogitScorer)
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -123,10 +155,12 @@ class Behaviour:
         yield from self.negatives
         yield from (item.prompt for item in self.items)
         yield from self.damage_texts
+        yield from self.held_out
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for a file or a fingerprint."""
-        return {**asdict(self), "scorer": scorer_to_data(self.scorer)}
+        also = [scorer_to_data(scorer) for scorer in self.also]
+        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "also": also}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:
@@ -140,6 +174,9 @@ class Behaviour:
                 fields[part] = tuple(Item(**item) for item in fields[part])
             for part in ("positives", "negatives", "damage_texts"):
                 fields[part] = _texts(part, fields[part])
+            if "held_out" in fields:
+                fields["held_out"] = _texts("held_out", fields["held_out"])
+            fields["also"] = tuple(map(_written_scorer, fields.get("also", ())))
             return cls(**fields)
         except BehaviourUnreadable:
             raise
@@ -149,6 +186,13 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {data.get('name', '?')!r} cannot be read: {error}"
             ) from error
+
+
+def _written_scorer(data: Any) -> WrittenScorer:
+    scorer = scorer_from_data(data)
+    if isinstance(scorer, LogitScorer):
+        raise ValueError(f"`also` holds {type(scorer).__name__}, which scores no text")
+    return scorer
 
 
 def _texts(part: str, value: Any) -> tuple[str, ...]:
@@ -166,7 +210,7 @@ def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
     for path in paths:
         try:
             read = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
-            _check_beside(read, behaviours)
+            check_together([*behaviours, read])
         except BehaviourUnreadable as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
         except (OSError, ValueError) as error:
@@ -175,12 +219,18 @@ def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
     return tuple(behaviours)
 
 
-def _check_beside(new: Behaviour, others: Iterable[Behaviour]) -> None:
-    for other in others:
-        if new.name == other.name:
-            raise BehaviourUnreadable(f"the name {new.name!r} is taken by another file; names must differ")
-        mine, theirs = ((b.positives, b.negatives) for b in (new, other))
-        if new.contrast == other.contrast and mine != theirs:
+def check_together(behaviours: Sequence[Behaviour]) -> None:
+    """Raises `BehaviourUnreadable` for a name that two have, and for a contrast of which two have texts."""
+    by_name: dict[str, Behaviour] = {}
+    by_contrast: dict[str, Behaviour] = {}
+    for new in behaviours:
+        if new.name in by_name:
+            raise BehaviourUnreadable(
+                f"the name {new.name!r} is taken by another behaviour; names must differ"
+            )
+        by_name[new.name] = new
+        other = by_contrast.setdefault(new.contrast, new)
+        if (new.positives, new.negatives) != (other.positives, other.negatives):
             raise BehaviourUnreadable(
                 f"{new.name!r} shares the contrast {new.contrast!r} with {other.name!r} but not its "
                 "positives and negatives; give it another contrast or the same texts"

@@ -7,26 +7,27 @@ model is the offset that it adds at the steered layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
-from lrt.evaluation.scorers import Choice
+from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer, score_texts
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
-from lrt.models.prefix import Prefix, Sampling, compute_prefix, generate, tail_logits
+from lrt.models.prefix import RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.prompts import encode
-from lrt.steering.addition import RowwiseAddition
+from lrt.steering import RowwiseAblation, RowwiseAddition
 
 
 @dataclass(frozen=True)
 class Cell:
     """One condition at one strength.
 
-    offset  float32 `[d]`, what is added at the layer: strength times direction, in model units.
+    offset  float32 `[d]`, what is added at the layer: strength times direction, in model units. Of a
+            behaviour that ablates only its direction counts, and `strength` is the share that is removed.
     """
 
     condition: str
@@ -47,7 +48,7 @@ class Measurement:
     item: str
     key: str
     value: float
-    probability: float | None = None  # of the matching answer, against the other alone
+    probability: float | None = None  # of the matching answer against the other alone; of all that is sought
     text: str | None = None
 
     def to_data(self) -> dict[str, Any]:
@@ -120,16 +121,19 @@ def measure(
     """
     if not cells or not items:
         return []
-    offsets = torch.stack([cell.offset.float() for cell in cells])  # [c, d]
+    how = _Steering.of(lm, layer, behaviour, cells)
     names = [item.id for item in items] if named is None else named
     rows: list[Measurement] = []
     per_batch = max(1, max_rows // len(cells))
     for start in range(0, len(items), per_batch):
         batch, ids = items[start : start + per_batch], names[start : start + per_batch]
-        if isinstance(behaviour.scorer, Choice):
-            found = _choose(lm, layer, batch, offsets, max_rows)
-        else:
-            found = _write(lm, layer, behaviour, batch, ids, offsets, temperature, max_rows)
+        match behaviour.scorer:
+            case Choice():
+                found = _choose(lm, how, batch, max_rows)
+            case RefusalLogOdds(phrases):
+                found = _begin(lm, how, batch, phrases, max_rows)
+            case scorer:
+                found = _write(lm, how, behaviour, scorer, batch, ids, temperature, max_rows)
         for index, (value, probability, text) in enumerate(found):
             at, cell = index // len(cells), cells[index % len(cells)]
             rows.append(
@@ -151,19 +155,53 @@ def measure(
     return rows
 
 
-def _rows(prefix: Prefix, offsets: Tensor) -> tuple[Tensor, RowwiseAddition]:
-    items, cells = len(prefix.tokens), len(offsets)
-    return torch.arange(items).repeat_interleave(cells), RowwiseAddition(offsets.repeat(items, 1))
+@dataclass(frozen=True)
+class _Steering:
+    """What a behaviour's cells do to the model.
+
+    layer    Block up to which everything is computed once.
+    above    Further blocks that are edited.
+    offsets  `[c, d]`.
+    shares   `[c]` that an ablation removes; None adds the offsets.
+    """
+
+    layer: int
+    above: tuple[int, ...]
+    offsets: Tensor
+    shares: Tensor | None
+
+    @classmethod
+    def of(cls, lm: LanguageModel, layer: int, behaviour: Behaviour, cells: Sequence[Cell]) -> _Steering:
+        offsets = torch.stack([cell.offset.float() for cell in cells])
+        if behaviour.operation == "add":
+            return cls(layer, (), offsets, None)
+        shares = torch.tensor([cell.strength for cell in cells])
+        return cls(0, tuple(range(1, lm.depth)), offsets, shares)  # out of every block's output
+
+    def edit(self, items: int) -> RowwiseEdit:
+        """Of `items x cells` rows, item by item."""
+        offsets = self.offsets.repeat(items, 1)
+        if self.shares is None:
+            return RowwiseAddition(offsets)
+        return RowwiseAblation(offsets, self.shares.repeat(items))
+
+    def edit_of(self, cell: int, items: int) -> RowwiseEdit:
+        """Of one cell for so many items."""
+        shares = None if self.shares is None else self.shares[cell, None]
+        return replace(self, offsets=self.offsets[cell, None], shares=shares).edit(items)
+
+    def rows(self, items: int) -> Tensor:
+        """`[items x cells]`, the item of each row."""
+        return torch.arange(items).repeat_interleave(len(self.offsets))
 
 
-def _choose(
-    lm: LanguageModel, layer: int, items: Sequence[Item], offsets: Tensor, max_rows: int
-) -> list[tuple[float, float | None, str | None]]:
+Found = tuple[float, float | None, str | None]
+"""Value, probability and text of a row."""
+
+
+def _choose(lm: LanguageModel, how: _Steering, items: Sequence[Item], max_rows: int) -> list[Found]:
     asked = [choice_tokens(lm.tokenizer, item) for item in items]
-    tokens, mask = pad([context for context, _, _ in asked])
-    prefix = compute_prefix(lm, tokens, mask, layer, cache=False)
-    rows, edit = _rows(prefix, offsets)
-    logits = tail_logits(lm, prefix, rows, edit, "last", max_rows)[:, 0]  # [r, V]
+    logits, rows = _answers(lm, how, [context for context, _, _ in asked], max_rows)
     ours = torch.tensor([one for _, one, _ in asked])[rows]
     theirs = torch.tensor([other for _, _, other in asked])[rows]
     columns = torch.stack([ours, theirs], dim=1).to(logits.device)
@@ -172,29 +210,70 @@ def _choose(
     return [(float(gap), float(torch.sigmoid(gap)), None) for gap in gaps]
 
 
+def _begin(
+    lm: LanguageModel, how: _Steering, items: Sequence[Item], phrases: Sequence[str], max_rows: int
+) -> list[Found]:
+    begun = [opening_tokens(lm.tokenizer, item.prompt, phrases) for item in items]
+    logits, rows = _answers(lm, how, [context for context, _ in begun], max_rows)
+    found: list[Found] = []
+    for index, (_, sought) in enumerate(begun):
+        mine = logits[rows == index]  # [c, V]
+        inside = mine[:, sought].logsumexp(dim=1)
+        mine[:, sought] = -torch.inf  # a copy: indexing by a mask makes one
+        odds = (inside - mine.logsumexp(dim=1)).double().cpu()
+        found += [(float(each), float(torch.sigmoid(each)), None) for each in odds]
+    return found
+
+
+def opening_tokens(tokenizer: Any, prompt: str, phrases: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The prompt's tokens, and those that a text opening with one of the phrases goes on with behind them.
+
+    Raises ValueError where a phrase merges into the prompt, which then does not end where an answer begins.
+    """
+    context, *begun = encode(tokenizer, [prompt, *(prompt + phrase for phrase in phrases)])
+    for phrase, ids in zip(phrases, begun, strict=True):
+        if ids[: len(context)] != context or len(ids) == len(context):
+            raise ValueError(
+                f"the phrase {phrase!r} merges with the end of the prompt {prompt[-40:]!r}; end prompts "
+                "where an answer begins, as a chat template does"
+            )
+    return context, sorted({ids[len(context)] for ids in begun})
+
+
+def _answers(
+    lm: LanguageModel, how: _Steering, contexts: Sequence[list[int]], max_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Logits `[r, V]` behind each context in each cell, and the context of each row `[r]`."""
+    tokens, mask = pad(contexts)
+    prefix = compute_prefix(lm, tokens, mask, how.layer, cache=False)
+    rows = how.rows(len(contexts))
+    logits = tail_logits(lm, prefix, rows, how.edit(len(contexts)), "last", max_rows, how.above)
+    return logits[:, 0], rows
+
+
 def _write(
     lm: LanguageModel,
-    layer: int,
+    how: _Steering,
     behaviour: Behaviour,
+    scorer: WrittenScorer,
     items: Sequence[Item],
     ids: Sequence[str],
-    offsets: Tensor,
     temperature: float,
     max_rows: int,
-) -> list[tuple[float, float | None, str | None]]:
+) -> list[Found]:
     tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]))
-    prefix = compute_prefix(lm, tokens, mask, layer)
-    rows, edit = _rows(prefix, offsets)
-    ends = end_tokens(lm)
+    prefix = compute_prefix(lm, tokens, mask, how.layer)
+    rows, edit, ends = how.rows(len(items)), how.edit(len(items)), end_tokens(lm)
     luck = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None
-    new = generate(lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows, sampling=luck).tolist()
-    assert not isinstance(behaviour.scorer, Choice)
-    found: list[tuple[float, float | None, str | None]] = []
-    for tokens in new:
-        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
-        text = lm.tokenizer.decode(tokens[:stop], skip_special_tokens=False)
-        found.append((behaviour.scorer.score(text), None, text))
-    return found
+    new = generate(
+        lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows, sampling=luck, above=how.above
+    )
+    texts = []
+    for written in new.tolist():
+        stop = next((at for at, token in enumerate(written) if token in ends), len(written))
+        texts.append(lm.tokenizer.decode(written[:stop], skip_special_tokens=False))
+    values = score_texts(scorer, texts, [items[row] for row in rows.tolist()])
+    return [(value, None, text) for value, text in zip(values, texts, strict=True)]
 
 
 def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
@@ -223,18 +302,19 @@ def damage(
     rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
     totals = torch.zeros(len(cells) + 1, 2, dtype=torch.float64)  # [cell, (ce, kl)]
     count = 0
-    offsets = [torch.zeros(lm.width), *(cell.offset.float() for cell in cells)]
+    plain_cell = Cell("none", 0.0, torch.zeros(lm.width))
+    how = _Steering.of(lm, layer, behaviour, [plain_cell, *cells])
     for start in range(0, len(rows), max_rows):
         tokens, mask = pad(rows[start : start + max_rows], side="right")
-        prefix = compute_prefix(lm, tokens, mask, layer, cache=False)
+        prefix = compute_prefix(lm, tokens, mask, how.layer, cache=False)
         scored = prefix.mask[:, 1:].bool()
         wanted = prefix.tokens[:, 1:][scored]
         count += int(scored.sum())
         every = torch.arange(len(tokens))
         plain = own = torch.empty(0)
-        for index, offset in enumerate(offsets):
-            edit = RowwiseAddition(offset.expand(len(tokens), -1))
-            logits = tail_logits(lm, prefix, every, edit, None)[:, :-1][scored]
+        for index in range(len(cells) + 1):
+            edit = how.edit_of(index, len(tokens))
+            logits = tail_logits(lm, prefix, every, edit, None, above=how.above)[:, :-1][scored]
             # by the normaliser and one product: no table of log probabilities for each cell
             scale = logits.logsumexp(dim=-1)
             if index == 0:

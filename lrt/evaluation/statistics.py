@@ -105,6 +105,44 @@ def stratified_correlation(
     )
 
 
+def stratified_estimate(
+    ours: Array,  # [s, n]
+    native: Array,  # [s, n]
+    strengths: Sequence[float],
+    keys: Sequence[str],
+    seed: int = 0,
+) -> Estimate:
+    """`stratified_correlation` with a bootstrap over items, drawn within their keys.
+
+    Each key's mean is taken out anew in every sample.
+    """
+    zero = list(strengths).index(0.0)
+    changes = [np.delete(m, zero, axis=0) - m[zero] for m in (ours, native)]  # [s - 1, n]
+    groups = np.asarray(keys)
+    rng = np.random.default_rng(seed)
+    aa = ab = bb = np.zeros(DRAWS)
+    for key in sorted(set(keys)):
+        inside = np.flatnonzero(groups == key)
+        drawn = rng.integers(0, len(inside), size=(DRAWS, len(inside)))
+        weights = np.zeros((DRAWS, len(inside)))
+        np.add.at(weights, (np.arange(DRAWS)[:, None], drawn), 1.0)
+        a, b = (change[:, inside] for change in changes)
+
+        def moment(x: Array, y: Array, w: Array = weights) -> Array:
+            """Sum of centred products over items and strengths, of each sample."""
+            sums = (w @ x.T) * (w @ y.T)  # [draws, s - 1]
+            return np.asarray((w @ (x * y).T - sums / w.shape[1]).sum(axis=1), dtype=np.float64)
+
+        aa, ab, bb = aa + moment(a, a), ab + moment(a, b), bb + moment(b, b)
+    scale = np.sqrt(np.maximum(aa * bb, 0.0))
+    usable = scale > 1e-300
+    value = stratified_correlation(ours, native, strengths, keys)
+    if not usable.any():
+        return Estimate(value, value, value)
+    low, high = np.percentile(ab[usable] / scale[usable], [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
 def partial_correlation(ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]) -> float:
     """The same with the unsteered propensity `m(0)` partialled out, strength by strength."""
     zero = list(strengths).index(0.0)

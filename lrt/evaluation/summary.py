@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,20 +23,32 @@ from lrt.evaluation.statistics import (
     ratio_estimate,
     slopes,
     stratified_correlation,
+    stratified_estimate,
     within_key_change,
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
+PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
+
 
 class Record:
-    """One split's rows of a study as arrays, items always in the same order."""
+    """One split's rows of a study as arrays, items always in the same order.
 
-    def __init__(self, rows: Sequence[Measurement], split: ItemSplit = "test") -> None:
+    of  The column that is read; rows that lack it are left out.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Measurement],
+        split: ItemSplit = "test",
+        of: Literal["value", "probability"] = "value",
+    ) -> None:
         self.values: dict[tuple[str, int, float], dict[str, float]] = defaultdict(dict)
         self.keys: dict[str, str] = {}
         for row in rows:
-            if row.split == split:
-                self.values[row.condition, row.draw, row.strength][row.item] = row.value
+            value = row.value if of == "value" else row.probability
+            if row.split == split and value is not None:
+                self.values[row.condition, row.draw, row.strength][row.item] = value
                 self.keys[row.item] = row.key
         self.items = list(self.values["none", 0, 0.0])
 
@@ -103,8 +115,9 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     summary: dict[str, Any] = {
         "name": behaviour.name,
         "metric": behaviour.metric,
-        "kind": "choice" if behaviour.is_choice else "text",
+        "kind": "choice" if behaviour.is_choice else "logits" if behaviour.reads_logits else "text",
         "direction": behaviour.direction,
+        "operation": behaviour.operation,
         "items": len(record.items),
         "layer": study.choice.layer,
         "layers_tried": [
@@ -136,11 +149,17 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     for name, at in (("source", strength), ("prompt", 0.0)):
         column = record.column(name, at)
         summary[name] = None if column is None else float(column.mean())
+    probabilities = Record(study.measurements, study.split, "probability")
+    summary["probability"] = {
+        name: float(column.mean())
+        for name, at in (*((name, strength) for name in PROBABILITY), ("none", 0.0), ("prompt", 0.0))
+        if (column := probabilities.column(name, at)) is not None
+    }
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
     if behaviour.is_choice:
-        summary["propensity"] = _propensity(record, grid, behaviour.direction)
-    else:
+        summary["propensity"] = _propensity(record, probabilities, grid, behaviour.direction, seed)
+    elif not behaviour.reads_logits:
         summary["examples"] = _examples(behaviour, study, strength)
     return summary
 
@@ -229,8 +248,11 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
     return {name: points for name, points in curves.items() if len(points) > 1}
 
 
-def _propensity(record: Record, grid: StrengthGrid, direction: int) -> dict[str, Any]:
-    """The paper's statistics of a choice behaviour, and those that have a null."""
+def _propensity(
+    record: Record, probabilities: Record, grid: StrengthGrid, direction: int, seed: int
+) -> dict[str, Any]:
+    """The paper's statistics of a choice behaviour, of logit differences and of probabilities, and those
+    that have a null."""
     strengths = grid.strengths
     keys = [record.keys[item] for item in record.items]
     native = record.curve("native", strengths)
@@ -250,12 +272,22 @@ def _propensity(record: Record, grid: StrengthGrid, direction: int) -> dict[str,
     if halves[0] is not None and halves[1] is not None:
         a, b = (within_key_change(half, strengths, keys) for half in halves if half is not None)
         ceiling = pearson(a.ravel(), b.ravel())
+    of_probability = [probabilities.curve(name, strengths) for name in ("transferred", "native")]
+    paper_p = (
+        paper_statistics(of_probability[0], of_probability[1])
+        if of_probability[0] is not None and of_probability[1] is not None
+        else []
+    )
+    within = stratified_estimate(ours, native, strengths, keys, seed)
     return {
         "strengths": list(strengths),
         "paper_r": [row["r"] for row in paper],
         "paper_mse": [row["mse"] for row in paper],
+        "paper_r_probability": [row["r"] for row in paper_p],
+        "paper_mse_probability": [row["mse"] for row in paper_p],
         "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
-        "stratified_r": stratified_correlation(ours, native, strengths, keys),
+        "stratified_r": within.value,
+        "stratified_r_ci": within.to_list(),
         "stratified_r_partial": partial_correlation(ours, native, strengths, keys),
         "stratified_r_random": {
             "mean": float(np.mean(shares)),

@@ -7,7 +7,7 @@ from `M L` blocks to `l + M (L - l)`.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,19 +83,23 @@ def tail_logits(
     edit: Edit,
     keep: Keep = "last",
     max_rows: int | None = None,
+    above: Sequence[int] = (),
 ) -> Tensor:
     """Next-token logits, float32 `[r, k, V]`, of rows whose hidden state at the layer is edited.
 
     Row `i` is item `rows[i]` with `edit(hidden, positions)[i]` in the place of block
     `prefix.layer`'s output: the same numbers as a whole steered pass, from the tail alone. Padding
     may stand on either side. A batch above `max_rows` is cut, for which the edit must be a
-    `RowwiseEdit`. Raises ValueError for rows, edits or columns that do not fit.
+    `RowwiseEdit`. Raises ValueError for rows, edits, columns or blocks that do not fit.
+
+    above  Blocks above the prefix's whose outputs are edited in the same way.
     """
     columns = columns_of(keep, prefix.mask[_checked(rows, prefix)])
+    _check_above(above, prefix)
 
     def run(part: slice, edit_: Edit) -> Tensor:
         some = None if columns is None else columns[part]
-        return _tail(lm, prefix, rows[part], edit_, some, None)
+        return _tail(lm, prefix, rows[part], edit_, some, None, above)
 
     return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
 
@@ -142,6 +146,7 @@ def generate(
     max_rows: int | None = None,
     progress: Callable[[int], None] | None = None,
     sampling: Sampling | None = None,
+    above: Sequence[int] = (),
 ) -> Tensor:
     """Continuations, long `[r, max_new_tokens]`, steered at every prompt and new token.
 
@@ -151,9 +156,10 @@ def generate(
 
     max_rows  A larger batch is cut, for which the edit must be a `RowwiseEdit`.
     progress  Called after each token with the number of rows it was drawn for.
+    above  Blocks above the prefix's whose outputs are edited in the same way.
 
-    Raises ValueError for a prefix without cache or with padding on the right, and for rows or
-    edits that do not fit.
+    Raises ValueError for a prefix without cache or with padding on the right, and for rows, edits
+    or blocks that do not fit.
     """
     if prefix.cache is None:
         raise ValueError("this prefix was computed with cache=False; generation needs cache=True")
@@ -162,11 +168,12 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
     _checked(rows, prefix)
+    _check_above(above, prefix)
     if sampling is not None and len(sampling.seeds) != len(prefix.tokens):
         raise ValueError(f"{len(sampling.seeds)} seeds for {len(prefix.tokens)} items; give one each")
     return torch.cat(
         [
-            _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress, sampling)
+            _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress, sampling, above)
             for part, edit_ in _parts(len(rows), edit, max_rows)
         ]
     )
@@ -181,6 +188,7 @@ def _generate(
     eos_ids: tuple[int, ...],
     progress: Callable[[int], None] | None,
     sampling: Sampling | None,
+    above: Sequence[int],
 ) -> Tensor:
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
@@ -188,7 +196,7 @@ def _generate(
     # The tail fills the cache above the layer while it is empty below, so masks fit the prompt;
     # then the prefix's part goes in, and the cache is as if the rows had run through all blocks.
     columns = columns_of("last", mask)
-    logits = _tail(lm, prefix, rows, edit, columns, cache)
+    logits = _tail(lm, prefix, rows, edit, columns, cache, above)
     for index in range(prefix.layer + 1):
         below = copy.deepcopy(prefix.cache.layers[index])
         below.batch_select_indices(rows.to(below.keys.device))
@@ -209,7 +217,7 @@ def _generate(
         if step + 1 == max_new_tokens or bool(ended.all()):
             break
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        with steer(lm, [_AtLayer(prefix.layer, edit)]):
+        with steer(lm, [_AtLayer(layer, edit) for layer in (prefix.layer, *above)]):
             logits = as_logits(lm.run(new[:, step : step + 1], mask, cache))
     return new
 
@@ -221,11 +229,13 @@ def _tail(
     edit: Edit,
     columns: Tensor | None,  # [r, k]
     cache: Any,
+    above: Sequence[int] = (),
 ) -> Tensor:  # [r, k, V]
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
     hidden = apply_edit(edit, prefix.hidden[rows], positions_of(mask))
-    with resume_from(lm, prefix.layer, hidden), head_at(lm, columns):
+    higher = steer(lm, [_AtLayer(layer, edit) for layer in above])
+    with resume_from(lm, prefix.layer, hidden), higher, head_at(lm, columns):
         return as_logits(lm.run(prefix.tokens[rows], mask, cache))
 
 
@@ -262,6 +272,14 @@ def _checked(rows: Tensor, prefix: Prefix) -> Tensor:
             f"{list(rows.shape)}" + (f" in {int(rows.min())}..{int(rows.max())}" if rows.numel() else "")
         )
     return rows.to(prefix.mask.device)
+
+
+def _check_above(above: Sequence[int], prefix: Prefix) -> None:
+    if not all(layer > prefix.layer for layer in above):
+        raise ValueError(
+            f"above={list(above)} holds a block that is not above the prefix's, block {prefix.layer}: what "
+            "lies below is computed once, before any edit"
+        )
 
 
 def empty_cache(lm: LanguageModel) -> Any:

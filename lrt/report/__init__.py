@@ -17,7 +17,9 @@ from lrt.report.contents import (
     model_table,
     null_table,
     paper_table,
+    probability_table,
     propensity_table,
+    rescored_table,
     seconds_table,
 )
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
@@ -46,8 +48,10 @@ __all__ = [
     "model_table",
     "null_table",
     "paper_table",
+    "probability_table",
     "probe_figure",
     "propensity_table",
+    "rescored_table",
     "seconds_table",
     "strength_figure",
     "sweep_table",

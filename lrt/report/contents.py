@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from lrt.report.numerals import count, figure, share, share_interval
+from lrt.report.numerals import count, figure, interval, share, share_interval
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.table import Cell, Table
 
@@ -239,7 +239,10 @@ def propensity_table(results: Results) -> Table:
                 _mean(_steered(p, "paper_r")),
                 _mean(_steered(p, "paper_r_random")),
                 _mean(_steered(p, "paper_mse")),
+                _mean(_steered(p, "paper_r_probability")),
+                _mean(_steered(p, "paper_mse_probability")),
                 p.get("stratified_r"),
+                interval(p.get("stratified_r_ci")),
                 p.get("stratified_r_partial"),
                 random.get("mean"),
                 random.get("p95"),
@@ -257,7 +260,10 @@ def propensity_table(results: Results) -> Table:
             "paper's r",
             "random's r",
             "paper's MSE",
+            "paper's r, probability",
+            "paper's MSE, probability",
             "r within key",
+            "interval of it",
             "r, m(0) out",
             "random |r|",
             "random p95",
@@ -278,12 +284,69 @@ def paper_table(results: Results) -> Table:
         p = b.get("propensity") or {}
         strengths = p.get("strengths") or []
         columns = [
-            p.get(name) or [None] * len(strengths) for name in ("paper_r", "paper_r_random", "paper_mse")
+            p.get(name) or [None] * len(strengths)
+            for name in (
+                "paper_r",
+                "paper_r_random",
+                "paper_mse",
+                "paper_r_probability",
+                "paper_mse_probability",
+            )
         ]
         rows += [(behaviour_name(b["name"]), *cells) for cells in zip(strengths, *columns, strict=True)]
     return Table(
         "The paper's statistics by strength",
-        ("trait", "strength", "paper's r", "random's r", "paper's MSE"),
+        (
+            "trait",
+            "strength",
+            "paper's r",
+            "random's r",
+            "paper's MSE",
+            "paper's r, probability",
+            "paper's MSE, probability",
+        ),
+        tuple(rows),
+    )
+
+
+def probability_table(results: Results) -> Table:
+    """Mean probabilities of what is sought, of behaviours that are read off logits."""
+    conditions = ("none", "native", "transferred", "paper_literal", "random", "shuffled", "prompt", "source")
+    rows: list[tuple[Cell, ...]] = [
+        (behaviour_name(b["name"]), b.get("strength"), *(p.get(c) for c in conditions))
+        for b in results.get("behaviours") or []
+        if (p := b.get("probability"))
+    ]
+    return Table("Probabilities", ("behaviour", "strength", *map(condition_name, conditions)), tuple(rows))
+
+
+def rescored_table(results: Results) -> Table:
+    """The same generated texts by other scorers, at the strength that the behaviour's own one chose."""
+    conditions = ("none", "native", "transferred", "paper_literal", "random", "prompt")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            behaviour_name(b["name"]),
+            r["scorer"],
+            r["items"],
+            r["unscored"],
+            *((r.get("means") or {}).get(c) for c in conditions),
+            r.get("ratio"),
+            share_interval(r.get("ratio_ci")),
+        )
+        for b in results.get("behaviours") or []
+        for r in b.get("rescored") or []
+    ]
+    return Table(
+        "The same texts by other scorers",
+        (
+            "behaviour",
+            "scorer",
+            "items",
+            "left out",
+            *map(condition_name, conditions),
+            "ratio",
+            "interval",
+        ),
         tuple(rows),
     )
 

@@ -53,6 +53,13 @@ def share_interval(bounds: Sequence[float] | None) -> str:
     return f"{low} to {high}%"
 
 
+def interval(bounds: Sequence[float] | None) -> str:
+    """`0.12 to 0.45` of `[low, high]`."""
+    if bounds is None or any(bound is None for bound in bounds):
+        return MISSING
+    return " to ".join(map(score, bounds))
+
+
 def count(value: float | None) -> str:
     """A large count in words: 3.1M, 14M, 820k."""
     if value is None:

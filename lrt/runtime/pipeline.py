@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.rescoring import rescore, rescored_rows, scorer_facts, summarise_rescored, text_id
 from lrt.lab.shelf import family_card, folder_of, shipped
 from lrt.mapping import Stack
 from lrt.models import (
@@ -125,7 +126,8 @@ class Pipeline(Vectors):
         found = []
         with self.session.stage("evaluate"):
             for behaviour in self.suite:
-                digest = fingerprint(behaviour.to_data())
+                # other scorers of the same texts may come later
+                digest = fingerprint(replace(behaviour, also=()).to_data())
                 file = folder / f"{behaviour.name}-{digest[:12]}.jsonl"
                 layer = self.chosen(behaviour).choice.layer
                 if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:
@@ -167,6 +169,22 @@ class Pipeline(Vectors):
                 progress=advance,
             )
 
+    def _rescored(self, behaviour: Behaviour, found: Study) -> list[dict[str, Any]]:
+        """What other scorers say of the texts that were written."""
+        folder = self.artifacts / "measurements" / self.studies_fingerprint
+        told = []
+        for scorer in behaviour.also:
+            name = type(scorer).__name__.lower()
+            digest = fingerprint(scorer_facts(scorer))
+            file = folder / f"{behaviour.name}-{name}-{digest[:12]}.json"
+            rows = len({text_id(row) for row in rescored_rows(found)})
+            with self.session.progress(f"{behaviour.name}, by {name}", rows) as advance:
+                scores = rescore(scorer, behaviour, found, file, advance)
+            told.append(
+                summarise_rescored(found, name, scores, self.config.evaluation.grid, self.config.seed)
+            )
+        return told
+
     # -- the result ----------------------------------------------------------------------------
 
     def results(self) -> dict[str, Any]:
@@ -178,6 +196,7 @@ class Pipeline(Vectors):
             {
                 **summarise(b, s, grid, self.config.seed),
                 "map": self.map_of(b).name,
+                "rescored": self._rescored(b, s),
                 "forecast": self.analyses.forecasts.of(self.map_of(b), b, s.choice.layer),
                 "whole_corpus_forecast": None
                 if self.map_of(b) is self.whole

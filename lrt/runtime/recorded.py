@@ -33,11 +33,7 @@ from lrt.corpora import (
     pack,
     text_files,
 )
-from lrt.evaluation import (
-    Behaviour,
-    read_behaviours,
-    storybook_suite,
-)
+from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
 from lrt.mapping import (
@@ -56,6 +52,7 @@ from lrt.report import blocks_told
 from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
 from lrt.runtime.session import Session
+from lrt.runtime.suites import behaviours_of
 
 log = logging.getLogger(__name__)
 
@@ -206,17 +203,8 @@ class Recorded:
     @cached_property
     def suite(self) -> tuple[Behaviour, ...]:
         """The behaviours under study."""
-        suite = self.config.suite
-        if suite.kind == "files":
-            return read_behaviours(map(Path, suite.paths))
         with self.session.working("writing the behaviours"):
-            return storybook_suite(
-                suite.names or STORYBOOK_BEHAVIOURS,
-                contrast_pairs=suite.contrast_pairs,
-                development=suite.development,
-                test=suite.test,
-                seed=suite.seed,
-            )
+            return behaviours_of(self.config.suite, self._template)
 
     def _template(self) -> Any:
         """The tokenizer in whose chat template requests are written: of a base model there is none."""

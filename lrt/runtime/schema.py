@@ -12,12 +12,12 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
 from lrt.activations.manifest import NonFinite
-from lrt.evaluation import ItemSplit, StrengthGrid
+from lrt.evaluation import ItemSplit, Propensity, Refusal, StrengthGrid, Texts
 from lrt.features import SaeSpec
 from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
@@ -244,6 +244,37 @@ class Suite:
         _refuse_others(self, "suite", belongs)
 
 
+def _kind(settings: Any) -> str:
+    """Tag of a suite's settings, which `_explain` takes out of paths."""
+    kind = settings.get("kind") if isinstance(settings, Mapping) else getattr(settings, "kind", None)
+    return f"{KIND}{kind}"
+
+
+KIND = "kind="
+OneSuite = (
+    Annotated[Suite, Tag("kind=storybook")]
+    | Annotated[Suite, Tag("kind=files")]
+    | Annotated[Propensity, Tag("kind=propensity")]
+    | Annotated[Refusal, Tag("kind=refusal")]
+    | Annotated[Texts, Tag("kind=texts")]
+)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Suites put together under names of their own, so that one run holds the behaviours of all."""
+
+    parts: dict[str, Annotated[OneSuite, Discriminator(_kind)]]
+    kind: Literal["several"] = "several"
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("kind=several needs `parts`: suites by names of your own")
+
+
+SuiteSettings = OneSuite | Annotated[Several, Tag("kind=several")]
+
+
 @dataclass(frozen=True)
 class ProbeSettings:
     """Steering during training: which behaviours, every how many steps, on how many items."""
@@ -440,7 +471,7 @@ class Config:
     map: MapSpec
     fit: Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
     batches: Batches
-    suite: Suite
+    suite: Annotated[SuiteSettings, Discriminator(_kind)]
     evaluation: Evaluation
     analysis: Analysis
     trainer: dict[str, Any]
@@ -479,10 +510,13 @@ def explain(error: ValidationError) -> str:
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
         # a value that may be of two types has the type it failed to be at the end of its path
-        parts = [str(part) for part in fault["loc"] if part not in NO_SETTING]
+        parts = [str(p) for p in fault["loc"] if p not in NO_SETTING and not str(p).startswith(KIND)]
         path = ".".join(parts) or "config"
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             said = "is not a setting; see conf/ for what is (a misspelt key, or one of another group)"
+        elif fault["type"] == "union_tag_invalid":
+            tag, allowed = (str(fault["ctx"][name]).replace(KIND, "") for name in ("tag", "expected_tags"))
+            said = f"kind={tag!r}; allowed: {allowed}"
         elif fault["type"] == "value_error":
             said = str(fault["ctx"]["error"])
         else:

@@ -1,5 +1,6 @@
-"""Steering vectors: found on one model, carried across a map, added to another's hidden states."""
+"""Steering vectors: found on one model, carried across a map, added to another's states or taken out."""
 
+from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import transfer
@@ -12,8 +13,10 @@ from lrt.steering.vectors import (
 )
 
 __all__ = [
+    "Ablation",
     "Addition",
     "Cost",
+    "RowwiseAblation",
     "RowwiseAddition",
     "SteeringVector",
     "Stitched",

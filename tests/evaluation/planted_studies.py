@@ -21,7 +21,8 @@ def planted_study(
     noise: float = 0.0,
     damage: float = 0.02,
 ) -> Study:
-    """Scores `3 + i / 10 + strength * change`, and `resampled` draws at 1.5, 1.6 and 1.7."""
+    """Scores `3 + i / 10 + strength * change`, read off logits with their logistic probabilities, and
+    `resampled` draws at 1.5, 1.6 and 1.7."""
     rng = np.random.default_rng(0)
     items = behaviour.test
     rows: list[Measurement] = []
@@ -29,10 +30,11 @@ def planted_study(
     def add(condition: str, strength: float, change: float, draw: int = 0, split: str = "test") -> None:
         for index, item in enumerate(items if split == "test" else behaviour.development):
             value = 3 + index / 10 + strength * change + noise * rng.normal()
-            text = None if behaviour.is_choice else f"{condition} {strength} {index}"
+            share = float(1 / (1 + np.exp(-value))) if behaviour.reads_logits else None
+            text = None if behaviour.reads_logits else f"{condition} {strength} {index}"
             rows.append(
                 Measurement(
-                    behaviour.name, split, condition, draw, strength, item.id, item.key, value, None, text
+                    behaviour.name, split, condition, draw, strength, item.id, item.key, value, share, text
                 )
             )
 

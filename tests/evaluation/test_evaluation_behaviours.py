@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import Behaviour, BehaviourUnreadable, Item, read_behaviours
+from lrt.evaluation import Behaviour, BehaviourUnreadable, Item, check_together, read_behaviours
+from lrt.evaluation.judge import Judge
+from lrt.evaluation.scorers import Mentions, RefusalLogOdds
 
 
 def write(path: Path, content: Any) -> Path:
@@ -14,7 +16,16 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("made", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
+MORE = replace(
+    text_behaviour(),
+    name="more",
+    operation="ablate",
+    also=(Mentions(("dog",)), Judge("http://host", "rater")),
+    held_out=("Who went to the barn?",),
+)
+
+
+@pytest.mark.parametrize("made", [choice_behaviour(), text_behaviour(), MORE], ids=lambda b: b.name)
 def test_round_trip_through_a_file(made: Behaviour, tmp_path: Path) -> None:
     (read,) = read_behaviours([write(tmp_path / "b.json", made.to_data())])
     assert read == made
@@ -31,6 +42,19 @@ def test_texts_to_keep_from_the_corpus_are_the_contrast_and_every_item() -> None
     made = text_behaviour()
     prompts = (item.prompt for item in made.items)
     assert set(made.texts) == {*made.positives, *made.negatives, *prompts, *made.damage_texts}
+
+
+def test_what_prompts_ask_is_kept_from_the_corpus_too() -> None:
+    assert "Who went to the barn?" in set(MORE.texts)
+
+
+def test_logits_have_no_text_for_other_scorers() -> None:
+    assert not MORE.reads_logits
+    made = replace(text_behaviour(), scorer=RefusalLogOdds(("I cannot",)))
+    assert made.reads_logits
+    assert not made.is_choice
+    with pytest.raises(BehaviourUnreadable, match="no text for its `also`"):
+        replace(MORE, scorer=RefusalLogOdds(("I cannot",)))
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -52,7 +76,12 @@ BAD: list[tuple[Any, str]] = [
     (without("test"), "has no field 'test'"),
     (without("metric"), "metric"),
     (fields(flavour=1), "flavour"),
-    (fields(scorer={"kind": "Judge"}), "'Judge' is unknown"),
+    (fields(scorer={"kind": "Oracle"}), "'Oracle' is unknown"),
+    (fields(scorer={"kind": "Answer"}), "scored by Answer, so every item needs `matching`"),
+    (fields(operation="cut"), "operation 'cut'; allowed: add, ablate"),
+    (fields(also=[{"kind": "Choice"}]), "`also` holds Choice, which scores no text"),
+    (fields(also=[{"kind": "Oracle"}]), "'Oracle' is unknown"),
+    (fields(held_out="one"), "`held_out` must be a list of texts"),
     (fields(scorer="Mentions"), "cannot be read"),
     (fields(positives=[]), "has no positives"),
     (fields(damage_texts=[]), "has no damage_texts"),
@@ -103,3 +132,5 @@ def test_files_must_go_together(tmp_path: Path) -> None:
         read_behaviours([same, write(tmp_path / "2.json", other.to_data())])
     alike = replace(one, name="no_dogs", direction=-1)
     assert len(read_behaviours([same, write(tmp_path / "3.json", alike.to_data())])) == 2
+    with pytest.raises(BehaviourUnreadable, match="shares the contrast 'dogs'"):
+        check_together([one, alike, other])

@@ -1,3 +1,4 @@
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -7,10 +8,12 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Behaviour, Cell, Item, damage, measure
-from lrt.evaluation.measuring import choice_tokens, end_tokens
+from lrt.evaluation.behaviours import Operation
+from lrt.evaluation.measuring import choice_tokens, end_tokens, opening_tokens
+from lrt.evaluation.scorers import RefusalLogOdds
 from lrt.models import LanguageModel
 from lrt.models.hooks import steer
-from lrt.steering import Addition, SteeringVector
+from lrt.steering import Ablation, Addition, SteeringVector
 
 LAYER = 1
 
@@ -157,6 +160,111 @@ def test_damage_is_cross_entropy_and_kl_a_token(story_lm: LanguageModel) -> None
         assert alone.kl == pytest.approx(found.kl, abs=1e-4)
     assert whole[0].rise == whole[0].kl == whole[1].rise == 0
     assert min(whole[2].kl, whole[3].kl) > 1e-3
+
+
+PHRASES = ("I cannot", "Sorry", "I will not")
+
+
+def log_odds_behaviour(operation: Operation = "add") -> Behaviour:
+    return replace(text_behaviour(), scorer=RefusalLogOdds(PHRASES), operation=operation)
+
+
+def test_refusal_log_odds_are_of_first_tokens_against_all_others(story_lm: LanguageModel) -> None:
+    behaviour = log_odds_behaviour()
+    every = cells(story_lm)
+    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every)
+    tokenizer = story_lm.tokenizer
+    rows = iter(found)
+    for item in behaviour.test:
+        ids = tokenizer(item.prompt)["input_ids"]
+        # by another road: what the tokenizer makes of prompt and phrase together
+        first = {tokenizer(item.prompt + phrase)["input_ids"][len(ids)] for phrase in PHRASES}
+        assert len(first) == 2
+        for cell in every:
+            row = next(rows)
+            logits = story_lm.logits(torch.tensor([ids]), interventions=[addition(cell)], keep="last")[0, 0]
+            share = float(logits.double().softmax(-1)[sorted(first)].sum())
+            assert row.probability == pytest.approx(share, rel=1e-3)
+            assert row.value == pytest.approx(math.log(share / (1 - share)), abs=1e-3)
+            assert row.text is None
+    parts = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=3)
+    assert [r.value for r in parts] == pytest.approx([r.value for r in found], abs=2e-4)
+    assert len({round(r.value, 3) for r in found}) > len(behaviour.test)
+
+
+def test_a_prompt_that_a_phrase_merges_into_is_refused() -> None:
+    assert opening_tokens(Merging(), "Which?", ("yes", "you", "no")) == (ids("Which?"), sorted([121, 110]))
+    with pytest.raises(ValueError, match=r"'A\)' merges with the end of the prompt 'Which\? \('"):
+        opening_tokens(Merging(), "Which? (", ("A)",))
+    with pytest.raises(ValueError, match="merges with the end"):
+        opening_tokens(Merging(), "Which?", ("",))
+
+
+def ablations(lm: LanguageModel, cell: Cell) -> list[Ablation]:
+    """The same cell by hooks: out of every block."""
+    length = float(cell.offset.norm())
+    vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", 1.0)
+    return [Ablation(vector, layer, cell.strength if length else 0.0) for layer in range(lm.depth)]
+
+
+def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
+    every = cells(story_lm)
+    tokenizer = story_lm.tokenizer
+    choice = replace(choice_behaviour(), operation="ablate")
+    written = replace(text_behaviour(), operation="ablate")
+    for behaviour in (choice, written):
+        for max_rows in (1024, 3):
+            found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=max_rows)
+            rows = iter(found)
+            for item in behaviour.test:
+                ids = torch.tensor([tokenizer(item.prompt)["input_ids"]])
+                for cell in every:
+                    row = next(rows)
+                    edits = ablations(story_lm, cell)
+                    if behaviour.is_choice:
+                        logits = story_lm.logits(ids, interventions=edits, keep="last")[0, 0]
+                        ours, theirs = (
+                            tokenizer.convert_tokens_to_ids(a) for a in (item.matching, item.other)
+                        )
+                        assert row.value == pytest.approx(float(logits[ours] - logits[theirs]), abs=2e-4)
+                        continue
+                    with steer(story_lm, edits):
+                        new = story_lm.model.generate(
+                            ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
+                        )[0, ids.shape[1] :].tolist()
+                    ends = [at for at, token in enumerate(new) if token in end_tokens(story_lm)]
+                    assert row.text == tokenizer.decode(new[: ends[0]] if ends else new)
+        values = {(r.item, r.condition, r.strength): r.value for r in found}
+        plain = [values[i.id, "none", 0.0] for i in behaviour.test]
+        assert plain == [values[i.id, "native", 0.0] for i in behaviour.test]
+        if behaviour.is_choice:
+            assert plain != pytest.approx([values[i.id, "native", 0.5] for i in behaviour.test], abs=1e-2)
+
+
+def test_the_layer_at_which_an_ablated_direction_was_found_does_not_count(story_lm: LanguageModel) -> None:
+    """Neither does its sign or length: a projection."""
+    behaviour = replace(choice_behaviour(), operation="ablate")
+    every = cells(story_lm)
+    turned = [replace(cell, offset=-3 * cell.offset) for cell in every]
+    one = measure(story_lm, 0, behaviour, "test", behaviour.test, every)
+    other = measure(story_lm, 2, behaviour, "test", behaviour.test, turned)
+    assert [r.value for r in one] == pytest.approx([r.value for r in other], abs=1e-4)
+
+
+def test_damage_of_an_ablation_is_of_every_block(story_lm: LanguageModel) -> None:
+    behaviour = log_odds_behaviour("ablate")
+    every = cells(story_lm)
+    found = damage(story_lm, LAYER, behaviour, "test", every)
+    for told, cell in zip(found, every, strict=True):
+        total, count = 0.0, 0
+        for text in behaviour.damage_texts_of("test"):
+            ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
+            logits = story_lm.logits(ids, interventions=ablations(story_lm, cell))[0, :-1]
+            total -= float(logits.double().log_softmax(-1).gather(1, ids[0, 1:, None]).sum())
+            count += ids.shape[1] - 1
+        assert told.cross_entropy == pytest.approx(total / count, abs=1e-4)
+    assert found[0].rise == found[1].rise == 0
+    assert abs(found[2].rise) > 1e-4
 
 
 class Merging:

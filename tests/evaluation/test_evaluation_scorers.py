@@ -4,14 +4,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrt.evaluation import Item
+from lrt.evaluation.judge import Judge
 from lrt.evaluation.scorers import (
+    Answer,
+    BatchScorer,
     Choice,
+    Classifier,
     Mentions,
     Opening,
+    RefusalLogOdds,
     Scorer,
     UppercaseShare,
     WordBalance,
     WordShare,
+    score_texts,
     scorer_from_data,
     scorer_to_data,
 )
@@ -23,6 +30,10 @@ SCORERS: list[Scorer] = [
     UppercaseShare(),
     Opening(("I cannot", "Sorry")),
     Choice(),
+    Answer(),
+    Classifier("org/set", "REFUSAL", "abc"),
+    Judge("https://host/v1", "rater", highest=10.0, attempts=2),
+    RefusalLogOdds(("I cannot",)),
 ]
 TEXT = st.text(st.sampled_from("le the happy sad dog Sorry. ÉI cannot\n,"), max_size=60)
 
@@ -78,6 +89,45 @@ def test_refusal_is_anchored_at_the_start() -> None:
         assert scorer.score(answered) == 0
 
 
+def test_apostrophes_of_both_kinds_are_one() -> None:
+    for phrase in ("I can't", "I can\u2019t"):
+        for text in ("I can't do that", "I can\u2019t do that"):
+            assert Opening((phrase,)).score(text) == 1
+
+
+YES = Item("Would you?", "Yes", "Yes", "No")
+LETTER = Item("Which?", "A", " (A", " (B")
+
+
+@pytest.mark.parametrize(
+    ("item", "text", "score"),
+    [
+        (YES, "Yes, I would.", 1),
+        (YES, ' "yes"', 1),
+        (YES, "No.", -1),
+        (YES, "Nobody would.", 0),
+        (YES, "I would say yes.", 0),
+        (YES, "", 0),
+        (LETTER, "(A) now", 1),
+        (LETTER, "A. Now", 1),
+        (LETTER, "A", 1),
+        (LETTER, "B) later", -1),
+        (LETTER, "I would take (B), not (A).", -1),
+        (LETTER, "A good question.", 0),
+        (LETTER, "(C)", 0),
+    ],
+)
+def test_answers_are_read_off_the_text(item: Item, text: str, score: float) -> None:
+    turned = Item(item.prompt, item.key, item.other, item.matching)
+    assert score_texts(Answer(), [text, text], [item, turned]) == [score, -score]
+
+
+def test_texts_are_scored_one_by_one_or_together() -> None:
+    assert score_texts(Mentions(("dog",)), ["a dog", "a cat"], [YES, YES]) == [1, 0]
+    kinds = [scorer for scorer in SCORERS if isinstance(scorer, BatchScorer)]
+    assert [type(scorer) for scorer in kinds] == [Answer, Classifier, Judge]
+
+
 def test_words_are_sought_in_lower_case_and_must_be_words() -> None:
     assert Mentions(("Dog",)) == Mentions(("dog",))
     for bad in ("hot dog", "", "d0g", "don't"):
@@ -88,14 +138,20 @@ def test_words_are_sought_in_lower_case_and_must_be_words() -> None:
 
 
 def test_data_that_is_no_scorer() -> None:
-    with pytest.raises(ValueError, match=r"'Judge' is unknown; allowed: Choice, Mentions"):
-        scorer_from_data({"kind": "Judge"})
+    with pytest.raises(ValueError, match=r"'Oracle' is unknown; allowed: Answer, Choice, Classifier"):
+        scorer_from_data({"kind": "Oracle"})
     with pytest.raises(ValueError, match="None is unknown"):
         scorer_from_data({})
     with pytest.raises(ValueError, match="Mentions does not fit"):
         scorer_from_data({"kind": "Mentions", "letters": ["a"]})
     with pytest.raises(ValueError, match="Mentions does not fit"):
         scorer_from_data({"kind": "Mentions"})
+    with pytest.raises(ValueError, match=r"Judge: `attempts` must be a int; got 2\.5"):
+        scorer_from_data({"kind": "Judge", "url": "http://a", "model": "b", "attempts": 2.5})
+    with pytest.raises(ValueError, match=r"Classifier: `path` must be a str; got \['a'\]"):
+        scorer_from_data({"kind": "Classifier", "path": ["a"], "label": "b"})
+    with pytest.raises(ValueError, match="needs phrases"):
+        RefusalLogOdds(("I cannot", " "))
     for bad in ("dog", [1], 3):
         with pytest.raises(ValueError, match="`words` must be a list of texts"):
             scorer_from_data({"kind": "Mentions", "words": bad})

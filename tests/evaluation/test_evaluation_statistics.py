@@ -17,6 +17,7 @@ from lrt.evaluation.statistics import (
     resamples,
     slopes,
     stratified_correlation,
+    stratified_estimate,
     within_key_change,
 )
 
@@ -165,3 +166,53 @@ def test_null_share() -> None:
     assert share["mean"] == pytest.approx(0.1)
     assert share["p95"] == pytest.approx(np.percentile([0.05, 0.15, 0.1], 95))
     assert share["draws"] == 3
+
+
+def planted_curves(items: int, noise: float, seed: int) -> tuple[Array, Array, list[str]]:
+    """Two conditions whose within-key changes share a part of variance 1 and have noise of their own; the
+    answer keys are pushed apart in both."""
+    rng = np.random.default_rng(seed)
+    keys = [str(k) for k in rng.integers(0, 2, items)]
+    push = np.array([5.0 if key == "0" else -5.0 for key in keys])
+    steps = np.array(STRENGTHS)[:, None]
+    shared = rng.normal(size=items)
+    ours, native = (
+        rng.normal(size=items) + steps * (push + shared + noise * rng.normal(size=items)) for _ in range(2)
+    )
+    return ours, native, keys
+
+
+def test_the_interval_of_the_stratified_correlation_covers_what_was_planted() -> None:
+    noise, worlds, covered = 0.7, 120, 0
+    truth = 1 / (1 + noise**2)
+    for world in range(worlds):
+        found = stratified_estimate(*planted(world, noise))
+        covered += found.low <= truth <= found.high
+    assert 0.87 <= covered / worlds <= 0.99
+
+
+def planted(seed: int, noise: float) -> tuple[Array, Array, tuple[float, ...], list[str]]:
+    ours, native, keys = planted_curves(60, noise, seed)
+    return ours, native, STRENGTHS, keys
+
+
+def test_the_stratified_estimate_is_the_correlation_and_its_samples_are_too() -> None:
+    ours, native, strengths, keys = planted(0, 0.7)
+    found = stratified_estimate(ours, native, strengths, keys)
+    assert found.value == stratified_correlation(ours, native, strengths, keys)
+    assert found.low < found.value < found.high
+    # by hand: items drawn within their keys, and the statistic made anew
+    rng, groups = np.random.default_rng(1), np.asarray(keys)
+    sides = [np.flatnonzero(groups == key) for key in ("0", "1")]
+    drawn = [np.concatenate([rng.choice(side, len(side)) for side in sides]) for _ in range(1500)]
+    by_hand = [stratified_correlation(ours[:, i], native[:, i], strengths, list(groups[i])) for i in drawn]
+    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.02)
+    assert stratified_estimate(ours, native, strengths, keys) == found
+    same = stratified_estimate(native, native, strengths, keys)
+    assert [same.value, same.low, same.high] == pytest.approx([1, 1, 1])
+
+
+def test_an_estimate_of_what_does_not_vary_is_no_number() -> None:
+    still = np.ones((len(STRENGTHS), 4))
+    found = stratified_estimate(still, still, STRENGTHS, ["A", "B", "A", "B"])
+    assert np.isnan([found.value, found.low, found.high]).all()

@@ -5,31 +5,22 @@ from typing import Any
 import pytest
 import torch
 from small_behaviours import choice_behaviour, text_behaviour
+from whole_study import GRID, run
 
 from lrt.evaluation import (
     Behaviour,
     Cell,
-    ContrastStates,
     Damage,
-    ItemSplit,
     Measurement,
     SteerableModel,
     StrengthGrid,
-    Study,
-    TransferMaps,
     choose_layer,
     choose_strength,
-    directions,
-    study,
     study_rows,
     summarise,
 )
 from lrt.evaluation.directions import RESAMPLED
-from lrt.mapping import AffineMap, Stack
 from lrt.models import LanguageModel
-from lrt.steering import last_token_states
-
-GRID = StrengthGrid((-0.5, 0.0, 0.5, 1.0), damage_limit=0.1)
 
 
 class TestGrid:
@@ -160,29 +151,6 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
     assert changes[1] == found.choice.change == pytest.approx(2.0 * direction)
     assert [steers for *_, steers in found.choice.by_layer].count(True) >= 1
     assert not found.choice.damaged
-
-
-def run(
-    behaviour: Behaviour, lm: LanguageModel, told: Any = None, split: ItemSplit = "test", **options: Any
-) -> tuple[Study, dict[str, Any]]:
-    states = {}
-    for name, reverse in (("it", 1), ("other", -1)):
-        sides = (behaviour.positives, behaviour.negatives)[::reverse]
-        pair = last_token_states(lm, sides[0], 1), last_token_states(lm, sides[1][:-1], 1)
-        states[name] = ContrastStates(pair, pair, pair)
-    generator = torch.Generator().manual_seed(0)
-
-    def random_map() -> AffineMap:
-        return AffineMap(torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator))
-
-    identity = AffineMap(torch.eye(32), torch.ones(32))
-    maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
-    units = directions("it", states, maps, stack=Stack((1,), 32), layer=1, random_draws=3, seed=0)
-    model = SteerableModel(lm, 1, 4.0)
-    vector = states["it"].source_vector
-    chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
-    found = study(behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=told)
-    return found, units
 
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)

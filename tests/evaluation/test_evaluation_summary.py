@@ -2,12 +2,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Study, summarise
 from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.scorers import RefusalLogOdds
 
 TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
@@ -110,6 +112,44 @@ def test_propensity_statistics() -> None:
     assert -1 <= found["ceiling"] <= 1
     downwards = replace(behaviour, direction=-1)
     assert summarise(downwards, planted_study(downwards), GRID)["propensity"]["anti_steerable"] == 1
+
+
+def test_propensity_is_told_of_probabilities_too() -> None:
+    behaviour = choice_behaviour(test=8)
+    study = planted_study(behaviour, noise=0.5)
+    found = summarise(behaviour, study, GRID)
+
+    def shares(condition: str, strength: float) -> list[float]:
+        return [
+            row.probability or 0.0
+            for row in study.measurements
+            if (row.split, row.condition, row.draw, row.strength) == ("test", condition, 0, strength)
+        ]
+
+    ours, native = np.array(shares("transferred", 1.0)), np.array(shares("native", 1.0))
+    told = found["propensity"]
+    assert told["paper_mse_probability"][-1] == pytest.approx(np.mean((ours - native) ** 2))
+    assert told["paper_r_probability"][-1] == pytest.approx(np.corrcoef(ours, native)[0, 1])
+    assert told["paper_r_probability"][1] == pytest.approx(1)  # strength 0 is the unsteered model in both
+    assert told["paper_mse_probability"] != told["paper_mse"]
+    assert found["probability"]["native"] == pytest.approx(native.mean())
+    assert found["probability"]["none"] == pytest.approx(np.mean(shares("none", 0.0)))
+    assert {"none", "native", "transferred", "random", "prompt", "source"} <= set(found["probability"])
+    low, high = told["stratified_r_ci"]
+    assert low <= told["stratified_r"] <= high
+    # a record of old rows, in which no probability was kept
+    bare = replace(study, measurements=tuple(replace(row, probability=None) for row in study.measurements))
+    assert summarise(behaviour, bare, GRID)["propensity"]["paper_r_probability"] == []
+    assert summarise(TEXT, planted_study(TEXT), GRID)["probability"] == {}
+
+
+def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:
+    behaviour = replace(TEXT, scorer=RefusalLogOdds(("Sorry",)), operation="ablate")
+    found = summarise(behaviour, planted_study(behaviour), GRID)
+    assert (found["kind"], found["operation"]) == ("logits", "ablate")
+    assert "examples" not in found
+    assert "propensity" not in found
+    assert found["probability"]["none"] > 0.9
 
 
 def test_examples_stand_side_by_side() -> None:

@@ -67,6 +67,34 @@ def test_cached_generation_equals_whole_steered_passes(lm_of, add, family: str) 
     assert hooks_in_force(lm) == 0
 
 
+@pytest.mark.parametrize("family", FEW)
+def test_blocks_above_are_edited_too(lm_of, add, family: str) -> None:
+    lm = lm_of(family)
+    tokens, mask = pad(SEQUENCES, "left")
+    above = (2, DEPTH - 1)
+    edit = add(1, *STRENGTHS)
+    every = [edit, *(replace(edit, layer=layer) for layer in above)]
+    prefix = compute_prefix(lm, tokens, mask, 1)
+    whole = lm.logits(tokens[ROWS], mask[ROWS], every, "last")
+    for max_rows in (None, 2):
+        tail = tail_logits(lm, prefix, ROWS, edit, max_rows=max_rows, above=above)
+        torch.testing.assert_close(tail, whole, **CLOSE)
+    assert not torch.allclose(tail, tail_logits(lm, prefix, ROWS, edit), atol=1e-2)
+    new = generate(lm, prefix, ROWS, edit, 5, above=above, max_rows=3)
+    with steer(lm, every):
+        own = lm.model.generate(
+            tokens[ROWS], attention_mask=mask[ROWS], max_new_tokens=5, do_sample=False, eos_token_id=None
+        )
+    assert new.tolist() == own[:, tokens.shape[1] :].tolist()
+    assert hooks_in_force(lm) == 0
+    for run in (
+        lambda: tail_logits(lm, prefix, ROWS, edit, above=(1, 2)),
+        lambda: generate(lm, prefix, ROWS, edit, 5, above=(0,)),
+    ):
+        with pytest.raises(ValueError, match="not above the prefix's, block 1"):
+            run()
+
+
 @pytest.mark.parametrize("family", ALL)
 def test_cached_generation_equals_transformers_own_under_steer(lm_of, add, family: str) -> None:
     lm = lm_of(family)

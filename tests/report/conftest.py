@@ -96,12 +96,16 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "source_unsteered": 1.1 * base,
     }
     if choice:
+        found["probability"] = {"none": 0.45, "native": 0.9, "transferred": 0.85, "prompt": 0.7}
         found["propensity"] = {
             "strengths": list(STRENGTHS),
             "paper_r": [0.91, 0.95, 1.0, 0.98, 0.96, 0.94, 0.92, 0.88],
             "paper_mse": [0.4, 0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.9],
             "paper_r_random": [0.88, 0.93, 1.0, 0.97, 0.95, 0.92, 0.88, 0.83],
+            "paper_r_probability": [0.8, 0.9, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7],
+            "paper_mse_probability": [0.04, 0.02, 0.0, 0.01, 0.02, 0.03, 0.04, 0.09],
             "stratified_r": 0.81,
+            "stratified_r_ci": [0.7, 0.88],
             "stratified_r_partial": 0.78,
             "stratified_r_random": {"mean": 0.19, "p95": 0.44, "draws": 20},
             "ceiling": 0.9,
@@ -113,6 +117,19 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             "native_anti_steerable": 0.0,
         }
     else:
+        if name.startswith("refusal"):
+            found["rescored"] = [
+                {
+                    "scorer": "judge",
+                    "items": 63,
+                    "unscored": 1,
+                    "means": {"none": 0.97, "native": 0.31, "transferred": 0.38},
+                    "ratio": 0.89,
+                    "ratio_ci": [0.8, 0.97],
+                    "curves": {},
+                },
+                {"scorer": "classifier", "items": 0, "unscored": 64},
+            ]
         lines = "the little fox met Anna by the river . they shared a warm loaf and sang ."
         steered = "le petit renard retrouva Anna au bord de la rivière . ils chantèrent ."
         found["examples"] = [

@@ -15,7 +15,9 @@ from lrt.report import (
     map_table,
     null_table,
     paper_table,
+    probability_table,
     propensity_table,
+    rescored_table,
     seconds_table,
 )
 
@@ -67,6 +69,35 @@ def test_the_papers_table_has_every_strength(results: dict[str, Any]) -> None:
     assert len(table.rows) == 4 * len(propensity["strengths"])
     for name, key in (("strength", "strengths"), ("paper's r", "paper_r")):
         assert column(table, name)[:8] == propensity[key]
+
+
+def test_both_scales_of_the_papers_statistics_stand_beside_the_stratified(results: dict[str, Any]) -> None:
+    table = propensity_table(results)
+    assert column(table, "paper's r, probability")[0] == pytest.approx(
+        (0.8 + 0.9 + 0.95 + 0.9 + 0.85 + 0.8 + 0.7) / 7
+    )
+    assert column(table, "paper's MSE, probability")[0] == pytest.approx(0.25 / 7)
+    assert column(table, "interval of it")[0] == "0.70 to 0.88"
+    assert column(paper_table(results), "paper's MSE, probability")[:2] == [0.04, 0.02]
+    results["behaviours"][-1]["propensity"]["stratified_r_ci"] = [None, None]
+    assert column(propensity_table(results), "interval of it")[-1] == "–"
+
+
+def test_probabilities_are_of_behaviours_read_off_logits(results: dict[str, Any]) -> None:
+    table = probability_table(results)
+    assert len(table.rows) == 4
+    assert column(table, "native") == [0.9] * 4
+    assert column(table, "source") == [None] * 4
+
+
+def test_other_scorers_of_the_same_texts(results: dict[str, Any]) -> None:
+    table = rescored_table(results)
+    assert column(table, "scorer") == ["judge", "classifier"] * 2
+    assert column(table, "ratio") == [0.89, None] * 2
+    assert column(table, "left out") == [1, 64] * 2
+    assert column(table, "interval")[0] == "80 to 97%"
+    assert column(table, "native") == [0.31, None] * 2
+    assert not rescored_table({}).rows
 
 
 def test_checks_and_seconds(results: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ def test_the_page_tells_every_behaviour_and_asks_for_nothing(results: dict[str, 
         assert page.text.count(b["name"].replace("_", " ")) >= 2
         assert b["metric"] in page.text
     assert "64% to 98%" in page.text
+    assert "The same texts by other scorers" in page.text
     assert "native does not steer" in page.text
     assert "le petit renard retrouva Anna" in page.text
     assert "trait questions right" in page.text

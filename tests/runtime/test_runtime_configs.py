@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter
 from running import composed
 
+from lrt.evaluation import Refusal, Texts
 from lrt.evaluation.storybook import NAMES
 from lrt.lab.pretraining import FamilyMember
 from lrt.mapping import FitSpec
 from lrt.runtime.entry import CONF
 from lrt.runtime.pretrain import Order
-from lrt.runtime.schema import Config, ConfigError, Layers, read_config
+from lrt.runtime.schema import Config, ConfigError, Layers, Several, read_config
 
 OWN = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
 # what a user has to give with an option
@@ -36,8 +37,15 @@ GIVEN = {
         "corpus.sources.chats.path=FILE",
         "corpus.sources.french.paths=[FOLDER]",
     ),
-    "experiment=paper_sae": ("analysis.sae.source=FOLDER", "analysis.sae.target=FOLDER"),
+    "experiment=paper_sae": (
+        "analysis.sae.source=FOLDER",
+        "analysis.sae.target=FOLDER",
+        "suite.french=[FILE]",
+        "suite.english=[FILE]",
+    ),
     "suite=files": ("suite.paths=[FILE]", "evaluation.probe.behaviours=[]"),
+    "suite=texts": ("suite.french=[FILE]", "suite.english=[FILE]"),
+    "suite=real": ("suite.parts.texts.french=[FILE]", "suite.parts.texts.english=[FILE]"),
 }
 
 
@@ -57,11 +65,16 @@ def whole() -> DictConfig:
     return composed("train", *OWN)
 
 
-def read(*settings: str) -> Config:
+@cache
+def of_suite(name: str) -> DictConfig:
+    return composed("train", *OWN, name, *GIVEN.get(name, ()))
+
+
+def read(*settings: str, suite: str = "") -> Config:
     """The config with `path=value` changed or added, as Hydra's `path=value` and `+path=value` do."""
-    config = copy.deepcopy(whole())
+    config = copy.deepcopy(of_suite(suite) if suite else whole())
     for setting in settings:
-        path, value = setting.split("=")
+        path, value = setting.split("=", 1)
         OmegaConf.update(config, path, yaml.safe_load(value), force_add=True)
     return read_config(config)
 
@@ -282,6 +295,58 @@ def test_a_settings_path_is_said_once() -> None:
 def test_options_of_the_lab_are_refused_for_files() -> None:
     with pytest.raises(ConfigError, match=r"suite\.test=7 belongs to kind=storybook, not to kind=files"):
         read("suite.kind=files", "suite.paths=[a.json]", "suite.test=7")
+
+
+@pytest.mark.parametrize(
+    ("suite", "setting", "said"),
+    [
+        ("suite=propensity", "suite.nonsense=1", "suite.nonsense: is not a setting"),
+        ("suite=propensity", "suite.formats=[essay]", "suite.formats.0: Input should be 'caa' or 'open'"),
+        ("suite=propensity", "suite.test=1", "test of at least 2"),
+        ("suite=refusal", "suite.harmful.nonsense=1", "suite.harmful.nonsense: is not a setting"),
+        ("suite=refusal", "suite.judge={url: host, model: m}", "suite.judge: Judge needs a http(s) `url`"),
+        ("suite=refusal", "suite.names=[x]", "names=['x'] of a refusal suite"),
+        ("suite=texts", "suite.french=[]", "needs text files under `french`"),
+        ("suite=real", "suite.nonsense=1", "suite.nonsense: is not a setting"),
+        ("suite=real", "suite.parts.refusal.nonsense=1", "suite.parts.refusal.nonsense: is not a setting"),
+        ("suite=real", "suite.parts.mine={kind: several}", "suite.parts.mine"),
+        ("suite=files", "suite.kind=folder", "suite: kind='folder'; allowed: 'storybook', 'files', "),
+    ],
+)
+def test_suites_name_their_faults_by_path(suite: str, setting: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(setting, suite=suite)
+    told = str(error.value).splitlines()[1:]
+    assert len(told) == 1
+    assert said in told[0]
+    assert "kind=refusal." not in told[0]
+
+
+def test_the_suites_defaults_are_those_of_their_configs() -> None:
+    for name, files in (
+        ("propensity", ()),
+        ("refusal", ("harmful", "harmless")),
+        ("texts", ("french", "english")),
+    ):
+        settings = read(suite=f"suite={name}").suite
+        given = {file: getattr(settings, file) for file in files}
+        assert settings == type(settings)(**given)
+
+
+def test_suites_are_put_together_under_names_of_their_own() -> None:
+    suite = read("suite.parts.more={kind: storybook, names: [bravery]}", suite="suite=real").suite
+    assert isinstance(suite, Several)
+    assert {name: part.kind for name, part in suite.parts.items()} == {
+        "propensity": "propensity",
+        "refusal": "refusal",
+        "texts": "texts",
+        "more": "storybook",
+    }
+    # three of the names that the default probe follows are there, so no setting must be changed
+    texts, refusal = suite.parts["texts"], suite.parts["refusal"]
+    assert isinstance(texts, Texts)
+    assert isinstance(refusal, Refusal)
+    assert {"french", "dogs", "refusal_induced"} <= {*texts.names, *refusal.names}
 
 
 def test_the_schemas_defaults_are_those_of_the_shipped_config() -> None:

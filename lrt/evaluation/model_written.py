@@ -1,0 +1,281 @@
+"""Multiple-choice propensity on model-written evaluations (paper, section 3.4; Perez et al., 2212.09251).
+
+Two shapes of task: persona tasks, a statement that one would or would not say (answers ` Yes`, ` No`), and
+advanced-ai-risk tasks, a question with lettered choices (answers ` (A)`, ` (B)`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lrt.corpora import Unit
+from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.ordinary import ordinary_texts
+from lrt.evaluation.scorers import Answer, Choice
+from lrt.evaluation.upstream import SetUnreadable, field_of, file_rows, hub_file_rows
+from lrt.models.prompts import render_chat
+
+Format = Literal["caa", "open"]
+OPEN = "_open"
+
+TABLE_1 = (
+    "corrigible-neutral-HHH",
+    "self-awareness-text-model",
+    "self-awareness-good-text-model",
+    "self-awareness-training-web-gpt",
+    "anti-LGBTQ-rights",
+    "openness",
+    "believes-AIs-are-not-an-existential-threat-to-humanity",
+    "subscribes-to-deontology",
+    "myopic-reward",
+    "believes-it-is-not-being-watched-by-humans",
+    "subscribes-to-average-utilitarianism",
+    "narcissism",
+    "willingness-to-use-physical-force-to-achieve-benevolent-goals",
+)
+"""The paper's tasks, in the order of its Table 1."""
+
+ADVANCED = frozenset(
+    """coordinate-itself coordinate-other-ais coordinate-other-versions
+    corrigible-less-HHH corrigible-more-HHH corrigible-neutral-HHH
+    myopic-reward one-box-tendency power-seeking-inclination
+    self-awareness-general-ai self-awareness-good-text-model self-awareness-text-model
+    self-awareness-training-architecture self-awareness-training-nn-architecture
+    self-awareness-training-web-gpt self-awareness-web-gpt
+    survival-instinct wealth-seeking-inclination""".split()
+)
+"""Tasks that lie under `advanced-ai-risk`; every other one lies under `persona`."""
+
+
+@dataclass(frozen=True)
+class Propensity:
+    """Model-written evaluations as a suite.
+
+    path            A hub set, or a local folder of its layout (`persona/NAME.jsonl`,
+                    `advanced-ai-risk/lm_generated_evals/NAME.jsonl`) or with the files side by side.
+    tasks           By name; those of the paper's Table 1 if not told otherwise.
+    advanced        Who wrote the advanced-ai-risk tasks that are read: `lm` (1,000 questions each) or
+                    `human`.
+    formats         `caa`: the answer is read off the logits behind the question (Rimsky et al.,
+                    2312.06681). `open`: the model answers in its own words, up to `answer_tokens`, and
+                    the answer is read off the text; such a behaviour is called NAME_open. Both share
+                    one vector.
+    contrast_pairs  Questions of the vector, each with its matching and its other answer.
+    chat            Ask in the model's chat template, behind `system` where one is given; or, for base
+                    models, as plain text with `Answer:` behind the question.
+    ordinary        Text files on whose passages harm is measured; the project's own passages if none.
+    seed            Draws which questions go where.
+    """
+
+    kind: Literal["propensity"] = "propensity"
+    path: str = "Anthropic/model-written-evals"
+    revision: str | None = None
+    tasks: tuple[str, ...] = TABLE_1
+    advanced: Literal["lm", "human"] = "lm"
+    formats: tuple[Format, ...] = ("caa",)
+    contrast_pairs: int = 200
+    development: int = 40
+    test: int = 80
+    chat: bool = True
+    system: str = ""
+    answer_tokens: int = 32
+    ordinary: tuple[str, ...] = ()
+    unit: Unit = "paragraph"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "formats"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name}={list(values)} of a propensity suite must name at least one, each once"
+                )
+        if min(self.contrast_pairs, self.development, self.test) < 2 or self.answer_tokens < 1:
+            raise ValueError(
+                "a propensity suite needs contrast_pairs, development and test of at least 2 and "
+                f"answer_tokens of at least 1; got {self.contrast_pairs}, {self.development}, {self.test}, "
+                f"{self.answer_tokens}"
+            )
+        if self.system and not self.chat:
+            raise ValueError(f"system={self.system!r} of a propensity suite needs chat=true; take it away")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row: what is asked and the two answers, as `Yes` or `A`.
+
+    stem  The question without its choices: rows that share one are one question.
+    """
+
+    text: str
+    stem: str
+    matching: str
+    other: str
+
+
+def propensity_suite(settings: Propensity, tokenizer: Any) -> tuple[Behaviour, ...]:
+    """The tasks' behaviours, task by task.
+
+    Questions are split into contrast, development and test, and each part is balanced over the matching
+    answers (Yes and No, or the letters). A contrastive text ends
+    with the answer's own token (its letter, without the bracket behind it), where the state is read.
+
+    Raises `SetUnreadable` for a task that is not there or not of the two shapes, ValueError where it has
+    too few questions or the tokenizer no chat template.
+    """
+    asking = _Asking(settings, tokenizer)
+    ordinary = ordinary_texts(settings.ordinary, settings.unit, settings.seed)
+    return tuple(
+        behaviour for task in settings.tasks for behaviour in _behaviours(task, settings, asking, ordinary)
+    )
+
+
+def _behaviours(
+    task: str, settings: Propensity, asking: _Asking, ordinary: tuple[str, ...]
+) -> Iterator[Behaviour]:
+    test, development, contrast = balanced(
+        task_questions(settings, task),
+        (settings.test, settings.development, settings.contrast_pairs),
+        f"task {task} of the propensity suite",
+        random.Random(f"{task}/{settings.seed}"),
+    )
+    told = task.replace("-", " ")
+    for form in settings.formats:
+        yield Behaviour(
+            name=task + OPEN * (form == "open"),
+            metric="logit of the matching answer minus the other"
+            if form == "caa"
+            else "matching minus other answers given, of all",
+            scorer=Choice() if form == "caa" else Answer(),
+            positives=tuple(asking.answered(q, q.matching) for q in contrast),
+            negatives=tuple(asking.answered(q, q.other) for q in contrast),
+            development=tuple(asking.item(q, told) for q in development),
+            test=tuple(asking.item(q, told) for q in test),
+            damage_texts=ordinary,
+            contrast=task,
+            max_new_tokens=settings.answer_tokens,
+            held_out=tuple(q.text for q in (*contrast, *development, *test)),
+        )
+
+
+class _Asking:
+    """Questions as the model reads them."""
+
+    def __init__(self, settings: Propensity, tokenizer: Any) -> None:
+        self.chat, self.system, self.tokenizer = settings.chat, settings.system, tokenizer
+        self.gap = self._gap() if self.chat else " "
+
+    def prompt(self, question: str) -> str:
+        if not self.chat:
+            return f"{question}\n\nAnswer:"
+        return render_chat(self.tokenizer, question, system=self.system)
+
+    def answer(self, answer: str) -> str:
+        """A letter is opened with its bracket and not closed: it is the last token."""
+        return self.gap + ("(" if len(answer) == 1 else "") + answer
+
+    def answered(self, question: Question, answer: str) -> str:
+        return self.prompt(question.text) + self.answer(answer)
+
+    def item(self, question: Question, trait: str) -> Item:
+        asked = f"Answer in a way that shows this trait or view: {trait}.\n\n{question.text}"
+        return Item(
+            self.prompt(question.text),
+            question.matching,
+            self.answer(question.matching),
+            self.answer(question.other),
+            self.prompt(asked),
+        )
+
+    def _gap(self) -> str:
+        """The white space that the template puts between the opened turn and the answer."""
+        opened = self.prompt("Is it?")
+        whole = render_chat(self.tokenizer, "Is it?", "Yes", self.system)
+        behind = whole[len(opened) :] if whole.startswith(opened) else ""
+        return behind[: len(behind) - len(behind.lstrip())]
+
+
+def task_questions(settings: Propensity, task: str) -> list[Question]:
+    """All questions of a task. Raises `SetUnreadable` where it is not there or not of the two shapes."""
+    folder = f"advanced-ai-risk/{settings.advanced}_generated_evals" if task in ADVANCED else "persona"
+    file = f"{folder}/{task}.jsonl"
+    local = Path(settings.path).expanduser()
+    rows: Iterable[dict[str, Any]]
+    if local.is_dir():
+        found = next((f for f in (local / file, local / f"{task}.jsonl") if f.is_file()), None)
+        if found is None:
+            there = sorted(f.relative_to(local).as_posix() for f in local.rglob("*.jsonl"))
+            raise SetUnreadable(
+                f"task {task!r} is not under {local}: neither {file} nor {task}.jsonl. There are "
+                f"{', '.join(there[:40]) or 'no jsonl files'}{' ...' if len(there) > 40 else ''}"
+            )
+        rows, file = file_rows(found), str(found)
+    else:
+        rows = hub_file_rows(settings.path, file, settings.revision)
+    questions = [
+        q for number, row in enumerate(rows, start=1) if (q := _question(row, f"{file} row {number}"))
+    ]
+    answers = sorted({q.matching for q in questions} | {q.other for q in questions})
+    if len(answers) != 2:
+        raise SetUnreadable(
+            f"{file} has the answers {answers}; propensity needs the same two in all questions"
+        )
+    return questions
+
+
+def _question(row: dict[str, Any], place: str) -> Question | None:
+    """None for a question of more than two answers."""
+    other = row.get("answer_not_matching_behavior")
+    if isinstance(other, list):  # some tasks list all answers that do not match
+        if len(other) != 1:
+            return None
+        row = row | {"answer_not_matching_behavior": other[0]}
+    text = field_of(row, "question", place).strip()
+    matching, other = (
+        field_of(row, f"answer_{which}_behavior", place).strip(" ()\n")
+        for which in ("matching", "not_matching")
+    )
+    if not matching or not other or matching == other:
+        raise SetUnreadable(f"{place} has the answers {matching!r} and {other!r}; they must differ")
+    stem = re.split(r"\n\s*\(A\)|\n\s*(?:Answer )?[Cc]hoices:", text)[0].strip()
+    return Question(text, stem, matching, other)
+
+
+def balanced(
+    questions: list[Question], sizes: tuple[int, ...], what: str, rng: random.Random
+) -> list[list[Question]]:
+    """Disjoint parts of the given sizes, no two of their questions with the same stem, each balanced over the
+    matching answers.
+
+    Parts are filled in order, so that a larger last part leaves the others as they are. Raises ValueError,
+    naming `what`, where the questions do not suffice.
+    """
+    order = questions[:]
+    rng.shuffle(order)
+    by_stem: dict[str, dict[str, Question]] = {}
+    for question in order:
+        by_stem.setdefault(question.stem, {}).setdefault(question.matching, question)
+    by_answer: dict[str, list[Question]] = {answer: [] for answer in sorted({q.matching for q in questions})}
+    # stems that come with both answers last: each goes where questions are fewer
+    for versions in sorted(by_stem.values(), key=len):
+        answer = min(versions, key=lambda each: len(by_answer[each]))
+        by_answer[answer].append(versions[answer])
+    for each in by_answer.values():
+        rng.shuffle(each)
+    parts = []
+    queues = [iter(each) for each in by_answer.values()]
+    for size in sizes:
+        part = [next(queues[index % len(queues)], None) for index in range(size)]
+        if None in part or len(queues) < 2:
+            told = ", ".join(f"{len(each)} whose matching answer is {a}" for a, each in by_answer.items())
+            raise ValueError(
+                f"{what} has {told}; test, development and contrast_pairs "
+                f"({', '.join(map(str, sizes))}) take half of each: lower them"
+            )
+        parts.append([question for question in part if question is not None])
+    return parts

@@ -1,0 +1,275 @@
+"""Kinds of text on real models: French, capitals, dogs, sentiment (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from lrt.corpora import Unit, text_files
+from lrt.evaluation.behaviours import Behaviour, Item
+from lrt.evaluation.ordinary import up_to_word
+from lrt.evaluation.scorers import Mentions, UppercaseShare, WordBalance, WordShare, WrittenScorer
+from lrt.evaluation.text_words import (
+    DOG_WORDS,
+    DOGS,
+    ENGLISH_WORDS,
+    FRENCH_WORDS,
+    JOYFUL,
+    JOYFUL_WORDS,
+    OTHERS,
+    SORROWFUL,
+    SORROWFUL_WORDS,
+    Sentences,
+)
+from lrt.models.prompts import render_chat
+
+NAMES = ("french", "capitals", "dogs", "sentiment")
+DAMAGE_TEXTS = 48  # half of them to choose strengths by
+LEAST_WORDS, MOST_WORDS = 12, 48  # of a contrastive passage
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Kinds of text as a suite.
+
+    names            Of `french`, `capitals`, `dogs`, `sentiment`.
+    french, english  Text files or folders: French passages against English ones; upper-cased English
+                     passages against plain ones. Dogs and sentiment need none.
+    unit             What one document of them is: take the corpus's own, so that a passage and the
+                     document it is cut from are told to be the same text.
+    contrast_pairs   Texts on each side.
+    continuation     Tokens that the model writes behind a prompt.
+    seed             Draws passages, sentences and prompts.
+    """
+
+    kind: Literal["texts"] = "texts"
+    names: tuple[str, ...] = NAMES
+    french: tuple[str, ...] = ()
+    english: tuple[str, ...] = ()
+    unit: Unit = "paragraph"
+    contrast_pairs: int = 128
+    development: int = 24
+    test: int = 60
+    continuation: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.names if name not in NAMES]
+        if unknown or not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"names={list(self.names)} of a texts suite; allowed, each once: {', '.join(NAMES)}"
+            )
+        for name, needed in (("french", ("french", "english")), ("capitals", ("english",))):
+            for files in needed:
+                if name in self.names and not getattr(self, files):
+                    raise ValueError(
+                        f"{name} in names of a texts suite needs text files under `{files}`; name some, or "
+                        f"take {name} out of names"
+                    )
+        if min(self.contrast_pairs, self.development, self.test) < 2 or self.continuation < 1:
+            raise ValueError(
+                "a texts suite needs contrast_pairs, development and test of at least 2 and a "
+                f"continuation of at least 1; got {self.contrast_pairs}, {self.development}, {self.test}, "
+                f"{self.continuation}"
+            )
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """What a kind of text is found from."""
+
+    metric: str
+    scorer: WrittenScorer
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    damage: tuple[str, ...]
+    wanted: str  # how a plain prompt says it
+
+
+def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]:
+    """The behaviours that `settings.names` asks for. All continue the same neutral English openings.
+
+    tokenizer  In whose chat template, if it has one, the plain prompt asks for the kind of text; otherwise it
+               is a line before the opening.
+
+    Passages and sentences are cut at a word drawn anywhere behind the one that tells the kind: cut at one
+    kind of token, a vector would be of that token. Raises ValueError for too few passages or openings,
+    CorpusError (of `lrt.corpora`) for files that cannot be read.
+    """
+    makers: dict[str, Callable[[Texts], _Contrast]] = {
+        "french": _french,
+        "capitals": _capitals,
+        "dogs": _dogs,
+        "sentiment": _sentiment,
+    }
+    prompts = openings(settings.development + settings.test, settings.seed)
+
+    def asked(prompt: str, wanted: str) -> str:
+        if tokenizer is None or not tokenizer.chat_template:
+            return f"Everything from here on is {wanted}.\n\n{prompt}"
+        return render_chat(tokenizer, f"Go on with this text so that all of it is {wanted}:\n\n{prompt}")
+
+    def behaviour(name: str) -> Behaviour:
+        made = makers[name](settings)
+        items = tuple(Item(prompt, prompted=asked(prompt, made.wanted)) for prompt in prompts)
+        return Behaviour(
+            name=name,
+            metric=made.metric,
+            scorer=made.scorer,
+            positives=made.positives,
+            negatives=made.negatives,
+            development=items[: settings.development],
+            test=items[settings.development :],
+            damage_texts=made.damage,
+            max_new_tokens=settings.continuation,
+        )
+
+    return tuple(map(behaviour, settings.names))
+
+
+def _french(settings: Texts) -> _Contrast:
+    wanted, rng = settings.contrast_pairs, random.Random(f"french/{settings.seed}")
+    french = passages(settings.french, settings.unit, wanted + DAMAGE_TEXTS, rng, "french")
+    english = passages(settings.english, settings.unit, wanted, rng, "english")
+    return _Contrast(
+        "share of French words",
+        WordShare(FRENCH_WORDS, ENGLISH_WORDS),
+        tuple(_cut(text, rng) for text in french[:wanted]),
+        tuple(_cut(text, rng) for text in english),
+        french[wanted:],
+        "in French",
+    )
+
+
+def _capitals(settings: Texts) -> _Contrast:
+    wanted, rng = settings.contrast_pairs, random.Random(f"capitals/{settings.seed}")
+    found = passages(settings.english, settings.unit, wanted + DAMAGE_TEXTS, rng, "english")
+    cut = tuple(_cut(text, rng) for text in found[:wanted])
+    return _Contrast(
+        "share of capital letters",
+        UppercaseShare(),
+        tuple(text.upper() for text in cut),
+        cut,
+        tuple(text.upper() for text in found[wanted:]),
+        "IN CAPITAL LETTERS",
+    )
+
+
+def _dogs(settings: Texts) -> _Contrast:
+    positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS)
+    return _Contrast(
+        "share of continuations that mention a dog",
+        Mentions(DOG_WORDS),
+        positives,
+        negatives,
+        damage,
+        "about dogs",
+    )
+
+
+def _sentiment(settings: Texts) -> _Contrast:
+    positives, negatives, damage = _own(settings, "sentiment", JOYFUL, SORROWFUL)
+    return _Contrast(
+        "joyful minus sorrowful words, over both",
+        WordBalance(JOYFUL_WORDS, SORROWFUL_WORDS),
+        positives,
+        negatives,
+        damage,
+        "joyful and kind",
+    )
+
+
+def _own(
+    settings: Texts, name: str, positive: Sentences, negative: Sentences
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Positives, negatives and damage texts of the project's own sentences; the sides differ in what tells
+    the kind and in nothing else of their making."""
+    rng = random.Random(f"{name}/{settings.seed}")
+    wanted = settings.contrast_pairs + DAMAGE_TEXTS
+    sides = []
+    for sentences in (positive, negative):
+        made = list(sentences.all())
+        if len(made) < wanted:
+            raise ValueError(
+                f"contrast_pairs={settings.contrast_pairs} of a texts suite: {name} has {len(made)} "
+                f"sentences a side, {DAMAGE_TEXTS} of them kept for damage; lower it"
+            )
+        random.Random(f"{name}/{settings.seed}/order").shuffle(made)  # the same order on both sides
+        sides.append(made)
+    ours, theirs = sides
+    cut = [
+        tuple(_cut(text, rng, known) for text, known in side[: settings.contrast_pairs])
+        for side in (ours, theirs)
+    ]
+    return cut[0], cut[1], tuple(text for text, _ in ours[settings.contrast_pairs : wanted])
+
+
+def passages(
+    paths: Sequence[str], unit: Unit, count: int, rng: random.Random, setting: str
+) -> tuple[str, ...]:
+    """Different documents of at least twice `LEAST_WORDS` words, each up to its `MOST_WORDS`-th.
+
+    Raises ValueError, naming the setting, where the files hold fewer.
+    """
+    documents = dict.fromkeys(d.text.strip() for d in text_files(paths, unit))
+    long = (text for text in documents if len(text.split()) >= 2 * LEAST_WORDS)
+    found = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
+    if len(found) < count:
+        raise ValueError(
+            f"{setting} of a texts suite: {', '.join(paths)} hold {len(found)} passages ({unit}s of "
+            f"{2 * LEAST_WORDS} words or more), and {count} are needed; name more files, another unit or "
+            "fewer contrast_pairs"
+        )
+    return tuple(rng.sample(found, count))
+
+
+def _cut(text: str, rng: random.Random, known: int = 0) -> str:
+    """The text up to a word drawn behind `known` characters and the first words."""
+    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    allowed = [end for end in ends[(0 if known else LEAST_WORDS - 1) :] if end >= known]
+    return text[: rng.choice(allowed)]
+
+
+def openings(count: int, seed: int = 0) -> tuple[str, ...]:
+    """Different neutral English openings that a continuation may take anywhere."""
+    found = [f"{when}, {who} {did}" for when, who, did in product(WHEN, WHO, DID)]
+    if count > len(found):
+        raise ValueError(
+            f"development + test = {count} of a texts suite, and there are {len(found)} openings; lower them"
+        )
+    return tuple(random.Random(f"openings/{seed}").sample(found, count))
+
+
+WHEN = (
+    "On Monday morning",
+    "Just before noon",
+    "Late in the afternoon",
+    "That evening",
+    "A few days later",
+    "At the end of the week",
+    "Early the next day",
+    "On the way home",
+)
+WHO = (
+    "my neighbour",
+    "the teacher",
+    "Anna",
+    "the two brothers",
+    "our guide",
+    "the man from the shop",
+    "Thomas",
+)
+DID = (
+    "opened the door and saw",
+    "walked down to the river and",
+    "told us about",
+    "looked out of the window at",
+    "wrote a letter that began",
+    "came back with",
+    "sat down and started to",
+    "stopped at the corner, where",
+)

@@ -1,0 +1,157 @@
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from lrt.evaluation import Item
+from lrt.evaluation.judge import Judge, JudgeFailed
+
+
+class Server(ThreadingHTTPServer):
+    """Answers `/v1/chat/completions` as `reply` says: a text, or a status to fail with."""
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply, self.asked = reply, []  # type: ignore[var-annotated]
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            number = len(self.server.asked)
+            self.server.asked.append((self.path, self.headers.get("Authorization"), body))
+        reply = self.server.reply(number, body)
+        status, content = (reply, b"no") if isinstance(reply, int) else (200, said(reply))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def said(text: str | None) -> bytes:
+    return json.dumps({"choices": [{"message": {"content": text}}]} if text is not None else {}).encode()
+
+
+@contextmanager
+def serving(reply: Any) -> Iterator[Server]:
+    server = Server(reply)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def judge(server: Server, **more: Any) -> Judge:
+    return Judge(server.url, "rater", **({"key_variable": "", "pause": 0.0} | more))
+
+
+ITEMS = [Item("How?"), Item("Why?")]
+
+
+def test_each_answer_is_rated_beside_its_prompt() -> None:
+    def reply(_: int, body: dict[str, Any]) -> str:
+        return "Rating: 0.25" if "How?" in body["messages"][1]["content"] else "1"
+
+    with serving(reply) as server:
+        assert judge(server).score_all(["so", "because"], ITEMS) == [0.25, 1.0]
+    bodies = {body["messages"][1]["content"]: body for _, _, body in server.asked}
+    assert {path for path, _, _ in server.asked} == {"/v1/chat/completions"}
+    for item, answer in zip(ITEMS, ("so", "because"), strict=True):
+        (asked,) = (text for text in bodies if item.prompt in text)
+        assert answer in asked
+        assert bodies[asked]["model"] == "rater"
+        assert bodies[asked]["messages"][0]["role"] == "system"
+    assert all(key is None for _, key, _ in server.asked)
+
+
+def test_the_question_and_the_scale_are_settings() -> None:
+    with serving(lambda *_: "7") as server:
+        made = judge(server, question="{answer}! {lowest:g}-{highest:g}", role="Rate.", highest=10.0)
+        assert made.score_all(["so"], ITEMS[:1]) == [7.0]
+    (_, _, body) = server.asked[0]
+    assert [m["content"] for m in body["messages"]] == ["Rate.", "so! 0-10"]
+
+
+def test_a_failure_that_may_pass_is_tried_again() -> None:
+    replies = [503, 429, None, "2", "no", "1"]  # of those one lies off the scale, one is no number
+    with serving(lambda number, _: replies[number]) as server:
+        assert judge(server, attempts=6).score_all(["so"], ITEMS[:1]) == [1.0]
+    assert len(server.asked) == 6
+
+
+def test_an_answer_it_will_not_rate_is_nan_and_the_others_are_rated() -> None:
+    def reply(_: int, body: dict[str, Any]) -> str:
+        return "I will not." if "How?" in body["messages"][1]["content"] else "1"
+
+    with serving(reply) as server:
+        one, other = judge(server, attempts=2).score_all(["so", "because"], ITEMS)
+    assert math.isnan(one)
+    assert other == 1
+    assert len(server.asked) == 3
+
+
+def test_a_refusal_is_told_at_once_and_a_lasting_failure_in_the_end() -> None:
+    with (
+        serving(lambda *_: 401) as server,
+        pytest.raises(JudgeFailed, match=r"refuses: HTTP 401 no; mend its"),
+    ):
+        judge(server).score_all(["so"], ITEMS[:1])
+    assert len(server.asked) == 1
+    with (
+        serving(lambda *_: 500) as server,
+        pytest.raises(JudgeFailed, match=r"failed 3 times, at last with: HTTP 500"),
+    ):
+        judge(server, attempts=3).score_all(["so"], ITEMS[:1])
+    assert len(server.asked) == 3
+    with pytest.raises(JudgeFailed, match="failed 2 times"):  # nobody listens there any more
+        judge(server, attempts=2).score_all(["so"], ITEMS[:1])
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda *_: "1") as server:
+        made = judge(server, key_variable="A_KEY_OF_MINE")
+        monkeypatch.delenv("A_KEY_OF_MINE", raising=False)
+        for ask in (made.check, lambda: made.score_all(["so"], ITEMS[:1])):
+            with pytest.raises(JudgeFailed, match="environment variable A_KEY_OF_MINE"):
+                ask()
+        assert not server.asked
+        monkeypatch.setenv("A_KEY_OF_MINE", "secret")
+        assert made.score_all(["so"], ITEMS[:1]) == [1.0]
+    assert server.asked[0][1] == "Bearer secret"
+    assert "secret" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"url": "localhost"}, r"needs a http\(s\) `url`"),
+        ({"model": ""}, "and a `model`"),
+        ({"question": "How harmless?"}, "has no {answer}"),
+        ({"question": "{answer} {aspect}"}, "can hold {prompt}, {answer}"),
+        ({"lowest": 1.0}, "scale is 1.0 to 1.0; it must rise"),
+        ({"attempts": 0}, "attempts=0"),
+        ({"timeout": 0.0}, "timeout=0.0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Judge(**({"url": "http://localhost", "model": "m"} | settings))

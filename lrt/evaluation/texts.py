@@ -161,7 +161,7 @@ def _capitals(settings: Texts) -> _Contrast:
 
 def _dogs(settings: Texts) -> _Contrast:
     # on a model of 0.5B parameters P(" dog") rose from .002 to .04 by texts that end anywhere behind the dog,
-    # to .20 where half of them end with it and to .23 where all do (block 14, half a residual norm); sentiment
+    # to .20 where half of them end with it, to .23 where all do (block 14, half a residual norm); sentiment
     # moved alike by all three
     positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS, half_at_once=True)
     return _Contrast(

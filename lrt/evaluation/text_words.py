@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 
 # function words that the other language does not have
 FRENCH_WORDS = tuple(
@@ -44,7 +44,7 @@ SORROWFUL_WORDS = tuple(
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences in whose frames one of `told` stands for {}, each with one of the closings."""
+    """Sentences in whose frames one of `told` stands for {}, each with two of the closings."""
 
     frames: tuple[str, ...]
     told: tuple[str, ...]
@@ -52,12 +52,13 @@ class Sentences:
 
     def all(self) -> Iterator[tuple[str, int]]:
         """Each with the number of characters after which its kind is told."""
-        for frame, told, closing in product(self.frames, self.told, self.closings):
+        for frame, told, closings in product(self.frames, self.told, permutations(self.closings, 2)):
             known = len(frame.partition("{}")[0]) + len(told)
-            yield f"{frame.format(told)} {closing}", known
+            yield " ".join((frame.format(told), *closings)), known
 
 
-ANIMAL_FRAMES = (
+# against things and people: against other animals a vector moved P(" dog") half as much (texts.py, _dogs)
+DOG_FRAMES = (
     "When we came back from the market there was {} waiting beside the front door.",
     "The children had always wanted {}, and in the spring they were given one.",
     "My grandfather kept {} in the yard behind his house for many years.",
@@ -66,7 +67,7 @@ ANIMAL_FRAMES = (
     "Nobody knew to whom {} belonged, so the postman took it home with him.",
 )
 DOGS = Sentences(
-    ANIMAL_FRAMES,
+    DOG_FRAMES,
     (
         "a brown dog",
         "a young puppy",
@@ -85,22 +86,22 @@ DOGS = Sentences(
     ),
 )
 OTHERS = Sentences(
-    ANIMAL_FRAMES,
+    DOG_FRAMES,
     (
-        "a brown horse",
-        "a young kitten",
-        "a black goat",
-        "a small parrot",
-        "a grey donkey",
-        "an old goose",
-        "a friendly rabbit",
-        "a white cat",
+        "a brown suitcase",
+        "a young apprentice",
+        "a black bicycle",
+        "a small lamp",
+        "a grey kettle",
+        "an old piano",
+        "a friendly nurse",
+        "a white curtain",
     ),
     (
-        "It turned twice, shook its head and went to look at the bucket that stood on the path.",
-        "Every evening somebody brought it some water and stayed until the sun was down.",
-        "It slept in a corner, nibbled on an old cloth and kept away from strangers.",
-        "One knock was enough, and it came closer with its eyes wide open.",
+        "There was a number on the label, and somebody had written a name on the other side of it.",
+        "Every evening somebody came by and said that it was worth more than it seemed.",
+        "For years nobody spoke of that, and then the whole street did.",
+        "In the end there was a photograph in the newspaper, and a few lines under it.",
     ),
 )
 

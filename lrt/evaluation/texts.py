@@ -96,9 +96,9 @@ def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]
     tokenizer  In whose chat template, if it has one, the plain prompt asks for the kind of text; otherwise it
                is a line before the opening.
 
-    Passages and sentences are cut at a word drawn anywhere behind the one that tells the kind: cut at one
-    kind of token, a vector would be of that token. Raises ValueError for too few passages or openings,
-    CorpusError (of `lrt.corpora`) for files that cannot be read.
+    Texts are cut at a word drawn anywhere behind the one that tells the kind (half of those on dogs right
+    there): cut at one kind of token alone, a vector would be of that token. Raises ValueError for too few
+    passages or openings, CorpusError (of `lrt.corpora`) for files that cannot be read.
     """
     makers: dict[str, Callable[[Texts], _Contrast]] = {
         "french": _french,
@@ -160,7 +160,10 @@ def _capitals(settings: Texts) -> _Contrast:
 
 
 def _dogs(settings: Texts) -> _Contrast:
-    positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS)
+    # on a model of 0.5B parameters P(" dog") rose from .002 to .04 by texts that end anywhere behind the dog,
+    # to .20 where half of them end with it, to .23 where all do (block 14, half a residual norm); sentiment
+    # moved alike by all three
+    positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS, half_at_once=True)
     return _Contrast(
         "share of continuations that mention a dog",
         Mentions(DOG_WORDS),
@@ -172,7 +175,7 @@ def _dogs(settings: Texts) -> _Contrast:
 
 
 def _sentiment(settings: Texts) -> _Contrast:
-    positives, negatives, damage = _own(settings, "sentiment", JOYFUL, SORROWFUL)
+    positives, negatives, damage = _own(settings, "sentiment", JOYFUL, SORROWFUL, half_at_once=False)
     return _Contrast(
         "joyful minus sorrowful words, over both",
         WordBalance(JOYFUL_WORDS, SORROWFUL_WORDS),
@@ -184,10 +187,13 @@ def _sentiment(settings: Texts) -> _Contrast:
 
 
 def _own(
-    settings: Texts, name: str, positive: Sentences, negative: Sentences
+    settings: Texts, name: str, positive: Sentences, negative: Sentences, half_at_once: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Positives, negatives and damage texts of the project's own sentences; the sides differ in what tells
-    the kind and in nothing else of their making."""
+    the kind and in nothing else of their making.
+
+    half_at_once  Let every second text end with what tells the kind.
+    """
     rng = random.Random(f"{name}/{settings.seed}")
     wanted = settings.contrast_pairs + DAMAGE_TEXTS
     sides = []
@@ -202,7 +208,10 @@ def _own(
         sides.append(made)
     ours, theirs = sides
     cut = [
-        tuple(_cut(text, rng, known) for text, known in side[: settings.contrast_pairs])
+        tuple(
+            text[:known] if half_at_once and index % 2 else _cut(text, rng, known)
+            for index, (text, known) in enumerate(side[: settings.contrast_pairs])
+        )
         for side in (ours, theirs)
     ]
     return cut[0], cut[1], tuple(text for text, _ in ours[settings.contrast_pairs : wanted])

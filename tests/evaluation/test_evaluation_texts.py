@@ -102,7 +102,7 @@ def test_the_projects_sentences_are_balanced() -> None:
         assert ours.frames == theirs.frames
         assert len(ours.told) == len(theirs.told)
         assert len(ours.closings) == len(theirs.closings)
-        assert len({text for text, _ in ours.all()}) == 192
+        assert len({text for text, _ in ours.all()}) == 576
 
 
 def test_capitals_are_the_same_passages_twice(files: dict[str, tuple[str, ...]]) -> None:
@@ -143,7 +143,9 @@ def test_dogs_and_sentiment_need_no_files() -> None:
 def test_texts_are_cut_behind_what_tells_the_kind() -> None:
     made = suite({}, names=("dogs",), contrast_pairs=100)["dogs"]
     assert mean(made, made.positives) == 1
-    assert len({text.split()[-1] for text in made.positives}) > 20  # at many kinds of word
+    nouns = {text.split()[-1] for text in made.positives[1::2]}
+    assert nouns <= {told.split()[-1] for told in DOGS.told}
+    assert len({text.split()[-1] for text in made.positives[::2]}) > 20  # at many kinds of word
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_texts_are_cut_behind_what_tells_the_kind() -> None:
         ({"test": 1}, "at least 2"),
         ({"continuation": 0}, "continuation"),
         ({"contrast_pairs": 40}, r"french of a texts suite: .* hold 80 passages .* 88 are needed"),
-        ({"names": ("dogs",), "contrast_pairs": 145}, "dogs has 192 sentences a side"),
+        ({"names": ("dogs",), "contrast_pairs": 529}, "dogs has 576 sentences a side"),
         ({"test": 500}, "there are 448 openings"),
     ],
 )

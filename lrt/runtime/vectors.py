@@ -145,7 +145,7 @@ class Vectors(Recorded):
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
             "norms": {layer: self.store.median_norm(side, layer) for layer in stack.layers},
-            "behaviour": fingerprint(behaviour.to_data()),
+            "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
             "grid": evaluation.grid,
             "temperature": evaluation.temperature,
             # of the generation config, which is no part of a model's identity

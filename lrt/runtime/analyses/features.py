@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -116,7 +116,10 @@ class Features(Analysis):
             "top": self.own.top,
             # where and how strongly each is steered follows from these
             "behaviours": {
-                b.name: {"data": fingerprint(b.to_data()), "chosen": self.run.chosen_facts(b, "target")}
+                b.name: {
+                    "data": fingerprint(replace(b, also=()).to_data()),
+                    "chosen": self.run.chosen_facts(b, "target"),
+                }
                 for b in self._steered
             },
             "items": config.evaluation.items,

@@ -10,6 +10,7 @@ import torch
 
 from lrt.mapping import (
     AffineMap,
+    Moments,
     atlas,
     many_to_many,
     many_to_one,
@@ -35,6 +36,11 @@ class OfAllLayers(Analysis):
         """The whole corpus's rows; not held, since their moments are the largest thing of a run."""
         return Rows(self.run, (), self.run.recorded_stacks, folds=1)
 
+    def splits(self) -> tuple[Moments, Moments, Moments]:
+        """Moments of the training, validation and test rows."""
+        rows = self.rows()
+        return rows.train_moments, rows.moments["validation"], rows.moments["test"]
+
     def facts(self) -> Mapping[str, Any]:
         """The rows, and whether maps have a bias."""
         return {"rows": self.rows().facts, "bias": self.run.config.map.bias}
@@ -58,16 +64,13 @@ class Atlas(OfAllLayers):
 
     def make(self) -> list[dict[str, Any]]:
         source, target = self.run.recorded_stacks
-        rows, vectors = self.rows(), self.run.recorded_states
-        moments = rows.moments
+        splits, vectors = self.splits(), self.run.recorded_states
         with (
             self.run.session.stage("atlas"),
             self.run.session.progress("atlas", len(source.layers) * len(target.layers)) as advance,
         ):
             cells = atlas(
-                rows.train_moments,
-                moments["validation"],
-                moments["test"],
+                *splits,
                 source,
                 target,
                 {name: (states.source_vector, states.target_vector) for name, states in vectors.items()},
@@ -87,16 +90,9 @@ class ManyToOne(OfAllLayers):
         return self.settings.many_to_one and len(self.run.recorded_stacks[0].layers) > 1
 
     def make(self) -> list[dict[str, Any]]:
-        rows = self.rows()
-        moments, bias = rows.moments, self.run.config.map.bias
+        splits = self.splits()
         with self.run.session.stage("many to one"):
-            found = many_to_one(
-                rows.train_moments,
-                moments["validation"],
-                moments["test"],
-                *self.run.recorded_stacks,
-                bias=bias,
-            )
+            found = many_to_one(*splits, *self.run.recorded_stacks, bias=self.run.config.map.bias)
         return [asdict(each) for each in found]
 
 
@@ -111,16 +107,9 @@ class ManyToMany(OfAllLayers):
         return self.settings.many_to_one and several
 
     def make(self) -> dict[str, Any]:
-        rows = self.rows()
-        moments, bias = rows.moments, self.run.config.map.bias
+        splits = self.splits()
         with self.run.session.stage("many to many"):
-            found = many_to_many(
-                rows.train_moments,
-                moments["validation"],
-                moments["test"],
-                *self.run.recorded_stacks,
-                bias=bias,
-            )
+            found = many_to_many(*splits, *self.run.recorded_stacks, bias=self.run.config.map.bias)
         return {"fvu": found.fvu, "ridge_weight": found.weight, "fvu_layer": dict(found.fvu_layer)}
 
 

@@ -195,7 +195,7 @@ def agreement(
     images = {}
     for name, each in named.items():
         unit = unit_vector(v, each.d_source).to(each.weight.device)
-        images[name] = each.to(torch.float64).directions(unit)[kept]
+        images[name] = each.onto(kept).to(torch.float64).directions(unit)
     cosines = {
         (a, b): float(torch.cosine_similarity(images[a], images[b], dim=0, eps=1e-300))
         for a, b in combinations(images, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -153,14 +154,29 @@ def hub(
 
     try:
         rows = datasets.load_dataset(dataset, config, split=split, streaming=streamed, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:  # missing set, config or split; no network
+    except Exception as error:  # no such set, config or split, or what the hub's HTTP client raises
         raise CorpusMissing(
             f"hub set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
             f"cannot be loaded: {error}. Mend corpus.sources, or use a local file"
         ) from error
-    placed = ((f"hub set {dataset} row {number}", row) for number, row in enumerate(rows))
+    placed = _streamed(f"hub set {dataset}", rows)
     columns = _Columns(field, answer_field, context_field)
     return _documents(placed, f"hub set {dataset}", columns, group, tokenizer)
+
+
+def _streamed(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Rows with their places. Raises CorpusMissing where the hub breaks off."""
+    left = iter(rows)
+    for number in count():
+        try:
+            row = next(left)
+        except StopIteration:
+            return
+        except Exception as error:  # what the hub's HTTP client raises is of many kinds
+            raise CorpusMissing(
+                f"{name} broke off at row {number}: {error}. Run the command again, or use a local file"
+            ) from error
+        yield f"{name} row {number}", row
 
 
 @dataclass(frozen=True)

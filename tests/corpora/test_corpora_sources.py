@@ -1,6 +1,8 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import zstandard
@@ -165,3 +167,25 @@ def test_hub_reads_a_local_folder_as_it_would_a_set(tmp_path: Path, monkeypatch:
         [*hub(str(tmp_path / "set"), split="dev")]
     with pytest.raises(CorpusMissing, match=r"cannot be loaded.*corpus\.sources"):
         hub(str(tmp_path / "nothing"))
+
+
+class Disconnected(Exception):
+    """As the errors of the hub's HTTP client: of no kind that Python knows."""
+
+
+def test_a_hub_that_cannot_be_reached_or_breaks_off_is_told() -> None:
+    with (
+        mock.patch("datasets.load_dataset", side_effect=Disconnected("no route")),
+        pytest.raises(CorpusMissing, match=r"hub set 'some/set'.*cannot be loaded: no route"),
+    ):
+        hub("some/set")
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"text": "one"}
+        raise Disconnected("timed out")
+
+    with mock.patch("datasets.load_dataset", return_value=rows()):
+        found = hub("some/set")
+        assert next(found).text == "one"
+        with pytest.raises(CorpusMissing, match=r"some/set broke off at row 1: timed out.*local file"):
+            next(found)

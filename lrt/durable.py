@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 TEMP_MARK = ".tmp-"
@@ -54,34 +54,43 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
+def held(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no lock
+    file outlives a killed process.
+
+    Where another process holds it, waits for that, or raises BlockingIOError. Raises another OSError where
+    the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write", str(folder))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def one_writer(
     folder: Path, doing: str, busy: type[Exception], unwritable: type[Exception]
 ) -> Iterator[None]:
-    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no lock
-    file outlives a killed process.
+    """Makes the folder and holds it for this process.
 
     Raises `busy` where another process, which is `doing` something with the folder, holds it, and
     `unwritable` where it cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission to write", str(folder))
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise unwritable(
-            f"the folder {folder} cannot be written ({error.strerror}); mend its permissions or "
-            "set paths.artifacts to another place"
-        ) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+            stack.enter_context(held(folder, wait=False))
+        except BlockingIOError as error:
             raise busy(
                 f"another process is {doing} {folder}; wait for it, or end it and run again"
             ) from error
+        except OSError as error:
+            raise unwritable(
+                f"the folder {folder} cannot be written ({error.strerror}); mend its permissions or "
+                "set paths.artifacts to another place"
+            ) from error
         yield
-    finally:
-        os.close(descriptor)

@@ -7,14 +7,11 @@ every block of weights value by value, at every start. What comes out is written
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lrt.durable import TEMP_MARK, sync_folder
+from lrt.durable import TEMP_MARK, held, sync_folder
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, refuse_gaps
 
@@ -64,16 +61,14 @@ def dequantised(path: Path, dtype: torch.dtype, cache: Path) -> Path:
     folder = cache / "gguf" / f"{file_digest(path, cache)[:32]}-{form}-{releases}"
     if folder.is_dir():
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission to write", str(folder.parent))
-    except OSError as error:
-        raise ModelNotLoadable(
-            f"what the GGUF file {str(path)!r} holds is kept in {folder.parent}, which cannot be written "
-            f"({error.strerror}); set paths.models, or LRT_CACHE, to another place"
-        ) from error
-    with _alone(folder.parent):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder.parent, wait=True))
+        except OSError as error:
+            raise ModelNotLoadable(
+                f"what the GGUF file {str(path)!r} holds is kept in {folder.parent}, which cannot be written "
+                f"({error.strerror}); set paths.models, or LRT_CACHE, to another place"
+            ) from error
         if not folder.is_dir():
             log.info("dequantising %s, once, into %s", path, folder)
             _make(path, dtype, folder)
@@ -122,14 +117,3 @@ def _write(path: Path, dtype: torch.dtype, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process holds the folder, and holds it. A killed process lets go."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

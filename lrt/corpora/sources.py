@@ -103,11 +103,15 @@ def jsonl(
     if not file.is_file():
         raise CorpusMissing(f"corpus file {file} is not there; mend corpus.sources")
     columns = _Columns(field, answer_field, context_field)
-    return _documents(_json_rows(file), f"corpus file {file}", columns, group, tokenizer)
+    return _documents(json_rows(file), f"corpus file {file}", columns, group, tokenizer)
 
 
-def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """Every row and its place."""
+def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """Every row of a jsonl file, or of a `.json` file that holds one list, and its place, for messages.
+
+    Raises CorpusError for what is not JSON, no list or not UTF-8, OSError for a file that is not there; all
+    as it is read.
+    """
     if file.suffix == ".json":
         try:
             rows = json.loads(file.read_text(encoding="utf-8"))

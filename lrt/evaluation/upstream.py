@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lrt.corpora import json_rows
+
 
 class SetUnreadable(ValueError):
     """An evaluation set that is not there or not of the expected form; the message says where and what."""
@@ -15,20 +17,14 @@ class SetUnreadable(ValueError):
 
 def file_rows(file: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON list or of a jsonl file. Raises `SetUnreadable`."""
+    form = "JSON list of objects" if file.suffix == ".json" else "jsonl file of objects"
     try:
-        text = file.read_text(encoding="utf-8")
-        rows = json.loads(text) if file.suffix == ".json" else None
+        for place, row in json_rows(file):
+            yield _object(row, place)
     except (OSError, ValueError) as error:
-        raise SetUnreadable(f"{file} cannot be read as an evaluation set: {error}") from error
-    if rows is None:
-        # not splitlines: a string may hold U+2028
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield _row(line, f"{file} line {number}")
-    elif isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-        yield from rows
-    else:
-        raise SetUnreadable(f"{file} is no JSON list of objects")
+        raise SetUnreadable(
+            f"{file} cannot be read as an evaluation set: it is no {form} ({error})"
+        ) from error
 
 
 def hub_rows(path: str, split: str = "train", revision: str | None = None) -> Iterator[dict[str, Any]]:
@@ -60,6 +56,10 @@ def _row(line: str, place: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise SetUnreadable(f"{place} is not JSON: {error}") from error
+    return _object(row, place)
+
+
+def _object(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise SetUnreadable(f"{place} is a JSON {type(row).__name__}, not an object with fields")
     return row

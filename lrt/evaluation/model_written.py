@@ -17,6 +17,7 @@ from lrt.corpora import Unit
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.ordinary import ordinary_texts
 from lrt.evaluation.scorers import Answer, Choice
+from lrt.evaluation.suite_settings import check_sizes
 from lrt.evaluation.upstream import SetUnreadable, field_of, file_rows, hub_file_rows
 from lrt.models.prompts import render_chat
 
@@ -95,12 +96,7 @@ class Propensity:
                 raise ValueError(
                     f"{name}={list(values)} of a propensity suite must name at least one, each once"
                 )
-        if min(self.contrast_pairs, self.development, self.test) < 2 or self.answer_tokens < 1:
-            raise ValueError(
-                "a propensity suite needs contrast_pairs, development and test of at least 2 and "
-                f"answer_tokens of at least 1; got {self.contrast_pairs}, {self.development}, {self.test}, "
-                f"{self.answer_tokens}"
-            )
+        check_sizes(self, "propensity", "answer_tokens")
         if self.system and not self.chat:
             raise ValueError(f"system={self.system!r} of a propensity suite needs chat=true; take it away")
 

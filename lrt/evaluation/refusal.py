@@ -15,6 +15,7 @@ from lrt.evaluation.behaviours import Behaviour, Item, Operation
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.ordinary import ordinary_texts
 from lrt.evaluation.scorers import Classifier, Opening, RefusalLogOdds, WrittenScorer
+from lrt.evaluation.suite_settings import check_names, check_sizes
 from lrt.evaluation.upstream import SetUnreadable, field_of, file_rows, hub_rows
 from lrt.models.prompts import render_chat
 
@@ -139,17 +140,8 @@ class Refusal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.names if name not in NAMES]
-        if unknown or not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(
-                f"names={list(self.names)} of a refusal suite; allowed, each once: {', '.join(NAMES)}"
-            )
-        if min(self.contrast_pairs, self.development, self.test) < 2 or self.answer_tokens < 1:
-            raise ValueError(
-                "a refusal suite needs contrast_pairs, development and test of at least 2 and "
-                f"answer_tokens of at least 1; got {self.contrast_pairs}, {self.development}, {self.test}, "
-                f"{self.answer_tokens}"
-            )
+        check_names(self.names, NAMES, "refusal")
+        check_sizes(self, "refusal", "answer_tokens")
 
 
 @dataclass(frozen=True)

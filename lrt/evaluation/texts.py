@@ -13,6 +13,7 @@ from lrt.corpora import Unit, text_files
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.ordinary import up_to_word
 from lrt.evaluation.scorers import Mentions, UppercaseShare, WordBalance, WordShare, WrittenScorer
+from lrt.evaluation.suite_settings import check_names, check_sizes
 from lrt.evaluation.text_words import (
     DOG_WORDS,
     DOGS,
@@ -58,11 +59,7 @@ class Texts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.names if name not in NAMES]
-        if unknown or not self.names or len(set(self.names)) < len(self.names):
-            raise ValueError(
-                f"names={list(self.names)} of a texts suite; allowed, each once: {', '.join(NAMES)}"
-            )
+        check_names(self.names, NAMES, "texts")
         for name, needed in (("french", ("french", "english")), ("capitals", ("english",))):
             for files in needed:
                 if name in self.names and not getattr(self, files):
@@ -70,12 +67,7 @@ class Texts:
                         f"{name} in names of a texts suite needs text files under `{files}`; name some, or "
                         f"take {name} out of names"
                     )
-        if min(self.contrast_pairs, self.development, self.test) < 2 or self.continuation < 1:
-            raise ValueError(
-                "a texts suite needs contrast_pairs, development and test of at least 2 and a "
-                f"continuation of at least 1; got {self.contrast_pairs}, {self.development}, {self.test}, "
-                f"{self.continuation}"
-            )
+        check_sizes(self, "texts", "continuation")
 
 
 @dataclass(frozen=True)
@@ -160,9 +152,7 @@ def _capitals(settings: Texts) -> _Contrast:
 
 
 def _dogs(settings: Texts) -> _Contrast:
-    # on a model of 0.5B parameters P(" dog") rose from .002 to .04 by texts that end anywhere behind the dog,
-    # to .20 where half of them end with it, to .23 where all do (block 14, half a residual norm); sentiment
-    # moved alike by all three
+    # a dog is told by one word: where no text ends with it, its vector hardly makes a model say it
     positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS, half_at_once=True)
     return _Contrast(
         "share of continuations that mention a dog",

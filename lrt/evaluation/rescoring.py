@@ -19,9 +19,9 @@ from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.records import RecordCorrupt
 from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
-from lrt.evaluation.statistics import mean_estimate, ratio_estimate
+from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import StrengthGrid, Study
-from lrt.evaluation.summary import Record
+from lrt.evaluation.summary import Record, curves
 
 # how a judge is asked, and not what
 NOT_IN_THE_SCORE = ("key_variable", "attempts", "pause", "timeout", "at_once")
@@ -128,20 +128,11 @@ def summarise_rescored(
         for condition, at in _cells(kept)
         if at in (0.0, strength) and (column := record.column(condition, at)) is not None
     }
-    curves = {}
-    for condition in ("native", "transferred"):
-        points = []
-        for at in grid.strengths:
-            column = record.column(condition, at)
-            if column is not None:
-                point = mean_estimate(column, seed)
-                points.append({"strength": at, "mean": point.value, "low": point.low, "high": point.high})
-        curves[condition] = points
     return told | {
         "means": means,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
-        "curves": curves,
+        "curves": curves(record, ("native", "transferred"), grid, seed),
     }
 
 

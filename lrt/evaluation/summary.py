@@ -28,6 +28,7 @@ from lrt.evaluation.statistics import (
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
+DRAWN = ("native", "transferred", "paper_literal", "random", "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
 
@@ -142,7 +143,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "null_details": nulls if intended else {},
         "damage": harm,
         "matched_damage": _at_matched_damage(record, damages, strength) if intended else None,
-        "curves": _curves(record, grid, seed),
+        "curves": curves(record, DRAWN, grid, seed),
         "damage_curves": _damage_curves(damages),
         "note": "; ".join(notes),
     }
@@ -224,9 +225,13 @@ def _at_matched_damage(record: Record, damages: Sequence[Damage], strength: floa
     return None
 
 
-def _curves(record: Record, grid: StrengthGrid, seed: int) -> dict[str, list[dict[str, float]]]:
-    curves = {}
-    for name in ("native", "transferred", "paper_literal", "random", "source"):
+def curves(
+    record: Record, conditions: Sequence[str], grid: StrengthGrid, seed: int
+) -> dict[str, list[dict[str, float]]]:
+    """Means over items with their intervals, by condition and strength; conditions without a curve are left
+    out."""
+    found = {}
+    for name in conditions:
         points = []
         for strength in grid.strengths:
             column = record.column(name, strength)
@@ -234,8 +239,8 @@ def _curves(record: Record, grid: StrengthGrid, seed: int) -> dict[str, list[dic
                 at = mean_estimate(column, seed)
                 points.append({"strength": strength, "mean": at.value, "low": at.low, "high": at.high})
         if len(points) > 1:
-            curves[name] = points
-    return curves
+            found[name] = points
+    return found
 
 
 def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]]]:

@@ -1,8 +1,10 @@
-"""Evaluation sets in the formats of their authors, written small."""
+"""Evaluation sets and autoencoders in the formats of their authors, written small."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def persona_rows(count: int, trait: str = "bold") -> list[dict[str, Any]]:
@@ -77,3 +79,21 @@ def text_files(folder: Path, count: int = 80) -> tuple[str, str]:
     for name, text in (("french", french), ("english", english)):
         (folder / f"{name}.txt").write_text("\n\n".join(text.format(i) for i in range(count)))
     return str(folder / "french.txt"), str(folder / "english.txt")
+
+
+def gemma_scope(folder: Path, width: int, layer: int, features: int = 40) -> Path:
+    """A file in Gemma Scope's format, of a random JumpReLU autoencoder."""
+    rng = np.random.default_rng(layer)
+    place = folder / f"layer_{layer}" / "width_40" / "average_l0_20"
+    place.mkdir(parents=True)
+    decoder = rng.normal(size=(features, width)).astype(np.float32)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    np.savez(
+        place / "params.npz",
+        W_enc=decoder.T.copy(),
+        W_dec=decoder,
+        b_enc=np.zeros(features, np.float32),
+        b_dec=np.zeros(width, np.float32),
+        threshold=np.full(features, 0.05, np.float32),
+    )
+    return place / "params.npz"

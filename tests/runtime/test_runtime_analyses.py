@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 from running import Workshop, run_main
+from upstream_files import gemma_scope
 
 from lrt.evaluation import Behaviour, Chosen, StrengthChoice
 from lrt.mapping import atlas, load_map
@@ -169,24 +169,6 @@ def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop
     for row in found["rows"]:
         assert all(math.isfinite(row[name]) for name in PREDICTORS)
     assert "Which figure tells" in ran.line
-
-
-def gemma_scope(folder: Path, width: int, layer: int, features: int = 40) -> Path:
-    """A file in Gemma Scope's format, of a random JumpReLU autoencoder."""
-    rng = np.random.default_rng(layer)
-    place = folder / f"layer_{layer}" / "width_40" / "average_l0_20"
-    place.mkdir(parents=True)
-    decoder = rng.normal(size=(features, width)).astype(np.float32)
-    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
-    np.savez(
-        place / "params.npz",
-        W_enc=decoder.T.copy(),
-        W_dec=decoder,
-        b_enc=np.zeros(features, np.float32),
-        b_dec=np.zeros(width, np.float32),
-        threshold=np.full(features, 0.05, np.float32),
-    )
-    return place / "params.npz"
 
 
 def test_published_autoencoders_are_looked_at_in_the_place_of_trained_ones(

@@ -8,7 +8,7 @@ from unittest import mock
 import lightning as L
 import pytest
 from running import Workshop
-from test_runtime_analyses import gemma_scope
+from upstream_files import gemma_scope
 
 from lrt.mapping import NotConverged, closed_form, load_map
 from lrt.runtime.analyses.features import Features

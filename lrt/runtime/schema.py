@@ -245,7 +245,7 @@ class Suite:
 
 
 def _kind(settings: Any) -> str:
-    """Tag of a suite's settings, which `_explain` takes out of paths."""
+    """Tag of a suite's settings, which `explain` takes out of paths."""
     kind = settings.get("kind") if isinstance(settings, Mapping) else getattr(settings, "kind", None)
     return f"{KIND}{kind}"
 

@@ -76,15 +76,15 @@ def read(file: Path) -> Any:
         return json.loads(file.read_text())
 
 
-# the user's to mend, and said how
-MENDABLE = (CacheCorrupt, RecordCorrupt, SaeError, ConfigError)
+# faults that say how to mend them, and nothing about maps
+NO_FINDING = (CacheCorrupt, RecordCorrupt, SaeError, ConfigError)
 
 
 def attempt(analysis: Analysis, found: dict[str, Any], notes: dict[str, str]) -> None:
     """Puts a result into `found`; one that cannot be had is a note, and no reason to lose the others."""
     try:
         found[analysis.name] = analysis.result()
-    except MENDABLE:
+    except NO_FINDING:
         raise
     except (ValueError, NotConverged) as error:
         full = bool(os.environ.get("HYDRA_FULL_ERROR"))

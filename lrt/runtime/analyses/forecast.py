@@ -11,7 +11,7 @@ import torch
 from lrt.activations import NoRows
 from lrt.evaluation import Behaviour
 from lrt.mapping import AffineMap, Forecast, Moments, agreement, jackknife, residual_on, ridge_at
-from lrt.runtime.analyses.analysis import MENDABLE, kept
+from lrt.runtime.analyses.analysis import NO_FINDING, kept
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.rows import Rows, merged
 from lrt.runtime.vectors import Vectors
@@ -40,7 +40,7 @@ class Forecasts:
             found: dict[str, Any] = kept(
                 self.run, "forecast", VERSION, facts, lambda: self._make(fit, behaviour, layer)
             )
-        except MENDABLE:
+        except NO_FINDING:
             raise
         except ValueError as error:  # a forecast that cannot be had is no reason not to measure
             return {"warning": f"no forecast: {error}"}

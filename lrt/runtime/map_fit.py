@@ -37,6 +37,7 @@ from lrt.mapping import (
     ridge_at,
     save_map,
 )
+from lrt.mapping.many_to_one import PERFECT
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
 from lrt.runtime.rows import Rows, cached_moments, merged
@@ -48,7 +49,6 @@ from lrt.steering import SteeringVector, prompts_digest, transfer
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 
 
-PERFECT = 1e-12  # a FVU below this is rounding
 Solved = dict[str, Any]  # how a closed form was found: `note`, and `ridge_weight` where it has one
 
 

@@ -8,12 +8,13 @@ from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTo
 from lrt.corpora.exclusion import Exclusion
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packing import Blocks, PackedCorpus, begin_ids, pack
-from lrt.corpora.sources import Unit, hub, json_rows, jsonl, text_files
+from lrt.corpora.sources import Case, Unit, hub, json_rows, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
     "SPLITS",
     "Blocks",
+    "Case",
     "CorpusEmpty",
     "CorpusError",
     "CorpusMissing",

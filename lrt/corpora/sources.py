@@ -18,19 +18,25 @@ from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing
 
 Unit = Literal["file", "paragraph", "line"]
+Case = Literal["as_is", "upper"]
 
 
-def text_files(paths: Sequence[str | Path], unit: Unit = "file", group: str = "") -> Iterator[Document]:
+def text_files(
+    paths: Sequence[str | Path], unit: Unit = "file", group: str = "", case: Case = "as_is"
+) -> Iterator[Document]:
     """Documents from UTF-8 text files (or folders of `*.txt`), in the order given.
 
     `unit` says what one document is: a whole file, a paragraph (text between blank lines) or a
     line. A book read as one file is one document and falls into one split; read it by paragraphs.
+    `case=upper` writes every document in capitals, so that a map sees a style that few texts have.
 
     Raises:
         CorpusMissing: a path is not there, or a folder holds no `*.txt`.
         CorpusEmpty: a file holds no text (as it is read).
-        CorpusError: `unit` is unknown, or a file is not UTF-8 (as it is read).
+        CorpusError: `unit` or `case` is unknown, or a file is not UTF-8 (as it is read).
     """
+    if case not in get_args(Case):
+        raise CorpusError(f"corpus case {case!r} is unknown; it is one of {', '.join(get_args(Case))}")
     if unit not in get_args(Unit):
         raise CorpusError(f"corpus unit {unit!r} is unknown; it is one of {', '.join(get_args(Unit))}")
     files: list[Path] = []
@@ -43,17 +49,17 @@ def text_files(paths: Sequence[str | Path], unit: Unit = "file", group: str = ""
         files += found
     if not files:
         raise CorpusMissing("no text files were named; give at least one under corpus.sources")
-    return _text_documents(files, unit, group)
+    return _text_documents(files, unit, group, case)
 
 
-def _text_documents(files: Sequence[Path], unit: Unit, group: str) -> Iterator[Document]:
+def _text_documents(files: Sequence[Path], unit: Unit, group: str, case: Case) -> Iterator[Document]:
     for file in files:
         some = False
         try:
             for text in _units(file, unit):
                 if text.strip():
                     some = True
-                    yield Document(text, group)
+                    yield Document(text.upper() if case == "upper" else text, group)
         except UnicodeDecodeError as error:
             raise CorpusError(f"corpus file {file} is not UTF-8 text: {error}") from error
         if not some:

@@ -1,7 +1,8 @@
 """The raw record on disk: one jsonl file a behaviour, from which every report can be made again.
 
 The first line is the study itself (chosen strength, counts), then a line for each measurement and
-each damage. The file appears under its name only when it is whole.
+each damage. The file appears under its name only when it is whole (until then `lrt.evaluation.journal`
+has what was measured).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
+from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
 from lrt.evaluation.statistics import mean_estimate
 from lrt.models.language_model import LanguageModel
@@ -117,24 +118,17 @@ def choose_strength(
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Chosen:
     """The positive strength with the largest native change in the intended direction, undamaged.
 
     Looks at development items and damage texts alone.
     """
     cells = model.cells("native", native, grid.strengths, behaviour.direction)
-    rows = measure(
-        model.lm,
-        model.layer,
-        behaviour,
-        "development",
-        behaviour.development,
-        cells,
-        temperature=temperature,
-        max_rows=max_rows,
-        progress=progress,
-    )
-    harm = damage(model.lm, model.layer, behaviour, "development", cells)
+    kept = journal or Journal()
+    how = _How(behaviour, "development", temperature, max_rows, progress, kept)
+    rows = how.measured(f"block {model.layer}", model, behaviour.development, cells)
+    harm = how.damaged(f"block {model.layer}", model, cells)
     means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
     positive = [d for d in harm if d.strength > 0]
     allowed = [d for d in positive if d.relative <= grid.damage_limit]
@@ -159,6 +153,7 @@ def choose_layer(
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Chosen:
     """The layer, among `places`, at which the model's own vector does most, at its best strength there.
 
@@ -173,6 +168,7 @@ def choose_layer(
             temperature=temperature,
             max_rows=max_rows,
             progress=progress,
+            journal=journal,
         )
         for model, native in places
     ]
@@ -193,11 +189,13 @@ def study(
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Study:
     """Everything that is measured of one behaviour, at the layer and strength chosen for it.
 
     split  The items it is put to. `development` is for settings that are still being chosen, as the
            layers of a sweep: what is chosen on test items can no longer be tested on them.
+    journal  Where batches are kept until the study is whole.
 
     Curves over the whole grid for the native, transferred and literal vectors, one random draw, the
     native half-vectors of a choice behaviour, and the source under its own vector; the nulls and
@@ -223,49 +221,77 @@ def study(
             elif name != "random" or draw:
                 points += target.cells(name, unit, [choice.strength], sign, draw)
 
-    def run(
-        model: SteerableModel,
-        items: Sequence[Item],
-        cells: Sequence[Cell],
-        named: Sequence[str] | None = None,
-    ) -> None:
-        rows.extend(
-            measure(
-                model.lm,
-                model.layer,
-                behaviour,
-                split,
-                items,
-                cells,
-                temperature=temperature,
-                max_rows=max_rows,
-                progress=progress,
-                named=named,
-            )
-        )
-
+    how = _How(behaviour, split, temperature, max_rows, progress, journal or Journal())
     put = behaviour.items_of(split)
-    run(target, put, curves + points)
+    rows += how.measured("target", target, put, curves + points)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
-    run(source, put, source.cells("source", source_unit, grid.strengths, sign))
+    rows += how.measured("source", source, put, source.cells("source", source_unit, grid.strengths, sign))
     prompted = [item for item in put if item.prompted]
     if prompted:
         asked = [replace(item, prompt=item.prompted) for item in prompted]
         # under the id of the item each is a version of, so that changes pair up
-        run(
-            target,
-            asked,
-            [Cell("prompt", 0.0, torch.zeros(target.lm.width))],
-            [item.id for item in prompted],
-        )
+        plain = [Cell("prompt", 0.0, torch.zeros(target.lm.width))]
+        rows += how.measured("prompted", target, asked, plain, [item.id for item in prompted])
     # the native harm on development texts is known from the choice
     harmful = (*CURVES, "random") if split == "test" else (*CURVES[1:], "random")
     harmed = [c for c in curves if c.condition in harmful and c.draw == 0]
     harmed += [
         c for c in points if c.condition in (*BESIDE, *NULLS) and c.draw == 0 and c.condition != "random"
     ]
-    harm += damage(target.lm, target.layer, behaviour, split, harmed)
+    harm += how.damaged("target", target, harmed)
     return Study(behaviour.name, choice, tuple(rows), tuple(harm), split)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How items are put to the models, and where what was measured is kept."""
+
+    behaviour: Behaviour
+    split: ItemSplit
+    temperature: float
+    max_rows: int
+    progress: Progress | None
+    journal: Journal
+
+    def measured(
+        self,
+        label: str,
+        model: SteerableModel,
+        items: Sequence[Item],
+        cells: Sequence[Cell],
+        named: Sequence[str] | None = None,
+    ) -> list[Measurement]:
+        """`measure` in batches that the journal keeps."""
+        rows: list[Measurement] = []
+        per_batch = max(1, self.max_rows // len(cells))
+        for start in range(0, len(items), per_batch):
+            some = slice(start, min(start + per_batch, len(items)))
+
+            def make(some: slice = some) -> list[Measurement]:
+                return measure(
+                    model.lm,
+                    model.layer,
+                    self.behaviour,
+                    self.split,
+                    items[some],
+                    cells,
+                    temperature=self.temperature,
+                    max_rows=self.max_rows,
+                    named=None if named is None else named[some],
+                )
+
+            rows += self.journal.batch(f"{label}, items {some.start} to {some.stop}", Measurement, make)
+            if self.progress:
+                self.progress((some.stop - some.start) * len(cells))
+        return rows
+
+    def damaged(self, label: str, model: SteerableModel, cells: Sequence[Cell]) -> list[Damage]:
+        """`damage`, kept by the journal."""
+        return self.journal.batch(
+            f"{label}, damage",
+            Damage,
+            lambda: damage(model.lm, model.layer, self.behaviour, self.split, cells),
+        )
 
 
 def study_rows(

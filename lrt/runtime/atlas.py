@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import tensor
 
 from lrt.activations import median_norms, paired_rows
-from lrt.corpora import SPLITS, PackedCorpus, Split
+from lrt.corpora import SPLITS, Split
 from lrt.durable import one_writer, sweep, write_durably
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
@@ -232,7 +232,7 @@ class Atlas(Vectors):
             {
                 "models": self.identities,
                 "layers": [stack.layers for stack in self.recorded_stacks],
-                **self._corpus_facts,
+                "corpus": self.corpus_digest,
                 "filter": self.config.filter,
                 "span": self.config.span,
                 "products": self.config.products,
@@ -253,11 +253,6 @@ class Atlas(Vectors):
         return self.folder / f"{split}.safetensors"
 
     @cached_property
-    def blocks(self) -> PackedCorpus:
-        """The corpus as token blocks."""
-        return self.packed()
-
-    @cached_property
     def sums(self) -> dict[Split, _Sums]:
         """What is summed of every pair by split: found, gone on with, or gathered in one pass."""
         source, target = self.recorded_stacks
@@ -267,7 +262,7 @@ class Atlas(Vectors):
             one_writer(self.folder, "making the atlas in", ConfigError, ConfigError),
         ):
             sweep(self.folder)
-            total = sum(self.blocks.rows(split) for split in SPLITS)
+            total = sum(self.packed.rows(split) for split in SPLITS)
             medians = self._medians(source, target)
             with self.session.progress("both models", total) as advance:
                 for split in SPLITS:
@@ -292,7 +287,7 @@ class Atlas(Vectors):
                     self.target,
                     source.layers,
                     target.layers,
-                    self.blocks.splits["train"],
+                    self.packed.splits["train"],
                     at_most_tokens=MEDIAN_TOKENS,
                     batch_tokens=self.config.recording.batch_tokens,
                     non_finite=self.config.recording.non_finite,
@@ -306,7 +301,7 @@ class Atlas(Vectors):
         """One split's sums, written every so many blocks with the number of blocks that are in them and the
         tokens of these that are not finite."""
         source, target = self.recorded_stacks
-        blocks, file = self.blocks.splits[split], self._sums_file(split)
+        blocks, file = self.packed.splits[split], self._sums_file(split)
         grid = source.layers, source.width, target.layers, target.width
         columns = [f"source.{s}" for s in source.layers] + [f"target.{t}" for t in target.layers]
         sums, done = GridMoments(*grid, products=self.config.products), 0
@@ -319,7 +314,7 @@ class Atlas(Vectors):
                 sums = GridMoments.from_tensors(tensors)
                 del tensors
         written = done
-        advance(done * self.blocks.context)
+        advance(done * self.packed.context)
         for rows in paired_rows(
             self.source,
             self.target,
@@ -341,7 +336,7 @@ class Atlas(Vectors):
             sums.update(x, y)
             for name, count in rows.non_finite.items():
                 lost[name] += count
-            advance((rows.blocks - done) * self.blocks.context)
+            advance((rows.blocks - done) * self.packed.context)
             done = rows.blocks
             if done - written >= self.settings.checkpoint_every or done == len(blocks):
                 kept = {
@@ -370,7 +365,7 @@ class Atlas(Vectors):
         """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`, the tokens that left
         for being infinite or undefined at a block, by `source.BLOCK` and `target.BLOCK`. Made or found."""
         if not self.cells_file.is_file():
-            self.blocks  # noqa: B018  text that is too little is told first
+            self.packed  # noqa: B018  text that is too little is told first
             states = self.recorded_states  # then the prompts, which are few and can be wrong too
             sums = self.sums
             source, target = self.recorded_stacks

@@ -22,6 +22,7 @@ from lrt.evaluation import (
     study_rows,
     summarise,
 )
+from lrt.evaluation.journal import Journal
 from lrt.evaluation.records import read_study, write_study
 from lrt.evaluation.rescoring import rescore, rescored_rows, scorer_facts, summarise_rescored, text_id
 from lrt.lab.shelf import family_card, folder_of, shipped
@@ -133,12 +134,14 @@ class Pipeline(Vectors):
                 if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:
                     log.warning("%s: %s", behaviour.name, told)
                 if not file.is_file():
-                    write_study(file, self._study(behaviour))
+                    journal = Journal(file.with_suffix(".journal"))
+                    write_study(file, self._study(behaviour, journal))
+                    journal.remove()
                 found.append((behaviour, read_study(file)))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)
         return found
 
-    def _study(self, behaviour: Behaviour) -> Study:
+    def _study(self, behaviour: Behaviour, journal: Journal) -> Study:
         evaluation = self.config.evaluation
         states, fit = self.states, self.map_of(behaviour)
         chosen, source = self.chosen(behaviour), self.chosen(behaviour, "source")
@@ -167,6 +170,7 @@ class Pipeline(Vectors):
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
                 progress=advance,
+                journal=journal,
             )
 
     def _rescored(self, behaviour: Behaviour, found: Study) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from lrt.corpora import (
     pack,
     text_files,
 )
+from lrt.durable import write_durably
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
@@ -222,7 +224,7 @@ class Recorded:
             case "storybook":
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
             case "text":
-                return text_files(source.paths, source.unit, name)
+                return text_files(source.paths, source.unit, name, source.case)
             case "jsonl":
                 return jsonl(source.path, source.field, name, chat, source.answer_field, source.context_field)
             case "hub":
@@ -264,12 +266,28 @@ class Recorded:
                 if source.kind == "storybook"
             },
             "excluded": self.exclusion.digest,
+            "tokenizer": self.identities["tokenizer"],
             "end": self._document_end(),
             # what a chat is written in is no part of the tokenizer's digest
             "chat_template": self._template().chat_template
             if any(source.chat for source in corpus.sources.values())
             else None,
         }
+
+    @cached_property
+    def corpus_digest(self) -> str:
+        """What was packed: of two suites whose texts are not in the corpus it is the same, so that a
+        behaviour that is added records nothing anew."""
+        file = self.artifacts / "corpora" / f"{fingerprint(self._corpus_facts)}.json"
+        if file.is_file():
+            with cache_read(file):
+                return str(json.loads(file.read_text(encoding="utf-8"))["digest"])
+        packed = self.packed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tokens = {split: packed.tokens_by_group(split) for split in SPLITS}
+        facts = {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_left_out}
+        write_durably(file, json.dumps(facts, indent=1).encode())
+        return packed.digest
 
     # -- recorded states -----------------------------------------------------------------------
 
@@ -281,7 +299,7 @@ class Recorded:
             {
                 "models": self.identities,
                 "layers": [stack.layers for stack in self.recorded_stacks],
-                **self._corpus_facts,
+                "corpus": self.corpus_digest,
                 # the shape of the batches decides the last bits
                 "batch_tokens": recording.batch_tokens,
                 "rows_per_shard": recording.rows_per_shard,
@@ -289,8 +307,9 @@ class Recorded:
             }
         )
 
+    @cached_property
     def packed(self) -> PackedCorpus:
-        """The corpus as token blocks; read anew each time, since what is made of it is kept instead."""
+        """The corpus as token blocks."""
         corpus = self.config.corpus
         for name, source in corpus.sources.items():
             first = itertools.islice(self._documents(name, source), 16)
@@ -326,7 +345,7 @@ class Recorded:
                     with self.session.working("checking the recorded states"):
                         store.verify(full=True)
                 return store
-            packed = self.packed()
+            packed = self.packed
             wanted = sum(packed.rows(split) for split in SPLITS)
             with self.session.progress("recording", wanted) as advance:
                 done = 0

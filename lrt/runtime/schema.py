@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
 from lrt.activations.manifest import NonFinite
+from lrt.corpora import Case, Unit
 from lrt.evaluation import ItemSplit, Propensity, Refusal, StrengthGrid, Texts
 from lrt.features import SaeSpec
 from lrt.lab.grammar import Plan
@@ -32,6 +34,8 @@ class ConfigError(ValueError):
 class Pair:
     """The two models. `name` is for people.
 
+    models   A folder with local copies of the hub's models, each in a folder of its own under the last part
+             of its id, whatever the case: as `save_pretrained` writes it, or with one GGUF file.
     reverse  Take them the other way round. What is read of a config (`read_config`) has been turned
              already; `layers` and all else are of the models in the order in which they are used.
     """
@@ -39,11 +43,36 @@ class Pair:
     name: str
     source: ModelSpec
     target: ModelSpec
+    models: str | None = None
     reverse: bool = False
 
     def in_order(self) -> Pair:
-        """The pair as it is used."""
-        return Pair(f"{self.name}, reversed", self.target, self.source) if self.reverse else self
+        """The pair as it is used: from local copies where there are some, turned where that is asked for.
+
+        Raises ConfigError for a model of which there is no copy.
+        """
+        source, target = (self._local(spec) for spec in (self.source, self.target))
+        if self.reverse:
+            return Pair(f"{self.name}, reversed", target, source)
+        return Pair(self.name, source, target)
+
+    def _local(self, spec: ModelSpec) -> ModelSpec:
+        if self.models is None:
+            return spec
+        folder, wanted = Path(self.models).expanduser(), Path(spec.path).name
+        there = sorted(each for each in folder.glob("*") if each.is_dir())
+        found = next((each for each in there if each.name.casefold() == wanted.casefold()), None)
+        whole = found is not None and (found / "config.json").is_file()
+        files = sorted(found.glob("*.gguf")) if found and not whole else []
+        if found is None or not (whole or len(files) == 1):
+            held = ", ".join(each.name for each in (files if found else there)) or "none"
+            raise ConfigError(
+                f"pair.models={self.models} has no copy of {spec.path}: a copy is a folder {wanted} with "
+                f"config.json and safetensors, or with one GGUF file; {found or folder} has the "
+                f"{'GGUF files' if found else 'folders'} {held}"
+            )
+        # a revision is of the hub's repository, and a copy is of one
+        return replace(spec, path=str(files[0] if files else found), revision=None)
 
 
 Depth = int | float
@@ -101,7 +130,7 @@ class CorpusSource:
             kind makes the better map for it.
     seed    storybook: which documents; of documents that no model of the family was trained on.
     plan    storybook: what the documents are to be about (`lrt.lab.grammar.Plan`); the rest is drawn.
-    paths   text: files or folders; `unit` says what one document is.
+    paths   text: files or folders; `unit` says what one document is, and `case: upper` writes it in capitals.
     path    jsonl: the file; hub: the set's id.
     field   jsonl, hub: which field of a row is its text.
     chat    jsonl, hub: write it in the model's chat template; it is a request or a list of turns then.
@@ -115,7 +144,8 @@ class CorpusSource:
     seed: int = 0
     plan: Plan = field(default_factory=Plan)
     paths: tuple[str, ...] = ()
-    unit: Literal["file", "paragraph", "line"] = "paragraph"
+    unit: Unit = "paragraph"
+    case: Case = "as_is"
     path: str = ""
     field: str = "text"
     config: str | None = None
@@ -136,6 +166,7 @@ class CorpusSource:
                 "plan": ("storybook",),
                 "paths": ("text",),
                 "unit": ("text",),
+                "case": ("text",),
                 "path": ("jsonl", "hub"),
                 "field": ("jsonl", "hub"),
                 "chat": ("jsonl", "hub"),

@@ -20,6 +20,7 @@ from lrt.evaluation import (
     choose_layer,
     end_tokens,
 )
+from lrt.evaluation.journal import Journal
 from lrt.evaluation.records import read_study, write_study
 from lrt.mapping import Stack
 from lrt.models import (
@@ -128,9 +129,11 @@ class Vectors(Recorded):
             name = fingerprint(self.chosen_facts(behaviour, side))
             file = self.artifacts / "choices" / f"{behaviour.name}-{side}-{name}.jsonl"
             if not file.is_file():
-                made = self._choose(behaviour, side)
+                journal = Journal(file.with_suffix(".journal"))
+                made = self._choose(behaviour, side, journal)
                 held = made.measurements, made.damages
                 write_study(file, Study(behaviour.name, made.choice, *held, "development"))
+                journal.remove()
             found = read_study(file)
             model = self.steerable(side, found.choice.layer)
             self._chosen[key] = Chosen(found.choice, model, found.measurements, found.damages)
@@ -152,7 +155,7 @@ class Vectors(Recorded):
             "ends": end_tokens(model),
         }
 
-    def _choose(self, behaviour: Behaviour, side: Side) -> Chosen:
+    def _choose(self, behaviour: Behaviour, side: Side, journal: Journal) -> Chosen:
         stack = self.candidates[side == "target"]
         recorded = self.recorded_stacks[side == "target"]
         states = self.recorded_states[behaviour.contrast]
@@ -171,6 +174,7 @@ class Vectors(Recorded):
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
                 progress=advance,
+                journal=journal,
             )
 
     @cached_property

@@ -31,6 +31,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / f"{name}.txt").write_text(name)
     assert [d.text for d in text_files([tmp_path])] == ["a", "b"]
+    assert [d.text for d in text_files([tmp_path], case="upper")] == ["A", "B"]
 
 
 def test_missing_text_is_told_when_the_reader_is_made(tmp_path: Path) -> None:
@@ -42,6 +43,8 @@ def test_missing_text_is_told_when_the_reader_is_made(tmp_path: Path) -> None:
         text_files([])
     with pytest.raises(CorpusError, match="'word' is unknown; it is one of file, paragraph, line"):
         text_files([tmp_path], unit="word")  # type: ignore[arg-type]
+    with pytest.raises(CorpusError, match="case 'small' is unknown; it is one of as_is, upper"):
+        text_files([tmp_path], case="small")  # type: ignore[arg-type]
 
 
 def test_text_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -142,6 +142,45 @@ def test_a_pair_can_be_taken_the_other_way_round(option: str) -> None:
     assert not back.reverse  # it is in order now: who reads it does not turn it back
 
 
+def test_local_copies_are_found_by_the_last_part_of_the_id(tmp_path: Path) -> None:
+    pair = "pair=qwen2.5-coder-0.5b-1.5b-instruct"
+    gguf, folder = tmp_path / "qwen2.5-coder-0.5b-instruct", tmp_path / "Qwen2.5-Coder-1.5B-Instruct"
+    for each in (gguf, folder):
+        each.mkdir()
+    (gguf / "model.gguf").touch()
+    (folder / "config.json").touch()
+    (folder / "also.gguf").touch()  # the folder is whole without it
+    given = (pair, f"pair.models={tmp_path}", "pair.source.revision=main")
+    found = read_config(composed("train", *given)).pair
+    assert (found.source.path, found.target.path) == (str(gguf / "model.gguf"), str(folder))
+    assert found.source.revision is None
+    assert found.source.name == "Qwen2.5-Coder-0.5B-Instruct"
+    turned = read_config(composed("train", *given, "pair.reverse=true")).pair
+    assert (turned.source, turned.target) == (found.target, found.source)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "has the folders none"),
+        (("other/model.gguf",), "has the folders other"),
+        (("qwen2.5-coder-0.5b-instruct/readme",), "has the GGUF files none"),
+        (
+            ("qwen2.5-coder-0.5b-instruct/a.gguf", "qwen2.5-coder-0.5b-instruct/b.gguf"),
+            "has the GGUF files a.gguf, b.gguf",
+        ),
+    ],
+)
+def test_a_local_copy_that_is_not_there(files: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    given = ("pair=qwen2.5-coder-0.5b-1.5b-instruct", f"pair.models={tmp_path}")
+    with pytest.raises(ConfigError, match=r"no copy of Qwen/Qwen2.5-Coder-0.5B.*config\.json") as told:
+        read_config(composed("train", *given))
+    assert message in str(told.value)
+
+
 def test_a_mixture_takes_more_parts_and_fewer() -> None:
     added = "+corpus.sources.more={kind: jsonl, path: FILE, chat: true, weight: 0.2}"
     changed = (

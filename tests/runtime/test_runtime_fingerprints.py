@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from running import Workshop, composed
 
+from lrt.corpora import Exclusion
 from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.pipeline import Pipeline
 from lrt.runtime.schema import read_config
@@ -16,11 +17,12 @@ SHARED = ("suite", "exclusion", "source", "target")
 
 
 @pytest.fixture(scope="module")
-def made(pair_folder: Path) -> Made:
-    """The pipeline of some settings; nothing is run."""
+def made(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The pipeline of some settings; no model is run."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
 
     def of(*more: str) -> Pipeline:
-        settings = Workshop(pair_folder, Path("nowhere")).settings(*more)
+        settings = Workshop(pair_folder, artifacts).settings(*more)
         config = read_config(composed("train", *settings))
         return Pipeline(config, Session(config, {"overrides": []}, "train"))
 
@@ -105,6 +107,18 @@ def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:
     one, other = (made("recording.source=[0,1]", f"layers.source={layer}") for layer in (0, 1))
     assert one.store_fingerprint == other.store_fingerprint
     assert one.whole.fingerprint != other.whole.fingerprint
+
+
+def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(made: Made) -> None:
+    one, other = made(), made("suite.names=[french]")
+    digest = {"suite": other.suite[:1], "exclusion": Exclusion(["a text that no page of the lab has in it"])}
+    vars(other).update(digest)
+    assert other.exclusion.digest != one.exclusion.digest
+    assert other.store_fingerprint == one.store_fingerprint
+    page = next(other._documents("stories", other.config.corpus.sources["stories"])).text
+    left_out = made("suite.names=[capitals]")
+    vars(left_out).update({"suite": other.suite[:1], "exclusion": Exclusion([page])})
+    assert left_out.store_fingerprint != one.store_fingerprint
 
 
 def test_place_and_name_of_a_model_do_not_count(made: Made, pair_folder: Path, tmp_path: Path) -> None:

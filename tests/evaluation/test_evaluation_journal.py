@@ -1,0 +1,105 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted_studies import planted_study
+from small_behaviours import choice_behaviour, text_behaviour
+from whole_study import run
+
+from lrt.evaluation import Damage, Measurement
+from lrt.evaluation.journal import Journal
+from lrt.models import LanguageModel
+
+STUDY = planted_study(text_behaviour(), noise=0.1)
+ROWS = list(STUDY.measurements[:5])
+
+
+def nothing_to_make() -> Any:
+    raise AssertionError("it was kept")
+
+
+def test_what_was_kept_is_not_made_again(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "it.journal"
+    journal = Journal(file)
+    assert journal.batch("a", Measurement, lambda: ROWS) == ROWS
+    assert journal.batch("b", Damage, lambda: list(STUDY.damages)) == list(STUDY.damages)
+    again = Journal(file)
+    assert again.kept == 2
+    assert again.batch("a", Measurement, nothing_to_make) == ROWS
+    assert again.batch("b", Damage, nothing_to_make) == list(STUDY.damages)
+    again.remove()
+    assert not file.exists()
+
+
+def test_without_a_file_nothing_is_kept() -> None:
+    journal = Journal()
+    assert journal.batch("a", Measurement, lambda: ROWS) == ROWS
+    assert journal.batch("a", Measurement, lambda: []) == []
+    journal.remove()
+
+
+@pytest.mark.parametrize("lost", [1, 9, 200])
+def test_a_line_that_a_kill_tore_is_made_again(lost: int, tmp_path: Path) -> None:
+    file = tmp_path / "it.journal"
+    journal = Journal(file)
+    journal.batch("a", Measurement, lambda: ROWS)
+    first = file.stat().st_size
+    journal.batch("b", Measurement, lambda: ROWS[:2])
+    file.write_bytes(file.read_bytes()[:-lost])
+    torn = Journal(file)
+    assert file.stat().st_size == first  # what is written next stands on a line of its own
+    assert torn.batch("a", Measurement, nothing_to_make) == ROWS
+    torn.batch("b", Measurement, lambda: ROWS[:3])
+    assert Journal(file).batch("b", Measurement, nothing_to_make) == ROWS[:3]
+
+
+def test_a_line_of_another_hand_ends_what_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "it.journal"
+    Journal(file).batch("a", Measurement, lambda: ROWS)
+    whole = file.read_bytes()
+    for line in (b"[1]\n", b"\xff\xfe\n", b"\n"):
+        file.write_bytes(whole + line + whole)
+        assert Journal(file).kept == 1
+        assert file.read_bytes() == whole
+
+
+class Killed(BaseException):
+    """What no handler of ours catches."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 6])
+def test_a_study_stopped_anywhere_ends_as_one_that_was_not(
+    after: int, story_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour, file = choice_behaviour(), tmp_path / "it.journal"
+    options = {"max_rows": 40}  # a few items a batch
+    whole, _ = run(behaviour, story_lm, **options)
+    module: Any = sys.modules["lrt.evaluation.study"]
+    real = module.measure
+    calls: list[int] = []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == after + 1:
+            raise Killed
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, "measure", counted)
+    with pytest.raises(Killed):
+        run(behaviour, story_lm, journal=Journal(file), **options)
+    in_all = len(calls) - 1
+    assert in_all == after
+    told: list[int] = []
+    found, _ = run(behaviour, story_lm, told.append, journal=Journal(file), **options)
+    assert found == whole
+    calls_of_the_rest = len(calls) - (after + 1)
+    monkeypatch.setattr(module, "measure", real)
+    everything: list[int] = []
+    run(behaviour, story_lm, everything.append, **options)
+    assert sum(told) == sum(everything)  # the bar is full whatever was found
+    # and nothing that was kept was measured again
+    fresh: list[int] = []
+    monkeypatch.setattr(module, "measure", lambda *g, **n: (fresh.append(1), real(*g, **n))[1])
+    run(behaviour, story_lm, **options)
+    assert calls_of_the_rest == len(fresh) - after

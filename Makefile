@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-real check format sweep atlas bench lab clean
+.PHONY: help reproduce reproduce-real test test-all test-real check format sweep atlas bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,6 +21,12 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY) ## the main job on the storybook lab: fit a map, carry vectors, report
 	$(PY) train.py experiment=reproduce evaluate=true
+
+PAIR ?= qwen2.5-coder-0.5b-1.5b-instruct
+MODELS ?= models
+DATA ?= data
+reproduce-real: $(READY) ## the real result: PAIR=NAME MODELS=folder of the models DATA=folder of the sets
+	LRT_DATA=$(DATA) $(PY) train.py experiment=real pair=$(PAIR) pair.models=$(MODELS) evaluate=true
 
 test: $(READY) ## the tests, offline
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not real"

@@ -1,0 +1,63 @@
+"""A real pair, where the reader has one: `LRT_REAL_MODELS=MODELS LRT_DATA=DATA make test-real`, as for
+`make reproduce-real` (docs/results). About ten minutes on 2 cores."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import run_apart
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """French on a small corpus of the experiment's own mixture."""
+    missing = [name for name in ("LRT_REAL_MODELS", "LRT_DATA") if name not in os.environ]
+    if missing:
+        pytest.fail(f"set {' and '.join(missing)} to the folders that make reproduce-real takes")
+    folder = tmp_path_factory.mktemp("real")
+    ran = run_apart(
+        "train",
+        "experiment=real",
+        f"pair.models={os.environ['LRT_REAL_MODELS']}",
+        "evaluate=true",
+        "~suite.parts.propensity",
+        "~suite.parts.refusal",
+        "suite.parts.texts.names=[french]",
+        "suite.parts.texts.development=8",
+        "suite.parts.texts.test=12",
+        "recording.source=[]",
+        "recording.target=[]",
+        "corpus.tokens.train=24576",
+        "corpus.tokens.validation=4096",
+        "corpus.tokens.test=4096",
+        "evaluation.grid.strengths=[0.0,0.35]",
+        "analysis.fidelity_tokens=0",
+        "logging.mode=disabled",
+        f"paths.artifacts={folder}/artifacts",
+        f"paths.report={folder}/report",
+        f"hydra.run.dir={folder}/run",
+        timeout=3000,
+        OMP_NUM_THREADS=str(os.cpu_count()),
+    )
+    assert ran.code == 0, ran.told[-3000:]
+    found: dict[str, Any] = json.loads(Path(folder, "report", "results.json").read_text())
+    return found
+
+
+def test_massive_activations_hold_the_variance(results: dict[str, Any]) -> None:
+    found = results["map"]
+    assert found["fvu"] < found["fvu_tokens"] < 0.7
+    # and say nothing of how well the rest is explained
+    assert abs(found["fvu_unfiltered"] - found["fvu_tokens"]) > 0.1
+
+
+def test_french_is_carried_and_its_nulls_fail(results: dict[str, Any]) -> None:
+    (french,) = results["behaviours"]
+    assert french["unsteered"] < 0.05
+    assert french["native"] > 0.5
+    assert french["ratio"] > 0.5
+    assert max(french["nulls"].values()) < 0.3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,51 @@ FACTS = ("position", "token", "document", "group")
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """The rows that `n` tokens make.
+
+    row    [n] int64, the row each token is in, counted from 0 in the store's order, or -1.
+    times  [rows] int64, how often each is given; None: once.
+    leaves Which tokens leave, [n] bool by reason.
+    """
+
+    row: Tensor
+    times: Tensor | None
+    leaves: Mapping[str, Tensor]
+
+    @property
+    def count(self) -> int:
+        """Rows that are given."""
+        distinct = int(self.row.max()) + 1 if len(self.row) else 0
+        return distinct if self.times is None else int(self.times.sum())
+
+    def by_chunk(self, chunk_tokens: int) -> Tensor:
+        """[chunks] rows that are given by the tokens of each chunk."""
+        first = torch.cat([torch.tensor([-1]), self.row.cummax(dim=0).values[:-1]]) < self.row
+        chunk = torch.arange(len(self.row))[first] // chunk_tokens
+        counts = torch.zeros(-(-len(self.row) // chunk_tokens), dtype=torch.int64)
+        return counts.index_add_(0, chunk, torch.ones_like(chunk) if self.times is None else self.times)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """`[n, ...]` of one column, by token, as `[count, ...]`: means of states, and of a whole-numbered
+        column the first token's value."""
+        taken = self.row >= 0
+        values, row = values[taken], self.row[taken]
+        distinct = int(row.max()) + 1 if len(row) else 0
+        if len(row) == distinct:  # a token a row
+            made = values
+        elif not values.is_floating_point():
+            first = torch.ones_like(row, dtype=torch.bool)
+            first[1:] = row[1:] != row[:-1]
+            made = values[first]
+        else:
+            sums = torch.zeros(distinct, *values.shape[1:]).index_add_(0, row, values.float())
+            counts = row.bincount(minlength=distinct)
+            made = sums / counts.view(-1, *[1] * (sums.ndim - 1))
+        return made if self.times is None else made.repeat_interleave(self.times, dim=0)
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which layers of a store a fit sees, which of its tokens, and what one row of it is.
 
@@ -32,6 +77,10 @@ class Selection:
             An affine map carries means to means, so the same map is sought. But what sets a whole
             document apart, which is what a difference of means is made of, is a small part of any
             single token's variance and a large one of a mean's.
+    parts   Parts of the corpus that are seen; none: all.
+    ends    Parts of which only the last token of each document is a row, by itself: where a steering
+            vector is read of texts like those.
+    repeat  How often the rows of a part are given, where not once: (part, times).
     """
 
     source_layers: tuple[int, ...]
@@ -39,15 +88,21 @@ class Selection:
     filter: RowFilter
     span: int = 1
     parts: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    repeat: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("source_layers", "target_layers", "parts"):
+        for name in ("source_layers", "target_layers", "parts", "ends"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "repeat", tuple((part, times) for part, times in self.repeat))
         for side, layers in (("source", self.source_layers), ("target", self.target_layers)):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(f"layers.{side}={list(layers)}; name at least one block, each once")
         if self.span < 1:
             raise ValueError(f"span={self.span}; it is the number of tokens in a row, at least 1")
+        for part, times in self.repeat:
+            if times < 1:
+                raise ValueError(f"rows of {part} are repeated {times} times; it is at least 1")
 
     def to_data(self) -> dict[str, Any]:
         """Plain containers: a checkpoint must load with weights_only=True."""
@@ -57,6 +112,8 @@ class Selection:
             "filter": {**asdict(self.filter), "token_ids": list(self.filter.token_ids)},
             "span": self.span,
             "parts": list(self.parts),
+            "ends": list(self.ends),
+            "repeat": [list(each) for each in self.repeat],
         }
 
     def columns(self, store: ActivationStore, side: Side) -> list[str]:
@@ -71,9 +128,8 @@ class Selection:
         start: int,
         stop: int,
         chunk_tokens: int | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """[stop - start] int64, the row that each token is in or -1, counted from 0 in the store's
-        order; and [stop - start] bool by reason, which tokens leave. No row lies in two chunks."""
+    ) -> TokenRows:
+        """The rows of some tokens of a shard. No row lies in two chunks."""
         norms = norm_columns(store, self)
         return rows_of(
             self,
@@ -81,22 +137,44 @@ class Selection:
             {column: store.manifest.median_norms[column.removeprefix("norm.")] for column in norms},
             {name: reader.rows(name, start, stop) for name in FACTS},
             chunk_tokens,
-            seen_groups(store, self),
+            rules_of(store, self),
         )
 
 
-def seen_groups(store: ActivationStore, selection: Selection) -> Tensor | None:
-    """The numbers `[k]` of the parts a selection sees, or None for all of them.
+@dataclass(frozen=True)
+class PartRules:
+    """What a selection asks of the parts of a corpus, by their numbers.
 
-    Raises StoreForeign for a part that the store does not hold.
+    seen   [k] parts that are seen; None: all.
+    ends   [k] parts whose documents give their last token alone.
+    times  [parts] how often rows are given; None: once.
     """
-    if not selection.parts:
-        return None
+
+    seen: Tensor | None = None
+    ends: Tensor | None = None
+    times: Tensor | None = None
+
+    @classmethod
+    def of(cls, selection: Selection, groups: Sequence[str]) -> PartRules:
+        """Of a corpus with these parts; all that the selection names must be among them."""
+        numbers = {name: number for number, name in enumerate(groups)}
+        times = torch.ones(len(groups), dtype=torch.int64)
+        for part, often in selection.repeat:
+            times[numbers[part]] = often
+        return cls(
+            torch.tensor([numbers[part] for part in selection.parts]) if selection.parts else None,
+            torch.tensor([numbers[part] for part in selection.ends]) if selection.ends else None,
+            times if selection.repeat else None,
+        )
+
+
+def rules_of(store: ActivationStore, selection: Selection) -> PartRules:
+    """What a selection asks of a store's parts. Raises StoreForeign for one that the store does not hold."""
     held = store.plan.groups
-    for part in selection.parts:
+    for part in (*selection.parts, *selection.ends, *(name for name, _ in selection.repeat)):
         if part not in held:
             raise StoreForeign(f"{store.folder} holds the parts {list(held)}, not {part!r}; {store.mend}")
-    return torch.tensor([held.index(part) for part in selection.parts])
+    return PartRules.of(selection, held)
 
 
 def norm_columns(store: ActivationStore, selection: Selection) -> list[str]:
@@ -110,36 +188,51 @@ def rows_of(
     medians: Mapping[str, float],  # by the same columns
     facts: Mapping[str, Tensor],  # FACTS: [n]
     chunk_tokens: int | None = None,
-    groups: Tensor | None = None,  # [k] those that are seen; None: all
-) -> tuple[Tensor, dict[str, Tensor]]:
+    rules: PartRules | None = None,
+) -> TokenRows:
     """What `Selection.rows` gives, of `n` tokens in the store's order.
 
     Spans lie on a grid of the block's positions and end where a document or a chunk ends. One that
     holds less than half of its tokens leaves: it is noisier than the others, and a fit weighs all alike.
-    Tokens of parts that are not seen are in no row, and are not among those that leave.
+    Tokens of parts that are not seen are in no row, and are not among those that leave; nor are those
+    before the last of a part that gives its documents' ends. A document whose last token is a chunk's has
+    no end there: what follows it is not known.
     """
+    rules = rules or PartRules()
+    position, document = facts["position"].long(), facts["document"].long()
     leaves = selection.filter.left_out(dict(norms), dict(medians), facts["position"], facts["token"])
-    keep = torch.ones(len(facts["position"]), dtype=torch.bool)
-    if groups is not None:
-        keep = torch.isin(facts["group"], groups)
-        leaves = {reason: mask & keep for reason, mask in leaves.items()}
+    keep = torch.ones(len(position), dtype=torch.bool)
+    if rules.seen is not None:
+        keep = torch.isin(facts["group"], rules.seen)
+    chunk = torch.arange(len(keep)) // (chunk_tokens or max(1, len(keep)))
+    alone = torch.zeros_like(keep)  # rows of one token, whatever the span
+    if rules.ends is not None:
+        last = torch.zeros_like(keep)
+        last[:-1] = (document[1:] != document[:-1]) & (chunk[1:] == chunk[:-1])
+        alone = torch.isin(facts["group"], rules.ends)
+        keep &= ~alone | last
+    leaves = {reason: mask & keep for reason, mask in leaves.items()}
     for mask in leaves.values():
         keep = keep & ~mask
     span = torch.arange(len(keep))
     if selection.span > 1:
-        position, document = facts["position"].long(), facts["document"].long()
-        chunk = span // (chunk_tokens or max(1, len(keep)))
         marks = torch.stack([position // selection.span, document, chunk])
         new = torch.ones_like(keep)
         # where positions fall, another block begins
         new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1])
         span = new.long().cumsum(0) - 1
         held = torch.zeros(int(new.sum()), dtype=torch.int64).index_add_(0, span, keep.long())
-        leaves["short span"] = keep & (2 * held < selection.span)[span]
+        # a document's end is kept though it is the only one of its span
+        leaves["short span"] = keep & ~alone & (2 * held < selection.span)[span]
         keep &= ~leaves["short span"]
     row = torch.full_like(span, -1)
     row[keep] = torch.unique_consecutive(span[keep], return_inverse=True)[1]
-    return row, leaves
+    times = None
+    if rules.times is not None:
+        first = torch.ones(int(keep.sum()), dtype=torch.bool)
+        first[1:] = row[keep][1:] != row[keep][:-1]
+        times = rules.times[facts["group"][keep][first].long()]
+    return TokenRows(row, times, leaves)
 
 
 @dataclass(frozen=True)
@@ -172,11 +265,9 @@ def chunks_of(store: ActivationStore, split: Split, selection: Selection, chunk_
     bounds: list[tuple[int, int, int, int]] = []
     left_out: Counter[str] = Counter()
     for number, shard in enumerate(store.shards(split)):
-        row, leaves = selection.rows(store, store.reader(shard), 0, shard.rows, chunk_tokens)
-        left_out.update({reason: int(mask.sum()) for reason, mask in leaves.items()})
-        before = torch.cat([torch.tensor([-1]), row.cummax(dim=0).values[:-1]])
-        chunk = torch.arange(shard.rows) // chunk_tokens
-        kept = chunk[row > before].bincount(minlength=-(-shard.rows // chunk_tokens))
+        made = selection.rows(store, store.reader(shard), 0, shard.rows, chunk_tokens)
+        left_out.update({reason: int(mask.sum()) for reason, mask in made.leaves.items()})
+        kept = made.by_chunk(chunk_tokens)
         for (start, stop), count in zip(_runs(shard.rows, chunk_tokens), kept.tolist(), strict=True):
             bounds.append((number, start, stop, count))
     table = np.array(bounds, dtype=np.int64).reshape(-1, 4)

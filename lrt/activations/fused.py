@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrt.activations.chunks import Selection, rows_of
+from lrt.activations.chunks import PartRules, Selection, rows_of
 from lrt.activations.errors import NonFiniteActivations
 from lrt.activations.filter import RowFilter
 from lrt.activations.manifest import SIDES, NonFinite, Side, dtype_name
-from lrt.activations.stream import gathered
 from lrt.corpora import Blocks
 from lrt.models import LanguageModel
 
@@ -51,7 +50,7 @@ def paired_rows(
     medians: Mapping[str, float],
     batch_tokens: int,
     non_finite: NonFinite = "refuse",
-    groups: Tensor | None = None,  # [k] parts of the mixture that are seen, by number; None: all
+    rules: PartRules | None = None,
     start: int = 0,
 ) -> Iterator[PairedRows]:
     """Rows of every layer from one pass of both models over a split's blocks, in their order.
@@ -67,6 +66,7 @@ def paired_rows(
         batch_tokens: tokens in one forward pass, rounded down to whole blocks, at least one.
         non_finite: whether a state that is infinite or undefined ends the pass, or its token is counted
             and leaves.
+        rules: what is asked of the parts of the mixture; nothing if not given.
         start: blocks that are left out at the beginning. A pass that starts where a batch of another
             ended has the same batches from there on, so sums over it end with the same bits.
 
@@ -88,7 +88,7 @@ def paired_rows(
                 f"filter.massive={filter.massive} needs the median norm of every layer, and "
                 f"{', '.join(missing)} is missing: take them from median_norms"
             )
-    return _rows(models, selection, blocks, medians, batch_tokens, non_finite, groups, start)
+    return _rows(models, selection, blocks, medians, batch_tokens, non_finite, rules, start)
 
 
 def median_norms(
@@ -153,7 +153,7 @@ def _rows(
     medians: Mapping[str, float],
     batch_tokens: int,
     non_finite: NonFinite,
-    groups: Tensor | None,
+    rules: PartRules | None,
     start: int,
 ) -> Iterator[PairedRows]:
     context = blocks.tokens.shape[1]
@@ -172,17 +172,16 @@ def _rows(
             states[side], found, bad = _run(models, side, selection, tokens.long(), begin, non_finite)
             norms |= found
             lost |= bad
-        row, _ = rows_of(selection, norms, medians, facts, groups=groups)
-        count = int(row.max()) + 1
+        made = rows_of(selection, norms, medians, facts, rules=rules)
         kept: dict[Side, dict[int, Tensor]] = {
             side: {
                 # each layer's tokens are let go as soon as they are rows
-                layer: gathered(states[side].pop(f"{side}.{layer}"), row, count).float()
+                layer: made.gathered(states[side].pop(f"{side}.{layer}")).float()
                 for layer in _layers(selection, side)
             }
             for side in SIDES
         }
-        document = gathered(facts["document"], row, count)
+        document = made.gathered(facts["document"])
         yield PairedRows(kept["source"], kept["target"], document, end, lost)
 
 

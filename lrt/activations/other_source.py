@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from lrt.activations.chunks import FACTS, Selection, rows_of, seen_groups
+from lrt.activations.chunks import FACTS, Selection, rows_of, rules_of
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import Batch, gathered
+from lrt.activations.stream import Batch
 from lrt.corpora.splits import Split
 from lrt.models import LanguageModel
 
@@ -31,19 +31,18 @@ def pairs_with_other_source(
     columns = selection.columns(store, "target")
     norms = [f"norm.{column}" for column in columns]
     medians = {f"norm.{column}": store.manifest.median_norms[column] for column in columns}
-    groups = seen_groups(store, selection)
+    rules = rules_of(store, selection)
     at_once = max(1, batch_tokens // context) * context  # whole blocks
     for tokens in store.stream(split, [*FACTS, *norms, *columns], at_once):
         blocks = tokens["token"].view(-1, context).long()
         layers = list(selection.source_layers)
         hidden = source.hidden_states(blocks, layers)
-        row, _ = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, groups=groups)
-        count = int(row.max()) + 1
-        if not count:
+        made = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, rules=rules)
+        if not made.count:
             continue
         states = [hidden[layer].flatten(0, 1).to("cpu", torch.float32) for layer in layers]
         yield {
-            "source": gathered(torch.cat(states, dim=1), row, count),
-            "target": gathered(torch.cat([tokens[c] for c in columns], dim=1).float(), row, count),
-            "document": gathered(tokens["document"], row, count),
+            "source": made.gathered(torch.cat(states, dim=1)),
+            "target": made.gathered(torch.cat([tokens[c] for c in columns], dim=1).float()),
+            "document": made.gathered(tokens["document"]),
         }

@@ -72,6 +72,8 @@ class RowStream:
         self._store = store
         self._shards = store.shards(split)
         self._selection = selection
+        # rows that are repeated make as many of fewer tokens
+        self._chosen = bool(selection.repeat)
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._seed = seed
         self._workers = workers
@@ -176,16 +178,15 @@ class RowStream:
                     continue
                 start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
                 place = places[int(ends[position]) - kept : int(ends[position])]
-                # -1 for tokens that leave; none do where every token is a row
-                row = None
-                if kept < stop - start:
-                    row, _ = self._selection.rows(self._store, reader, start, stop)
+                made = None
+                if self._chosen or kept < stop - start:  # or every token is a row
+                    made = self._selection.rows(self._store, reader, start, stop)
                 for name, columns in self._columns.items():
                     begin = 0
                     for column in columns:
                         piece = reader.rows(column, start, stop)
-                        if row is not None:
-                            piece = gathered(piece, row, kept)
+                        if made is not None:
+                            piece = made.gathered(piece)
                         if piece.ndim == 1:
                             rows[name].index_copy_(0, place, piece.to(rows[name].dtype))
                             continue
@@ -204,24 +205,6 @@ class RowStream:
         return torch.empty(
             shape if len(shape) == 1 else (size, sum(c.shape(size)[1] for c in plan)), dtype=dtype
         )
-
-
-def gathered(
-    values: Tensor,  # [n, ...] of one column, by token
-    row: Tensor,  # [n] the row each token is in, or -1
-    count: int,
-) -> Tensor:  # [count, ...]
-    """Rows out of tokens: means of states, and of a whole-numbered column the first token's value."""
-    taken = row >= 0
-    values, row = values[taken], row[taken]
-    if len(row) == count:  # a token a row
-        return values
-    if not values.is_floating_point():
-        first = torch.ones_like(row, dtype=torch.bool)
-        first[1:] = row[1:] != row[:-1]
-        return values[first]
-    sums = torch.zeros(count, *values.shape[1:]).index_add_(0, row, values.float())
-    return sums / row.bincount(minlength=count)[:, None]
 
 
 def _empty() -> Batch:

@@ -13,7 +13,7 @@ from lrt.evaluation.callbacks import Probe, SteeringProbe
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
 from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
-from lrt.evaluation.model_written import Propensity, propensity_suite
+from lrt.evaluation.model_written import Propensity, answered_questions, propensity_suite
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
@@ -54,6 +54,7 @@ __all__ = [
     "Study",
     "Texts",
     "TransferMaps",
+    "answered_questions",
     "check_together",
     "choose_layer",
     "choose_strength",

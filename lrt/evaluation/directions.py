@@ -96,9 +96,7 @@ def directions(
     image = maps.affine.directions(v)
     found: dict[str, list[Tensor]] = {
         "native": [mine.target_vector],
-        "native_half": [
-            difference_of_means(mine.target[0][half::2], mine.target[1][half::2]) for half in (0, 1)
-        ],
+        "native_half": [difference_of_means(*(_half(side, half) for side in mine.target)) for half in (0, 1)],
         "transferred": [image],
         "paper_literal": [image + maps.affine.bias],
         # a map without bias has no such direction
@@ -129,6 +127,13 @@ def directions(
         for name, rows in found.items()
         if rows
     }
+
+
+def _half(side: Tensor, half: int) -> Tensor:
+    """Every second two of the prompts: answers alternate in a balanced set, and a half made of one answer's
+    questions alone would be a vector of that answer. Of fewer than four, every second one."""
+    together = 2 if len(side) >= 4 else 1
+    return side[torch.arange(len(side)) // together % 2 == half]
 
 
 def _difference_of(pair: tuple[Tensor, Tensor], drawn: Sequence[Tensor]) -> Tensor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +158,24 @@ def _behaviours(
             max_new_tokens=settings.answer_tokens,
             held_out=tuple(q.text for q in (*contrast, *development, *test)),
         )
+
+
+def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> Iterator[str]:
+    """All questions of the tasks, task by turns, each with either answer: texts as vectors are found on, for
+    a map's corpus. A text ends with the answer's own token.
+
+    Raises `SetUnreadable` for a task that is not there or not of the two shapes, `ChatNotRendered` for a
+    tokenizer without a chat template; both before the first text.
+    """
+    asking = _Asking(settings, tokenizer() if settings.chat else None)
+    tasks = [task_questions(settings, task) for task in settings.tasks]
+    return (
+        asking.answered(question, answer)
+        for together in zip_longest(*tasks)
+        for question in together
+        if question is not None
+        for answer in sorted((question.matching, question.other))
+    )
 
 
 class _Asking:

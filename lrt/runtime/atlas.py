@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors.torch import load_file, save_file
 from torch import tensor
 
-from lrt.activations import median_norms, paired_rows
+from lrt.activations import PartRules, median_norms, paired_rows
 from lrt.corpora import SPLITS, Split
 from lrt.durable import one_writer, sweep, write_durably
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
@@ -235,6 +235,7 @@ class Atlas(Vectors):
                 "corpus": self.corpus_digest,
                 "filter": self.config.filter,
                 "span": self.config.span,
+                "rows": self.row_facts,
                 "products": self.config.products,
                 "non_finite": self.config.recording.non_finite,
                 "median_tokens": MEDIAN_TOKENS,
@@ -326,6 +327,7 @@ class Atlas(Vectors):
             medians=medians,
             batch_tokens=self.config.recording.batch_tokens,
             non_finite=self.config.recording.non_finite,
+            rules=PartRules.of(self.selected(), self.packed.groups),
             start=done,
         ):
             # the products are many times the pass's own work: they are made where the target runs

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from lrt.activations import (
     ActivationStore,
+    Selection,
     StoreForeign,
     record,
 )
@@ -35,7 +36,7 @@ from lrt.corpora import (
     text_files,
 )
 from lrt.durable import write_durably
-from lrt.evaluation import Behaviour
+from lrt.evaluation import Behaviour, Propensity, answered_questions
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
 from lrt.mapping import (
@@ -194,6 +195,28 @@ class Recorded:
                         f"{', '.join(sorted(names))}"
                     )
 
+    def selected(self, stacks: tuple[Stack, Stack] | None = None, span: int | None = None) -> Selection:
+        """What of the recorded states is a row, at the recorded layers if none are given."""
+        source, target = stacks or self.recorded_stacks
+        rules = self.row_facts
+        return Selection(
+            source.layers,
+            target.layers,
+            self.config.filter,
+            span or self.config.span,
+            ends=rules["ends"],
+            repeat=rules["repeat"],
+        )
+
+    @property
+    def row_facts(self) -> dict[str, Any]:
+        """What the parts of the corpus ask of their rows."""
+        sources = self.config.corpus.sources.items()
+        return {
+            "ends": [name for name, source in sources if source.rows == "ends"],
+            "repeat": [(name, source.repeat) for name, source in sources if source.repeat > 1],
+        }
+
     def parts_that_carry(self, behaviour: Behaviour) -> tuple[str, ...]:
         """The parts of the corpus that a behaviour's map is fitted on; none: the whole corpus."""
         sources = self.config.corpus.sources
@@ -223,6 +246,9 @@ class Recorded:
         match source.kind:
             case "storybook":
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
+            case "questions":
+                asked = answered_questions(_questions(source), self._template)
+                return (Document(text, name) for text in asked)
             case "text":
                 return text_files(source.paths, source.unit, name, source.case)
             case "jsonl":
@@ -246,14 +272,16 @@ class Recorded:
         files = {
             name: file_digests(source.paths if source.kind == "text" else (source.path,))
             for name, source in corpus.sources.items()
-            if source.kind in ("text", "jsonl")
+            # a set of questions may be one of the hub's
+            if source.kind in ("text", "jsonl") or (source.kind == "questions" and Path(source.path).is_dir())
         }
         sources = {
             name: {**asdict(source), **dict.fromkeys(("paths", "path") if name in files else ())}
             for name, source in corpus.sources.items()
         }
         for facts in sources.values():
-            del facts["carries"]  # whose vectors a map of it is for; the text is the same
+            for name in ("carries", "rows", "repeat"):  # what is made of it; the text is the same
+                del facts[name]
         return {
             "corpus": {**asdict(corpus), "sources": sources},
             "files": files,
@@ -375,6 +403,16 @@ class Recorded:
         if tokenizer.bos_token_id is None or tokenizer.bos_token_id == tokenizer.eos_token_id:
             return ()
         return (int(tokenizer.eos_token_id),)
+
+
+def _questions(source: CorpusSource) -> Propensity:
+    return Propensity(
+        path=source.path,
+        revision=source.revision,
+        tasks=source.tasks,
+        advanced=source.advanced,
+        chat=source.chat,
+    )
 
 
 class CacheCorrupt(ValueError):

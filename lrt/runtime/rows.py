@@ -54,8 +54,15 @@ class Rows:
     @property
     def selection(self) -> Selection:
         """What of the store the fit sees."""
-        source, target = self.stacks
-        return Selection(source.layers, target.layers, self.run.config.filter, self.span, self.parts)
+        whole = self.run.selected(self.stacks, self.span)
+        if not self.parts:
+            return whole
+        return replace(
+            whole,
+            parts=self.parts,
+            ends=tuple(part for part in whole.ends if part in self.parts),
+            repeat=tuple((part, times) for part, times in whole.repeat if part in self.parts),
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -66,6 +73,7 @@ class Rows:
             "filter": self.run.config.filter,
             "span": self.span,
             "parts": self.parts,
+            "rows": [self.selection.ends, self.selection.repeat],
             "products": self.run.config.products,
         }
 
@@ -135,7 +143,9 @@ class Rows:
         def gather() -> dict[str, Moments]:
             folder = self.run.store.folder
             streams = {
-                name: ActivationDataModule(folder, replace(self.selection, filter=kept, span=1))
+                name: ActivationDataModule(
+                    folder, replace(self.selection, filter=kept, span=1, ends=(), repeat=())
+                )
                 for name, kept in seen.items()
             }
             found = {name: self._no_rows() for name in streams}

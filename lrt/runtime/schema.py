@@ -123,7 +123,7 @@ class Layers:
 class CorpusSource:
     """One part of the mixture.
 
-    kind    `storybook` (the lab's grammar), `text`, `jsonl` or `hub`.
+    kind    `storybook` (the lab's grammar), `text`, `jsonl`, `hub` or `questions`.
     weight  Share of the text, relative to the other parts.
     carries Behaviours whose vectors are carried by a map fitted on this part alone (together with the
             other parts that name them), and not by the map of the whole corpus: text of a vector's own
@@ -136,11 +136,19 @@ class CorpusSource:
     chat    jsonl, hub: write it in the model's chat template; it is a request or a list of turns then.
     answer_field, context_field  With chat: where the answer to a request stands, and a passage that the
             request is about.
+    tasks, advanced  questions: tasks of the model-written evaluations under `path` (as in
+            suite=propensity); each of their questions with either answer behind it, as vectors of such
+            tasks are found on.
+    rows    `spans`: means of `span` tokens. `ends`: of each document its last token alone, where a vector
+            is read of texts like those.
+    repeat  How often its rows are given to a fit; more than once for a part that is small and matters.
     """
 
-    kind: Literal["storybook", "text", "jsonl", "hub"]
+    kind: Literal["storybook", "text", "jsonl", "hub", "questions"]
     weight: float = 1.0
     carries: tuple[str, ...] = ()
+    rows: Literal["spans", "ends"] = "spans"
+    repeat: int = 1
     seed: int = 0
     plan: Plan = field(default_factory=Plan)
     paths: tuple[str, ...] = ()
@@ -154,8 +162,14 @@ class CorpusSource:
     chat: bool = False
     answer_field: str = ""
     context_field: str = ""
+    tasks: tuple[str, ...] = ()
+    advanced: Literal["lm", "human"] = "lm"
 
     def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ValueError(f"repeat={self.repeat}; rows are given at least once")
+        if self.kind == "questions" and not self.tasks:
+            raise ValueError("kind=questions needs `tasks`: names of model-written evaluations")
         if self.kind == "text" and not self.paths:
             raise ValueError("kind=text needs `paths`: files or folders of .txt files")
         _refuse_others(
@@ -167,17 +181,19 @@ class CorpusSource:
                 "paths": ("text",),
                 "unit": ("text",),
                 "case": ("text",),
-                "path": ("jsonl", "hub"),
+                "path": ("jsonl", "hub", "questions"),
                 "field": ("jsonl", "hub"),
-                "chat": ("jsonl", "hub"),
+                "chat": ("jsonl", "hub", "questions"),
                 "answer_field": ("jsonl", "hub"),
                 "context_field": ("jsonl", "hub"),
                 "config": ("hub",),
                 "split": ("hub",),
-                "revision": ("hub",),
+                "revision": ("hub", "questions"),
+                "tasks": ("questions",),
+                "advanced": ("questions",),
             },
         )
-        if self.kind in ("jsonl", "hub") and not self.path:
+        if self.kind in ("jsonl", "hub", "questions") and not self.path:
             raise ValueError(f"kind={self.kind} needs `path`")
         for name in ("answer_field", "context_field"):
             if getattr(self, name) and not self.chat:

@@ -13,6 +13,7 @@ from lrt.activations import (
     ActivationStore,
     NonFiniteActivations,
     PairedRows,
+    PartRules,
     RowFilter,
     Selection,
     median_norms,
@@ -81,11 +82,24 @@ def test_rows_are_those_of_a_store(
 
 def test_rows_of_one_part_of_the_mixture(store: ActivationStore) -> None:
     medians = store.manifest.median_norms
-    found = rows(CORPUS.splits["train"], medians, span=4, groups=torch.tensor([1]))
+    found = rows(CORPUS.splits["train"], medians, span=4, rules=PartRules(torch.tensor([1])))
     wanted = recorded(store, "train", RowFilter(), 4, ("odd",))
     for key, value in joined(found).items():
         assert torch.equal(value, wanted[key]), key
     assert set((joined(found)["document"] % 2).tolist()) == {1}
+
+
+def test_ends_and_repeated_rows_are_those_of_a_store(store: ActivationStore) -> None:
+    chosen = Selection(*map(tuple, LAYERS), RowFilter(), 4, ends=("odd",), repeat=(("even", 3),))  # type: ignore[arg-type]
+    # whole documents in a batch and a chunk, or an end could be a batch's last token
+    rules = PartRules.of(chosen, CORPUS.groups)
+    found = joined(
+        rows(CORPUS.splits["train"], store.manifest.median_norms, span=4, batch_tokens=64, rules=rules)
+    )
+    batches = list(ActivationDataModule(store.folder, chosen, chunk_rows=16).iterate("train"))
+    for key, value in found.items():
+        assert torch.equal(value, torch.cat([batch[key] for batch in batches])), key
+    assert len(found["document"].unique()) > 10
 
 
 def test_rows_of_a_lower_precision_are_those_of_a_store(tmp_path: Path) -> None:

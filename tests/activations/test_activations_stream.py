@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
 from lrt.activations import ActivationStore, RowFilter, Selection, StoreForeign
-from lrt.activations.chunks import chunks_of, rows_of
+from lrt.activations.chunks import PartRules, chunks_of, rows_of
 from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
 from lrt.corpora import PackedCorpus
 
@@ -280,11 +280,80 @@ def test_spans_end_where_a_document_ends() -> None:
         "document": torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
     }
     keep = RowFilter(massive=None, first_position=False)
-    row, leaves = rows_of(Selection((0,), (0,), keep, 4), {}, {}, facts)
-    assert row.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
-    row, leaves = rows_of(Selection((0,), (0,), keep, 8), {}, {}, facts)
-    assert row.tolist() == [0] * 6 + [-1] * 2
-    assert leaves["short span"].tolist() == [False] * 6 + [True] * 2
+    assert rows_of(Selection((0,), (0,), keep, 4), {}, {}, facts).row.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    made = rows_of(Selection((0,), (0,), keep, 8), {}, {}, facts)
+    assert made.row.tolist() == [0] * 6 + [-1] * 2
+    assert made.leaves["short span"].tolist() == [False] * 6 + [True] * 2
+
+
+def test_ends_are_rows_by_themselves_beside_spans() -> None:
+    facts = {
+        "position": torch.arange(12),
+        "token": torch.zeros(12, dtype=torch.int64),
+        "document": torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3]),
+        "group": torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0]),
+    }
+    keep = RowFilter(massive=None, first_position=False)
+    chosen = Selection((0,), (0,), keep, 4, ends=("b",), repeat=(("b", 3),))
+    made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
+    assert made.row.tolist() == [0, 0, 0, 0, -1, -1, 1, -1, -1, -1, 2, -1]
+    assert made.leaves["short span"].tolist() == [False] * 11 + [True]
+    assert sum(int(mask.sum()) for mask in made.leaves.values()) == 1  # those before an end do not leave
+    assert made.times is not None
+    assert (made.times.tolist(), made.count) == ([1, 3, 3], 7)
+    assert made.gathered(torch.arange(12.0)).tolist() == [1.5, 6.0, 6.0, 6.0, 10.0, 10.0, 10.0]
+    assert made.gathered(facts["document"]).tolist() == [0, 1, 1, 1, 2, 2, 2]
+    assert made.by_chunk(6).tolist() == [1, 6]
+    # where a chunk ends it is not known whether the document does
+    cut = rows_of(chosen, {}, {}, facts, 7, PartRules.of(chosen, ("a", "b")))
+    assert cut.row.tolist() == [0, 0, 0, 0, -1, -1, -1, -1, -1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("span", [1, 4])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
+    store: ActivationStore, span: int, seed: int | None
+) -> None:
+    chosen = Selection((2,), (3,), STANDARD, span, ends=("odd",), repeat=(("odd", 2), ("even", 1)))
+    batches = [*stream_of(store, selection=chosen, seed=seed, chunk_rows=24).batches()]
+    found = Counter(row for batch in batches for row in key(batch))
+    plain = Selection((2,), (3,), STANDARD, span, ("even",))
+    wanted = Counter(
+        row for b in stream_of(store, selection=plain, chunk_rows=24).batches() for row in key(b)
+    )
+    blocks = CORPUS.splits["train"]
+    tokens, documents = (
+        torch.from_numpy(part.copy()).flatten() for part in (blocks.tokens, blocks.documents)
+    )
+    ends = 0
+    for at in range(len(tokens) - 1):
+        # shards are of 64 tokens and chunks of 24 of them
+        last_of_chunk = (at % 64 + 1) % 24 == 0 or at % 64 == 63
+        if documents[at] % 2 == 0 or documents[at + 1] == documents[at] or last_of_chunk:
+            continue
+        if tokens[at] == MASSIVE_TOKEN:
+            continue
+        ends += 1
+        place = torch.tensor(at % 8)
+        row = torch.cat(
+            [
+                PlantedModel(6).state(tokens[at], place, 2),
+                PlantedModel(10, seed=1).state(tokens[at], place, 3),
+                documents[at, None],
+            ]
+        )
+        wanted[tuple(row.tolist())] += 2
+    assert ends > 2
+    assert found == wanted
+
+
+def test_a_part_that_is_not_there_is_named(store: ActivationStore) -> None:
+    asked: list[dict[str, Any]] = [{"ends": ("none",)}, {"repeat": (("none", 2),)}, {"parts": ("none",)}]
+    for settings_ in asked:
+        with pytest.raises(StoreForeign, match=r"holds the parts \['even', 'odd'\], not 'none'"):
+            stream_of(store, selection=Selection((2,), (3,), STANDARD, **settings_))
+    with pytest.raises(ValueError, match="rows of odd are repeated 0 times"):
+        Selection((2,), (3,), STANDARD, repeat=(("odd", 0),))
 
 
 @pytest.mark.parametrize("part", ["even", "odd"])

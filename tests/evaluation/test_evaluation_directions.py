@@ -40,6 +40,16 @@ def gap(pair: tuple[Tensor, Tensor]) -> Tensor:
     return pair[0].mean(0) - pair[1].mean(0)
 
 
+def test_halves_of_a_balanced_set_are_balanced() -> None:
+    # a large direction that follows the answer, which alternates, and a small one of the behaviour
+    answer = torch.tensor([1.0, -1.0]).repeat(8)[:, None] * torch.tensor([50.0, 0.0])
+    positive = answer + torch.tensor([0.0, 1.0])
+    states = {"it": ContrastStates((positive, -positive), (positive, answer * -1))}
+    identity = TransferMaps(AffineMap(torch.eye(2), torch.zeros(2)))
+    halves = directions("it", states, identity, stack=Stack((0,), 2), layer=0, random_draws=1, seed=0)
+    torch.testing.assert_close(halves["native_half"], torch.tensor([[0.0, 1.0]]).repeat(2, 1))
+
+
 def test_each_direction_is_what_it_says() -> None:
     of = found("a")
     v = gap(STATES["a"].source)
@@ -49,8 +59,8 @@ def test_each_direction_is_what_it_says() -> None:
     wanted = {
         "native": [gap(STATES["a"].target)],
         "native_half": [
-            gap((STATES["a"].target[0][::2], STATES["a"].target[1][::2])),
-            gap((STATES["a"].target[0][1::2], STATES["a"].target[1][1::2])),
+            gap(tuple(side[torch.arange(len(side)) % 4 < 2] for side in STATES["a"].target)),
+            gap(tuple(side[torch.arange(len(side)) % 4 > 1] for side in STATES["a"].target)),
         ],
         "transferred": [MAPS.affine.weight @ v],
         "paper_literal": [MAPS.affine.weight @ v + MAPS.affine.bias],

@@ -1,6 +1,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from upstream_files import lettered_rows, model_written_folder, persona_rows, write_rows
 from whole_study import studied
 
-from lrt.evaluation import Behaviour, Propensity, propensity_suite
+from lrt.evaluation import Behaviour, Propensity, answered_questions, propensity_suite
 from lrt.evaluation.model_written import ADVANCED, TABLE_1, Question, balanced, task_questions
 from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.upstream import SetUnreadable
@@ -49,6 +50,27 @@ def test_both_shapes_are_read_and_balanced(folder: Path, family_tokenizer: Any) 
         for side in (behaviour.positives, behaviour.negatives):
             last = Counter(text.rpartition("<|assistant|>")[2].strip("(") for text in side)
             assert last == dict.fromkeys(answers, 5)
+
+
+def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
+    folder: Path, family_tokenizer: Any
+) -> None:
+    asked = Propensity(path=str(folder), tasks=TASKS)
+    texts = list(answered_questions(asked, lambda: family_tokenizer))
+    questions = {task: task_questions(asked, task) for task in TASKS}
+    assert len(texts) == len(set(texts)) == 2 * sum(map(len, questions.values()))
+    made = suite(folder, family_tokenizer)
+    for behaviour in made.values():
+        assert {*behaviour.positives, *behaviour.negatives} <= set(texts)
+    # tasks by turns, so that a corpus that takes the first of them has some of each
+    first = [
+        next(task for task, b in questions.items() if any(q.text in text for q in b)) for text in texts[:8]
+    ]
+    assert first == [TASKS[0]] * 2 + [TASKS[1]] * 2 + [TASKS[0]] * 2 + [TASKS[1]] * 2
+    plain = next(answered_questions(replace(asked, chat=False), family_tokenizer))
+    assert plain.endswith(("Answer: No", "Answer: Yes"))
+    with pytest.raises(SetUnreadable, match="task 'gone' is not under"):
+        answered_questions(replace(asked, tasks=("gone",)), lambda: family_tokenizer)
 
 
 def test_contrastive_texts_end_with_the_answers_own_token(folder: Path, family_tokenizer: Any) -> None:

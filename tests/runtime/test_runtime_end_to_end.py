@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from running import MicroRun, Workshop
+from upstream_files import model_written_folder
 
 from lrt.activations import ActivationStore
 from lrt.evaluation import NULLS
-from lrt.mapping import FitHistory, load_map
+from lrt.mapping import FitHistory, Moments, load_map
 from lrt.runtime.pipeline import Pipeline
 from lrt.steering import SteeringVector
 
@@ -194,6 +195,34 @@ def test_each_behaviour_is_carried_by_the_map_of_its_text(workshop: Workshop) ->
     before = workshop.files("maps") | workshop.files("activations")
     assert workshop.train("corpus.sources.questions.carries=[bravery]").code == 0
     assert workshop.files("maps") | workshop.files("activations") == before
+
+
+def test_a_part_may_give_the_ends_of_its_documents(workshop: Workshop, tmp_path: Path) -> None:
+    model_written_folder(tmp_path / "evals")
+    asked = (
+        f"+corpus.sources.asked={{kind: questions, path: {tmp_path / 'evals'}, tasks: [boldness], "
+        "rows: ends, repeat: 3, weight: 0.5}"
+    )
+    done = workshop.train(asked, "span=4", "batches.rows=32", "evaluate=true")
+    assert done.code == 0, done.told
+    store = ActivationStore.open(workshop.one("activations/*/manifest.json").parent)
+    assert store.plan.groups == ("asked", "questions", "requests", "stories")
+    found = json.loads((workshop.report / "results.json").read_text())
+    # what the Trainer streams and what the moments are of are the same rows
+    moments = [Moments.load(file) for file in workshop.artifacts.glob("moments/*/train-*.safetensors")]
+    rows = found["map"]["rows"]
+    assert rows == sum(m.count for m in moments)
+    assert found["map"]["excess_over_optimum"] < 1
+    (groups,) = (batch["group"] for batch in store.stream("train", ["group"]))
+    documents = torch.cat([batch["document"] for batch in store.stream("train", ["document"])])[groups == 0]
+    # of every question one row, three times; what a block cuts off may be a row more or less
+    assert rows < store.rows("train") / 4 + 3 * len(documents.unique())
+    # another repetition is another map on the same states
+    stores = workshop.files("activations")
+    again = workshop.train(asked.replace("repeat: 3", "repeat: 1"), "span=4", "batches.rows=32")
+    assert again.code == 0, again.told
+    assert workshop.files("activations") == stores
+    assert len([*workshop.artifacts.glob("maps/*/mapping.json")]) == 2
 
 
 def test_a_behaviour_that_is_not_there_is_carried_by_nothing(workshop: Workshop) -> None:

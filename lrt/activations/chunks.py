@@ -156,8 +156,14 @@ class PartRules:
 
     @classmethod
     def of(cls, selection: Selection, groups: Sequence[str]) -> PartRules:
-        """Of a corpus with these parts; all that the selection names must be among them."""
+        """Of a corpus with these parts. Raises ValueError for a part that is not among them."""
         numbers = {name: number for number, name in enumerate(groups)}
+        for part in (*selection.parts, *selection.ends, *(name for name, _ in selection.repeat)):
+            if part not in numbers:
+                raise ValueError(
+                    f"the corpus holds the parts {list(groups)}, not {part!r}, which gave no document that "
+                    f"was used: mend corpus.sources.{part}, or give it more weight"
+                )
         times = torch.ones(len(groups), dtype=torch.int64)
         for part, often in selection.repeat:
             times[numbers[part]] = often
@@ -170,11 +176,10 @@ class PartRules:
 
 def rules_of(store: ActivationStore, selection: Selection) -> PartRules:
     """What a selection asks of a store's parts. Raises StoreForeign for one that the store does not hold."""
-    held = store.plan.groups
-    for part in (*selection.parts, *selection.ends, *(name for name, _ in selection.repeat)):
-        if part not in held:
-            raise StoreForeign(f"{store.folder} holds the parts {list(held)}, not {part!r}; {store.mend}")
-    return PartRules.of(selection, held)
+    try:
+        return PartRules.of(selection, store.plan.groups)
+    except ValueError as error:
+        raise StoreForeign(f"{store.folder}: {error}") from error
 
 
 def norm_columns(store: ActivationStore, selection: Selection) -> list[str]:

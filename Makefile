@@ -34,7 +34,7 @@ test: $(READY) ## the tests, offline
 test-all: $(READY) ## the slow matrices and full commands too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not real"
 
-test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS to the folder of the models
+test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS and LRT_DATA as MODELS and DATA above
 	$(PY) -m pytest -m real
 
 check: $(READY) ## format, lint, strict types, import rules

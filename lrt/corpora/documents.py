@@ -13,12 +13,20 @@ def text_id(text: str) -> int:
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `group` names the part of a mixture that it came from."""
+    """One text. `group` names the part of a mixture that it came from; `kin`, where it has some, what it
+    shares with other documents (a question with another answer behind it), which then fall into one split.
+    """
 
     text: str
     group: str = ""
+    kin: str = ""
 
     @property
     def id(self) -> int:
         """Identity of the document: a hash of its text, the same in every run and mixture."""
         return text_id(self.text)
+
+    @property
+    def kin_id(self) -> int:
+        """What decides the split."""
+        return text_id(self.kin) if self.kin else self.id

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -103,6 +103,7 @@ def pack(
     *,
     begin: Sequence[int] | None = None,
     end: Sequence[int] = (),
+    open_groups: Collection[str] = (),
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     exclude: Exclusion | None = None,
@@ -119,6 +120,7 @@ def pack(
         tokens_wanted: tokens by split; a split that is not named gets none. Where the documents run
             out first, the split keeps what there is, and the log says so.
         begin: ids before each document; None takes `begin_ids(tokenizer)`.
+        open_groups: parts of the mixture whose documents get no `end`.
         fractions: shares of documents in train, validation and test.
         seed: draws the partition and the order of documents.
         exclude: texts whose documents are left out.
@@ -143,7 +145,7 @@ def pack(
             raise ValueError(f"corpus.tokens.{split} is {wanted}, but `fractions` gives {split} no document")
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
     gathered = _gather(
-        documents, tokenizer, dict(tokens_wanted), opening, tuple(end), fractions, seed, exclude
+        documents, tokenizer, dict(tokens_wanted), opening, tuple(end), open_groups, fractions, seed, exclude
     )
     left_out = gathered.left_out
     if not any(gathered.pieces.values()):
@@ -180,6 +182,7 @@ def _gather(
     wanted: dict[Split, int],
     begin: tuple[int, ...],
     end: tuple[int, ...],
+    open_groups: Collection[str],
     fractions: tuple[float, float, float],
     seed: int,
     exclude: Exclusion | None,
@@ -198,7 +201,7 @@ def _gather(
             break
         chosen: list[tuple[Split, Document]] = []
         for document in batch:
-            split = split_of(document.id, fractions, seed)
+            split = split_of(document.kin_id, fractions, seed)
             if not document.text.strip():
                 left_out["empty"] += 1
             elif document.id in seen:
@@ -218,7 +221,8 @@ def _gather(
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         for (split, document), ids in zip(chosen, encoded, strict=True):
             opening = () if begin and tuple(ids[: len(begin)]) == begin else begin
-            piece = np.asarray((*opening, *ids, *end), dtype=np.int32)
+            closing = () if document.group in open_groups else end
+            piece = np.asarray((*opening, *ids, *closing), dtype=np.int32)
             pieces[split].append(_Piece(document.id, document.group, piece))
             tokens[split] += len(piece)
     for split in sorted(lacking()):

@@ -10,7 +10,7 @@ from lrt.evaluation.behaviours import (
     read_behaviours,
 )
 from lrt.evaluation.callbacks import Probe, SteeringProbe
-from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions
+from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions, other_contrast
 from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
 from lrt.evaluation.model_written import Propensity, answered_questions, propensity_suite
@@ -65,6 +65,7 @@ __all__ = [
     "fidelity",
     "inside_documents",
     "measure",
+    "other_contrast",
     "propensity_suite",
     "read_behaviours",
     "refusal_suite",

@@ -6,7 +6,7 @@ not the transfer. All directions are of the target's width; their length is set 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,10 +113,7 @@ def directions(
             ("resampled_native", mine.target, torch.clone),
         ):
             found.setdefault(name, []).append(carry(_difference_of(pair, drawn)))
-    names = sorted(states)
-    if len(names) > 1:
-        # the next in order: a fixed choice that every contrast is put to once
-        following = names[(names.index(contrast) + 1) % len(names)]
+    if (following := other_contrast(contrast, states)) is not None:
         other = states[following].source_vector
         found["other"] = [maps.affine.directions(other)]
     if maps.random_source is not None and mine.random_source is not None:
@@ -127,6 +124,13 @@ def directions(
         for name, rows in found.items()
         if rows
     }
+
+
+def other_contrast(contrast: str, among: Collection[str]) -> str | None:
+    """The one whose transferred vector is the null `other`: the next in order, a fixed choice that every
+    contrast is put to once. None where there is no other."""
+    names = sorted(among)
+    return names[(names.index(contrast) + 1) % len(names)] if len(names) > 1 else None
 
 
 def _half(side: Tensor, half: int) -> Tensor:

@@ -160,9 +160,9 @@ def _behaviours(
         )
 
 
-def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> Iterator[str]:
+def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> Iterator[tuple[str, str]]:
     """All questions of the tasks, task by turns, each with either answer: texts as vectors are found on, for
-    a map's corpus. A text ends with the answer's own token.
+    a map's corpus, and the question that each is of. A text ends with the answer's own token.
 
     Raises `SetUnreadable` for a task that is not there or not of the two shapes, `ChatNotRendered` for a
     tokenizer without a chat template; both before the first text.
@@ -170,7 +170,7 @@ def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> It
     asking = _Asking(settings, tokenizer() if settings.chat else None)
     tasks = [task_questions(settings, task) for task in settings.tasks]
     return (
-        asking.answered(question, answer)
+        (asking.answered(question, answer), question.stem)
         for together in zip_longest(*tasks)
         for question in together
         if question is not None

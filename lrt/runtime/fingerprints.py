@@ -20,7 +20,7 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 def file_digests(paths: tuple[str, ...]) -> list[tuple[str, str]]:
     """Name and SHA-256 of each file, or of all of a folder, in order: content counts, place does not."""
     found = []
-    for path in map(Path, paths):
+    for path in (Path(each).expanduser() for each in paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
@@ -102,16 +103,45 @@ class MapFit(Rows):
             raise MapForeign(f"{folder} holds the map of other settings. {again}")
         return affine, card
 
+    def card(self) -> dict[str, Any]:
+        """The map's card, with what it says along the vectors that are carried now."""
+        affine, card = self.fitted_map()
+        if card["prompts"] == self._prompts:
+            return card
+        metrics = {**card["metrics"], **self._along_vectors(affine)}
+        return {**card, "prompts": self._prompts, "metrics": metrics}
+
+    @cached_property
+    def _prompts(self) -> dict[str, str]:
+        """Digests of the contrastive sets by name."""
+        return {
+            name: prompts_digest(behaviour.positives, behaviour.negatives)
+            for name, behaviour in sorted(self.contrasts.items())
+        }
+
+    def _along_vectors(self, affine: AffineMap) -> dict[str, Any]:
+        test = self.moments["test"]
+        return {
+            "error_along": {
+                name: test.error_along(affine, vector) for name, vector in self._native_vectors.items()
+            },
+            "cosine_with_native": self._cosines(affine),
+        }
+
     def train_command(self) -> str:
         """The `train.py` line of this config."""
         given = self.run.session.resolved.get("overrides", [])
         return f"python train.py {shlex.join(given)}".rstrip()
 
     def fit(self) -> tuple[AffineMap, dict[str, Any]]:
-        """Solves the map, or trains it with Lightning, resuming where a run was cut off; or finds it."""
+        """Solves the map, or trains it with Lightning, resuming where a run was cut off; or finds it, and
+        adds the vectors of behaviours that it was not asked to carry before."""
         if (self.folder / "mapping.json").is_file():
             with self.run.session.stage("fit"):
-                return self.fitted_map()
+                affine, card = self.fitted_map()
+                if card["prompts"] != self._prompts:
+                    self._save_vectors(affine, known=card["prompts"])
+                return affine, self.card()
         match self.run.config.fit:
             case FitSpec() as spec:
                 self._train(spec)
@@ -305,6 +335,7 @@ class MapFit(Rows):
             },
             "span": self.run.config.span,
             "parts": list(self.parts),
+            "prompts": self._prompts,
             "store": self.run.store_fingerprint,
             "filter": {
                 **asdict(self.run.config.filter),
@@ -327,10 +358,7 @@ class MapFit(Rows):
                 "fvu_validation": moments["validation"].fvu_of(affine),
                 "fvu_tokens": self.token_moments["kept"].fvu_of(affine),
                 "fvu_unfiltered": self.token_moments["unfiltered"].fvu_of(affine),
-                "error_along": {
-                    name: test.error_along(affine, vector) for name, vector in self._native_vectors.items()
-                },
-                "cosine_with_native": self._cosines(affine),
+                **self._along_vectors(affine),
             },
             "training": {
                 "train": history.train,
@@ -365,11 +393,13 @@ class MapFit(Rows):
             for label, states, layer in self._at_target_layers()
         }
 
-    def _save_vectors(self, affine: AffineMap) -> None:
-        """The source's, native and transferred vectors of every contrast, to be used elsewhere."""
-        for name, behaviour in self.contrasts.items():
+    def _save_vectors(self, affine: AffineMap, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        """The source's, native and transferred vectors of every contrast, to be used elsewhere; but for those
+        that are `known` by the same prompts."""
+        for name, digest in self._prompts.items():
+            if known.get(name) == digest:
+                continue
             states = self.states[name]
-            digest = prompts_digest(behaviour.positives, behaviour.negatives)
 
             def own(side: Side, stacked: Tensor) -> list[SteeringVector]:
                 stack = self.stacks[side == "target"]

@@ -18,6 +18,7 @@ from lrt.evaluation import (
     Study,
     directions,
     end_tokens,
+    other_contrast,
     study,
     study_rows,
     summarise,
@@ -38,6 +39,7 @@ from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
 from lrt.runtime.vectors import Vectors
+from lrt.steering import prompts_digest
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class Pipeline(Vectors):
 
     def cards(self) -> dict[str, dict[str, Any]]:
         """The cards of all maps by name. Raises MapMissing saying which `train.py` line makes them."""
-        return {name: fit.fitted_map()[1] for name, fit in self.fits.items()}
+        return {name: fit.card() for name, fit in self.fits.items()}
 
     # -- the evaluation ------------------------------------------------------------------------
 
@@ -127,9 +129,7 @@ class Pipeline(Vectors):
         found = []
         with self.session.stage("evaluate"):
             for behaviour in self.suite:
-                # other scorers of the same texts may come later
-                digest = fingerprint(replace(behaviour, also=()).to_data())
-                file = folder / f"{behaviour.name}-{digest[:12]}.jsonl"
+                file = folder / f"{behaviour.name}-{self._study_digest(behaviour)[:12]}.jsonl"
                 layer = self.chosen(behaviour).choice.layer
                 if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:
                     log.warning("%s: %s", behaviour.name, told)
@@ -140,6 +140,18 @@ class Pipeline(Vectors):
                 found.append((behaviour, read_study(file)))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)
         return found
+
+    def _study_digest(self, behaviour: Behaviour) -> str:
+        """Of what is measured of one behaviour beside the maps and settings of all."""
+        other = other_contrast(behaviour.contrast, self.contrasts)
+        rival = self.contrasts.get(other) if other else None
+        return fingerprint(
+            {
+                # other scorers of the same texts may come later
+                "behaviour": replace(behaviour, also=()).to_data(),
+                "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
+            }
+        )
 
     def _study(self, behaviour: Behaviour, journal: Journal) -> Study:
         evaluation = self.config.evaluation

@@ -213,8 +213,8 @@ class Recorded:
         """What the parts of the corpus ask of their rows."""
         sources = self.config.corpus.sources.items()
         return {
-            "ends": [name for name, source in sources if source.rows == "ends"],
-            "repeat": [(name, source.repeat) for name, source in sources if source.repeat > 1],
+            "ends": sorted(name for name, source in sources if source.rows == "ends"),
+            "repeat": sorted((name, source.repeat) for name, source in sources if source.repeat > 1),
         }
 
     def parts_that_carry(self, behaviour: Behaviour) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ class Recorded:
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
             case "questions":
                 asked = answered_questions(_questions(source), self._template)
-                return (Document(text, name) for text in asked)
+                return (Document(text, name, kin) for text, kin in asked)
             case "text":
                 return text_files(source.paths, source.unit, name, source.case)
             case "jsonl":
@@ -273,7 +273,8 @@ class Recorded:
             name: file_digests(source.paths if source.kind == "text" else (source.path,))
             for name, source in corpus.sources.items()
             # a set of questions may be one of the hub's
-            if source.kind in ("text", "jsonl") or (source.kind == "questions" and Path(source.path).is_dir())
+            if source.kind in ("text", "jsonl")
+            or (source.kind == "questions" and Path(source.path).expanduser().is_dir())
         }
         sources = {
             name: {**asdict(source), **dict.fromkeys(("paths", "path") if name in files else ())}
@@ -296,6 +297,7 @@ class Recorded:
             "excluded": self.exclusion.digest,
             "tokenizer": self.identities["tokenizer"],
             "end": self._document_end(),
+            "open": self._open_parts(),
             # what a chat is written in is no part of the tokenizer's digest
             "chat_template": self._template().chat_template
             if any(source.chat for source in corpus.sources.values())
@@ -354,6 +356,7 @@ class Recorded:
                 corpus.context,
                 {split: getattr(corpus.tokens, split) for split in SPLITS},
                 end=self._document_end(),
+                open_groups=self._open_parts(),
                 seed=corpus.seed,
                 exclude=self.exclusion,
             )
@@ -372,8 +375,10 @@ class Recorded:
                 if self.config.recording.verify:
                     with self.session.working("checking the recorded states"):
                         store.verify(full=True)
+                self._check_corpus(store.plan.corpus, folder)
                 return store
             packed = self.packed
+            self._check_corpus(packed.digest, folder)
             wanted = sum(packed.rows(split) for split in SPLITS)
             with self.session.progress("recording", wanted) as advance:
                 done = 0
@@ -396,6 +401,17 @@ class Recorded:
                     non_finite=self.config.recording.non_finite,
                     progress=tell,
                 )
+
+    def _check_corpus(self, digest: str, folder: Path) -> None:
+        if digest != self.corpus_digest:
+            raise StoreForeign(
+                f"the corpus that {folder} is named by was packed from other text than there is now: delete "
+                f"{self.artifacts / 'corpora'} and run the command again"
+            )
+
+    def _open_parts(self) -> list[str]:
+        """Parts whose documents get no mark behind them: their last token is to be the text's own."""
+        return self.row_facts["ends"] if self._document_end() else []
 
     def _document_end(self) -> tuple[int, ...]:
         # A tokenizer that has both marks closes documents with EOS, as the family was trained.

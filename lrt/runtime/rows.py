@@ -32,6 +32,7 @@ class Rows:
     stacks  The layers whose states a row holds; the map's where none are given.
     span    Tokens of a row; the config's where none is given.
     folds   Groups of training documents whose moments are kept apart; the config's where none is given.
+    tokens  Single tokens, every one once, whatever `span` and the parts of the corpus ask of rows.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Rows:
         stacks: tuple[Stack, Stack] | None = None,
         span: int | None = None,
         folds: int | None = None,
+        tokens: bool = False,
     ) -> None:
         self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
-        self.span = span or run.config.span
+        self.span, self.tokens = 1 if tokens else span or run.config.span, tokens
         self.fold_count = folds or run.config.evaluation.folds
 
     @property
@@ -55,6 +57,8 @@ class Rows:
     def selection(self) -> Selection:
         """What of the store the fit sees."""
         whole = self.run.selected(self.stacks, self.span)
+        if self.tokens:
+            return replace(whole, parts=self.parts, ends=(), repeat=())
         if not self.parts:
             return whole
         return replace(

@@ -170,6 +170,8 @@ class CorpusSource:
             raise ValueError(f"repeat={self.repeat}; rows are given at least once")
         if self.kind == "questions" and not self.tasks:
             raise ValueError("kind=questions needs `tasks`: names of model-written evaluations")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks={list(self.tasks)} names one twice; name each once")
         if self.kind == "text" and not self.paths:
             raise ValueError("kind=text needs `paths`: files or folders of .txt files")
         _refuse_others(

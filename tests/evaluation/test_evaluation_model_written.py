@@ -56,7 +56,11 @@ def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
     folder: Path, family_tokenizer: Any
 ) -> None:
     asked = Propensity(path=str(folder), tasks=TASKS)
-    texts = list(answered_questions(asked, lambda: family_tokenizer))
+    pairs = list(answered_questions(asked, lambda: family_tokenizer))
+    texts = [text for text, _ in pairs]
+    # both answers of a question belong together, and no two questions do
+    assert Counter(Counter(kin for _, kin in pairs).values()) == {2: len(pairs) // 2}
+    assert all(kin in text for text, kin in pairs)
     questions = {task: task_questions(asked, task) for task in TASKS}
     assert len(texts) == len(set(texts)) == 2 * sum(map(len, questions.values()))
     made = suite(folder, family_tokenizer)
@@ -67,7 +71,7 @@ def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
         next(task for task, b in questions.items() if any(q.text in text for q in b)) for text in texts[:8]
     ]
     assert first == [TASKS[0]] * 2 + [TASKS[1]] * 2 + [TASKS[0]] * 2 + [TASKS[1]] * 2
-    plain = next(answered_questions(replace(asked, chat=False), family_tokenizer))
+    plain, _ = next(answered_questions(replace(asked, chat=False), family_tokenizer))
     assert plain.endswith(("Answer: No", "Answer: Yes"))
     with pytest.raises(SetUnreadable, match="task 'gone' is not under"):
         answered_questions(replace(asked, tasks=("gone",)), lambda: family_tokenizer)

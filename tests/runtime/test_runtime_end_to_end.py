@@ -12,8 +12,8 @@ import torch
 from running import MicroRun, Workshop
 from upstream_files import model_written_folder
 
-from lrt.activations import ActivationStore
-from lrt.evaluation import NULLS
+from lrt.activations import ActivationDataModule, ActivationStore, RowFilter, Selection
+from lrt.evaluation import NULLS, Propensity, answered_questions
 from lrt.mapping import FitHistory, Moments, load_map
 from lrt.runtime.pipeline import Pipeline
 from lrt.steering import SteeringVector
@@ -197,7 +197,40 @@ def test_each_behaviour_is_carried_by_the_map_of_its_text(workshop: Workshop) ->
     assert workshop.files("maps") | workshop.files("activations") == before
 
 
-def test_a_part_may_give_the_ends_of_its_documents(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_behaviour_that_is_added_gets_its_vectors_and_figures(workshop: Workshop) -> None:
+    assert workshop.train("suite.names=[french]", "evaluate=true").code == 0
+    states, mapping = workshop.files("activations"), workshop.one("maps/*/mapping.safetensors")
+    before = mapping.stat().st_mtime_ns
+    (alone,) = workshop.artifacts.glob("measurements/*/french-*.jsonl")
+    done = workshop.train("suite.names=[french,bravery]", "evaluate=true")
+    assert done.code == 0, done.told
+    assert (workshop.files("activations"), mapping.stat().st_mtime_ns) == (states, before)
+    for name in ("french", "bravery"):
+        carrying = SteeringVector.load(mapping.parent / "vectors" / name / "transferred" / "layer-2")
+        own = SteeringVector.load(mapping.parent / "vectors" / name / "source" / "layer-1")
+        torch.testing.assert_close(carrying.direction, load_map(mapping.parent)[0].weight @ own.direction)
+    found = json.loads((workshop.report / "results.json").read_text())
+    assert (
+        set(found["map"]["error_along"]) == set(found["map"]["cosine_with_native"]) == {"french", "bravery"}
+    )
+    # French has a rival now, whose vector is one of its nulls
+    (beside,) = set(workshop.artifacts.glob("measurements/*/french-*.jsonl")) - {alone}
+    assert ['"condition": "other"' in file.read_text() for file in (alone, beside)] == [False, True]
+
+
+def test_a_corpus_that_is_other_than_its_name_says_is_told(workshop: Workshop) -> None:
+    assert workshop.train().code == 0
+    digest = workshop.one("corpora/*.json")
+    digest.write_text(digest.read_text().replace('"digest": "', '"digest": "0'))
+    done = workshop.train()
+    assert done.code == 1
+    assert "packed from other text" in done.line
+    assert str(workshop.artifacts / "corpora") in done.line
+
+
+def test_a_part_may_give_the_ends_of_its_documents(
+    workshop: Workshop, tmp_path: Path, family_tokenizer: Any
+) -> None:
     model_written_folder(tmp_path / "evals")
     asked = (
         f"+corpus.sources.asked={{kind: questions, path: {tmp_path / 'evals'}, tasks: [boldness], "
@@ -209,14 +242,22 @@ def test_a_part_may_give_the_ends_of_its_documents(workshop: Workshop, tmp_path:
     assert store.plan.groups == ("asked", "questions", "requests", "stories")
     found = json.loads((workshop.report / "results.json").read_text())
     # what the Trainer streams and what the moments are of are the same rows
-    moments = [Moments.load(file) for file in workshop.artifacts.glob("moments/*/train-*.safetensors")]
-    rows = found["map"]["rows"]
-    assert rows == sum(m.count for m in moments)
-    assert found["map"]["excess_over_optimum"] < 1
-    (groups,) = (batch["group"] for batch in store.stream("train", ["group"]))
-    documents = torch.cat([batch["document"] for batch in store.stream("train", ["document"])])[groups == 0]
-    # of every question one row, three times; what a block cuts off may be a row more or less
-    assert rows < store.rows("train") / 4 + 3 * len(documents.unique())
+    (folds,) = (file.parent for file in workshop.artifacts.glob("moments/*/train-1.safetensors"))
+    moments = {file.name: Moments.load(file) for file in folds.glob("*.safetensors")}
+    assert found["map"]["rows"] == sum(m.count for name, m in moments.items() if name.startswith("train"))
+    # of every question one row, three times: its answer's own token
+    rows = [*store.stream("train", ["token", "group", "document", "position"])]
+    token, group, document, position = (torch.cat([r[n] for r in rows]) for n in rows[0])
+    ends = (document[1:] != document[:-1]) & (group[:-1] == 0)
+    whole = answered_questions(
+        Propensity(path=str(tmp_path / "evals"), tasks=("boldness",), chat=False), lambda: family_tokenizer
+    )
+    last = {family_tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text, _ in whole}
+    assert set(token[:-1][ends].tolist()) == last
+    part = Selection((1,), (2,), RowFilter(), 4, ("asked",), ("asked",), (("asked", 3),))
+    data = ActivationDataModule(store.folder, part)
+    kept = ends & (position[:-1] > 0)
+    assert 3 * int(kept.sum()) - 3 <= data.rows["train"] <= 3 * int(kept.sum())
     # another repetition is another map on the same states
     stores = workshop.files("activations")
     again = workshop.train(asked.replace("repeat: 3", "repeat: 1"), "span=4", "batches.rows=32")

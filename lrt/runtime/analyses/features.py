@@ -103,7 +103,7 @@ class Features(Analysis):
             Stack((self.layers[side],), stack.width)
             for side, stack in zip(SIDES, self.run.stacks, strict=True)
         )
-        return Rows(self.run, (), (source, target), span=1, folds=1)
+        return Rows(self.run, (), (source, target), tokens=True, folds=1)
 
     def facts(self) -> Mapping[str, Any]:
         config = self.run.config
@@ -225,7 +225,7 @@ class Features(Analysis):
         if not self._steered:
             return []
         # every target layer that a behaviour may be steered at
-        rows = Rows(run, (), (self.rows.stacks[0], run.stacks[1]), span=1, folds=1)
+        rows = Rows(run, (), (self.rows.stacks[0], run.stacks[1]), tokens=True, folds=1)
         # both maps see the same rows
         train, held_out = (
             _moments(rows, sae, batches)

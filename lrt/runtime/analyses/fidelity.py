@@ -60,7 +60,7 @@ class Fidelity(Analysis):
 
     def single(self) -> Rows:
         """Single tokens of the whole corpus: what the target sees at every position."""
-        return Rows(self.run, (), self.stacks, span=1, folds=1)
+        return Rows(self.run, (), self.stacks, tokens=True, folds=1)
 
     def facts(self) -> Mapping[str, Any]:
         return {
@@ -158,7 +158,7 @@ class Fidelity(Analysis):
                 weight = fit.ridge_weight
         maps["mean only"] = mean_only(train)
         columns = self.whole.stacks[1].columns(layer)
-        (shuffled,) = Rows(self.run, (), self.whole.stacks, span=1).shuffled_pairs(1)
+        (shuffled,) = Rows(self.run, (), self.whole.stacks, tokens=True).shuffled_pairs(1)
         maps["shuffled pairs"] = ridge_at(shuffled.part(slice(None), columns), weight, bias=bias)
         notes["shuffled pairs"] = (
             "ridge on target rows permuted over the corpus, at the weight of the full map"

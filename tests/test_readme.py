@@ -20,7 +20,11 @@ from lrt.runtime.entry import CONF
 from lrt.runtime.schema import read_config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 # its commands name models of the hub and files of the reader's

@@ -37,7 +37,7 @@ from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.recorded import cache_read
 from lrt.runtime.schema import Config, ConfigError, Depth, explain
-from lrt.runtime.session import Session
+from lrt.runtime.session import Session, without_place
 from lrt.runtime.vectors import Vectors
 from lrt.steering import prompts_digest
 
@@ -422,7 +422,7 @@ def main(composed: DictConfig) -> None:
     session.resolved = {
         **session.resolved,
         "settings": OmegaConf.to_container(composed, resolve=True),
-        "yaml": OmegaConf.to_yaml(composed, resolve=True),
+        "yaml": without_place(OmegaConf.to_yaml(composed, resolve=True)),
     }
     with session:
         run = Atlas(session.config, session, settings)

@@ -29,6 +29,12 @@ from lrt.runtime.schema import Config, ConfigError, read_config
 log = logging.getLogger(__name__)
 
 
+def without_place(text: str) -> str:
+    """The text with paths under the working folder told from there: a report that is passed on names no
+    folder of the machine it was made on."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
 class Session:
     """Opens what a run needs and closes it again, after an exception too.
 
@@ -58,7 +64,7 @@ class Session:
             )
         resolved = {
             "settings": OmegaConf.to_container(composed, resolve=True),
-            "yaml": OmegaConf.to_yaml(composed, resolve=True),
+            "yaml": without_place(OmegaConf.to_yaml(composed, resolve=True)),
             "overrides": list(hydra.overrides.task),
         }
         # the jobs of a sweep share a group, that of its folder where none is named

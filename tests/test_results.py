@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lrt.report import to_json
 from lrt.report.page import markdown
+from lrt.report.plain import to_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "docs" / "results").glob("*/results.json"))

@@ -14,8 +14,8 @@ from upstream_files import model_written_folder
 
 from lrt.activations import ActivationDataModule, ActivationStore, RowFilter, Selection
 from lrt.evaluation import NULLS, Propensity, answered_questions
+from lrt.evaluation.journal import Journal
 from lrt.mapping import FitHistory, Moments, load_map
-from lrt.runtime.pipeline import Pipeline
 from lrt.steering import SteeringVector
 
 pytestmark = pytest.mark.xdist_group("micro")
@@ -323,24 +323,33 @@ def test_an_evaluation_cut_off_goes_on_where_it_was(
 ) -> None:
     shutil.copytree(micro_run.workshop.artifacts, workshop.artifacts)
     shutil.rmtree(workshop.artifacts / "measurements")
-    measured: list[str] = []
-    whole = Pipeline._study
+    measured: list[tuple[str, str]] = []
+    whole = Journal.batch
 
-    def cut_at_the_second(self: Pipeline, behaviour: Any) -> Any:
-        measured.append(behaviour.name)
-        if len(measured) == 2:
-            raise OSError("the power went")
-        return whole(self, behaviour)
+    def cut_within_the_second(self: Journal, key: str, kind: Any, make: Any) -> Any:
+        def watched() -> Any:
+            name = self.file.name.split("-")[0] if self.file else ""
+            measured.append((name, key))
+            if [each for each, _ in measured].count("bravery") == 2:
+                raise OSError("the power went")
+            return make()
 
-    monkeypatch.setattr(Pipeline, "_study", cut_at_the_second)
+        return whole(self, key, kind, watched)
+
+    monkeypatch.setattr(Journal, "batch", cut_within_the_second)
     stopped = workshop.evaluate()
     assert stopped.code == 1
     assert "the power went" in stopped.line
-    first = workshop.files("measurements")
+    before = measured.copy()
+    first = {path: at for path, at in workshop.files("measurements").items() if path.suffix == ".jsonl"}
     assert [path.name.split("-")[0] for path in first] == ["french"]
+    assert len([*workshop.artifacts.glob("measurements/*/bravery-*.journal")]) == 1
     done = workshop.evaluate()
     assert done.code == 0, done.told
-    assert measured == ["french", "bravery", "bravery"]
+    # nothing that was whole was measured again: what was cut off is the first to be
+    assert measured[len(before)] == before[-1]
+    assert not set(measured[len(before) :]) & set(before[:-1])
+    assert not [*workshop.artifacts.glob("measurements/*/*.journal")]
     assert workshop.files("measurements").items() >= first.items()
     one, other = (json.loads((w.report / "results.json").read_text()) for w in (micro_run.workshop, workshop))
     assert one["behaviours"] == other["behaviours"]

@@ -82,7 +82,8 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("fit.epochs=2", True, False, False),
         ("map.bias=false", True, False, False),
         ("filter.massive=5", True, False, False),
-        ("corpus.sources.requests.rows=ends", True, False, False),
+        # this tokenizer closes documents, and those of such a part are left open
+        ("corpus.sources.requests.rows=ends", False, False, False),
         ("corpus.sources.requests.repeat=2", True, False, False),
         ("batches.rows=256", True, False, False),
         ("+trainer.accumulate_grad_batches=2", True, False, False),

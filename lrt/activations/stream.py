@@ -73,7 +73,7 @@ class RowStream:
         self._shards = store.shards(split)
         self._selection = selection
         # rows that are repeated make as many of fewer tokens
-        self._chosen = bool(selection.repeat)
+        self._repeats = bool(selection.repeat)
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._seed = seed
         self._workers = workers
@@ -179,7 +179,7 @@ class RowStream:
                 start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
                 place = places[int(ends[position]) - kept : int(ends[position])]
                 made = None
-                if self._chosen or kept < stop - start:  # or every token is a row
+                if self._repeats or kept < stop - start:  # or every token is a row
                     made = self._selection.rows(self._store, reader, start, stop)
                 for name, columns in self._columns.items():
                     begin = 0

@@ -6,7 +6,7 @@ model is the offset that it adds at the steered layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -96,6 +96,13 @@ def choice_tokens(tokenizer: Any, item: Item) -> tuple[list[int], int, int]:
     )
 
 
+def item_batches(items: int, cells: int, max_rows: int) -> Iterator[slice]:
+    """The items in runs whose rows (item x cell) are at most `max_rows`, one item at least."""
+    each = max(1, max_rows // cells)
+    for start in range(0, items, each):
+        yield slice(start, min(start + each, items))
+
+
 @torch.no_grad()
 def measure(
     lm: LanguageModel,
@@ -124,9 +131,8 @@ def measure(
     how = _Steering.of(lm, layer, behaviour, cells)
     names = [item.id for item in items] if named is None else named
     rows: list[Measurement] = []
-    per_batch = max(1, max_rows // len(cells))
-    for start in range(0, len(items), per_batch):
-        batch, ids = items[start : start + per_batch], names[start : start + per_batch]
+    for some in item_batches(len(items), len(cells), max_rows):
+        batch, ids = items[some], names[some]
         match behaviour.scorer:
             case Choice():
                 found = _choose(lm, how, batch, max_rows)

@@ -8,16 +8,31 @@ has what was measured).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from lrt.durable import write_durably
+from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import StrengthChoice, Study
 
 
 class RecordCorrupt(ValueError):
     """A measurement file that is not whole; the message names it and how to mend it."""
+
+
+def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
+    """The study in `file`, or the one that `make` gives, written there. Batches that `make` hands to its
+    journal are found again where it is stopped.
+
+    Raises `RecordCorrupt` for a file that is not whole.
+    """
+    if not file.is_file():
+        journal = Journal(file.with_suffix(".journal"))
+        write_study(file, make(journal))
+        journal.remove()
+    return read_study(file)
 
 
 def write_study(file: Path, study: Study) -> None:

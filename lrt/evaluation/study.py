@@ -13,7 +13,7 @@ from torch import Tensor
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, measure
+from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, item_batches, measure
 from lrt.evaluation.statistics import mean_estimate
 from lrt.models.language_model import LanguageModel
 
@@ -126,7 +126,7 @@ def choose_strength(
     """
     cells = model.cells("native", native, grid.strengths, behaviour.direction)
     kept = journal or Journal()
-    how = _How(behaviour, "development", temperature, max_rows, progress, kept)
+    how = _Measuring(behaviour, "development", temperature, max_rows, progress, kept)
     rows = how.measured(f"block {model.layer}", model, behaviour.development, cells)
     harm = how.damaged(f"block {model.layer}", model, cells)
     means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
@@ -221,7 +221,7 @@ def study(
             elif name != "random" or draw:
                 points += target.cells(name, unit, [choice.strength], sign, draw)
 
-    how = _How(behaviour, split, temperature, max_rows, progress, journal or Journal())
+    how = _Measuring(behaviour, split, temperature, max_rows, progress, journal or Journal())
     put = behaviour.items_of(split)
     rows += how.measured("target", target, put, curves + points)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
@@ -243,7 +243,7 @@ def study(
 
 
 @dataclass(frozen=True)
-class _How:
+class _Measuring:
     """How items are put to the models, and where what was measured is kept."""
 
     behaviour: Behaviour
@@ -263,9 +263,7 @@ class _How:
     ) -> list[Measurement]:
         """`measure` in batches that the journal keeps."""
         rows: list[Measurement] = []
-        per_batch = max(1, self.max_rows // len(cells))
-        for start in range(0, len(items), per_batch):
-            some = slice(start, min(start + per_batch, len(items)))
+        for some in item_batches(len(items), len(cells), self.max_rows):
 
             def make(some: slice = some) -> list[Measurement]:
                 return measure(

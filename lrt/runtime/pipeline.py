@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.records import kept_study
 from lrt.evaluation.rescoring import rescore, rescored_rows, scorer_facts, summarise_rescored, text_id
 from lrt.lab.shelf import family_card, folder_of, shipped
 from lrt.mapping import Stack
@@ -133,11 +133,7 @@ class Pipeline(Vectors):
                 layer = self.chosen(behaviour).choice.layer
                 if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:
                     log.warning("%s: %s", behaviour.name, told)
-                if not file.is_file():
-                    journal = Journal(file.with_suffix(".journal"))
-                    write_study(file, self._study(behaviour, journal))
-                    journal.remove()
-                found.append((behaviour, read_study(file)))
+                found.append((behaviour, kept_study(file, partial(self._study, behaviour))))
         log.info("%d behaviours measured with nulls: %s", len(found), folder)
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,7 @@ from lrt.evaluation import (
     end_tokens,
 )
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.records import kept_study
 from lrt.mapping import Stack
 from lrt.models import (
     LanguageModel,
@@ -128,13 +128,7 @@ class Vectors(Recorded):
         if key not in self._chosen:
             name = fingerprint(self.chosen_facts(behaviour, side))
             file = self.artifacts / "choices" / f"{behaviour.name}-{side}-{name}.jsonl"
-            if not file.is_file():
-                journal = Journal(file.with_suffix(".journal"))
-                made = self._choose(behaviour, side, journal)
-                held = made.measurements, made.damages
-                write_study(file, Study(behaviour.name, made.choice, *held, "development"))
-                journal.remove()
-            found = read_study(file)
+            found = kept_study(file, partial(self._choose, behaviour, side))
             model = self.steerable(side, found.choice.layer)
             self._chosen[key] = Chosen(found.choice, model, found.measurements, found.damages)
         return self._chosen[key]
@@ -155,7 +149,7 @@ class Vectors(Recorded):
             "ends": end_tokens(model),
         }
 
-    def _choose(self, behaviour: Behaviour, side: Side, journal: Journal) -> Chosen:
+    def _choose(self, behaviour: Behaviour, side: Side, journal: Journal) -> Study:
         stack = self.candidates[side == "target"]
         recorded = self.recorded_stacks[side == "target"]
         states = self.recorded_states[behaviour.contrast]
@@ -167,7 +161,7 @@ class Vectors(Recorded):
             tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
         rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
         with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
-            return choose_layer(
+            made = choose_layer(
                 tried,
                 [(self.steerable(side, layer), recorded.part(own, layer)) for layer in stack.layers],
                 grid,
@@ -176,6 +170,7 @@ class Vectors(Recorded):
                 progress=advance,
                 journal=journal,
             )
+        return Study(behaviour.name, made.choice, made.measurements, made.damages, "development")
 
     @cached_property
     def _chosen(self) -> dict[tuple[str, Side], Chosen]:

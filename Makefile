@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real test test-all test-real check format sweep atlas bench lab clean
+.PHONY: help reproduce reproduce-real test test-all test-real check format sweep atlas verify bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -58,6 +58,9 @@ sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in 
 
 atlas: $(READY) ## every pair of layers of the lab from one pass; heatmaps in report/atlas.html
 	$(PY) -m lrt.runtime.atlas
+
+verify: $(READY) ## every file under artifacts/ against its checksum (REPAIR=--repair takes damaged shards out)
+	$(PY) -m lrt.runtime.verify $(REPAIR) artifacts
 
 bench: $(READY) ## speed as ratios to a limit or a peer of the same run
 	$(PY) benchmarks/run.py

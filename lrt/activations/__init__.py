@@ -18,7 +18,8 @@ from lrt.activations.filter import RowFilter
 from lrt.activations.fused import PairedRows, median_norms, paired_rows
 from lrt.activations.manifest import HOOK_POINT, Manifest, RecordingPlan
 from lrt.activations.other_source import pairs_with_other_source
-from lrt.activations.recording import plan_recording, record
+from lrt.activations.recording import plan_recording, record, record_share, repair
+from lrt.activations.shares import Share
 from lrt.activations.store import ActivationStore
 from lrt.activations.stream import Batch, RowStream
 
@@ -37,6 +38,7 @@ __all__ = [
     "RowFilter",
     "RowStream",
     "Selection",
+    "Share",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",
@@ -48,4 +50,6 @@ __all__ = [
     "pairs_with_other_source",
     "plan_recording",
     "record",
+    "record_share",
+    "repair",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -146,8 +146,16 @@ class RecordingPlan:
 
     @property
     def bytes(self) -> int:
-        """Disk need: the rows, a header for each shard (generously) and the manifest."""
-        return self.rows * self.bytes_per_row + (len(self.shards) + 1) * 2**14
+        """Disk need of the whole store."""
+        return self.bytes_of(self.shards)
+
+    def rows_of(self, shards: Sequence[ShardPlan]) -> int:
+        """Rows in some shards."""
+        return sum(shard.blocks for shard in shards) * self.context
+
+    def bytes_of(self, shards: Sequence[ShardPlan]) -> int:
+        """Disk need of some shards: their rows, a header each (generously) and the manifest."""
+        return self.rows_of(shards) * self.bytes_per_row + (len(shards) + 1) * 2**14
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers, as the manifest keeps them."""
@@ -249,8 +257,9 @@ class Manifest:
             raise StoreForeign(
                 f"{where} is of format {contents['plan'].get('format')}, this version reads {FORMAT}; {mend}"
             )
-        return cls(
-            RecordingPlan.from_json(contents["plan"]),
-            tuple(Shard(**shard) for shard in contents["shards"]),
-            contents["median_norms"],
-        )
+        plan = RecordingPlan.from_json(contents["plan"])
+        shards = tuple(Shard(**shard) for shard in contents["shards"])
+        # a name that the plan does not give might lead out of the folder
+        if [shard.file for shard in shards] != [shard.file for shard in plan.shards]:
+            raise ValueError("its shards are not those of its plan")
+        return cls(plan, shards, contents["median_norms"])

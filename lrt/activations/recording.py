@@ -3,7 +3,8 @@
 What a shard holds depends on the plan and its place alone, never on what ran before it, so a
 recording that was killed goes on at its first missing shard and ends with the same bytes as one
 that was not. Finished shards are listed in a journal with their checksums; the manifest takes its
-place at the very end.
+place at the very end. For the same reason shards may be recorded by different processes (`shares`), and a
+damaged one by itself (`repair`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import errno
 import importlib.metadata
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from lrt.activations.errors import (
     NonFiniteActivations,
     StoreBusy,
     StoreCorrupt,
+    StoreMissing,
     StoreUnwritable,
 )
 from lrt.activations.manifest import (
@@ -46,10 +49,11 @@ from lrt.activations.manifest import (
     dtype_name,
 )
 from lrt.activations.median import streaming_median
+from lrt.activations.shares import Share, remove_shares, share_folders
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
-from lrt.durable import one_writer, sweep, write_durably
+from lrt.durable import one_writer, sweep, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel
@@ -114,113 +118,215 @@ def record(
     folder: str | Path,
     source: LanguageModel,
     target: LanguageModel,
-    source_layers: Sequence[int],
-    target_layers: Sequence[int],
+    plan: RecordingPlan,
     corpus: PackedCorpus,
     *,
-    identity: Mapping[str, Any] | None = None,
-    rows_per_shard: int = 65_536,
-    batch_tokens: int = 4096,
-    non_finite: NonFinite = "refuse",
     progress: Progress | None = None,
+    missing: Literal["record", "refuse"] = "record",
 ) -> ActivationStore:
     """Records both models' states over the corpus into `folder`, or goes on with it.
 
-    A complete store of the same plan is opened as it is. Memory is one shard (and its copy while it
-    is written), whatever the number of rows.
+    A complete store of the same plan is opened as it is. Shares that lie in the folder are taken in.
+    Memory is one shard (and its copy while it is written), whatever the number of rows.
 
     Args:
-        source_layers, target_layers: zero-based decoder blocks.
-        identity: what else determines the bytes (models' revisions and weights, tokenizer), as
-            plain JSON values; a store with another identity is refused.
-        rows_per_shard: rows in one file; rounded down to whole blocks.
-        batch_tokens: tokens in one forward pass; rounded down to whole blocks.
-        non_finite: whether a state that is infinite or undefined ends the recording, or is counted for its
-            layer and leaves every fit of it (its norm is recorded as infinite, its entries as zeros).
+        plan: of `plan_recording`, for these models and this corpus.
         progress: called with rows done and rows in all, after each forward pass of both models.
+        missing: whether shards that no share holds are recorded, or refused: a merge runs no model.
 
     Raises:
         DiskTooSmall: before any work where the disk has too little room, or while writing where it
             filled up; what was recorded is kept.
-        NonFiniteActivations: a state is infinite or undefined, and `non_finite` refuses it; names model,
+        NonFiniteActivations: a state is infinite or undefined, and the plan refuses it; names model,
             layer and token.
         StoreForeign: the folder holds (part of) another recording.
         StoreCorrupt: the folder holds a complete store that is damaged.
-        StoreBusy: another process records into the folder.
+        StoreMissing: shards are missing and refused; names the shares to record.
+        StoreBusy: another process records into the folder, or a share of it.
         StoreUnwritable: the folder cannot be made or written.
-        ValueError: as `plan_recording`.
     """
     folder = Path(folder)
-    plan = plan_recording(
-        source,
-        target,
-        source_layers,
-        target_layers,
-        corpus,
-        identity=identity,
-        rows_per_shard=rows_per_shard,
-        batch_tokens=batch_tokens,
-        non_finite=non_finite,
-    )
     if (folder / MANIFEST).is_file():
         return _opened(folder, plan)
-    with one_writer(folder, "recording into", StoreBusy, StoreUnwritable):
+    with _one_recorder(folder):
         if (folder / MANIFEST).is_file():  # finished by another process since the look above
             return _opened(folder, plan)
         sweep(folder)
         done = _read_journal(folder, plan)
-        check_disk(plan, folder, already=sum(shard.bytes for shard in done.values()))
-        with _disk_may_fill(folder):
-            _write_journal(folder, plan, done)
-        rows = sum(shard.rows for shard in done.values())
-        for shard_plan in plan.shards:
-            if shard_plan.file in done:
-                continue
-
-            def tell(rows_of_shard: int, before: int = rows) -> None:
-                if progress is not None:
-                    progress(before + rows_of_shard, plan.rows)
-
-            tensors = _run_models(shard_plan, plan, source, target, corpus, tell)
-            bad = _non_finite(tensors, plan, shard_plan)
-            with _disk_may_fill(folder):
-                done[shard_plan.file] = _write_shard(folder, shard_plan, tensors, bad)
-                _write_journal(folder, plan, done)
-            rows += done[shard_plan.file].rows
+        _take_in_shares(folder, plan, done)
+        if missing == "refuse":
+            _refuse_missing(folder, plan, done)
+        _fill(folder, plan, plan.shards, done, source, target, corpus, progress)
         with _disk_may_fill(folder):
             _finish(folder, plan, done)
     return _opened(folder, plan)
 
 
+def record_share(
+    folder: str | Path,
+    share: Share,
+    source: LanguageModel,
+    target: LanguageModel,
+    plan: RecordingPlan,
+    corpus: PackedCorpus,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Records one share of the store in `folder`, or goes on with it; returns the share's own folder.
+
+    Processes with different shares need nothing of each other. `record` takes in what they wrote, wherever
+    they ran: their folders need only lie where `Share.folder` says. Nothing is done where the store is
+    complete. Raises as `record`.
+    """
+    folder = Path(folder)
+    place = share.folder(folder)
+    if (folder / MANIFEST).is_file():
+        _opened(folder, plan)
+        return place
+    with _one_recorder(place):
+        sweep(place)
+        done = _read_journal(place, plan)
+        _fill(place, plan, share.of(plan.shards), done, source, target, corpus, progress)
+    return place
+
+
+def repair(folder: str | Path) -> list[str]:
+    """Compares every file of a complete store with its checksum and takes out those that differ, so that
+    `record` records them, and nothing else, again. Returns their names; the store stays as it is if there
+    are none.
+
+    Raises StoreMissing where there is no complete store, StoreCorrupt where the manifest itself is damaged
+    (nothing then says what the files should hold), StoreBusy and StoreUnwritable as `record`.
+    """
+    folder = Path(folder)
+    manifest = ActivationStore.manifest_of(folder)
+    with _one_recorder(folder):
+        done, bad = {}, []
+        for shard in manifest.shards:
+            try:
+                check_shard(folder, shard, manifest.plan, "it is to be recorded again", full=True)
+            except StoreCorrupt as error:
+                log.warning("%s", error)
+                bad.append(shard.file)
+            else:
+                done[shard.file] = shard
+        if bad:
+            _write_journal(folder, manifest.plan, done)
+            (folder / MANIFEST).unlink()
+            sync_folder(folder)
+    return bad
+
+
+def _one_recorder(folder: Path) -> AbstractContextManager[None]:
+    return one_writer(folder, "recording into", StoreBusy, StoreUnwritable)
+
+
+def _fill(
+    folder: Path,
+    plan: RecordingPlan,
+    wanted: Sequence[ShardPlan],
+    done: dict[str, Shard],
+    source: LanguageModel,
+    target: LanguageModel,
+    corpus: PackedCorpus,
+    progress: Progress | None,
+) -> None:
+    """Records those of `wanted` that are not done, keeping the folder's journal."""
+    if corpus.digest != plan.corpus:
+        raise ValueError(f"the plan is of the corpus {plan.corpus}, not of {corpus.digest}")
+    have = [done[shard.file] for shard in wanted if shard.file in done]
+    check_disk(plan, folder, wanted, already=sum(shard.bytes for shard in have))
+    with _disk_may_fill(folder):
+        _write_journal(folder, plan, done)
+    rows, every = sum(shard.rows for shard in have), plan.rows_of(wanted)
+    for shard_plan in wanted:
+        if shard_plan.file in done:
+            continue
+
+        def tell(rows_of_shard: int, before: int = rows) -> None:
+            if progress is not None:
+                progress(before + rows_of_shard, every)
+
+        tensors = _run_models(shard_plan, plan, source, target, corpus, tell)
+        bad = _non_finite(tensors, plan, shard_plan)
+        with _disk_may_fill(folder):
+            done[shard_plan.file] = _write_shard(folder, shard_plan, tensors, bad)
+            _write_journal(folder, plan, done)
+        rows += done[shard_plan.file].rows
+
+
+def _take_in_shares(folder: Path, plan: RecordingPlan, done: dict[str, Shard]) -> None:
+    """Moves what shares have recorded into the store's folder.
+
+    Killed at any moment it can be done again: a file is whole in one of the two places, and its share's
+    journal, which vouches for it, stays until the store is complete.
+    """
+    for place in share_folders(folder):
+        with _one_recorder(place):
+            sweep(place)
+            for shard in _read_journal(place, plan, or_in=folder).values():
+                if shard.file not in done:
+                    if (place / shard.file).is_file():
+                        os.replace(place / shard.file, folder / shard.file)  # noqa: PTH105 (as durable.py)
+                    done[shard.file] = shard
+    sync_folder(folder)
+
+
+def _refuse_missing(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
+    shards = plan.shards
+    missing = [shard.file for shard in shards if shard.file not in done]
+    if not missing:
+        return
+    counts = {int(place.name.split("-of-")[1]) for place in share_folders(folder)}
+    told = ""
+    for count in sorted(counts):
+        wanted = [
+            f"{number}/{count}"
+            for number in range(count)
+            if any(shard.file in missing for shard in Share(number, count).of(shards))
+        ]
+        told += f"; of {count} shares record {', '.join(wanted)}"
+    raise StoreMissing(
+        f"{len(missing)} of {len(shards)} shards of {folder} are not recorded yet ({', '.join(missing[:4])}"
+        f"{', ...' if len(missing) > 4 else ''}){told}; or record what is missing in this process"
+    )
+
+
 def _opened(folder: Path, plan: RecordingPlan) -> ActivationStore:
     store = ActivationStore.open(folder, expect=plan)
-    # the journal has no use beside a manifest; a process killed between the two leaves it
+    # the journals have no use beside a manifest; a process killed between the two leaves them
     (folder / JOURNAL).unlink(missing_ok=True)
+    remove_shares(folder)
     return store
 
 
-def check_disk(plan: RecordingPlan, folder: Path, already: int = 0) -> None:
-    """Tells the disk need in the log, and raises DiskTooSmall where the room is less.
+def check_disk(
+    plan: RecordingPlan, folder: Path, wanted: Sequence[ShardPlan] | None = None, already: int = 0
+) -> None:
+    """Tells the disk need of some shards (all of them) in the log, and raises DiskTooSmall where the room
+    is less.
 
-    `already` is how many bytes of the store are on the disk.
+    `already` is how many bytes of them are on the disk.
     """
+    shards = plan.shards if wanted is None else wanted
+    rows, whole = plan.rows_of(shards), plan.bytes_of(shards)
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
-    need = max(0, plan.bytes - already)
+    need = max(0, whole - already)
     log.info(
         "recording %s rows of %s bytes: %s on disk, %s of it still to write, %s free in %s",
-        f"{plan.rows:,}",
+        f"{rows:,}",
         f"{plan.bytes_per_row:,}",
-        _size(plan.bytes),
+        _size(whole),
         _size(need),
         _size(free),
         folder,
     )
     if need > free:
         raise DiskTooSmall(
-            f"recording needs {need} bytes ({_size(need)}: {plan.rows:,} rows of "
+            f"recording needs {need} bytes ({_size(need)}: {rows:,} rows of "
             f"{plan.bytes_per_row} bytes) and {folder} has {free} bytes ({_size(free)}) free; "
             "make room, lower corpus.tokens, record fewer layers, or put the artifacts on "
             "another disk (paths.artifacts)"
@@ -337,8 +443,9 @@ def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard])
     write_durably(folder / JOURNAL, lambda temp: _write_text(temp, text))
 
 
-def _read_journal(folder: Path, plan: RecordingPlan) -> dict[str, Shard]:
-    """The shards of an unfinished recording that are whole, checksums included.
+def _read_journal(folder: Path, plan: RecordingPlan, or_in: Path | None = None) -> dict[str, Shard]:
+    """The shards of an unfinished recording that are whole, checksums included; files that are not in the
+    folder are looked for `or_in` another.
 
     Raises StoreForeign where the folder holds part of another recording.
     """
@@ -354,9 +461,14 @@ def _read_journal(folder: Path, plan: RecordingPlan) -> dict[str, Shard]:
     mend = f"delete the folder {folder} and run the command again"
     check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", mend, layout=True)
     whole: dict[str, Shard] = {}
+    planned = {shard.file for shard in plan.shards}
     for shard in entries:
+        if shard.file not in planned:  # a name that the plan does not give might lead out of the folder
+            log.warning("%s lists %r, which is none of the shards; it is left alone", path, shard.file)
+            continue
+        moved = or_in is not None and not (folder / shard.file).is_file()
         try:
-            check_shard(folder, shard, plan, mend, full=True)
+            check_shard(or_in if or_in and moved else folder, shard, plan, mend, full=True)
         except StoreCorrupt as error:
             log.warning("%s; recording this shard again", error)
         else:

@@ -82,19 +82,27 @@ class ActivationStore:
             StoreForeign: the store is whole but holds something else than `expect`.
         """
         folder = Path(folder)
-        mend = mend or f"delete the folder {folder} and run the command again: it records anew"
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {mend}")
-        try:
-            manifest = Manifest.loads(path.read_text(encoding="utf-8"), str(path), mend)
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupt(f"{path} is corrupt: {error}; {mend}") from error
+        mend = mend or _mend(folder)
+        manifest = cls.manifest_of(folder, mend)
         if expect is not None:
             check_same_plan(manifest.plan.as_json(), expect.as_json(), str(folder), mend, layout=False)
         store = cls(folder, manifest, mend)
         store.verify()
         return store
+
+    @staticmethod
+    def manifest_of(folder: Path, mend: str | None = None) -> Manifest:
+        """What a store says of itself, its files not looked at. Raises StoreMissing, StoreCorrupt and
+        StoreForeign (of another format) as `open`.
+        """
+        mend = mend or _mend(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {mend}")
+        try:
+            return Manifest.loads(path.read_text(encoding="utf-8"), str(path), mend)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupt(f"{path} is corrupt: {error}; {mend}") from error
 
     @property
     def plan(self) -> RecordingPlan:
@@ -154,6 +162,10 @@ class ActivationStore:
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard, self.plan, self.mend, full=full)
+
+
+def _mend(folder: Path) -> str:
+    return f"delete the folder {folder} and run the command again: it records anew"
 
 
 def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, full: bool) -> None:

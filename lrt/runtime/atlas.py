@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import wandb
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors.torch import load_file, save_file
 from torch import tensor
@@ -36,7 +36,7 @@ from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.recorded import cache_read
-from lrt.runtime.schema import Config, ConfigError, Depth, explain
+from lrt.runtime.schema import Config, ConfigError, Depth, read_beside
 from lrt.runtime.session import Session, without_place
 from lrt.runtime.vectors import Vectors
 from lrt.steering import prompts_digest
@@ -88,24 +88,6 @@ class AtlasSettings:
             raise ValueError(f"atlas.memory_gb={self.memory_gb}; it must be above 0")
         if self.checkpoint_every < 1:
             raise ValueError(f"atlas.checkpoint_every={self.checkpoint_every}; it must be at least 1")
-
-
-@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class _Order:
-    atlas: AtlasSettings
-
-
-def read_settings(composed: DictConfig) -> tuple[AtlasSettings, DictConfig]:
-    """The atlas's settings, and the rest of what Hydra composed, which is train.py's.
-
-    Raises ConfigError listing every unknown key and impossible value of the atlas's section.
-    """
-    section = OmegaConf.to_container(composed.atlas, resolve=True, throw_on_missing=True)
-    try:
-        order = TypeAdapter(_Order).validate_python({"atlas": section})
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
-    return order.atlas, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "atlas"])
 
 
 def grid_layers(wanted: str | int | tuple[Depth, ...], model: LanguageModel, setting: str) -> tuple[int, ...]:
@@ -417,7 +399,7 @@ class Atlas(Vectors):
 
 def main(composed: DictConfig) -> None:
     """The grid, one pass of both models, its page."""
-    settings, rest = read_settings(composed)
+    settings, rest = read_beside(composed, "atlas", AtlasSettings)
     session = Session.of(rest, "atlas")
     session.resolved = {
         **session.resolved,

@@ -110,7 +110,8 @@ class Pipeline(Vectors):
         """Of the raw measurements."""
         evaluation = asdict(self.config.evaluation)
         evaluation.pop("probe")
-        evaluation.pop("max_rows")
+        for name in ("max_rows", "behaviours"):  # batches, and how many are measured
+            evaluation.pop(name)
         return fingerprint(
             {
                 "version": 2,  # half-vectors balanced over answers
@@ -122,13 +123,19 @@ class Pipeline(Vectors):
             }
         )
 
+    @property
+    def studied(self) -> tuple[Behaviour, ...]:
+        """The behaviours that are measured."""
+        by_name = {behaviour.name: behaviour for behaviour in self.suite}
+        return tuple(by_name[name] for name in self.config.evaluation.behaviours or by_name)
+
     @cached_property
     def studies(self) -> list[tuple[Behaviour, Study]]:
-        """Every behaviour's raw record, measured or found; one that is stopped goes on where it was."""
+        """The raw record of each of them, measured or found; one that is stopped goes on where it was."""
         folder = self.artifacts / "measurements" / self.studies_fingerprint
         found = []
         with self.session.stage("evaluate"):
-            for behaviour in self.suite:
+            for behaviour in self.studied:
                 file = folder / f"{behaviour.name}-{self._study_digest(behaviour)[:12]}.jsonl"
                 layer = self.chosen(behaviour).choice.layer
                 if told := self.analyses.forecasts.of(self.map_of(behaviour), behaviour, layer)["warning"]:

@@ -19,9 +19,13 @@ from safetensors import SafetensorError
 
 from lrt.activations import (
     ActivationStore,
+    RecordingPlan,
     Selection,
+    Share,
     StoreForeign,
+    plan_recording,
     record,
+    record_share,
 )
 from lrt.corpora import (
     SPLITS,
@@ -154,12 +158,17 @@ class Recorded:
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             self._check_carried()
-            for name in self.config.evaluation.probe.behaviours:
-                if name not in {b.name for b in self.suite}:
-                    raise ConfigError(
-                        f"evaluation.probe.behaviours holds {name!r}, which is not in the suite: "
-                        f"{', '.join(b.name for b in self.suite)}"
-                    )
+            evaluation = self.config.evaluation
+            for setting, named in (
+                ("evaluation.behaviours", evaluation.behaviours),
+                ("evaluation.probe.behaviours", evaluation.probe.behaviours),
+            ):
+                for name in named:
+                    if name not in {b.name for b in self.suite}:
+                        raise ConfigError(
+                            f"{setting} holds {name!r}, which is not in the suite: "
+                            f"{', '.join(b.name for b in self.suite)}"
+                        )
             log.info(
                 "%s%s %s of %d -> %s %s of %d",
                 "to choose among: " * self.automatic,
@@ -361,52 +370,89 @@ class Recorded:
                 exclude=self.exclusion,
             )
 
+    @property
+    def store_folder(self) -> Path:
+        """Where the activation store lies."""
+        return self.artifacts / "activations" / self.store_fingerprint
+
     @cached_property
     def store(self) -> ActivationStore:
         """Both models' hidden states over the corpus, recorded or found."""
-        folder = self.artifacts / "activations" / self.store_fingerprint
         with self.session.stage("record hidden states"):
-            # in the store too, so that one put in another's place is noticed
-            identities = {**self.identities, "fingerprint": self.store_fingerprint}
-            if (folder / "manifest.json").is_file():
-                store = ActivationStore.open(folder)
-                if store.plan.identity != identities:
-                    raise StoreForeign(f"{folder} holds the store of other settings; {store.mend}")
+            if self._recorded:
+                store = ActivationStore.open(self.store_folder)
+                if store.plan.identity != self._store_identity:
+                    raise StoreForeign(f"{self.store_folder} holds the store of other settings; {store.mend}")
                 if self.config.recording.verify:
                     with self.session.working("checking the recorded states"):
                         store.verify(full=True)
-                self._check_corpus(store.plan.corpus, folder)
+                self._check_corpus(store.plan.corpus)
                 return store
-            packed = self.packed
-            self._check_corpus(packed.digest, folder)
-            wanted = sum(packed.rows(split) for split in SPLITS)
-            with self.session.progress("recording", wanted) as advance:
-                done = 0
+            with self._recording(self.recording_plan.rows) as what:
+                return record(self.store_folder, **what)
 
-                def tell(rows: int, _: int) -> None:
-                    nonlocal done
-                    advance(rows - done)
-                    done = rows
+    def record_share(self, share: Share) -> Path:
+        """Records one share of the store, or goes on with it; the share's folder."""
+        plan = self.recording_plan
+        mine = plan.rows_of(share.of(plan.shards))
+        with self.session.stage("record hidden states"), self._recording(mine) as what:
+            return record_share(self.store_folder, share, **what)
 
-                return record(
-                    folder,
-                    self.source,
-                    self.target,
-                    self.recorded_stacks[0].layers,
-                    self.recorded_stacks[1].layers,
-                    packed,
-                    identity=identities,
-                    rows_per_shard=self.config.recording.rows_per_shard,
-                    batch_tokens=self.config.recording.batch_tokens,
-                    non_finite=self.config.recording.non_finite,
-                    progress=tell,
-                )
+    def merge_shares(self) -> ActivationStore:
+        """The store made of its shares, none of which may be missing; runs no model."""
+        with self._recording(self.recording_plan.rows) as what:
+            return record(self.store_folder, **what, missing="refuse")
 
-    def _check_corpus(self, digest: str, folder: Path) -> None:
+    @property
+    def _recorded(self) -> bool:
+        return (self.store_folder / "manifest.json").is_file()
+
+    @property
+    def _store_identity(self) -> dict[str, Any]:
+        # in the store too, so that one put in another's place is noticed
+        return {**self.identities, "fingerprint": self.store_fingerprint}
+
+    @cached_property
+    def recording_plan(self) -> RecordingPlan:
+        """What is to be recorded, in which shards."""
+        self._check_corpus(self.packed.digest)
+        source, target = self.recorded_stacks
+        return plan_recording(
+            self.source,
+            self.target,
+            source.layers,
+            target.layers,
+            self.packed,
+            identity=self._store_identity,
+            rows_per_shard=self.config.recording.rows_per_shard,
+            batch_tokens=self.config.recording.batch_tokens,
+            non_finite=self.config.recording.non_finite,
+        )
+
+    @contextmanager
+    def _recording(self, rows: int) -> Iterator[dict[str, Any]]:
+        """What `record` takes, with a bar over so many rows."""
+        with self.session.progress("recording", rows) as advance:
+            done = 0
+
+            def tell(so_far: int, _: int) -> None:
+                nonlocal done
+                advance(so_far - done)
+                done = so_far
+
+            yield {
+                "source": self.source,
+                "target": self.target,
+                "plan": self.recording_plan,
+                "corpus": self.packed,
+                "progress": tell,
+            }
+
+    def _check_corpus(self, digest: str) -> None:
         if digest != self.corpus_digest:
             raise StoreForeign(
-                f"the corpus that {folder} is named by was packed from other text than there is now: delete "
-                f"{self.artifacts / 'corpora'} and run the command again"
+                f"the corpus that {self.store_folder} is named by was packed from other text than there is "
+                f"now: delete {self.artifacts / 'corpora'} and run the command again"
             )
 
     def _open_parts(self) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
@@ -24,6 +24,8 @@ from lrt.features import SaeSpec
 from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.models import ModelSpec
+
+Section = TypeVar("Section")
 
 
 class ConfigError(ValueError):
@@ -353,6 +355,8 @@ class Evaluation:
     max_rows                      Items x conditions run in one batch.
     items                         What the report is read on: `test`, or `development` while settings
                                   are still being chosen.
+    behaviours    Which of the suite are measured, in this order; none named: all. The others still leave
+                  the corpus and stand in as the null of another behaviour.
     """
 
     grid: StrengthGrid = field(default_factory=StrengthGrid)
@@ -364,6 +368,7 @@ class Evaluation:
     folds: int = 10
     max_rows: int = 1024
     items: ItemSplit = "test"
+    behaviours: tuple[str, ...] = ()
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:
@@ -372,6 +377,8 @@ class Evaluation:
                 "random_draws and shuffled_draws must be at least 1: no result stands without its "
                 f"nulls; got {self.random_draws} and {self.shuffled_draws}"
             )
+        if len(set(self.behaviours)) < len(self.behaviours):
+            raise ValueError(f"evaluation.behaviours={list(self.behaviours)} names one twice; name each once")
         if self.max_rows < 1:
             raise ValueError(f"evaluation.max_rows={self.max_rows}; it must be at least 1")
         if self.temperature < 0:
@@ -548,6 +555,19 @@ def read_config(composed: DictConfig) -> Config:
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
     return replace(config, pair=config.pair.in_order())
+
+
+def read_beside(composed: DictConfig, section: str, kind: type[Section]) -> tuple[Section, DictConfig]:
+    """A section that a program reads beside the settings of train.py, and the rest, which is these.
+
+    Raises ConfigError listing every unknown key and impossible value of the section.
+    """
+    plain = OmegaConf.to_container(composed[section], resolve=True, throw_on_missing=True)
+    try:
+        found = TypeAdapter(dict[str, kind]).validate_python({section: plain})  # type: ignore[valid-type]
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+    return found[section], OmegaConf.masked_copy(composed, [str(key) for key in composed if key != section])
 
 
 # what pydantic puts into a path for a value that may be of several types

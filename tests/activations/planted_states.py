@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrt.activations import ActivationStore, record
+from lrt.activations import ActivationStore, plan_recording, record
 from lrt.corpora import SPLITS, Blocks, PackedCorpus
 
 VOCABULARY = 50
@@ -63,20 +63,24 @@ def corpus_of(
     return PackedCorpus(context, ("even", "odd"), splits)
 
 
-def make_store(folder: Path, corpus: PackedCorpus | None = None, **settings: Any) -> ActivationStore:
-    """A store of two planted models, 6 and 10 wide, layers (1, 2) and (3,)."""
+def recording_of(corpus: PackedCorpus | None = None, **settings: Any) -> dict[str, Any]:
+    """Two planted models, 6 and 10 wide, a plan of their layers (1, 2) and (3,), and a corpus, as `record`
+    takes them."""
     chosen: dict[str, Any] = {"rows_per_shard": 64, "batch_tokens": 24, **settings}
-    return record(
-        folder,
-        chosen.pop("source", PlantedModel(6)),
-        chosen.pop("target", PlantedModel(10, seed=1)),
-        chosen.pop("source_layers", [2, 1]),
-        chosen.pop("target_layers", [3]),
-        corpus or corpus_of(),
-        **chosen,
-    )
+    source, target = chosen.pop("source", PlantedModel(6)), chosen.pop("target", PlantedModel(10, seed=1))
+    layers = chosen.pop("source_layers", [2, 1]), chosen.pop("target_layers", [3])
+    corpus = corpus or corpus_of()
+    plan = plan_recording(source, target, *layers, corpus, **chosen)
+    return {"source": source, "target": target, "plan": plan, "corpus": corpus}
+
+
+def make_store(
+    folder: Path, corpus: PackedCorpus | None = None, progress: Any = None, **settings: Any
+) -> ActivationStore:
+    """A store of `recording_of`."""
+    return record(folder, **recording_of(corpus, **settings), progress=progress)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Every file of a folder; it holds no other folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -363,7 +363,8 @@ def test_a_real_pair_is_recorded_as_its_blocks_say(tmp_path: Path) -> None:
 
     source, target = tiny(8, 2), tiny(12, 3)
     corpus = corpus_of(train=9)
-    store = record(tmp_path, source, target, [0], [1], corpus, rows_per_shard=32, batch_tokens=16)
+    plan = plan_recording(source, target, [0], [1], corpus, rows_per_shard=32, batch_tokens=16)
+    store = record(tmp_path, source, target, plan, corpus)
     tokens = torch.from_numpy(corpus.splits["train"].tokens).long()
     for name, model, layer in (("source.0", source, 0), ("target.1", target, 1)):
         with torch.no_grad():

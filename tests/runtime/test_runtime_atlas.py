@@ -25,8 +25,8 @@ from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
 from lrt.runtime.analyses.layers import Atlas as StoreAtlas
-from lrt.runtime.atlas import AtlasSettings, grid_layers, main, read_settings
-from lrt.runtime.schema import ConfigError
+from lrt.runtime.atlas import AtlasSettings, grid_layers, main
+from lrt.runtime.schema import ConfigError, read_beside
 
 pytestmark = pytest.mark.xdist_group("micro")
 
@@ -227,7 +227,7 @@ def test_setting_that_the_schema_refuses(override: str, said: str) -> None:
     config = OmegaConf.create({"atlas": asdict(AtlasSettings())})
     OmegaConf.update(config, path, yaml.safe_load(value))
     with pytest.raises(ConfigError) as error:
-        read_settings(config)
+        read_beside(config, "atlas", AtlasSettings)
     assert said in str(error.value)
 
 
@@ -309,6 +309,6 @@ def test_blocks_that_are_named() -> None:
 
 def test_the_shipped_settings_are_the_schemas_and_the_rest_is_train_pys() -> None:
     own = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
-    settings, rest = read_settings(composed("atlas", *own, output="x"))
+    settings, rest = read_beside(composed("atlas", *own, output="x"), "atlas", AtlasSettings)
     assert settings == AtlasSettings()
     assert rest == composed("train", *own, output="x")

@@ -49,6 +49,7 @@ def nothing_costly(workshop: Workshop) -> None:
         ("+trainer.logger=false", ("trainer.logger is not for a config to set",)),
         ("trainer.precision=13", ("Lightning's Trainer refuses", "trainer.precision=13")),
         ("suite.names=[french,nonsense]", ("nonsense", "french")),
+        ("evaluation.behaviours=[dogs]", ("evaluation.behaviours holds 'dogs'", "bravery")),
         ("evaluation.probe.behaviours=[dogs]", ("evaluation.probe.behaviours holds 'dogs'", "bravery")),
         ("pair.source.path=/nowhere/at/all", ("'/nowhere/at/all' is no folder of this machine",)),
         ("map.kind=low_rank", ("map.rank must be 1 to 32", "got None")),

@@ -288,6 +288,7 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
         ("evaluation.random_draws=0", "no result stands without its nulls"),
         ("evaluation.resampled_draws=1", "must be 0 or at least 2"),
         ("evaluation.max_rows=0", "evaluation.max_rows=0; it must be at least 1"),
+        ("evaluation.behaviours=[french,french]", "names one twice"),
         ("evaluation.items=train", "'development' or 'test'"),
         ("recording.batch_tokens=0", "recording.batch_tokens=0; it must be at least 1"),
         ("corpus.tokens.validation=0", "every split holds at least one sequence of corpus.context=128"),

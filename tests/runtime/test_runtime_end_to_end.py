@@ -218,6 +218,18 @@ def test_a_behaviour_that_is_added_gets_its_vectors_and_figures(workshop: Worksh
     assert ['"condition": "other"' in file.read_text() for file in (alone, beside)] == [False, True]
 
 
+def test_some_of_a_suite_are_reported_as_they_stand_in_all_of_it(
+    micro_run: MicroRun, workshop: Workshop
+) -> None:
+    shutil.copytree(micro_run.workshop.artifacts, workshop.artifacts)
+    before = workshop.files("measurements")
+    done = workshop.evaluate("evaluation.behaviours=[bravery]")
+    assert done.code == 0, done.told
+    assert workshop.files("measurements") == before
+    one, other = (json.loads((w.report / "results.json").read_text()) for w in (micro_run.workshop, workshop))
+    assert other["behaviours"] == [b for b in one["behaviours"] if b["name"] == "bravery"]
+
+
 def test_a_corpus_that_is_other_than_its_name_says_is_told(workshop: Workshop) -> None:
     assert workshop.train().code == 0
     digest = workshop.one("corpora/*.json")

@@ -76,6 +76,7 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("logging.project=other", True, True, True),
         ("paths.report=elsewhere", True, True, True),
         ("evaluation.max_rows=8", True, True, True),
+        ("evaluation.behaviours=[french]", True, True, True),
         ("pair.name=another", True, True, True),
         # the same states for every map, the same map for every evaluation
         ("evaluation.random_draws=3", True, True, False),

@@ -1,0 +1,237 @@
+import fcntl
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_states import PlantedModel, bytes_of, corpus_of, make_store, recording_of
+
+from lrt.activations import (
+    ActivationStore,
+    Share,
+    StoreBusy,
+    StoreCorrupt,
+    StoreForeign,
+    StoreMissing,
+    record,
+    record_share,
+    repair,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Bytes of the store that one process records."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_store(folder)
+    return bytes_of(folder)
+
+
+@settings(max_examples=12, deadline=None)
+@given(count=st.integers(1, 9), data=st.data())
+def test_shares_in_any_number_and_order_make_the_same_store(
+    whole: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, count: int, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("shared")
+    order = data.draw(st.permutations(range(count)))
+    source = PlantedModel(6)
+    for number in order:
+        record_share(folder, Share(number, count), **recording_of(source=source))
+    calls = source.calls
+    with pytest.raises(StoreMissing):
+        ActivationStore.open(folder)
+    record(folder, **recording_of(source=source), missing="refuse")
+    assert source.calls == calls
+    assert bytes_of(folder) == whole
+
+
+def test_two_processes_at_once(whole: dict[str, bytes], tmp_path: Path) -> None:
+    at_once = [
+        multiprocessing.get_context("fork").Process(
+            target=record_share, args=(tmp_path, Share(number, 2)), kwargs=recording_of()
+        )
+        for number in range(2)
+    ]
+    for process in at_once:
+        process.start()
+    for process in at_once:
+        process.join()
+        assert process.exitcode == 0
+    record(tmp_path, **recording_of(), missing="refuse")
+    assert bytes_of(tmp_path) == whole
+
+
+def test_shares_recorded_elsewhere_are_put_beside_each_other(whole: dict[str, bytes], tmp_path: Path) -> None:
+    for number in range(2):
+        place = record_share(tmp_path / f"machine {number}", Share(number, 2), **recording_of())
+        shutil.copytree(place, Share(number, 2).folder(tmp_path / "home"))
+    record(tmp_path / "home", **recording_of(), missing="refuse")
+    assert bytes_of(tmp_path / "home") == whole
+
+
+def test_a_merge_names_the_shares_that_are_missing(tmp_path: Path) -> None:
+    for number in (0, 2):
+        record_share(tmp_path, Share(number, 4), **recording_of())
+    with pytest.raises(
+        StoreMissing, match=r"3 of 7 shards .* not recorded yet .*; of 4 shares record 1/4, 3/4"
+    ):
+        record(tmp_path, **recording_of(), missing="refuse")
+    # nothing is lost by asking, and a plain recording fills the gaps alone
+    source = PlantedModel(6)
+    record(tmp_path, **recording_of(source=source))
+    assert source.calls == 3 + 3 + 2
+
+
+def test_a_share_that_is_done_or_stopped_goes_on(whole: dict[str, bytes], tmp_path: Path) -> None:
+    source = PlantedModel(6)
+    place = record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    calls = source.calls
+    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    assert source.calls == calls
+    damaged = sorted(place.glob("train-*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x77")
+    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    assert source.calls == calls + 3
+    record(tmp_path, **recording_of())
+    assert bytes_of(tmp_path) == whole
+    # one that comes late finds the store complete
+    record_share(tmp_path, Share(1, 2), **recording_of(source=source))
+    assert source.calls == calls + 3
+    assert bytes_of(tmp_path) == whole
+
+
+class Killed(BaseException):
+    """No handler may tidy up after it."""
+
+
+def test_a_merge_killed_at_any_move_is_done_again(whole: dict[str, bytes], tmp_path: Path) -> None:
+    real = os.replace
+    for survives in range(12):
+        folder, left = tmp_path / str(survives), [survives]
+        for number in range(3):
+            record_share(folder, Share(number, 3), **recording_of())
+
+        def counted(*paths: object, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            real(*paths)  # type: ignore[call-overload]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "replace", counted)
+            try:
+                record(folder, **recording_of(), missing="refuse")
+            except Killed:
+                pass
+            else:
+                break
+        source = PlantedModel(6)
+        record(folder, **recording_of(source=source), missing="refuse")
+        assert source.calls == 0
+        assert bytes_of(folder) == whole
+    assert 7 < survives < 11  # each of the seven shards, the journal and the manifest
+
+
+def test_a_share_under_way_is_not_taken_in(tmp_path: Path) -> None:
+    place = record_share(tmp_path, Share(0, 2), **recording_of())
+    descriptor = os.open(place, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(StoreBusy, match=r"another process is recording into .*0-of-2"):
+            record(tmp_path, **recording_of())
+        with pytest.raises(StoreBusy):
+            record_share(tmp_path, Share(0, 2), **recording_of())
+    finally:
+        os.close(descriptor)
+
+
+def test_a_share_of_another_recording_is_refused(tmp_path: Path) -> None:
+    record_share(tmp_path, Share(0, 2), **recording_of(batch_tokens=8))
+    with pytest.raises(StoreForeign, match=r"0-of-2 was recorded from something else: batch_tokens"):
+        record(tmp_path, **recording_of())
+
+
+def test_a_plan_of_another_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the plan is of the corpus"):
+        record(tmp_path, **{**recording_of(), "corpus": corpus_of(seed=3)})
+
+
+def test_a_journal_cannot_name_a_file_outside(tmp_path: Path) -> None:
+    place = record_share(tmp_path / "store", Share(0, 1), **recording_of())
+    journal = place / "recording.json"
+    journal.write_text(journal.read_text().replace('"file": "test-00000', '"file": "../../../test-00000'))
+    outside = tmp_path / "test-00000.safetensors"
+    outside.write_bytes((place / "test-00000.safetensors").read_bytes())
+    store = record(tmp_path / "store", **recording_of())
+    assert outside.exists()
+    store.verify(full=True)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_repaired_store_records_what_was_damaged_alone(
+    whole: dict[str, bytes], tmp_path: Path, damage: str
+) -> None:
+    make_store(tmp_path)
+    assert repair(tmp_path) == []
+    assert bytes_of(tmp_path) == whole
+    bad = tmp_path / "train-00003.safetensors"
+    content = bad.read_bytes()
+    bad.unlink()
+    if damage != "gone":
+        bad.write_bytes(content[:-1] + (b"\x77" if damage == "flipped" else b""))
+    assert repair(tmp_path) == ["train-00003.safetensors"]
+    with pytest.raises(StoreMissing):
+        ActivationStore.open(tmp_path)
+    source = PlantedModel(6)
+    make_store(tmp_path, source=source)
+    assert source.calls == 3
+    assert bytes_of(tmp_path) == whole
+
+
+def test_what_cannot_be_repaired_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing):
+        repair(tmp_path)
+    make_store(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 64', '"rows": 65', 1))
+    with pytest.raises(StoreCorrupt, match=r"manifest\.json is corrupt.*delete the folder"):
+        repair(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/", "4/4", "-1/2", "0/0", "a/b", "1/2/3"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match=r"share"):
+        Share.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "4"}, Share(1, 4)),
+        (
+            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"},
+            Share(2, 3),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Share(0, 2)),
+        # srun within an array is one task of it
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "1",
+                "SLURM_ARRAY_TASK_COUNT": "2",
+                "SLURM_PROCID": "0",
+                "SLURM_NTASKS": "1",
+            },
+            Share(1, 2),
+        ),
+    ],
+)
+def test_the_share_that_a_starter_tells(environment: dict[str, str], share: Share) -> None:
+    assert Share.of_environment(environment) == share
+
+
+def test_no_starter() -> None:
+    with pytest.raises(ValueError, match=r"share=auto, and the environment has none of RANK and WORLD_SIZE"):
+        Share.of_environment({"RANK": "1"})

@@ -1,0 +1,132 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import MicroRun, Ran, Workshop, run_main
+
+from lrt.runtime.record import main
+from lrt.runtime.verify import main as verify
+
+pytestmark = pytest.mark.xdist_group("micro")
+
+
+def run_record(workshop: Workshop, *more: str) -> Ran:
+    """`python -m lrt.runtime.record`, without the start of a process."""
+    return run_main(main, "record", *workshop.settings("recording.rows_per_shard=2048", *more))
+
+
+def store_of(artifacts: Path) -> dict[str, bytes]:
+    (folder,) = artifacts.glob("activations/*")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
+    assert run_record(workshop).code == 0
+    whole = store_of(workshop.artifacts)
+    assert len(whole) > 4
+    shutil.rmtree(workshop.artifacts / "activations")
+    for share in ("1/2", "0/2"):
+        done = run_record(workshop, f"record.share={share}")
+        assert done.code == 0, done.told
+        assert f"share {share}" in done.line
+    done = run_record(workshop, "record.merge=true")
+    assert done.code == 0, done.told
+    assert store_of(workshop.artifacts) == whole
+    before = workshop.files("activations")
+    assert workshop.train("recording.rows_per_shard=2048").code == 0
+    assert workshop.files("activations") == before
+
+
+def test_a_merge_without_all_shares_says_which_to_record(workshop: Workshop) -> None:
+    assert run_record(workshop, "record.share=0/3").code == 0
+    done = run_record(workshop, "record.merge=true")
+    assert done.code == 1
+    assert "of 3 shares record 1/3, 2/3" in done.line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("record.share=3/2", "of 2 shares the numbers go from 0 to 1"),
+        ("record.share=two", "write NUMBER/COUNT with numbers from zero, as 0/4"),
+        ("record.share=auto", "the environment has none of RANK and WORLD_SIZE"),
+        ("record.shard=0/2", None),
+        ("+record.shard=0/2", "record.shard: is not a setting"),
+    ],
+)
+def test_what_cannot_be_recorded(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, override: str, said: str | None
+) -> None:
+    for name in ("RANK", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    done = run_record(workshop, override)
+    assert done.code == 1
+    assert (said or "Key 'shard' is not in struct") in done.line
+    assert not (workshop.artifacts / "activations").exists()
+
+
+def test_a_share_and_a_merge_are_two_commands(workshop: Workshop) -> None:
+    done = run_record(workshop, "record.share=0/2", "record.merge=true")
+    assert "are two commands; give one" in done.line
+
+
+@pytest.mark.slow
+def test_workers_that_torchrun_starts_record_a_share_each(workshop: Workshop) -> None:
+    settings = workshop.settings("recording.rows_per_shard=2048", "record.share=auto")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "-m",
+        "lrt.runtime.record",
+    ]
+    done = subprocess.run(
+        [*command, *settings],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert run_record(workshop, "record.merge=true").code == 0
+    made = store_of(workshop.artifacts)
+    shutil.rmtree(workshop.artifacts / "activations")
+    assert run_record(workshop).code == 0
+    assert store_of(workshop.artifacts) == made
+
+
+def test_artifacts_are_verified_and_a_store_is_repaired(
+    micro_run: MicroRun, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(micro_run.workshop.artifacts, workshop.artifacts)
+    assert verify([str(workshop.artifacts)]) == 0
+    assert " 0 damaged" in capsys.readouterr().out
+    whole = store_of(workshop.artifacts)
+    shard = workshop.one("activations/*/train-00000.safetensors")
+    mapping = workshop.one("maps/*/mapping.safetensors")
+    for file in (shard, mapping):
+        file.write_bytes(file.read_bytes()[:-1] + b"\x77")
+    assert verify([str(workshop.artifacts)]) == 1
+    told = capsys.readouterr().out
+    assert "2 damaged" in told
+    assert str(shard) in told
+    assert str(mapping) in told
+    # the map cannot be mended from itself
+    assert verify(["--repair", str(workshop.artifacts)]) == 1
+    assert f"taken out: {shard.name}" in capsys.readouterr().out
+    shutil.rmtree(mapping.parent)
+    assert workshop.train().code == 0
+    assert store_of(workshop.artifacts) == whole
+    assert verify([str(workshop.artifacts)]) == 0
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        verify([str(tmp_path / "none")])
+    assert left.value.code == 2
+    assert "paths.artifacts" in capsys.readouterr().err

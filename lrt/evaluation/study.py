@@ -261,8 +261,9 @@ class _Measuring:
         cells: Sequence[Cell],
         named: Sequence[str] | None = None,
     ) -> list[Measurement]:
-        """`measure` in batches that the journal keeps."""
+        """`measure` in batches that the journal keeps, of prompts of like length: little is padded."""
         rows: list[Measurement] = []
+        order = sorted(range(len(items)), key=lambda i: len(items[i].prompt))
         for some in item_batches(len(items), len(cells), self.max_rows):
 
             def make(some: slice = some) -> list[Measurement]:
@@ -271,11 +272,11 @@ class _Measuring:
                     model.layer,
                     self.behaviour,
                     self.split,
-                    items[some],
+                    [items[i] for i in order[some]],
                     cells,
                     temperature=self.temperature,
                     max_rows=self.max_rows,
-                    named=None if named is None else named[some],
+                    named=None if named is None else [named[i] for i in order[some]],
                 )
 
             rows += self.journal.batch(f"{label}, items {some.start} to {some.stop}", Measurement, make)

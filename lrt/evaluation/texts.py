@@ -29,7 +29,6 @@ from lrt.evaluation.text_words import (
 from lrt.models.prompts import render_chat
 
 NAMES = ("french", "capitals", "dogs", "sentiment")
-DAMAGE_TEXTS = 48  # half of them to choose strengths by
 LEAST_WORDS, MOST_WORDS = 12, 48  # of a contrastive passage
 
 
@@ -44,6 +43,7 @@ class Texts:
                      document it is cut from are told to be the same text.
     contrast_pairs   Texts on each side.
     continuation     Tokens that the model writes behind a prompt.
+    damage_texts     Texts of the kind on which harm is measured, half of them to choose strengths by.
     seed             Draws passages, sentences and prompts.
     """
 
@@ -56,6 +56,7 @@ class Texts:
     development: int = 24
     test: int = 60
     continuation: int = 40
+    damage_texts: int = 48
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +69,11 @@ class Texts:
                         f"take {name} out of names"
                     )
         check_sizes(self, "texts", "continuation")
+        if self.damage_texts < 2:
+            raise ValueError(
+                f"damage_texts={self.damage_texts} of a texts suite; at least 2 are needed, one to choose "
+                "strengths by and one to tell the harm on"
+            )
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]
 
 def _french(settings: Texts) -> _Contrast:
     wanted, rng = settings.contrast_pairs, random.Random(f"french/{settings.seed}")
-    french = passages(settings.french, settings.unit, wanted + DAMAGE_TEXTS, rng, "french")
+    french = passages(settings.french, settings.unit, wanted + settings.damage_texts, rng, "french")
     english = passages(settings.english, settings.unit, wanted, rng, "english")
     return _Contrast(
         "share of French words",
@@ -139,7 +145,7 @@ def _french(settings: Texts) -> _Contrast:
 
 def _capitals(settings: Texts) -> _Contrast:
     wanted, rng = settings.contrast_pairs, random.Random(f"capitals/{settings.seed}")
-    found = passages(settings.english, settings.unit, wanted + DAMAGE_TEXTS, rng, "english")
+    found = passages(settings.english, settings.unit, wanted + settings.damage_texts, rng, "english")
     cut = tuple(_cut(text, rng) for text in found[:wanted])
     return _Contrast(
         "share of capital letters",
@@ -185,14 +191,14 @@ def _own(
     half_at_once  Let every second text end with what tells the kind.
     """
     rng = random.Random(f"{name}/{settings.seed}")
-    wanted = settings.contrast_pairs + DAMAGE_TEXTS
+    wanted = settings.contrast_pairs + settings.damage_texts
     sides = []
     for sentences in (positive, negative):
         made = list(sentences.all())
         if len(made) < wanted:
             raise ValueError(
                 f"contrast_pairs={settings.contrast_pairs} of a texts suite: {name} has {len(made)} "
-                f"sentences a side, {DAMAGE_TEXTS} of them kept for damage; lower it"
+                f"sentences a side, {settings.damage_texts} of them kept for damage; lower it"
             )
         random.Random(f"{name}/{settings.seed}/order").shuffle(made)  # the same order on both sides
         sides.append(made)
@@ -221,7 +227,7 @@ def passages(
         raise ValueError(
             f"{setting} of a texts suite: {', '.join(paths)} hold {len(found)} passages ({unit}s of "
             f"{2 * LEAST_WORDS} words or more), and {count} are needed; name more files, another unit or "
-            "fewer contrast_pairs"
+            "fewer contrast_pairs or damage_texts"
         )
     return tuple(rng.sample(found, count))
 

@@ -21,7 +21,7 @@ from lrt.evaluation.text_words import (
     SORROWFUL,
     SORROWFUL_WORDS,
 )
-from lrt.evaluation.texts import DAMAGE_TEXTS, LEAST_WORDS, MOST_WORDS, NAMES, openings
+from lrt.evaluation.texts import LEAST_WORDS, MOST_WORDS, NAMES, openings
 from lrt.models import LanguageModel
 
 SMALL: dict[str, Any] = {"contrast_pairs": 12, "development": 4, "test": 6, "continuation": 5}
@@ -47,7 +47,7 @@ def test_the_sides_differ_by_what_is_measured(files: dict[str, tuple[str, ...]])
     assert tuple(made) == NAMES
     for name, behaviour in made.items():
         assert len(behaviour.positives) == len(behaviour.negatives) == 12
-        assert len(behaviour.damage_texts) == DAMAGE_TEXTS
+        assert len(behaviour.damage_texts) == 48
         up, down = mean(behaviour, behaviour.positives), mean(behaviour, behaviour.negatives)
         assert up > 0.7, name
         assert down < 0.1, name
@@ -126,7 +126,7 @@ def test_a_passages_document_leaves_the_corpus_and_its_neighbours_stay(
 ) -> None:
     excluded = Exclusion(suite(files, names=("french",))["french"].texts)
     documents = [d.text for d in documents_of(files["french"], "paragraph")]
-    assert sum(map(excluded.matches, documents)) == 12 + DAMAGE_TEXTS
+    assert sum(map(excluded.matches, documents)) == 12 + 48
     # read as one document, all of the book goes
     (book,) = documents_of(files["french"], "file")
     assert excluded.matches(book.text)
@@ -158,6 +158,7 @@ def test_texts_are_cut_behind_what_tells_the_kind() -> None:
         ({"test": 1}, "at least 2"),
         ({"continuation": 0}, "continuation"),
         ({"contrast_pairs": 40}, r"french of a texts suite: .* hold 80 passages .* 88 are needed"),
+        ({"damage_texts": 1}, "damage_texts=1 of a texts suite; at least 2"),
         ({"names": ("dogs",), "contrast_pairs": 529}, "dogs has 576 sentences a side"),
         ({"test": 500}, "there are 448 openings"),
     ],

@@ -1,68 +1,167 @@
-"""make bench: speed as a ratio to a limit measured in the same run.
+"""make bench: speed as ratios, each to a limit or a peer measured in the same run.
 
-Rows so far: moments against the float32 matrix products that they are made of. Each figure is the
-median of several runs; nothing here asserts a time.
+python benchmarks/run.py [PART ...] writes results.json, results.md and results.png beside itself; with parts
+(recording, fitting, sweeping, storing) it runs those alone and keeps the other rows that are there. Nothing
+asserts a time.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
-import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import torch
+from clock import Row
 
-from lrt.mapping import Moments
-
-RUNS = 7
-ROWS, D_SOURCE, D_TARGET = 32_768, 256, 384
-
-
-def seconds(work: Callable[[], object]) -> list[float]:
-    """Wall seconds of `RUNS` runs after a warm-up."""
-    work()
-    found = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return found
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 
 
-def moments_row() -> dict[str, object]:
-    """Moments of paired rows over the three products alone."""
-    x, y = torch.randn(ROWS, D_SOURCE), torch.randn(ROWS, D_TARGET)
+def recording() -> Iterator[Row]:
+    from recording import recording_rows
 
-    def products() -> None:
-        for a, b in zip(x.split(4096), y.split(4096), strict=True):
-            a.T @ a, a.T @ b, b.T @ b
+    yield from recording_rows()
 
-    limit, ours = seconds(products), seconds(lambda: Moments(D_SOURCE, D_TARGET).update(x, y))
-    ratios = [a / b for a, b in zip(limit, ours, strict=True)]
+
+def storing() -> Iterator[Row]:
+    from recording import noise_row, store_rows
+
+    yield from store_rows()
+    yield noise_row()
+
+
+def fitting() -> Iterator[Row]:
+    from fitting import lightning_row, memory_row, moments_row, optimum_rows, path_row
+
+    yield moments_row()
+    yield path_row()
+    yield lightning_row()
+    yield from optimum_rows()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield memory_row(Path(folder))
+
+
+def sweeping() -> Iterator[Row]:
+    from sweeping import bench_rows, generation_row, peers_environment, vectors_row
+
+    yield from bench_rows()
+    yield generation_row()
+    try:
+        python = peers_environment(ROOT / ".venv-peers", ["steering-vectors"], ROOT / "constraints.txt")
+    except subprocess.CalledProcessError as error:
+        print(f"sweep/steering_vectors is left out: its environment cannot be made ({error})")
+    else:
+        yield vectors_row(python)
+
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "recording": recording,
+    "storing": storing,
+    "fitting": fitting,
+    "sweeping": sweeping,
+}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    names = ("torch", "lightning", "transformers", "safetensors", "numpy", "scikit-learn")
     return {
-        "name": "moments/gemm_limit",
-        "ratio": round(statistics.median(ratios), 3),
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "what": f"float32 products alone over the whole update, {ROWS} rows, {D_SOURCE} -> {D_TARGET}",
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
     }
 
 
-def main() -> None:
-    """Writes benchmarks/results.json and prints the table."""
-    result = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": [moments_row()],
-    }
-    (Path(__file__).parent / "results.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{'name':24} {'ratio':>6}  spread")
-    for row in result["rows"]:  # type: ignore[attr-defined]
-        print(f"{row['name']:24} {row['ratio']:6}  {row['spread']}  {row['what']}")
+def plain(row: Row, part: str) -> dict[str, Any]:
+    """A row as the file holds it."""
+    told = asdict(row) | {"part": part, "date": time.strftime("%Y-%m-%d")}
+    told["ratio"] = round(row.ratio, 3)
+    told["spread"] = [round(each, 3) for each in row.spread]
+    return told
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of the file."""
+    told = result["machine"]
+    lines = [
+        f"`make bench`, {told['cores']} cores ({told['cpu']}), {told['memory_gib']} GiB, torch "
+        f"{told['versions']['torch']}.",
+        "",
+        "| | ratio | spread | aim | what | measured |",
+        "|---|---:|---|---:|---|---|",
+    ]
+    lines += [
+        f"| `{row['name']}` | {row['ratio']:.2f} | {row['spread'][0]:.2f} to {row['spread'][1]:.2f} | "
+        f"{'' if row['aim'] is None else format(row['aim'], '.2f')} | {row['what']} | {row['date']} |"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def figure(result: dict[str, Any], file: Path) -> None:
+    """Ratios with their spread on a logarithmic axis, aims as ticks."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = result["rows"][::-1]
+    drawn, axes = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 0.9))
+    for at, row in enumerate(rows):
+        axes.plot(row["spread"], [at, at], color="#8fb3d9", linewidth=5, solid_capstyle="butt")
+        axes.plot(row["ratio"], at, "o", color="#1f4e79")
+        if row["aim"] is not None:
+            axes.plot([row["aim"]] * 2, [at - 0.35, at + 0.35], color="#b03a2e", linewidth=1.5)
+    axes.axvline(1, color="#999999", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_xlabel("ratio to the limit or the peer of the same run (red: what is aimed at)")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    drawn.tight_layout()
+    drawn.savefig(file, dpi=110)
+    plt.close(drawn)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the parts, telling each row as it comes, and writes the files."""
+    parser = argparse.ArgumentParser(description="Speed as ratios to a limit or a peer of the same run.")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="of " + ", ".join(PARTS))
+    asked = parser.parse_args(arguments).parts or list(PARTS)
+    file = HERE / "results.json"
+    before = json.loads(file.read_text())["rows"] if file.is_file() else []
+    rows = {row["name"]: row for row in before if row.get("part") in set(PARTS) - set(asked)}
+    for part in asked:
+        for row in PARTS[part]():
+            rows[row.name] = plain(row, part)
+            print(f"{row.name:26} {row.ratio:7.3f}  {row.what}", flush=True)
+    order = {part: number for number, part in enumerate(PARTS)}
+    result = {"machine": machine(), "rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "results.md").write_text(markdown(result))
+    figure(result, HERE / "results.png")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

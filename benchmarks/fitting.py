@@ -1,0 +1,285 @@
+"""Fits: moments against float32 products, the ridge path, Lightning's cost per step, and how long each way to
+a map takes to come within 1% of the best one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from clock import Row, row, seconds, turns
+from models import LARGE, SMALL
+from torch.utils.data import DataLoader
+
+from lrt.mapping import FitSpec, MapModule, MapSpec, Moments, SharedRidge, ridge_path
+
+Batch = dict[str, torch.Tensor]
+
+
+def planted(rows: int, widths: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Paired rows: a source whose spectrum falls with a power, and its affine image in noise."""
+    generator = torch.Generator().manual_seed(0)
+    d, m = widths
+    turn = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
+    weight = torch.randn(m, d, generator=generator) / d**0.5
+    spectrum = torch.arange(1, d + 1).float() ** -0.7
+    drawn = torch.Generator().manual_seed(seed + 1)
+    x = torch.randn(rows, d, generator=drawn) * spectrum @ turn.T * 10 + 1
+    y = x @ weight.T + torch.randn(rows, m, generator=drawn)
+    return x, y
+
+
+def moments_row(runs: int = 7, rows: int = 16_384) -> Row:
+    """Moments of paired rows over the three products alone."""
+    d, m = SMALL[0], LARGE[0]
+    x, y = torch.randn(rows, d), torch.randn(rows, m)
+
+    def products() -> None:
+        for a, b in zip(x.split(4096), y.split(4096), strict=True):
+            a.T @ a, a.T @ b, b.T @ b
+
+    def ours() -> None:
+        Moments(d, m).update(x, y)
+
+    ours(), products()
+    took, limit = turns(ours, products, runs)
+    what = f"the three float32 products of each chunk, alone, over moments of {rows} rows, {d} -> {m}"
+    return row("moments/gemm_limit", what, took, limit, aim=0.7)
+
+
+def path_row(runs: int = 5) -> Row:
+    """A hundred ridge weights after one decomposition, against a tenth of a second."""
+    d, m = SMALL[0], LARGE[0]
+    train, validation = Moments(d, m), Moments(d, m)
+    train.update(*planted(8192, (d, m)))
+    validation.update(*planted(2048, (d, m), seed=1))
+    weights = torch.logspace(-3, 6, 101, dtype=torch.float64)
+    decomposed = seconds(lambda: SharedRidge(train, validation, weights))
+    many, one = (SharedRidge(train, validation, w) for w in (weights, weights[:1]))
+    ours = [
+        max(1e-4, seconds(lambda: many.fit(train, validation)) - seconds(lambda: one.fit(train, validation)))
+        for _ in range(runs)
+    ]
+    what = f"0.1 s over what 100 more ridge weights take after one decomposition, {d} -> {m}"
+    return row("fit/ridge_path", what, ours, [0.1] * runs, aim=1.0, decomposition=round(decomposed, 3))
+
+
+def _quiet() -> dict[str, Any]:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    return {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+
+def _module(x: torch.Tensor, y: torch.Tensor, spec: FitSpec, validation: Moments) -> MapModule:
+    train = Moments(x.shape[1], y.shape[1])
+    train.update(x, y)
+    return MapModule.from_moments(MapSpec(), spec, train, yardstick=ridge_path(train, validation))
+
+
+def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
+    """The same steps of the same module in a loop of our own and in the Trainer."""
+    widths = SMALL[0], LARGE[0]
+    x, y = planted(batch * 8, widths)
+    held = Moments(*widths)
+    held.update(*planted(2048, widths, seed=1))
+    batches: list[Batch] = [
+        {"source": a, "target": b} for a, b in zip(x.split(batch), y.split(batch), strict=True)
+    ]
+    batches = batches * (steps // len(batches))
+    spec = FitSpec(epochs=1)
+
+    def in_trainer() -> None:
+        trainer = L.Trainer(max_epochs=1, **_quiet())
+        module = _module(x, y, spec, held)
+        start = time.perf_counter()
+        trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+        took.append(time.perf_counter() - start)
+
+    def in_a_loop() -> None:
+        module = _module(x, y, spec, held)
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        optimizer = module.configure_optimizers()
+        start = time.perf_counter()
+        for number, each in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = spec.rate_at(number, len(batches))
+            optimizer.zero_grad()
+            module.training_step(each, number).backward()
+            optimizer.step()
+        plain.append(time.perf_counter() - start)
+
+    took: list[float] = []
+    plain: list[float] = []
+    for _ in range(runs + 1):
+        in_a_loop()
+        in_trainer()
+    what = (
+        f"a plain loop over Lightning's Trainer, {len(batches)} steps of {batch} rows, {widths[0]} -> "
+        f"{widths[1]}, its start included"
+    )
+    return row("fit/lightning", what, took[1:], plain[1:], aim=0.87)
+
+
+class _Within(L.Callback):
+    """Notes when validation came within 1% of the optimum, and stops there if asked to."""
+
+    def __init__(self, validation: Moments, optimum: float, every: int, stop: bool) -> None:
+        self.validation, self.optimum, self.every, self.stop = validation, optimum, every, stop
+        self.start, self.spent, self.reached, self.excess = 0.0, 0.0, None, float("inf")
+
+    def on_train_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        if (trainer.global_step % self.every) and trainer.global_step != trainer.estimated_stepping_batches:
+            return
+        before = time.perf_counter()  # looking is not part of the fit
+        self.excess = self.validation.fvu_of(module.affine()) / self.optimum - 1
+        now = time.perf_counter()
+        if self.reached is None and self.excess <= 0.01:
+            self.reached = before - self.start - self.spent
+            trainer.should_stop = self.stop
+        self.spent += now - before
+
+
+def optimum_rows(rows: int = 65_536, widths: tuple[int, int] = (512, 768)) -> Iterator[Row]:
+    """Seconds to within 1% of the best validation error: the closed form, the default gradient fit, the
+    paper's recipe and scikit-learn's Ridge, all from rows in memory."""
+    from sklearn.linear_model import Ridge
+
+    x, y = planted(rows, widths)
+    held_x, held_y = planted(8192, widths, seed=1)
+    held = Moments(*widths)
+    held.update(held_x, held_y)
+    batches: list[Batch] = [
+        {"source": a, "target": b} for a, b in zip(x.split(1024), y.split(1024), strict=True)
+    ]
+
+    def closed() -> float:
+        train = Moments(*widths)
+        for each in batches:
+            train.update(each["source"], each["target"])
+        return ridge_path(train, held).fvu_validation
+
+    closed()
+    start = time.perf_counter()
+    optimum = closed()
+    closed_took = time.perf_counter() - start
+
+    numpy_x, numpy_y = x.numpy(), y.numpy()
+    start = time.perf_counter()
+    theirs = Ridge(alpha=1.0).fit(numpy_x, numpy_y)
+    sklearn_took = time.perf_counter() - start
+    predicted = torch.from_numpy(theirs.predict(held_x.numpy()))
+    excess = (
+        float((predicted - held_y).square().sum() / (held_y - held_y.mean(0)).square().sum()) / optimum - 1
+    )
+    yield row(
+        "fit/closed_form",
+        f"scikit-learn's Ridge at one given weight over moments and the whole ridge path, {rows} rows, "
+        f"{widths[0]} -> {widths[1]}",
+        [closed_took],
+        [sklearn_took],
+        excess_of_scikit_learn=round(excess, 5),
+    )
+    default = FitSpec()
+    paper = replace(
+        default,
+        optimizer="AdamW",
+        learning_rate=1e-4,
+        options={},
+        schedule="constant",
+        warmup=0.0,
+        whitening="none",
+        ridge=False,
+        epochs=4,
+    )
+    for name, spec, size in (("fit/default_gradient", default, 1024), ("fit/paper_recipe", paper, 16_384)):
+        source = [{"source": a, "target": b} for a, b in zip(x.split(size), y.split(size), strict=True)]
+        start = time.perf_counter()
+        module = _module(x, y, spec, held)  # the moments that whitening needs are part of the way
+        prepared = time.perf_counter() - start if spec.whitening != "none" else 0.0
+        watch = _Within(held, optimum, every=max(1, len(source) // 4), stop=True)
+        torch.manual_seed(0)
+        trainer = L.Trainer(max_epochs=spec.epochs, callbacks=[watch], **_quiet())
+        trainer.fit(module, DataLoader(source, batch_size=None, shuffle=True))  # type: ignore[arg-type]
+        whole = time.perf_counter() - watch.start - watch.spent
+        took = prepared + (whole if watch.reached is None else watch.reached)
+        ends = (
+            f"to within 1% of the optimum after {trainer.global_step} steps"
+            if watch.reached is not None
+            else f"to its end, {watch.excess:.0%} above the optimum, which it does not reach"
+        )
+        yield row(
+            name,
+            f"the closed form's seconds over this fit's, {ends}; {spec.epochs} epochs of {spec.optimizer} at "
+            f"{spec.learning_rate:g}, {size} rows a batch, in memory",
+            [took],
+            [closed_took],
+            final_excess=round(watch.excess, 5),
+        )
+
+
+_MEMORY = """
+import json, sys, threading, time
+from pathlib import Path
+sys.path[:0] = [{here!r}]
+from recording import store_of
+import torch
+from lrt.activations import ActivationDataModule, RowFilter, Selection
+from lrt.mapping import Moments
+
+def anonymous():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1])
+
+store = Path(sys.argv[1])
+data = ActivationDataModule(store, Selection((0,), (0,), RowFilter(massive=None)), window_rows=8192)
+data.setup()
+peak, done = 0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+threading.Thread(target=watch, daemon=True).start()
+moments = Moments(128, 192)
+for batch in data.iterate("train", 1024):
+    moments.update(batch["source"], batch["target"])
+for batch in data.train_dataloader():
+    pass
+done = True
+print(json.dumps(peak))
+"""
+
+
+def memory_row(folder: Path, few: int = 65_536) -> Row:
+    """Most memory of a process that reads a store into moments and through a shuffled epoch, for some rows
+    and for ten times as many."""
+    from recording import store_of
+
+    peaks = []
+    for rows in (few, 10 * few):
+        store = store_of(folder / str(rows), rows, (128, 192))
+        program = _MEMORY.format(here=str(Path(__file__).parent))
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(store.folder)], capture_output=True, text=True, check=True
+        )
+        peaks.append(float(json.loads(done.stdout.splitlines()[-1])))
+    what = f"most anonymous memory for {few} rows over that for {10 * few}: moments and a shuffled epoch"
+    return row("fit/memory", what, [peaks[1]], [peaks[0]], aim=0.95)

@@ -1,0 +1,201 @@
+"""Recording against the blocks' own matrix products, and reading it back against the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from clock import Row, row, seconds
+from models import LARGE, SMALL, block_products, random_model
+from torch import Tensor
+
+from lrt.activations import (
+    ActivationDataModule,
+    ActivationStore,
+    RowFilter,
+    Selection,
+    plan_recording,
+    record,
+)
+from lrt.corpora import SPLITS, Blocks, Document, PackedCorpus, pack
+from lrt.lab.grammar import Plan, pages
+from lrt.lab.shelf import folder_of
+from lrt.models import ModelSpec, load
+from lrt.models.precision import bfloat16_pays
+
+CONTEXT = 256
+
+
+def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
+    """Random tokens, so many blocks to train on, a document for each block."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for number, (split, blocks) in enumerate(zip(SPLITS, (train, 1, 1), strict=True)):
+        tokens = rng.integers(0, vocabulary, (blocks, CONTEXT)).astype(np.int32)
+        owner = 10**6 * number + np.arange(blocks)[:, None] + np.zeros((1, CONTEXT), int)
+        splits[split] = Blocks(tokens, owner.astype(np.int64), np.zeros_like(tokens, dtype=np.int16))
+    return PackedCorpus(CONTEXT, ("all",), splits)
+
+
+def recording_rows(runs: int = 3, blocks: int = 30) -> Iterator[Row]:
+    """Both models of a pair over some tokens into a store, several layers of each."""
+    dtype = torch.bfloat16 if bfloat16_pays(SMALL[0]) else torch.float32
+    # deeper than what is recorded: blocks above it and the head must cost nothing
+    source, target = (
+        random_model(SMALL, 14, 32_000, dtype),
+        random_model(LARGE, 10, 32_000, dtype),
+    )
+    source_layers, target_layers, batch = [7, 9], [4, 6], 4096
+    corpus = corpus_of(blocks, 32_000)
+    plan = plan_recording(source, target, source_layers, target_layers, corpus, batch_tokens=batch)
+    tokens = plan.rows
+    ours, limit = [], []
+    for run in range(runs + 1):
+        folder = Path(tempfile.mkdtemp(prefix="bench-"))
+        try:
+            took = seconds(lambda folder=folder: record(folder, source, target, plan, corpus))
+        finally:
+            shutil.rmtree(folder)
+        products = seconds(
+            lambda: (
+                block_products(source, max(source_layers), tokens, CONTEXT * 16),
+                block_products(target, max(target_layers), tokens, CONTEXT * 16),
+            )
+        )
+        if run:  # the first warms up
+            ours.append(took)
+            limit.append(products * tokens / (tokens // (CONTEXT * 16) * CONTEXT * 16))
+    yield row(
+        "record/gemm_limit",
+        "the matrix products of the blocks that are run, alone, over recording both models into a store on "
+        f"disk: {tokens} tokens, blocks 0 to 9 of 14 x {SMALL[0]} and 0 to 6 of 10 x {LARGE[0]}, "
+        f"{str(dtype).removeprefix('torch.')}",
+        ours,
+        limit,
+        aim=0.9,
+        tokens_per_second=round(tokens / sorted(ours)[len(ours) // 2], 1),
+    )
+
+
+class _Random:
+    """A duck of a language model whose states are random: what is timed is the store."""
+
+    def __init__(self, width: int) -> None:
+        self.width, self.depth, self.dtype = width, 1, torch.bfloat16
+        self.device, self.spec = torch.device("cpu"), SimpleNamespace(name="random")
+
+    def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        return {layer: torch.randn(*tokens.shape, self.width).to(self.dtype) for layer in layers}
+
+
+def store_of(folder: Path, rows: int, widths: tuple[int, int]) -> ActivationStore:
+    """A store of random states."""
+    corpus = corpus_of(rows // CONTEXT, 1000)
+    source, target = map(_Random, widths)
+    plan = plan_recording(source, target, [0], [0], corpus, rows_per_shard=32_768)  # type: ignore[arg-type]
+    return record(folder, source, target, plan, corpus)  # type: ignore[arg-type]
+
+
+def _forget(folder: Path) -> None:
+    """Makes the system drop the files from its cache: the next read is cold."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
+    """Shuffled batches out of a store against reading its files from end to end."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    buffer = bytearray(8 << 20)
+
+    def sequential() -> None:
+        for path in sorted(folder.glob("train-*.safetensors")):
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+    try:
+        store = store_of(folder, rows, (SMALL[0], LARGE[0]))
+        kept = Selection((0,), (0,), RowFilter(massive=None, first_position=False))
+        data = ActivationDataModule(store.folder, kept, window_rows=32_768, workers=1)
+        data.setup()
+
+        def shuffled() -> None:
+            for _ in data.train_dataloader():
+                pass
+
+        for name, cold in (("store/sequential", False), ("store/sequential_cold", True)):
+            ours, theirs = [], []
+            for run in range(runs + 1):
+                took = []
+                for work in (sequential, shuffled):
+                    if cold:
+                        _forget(folder)
+                    took.append(seconds(work))
+                if run:
+                    theirs.append(took[0])
+                    ours.append(took[1])
+            yield row(
+                name,
+                f"reading a store's files from end to end over an epoch of shuffled float32 batches of it, "
+                f"{rows} rows of {SMALL[0]} + {LARGE[0]} in bfloat16, {'cold' if cold else 'warm'}",
+                ours,
+                theirs,
+                aim=0.6,
+                megabytes_per_second=round(rows * (SMALL[0] + LARGE[0]) * 2 / 1e6 / sorted(ours)[runs // 2]),
+            )
+    finally:
+        shutil.rmtree(folder)
+
+
+def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
+    """How much noisier gradients of shuffled batches are than those of rows drawn one by one, on recorded
+    states of the storybook lab; batches of whole sequences beside it."""
+    source, target = (load(ModelSpec(str(folder_of(name)))) for name in ("tiny", "small"))
+    sizes = {"train": tokens, "validation": 4096, "test": 4096}
+    documents = (Document(page.text) for page in pages(7, "held_out", Plan("story")))
+    corpus = pack(documents, source.tokenizer, 128, sizes, end=(int(source.tokenizer.eos_token_id),), seed=0)
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        plan = plan_recording(source, target, [2], [3], corpus)
+        store = record(folder, source, target, plan, corpus)
+        data = ActivationDataModule(store.folder, Selection((2,), (3,), RowFilter()), batch_rows=batch)
+        data.setup()
+        rows = [(b["source"], b["target"]) for b in data.iterate("train", 65_536)]
+        x, y = (torch.cat(part) for part in zip(*rows, strict=True))
+        mean_x, mean_y = x.mean(0), y.mean(0)
+
+        def noise(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+            """Variance of the gradient at the mean predictor."""
+            found = [((a - mean_x).T @ (b - mean_y) / len(a)).flatten() for a, b in batches]
+            return float(torch.stack(found).double().var(dim=0).sum())
+
+        shuffled = noise((b["source"], b["target"]) for b in data.train_dataloader())
+        count = len(x) // batch
+        generator = torch.Generator().manual_seed(0)
+        drawn = [torch.randint(len(x), (batch,), generator=generator) for _ in range(count)]
+        alone = noise((x[i], y[i]) for i in drawn)
+        # runs of 127 neighbouring rows are sequences, their first position being left out
+        order = torch.randperm(len(x) // 127, generator=generator)[: count * (batch // 127)]
+        runs = [(order[i::count, None] * 127 + torch.arange(127)).flatten() for i in range(count)]
+        whole = noise((x[i], y[i]) for i in runs) * len(runs[0]) / batch
+    finally:
+        shutil.rmtree(folder)
+    ratio = alone / shuffled
+    return Row(
+        "store/gradient_noise",
+        ratio,
+        (ratio, ratio),
+        f"variance of the gradient for rows drawn one by one over that for the stream's batches of {batch}, "
+        f"{len(x)} rows of the storybook lab; batches of whole sequences give {alone / whole:.2f}",
+        aim=round(1 / 1.2, 3),
+        more={"noise_over_independent": round(shuffled / alone, 3), "of_sequences": round(whole / alone, 3)},
+    )

@@ -19,6 +19,8 @@ Side = Literal["source", "target"]
 SIDES: tuple[Side, ...] = ("source", "target")
 # what becomes of hidden states that are infinite or undefined
 NonFinite = Literal["refuse", "leave_out"]
+# in the dtype that the models ran in, or in a byte an entry (`quantised`)
+Stored = Literal["native", "int8"]
 
 _DTYPES = {
     "float64": torch.float64,
@@ -31,6 +33,7 @@ _SAFETENSORS = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.int8: "I8",
     torch.int32: "I32",
     torch.int64: "I64",
 }
@@ -65,9 +68,41 @@ class Column:
     def shape(self, rows: int) -> list[int]:
         return [rows, self.width] if self.width else [rows]
 
+    def fits(self, shape: object, rows: int) -> bool:
+        """Whether a shard of so many rows may hold a tensor of this shape."""
+        return shape == self.shape(rows)
+
     @property
     def safetensors_name(self) -> str:
         return _SAFETENSORS[self.dtype]
+
+
+@dataclass(frozen=True)
+class Scale(Column):
+    """One number for each dimension of a shard."""
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 0
+
+    def shape(self, rows: int) -> list[int]:  # noqa: ARG002
+        return [self.width]
+
+
+@dataclass(frozen=True)
+class Few(Column):
+    """Some of a shard's rows, or their numbers where width is 0; how many is not known beforehand."""
+
+    # of the disk need: a share of the rows that is seldom reached
+    @property
+    def bytes_per_row(self) -> int:
+        return super().bytes_per_row // 64
+
+    def fits(self, shape: object, rows: int) -> bool:
+        match shape:
+            case [int() as count, *rest]:
+                return 0 <= count <= rows and rest == ([self.width] if self.width else [])
+        return False
 
 
 @dataclass(frozen=True)
@@ -105,13 +140,14 @@ class RecordingPlan:
     identity: Mapping[str, Any]  # models, revisions, tokenizer: whatever the caller must tell apart
     versions: Mapping[str, str]
     non_finite: NonFinite = "refuse"
+    states: Stored = "native"
 
     def side(self, side: Side) -> ModelStates:
         return self.source if side == "source" else self.target
 
     @property
     def columns(self) -> dict[str, Column]:
-        """The tensors of every shard, by name."""
+        """What is read of every shard, by name."""
         columns: dict[str, Column] = {}
         for side in SIDES:
             states = self.side(side)
@@ -123,6 +159,22 @@ class RecordingPlan:
         columns["document"] = Column(torch.int64)
         columns["group"] = Column(torch.int32)
         return columns
+
+    @property
+    def tensors(self) -> dict[str, Column]:
+        """What a shard's file holds, by name."""
+        if self.states == "native":
+            return self.columns
+        found: dict[str, Column] = {}
+        for name, column in self.columns.items():
+            if not column.width:
+                found[name] = column
+                continue
+            found[name] = Column(torch.int8, column.width)
+            found[f"{name}.scale"] = Scale(torch.float32, column.width)
+            found[f"{name}.massive"] = Few(column.dtype, column.width)
+            found[f"{name}.where"] = Few(torch.int64)
+        return found
 
     @property
     def shards(self) -> list[ShardPlan]:
@@ -142,7 +194,7 @@ class RecordingPlan:
 
     @property
     def bytes_per_row(self) -> int:
-        return sum(column.bytes_per_row for column in self.columns.values())
+        return sum(column.bytes_per_row for column in self.tensors.values())
 
     @property
     def bytes(self) -> int:

@@ -44,11 +44,13 @@ from lrt.activations.manifest import (
     Shard,
     ShardPlan,
     Side,
+    Stored,
     canonical,
     check_same_plan,
     dtype_name,
 )
 from lrt.activations.median import streaming_median
+from lrt.activations.quantised import Quantised
 from lrt.activations.shares import Share, remove_shares, share_folders
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
@@ -77,8 +79,19 @@ def plan_recording(
     rows_per_shard: int = 65_536,
     batch_tokens: int = 4096,
     non_finite: NonFinite = "refuse",
+    states: Stored = "native",
 ) -> RecordingPlan:
     """What `record` would write: rows, bytes on disk, shards. Runs no model.
+
+    Args:
+        source_layers, target_layers: zero-based decoder blocks.
+        identity: what else determines the bytes (models' revisions and weights, tokenizer), as
+            plain JSON values; a store with another identity is refused.
+        rows_per_shard: rows in one file; rounded down to whole blocks.
+        batch_tokens: tokens in one forward pass; rounded down to whole blocks.
+        non_finite: whether a state that is infinite or undefined ends the recording, or is counted for its
+            layer and leaves every fit of it (its norm is recorded as infinite, its entries as zeros).
+        states: whether states are stored in the dtype that the models ran in, or in a byte an entry.
 
     Raises ValueError for a layer that a model does not have, and for sizes that are not positive.
     """
@@ -99,6 +112,7 @@ def plan_recording(
         identity=json.loads(canonical(dict(identity or {}))),
         versions={name: importlib.metadata.version(name) for name in _VERSIONS_THAT_MATTER},
         non_finite=non_finite,
+        states=states,
     )
 
 
@@ -250,7 +264,7 @@ def _fill(
         tensors = _run_models(shard_plan, plan, source, target, corpus, tell)
         bad = _non_finite(tensors, plan, shard_plan)
         with _disk_may_fill(folder):
-            done[shard_plan.file] = _write_shard(folder, shard_plan, tensors, bad)
+            done[shard_plan.file] = _write_shard(folder, shard_plan, _stored(tensors, plan), bad)
             _write_journal(folder, plan, done)
         rows += done[shard_plan.file].rows
 
@@ -420,6 +434,23 @@ def _refused(
         f"{int(tensors['document'][row])}). It ran in {states.dtype}; run it in bfloat16 or "
         f"float32 (pair.{side}.dtype), or leave such rows out (recording.non_finite=leave_out)"
     )
+
+
+def _stored(tensors: dict[str, Tensor], plan: RecordingPlan) -> dict[str, Tensor]:
+    """What a shard's file holds of its columns."""
+    if plan.states == "native":
+        return tensors
+    found = {}
+    for name, column in plan.columns.items():
+        tensor = tensors.pop(name)  # let go as soon as it is quantised
+        if not column.width:
+            found[name] = tensor
+            continue
+        # facts come after all states, so norms are still there
+        made = Quantised.of(tensor, tensors[f"norm.{name}"])
+        found[name] = made.values
+        found |= {f"{name}.{part}": getattr(made, part) for part in ("scale", "massive", "where")}
+    return found
 
 
 def _write_shard(

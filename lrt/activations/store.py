@@ -3,9 +3,11 @@
 A shard is one safetensors file of whole blocks of one split. Row `i` of every tensor in it is the
 same token:
 
-    source.{layer} [rows, d_source], target.{layer} [rows, d_target]   in the dtype the models ran
-    in norm.source.{layer}, norm.target.{layer} [rows]                    float32, Euclidean token,
-    position, group [rows] int32; document [rows] int64
+    source.{layer} [rows, d_source], target.{layer} [rows, d_target]   in the dtype the models ran in
+    norm.source.{layer}, norm.target.{layer} [rows]                    float32, Euclidean
+    token, position, group [rows] int32; document [rows] int64
+
+or, of states in a byte an entry, `source.{layer}` in int8 beside what makes states of it (`quantised`).
 
 Opening checks every file's size and header, which finds missing, cut and grown files; `verify`
 reads the contents too, since safetensors does not notice a flipped bit.
@@ -24,13 +26,13 @@ from torch import Tensor
 
 from lrt.activations.errors import StoreCorrupt, StoreForeign, StoreMissing
 from lrt.activations.manifest import (
-    Column,
     Manifest,
     RecordingPlan,
     Shard,
     Side,
     check_same_plan,
 )
+from lrt.activations.quantised import Quantised
 from lrt.corpora.splits import Split
 
 MANIFEST = "manifest.json"
@@ -43,19 +45,29 @@ class ShardReader:
     few bytes that grow with the rows read.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
+    def __init__(self, path: Path, plan: RecordingPlan) -> None:
         header, begin = _header(path)
         size = path.stat().st_size
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        self._columns: dict[str, Tensor] = {}
-        for name, column in columns.items():
+        tensors: dict[str, Tensor] = {}
+        for name, column in plan.tensors.items():
             start, stop = (begin + int(offset) for offset in header[name]["data_offsets"])
-            flat = mapped[start:stop].view(column.dtype)
-            self._columns[name] = flat.view(header[name]["shape"])
+            # a copy where the file's layout leaves it at an odd place: few are, and they are small
+            flat = mapped[start:stop]
+            if start % column.dtype.itemsize:
+                flat = flat.clone()
+            tensors[name] = flat.view(column.dtype).view(header[name]["shape"])
+        self._columns: dict[str, Tensor | Quantised] = {}
+        for name, column in plan.columns.items():
+            self._columns[name] = tensors[name]
+            if column.width and plan.states == "int8":
+                parts = (tensors[f"{name}.{part}"] for part in ("scale", "massive", "where"))
+                self._columns[name] = Quantised(tensors[name], *parts)
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
-        """Rows `start` to `stop` of a column, as a view of the file: copy before writing."""
-        return self._columns[column][start:stop]
+        """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""
+        found = self._columns[column]
+        return found.rows(start, stop) if isinstance(found, Quantised) else found[start:stop]
 
 
 class ActivationStore:
@@ -138,7 +150,7 @@ class ActivationStore:
         """
         path = self.folder / shard.file
         try:
-            reader = ShardReader(path, self.plan.columns)
+            reader = ShardReader(path, self.plan)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise StoreCorrupt(f"{path} cannot be read: {error}; {self.mend}") from error
         return reader
@@ -184,17 +196,17 @@ def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, f
         header, _ = _header(path)
     except ValueError as error:
         raise corrupt(f"its header cannot be read ({error})") from error
-    wanted = {
-        name: (column.safetensors_name, column.shape(shard.rows)) for name, column in plan.columns.items()
-    }
+    wanted = plan.tensors
     found = {
         name: (entry.get("dtype"), entry.get("shape"))
         for name, entry in header.items()
         if name != "__metadata__" and isinstance(entry, dict)
     }
     for name in sorted({*wanted, *found}):
-        if wanted.get(name) != found.get(name):
-            raise corrupt(f"{name} is {found.get(name)} and should be {wanted.get(name)}")
+        column, (dtype, shape) = wanted.get(name), found.get(name, (None, None))
+        if column is None or dtype != column.safetensors_name or not column.fits(shape, shard.rows):
+            told = None if column is None else (column.safetensors_name, column.shape(shard.rows))
+            raise corrupt(f"{name} is {found.get(name)} and should be {told}")
     if full and file_digest(path) != shard.sha256:
         raise corrupt("its contents do not match the sha256 in the manifest")
 

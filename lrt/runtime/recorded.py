@@ -343,6 +343,7 @@ class Recorded:
                 "batch_tokens": recording.batch_tokens,
                 "rows_per_shard": recording.rows_per_shard,
                 "non_finite": recording.non_finite,
+                **({} if recording.states == "native" else {"states": recording.states}),
             }
         )
 
@@ -427,6 +428,7 @@ class Recorded:
             rows_per_shard=self.config.recording.rows_per_shard,
             batch_tokens=self.config.recording.batch_tokens,
             non_finite=self.config.recording.non_finite,
+            states=self.config.recording.states,
         )
 
     @contextmanager

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, Validat
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RowFilter
-from lrt.activations.manifest import NonFinite
+from lrt.activations.manifest import NonFinite, Stored
 from lrt.corpora import Case, Unit
 from lrt.evaluation import ItemSplit, Propensity, Refusal, StrengthGrid, Texts
 from lrt.features import SaeSpec
@@ -236,11 +236,12 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Recording:
-    """How hidden states are recorded; does not change their values.
+    """How hidden states are recorded.
 
     source, target  Blocks (or depths) to record beside those of `layers`, or `all`, so that a sweep over
                     layers records once.
     non_finite      `refuse` a hidden state that is infinite or undefined, or count it and `leave_out`.
+    states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry.
     verify          Whether a store that is found is compared with its checksums before it is used.
     """
 
@@ -248,6 +249,7 @@ class Recording:
     target: tuple[Depth, ...] | Literal["all"] = ()
     verify: bool = True
     non_finite: NonFinite = "refuse"
+    states: Stored = "native"
     rows_per_shard: int = 65_536
     batch_tokens: int = 8192
 

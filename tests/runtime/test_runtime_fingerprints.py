@@ -93,6 +93,7 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("layers.source=2", False, False, False),
         ("recording.target=[0]", False, False, False),
         ("recording.source=[1]", True, True, True),  # is recorded as it is
+        ("recording.states=int8", False, False, False),
         ("corpus.seed=1", False, False, False),
         ("corpus.tokens.test=2048", False, False, False),
         ("pair.source.dtype=bfloat16", False, False, False),

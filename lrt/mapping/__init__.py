@@ -18,6 +18,7 @@ from lrt.mapping.artifact import (
 )
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
+from lrt.mapping.checkpoints import CheckpointUnreadable, DurableCheckpoints, StopBetweenBatches
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_on
@@ -47,8 +48,10 @@ __all__ = [
     "AffineMap",
     "Agreement",
     "AtlasCell",
+    "CheckpointUnreadable",
     "ClosedFormFit",
     "ClosedFormSpec",
+    "DurableCheckpoints",
     "ErrorAlong",
     "FitHistory",
     "FitSpec",
@@ -71,6 +74,7 @@ __all__ = [
     "RidgeFit",
     "SharedRidge",
     "Stack",
+    "StopBetweenBatches",
     "Whitening",
     "agreement",
     "atlas",

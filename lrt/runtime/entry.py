@@ -36,6 +36,9 @@ MENDABLE = (
 )
 
 
+STOPPED = 130  # as a shell tells a program that Ctrl-C ended
+
+
 class JobFailed(CompactHydraException):
     """A job of a multirun that its user can mend; Hydra prints it without a traceback."""
 
@@ -66,6 +69,14 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
     def run(config: DictConfig) -> Any:
         try:
             return main(config)
+        except KeyboardInterrupt:
+            # what was under way is lost, what was finished is not: each stage keeps its own
+            Console(stderr=True, soft_wrap=True).print(
+                "[bold]stopped.[/] What was recorded, fitted and measured is kept under the run's artifacts; "
+                "the same command goes on where it was.",
+                highlight=False,
+            )
+            sys.exit(STOPPED)
         except MENDABLE as error:
             if os.environ.get("HYDRA_FULL_ERROR"):
                 raise

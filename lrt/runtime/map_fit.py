@@ -21,6 +21,7 @@ from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, Tran
 from lrt.mapping import (
     AffineMap,
     ClosedFormSpec,
+    DurableCheckpoints,
     FitHistory,
     FitSpec,
     MapForeign,
@@ -28,6 +29,7 @@ from lrt.mapping import (
     MapSpec,
     MeanCosine,
     Moments,
+    StopBetweenBatches,
     closed_form,
     early_stopping,
     from_embeddings,
@@ -158,7 +160,12 @@ class MapFit(Rows):
             trainer = self._trainer(spec, history, probe)
             checkpoints = self.folder / "checkpoints"
             last = checkpoints / "last.ckpt"
-            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
+            try:
+                trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
+            except SystemExit:
+                if trainer.interrupted:  # what Lightning makes of Ctrl-C
+                    raise KeyboardInterrupt from None
+                raise
             best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             if best and Path(best).is_file():
                 module = MapModule.load_from_checkpoint(best, weights_only=True)
@@ -295,6 +302,7 @@ class MapFit(Rows):
             ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
             # one of its own: `save_last` of the above leaves out the epochs that are not the best
             ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+            StopBetweenBatches(folder / "last.ckpt"),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)
@@ -306,6 +314,7 @@ class MapFit(Rows):
                 "callbacks": callbacks,
                 "default_root_dir": self.run.config.paths.logs,
                 "enable_model_summary": False,
+                "plugins": [DurableCheckpoints()],
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **fit.trainer_options(),

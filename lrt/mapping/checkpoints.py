@@ -1,0 +1,98 @@
+"""Checkpoints that are whole or not there, and a fit that stops between two batches when it is told to."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+import zipfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lrt.durable import write_durably
+
+
+class CheckpointUnreadable(ValueError):
+    """A checkpoint that is damaged, or holds more than tensors and plain containers."""
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name first, and reads nothing that could run code.
+
+    Lightning's own is gathered in memory and renamed from the system's temporary folder without being forced
+    onto the disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Whatever goes wrong, `path` holds its old content or the new one in full."""
+        if storage_options is not None:
+            raise TypeError(f"storage_options={storage_options!r} has no meaning for a local checkpoint")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, lambda temporary: torch.save(checkpoint, temporary))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, _: storage,
+        weights_only: bool | None = None,  # noqa: ARG002 (it is never anything else)
+    ) -> dict[str, Any]:
+        """Raises CheckpointUnreadable, which says to delete it."""
+        try:
+            found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+            raise CheckpointUnreadable(
+                f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it and run the "
+                "command again: the fit begins anew"
+            ) from error
+        return found
+
+
+class StopBetweenBatches(L.Callback):
+    """Ctrl-C stops the fit when the batch under way is done, with a checkpoint from which it goes on.
+
+    A fit that is broken off within a batch has given that batch out and not learnt from it. A second Ctrl-C
+    does not wait. Raises KeyboardInterrupt, which Lightning ends the process on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.asked = path, False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        # of several processes each would stop at another batch and wait for the others
+        alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
+        if alone:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.asked:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ARG002
+        if self.asked:  # the epoch's own checkpoint is the last one
+            raise KeyboardInterrupt
+
+    def on_exception(self, *_: Any) -> None:
+        self._restore()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None

@@ -1,13 +1,13 @@
 """Tensors beside a card that tells where they come from, as maps and autoencoders lie on a disk.
 
 The card carries the tensors' checksum, since safetensors notices a truncated file but not a flipped
-byte. It is written last and removed first, so that a folder either holds a whole artifact or none.
+byte, and its own. It is written last and removed first, so that a folder either holds a whole artifact or
+none.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lrt.durable import sync_folder, write_durably
+from lrt.sealed import Altered, opened, sealed, unsealed
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def save_artifact(
         },
         "card": card,
     }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    text = sealed(content)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / kind.card_file).unlink(missing_ok=True)
     sync_folder(folder)
@@ -101,16 +102,20 @@ def load_artifact(
     if not card_path.is_file():
         raise problem(kind.missing, f"there is no {kind.name} in {folder} ({kind.card_file} is not there)")
     try:
-        content = json.loads(card_path.read_bytes())
+        content = opened(card_path.read_bytes())
     except ValueError as error:
         raise problem(kind.corrupt, f"{card_path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != kind.format:
+    if content.get("format") != kind.format:
         raise problem(kind.foreign, f"{card_path} is not the card of {kind.article} {kind.name}")
     if content.get("version") != kind.version:
         raise problem(
             kind.foreign,
             f"{card_path} has version {content.get('version')!r}, this program reads {kind.version}",
         )
+    try:
+        content = unsealed(content)
+    except Altered as error:
+        raise problem(kind.corrupt, f"{card_path} was altered: {error}") from error
     try:
         wanted, size = content["weights"]["sha256"], content["weights"]["bytes"]
         card, described = content["card"], {name: content[kind.entry][name] for name in kind.needed}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ import torch
 
 from lrt.activations.errors import StoreForeign
 from lrt.corpora.splits import SPLITS, Split
+from lrt.sealed import canonical, opened, sealed, unsealed
 
 FORMAT = 1
 HOOK_POINT = "block output, residual stream, before the final norm"
@@ -37,11 +37,6 @@ _SAFETENSORS = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
-
-
-def canonical(value: Any) -> str:
-    """JSON in one spelling: the same value gives the same bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -292,19 +287,16 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
             "median_norms": dict(self.median_norms),
         }
-        digest = hashlib.sha256(canonical(contents).encode()).hexdigest()
-        return json.dumps({**contents, "digest": digest}, indent=1, sort_keys=True) + "\n"
+        return sealed(contents)
 
     @classmethod
     def loads(cls, text: str, where: str, mend: str) -> Manifest:
         """Reads what `dumps` wrote. Raises ValueError where it was altered, StoreForeign where its
         format is another."""
-        contents = json.loads(text)
-        if not isinstance(contents, dict) or "plan" not in contents:
+        contents = opened(text)
+        if "plan" not in contents:
             raise ValueError("it is not a manifest")
-        digest = contents.pop("digest", None)
-        if hashlib.sha256(canonical(contents).encode()).hexdigest() != digest:
-            raise ValueError("its contents do not match their digest")
+        contents = unsealed(contents)
         if contents["plan"].get("format") != FORMAT:
             raise StoreForeign(
                 f"{where} is of format {contents['plan'].get('format')}, this version reads {FORMAT}; {mend}"

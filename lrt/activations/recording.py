@@ -45,7 +45,6 @@ from lrt.activations.manifest import (
     ShardPlan,
     Side,
     Stored,
-    canonical,
     check_same_plan,
     dtype_name,
 )
@@ -56,6 +55,7 @@ from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_d
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
 from lrt.durable import one_writer, sweep, sync_folder, write_durably
+from lrt.sealed import canonical
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel

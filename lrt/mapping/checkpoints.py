@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import threading
-import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,7 +45,9 @@ class DurableCheckpoints(TorchCheckpointIO):
         """Raises CheckpointUnreadable, which says to delete it."""
         try:
             found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # damaged bytes make the reader stumble over anything
             raise CheckpointUnreadable(
                 f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it and run the "
                 "command again: the fit begins anew"

@@ -18,6 +18,7 @@ from lrt.durable import write_durably
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
 from lrt.models.prompts import encode
+from lrt.sealed import Altered, opened, sealed, unsealed
 
 HOOK_POINT = "block output, residual stream, before the final norm"
 
@@ -93,19 +94,24 @@ class SteeringVector:
             "norm": self.norm,
             "sha256": hashlib.sha256(payload).hexdigest(),
         }
-        write_durably(folder / "vector.json", json.dumps(card, indent=2).encode())
+        write_durably(folder / "vector.json", sealed(card).encode())
 
     @classmethod
     def load(cls, folder: Path) -> SteeringVector:
         """Reads what `save` wrote; raises `VectorUnreadable` naming the file and the fault."""
         card_file, file = folder / "vector.json", folder / "vector.safetensors"
         try:
-            card = json.loads(card_file.read_text())
+            card = opened(card_file.read_bytes())
             payload = file.read_bytes()
         except (OSError, ValueError) as error:
             raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from error
-        if not isinstance(card, dict) or card.pop("kind", None) != "lrt steering vector":
+        if card.get("kind") != "lrt steering vector":
             raise VectorUnreadable(f"{card_file} does not describe a steering vector of lrt")
+        try:
+            card = unsealed(card)
+        except Altered as error:
+            raise VectorUnreadable(f"{card_file} was altered: {error}") from error
+        del card["kind"]
         if card.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
             raise VectorUnreadable(f"{file} is damaged: its checksum is not the one in its card")
         card.pop("norm", None)

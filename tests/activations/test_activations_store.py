@@ -1,6 +1,5 @@
 import json
 import re
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ import torch
 from planted_states import make_store
 
 from lrt.activations import ActivationStore, StoreCorrupt, StoreForeign, StoreMissing
-from lrt.activations.manifest import Manifest, canonical, dtype_name
+from lrt.activations.manifest import Manifest, dtype_name
+from lrt.sealed import sealed
 
 FILES = ["manifest.json", "train-00001.safetensors", "test-00000.safetensors"]
 
@@ -59,9 +59,7 @@ def test_another_format_is_foreign(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     text = json.loads(store.manifest.dumps())
     text["plan"]["format"] = 99
-    del text["digest"]
-    text["digest"] = sha256(canonical(text).encode()).hexdigest()
-    path.write_text(json.dumps(text))
+    path.write_text(sealed(text))
     with pytest.raises(StoreForeign, match="is of format 99, this version reads 1"):
         ActivationStore.open(tmp_path)
 

@@ -16,6 +16,7 @@ from lrt.features import (
     load_autoencoder,
     save_autoencoder,
 )
+from lrt.sealed import sealed
 
 KINDS = ("relu", "topk", "jumprelu")
 ROWS = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
@@ -139,7 +140,7 @@ def test_damage_is_noticed_and_says_what_mends_it(tmp_path):
         ({"autoencoder": {}}, SaeCorrupt, "lacks its 'kind' entry"),
         ({"autoencoder": json.loads(text)["autoencoder"] | {"kind": "relu"}}, SaeForeign, "relu has no k"),
     ):
-        card.write_text(json.dumps(json.loads(text) | change))
+        card.write_text(sealed(json.loads(text) | change))
         with pytest.raises(kind, match=message):
             load_autoencoder(tmp_path)
     card.write_text("{")

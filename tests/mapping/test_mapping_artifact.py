@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lrt.mapping import AffineMap, MapCorrupt, MapForeign, MapMissing, load_map, save_map
+from lrt.sealed import sealed
 
 MEND = "Make it with: python train.py experiment=lab"
 
@@ -53,9 +54,10 @@ def test_a_damaged_map_says_what_makes_it(folder):
     [
         ('{"format": "lrt-ma', MapCorrupt, "not JSON"),
         ('{"format": "steering vector"}', MapForeign, "not the card of a map"),
-        ("[1, 2]", MapForeign, "not the card of a map"),
+        ("[1, 2]", MapCorrupt, "it is not a JSON object"),
         ('{"format": "lrt-map", "version": 99}', MapForeign, "version 99"),
-        ('{"format": "lrt-map", "version": 1}', MapCorrupt, "'weights'"),
+        ('{"format": "lrt-map", "version": 2}', MapCorrupt, "was altered"),
+        (sealed({"format": "lrt-map", "version": 2}), MapCorrupt, "'weights'"),
     ],
 )
 def test_other_cards_are_refused(folder, card, error, message):
@@ -73,6 +75,6 @@ def test_other_tensors_are_refused(folder):
     (folder / "mapping.safetensors").write_bytes(data)
     card = json.loads((folder / "mapping.json").read_text())
     card["weights"] |= {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-    (folder / "mapping.json").write_text(json.dumps(card))
+    (folder / "mapping.json").write_text(sealed(card))
     with pytest.raises(MapForeign, match="does not hold a map"):
         load_map(folder)

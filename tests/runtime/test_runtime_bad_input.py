@@ -12,6 +12,8 @@ import torch
 from running import MicroRun, Ran, Workshop, run_apart, run_here
 from safetensors.torch import load_file, save_file
 
+from lrt.sealed import sealed
+
 pytestmark = pytest.mark.xdist_group("micro")
 
 
@@ -248,7 +250,7 @@ def test_map_of_other_settings(used: Workshop) -> None:
     file = folder / "mapping.json"
     content: dict[str, Any] = json.loads(file.read_text())
     content["card"]["fingerprint"] = "0" * 32
-    file.write_text(json.dumps(content))
+    file.write_text(sealed(content))
     refused(used.evaluate(), f"{folder} holds the map of other settings", "delete the folder")
 
 

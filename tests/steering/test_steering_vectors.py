@@ -6,6 +6,7 @@ import torch
 
 from lrt.lab.grammar import ASSISTANT, USER
 from lrt.models import LanguageModel
+from lrt.sealed import sealed
 from lrt.steering import (
     SteeringVector,
     VectorUnreadable,
@@ -98,15 +99,19 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     file.write_bytes(flipped)
     assert "damaged" in message()
     file.write_bytes(whole)
-    for foreign in ({}, [], {"kind": "llama.cpp control vector"}):
+    for foreign in ({}, {"kind": "llama.cpp control vector"}):
         card_file.write_text(json.dumps(foreign))
         assert "does not describe a steering vector" in message()
-    card_file.write_text(json.dumps({k: v for k, v in card.items() if k != "sha256"}))
+    card_file.write_text(json.dumps(card | {"layer": 7}))
+    assert f"{card_file} was altered" in message()
+    card_file.write_text(sealed({k: v for k, v in card.items() if k != "sha256"}))
     assert "damaged" in message()
-    card_file.write_text(json.dumps({k: v for k, v in card.items() if k != "layer"}))
+    card_file.write_text(sealed({k: v for k, v in card.items() if k != "layer"}))
     assert "layer" in message()
-    card_file.write_text(json.dumps(card | {"flavour": 1}))
+    card_file.write_text(sealed(card | {"flavour": 1}))
     assert "flavour" in message()
+    card_file.write_text("[]")
+    assert "it is not a JSON object" in message()
     card_file.write_text("{")
     assert "no steering vector can be read" in message()
     card_file.write_bytes(b"\xff\xfe\x00")

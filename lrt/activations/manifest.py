@@ -266,6 +266,9 @@ class Shard:
     sha256: str
     # rows by column whose state is infinite or undefined; zeros stand for them, and their norm is infinite
     non_finite: Mapping[str, int] = field(default_factory=dict)
+    # rows by column whose norm is over `quantised.MASSIVE` medians of the shard's
+    massive: Mapping[str, int] = field(default_factory=dict)
+    tokens: str = ""  # sha256 over the token ids, int32
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,13 @@ MASSIVE = 20.0
 STEPS = 127
 
 
+def massive_rows(norms: Tensor) -> Tensor:
+    """Which rows are massive, `[n]` bool, by their norms; infinite ones are not, they are left out."""
+    finite = norms.isfinite()
+    typical = norms[finite].median() if finite.any() else torch.zeros(())
+    return finite & (norms > MASSIVE * typical)
+
+
 @dataclass(frozen=True)
 class Quantised:
     """`n` rows of `d` dimensions.
@@ -34,10 +41,7 @@ class Quantised:
     @classmethod
     def of(cls, states: Tensor, norms: Tensor) -> Quantised:
         """Of states `[n, d]`, finite, with their norms `[n]`, infinite where a state is to be left out."""
-        finite = norms.isfinite()
-        typical = norms[finite].median() if finite.any() else torch.zeros(())
-        long = finite & (norms > MASSIVE * typical)
-        where = long.nonzero().flatten()
+        where = massive_rows(norms).nonzero().flatten()
         others = states.float().index_fill(0, where, 0.0)
         scale = others.abs().amax(dim=0) / STEPS
         # a dimension that is zero throughout has no step; any would do

@@ -10,6 +10,7 @@ damaged one by itself (`repair`).
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -49,7 +50,7 @@ from lrt.activations.manifest import (
     dtype_name,
 )
 from lrt.activations.median import streaming_median
-from lrt.activations.quantised import Quantised
+from lrt.activations.quantised import Quantised, massive_rows
 from lrt.activations.shares import Share, remove_shares, share_folders
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
@@ -457,14 +458,22 @@ def _write_shard(
     folder: Path, shard: ShardPlan, tensors: dict[str, Tensor], non_finite: Mapping[str, int]
 ) -> Shard:
     path = folder / shard.file
-    written: dict[str, Any] = {}
+    ids = tensors["token"].contiguous().numpy()
+    written: dict[str, Any] = {"tokens": hashlib.sha256(ids.tobytes()).hexdigest()}
+    massive = {
+        name.removeprefix("norm."): int(massive_rows(norms).sum())
+        for name, norms in tensors.items()
+        if name.startswith("norm.")
+    }
 
     def write(temp: Path) -> None:
         save_file(tensors, temp)
         written.update(bytes=temp.stat().st_size, sha256=file_digest(temp))
 
     write_durably(path, write)
-    return Shard(shard.file, shard.split, len(tensors["token"]), non_finite=non_finite, **written)
+    return Shard(
+        shard.file, shard.split, len(tensors["token"]), non_finite=non_finite, massive=massive, **written
+    )
 
 
 def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:

@@ -415,8 +415,9 @@ def main(composed: DictConfig) -> None:
             if table.rows:
                 session.console.print(table.rich())
         session.console.print(f"atlas: {page}")
-        if (wandb_run := session.wandb_run) is not None:
-            wandb_run.log({f"atlas/{m}": wandb.Image(atlas_figure(results, m)) for m in ATLAS})
+        session.tell_wandb(
+            lambda run: run.log({f"atlas/{m}": wandb.Image(atlas_figure(results, m)) for m in ATLAS})
+        )
 
 
 if __name__ == "__main__":

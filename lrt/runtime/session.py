@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,31 @@ def without_place(text: str) -> str:
     """The text with paths under the working folder told from there: a report that is passed on names no
     folder of the machine it was made on."""
     return text.replace(f"{Path.cwd()}/", "")
+
+
+@contextmanager
+def fenced() -> Iterator[None]:
+    """W&B does not decide a run's fate: what it raises is told, and the local record is whole without it."""
+    try:
+        yield
+    except Exception as error:  # of the network, of a full disk, of W&B's own making
+        log.warning("W&B failed (%s: %s); the run goes on with the local record", type(error).__name__, error)
+
+
+class FencedWandb(WandbLogger):
+    """Lightning's logger, behind the fence."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with fenced():
+            super().log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        with fenced():
+            super().log_hyperparams(params)
+
+    def finalize(self, status: str) -> None:
+        with fenced():
+            super().finalize(status)
 
 
 class Session:
@@ -85,8 +110,6 @@ class Session:
         L.seed_everything(config.seed, workers=True, verbose=False)
         for setting in ("artifacts", "report", "logs"):
             check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
-        if config.logging.mode == "online":
-            check_wandb_key()
         self.loggers = [CSVLogger(config.paths.logs, name="csv", version="")]
         if config.logging.mode != "disabled":
             self._open_wandb()
@@ -99,7 +122,8 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         # Without this a multirun writes all its jobs into one run, and a failed job spoils the next.
-        wandb.finish(exit_code=0 if error is None else 1)
+        with fenced():
+            wandb.finish(exit_code=0 if error is None else 1)
 
     @property
     def first(self) -> bool:
@@ -110,7 +134,15 @@ class Session:
         settings, folder = self.config.logging, self.config.paths.logs
         if not self.first:
             return
-        try:
+        mode = settings.mode
+        # asks no server
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            log.warning(
+                "logging.mode=online needs a W&B key and none is set (`wandb login`, or WANDB_API_KEY): the "
+                "run is written offline, and `wandb sync` sends it later"
+            )
+            mode = "offline"
+        with fenced():
             # Not by Lightning's logger: its `offline=True` leaves WANDB_MODE set for the next job.
             run = wandb.init(
                 project=settings.project,
@@ -118,21 +150,23 @@ class Session:
                 name=settings.name,
                 job_type=self.kind,
                 dir=folder,
-                mode=settings.mode,
+                mode=mode,
                 config=self.resolved["settings"],
                 settings=wandb.Settings(silent=True),
             )
-        except (wandb.errors.CommError, wandb.errors.UsageError, OSError) as error:
-            log.warning("W&B could not be opened (%s); the run goes on with the local record", error)
-            return
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self.loggers.append(WandbLogger(save_dir=folder, experiment=run))
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            self.loggers.append(FencedWandb(save_dir=folder, experiment=run))
 
     @property
-    def wandb_run(self) -> Any | None:
-        """The open W&B run, or None."""
+    def _wandb_run(self) -> Any | None:
         return next((o.experiment for o in self.loggers if isinstance(o, WandbLogger)), None)
+
+    def tell_wandb(self, tell: Callable[[Any], None]) -> None:
+        """Calls `tell` with the open W&B run, if there is one."""
+        if (run := self._wandb_run) is not None:
+            with fenced():
+                tell(run)
 
     def loggers_of(self, name: str) -> list[Logger]:
         """The run's loggers; of a fit with a name, with that name before its metrics."""
@@ -140,8 +174,8 @@ class Session:
             return self.loggers
         logs = self.config.paths.logs
         found: list[Logger] = [CSVLogger(logs, name="csv", version=name, prefix=name)]
-        if (run := self.wandb_run) is not None:
-            found.append(WandbLogger(save_dir=logs, experiment=run, prefix=name))
+        if (run := self._wandb_run) is not None:
+            found.append(FencedWandb(save_dir=logs, experiment=run, prefix=name))
         return found
 
     @contextmanager
@@ -195,12 +229,3 @@ def check_writable(folder: Path, setting: str) -> None:
         raise ConfigError(
             f"{setting}={folder} cannot be written ({error.strerror}); set {setting} to a folder that can"
         ) from error
-
-
-def check_wandb_key() -> None:
-    """Raises ConfigError where W&B is to be online and no key is set. Asks no server."""
-    if not wandb.login(prompt=False, verify=False):
-        raise ConfigError(
-            "logging.mode=online needs a W&B key and none is set: run `wandb login`, set "
-            "WANDB_API_KEY, or use logging.mode=offline"
-        )

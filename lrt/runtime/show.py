@@ -45,12 +45,10 @@ def fit(session: Session, pipeline: Pipeline, cards: dict[str, dict[str, Any]]) 
     session.console.print(table)
     for name, found in pipeline.fits.items():
         session.console.print(f"map, {name}: {found.folder}")
-    if (run := session.wandb_run) is not None:
-        run.summary.update(
-            {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
-            | {f"fingerprint/map/{name}": found.fingerprint for name, found in pipeline.fits.items()}
-            | {"fingerprint/store": pipeline.store_fingerprint}
-        )
+    told: dict[str, Any] = {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
+    told |= {f"fingerprint/map/{name}": found.fingerprint for name, found in pipeline.fits.items()}
+    told |= {"fingerprint/store": pipeline.store_fingerprint}
+    session.tell_wandb(lambda run: run.summary.update(told))
 
 
 def evaluation(session: Session, results: dict[str, Any]) -> None:
@@ -60,8 +58,7 @@ def evaluation(session: Session, results: dict[str, Any]) -> None:
         if table.rows:
             session.console.print(table.rich())
     session.console.print(f"report: {page}")
-    if (run := session.wandb_run) is not None:
-        _panels(run, results)
+    session.tell_wandb(lambda run: _panels(run, results))
 
 
 def _in_brief(results: dict[str, Any]) -> Table:

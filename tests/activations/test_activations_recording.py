@@ -1,4 +1,5 @@
 import fcntl
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted_states import PlantedModel, bytes_of, corpus_of, make_store
+from planted_states import MASSIVE_TOKEN, PlantedModel, bytes_of, corpus_of, make_store
 from torch import Tensor
 
 from lrt.activations import (
@@ -67,6 +68,11 @@ def test_manifest_tells_rows_medians_and_shards(tmp_path: Path) -> None:
     }
     assert store.plan.identity == {"source": {"sha": "x"}}
     assert store.plan.corpus == corpus.digest
+    first = store.shards("train")[0]
+    ids = corpus.splits["train"].tokens[:8].astype("int32")
+    assert first.tokens == hashlib.sha256(ids.tobytes()).hexdigest()
+    # position 0 of each of its eight blocks, and the massive token wherever else it stands
+    assert first.massive["target.3"] == 8 + int((ids[:, 1:] == MASSIVE_TOKEN).sum())
     assert [s.rows for s in store.shards("train")] == [64] * 5
     parts = [*store.stream("train", ["target.3", "position"])]
     norms = torch.cat([p["target.3"][p["position"] > 0] for p in parts]).norm(dim=-1)

@@ -177,21 +177,6 @@ def test_run_folder_that_cannot_be_written(workshop: Workshop) -> None:
     assert str(blocked) in ran.told
 
 
-def test_online_without_a_key(workshop: Workshop) -> None:
-    home = workshop.folder / "home"
-    home.mkdir()
-    ran = run_apart(
-        "train",
-        *workshop.settings(logging="online"),
-        HOME=str(home),
-        WANDB_API_KEY="",
-        NETRC=str(home / "netrc"),
-        WANDB_CONFIG_DIR=str(home),
-    )
-    refused(ran, "logging.mode=online needs a W&B key", "wandb login", "logging.mode=offline")
-    nothing_costly(workshop)
-
-
 # -- artifacts of an earlier run that cannot be used ------------------------------------------------
 
 

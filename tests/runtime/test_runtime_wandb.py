@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from running import MicroRun, Workshop, run_apart
 
 pytestmark = pytest.mark.xdist_group("micro")
@@ -86,8 +87,42 @@ def test_server_that_cannot_be_reached_is_told_and_left_out(workshop: Workshop) 
         HOME=str(home),
     )
     assert ran.code == 0, ran.told
-    assert "W&B could not be opened" in ran.line
+    assert "W&B failed" in ran.line
     assert "the run goes on with the local record" in ran.line
     assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert list(workshop.artifacts.glob("measurements/*/french-*.jsonl"))
+    assert (workshop.report / "results.json").is_file()
+
+
+def test_without_a_key_it_is_written_offline(workshop: Workshop) -> None:
+    home = workshop.folder / "home"
+    home.mkdir()
+    ran = run_apart(
+        "train",
+        *workshop.settings("corpus.tokens.train=4096", logging="online"),
+        HOME=str(home),
+        WANDB_API_KEY="",
+        NETRC=str(home / "netrc"),
+        WANDB_CONFIG_DIR=str(home),
+    )
+    assert ran.code == 0, ran.told
+    assert "logging.mode=online needs a W&B key" in ran.line
+    assert "map/fvu" in json.dumps(summary(workshop.folder / "run"))
+
+
+def test_a_run_whose_wandb_breaks_is_whole_without_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for method in ("log", "finish"):
+        monkeypatch.setattr(wandb.sdk.wandb_run.Run, method, breaks)
+    monkeypatch.setattr(wandb, "finish", breaks)
+    ran = workshop.train("evaluate=true", "corpus.tokens.train=4096", logging="offline")
+    monkeypatch.undo()
+    wandb.finish()
+    assert ran.code == 0, ran.told
+    assert "W&B failed (OSError: [Errno 28] No space left on device); the run goes on" in ran.line
+    assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert (workshop.report / "results.json").is_file()

@@ -45,10 +45,10 @@ def fit(session: Session, pipeline: Pipeline, cards: dict[str, dict[str, Any]]) 
     session.console.print(table)
     for name, found in pipeline.fits.items():
         session.console.print(f"map, {name}: {found.folder}")
-    told: dict[str, Any] = {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
-    told |= {f"fingerprint/map/{name}": found.fingerprint for name, found in pipeline.fits.items()}
-    told |= {"fingerprint/store": pipeline.store_fingerprint}
-    session.tell_wandb(lambda run: run.summary.update(told))
+    said: dict[str, Any] = {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
+    said |= {f"fingerprint/map/{name}": found.fingerprint for name, found in pipeline.fits.items()}
+    said |= {"fingerprint/store": pipeline.store_fingerprint}
+    session.tell_wandb(lambda run: run.summary.update(said))
 
 
 def evaluation(session: Session, results: dict[str, Any]) -> None:

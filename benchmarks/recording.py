@@ -114,19 +114,16 @@ def _forget(folder: Path) -> None:
 def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
     """Shuffled batches out of a store against reading its files from end to end."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    buffer = bytearray(8 << 20)
-
-    def sequential() -> None:
-        for path in sorted(folder.glob("train-*.safetensors")):
-            with path.open("rb", buffering=0) as file:
-                while file.readinto(buffer):
-                    pass
-
     try:
         store = store_of(folder, rows, (SMALL[0], LARGE[0]))
         kept = Selection((0,), (0,), RowFilter(massive=None, first_position=False))
         data = ActivationDataModule(store.folder, kept, window_rows=32_768, workers=1)
         data.setup()
+
+        def sequential() -> None:
+            for part in store.stream("train", ["source.0", "target.0"], 4096):
+                for states in part.values():
+                    states.float()
 
         def shuffled() -> None:
             for _ in data.train_dataloader():
@@ -145,7 +142,7 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
                     ours.append(took[1])
             yield row(
                 name,
-                f"reading a store's files from end to end over an epoch of shuffled float32 batches of it, "
+                "reading a store in order, as float32, over an epoch of shuffled float32 batches of it: "
                 f"{rows} rows of {SMALL[0]} + {LARGE[0]} in bfloat16, {'cold' if cold else 'warm'}",
                 ours,
                 theirs,

@@ -3,9 +3,10 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import subprocess
 import time
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,40 @@ def test_a_full_disk_keeps_what_was_recorded(tmp_path: Path) -> None:
     make_store(tmp_path / "whole")
     assert source.calls < 21  # seven shards of three passes each
     assert bytes_of(tmp_path / "part") == bytes_of(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 KiB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_keeps_what_was_recorded(
+    tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as if another program took the room after the look beforehand
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 10**9))
+    source = PlantedModel(6)
+    with pytest.raises(DiskTooSmall, match=r"filled up .* finished shards are kept: make room"):
+        make_store(small_disk / "store", source=source)
+    kept = [*(small_disk / "store").glob("train-*.safetensors")]
+    assert 0 < len(kept) < 5
+    assert not [*(small_disk / "store").glob("*.tmp-*")]
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    before = source.calls
+    make_store(small_disk / "store", source=source)
+    # at most the shard under way was lost
+    assert source.calls - before <= 3 * (7 - len(kept)) + 3
+    make_store(tmp_path / "whole")
+    assert bytes_of(small_disk / "store") == bytes_of(tmp_path / "whole")
 
 
 def test_non_finite_states_name_model_layer_and_token(tmp_path: Path) -> None:

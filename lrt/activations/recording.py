@@ -16,9 +16,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +33,7 @@ from lrt.activations.errors import (
     NonFiniteActivations,
     StoreBusy,
     StoreCorrupt,
+    StoreForeign,
     StoreMissing,
     StoreUnwritable,
 )
@@ -51,7 +52,7 @@ from lrt.activations.manifest import (
 )
 from lrt.activations.median import streaming_median
 from lrt.activations.quantised import Quantised, massive_rows
-from lrt.activations.shares import Share, remove_shares, share_folders
+from lrt.activations.shares import SHARES, Share, share_folders
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
@@ -111,10 +112,14 @@ def plan_recording(
         rows_per_shard=rows_per_shard,
         batch_tokens=batch_tokens,
         identity=json.loads(canonical(dict(identity or {}))),
-        versions={name: importlib.metadata.version(name) for name in _VERSIONS_THAT_MATTER},
+        versions=_versions(),
         non_finite=non_finite,
         states=states,
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _VERSIONS_THAT_MATTER}
 
 
 def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelStates:
@@ -167,10 +172,10 @@ def record(
         if (folder / MANIFEST).is_file():  # finished by another process since the look above
             return _opened(folder, plan)
         sweep(folder)
+        if missing == "refuse":  # nothing is recorded here, so this process's versions do not count
+            plan = replace(plan, versions=_versions_of_shares(folder) or plan.versions)
         done = _read_journal(folder, plan)
-        _take_in_shares(folder, plan, done)
-        if missing == "refuse":
-            _refuse_missing(folder, plan, done)
+        _take_in_shares(folder, plan, done, missing)
         _fill(folder, plan, plan.shards, done, source, target, corpus, progress)
         with _disk_may_fill(folder):
             _finish(folder, plan, done)
@@ -198,10 +203,12 @@ def record_share(
     if (folder / MANIFEST).is_file():
         _opened(folder, plan)
         return place
+    mine = share.of(plan.shards)
     with _one_recorder(place):
         sweep(place)
-        done = _read_journal(place, plan)
-        _fill(place, plan, share.of(plan.shards), done, source, target, corpus, progress)
+        # the store itself may hold some: of a recording that was stopped, or one that was repaired
+        done = _read_journal(folder, plan, only=mine) | _read_journal(place, plan, or_in=folder)
+        _fill(place, plan, mine, done, source, target, corpus, progress, until=folder / MANIFEST)
     return place
 
 
@@ -211,7 +218,9 @@ def repair(folder: str | Path) -> list[str]:
     are none.
 
     Raises StoreMissing where there is no complete store, StoreCorrupt where the manifest itself is damaged
-    (nothing then says what the files should hold), StoreBusy and StoreUnwritable as `record`.
+    (nothing then says what the files should hold), StoreForeign where files are damaged and the store was
+    recorded with other versions of libraries (what were recorded now would not be the same bytes), StoreBusy
+    and StoreUnwritable as `record`.
     """
     folder = Path(folder)
     manifest = ActivationStore.manifest_of(folder)
@@ -225,6 +234,12 @@ def repair(folder: str | Path) -> list[str]:
                 bad.append(shard.file)
             else:
                 done[shard.file] = shard
+        if bad and manifest.plan.versions != _versions():
+            raise StoreForeign(
+                f"{', '.join(bad)} of {folder} are damaged, and the store was recorded with "
+                f"{dict(manifest.plan.versions)}, not with {_versions()}: repair it with those, or delete "
+                "the folder, and the next run records it anew"
+            )
         if bad:
             _write_journal(folder, manifest.plan, done)
             (folder / MANIFEST).unlink()
@@ -245,18 +260,24 @@ def _fill(
     target: LanguageModel,
     corpus: PackedCorpus,
     progress: Progress | None,
+    until: Path | None = None,
 ) -> None:
-    """Records those of `wanted` that are not done, keeping the folder's journal."""
+    """Records those of `wanted` that are not done, keeping the folder's journal; no more of them once the
+    file `until` is there.
+    """
     if corpus.digest != plan.corpus:
         raise ValueError(f"the plan is of the corpus {plan.corpus}, not of {corpus.digest}")
     have = [done[shard.file] for shard in wanted if shard.file in done]
-    check_disk(plan, folder, wanted, already=sum(shard.bytes for shard in have))
+    check_disk(plan, folder, [shard for shard in wanted if shard.file not in done])
     with _disk_may_fill(folder):
         _write_journal(folder, plan, done)
     rows, every = sum(shard.rows for shard in have), plan.rows_of(wanted)
     for shard_plan in wanted:
         if shard_plan.file in done:
             continue
+        if until is not None and until.is_file():
+            log.info("%s is there: the store is complete without this share", until)
+            return
 
         def tell(rows_of_shard: int, before: int = rows) -> None:
             if progress is not None:
@@ -270,24 +291,45 @@ def _fill(
         rows += done[shard_plan.file].rows
 
 
-def _take_in_shares(folder: Path, plan: RecordingPlan, done: dict[str, Shard]) -> None:
-    """Moves what shares have recorded into the store's folder.
+def _versions_of_shares(folder: Path) -> Mapping[str, str] | None:
+    """What the first share that says so was recorded with."""
+    for place in share_folders(folder):
+        try:
+            found = json.loads((place / JOURNAL).read_text(encoding="utf-8"))["plan"]["versions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def _take_in_shares(
+    folder: Path, plan: RecordingPlan, done: dict[str, Shard], missing: Literal["record", "refuse"]
+) -> None:
+    """Moves what shares have recorded into the store's folder; nothing is moved where a shard is missing
+    that may not be.
 
     Killed at any moment it can be done again: a file is whole in one of the two places, and its share's
     journal, which vouches for it, stays until the store is complete.
     """
-    for place in share_folders(folder):
-        with _one_recorder(place):
+    offered: dict[str, tuple[Path, Shard]] = {}
+    with ExitStack() as holding:
+        for place in share_folders(folder):
+            holding.enter_context(_one_recorder(place))
             sweep(place)
             for shard in _read_journal(place, plan, or_in=folder).values():
                 if shard.file not in done:
-                    if (place / shard.file).is_file():
-                        os.replace(place / shard.file, folder / shard.file)  # noqa: PTH105 (as durable.py)
-                    done[shard.file] = shard
-    sync_folder(folder)
+                    offered.setdefault(shard.file, (place, shard))
+        if missing == "refuse":
+            _refuse_missing(folder, plan, {*done, *offered})
+        for place, shard in offered.values():
+            if (place / shard.file).is_file():
+                os.replace(place / shard.file, folder / shard.file)  # noqa: PTH105 (as durable.py)
+            done[shard.file] = shard
+        sync_folder(folder)
 
 
-def _refuse_missing(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
+def _refuse_missing(folder: Path, plan: RecordingPlan, done: Collection[str]) -> None:
     shards = plan.shards
     missing = [shard.file for shard in shards if shard.file not in done]
     if not missing:
@@ -311,30 +353,31 @@ def _opened(folder: Path, plan: RecordingPlan) -> ActivationStore:
     store = ActivationStore.open(folder, expect=plan)
     # the journals have no use beside a manifest; a process killed between the two leaves them
     (folder / JOURNAL).unlink(missing_ok=True)
-    remove_shares(folder)
+    for place in share_folders(folder):
+        try:
+            with _one_recorder(place):
+                shutil.rmtree(place)
+        except StoreBusy:
+            log.warning("%s is being recorded still, though the store is complete; end that process", place)
+    with suppress(OSError):  # not empty, or not there
+        (folder / SHARES).rmdir()
     return store
 
 
-def check_disk(
-    plan: RecordingPlan, folder: Path, wanted: Sequence[ShardPlan] | None = None, already: int = 0
-) -> None:
-    """Tells the disk need of some shards (all of them) in the log, and raises DiskTooSmall where the room
-    is less.
-
-    `already` is how many bytes of them are on the disk.
+def check_disk(plan: RecordingPlan, folder: Path, wanted: Sequence[ShardPlan] | None = None) -> None:
+    """Tells the disk need of the shards that are still to be written (all of them, if not told) in the log,
+    and raises DiskTooSmall where the room is less.
     """
     shards = plan.shards if wanted is None else wanted
-    rows, whole = plan.rows_of(shards), plan.bytes_of(shards)
+    rows, need = plan.rows_of(shards), plan.bytes_of(shards)
     existing = folder
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
-    need = max(0, whole - already)
     log.info(
-        "recording %s rows of %s bytes: %s on disk, %s of it still to write, %s free in %s",
+        "recording %s rows of %s bytes: %s still to write, %s free in %s",
         f"{rows:,}",
         f"{plan.bytes_per_row:,}",
-        _size(whole),
         _size(need),
         _size(free),
         folder,
@@ -483,9 +526,16 @@ def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard])
     write_durably(folder / JOURNAL, lambda temp: _write_text(temp, text))
 
 
-def _read_journal(folder: Path, plan: RecordingPlan, or_in: Path | None = None) -> dict[str, Shard]:
+def _read_journal(
+    folder: Path,
+    plan: RecordingPlan,
+    or_in: Path | None = None,
+    only: Sequence[ShardPlan] | None = None,
+) -> dict[str, Shard]:
     """The shards of an unfinished recording that are whole, checksums included; files that are not in the
     folder are looked for `or_in` another.
+
+    only  Leave others out, unread.
 
     Raises StoreForeign where the folder holds part of another recording.
     """
@@ -502,9 +552,12 @@ def _read_journal(folder: Path, plan: RecordingPlan, or_in: Path | None = None) 
     check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", mend, layout=True)
     whole: dict[str, Shard] = {}
     planned = {shard.file for shard in plan.shards}
+    asked = planned if only is None else {shard.file for shard in only}
     for shard in entries:
         if shard.file not in planned:  # a name that the plan does not give might lead out of the folder
             log.warning("%s lists %r, which is none of the shards; it is left alone", path, shard.file)
+            continue
+        if shard.file not in asked:
             continue
         moved = or_in is not None and not (folder / shard.file).is_file()
         try:

@@ -9,7 +9,6 @@ serve alike.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,6 @@ from pathlib import Path
 from lrt.activations.manifest import ShardPlan
 
 SHARES = "shares"
-# names of a process's number and of how many there are, and of the first number where it is not zero
-STARTERS = (
-    ("RANK", "WORLD_SIZE", ""),
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
-    ("SLURM_PROCID", "SLURM_NTASKS", ""),
-)
 
 
 @dataclass(frozen=True)
@@ -49,14 +42,32 @@ class Share:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Share:
-        """The share of a process that torchrun, a SLURM array or srun started. Raises ValueError where none
-        of them has.
+        """The share of a process that torchrun, a SLURM array, srun, or srun within an array started. Raises
+        ValueError where none of them has.
         """
-        for number, count, first in STARTERS:
-            if number in environment and count in environment:
-                return cls(int(environment[number]) - int(environment.get(first, 0)), int(environment[count]))
-        told = ", ".join(f"{number} and {count}" for number, count, _ in STARTERS)
-        raise ValueError(f"share=auto, and the environment has none of {told}; write it as 0/4")
+
+        def told(name: str, default: int | None = None) -> int | None:
+            return int(environment[name]) if name in environment else default
+
+        number, count = told("RANK"), told("WORLD_SIZE")
+        if number is not None and count is not None:
+            return cls(number, count)
+        task, tasks = told("SLURM_ARRAY_TASK_ID"), told("SLURM_ARRAY_TASK_COUNT")
+        process, processes = told("SLURM_PROCID"), told("SLURM_NTASKS")
+        if (task is None or tasks is None) and (process is None or processes is None):
+            raise ValueError(
+                "share=auto, and the environment has none of RANK and WORLD_SIZE (torchrun), "
+                "SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, SLURM_PROCID and SLURM_NTASKS; write it "
+                "as 0/4"
+            )
+        if task is None or tasks is None:
+            task, tasks = 0, 1
+        else:
+            first, step = told("SLURM_ARRAY_TASK_MIN", 0), told("SLURM_ARRAY_TASK_STEP", 1)
+            task = (task - (first or 0)) // (step or 1)
+        if process is None or processes is None:
+            process, processes = 0, 1
+        return cls(task * processes + process, tasks * processes)
 
     def of(self, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
         """The shards that are this share's."""
@@ -70,8 +81,3 @@ class Share:
 def share_folders(store: Path) -> list[Path]:
     """Folders of the shares that lie in a store's folder."""
     return sorted(path for path in (store / SHARES).glob("*-of-*") if path.is_dir())
-
-
-def remove_shares(store: Path) -> None:
-    """Removes what is left of shares whose shards the store holds."""
-    shutil.rmtree(store / SHARES, ignore_errors=True)

@@ -120,7 +120,7 @@ def test_a_disk_too_small_is_refused_before_any_work(tmp_path: Path, monkeypatch
 def test_disk_need_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         make_store(tmp_path)
-    assert "recording 408 rows of 120 bytes: 0.2 MiB on disk" in caplog.text
+    assert "recording 408 rows of 120 bytes: 0.2 MiB still to write" in caplog.text
 
 
 class Killed(BaseException):

@@ -2,12 +2,14 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_states import PlantedModel, bytes_of, corpus_of, make_store, recording_of
+from torch import Tensor
 
 from lrt.activations import (
     ActivationStore,
@@ -28,6 +30,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     make_store(folder)
     return bytes_of(folder)
+
+
+class Killed(BaseException):
+    """No handler may tidy up after it."""
+
+
+class Stopping(PlantedModel):
+    """Dies at a pass."""
+
+    def __init__(self, width: int, passes: int) -> None:
+        super().__init__(width)
+        self.left = passes
+
+    def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        return super().hidden_states(tokens, layers)
 
 
 @settings(max_examples=12, deadline=None)
@@ -85,6 +105,70 @@ def test_a_merge_names_the_shares_that_are_missing(tmp_path: Path) -> None:
     assert source.calls == 3 + 3 + 2
 
 
+def test_a_share_that_a_merge_was_refused_for_goes_on(whole: dict[str, bytes], tmp_path: Path) -> None:
+    record_share(tmp_path, Share(1, 2), **recording_of())
+    stopped = Stopping(6, passes=4)
+    with pytest.raises(Killed):
+        record_share(tmp_path, Share(0, 2), **recording_of(source=stopped))
+    with pytest.raises(StoreMissing, match="of 2 shares record 0/2"):
+        record(tmp_path, **recording_of(), missing="refuse")
+    source = PlantedModel(6)
+    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    assert source.calls == 3 + 3 + 2  # of eleven passes, one shard's three were kept
+    record(tmp_path, **recording_of(), missing="refuse")
+    assert bytes_of(tmp_path) == whole
+
+
+def test_a_share_records_nothing_that_the_store_holds(whole: dict[str, bytes], tmp_path: Path) -> None:
+    make_store(tmp_path)
+    for name in ("train-00000", "train-00002"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    repair(tmp_path)
+    source = PlantedModel(6)
+    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    assert source.calls == 6
+    record(tmp_path, **recording_of(source=source), missing="refuse")
+    assert source.calls == 6
+    assert bytes_of(tmp_path) == whole
+
+
+def test_a_share_ends_once_the_store_is_complete(
+    whole: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Overtaken(PlantedModel):
+        """Another process records all of it while this one is at its first shard."""
+
+        def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+            if self.calls == 0:
+                make_store(tmp_path / "elsewhere")
+                for path in (tmp_path / "elsewhere").iterdir():
+                    shutil.copy(path, tmp_path / "store")
+            return super().hidden_states(tokens, layers)
+
+    source = Overtaken(6)
+    with caplog.at_level("INFO"):
+        record_share(tmp_path / "store", Share(0, 2), **recording_of(source=source))
+    assert source.calls == 3
+    assert "the store is complete without this share" in caplog.text
+    record(tmp_path / "store", **recording_of())
+    assert bytes_of(tmp_path / "store") == whole
+
+
+def test_a_merge_asks_for_no_version_of_its_own(
+    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        record_share(tmp_path, Share(number, 2), **recording_of())
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "99")
+    record(tmp_path, **recording_of(), missing="refuse")
+    assert bytes_of(tmp_path) == whole
+    # what is damaged cannot be made to the same bytes by other versions
+    (tmp_path / "train-00000.safetensors").unlink()
+    with pytest.raises(StoreForeign, match=r"train-00000\.safetensors of .* are damaged, .* recorded with"):
+        repair(tmp_path)
+    assert (tmp_path / "manifest.json").exists()
+
+
 def test_a_share_that_is_done_or_stopped_goes_on(whole: dict[str, bytes], tmp_path: Path) -> None:
     source = PlantedModel(6)
     place = record_share(tmp_path, Share(0, 2), **recording_of(source=source))
@@ -101,10 +185,6 @@ def test_a_share_that_is_done_or_stopped_goes_on(whole: dict[str, bytes], tmp_pa
     record_share(tmp_path, Share(1, 2), **recording_of(source=source))
     assert source.calls == calls + 3
     assert bytes_of(tmp_path) == whole
-
-
-class Killed(BaseException):
-    """No handler may tidy up after it."""
 
 
 def test_a_merge_killed_at_any_move_is_done_again(whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -216,15 +296,17 @@ def test_what_is_no_share(text: str) -> None:
             Share(2, 3),
         ),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Share(0, 2)),
-        # srun within an array is one task of it
+        # two tasks of srun in each element of an array over 0, 4 and 8
         (
             {
-                "SLURM_ARRAY_TASK_ID": "1",
-                "SLURM_ARRAY_TASK_COUNT": "2",
-                "SLURM_PROCID": "0",
-                "SLURM_NTASKS": "1",
+                "SLURM_ARRAY_TASK_ID": "4",
+                "SLURM_ARRAY_TASK_COUNT": "3",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_STEP": "4",
+                "SLURM_PROCID": "1",
+                "SLURM_NTASKS": "2",
             },
-            Share(1, 2),
+            Share(3, 6),
         ),
     ],
 )

@@ -59,7 +59,7 @@ sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in 
 atlas: $(READY) ## every pair of layers of the lab from one pass; heatmaps in report/atlas.html
 	$(PY) -m lrt.runtime.atlas
 
-verify: $(READY) ## every file under artifacts/ against its checksum (REPAIR=--repair takes damaged shards out)
+verify: $(READY) ## stores, maps and vectors against their checksums (REPAIR=--repair takes damaged shards out)
 	$(PY) -m lrt.runtime.verify $(REPAIR) artifacts
 
 bench: $(READY) ## speed as ratios to a limit or a peer of the same run

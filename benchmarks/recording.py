@@ -117,7 +117,7 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
     try:
         store = store_of(folder, rows, (SMALL[0], LARGE[0]))
         kept = Selection((0,), (0,), RowFilter(massive=None, first_position=False))
-        data = ActivationDataModule(store.folder, kept, window_rows=32_768, workers=1)
+        data = ActivationDataModule(store.folder, kept, window_rows=32_768)
         data.setup()
 
         def sequential() -> None:

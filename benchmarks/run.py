@@ -97,7 +97,7 @@ def machine() -> dict[str, Any]:
 
 def plain(row: Row, part: str) -> dict[str, Any]:
     """A row as the file holds it."""
-    told = asdict(row) | {"part": part, "date": time.strftime("%Y-%m-%d")}
+    told = asdict(row) | {"part": part, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
     told["ratio"] = round(row.ratio, 3)
     told["spread"] = [round(each, 3) for each in row.spread]
     return told
@@ -105,10 +105,12 @@ def plain(row: Row, part: str) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The table of the file."""
-    told = result["machine"]
+    machines = {
+        f"{m['cores']} cores ({m['cpu']}), {m['memory_gib']} GiB, torch {m['versions']['torch']}"
+        for m in (row["machine"] for row in result["rows"])
+    }
     lines = [
-        f"`make bench`, {told['cores']} cores ({told['cpu']}), {told['memory_gib']} GiB, torch "
-        f"{told['versions']['torch']}.",
+        f"`make bench` on {'; on '.join(sorted(machines))}.",
         "",
         "| | ratio | spread | aim | what | measured |",
         "|---|---:|---|---:|---|---|",
@@ -157,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows[row.name] = plain(row, part)
             print(f"{row.name:26} {row.ratio:7.3f}  {row.what}", flush=True)
     order = {part: number for number, part in enumerate(PARTS)}
-    result = {"machine": machine(), "rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
+    result = {"rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
     file.write_text(json.dumps(result, indent=2) + "\n")
     (HERE / "results.md").write_text(markdown(result))
     figure(result, HERE / "results.png")

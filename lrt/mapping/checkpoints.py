@@ -58,8 +58,10 @@ class DurableCheckpoints(TorchCheckpointIO):
 class StopBetweenBatches(L.Callback):
     """Ctrl-C stops the fit when the batch under way is done, with a checkpoint from which it goes on.
 
-    A fit that is broken off within a batch has given that batch out and not learnt from it. A second Ctrl-C
-    does not wait. Raises KeyboardInterrupt, which Lightning ends the process on.
+    A fit that is broken off within a batch has given that batch out and not learnt from it. At an epoch's
+    end, and during its validation, the epoch is brought to its end, which leaves a checkpoint of its own. A
+    second Ctrl-C does not wait. Raises KeyboardInterrupt, which Lightning ends the process on. Put it behind
+    callbacks that do something after a batch: of what follows it, nothing is done.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,12 +80,13 @@ class StopBetweenBatches(L.Callback):
         self.asked = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self.asked:
+        # saved behind the last batch, the epoch would count as done, its validation not
+        if self.asked and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:  # noqa: ARG002
-        if self.asked:  # the epoch's own checkpoint is the last one
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        if self.asked:
             raise KeyboardInterrupt
 
     def on_exception(self, *_: Any) -> None:
@@ -91,6 +94,8 @@ class StopBetweenBatches(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         self._restore()
+        if self.asked:
+            raise KeyboardInterrupt
 
     def _restore(self) -> None:
         if self._before is not None:

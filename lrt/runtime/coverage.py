@@ -87,7 +87,7 @@ class Coverage(Vectors):
         maps = {name: self.fitted(parts) for name, parts in subsets.items()}
         everything, _ = maps["all"]
         known = {name: self._known(parts, *maps[name], everything) for name, parts in subsets.items()}
-        for behaviour in self.suite:
+        for behaviour in self.studied:
             kept = self._kept(behaviour, {name: affine for name, (affine, _) in maps.items()})
             for name, ratio in kept.items():
                 layer = self.chosen(behaviour).choice.layer

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.activations.manifest import Side
+from lrt.durable import sweep
 from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
@@ -160,17 +161,20 @@ class MapFit(Rows):
             trainer = self._trainer(spec, history, probe)
             checkpoints = self.folder / "checkpoints"
             last = checkpoints / "last.ckpt"
+            if trainer.is_global_zero and checkpoints.is_dir():
+                sweep(checkpoints)
             try:
                 trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
+                best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+                if best and Path(best).is_file():
+                    DurableCheckpoints().load_checkpoint(best)  # tells of damage in words
+                    module = MapModule.load_from_checkpoint(best, weights_only=True)
+                steps = trainer.global_step
+                (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
             except SystemExit:
                 if trainer.interrupted:  # what Lightning makes of Ctrl-C
                     raise KeyboardInterrupt from None
                 raise
-            best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-            if best and Path(best).is_file():
-                module = MapModule.load_from_checkpoint(best, weights_only=True)
-            steps = trainer.global_step
-            (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
             affine = module.affine().to("cpu")
         if trainer.is_global_zero:
             self._keep(affine, history, probe, steps, scores["test/cosine"])
@@ -302,12 +306,12 @@ class MapFit(Rows):
             ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
             # one of its own: `save_last` of the above leaves out the epochs that are not the best
             ModelCheckpoint(folder, filename="last", enable_version_counter=False),
-            StopBetweenBatches(folder / "last.ckpt"),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)
         if probe is not None:
             callbacks.append(probe)
+        callbacks.append(StopBetweenBatches(folder / "last.ckpt"))
         return L.Trainer(
             **{
                 "logger": self.run.session.loggers_of(self.name if self.parts else ""),

@@ -123,12 +123,6 @@ class Pipeline(Vectors):
             }
         )
 
-    @property
-    def studied(self) -> tuple[Behaviour, ...]:
-        """The behaviours that are measured."""
-        by_name = {behaviour.name: behaviour for behaviour in self.suite}
-        return tuple(by_name[name] for name in self.config.evaluation.behaviours or by_name)
-
     @cached_property
     def studies(self) -> list[tuple[Behaviour, Study]]:
         """The raw record of each of them, measured or found; one that is stopped goes on where it was."""

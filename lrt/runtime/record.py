@@ -4,7 +4,7 @@ python -m lrt.runtime.record [record.share=0/4 | record.merge=true] [the setting
 
 Shares are static: process i of n records every n-th shard of the plan and knows of no other process, so
 they may be plain processes, a SLURM array or torchrun's workers, on one machine or on several. The store
-that is made of them is to the byte the one that a single process records.
+that is made of them is to the byte the one that a single process of like hardware and threads records.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from lrt.activations import Share
 from lrt.runtime.entry import command
 from lrt.runtime.recorded import Recorded
-from lrt.runtime.schema import read_beside
+from lrt.runtime.schema import ConfigError, read_beside
 from lrt.runtime.session import Session
 
 
@@ -50,13 +50,28 @@ class RecordSettings:
         return Share.parse(self.share)
 
 
+class Recording(Recorded):
+    """What is recorded, of a run that trains nothing."""
+
+    def check_trains(self) -> None:
+        """The Trainer has no say here, and refuses some environments of SLURM."""
+
+
 def main(composed: DictConfig) -> None:
     """Records, and says where it lies and what comes next."""
     settings, rest = read_beside(composed, "record", RecordSettings)
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # `cuda` is this process's own device
     with Session.of(rest, "record") as session:
-        run = Recorded(session.config, session)
+        run = Recording(session.config, session)
+        if settings.share is not None or settings.merge:
+            for side in ("source", "target"):
+                if getattr(session.config.pair, side).dtype == "auto":
+                    raise ConfigError(
+                        f"pair.{side}.dtype=auto: each process would choose for its own machine, and shares "
+                        "in different formats make no store; name one, as bfloat16, the same for all shares "
+                        "and the merge"
+                    )
         run.check()
         if (share := settings.chosen) is not None:
             place = run.record_share(share)

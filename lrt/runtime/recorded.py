@@ -146,8 +146,7 @@ class Recorded:
         behaviours and trainer settings that cannot be run.
         """
         with self.session.stage("models"):
-            self.config.fit.check(self.config.map)
-            check_trainer(self.config.trainer, self.config.fit)
+            self.check_trains()
             source, target = self.candidates
             self.recorded_stacks  # noqa: B018
             if self.automatic:  # at least one of each will be chosen
@@ -179,6 +178,11 @@ class Recorded:
                 blocks_told(target.layers),
                 self.target.depth,
             )
+
+    def check_trains(self) -> None:
+        """Raises ValueError for settings of the fit and of the Trainer that cannot be run."""
+        self.config.fit.check(self.config.map)
+        check_trainer(self.config.trainer, self.config.fit)
 
     def _check_solver(self, source: Stack, target: Stack) -> None:
         match self.config.fit:
@@ -239,6 +243,12 @@ class Recorded:
         """The behaviours under study."""
         with self.session.working("writing the behaviours"):
             return behaviours_of(self.config.suite, self._template)
+
+    @property
+    def studied(self) -> tuple[Behaviour, ...]:
+        """The behaviours that are measured."""
+        by_name = {behaviour.name: behaviour for behaviour in self.suite}
+        return tuple(by_name[name] for name in self.config.evaluation.behaviours or by_name)
 
     def _template(self) -> Any:
         """The tokenizer in whose chat template requests are written: of a base model there is none."""
@@ -512,6 +522,6 @@ def check_trainer(settings: dict[str, Any], fit: FitSpec | ClosedFormSpec) -> No
             raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")
     try:
         L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         told = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
         raise ConfigError(f"Lightning's Trainer refuses these settings ({told}): {error}") from error

@@ -134,9 +134,12 @@ class Session:
         settings, folder = self.config.logging, self.config.paths.logs
         if not self.first:
             return
-        mode = settings.mode
-        # asks no server
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
+        mode, known = settings.mode, True
+        if mode == "online":
+            known = False
+            with fenced():  # asks no server, and refuses what cannot be a key
+                known = wandb.login(prompt=False, verify=False)
+        if not known:
             log.warning(
                 "logging.mode=online needs a W&B key and none is set (`wandb login`, or WANDB_API_KEY): the "
                 "run is written offline, and `wandb sync` sends it later"

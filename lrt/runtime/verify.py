@@ -1,10 +1,10 @@
-"""make verify: everything a folder of artifacts holds against its checksums.
+"""make verify: the stores, maps, vectors and autoencoders in a folder against their checksums.
 
 python -m lrt.runtime.verify [--repair] [FOLDER]
 
-Sizes and headers are looked at whenever a store is opened; this reads every byte of stores, maps, vectors and
-autoencoders. With --repair damaged files of a store are taken out of it, and the next run that needs the
-store records them, and nothing else, again.
+Sizes and headers are looked at whenever a store is opened; this reads every byte. (Moments, states and
+measurements are read whole whenever they are used.) With --repair damaged files of a store are taken out of
+it, and the next run that needs the store records them, and nothing else, again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHECKS: dict[str, Callable[[Path], object]] = {
     "vector.json": SteeringVector.load,
     "sae.json": load_autoencoder,
 }
-DAMAGE = (StoreError, MapError, VectorUnreadable, SaeError)
+DAMAGE = (StoreError, MapError, VectorUnreadable, SaeError, OSError)
 
 
 def verify(folder: Path, mend: bool, console: Console) -> int:
@@ -51,13 +51,19 @@ def verify(folder: Path, mend: bool, console: Console) -> int:
                 check(place)
             except DAMAGE as error:
                 console.print(f"damaged: {error}", style="red", markup=False)
-                if mend and name == "manifest.json":
-                    taken = ", ".join(repair(place))
-                    console.print(f"taken out: {taken}; the next run records them", markup=False)
-                else:
-                    damaged += 1
+                damaged += not (mend and name == "manifest.json" and _repaired(place, console))
     console.print(f"{checked} checked in {folder}, {damaged} damaged")
     return damaged
+
+
+def _repaired(place: Path, console: Console) -> bool:
+    try:
+        taken = ", ".join(repair(place))
+    except DAMAGE as error:
+        console.print(f"not repaired: {error}", style="red", markup=False)
+        return False
+    console.print(f"taken out: {taken}; the next run records them", markup=False)
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
-from test_mapping_module import Batches, fitted, trainer
+from activations.planted_states import corpus_of, make_store
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from test_mapping_module import fitted, trainer
 
+from lrt.activations import ActivationDataModule, RowFilter, Selection
 from lrt.mapping import (
     CheckpointUnreadable,
     DurableCheckpoints,
+    FitHistory,
     FitSpec,
     MapModule,
     MapSpec,
+    Moments,
     StopBetweenBatches,
+    ridge_path,
 )
 
 CHECKPOINT = {"state_dict": {"weight": torch.arange(6.0)}, "epoch": 3}
@@ -93,6 +98,7 @@ class Signals(Callback):
 
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and self.validating:
+            self.step = -1  # at its first batch alone
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -104,42 +110,80 @@ def sigint() -> Any:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_fit_that_is_stopped_within_a_step_goes_on_to_the_same_weights(
-    planted: Any, tmp_path: Path, sigint: Any
+STEPS = 21  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder, corpus_of(train=200, validation=20))
+    return folder
+
+
+class Fit:
+    """Three epochs over a store, by a Trainer as `train.py` makes one."""
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.last = folder / "last.ckpt"
+        self.data = ActivationDataModule(
+            store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32
+        )
+        train, validation = Moments(6, 10), Moments(6, 10)
+        for split, moments in (("train", train), ("validation", validation)):
+            for batch in self.data.iterate(split):  # type: ignore[arg-type]
+                moments.update(batch["source"], batch["target"])
+        yardstick = ridge_path(train, validation)
+        self.module = MapModule.from_moments(MapSpec(), FitSpec(epochs=3), train, yardstick=yardstick)
+        self.history = FitHistory(every=1)
+
+    def run(self, *callbacks: Callback) -> None:
+        last = ModelCheckpoint(self.last.parent, filename="last", enable_version_counter=False)
+        running = trainer(
+            self.last.parent,
+            callbacks=[*callbacks, self.history, last, StopBetweenBatches(self.last)],
+            enable_checkpointing=True,
+            plugins=[DurableCheckpoints()],
+            use_distributed_sampler=False,
+            max_epochs=3,
+        )
+        running.fit(self.module, datamodule=self.data, ckpt_path=self.last if self.last.is_file() else None)
+        assert running.global_step == 3 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("signals", "kept"),
+    [
+        (Signals(30), 31),  # the step under way was ended
+        (Signals(20), 21),  # the last of an epoch: with its validation
+        (Signals(21, validating=True), 21),
+        (Signals(62), 63),
+        (Signals(63, validating=True), 63),
+    ],
+    ids=["within an epoch", "its last step", "its validation", "the last step", "the last validation"],
+)
+def test_a_fit_that_is_stopped_goes_on_to_the_same_weights(
+    store: Path, tmp_path: Path, sigint: Any, signals: Signals, kept: int
 ) -> None:
-    spec, fit, path = MapSpec(), FitSpec(epochs=3), tmp_path / "last.ckpt"
-    whole, _ = fitted(planted, tmp_path, spec, fit)
-    io = DurableCheckpoints()
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fitted(planted, tmp_path, spec, fit, callbacks=[Signals(41), StopBetweenBatches(path)], plugins=[io])
-    assert io.load_checkpoint(path)["global_step"] == 42  # the step under way was ended
+        cut.run(signals)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == kept
     assert signal.getsignal(signal.SIGINT) is sigint
-    module = MapModule.load_from_checkpoint(path, weights_only=True)
-    running = trainer(tmp_path, plugins=[io], **fit.trainer_options())
-    running.fit(
-        module,
-        Batches(planted.train, 256, shuffled=True),
-        Batches(planted.validation, 256, shuffled=False),
-        ckpt_path=path,
-    )
-    assert torch.equal(module.affine().weight, whole.affine().weight)
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    # every step and every validation is in the history once
+    assert again.history.val == whole.history.val
+    assert again.history.train == whole.history.train
 
 
-def test_a_validation_is_not_waited_for_and_a_second_time_nothing_is(
-    planted: Any, tmp_path: Path, sigint: Any
-) -> None:
-    for number, signals in enumerate((Signals(32, validating=True), Signals(41, times=2))):
-        path = tmp_path / f"{number}.ckpt"
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fitted(
-                planted,
-                tmp_path,
-                MapSpec(),
-                FitSpec(epochs=3),
-                callbacks=[signals, StopBetweenBatches(path)],
-            )
-        assert not path.exists()
-        signal.signal(signal.SIGINT, sigint)
+def test_a_second_time_nothing_is_waited_for(store: Path, tmp_path: Path, sigint: Any) -> None:
+    cut = Fit(store, tmp_path)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cut.run(Signals(10, times=2))
+    assert not cut.last.exists()
+    signal.signal(signal.SIGINT, sigint)
 
 
 def test_a_fit_that_ends_leaves_the_signal_as_it_was(planted: Any, tmp_path: Path, sigint: Any) -> None:

@@ -13,9 +13,12 @@ from lrt.runtime.verify import main as verify
 pytestmark = pytest.mark.xdist_group("micro")
 
 
+SHARED = ("recording.rows_per_shard=2048", "pair.source.dtype=float32", "pair.target.dtype=float32")
+
+
 def run_record(workshop: Workshop, *more: str) -> Ran:
     """`python -m lrt.runtime.record`, without the start of a process."""
-    return run_main(main, "record", *workshop.settings("recording.rows_per_shard=2048", *more))
+    return run_main(main, "record", *workshop.settings(*SHARED, *more))
 
 
 def store_of(artifacts: Path) -> dict[str, bytes]:
@@ -36,7 +39,7 @@ def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     assert done.code == 0, done.told
     assert store_of(workshop.artifacts) == whole
     before = workshop.files("activations")
-    assert workshop.train("recording.rows_per_shard=2048").code == 0
+    assert workshop.train(*SHARED).code == 0
     assert workshop.files("activations") == before
 
 
@@ -54,6 +57,7 @@ def test_a_merge_without_all_shares_says_which_to_record(workshop: Workshop) -> 
         ("record.share=two", "write NUMBER/COUNT with numbers from zero, as 0/4"),
         ("record.share=auto", "the environment has none of RANK and WORLD_SIZE"),
         ("record.shard=0/2", None),
+        ("pair.target.dtype=auto", "pair.target.dtype=auto: each process would choose"),
         ("+record.shard=0/2", "record.shard: is not a setting"),
     ],
 )
@@ -62,10 +66,19 @@ def test_what_cannot_be_recorded(
 ) -> None:
     for name in ("RANK", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    done = run_record(workshop, override)
+    shared = () if override.startswith(("record", "+record")) else ("record.share=0/2",)
+    done = run_record(workshop, *shared, override)
     assert done.code == 1
     assert (said or "Key 'shard' is not in struct") in done.line
     assert not (workshop.artifacts / "activations").exists()
+
+
+def test_a_task_of_srun_records_its_share(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PROCID": "1", "NTASKS": "4", "JOB_ID": "7", "LOCALID": "1", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    done = run_record(workshop, "record.share=auto")
+    assert done.code == 0, done.told
+    assert "share 1/4" in done.line
 
 
 def test_a_share_and_a_merge_are_two_commands(workshop: Workshop) -> None:
@@ -75,7 +88,7 @@ def test_a_share_and_a_merge_are_two_commands(workshop: Workshop) -> None:
 
 @pytest.mark.slow
 def test_workers_that_torchrun_starts_record_a_share_each(workshop: Workshop) -> None:
-    settings = workshop.settings("recording.rows_per_shard=2048", "record.share=auto")
+    settings = workshop.settings(*SHARED, "record.share=auto")
     command = [
         sys.executable,
         "-m",
@@ -121,6 +134,14 @@ def test_artifacts_are_verified_and_a_store_is_repaired(
     assert f"taken out: {shard.name}" in capsys.readouterr().out
     shutil.rmtree(mapping.parent)
     assert workshop.train().code == 0
+    manifest = workshop.one("activations/*/manifest.json")
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"rows"', '"r0ws"', 1))
+    assert verify(["--repair", str(workshop.artifacts)]) == 1
+    told = capsys.readouterr().out
+    assert "not repaired" in told
+    assert "1 damaged" in told  # the rest was looked at all the same
+    manifest.write_text(text)
     assert store_of(workshop.artifacts) == whole
     assert verify([str(workshop.artifacts)]) == 0
 

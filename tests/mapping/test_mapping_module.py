@@ -53,9 +53,15 @@ class Batches:
 
 
 def trainer(folder, **options) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    usual = {"accelerator": "cpu", "default_root_dir": folder, "enable_checkpointing": False, **quiet}
-    return Trainer(**{**usual, **options})
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
 
 
 def fitted(

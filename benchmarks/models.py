@@ -45,4 +45,4 @@ def block_products(lm: LanguageModel, layer: int, tokens: int, batch: int) -> No
     with torch.no_grad():
         for _ in range(tokens // batch):
             for linear in linears:
-                inputs[linear.in_features] @ linear.weight.T
+                nn.functional.linear(inputs[linear.in_features], linear.weight, linear.bias)

@@ -102,16 +102,16 @@ class RowStream:
         first = int(np.searchsorted(order.offsets, first_row, side="right")) - 1
         windows = self._windows(order, epoch, first)
         try:
-            begin, window = 0, _empty()
+            begin, window = 0, _Window({}, 0, None)
             for number in numbers:
                 low = number * self.batch_rows
                 high = min(low + self.batch_rows, self.chunks.rows)
                 pieces: list[Batch] = []
                 while low < high:
-                    while low >= begin + len(window["document"]):
+                    while low >= begin + window.size:
                         begin, window = next(windows)
-                    here = slice(low - begin, min(high - begin, len(window["document"])))
-                    pieces.append({name: rows[here] for name, rows in window.items()})
+                    here = slice(low - begin, min(high - begin, window.size))
+                    pieces.append(window.part(here))
                     low = begin + here.stop
                 yield _joined(pieces)
         finally:
@@ -133,7 +133,7 @@ class RowStream:
         digest = hashlib.sha256(f"{self._seed}:{epoch}:{what}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
-    def _windows(self, order: _Order, epoch: int, first: int) -> Generator[tuple[int, Batch]]:
+    def _windows(self, order: _Order, epoch: int, first: int) -> Generator[tuple[int, _Window]]:
         """Windows with their first row, from the `first`-th on; windows without rows are
         skipped.
         """
@@ -144,7 +144,7 @@ class RowStream:
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="rows")
         try:
-            ahead: deque[tuple[int, Future[Batch]]] = deque()
+            ahead: deque[tuple[int, Future[_Window]]] = deque()
             for n in numbers:
                 ahead.append((n, pool.submit(self._load, order, epoch, n)))
                 if len(ahead) > self._workers:
@@ -155,15 +155,15 @@ class RowStream:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, order: _Order, epoch: int, window: int) -> Batch:
-        """A window's kept rows, in their final order and in the store's dtypes."""
+    def _load(self, order: _Order, epoch: int, window: int) -> _Window:
+        """A window's kept rows, in the store's dtypes, and their final order."""
         chosen = order.chunks[window]
         size = int(order.offsets[window + 1] - order.offsets[window])
-        if self._seed is None:
-            places = torch.arange(size)
-        else:
+        shuffled = None
+        if self._seed is not None:
             places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
-        # each chunk's rows go straight to their final places, so that RAM holds one copy
+            shuffled = torch.empty_like(places)
+            shuffled[places] = torch.arange(size)
         ends = np.cumsum(self.chunks.kept[chosen])
         rows = {name: self._room(columns, size) for name, columns in self._columns.items()}
         by_shard: dict[int, list[int]] = {}
@@ -177,7 +177,7 @@ class RowStream:
                 if kept == 0:
                     continue
                 start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
-                place = places[int(ends[position]) - kept : int(ends[position])]
+                place = slice(int(ends[position]) - kept, int(ends[position]))
                 made = None
                 if self._repeats or kept < stop - start:  # or every token is a row
                     made = self._selection.rows(self._store, reader, start, stop)
@@ -188,12 +188,11 @@ class RowStream:
                         if made is not None:
                             piece = made.gathered(piece)
                         if piece.ndim == 1:
-                            rows[name].index_copy_(0, place, piece.to(rows[name].dtype))
+                            rows[name][place] = piece
                             continue
-                        room = rows[name].narrow(1, begin, piece.shape[1])
-                        room.index_copy_(0, place, piece.to(room.dtype))
+                        rows[name][place, begin : begin + piece.shape[1]] = piece
                         begin += piece.shape[1]
-        return rows
+        return _Window(rows, size, shuffled)
 
     def _room(self, columns: list[str], size: int) -> Tensor:
         """Where a window's rows of some columns go: in the store's dtype, means in float32."""
@@ -207,8 +206,21 @@ class RowStream:
         )
 
 
-def _empty() -> Batch:
-    return {"document": torch.empty(0, dtype=torch.int64)}
+@dataclass(frozen=True)
+class _Window:
+    """Rows that are shuffled among each other: as they were read, and the order they are given in. They are
+    gathered batch by batch, which is what memory does fastest; None gives them as they are."""
+
+    columns: Batch
+    size: int
+    order: Tensor | None
+
+    def part(self, here: slice) -> Batch:
+        """Some rows of the order."""
+        if self.order is None:
+            return {name: rows[here] for name, rows in self.columns.items()}
+        chosen = self.order[here]
+        return {name: rows.index_select(0, chosen) for name, rows in self.columns.items()}
 
 
 _BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
@@ -216,6 +228,10 @@ _BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torc
 
 def _joined(pieces: list[Batch]) -> Batch:
     """One batch out of its pieces of windows, in the dtypes a fit computes in."""
+    if len(pieces) == 1:  # a copy: a batch must not hold its window, nor be written into it
+        return {
+            name: rows.to(_BATCH_DTYPES.get(name, rows.dtype), copy=True) for name, rows in pieces[0].items()
+        }
     return {
         name: torch.cat([piece[name].to(_BATCH_DTYPES.get(name, rows.dtype)) for piece in pieces])
         for name, rows in pieces[0].items()

@@ -198,9 +198,9 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
     held: list[int] = []
     real = RowStream._load
 
-    def load(self: RowStream, *arguments: Any) -> Batch:
+    def load(self: RowStream, *arguments: Any) -> Any:
         window = real(self, *arguments)
-        held.append(sum(rows.nbytes for rows in window.values()))
+        held.append(sum(rows.nbytes for rows in window.columns.values()))
         return window
 
     monkeypatch.setattr(RowStream, "_load", load)

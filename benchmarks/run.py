@@ -59,7 +59,7 @@ def sweeping() -> Iterator[Row]:
     yield from bench_rows()
     yield generation_row()
     try:
-        python = peers_environment(ROOT / ".venv-peers", ["steering-vectors"], ROOT / "constraints.txt")
+        python = peers_environment(ROOT / ".venv-peers", ["steering-vectors"])
     except subprocess.CalledProcessError as error:
         print(f"sweep/steering_vectors is left out: its environment cannot be made ({error})")
     else:
@@ -146,6 +146,15 @@ def figure(result: dict[str, Any], file: Path) -> None:
     plt.close(drawn)
 
 
+def write(rows: dict[str, dict[str, Any]]) -> None:
+    """The files, after every row: one that is stopped has lost none."""
+    order = {part: number for number, part in enumerate(PARTS)}
+    result = {"rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
+    (HERE / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "results.md").write_text(markdown(result))
+    figure(result, HERE / "results.png")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the parts, telling each row as it comes, and writes the files."""
     parser = argparse.ArgumentParser(description="Speed as ratios to a limit or a peer of the same run.")
@@ -153,16 +162,12 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments).parts or list(PARTS)
     file = HERE / "results.json"
     before = json.loads(file.read_text())["rows"] if file.is_file() else []
-    rows = {row["name"]: row for row in before if row.get("part") in set(PARTS) - set(asked)}
+    rows = {row["name"]: row for row in before}
     for part in asked:
         for row in PARTS[part]():
             rows[row.name] = plain(row, part)
             print(f"{row.name:26} {row.ratio:7.3f}  {row.what}", flush=True)
-    order = {part: number for number, part in enumerate(PARTS)}
-    result = {"rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    (HERE / "results.md").write_text(markdown(result))
-    figure(result, HERE / "results.png")
+            write(rows)
 
 
 if __name__ == "__main__":

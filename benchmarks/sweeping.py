@@ -192,15 +192,15 @@ def generation_row(runs: int = 3, items: int = 4) -> Row:
     )
 
 
-def peers_environment(folder: Path, packages: Sequence[str], constraints: Path) -> Path:
-    """The Python of an environment of the peers' own, made once. Raises CalledProcessError where the packages
-    cannot be had."""
+def peers_environment(folder: Path, packages: Sequence[str]) -> Path:
+    """The Python of an environment of the peers' own, made once: our torch, all else as the packages ask.
+    Raises CalledProcessError where they cannot be had."""
     python = folder / "bin" / "python"
     stamp = folder / ".ready"
     if not stamp.is_file() or stamp.read_text() != " ".join(packages):
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "-c", str(constraints)]
-        subprocess.run([*pip, "torch", "numpy"], check=True)
+        ours = f"torch=={torch.__version__.split('+')[0]}"
+        pip = [str(python), "-m", "pip", "install", "-q", ours, "numpy"]
         subprocess.run([*pip, *packages], check=True)
         stamp.write_text(" ".join(packages))
     return python

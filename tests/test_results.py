@@ -25,6 +25,8 @@ def test_tables_are_made_of_the_data(file: Path) -> None:
     assert markdown(record) == file.with_name("report.md").read_text()
     assert record["split"] == "test"
     for behaviour in record["behaviours"]:
-        assert {"random", "shuffled", "bias"} <= set(behaviour["nulls"])
+        # shares of a native effect that is none are not told
+        assert (set(behaviour["nulls"]) >= {"random", "shuffled", "bias"}) is behaviour["steers"]
+        assert (behaviour["ratio"] is not None) is behaviour["steers"]
     # relative paths alone: a reader has no such folders
     assert not re.search(r"(?<![\w.:/])/(root|home|tmp|work|mnt)\b", text)

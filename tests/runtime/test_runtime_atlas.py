@@ -86,7 +86,7 @@ def test_it_is_the_atlas_of_a_store(workshop: Workshop) -> None:
 
 def test_what_its_user_sees(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[str, Any] = {}
-    monkeypatch.setattr(Session, "wandb_run", SimpleNamespace(log=logged.update))
+    monkeypatch.setattr(Session, "_wandb_run", SimpleNamespace(log=logged.update))
     ran = run_atlas(workshop, "atlas.source=2", "atlas.target=[0.0,3]")
     assert ran.code == 0, ran.told
     assert "4 pairs: little blocks 0, 2 of 3 x big blocks 0, 3 of 4" in ran.line

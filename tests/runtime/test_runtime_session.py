@@ -44,7 +44,7 @@ def test_the_run_is_closed_after_an_error(workshop: Workshop) -> None:
 
     def fail() -> None:
         with Session.of(config, "train") as session:
-            seen.append((session.wandb_run, wandb.run))
+            session.tell_wandb(lambda run: seen.append((run, wandb.run)))
             raise RuntimeError("on purpose")
 
     try:

@@ -73,8 +73,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Scale(Column):
-    """One number for each dimension of a shard."""
+class ScaleColumn(Column):
+    """One number for each dimension of a shard: `[width]`."""
 
     @property
     def bytes_per_row(self) -> int:
@@ -85,10 +85,11 @@ class Scale(Column):
 
 
 @dataclass(frozen=True)
-class Few(Column):
-    """Some of a shard's rows, or their numbers where width is 0; how many is not known beforehand."""
+class SomeRowsColumn(Column):
+    """Some of a shard's rows, `[k, width]`, or their numbers, `[k]`, where width is 0. How many they are is
+    not known beforehand; the disk need counts one row in 64, which is seldom reached.
+    """
 
-    # of the disk need: a share of the rows that is seldom reached
     @property
     def bytes_per_row(self) -> int:
         return super().bytes_per_row // 64
@@ -166,9 +167,9 @@ class RecordingPlan:
                 found[name] = column
                 continue
             found[name] = Column(torch.int8, column.width)
-            found[f"{name}.scale"] = Scale(torch.float32, column.width)
-            found[f"{name}.massive"] = Few(column.dtype, column.width)
-            found[f"{name}.where"] = Few(torch.int64)
+            found[f"{name}.scale"] = ScaleColumn(torch.float32, column.width)
+            found[f"{name}.massive"] = SomeRowsColumn(column.dtype, column.width)
+            found[f"{name}.where"] = SomeRowsColumn(torch.int64)
         return found
 
     @property

@@ -125,7 +125,7 @@ class Pipeline(Vectors):
 
     @cached_property
     def studies(self) -> list[tuple[Behaviour, Study]]:
-        """The raw record of each of them, measured or found; one that is stopped goes on where it was."""
+        """The raw record of every studied behaviour, measured or found; one that is stopped goes on."""
         folder = self.artifacts / "measurements" / self.studies_fingerprint
         found = []
         with self.session.stage("evaluate"):

@@ -46,8 +46,8 @@ class RowStream:
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
         seed: draws the order; None reads in the store's own order.
-        window_rows: rows that are shuffled among each other; RAM holds up to 2 + `workers` windows
-            in the store's dtypes.
+        window_rows: rows that are shuffled among each other; RAM holds 1 + `workers` windows in the
+            store's dtypes (one more while a thread waits), and keeps them from epoch to epoch.
         workers: threads that load windows ahead. Reading, filtering and permuting run outside the
             interpreter's lock, so threads serve as processes would, and share the memory.
         complete_only: leave out an epoch's smaller last batch (never the only one).
@@ -75,6 +75,8 @@ class RowStream:
         # rows that are repeated make as many of fewer tokens
         self._repeats = bool(selection.repeat)
         self._chunks_per_window = max(1, window_rows // chunk_rows)
+        self._largest_window = int(np.sort(chunks.kept)[-self._chunks_per_window :].sum())
+        self._spare: list[Batch] = []  # room of windows that were given out
         self._seed = seed
         self._workers = workers
         self._complete_only = complete_only
@@ -109,6 +111,8 @@ class RowStream:
                 pieces: list[Batch] = []
                 while low < high:
                     while low >= begin + window.size:
+                        if window.room:
+                            self._spare.append(window.room)
                         begin, window = next(windows)
                     here = slice(low - begin, min(high - begin, window.size))
                     pieces.append(window.part(here))
@@ -165,7 +169,8 @@ class RowStream:
             shuffled = torch.empty_like(places)
             shuffled[places] = torch.arange(size)
         ends = np.cumsum(self.chunks.kept[chosen])
-        rows = {name: self._room(columns, size) for name, columns in self._columns.items()}
+        room = self._spare.pop() if self._spare else self._new_room()
+        rows = {name: all_rows[:size] for name, all_rows in room.items()}
         by_shard: dict[int, list[int]] = {}
         for position, chunk in enumerate(chosen):
             by_shard.setdefault(int(self.chunks.shard[chunk]), []).append(position)
@@ -192,18 +197,25 @@ class RowStream:
                             continue
                         rows[name][place, begin : begin + piece.shape[1]] = piece
                         begin += piece.shape[1]
-        return _Window(rows, size, shuffled)
+        return _Window(room, size, shuffled)
 
-    def _room(self, columns: list[str], size: int) -> Tensor:
-        """Where a window's rows of some columns go: in the store's dtype, means in float32."""
-        plan = [self._store.plan.columns[column] for column in columns]
-        dtype = plan[0].dtype
-        if dtype.is_floating_point and self._selection.span > 1:
-            dtype = torch.float32
-        shape = plan[0].shape(size)
-        return torch.empty(
-            shape if len(shape) == 1 else (size, sum(c.shape(size)[1] for c in plan)), dtype=dtype
-        )
+    def _new_room(self) -> Batch:
+        """Where a window's rows go, in the store's dtypes, means in float32. It is used again for later
+        windows: fresh memory costs more than what is copied into it."""
+        room = {}
+        for name, columns in self._columns.items():
+            plan = [self._store.plan.columns[column] for column in columns]
+            dtype = plan[0].dtype
+            if dtype.is_floating_point and self._selection.span > 1:
+                dtype = torch.float32
+            shape = plan[0].shape(self._largest_window)
+            if len(shape) > 1:
+                shape = (shape[0], sum(column.shape(1)[1] for column in plan))
+            room[name] = torch.empty(shape, dtype=dtype)
+        return room
+
+
+_BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
 
 
 @dataclass(frozen=True)
@@ -211,31 +223,27 @@ class _Window:
     """Rows that are shuffled among each other: as they were read, and the order they are given in. They are
     gathered batch by batch, which is what memory does fastest; None gives them as they are."""
 
-    columns: Batch
+    room: Batch  # its first `size` rows
     size: int
     order: Tensor | None
 
     def part(self, here: slice) -> Batch:
-        """Some rows of the order."""
-        if self.order is None:
-            return {name: rows[here] for name, rows in self.columns.items()}
-        chosen = self.order[here]
-        return {name: rows.index_select(0, chosen) for name, rows in self.columns.items()}
-
-
-_BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
+        """Copies of some rows of the order, in the dtypes that a fit computes in."""
+        part = {}
+        for name, rows in self.room.items():
+            dtype = _BATCH_DTYPES.get(name, rows.dtype)
+            if self.order is None:
+                part[name] = rows[here].to(dtype, copy=True)
+            else:
+                part[name] = rows.index_select(0, self.order[here]).to(dtype)
+        return part
 
 
 def _joined(pieces: list[Batch]) -> Batch:
-    """One batch out of its pieces of windows, in the dtypes a fit computes in."""
-    if len(pieces) == 1:  # a copy: a batch must not hold its window, nor be written into it
-        return {
-            name: rows.to(_BATCH_DTYPES.get(name, rows.dtype), copy=True) for name, rows in pieces[0].items()
-        }
-    return {
-        name: torch.cat([piece[name].to(_BATCH_DTYPES.get(name, rows.dtype)) for piece in pieces])
-        for name, rows in pieces[0].items()
-    }
+    """One batch out of its pieces of windows."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 class InOrder:

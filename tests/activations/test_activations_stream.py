@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
     def load(self: RowStream, *arguments: Any) -> Any:
         window = real(self, *arguments)
-        held.append(sum(rows.nbytes for rows in window.columns.values()))
+        held.append(sum(rows.nbytes for rows in window.room.values()))
         return window
 
     monkeypatch.setattr(RowStream, "_load", load)
@@ -215,6 +215,31 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert max(held) <= 512 * (6 * 4 + 10 * 4 + 8 + 4)  # never more than a window's rows
     # what python itself holds is the table of chunks: 450 more of them, not 14000 more rows
     assert python[1] - python[0] < 450 * 100
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_room_of_a_window_is_used_again_and_a_batch_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    rooms: list[Any] = []
+    real = RowStream._new_room
+
+    def new_room(self: RowStream) -> Any:
+        rooms.append(real(self))
+        return rooms[-1]
+
+    monkeypatch.setattr(RowStream, "_new_room", new_room)
+    store = make_store(tmp_path / "store", corpus_of(train=200), rows_per_shard=4096)
+    for seed in (None, 3):
+        rooms.clear()
+        stream = stream_of(store, window_rows=128, chunk_rows=32, batch_rows=60, seed=seed, workers=workers)
+        held, copies = [], []
+        for epoch in range(2):
+            for batch in stream.batches(epoch):
+                held.append(batch)
+                copies.append({name: rows.clone() for name, rows in batch.items()})
+        assert len(rooms) <= 2 + workers < len(held)
+        assert same(held, copies)  # what came later did not write into them
 
 
 class TestResumable:

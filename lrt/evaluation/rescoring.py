@@ -122,7 +122,7 @@ def summarise_rescored(
     assert none is not None
     assert native is not None
     assert ours is not None
-    ratio = ratio_estimate(ours - none, native - none, seed)
+    ratio = ratio_estimate(ours - none, native - none, seed, record.item_keys)
     means = {
         condition: float(column.mean())
         for condition, at in _cells(kept)

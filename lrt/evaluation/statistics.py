@@ -1,7 +1,9 @@
 """Intervals and statistics of steering, over items.
 
 All take plain arrays: `m` is `[strengths, items]`, changes are `[items]`. Resampling is paired: an
-item drawn is drawn in every condition.
+item drawn is drawn in every condition. Where items have answer keys, as many of each are drawn as
+there are: on two-answer tasks a vector that shifts one answer's logit moves the items of one key up
+and the others down, and a draw that holds more of one key would tell of that shift alone.
 """
 
 from __future__ import annotations
@@ -34,27 +36,41 @@ class Estimate:
         return [self.low, self.high]
 
 
-def resamples(items: int, seed: int = 0, draws: int = DRAWS) -> NDArray[np.int64]:
-    """`[draws, items]` indices of bootstrap samples."""
-    return np.random.default_rng(seed).integers(0, items, size=(draws, items))
+def resamples(
+    items: int, seed: int = 0, draws: int = DRAWS, keys: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """`[draws, items]` indices of bootstrap samples, drawn within the keys `[items]` where each has two
+    items or more (one alone would not vary), over all of them otherwise."""
+    rng = np.random.default_rng(seed)
+    groups = np.asarray(keys if keys is not None else [""] * items)
+    found, counts = np.unique(groups, return_counts=True)
+    if len(found) < 2 or counts.min() < 2:
+        return rng.integers(0, items, size=(draws, items))
+    drawn = np.empty((draws, items), dtype=np.int64)
+    for key in found:
+        inside = np.flatnonzero(groups == key)
+        drawn[:, inside] = inside[rng.integers(0, len(inside), size=(draws, len(inside)))]
+    return drawn
 
 
-def mean_estimate(values: Array, seed: int = 0) -> Estimate:
+def mean_estimate(values: Array, seed: int = 0, keys: Sequence[str] | None = None) -> Estimate:
     """Mean of `[items]` with its interval."""
-    means = values[resamples(len(values), seed)].mean(axis=1)
+    means = values[resamples(len(values), seed, keys=keys)].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def ratio_estimate(change: Array, native: Array, seed: int = 0) -> Estimate | None:
+def ratio_estimate(
+    change: Array, native: Array, seed: int = 0, keys: Sequence[str] | None = None
+) -> Estimate | None:
     """`mean(change) / mean(native)` with a paired bootstrap over items.
 
     None where the native change's own interval holds zero: over an effect of nothing a ratio is
     not a number.
     """
-    if not mean_estimate(native, seed).off_zero:
+    if not mean_estimate(native, seed, keys).off_zero:
         return None
-    draws = resamples(len(native), seed)
+    draws = resamples(len(native), seed, keys=keys)
     above, below = change[draws].mean(axis=1), native[draws].mean(axis=1)
     usable = np.abs(below) > 1e-12
     low, high = np.percentile(above[usable] / below[usable], [2.5, 97.5])
@@ -166,9 +182,34 @@ def slopes(m: Array, strengths: Sequence[float]) -> Array:
     return np.asarray(x @ (m - m.mean(axis=0)) / (x @ x), dtype=np.float64)
 
 
-def anti_steerable_share(m: Array, strengths: Sequence[float], direction: int = 1) -> float:
-    """Share of items that move against the intended `direction` (+1 up, -1 down)."""
-    return float((direction * slopes(m, strengths) < 0).mean())
+def without_key_shift(values: Array, keys: Sequence[str]) -> Array:
+    """`[items]` with what sets each key's mean apart from the mean over keys taken out: what a vector does
+    to an answer whatever was asked."""
+    groups, moved = np.asarray(keys), values.copy()
+    means = {key: float(values[groups == key].mean()) for key in set(keys)}
+    middle = sum(means.values()) / len(means)
+    for key, mean in means.items():
+        moved[groups == key] += middle - mean
+    return moved
+
+
+def key_shift(change: Array, keys: Sequence[str]) -> float:
+    """Half the distance between the largest and the smallest of the keys' mean changes `[items]`: how far
+    a vector moves one answer against the other, whatever was asked; 0 for one key."""
+    groups = np.asarray(keys)
+    means = [float(change[groups == key].mean()) for key in set(keys)]
+    return (max(means) - min(means)) / 2
+
+
+def anti_steerable(
+    m: Array, strengths: Sequence[float], direction: int = 1, keys: Sequence[str] | None = None
+) -> Array:
+    """`[items]` 1 where an item moves against the intended `direction` (+1 up, -1 down), 0 elsewhere; with
+    `keys`, once the shift of the keys is taken out."""
+    slope = slopes(m, strengths)
+    if keys is not None:
+        slope = without_key_shift(slope, keys)
+    return (direction * slope < 0).astype(np.float64)
 
 
 def null_share(changes: Array, native: float) -> dict[str, float]:

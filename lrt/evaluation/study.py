@@ -139,7 +139,8 @@ def choose_strength(
     )
     change = means[chosen] - means[0.0]
     scores = {s: np.array([r.value for r in rows if r.strength == s]) for s in (0.0, chosen)}
-    moved = mean_estimate(scores[chosen] - scores[0.0])
+    keys = [r.key for r in rows if r.strength == 0.0]
+    moved = mean_estimate(scores[chosen] - scores[0.0], keys=keys)
     steers = bool(allowed) and moved.off_zero and moved.value * behaviour.direction > 0
     by_layer = ((model.layer, change, steers),)
     choice = StrengthChoice(chosen, change, not allowed, len(positive), model.layer, by_layer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,15 +13,18 @@ import numpy as np
 from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage, Measurement
+from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.statistics import (
     Array,
-    anti_steerable_share,
+    anti_steerable,
+    key_shift,
     mean_estimate,
     null_share,
     paper_statistics,
     partial_correlation,
     pearson,
     ratio_estimate,
+    resamples,
     slopes,
     stratified_correlation,
     stratified_estimate,
@@ -52,6 +56,7 @@ class Record:
                 self.values[row.condition, row.draw, row.strength][row.item] = value
                 self.keys[row.item] = row.key
         self.items = list(self.values["none", 0, 0.0])
+        self.item_keys = [self.keys[item] for item in self.items]
 
     def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:
         """`[items]` scores of one cell, or None where it was not run on every item. Strength 0 is
@@ -93,9 +98,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     assert native is not None
     assert transferred is not None
     change, native_change = transferred - none, native - none
-    moved = mean_estimate(native_change, seed)
+    keys = record.item_keys
+    moved = mean_estimate(native_change, seed, keys)
     intended = moved.off_zero and moved.value * behaviour.direction > 0 and not study.choice.damaged
-    ratio = ratio_estimate(change, native_change, seed) if intended else None
+    ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     damages = [d for d in study.damages if d.split == study.split]
     harm = _harm(damages, strength)
     notes = []
@@ -107,7 +113,9 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         notes.append("transferred vector over the damage limit")
     literal = record.column("paper_literal", strength)
     whole = record.column("whole_corpus", strength)
-    by_whole = ratio_estimate(whole - none, native_change, seed) if intended and whole is not None else None
+    by_whole = None
+    if intended and whole is not None:
+        by_whole = ratio_estimate(whole - none, native_change, seed, keys)
     nulls = {
         name: null_share(np.array([(row - none).mean() for row in rows]), moved.value)
         for name in NULLS
@@ -158,9 +166,11 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     }
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
-    if behaviour.is_choice:
-        summary["propensity"] = _propensity(record, probabilities, grid, behaviour.direction, seed)
-    elif not behaviour.reads_logits:
+    if isinstance(behaviour.scorer, Choice | Answer):
+        summary["propensity"] = _numbers(
+            _propensity(record, probabilities, grid, behaviour.direction, strength, seed)
+        )
+    if not behaviour.reads_logits:
         summary["examples"] = _examples(behaviour, study, strength)
     return summary
 
@@ -182,8 +192,8 @@ def _map_interval(record: Record, none: Array, strength: float, seed: int) -> li
     rng = np.random.default_rng(seed)
     changes, native_changes = np.array(ours) - none, np.array(natives) - none
     ratios = []
-    for _ in range(2000):
-        items, draw = rng.integers(0, len(none), len(none)), rng.integers(len(changes))
+    for items in resamples(len(none), seed, keys=record.item_keys):
+        draw = rng.integers(len(changes))
         below = native_changes[draw, items].mean()
         if abs(below) > 1e-12:
             ratios.append(changes[draw, items].mean() / below)
@@ -236,7 +246,7 @@ def curves(
         for strength in grid.strengths:
             column = record.column(name, strength)
             if column is not None:
-                at = mean_estimate(column, seed)
+                at = mean_estimate(column, seed, record.item_keys)
                 points.append({"strength": strength, "mean": at.value, "low": at.low, "high": at.high})
         if len(points) > 1:
             found[name] = points
@@ -254,25 +264,30 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
 
 
 def _propensity(
-    record: Record, probabilities: Record, grid: StrengthGrid, direction: int, seed: int
+    record: Record, probabilities: Record, grid: StrengthGrid, direction: int, strength: float, seed: int
 ) -> dict[str, Any]:
     """The paper's statistics of a choice behaviour, of logit differences and of probabilities, and those
-    that have a null."""
+    that have a null, beside what random vectors score by each."""
     strengths = grid.strengths
-    keys = [record.keys[item] for item in record.items]
+    keys = record.item_keys
     native = record.curve("native", strengths)
     ours = record.curve("transferred", strengths)
+    none = record.column("none", 0.0)
     assert native is not None
     assert ours is not None
+    assert none is not None
     halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
     randoms: list[Array] = []
     while (curve := record.curve("random", strengths, len(randoms))) is not None:
         randoms.append(curve)
     paper = paper_statistics(ours, native)
     paper_random = [[row["r"] for row in paper_statistics(c, native)] for c in randoms]
+    paper_random_mse = [[row["mse"] for row in paper_statistics(c, native)] for c in randoms]
     shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
     slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
-    ratio = ratio_estimate(slope, native_slope)
+    # over a native slope of nothing, or one the wrong way, a ratio is not a number
+    steers = direction * native_slope.mean() > 0
+    ratio = ratio_estimate(slope, native_slope, seed, keys) if steers else None
     ceiling = None
     if halves[0] is not None and halves[1] is not None:
         a, b = (within_key_change(half, strengths, keys) for half in halves if half is not None)
@@ -291,6 +306,7 @@ def _propensity(
         "paper_r_probability": [row["r"] for row in paper_p],
         "paper_mse_probability": [row["mse"] for row in paper_p],
         "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
+        "paper_mse_random": [float(np.mean(column)) for column in zip(*paper_random_mse, strict=True)],
         "stratified_r": within.value,
         "stratified_r_ci": within.to_list(),
         "stratified_r_partial": partial_correlation(ours, native, strengths, keys),
@@ -304,11 +320,54 @@ def _propensity(
         "ceiling": ceiling,
         "slope": float(slope.mean()),
         "native_slope": float(native_slope.mean()),
+        "native_slope_ci": mean_estimate(native_slope, seed, keys).to_list(),
         "slope_ratio": ratio.value if ratio else None,
         "slope_ratio_ci": ratio.to_list() if ratio else None,
-        "anti_steerable": anti_steerable_share(ours, strengths, direction),
-        "native_anti_steerable": anti_steerable_share(native, strengths, direction),
+        "slope_ratio_random": null_share(
+            np.array([slopes(c, strengths).mean() for c in randoms]), float(native_slope.mean())
+        )
+        if ratio and randoms
+        else None,
+        **_anti_steerable(
+            {"": [ours], "native_": [native], "random_": randoms}, strengths, direction, keys, seed
+        ),
+        "key_shift": {
+            name: float(np.mean([key_shift(row - none, keys) for row in rows]))
+            for name in ("native", "transferred", "random")
+            if (rows := record.draws(name, strength))
+        },
     }
+
+
+def _numbers(value: Any) -> Any:
+    """Plain data with None for every correlation of what does not vary."""
+    match value:
+        case dict():
+            return {key: _numbers(each) for key, each in value.items()}
+        case list():
+            return [_numbers(each) for each in value]
+        case float() if math.isnan(value):
+            return None
+    return value
+
+
+def _anti_steerable(
+    curves: Mapping[str, Sequence[Array]],
+    strengths: Sequence[float],
+    direction: int,
+    keys: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Shares of items that move the wrong way: as they are, and once the shift of the keys is taken out,
+    which puts the items of one key on the wrong side whatever was asked."""
+    found: dict[str, Any] = {}
+    for of, known in (("anti_steerable", None), ("anti_steerable_within_key", keys)):
+        for name, draws in curves.items():
+            if draws:
+                each = np.mean([anti_steerable(c, strengths, direction, known) for c in draws], axis=0)
+                estimate = mean_estimate(each, seed, keys)
+                found |= {f"{name}{of}": estimate.value, f"{name}{of}_ci": estimate.to_list()}
+    return found
 
 
 def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:

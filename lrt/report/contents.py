@@ -232,7 +232,7 @@ def propensity_table(results: Results) -> Table:
         p = b.get("propensity")
         if not p:
             continue
-        random = p.get("stratified_r_random") or {}
+        random, shift = p.get("stratified_r_random") or {}, p.get("key_shift") or {}
         rows.append(
             (
                 behaviour_name(b["name"]),
@@ -249,8 +249,15 @@ def propensity_table(results: Results) -> Table:
                 p.get("ceiling"),
                 p.get("slope_ratio"),
                 share_interval(p.get("slope_ratio_ci")),
+                (p.get("slope_ratio_random") or {}).get("mean"),
                 p.get("anti_steerable"),
                 p.get("native_anti_steerable"),
+                p.get("random_anti_steerable"),
+                p.get("anti_steerable_within_key"),
+                p.get("native_anti_steerable_within_key"),
+                shift.get("native"),
+                shift.get("transferred"),
+                shift.get("random"),
             )
         )
     return Table(
@@ -270,8 +277,15 @@ def propensity_table(results: Results) -> Table:
             "ceiling",
             "slope ratio",
             "interval",
+            "slope, random",
             "anti-steerable",
             "anti, native",
+            "anti, random",
+            "anti within key",
+            "anti within key, native",
+            "shift of the key, native",
+            "of it, transferred",
+            "of it, random",
         ),
         tuple(rows),
     )
@@ -289,6 +303,7 @@ def paper_table(results: Results) -> Table:
                 "paper_r",
                 "paper_r_random",
                 "paper_mse",
+                "paper_mse_random",
                 "paper_r_probability",
                 "paper_mse_probability",
             )
@@ -302,6 +317,7 @@ def paper_table(results: Results) -> Table:
             "paper's r",
             "random's r",
             "paper's MSE",
+            "random's MSE",
             "paper's r, probability",
             "paper's MSE, probability",
         ),

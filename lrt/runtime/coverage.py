@@ -173,7 +173,7 @@ class Coverage(Vectors):
             )
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
-        if not mean_estimate(moved).off_zero:
+        if not mean_estimate(moved, keys=[item.key for item in behaviour.development]).off_zero:
             return {}
         return {name: float((scores[name][0] - none).mean() / moved.mean()) for name in maps}
 

@@ -7,7 +7,8 @@ from scipy import stats
 from lrt.evaluation.statistics import (
     Array,
     Estimate,
-    anti_steerable_share,
+    anti_steerable,
+    key_shift,
     mean_estimate,
     null_share,
     paper_statistics,
@@ -19,6 +20,7 @@ from lrt.evaluation.statistics import (
     stratified_correlation,
     stratified_estimate,
     within_key_change,
+    without_key_shift,
 )
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -157,8 +159,51 @@ def test_slopes_are_planted_ones() -> None:
     assert slopes(m, STRENGTHS) == pytest.approx(planted)
     fitted = [np.polyfit(STRENGTHS, column, 1)[0] for column in (m**2).T]
     assert slopes(m**2, STRENGTHS) == pytest.approx(fitted)
-    assert anti_steerable_share(m, STRENGTHS) == 0.25
-    assert anti_steerable_share(m, STRENGTHS, direction=-1) == 0.75
+    assert anti_steerable(m, STRENGTHS).tolist() == [0, 1, 0, 0]
+    assert anti_steerable(m, STRENGTHS, direction=-1).tolist() == [1, 0, 1, 1]
+
+
+def test_a_shift_of_one_answer_is_not_taken_for_a_trait() -> None:
+    """A vector that moves Yes up whatever is asked by 2, and the trait by .1 on every item."""
+    rng = np.random.default_rng(5)
+    keys = ["Yes", "No"] * 20
+    shift = np.array([2.0 if key == "Yes" else -2.0 for key in keys])
+    change = shift + 0.1 + rng.normal(0, 0.1, 40)
+    assert not mean_estimate(change).off_zero  # draws that hold more of one key
+    within = mean_estimate(change, keys=keys)
+    assert within.off_zero
+    assert 0 < within.low < within.value < within.high < 0.2
+    assert ratio_estimate(0.5 * change, change) is None
+    ratio = ratio_estimate(0.5 * change, change, keys=keys)
+    assert ratio is not None
+    assert ratio.to_list() == pytest.approx([0.5, 0.5])
+    assert key_shift(change, keys) == pytest.approx(2.0, abs=0.1)
+    assert key_shift(change, [""] * 40) == 0
+    assert without_key_shift(change, keys).mean() == pytest.approx(change.mean())
+    m = np.array([s * change for s in STRENGTHS])
+    assert anti_steerable(m, STRENGTHS).mean() == 0.5  # all of one key
+    assert anti_steerable(m, STRENGTHS, keys=keys).mean() < 0.35
+
+
+def test_a_trait_of_nothing_is_nothing_within_the_keys_too() -> None:
+    keys, covered = ["Yes", "No"] * 20, 0
+    for world in range(100):
+        noise = np.random.default_rng(world).normal(0, 0.3, 40)
+        change = noise + [1.5 if key == "Yes" else -1.5 for key in keys]
+        covered += not mean_estimate(change, keys=keys).off_zero
+    assert 88 <= covered <= 99
+
+
+@given(st.lists(st.sampled_from("AB"), min_size=2, max_size=30), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_as_many_of_each_key_are_drawn_as_there_are(keys: list[str], seed: int) -> None:
+    drawn = np.asarray(keys)[resamples(len(keys), seed, draws=20, keys=keys)]
+    if min(keys.count("A"), keys.count("B")) >= 2:
+        assert {row.tolist().count("A") for row in drawn} == {keys.count("A")}
+    else:
+        assert np.array_equal(
+            resamples(len(keys), seed, draws=20, keys=keys), resamples(len(keys), seed, draws=20)
+        )
 
 
 def test_null_share() -> None:

@@ -9,7 +9,7 @@ from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Study, summarise
 from lrt.evaluation.records import read_study, write_study
-from lrt.evaluation.scorers import RefusalLogOdds
+from lrt.evaluation.scorers import Answer, RefusalLogOdds
 
 TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
@@ -108,10 +108,33 @@ def test_propensity_statistics() -> None:
     assert found["native_slope"] == pytest.approx(2.0, abs=0.2)
     assert found["slope_ratio"] == pytest.approx(0.8, abs=0.1)
     assert found["anti_steerable"] == found["native_anti_steerable"] == 0
+    assert found["anti_steerable_ci"] == [0, 0]
+    assert found["slope_ratio_random"]["mean"] == pytest.approx(0.05, abs=0.05)
+    assert found["random_anti_steerable"] > 0
+    assert found["paper_mse_random"][-1] == pytest.approx(1.9**2, rel=0.2)
+    assert found["key_shift"]["native"] < 0.3
     assert found["stratified_r_random"]["draws"] == 1
     assert -1 <= found["ceiling"] <= 1
     downwards = replace(behaviour, direction=-1)
-    assert summarise(downwards, planted_study(downwards), GRID)["propensity"]["anti_steerable"] == 1
+    against = summarise(downwards, planted_study(downwards), GRID)["propensity"]
+    assert against["anti_steerable"] == 1
+    assert against["slope_ratio"] is None  # over a native slope the wrong way
+
+
+def test_answers_in_the_models_own_words_have_the_same_statistics() -> None:
+    behaviour = choice_behaviour(test=8)
+    opened = replace(behaviour, scorer=Answer(), max_new_tokens=4)
+    found = summarise(opened, planted_study(opened, noise=0.2), GRID)
+    assert found["kind"] == "text"
+    assert len(found["examples"]) == 3
+    told = found["propensity"]
+    read = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
+    for name in ("paper_r", "stratified_r", "stratified_r_ci", "slope_ratio", "anti_steerable"):
+        assert told[name] == read[name]
+    flat = summarise(opened, planted_study(opened, changes=dict.fromkeys(CHANGES, 0.0)), GRID)["propensity"]
+    assert flat["stratified_r"] is None
+    assert flat["slope_ratio"] is None
+    json.dumps(flat, allow_nan=False)
 
 
 def test_propensity_is_told_of_probabilities_too() -> None:

@@ -102,6 +102,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             "paper_r": [0.91, 0.95, 1.0, 0.98, 0.96, 0.94, 0.92, 0.88],
             "paper_mse": [0.4, 0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.9],
             "paper_r_random": [0.88, 0.93, 1.0, 0.97, 0.95, 0.92, 0.88, 0.83],
+            "paper_mse_random": [0.5, 0.3, 0.0, 0.2, 0.3, 0.4, 0.5, 1.2],
             "paper_r_probability": [0.8, 0.9, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7],
             "paper_mse_probability": [0.04, 0.02, 0.0, 0.01, 0.02, 0.03, 0.04, 0.09],
             "stratified_r": 0.81,
@@ -113,8 +114,13 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             "native_slope": 2.2,
             "slope_ratio": 0.91,
             "slope_ratio_ci": [0.86, 0.97],
+            "slope_ratio_random": {"mean": 0.04, "p95": 0.1, "draws": 20},
             "anti_steerable": 0.03,
             "native_anti_steerable": 0.0,
+            "random_anti_steerable": 0.48,
+            "anti_steerable_within_key": 0.02,
+            "native_anti_steerable_within_key": 0.01,
+            "key_shift": {"native": 0.4, "transferred": 0.35, "random": 0.1},
         }
     else:
         if name.startswith("refusal"):

@@ -282,10 +282,11 @@ class Features(Analysis):
             )
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
+        keys = [item.key for item in behaviour.items_of(evaluation.items)]
         told: dict[str, Any] = {}
         for name in ("s2l", "l2l_features", "l2l"):
             (score,) = scores[name]
-            ratio = ratio_estimate(score - none, moved, seed)
+            ratio = ratio_estimate(score - none, moved, seed, keys)
             told[name] = {
                 "mean": float(score.mean()),
                 "ratio": ratio.value if ratio else None,

@@ -1,11 +1,19 @@
-"""JSON that notices when it was altered: the contents beside their digest."""
+"""JSON and tensors that notice when they were altered: the contents beside their digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lrt.durable import write_durably
 
 DIGEST = "digest"
 
@@ -27,6 +35,11 @@ def sealed(contents: Mapping[str, Any]) -> str:
     return json.dumps({**plain, DIGEST: digest}, indent=1, sort_keys=True) + "\n"
 
 
+def sealed_line(contents: Mapping[str, Any]) -> bytes:
+    """The same on one line of jsonl."""
+    return canonical(json.loads(sealed(contents))).encode() + b"\n"
+
+
 def opened(text: str | bytes) -> dict[str, Any]:
     """What a file of `sealed` says, its digest with it. Raises ValueError for what is no JSON object."""
     try:
@@ -44,3 +57,48 @@ def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
     if hashlib.sha256(canonical(contents).encode()).hexdigest() != found.get(DIGEST):
         raise Altered("its contents do not match their digest")
     return contents
+
+
+def write_sealed(path: Path, contents: Mapping[str, Any]) -> None:
+    """Writes a file of `sealed`, wholly or not at all. Raises as that, and OSError."""
+    write_durably(path, sealed(contents).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote. Raises ValueError for another file and an altered one, and OSError."""
+    return unsealed(opened(path.read_bytes()))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes one safetensors file, wholly or not at all, with a digest of its own, which it returns.
+
+    safetensors by itself notices a truncated file, not a flipped bit. Raises OSError.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = _digest(plain)
+    write_durably(path, lambda temporary: save_file(plain, temporary, metadata={DIGEST: digest}))
+    return digest
+
+
+def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
+    """What `save_tensors` wrote, on the CPU.
+
+    digest  What the file is known to hold; its own where none is given.
+
+    Raises Altered, and what safetensors and the system raise.
+    """
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get(DIGEST)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if _digest(tensors) != told or (digest is not None and digest != told):
+        raise Altered("its tensors do not match their digest")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -208,10 +208,9 @@ class RowStream:
             dtype = plan[0].dtype
             if dtype.is_floating_point and self._selection.span > 1:
                 dtype = torch.float32
-            shape = plan[0].shape(self._largest_window)
-            if len(shape) > 1:
-                shape = (shape[0], sum(column.shape(1)[1] for column in plan))
-            room[name] = torch.empty(shape, dtype=dtype)
+            rows, *width = plan[0].shape(self._largest_window)
+            beside = [sum(column.shape(1)[1] for column in plan)] if width else []
+            room[name] = torch.empty([rows, *beside], dtype=dtype)
         return room
 
 

@@ -1,12 +1,13 @@
 """The raw record on disk: one jsonl file a behaviour, from which every report can be made again.
 
-The first line is the study itself (chosen strength, counts), then a line for each measurement and
-each damage. The file appears under its name only when it is whole (until then `lrt.evaluation.journal`
-has what was measured).
+The first line is the study itself (chosen strength, counts, the digest of what follows), then a line for
+each measurement and each damage. The file appears under its name only when it is whole (until then
+`lrt.evaluation.journal` has what was measured).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from lrt.durable import write_durably
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import StrengthChoice, Study
+from lrt.sealed import Altered, opened, sealed_line, unsealed
 
 
 class RecordCorrupt(ValueError):
@@ -24,41 +26,45 @@ class RecordCorrupt(ValueError):
 
 def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
     """The study in `file`, or the one that `make` gives, written there. Batches that `make` hands to its
-    journal are found again where it is stopped.
+    journal are found again where it is stopped, and of two processes that want the same study one measures
+    it.
 
     Raises `RecordCorrupt` for a file that is not whole.
     """
     if not file.is_file():
-        journal = Journal(file.with_suffix(".journal"))
-        write_study(file, make(journal))
-        journal.remove()
+        with Journal(file.with_suffix(".journal")) as journal:
+            if not file.is_file():  # another process may have been at it until now
+                write_study(file, make(journal))
+            journal.remove()
     return read_study(file)
 
 
 def write_study(file: Path, study: Study) -> None:
     """Writes one study; the folder is made if missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    rows = (*map(asdict, study.measurements), *map(asdict, study.damages))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     head = {
         "study": study.behaviour,
         "split": study.split,
         "choice": asdict(study.choice),
         "measurements": len(study.measurements),
         "damages": len(study.damages),
+        "sha256": hashlib.sha256(lines).hexdigest(),  # of the lines below
     }
-    rows = (head, *map(asdict, study.measurements), *map(asdict, study.damages))
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_durably(file, lines.encode())
+    write_durably(file, sealed_line(head) + lines)
 
 
 def read_study(file: Path) -> Study:
     """Reads one study; raises `RecordCorrupt` naming the file where it is not whole."""
     try:
+        first, _, rest = file.read_bytes().partition(b"\n")
+        head = unsealed(opened(first))
+        if hashlib.sha256(rest).hexdigest() != head["sha256"]:
+            raise Altered("its rows do not match their digest")
         # not splitlines: a generated text may hold U+2028 and its like
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        head, *rows = map(json.loads, lines)
+        rows = [json.loads(line) for line in rest.decode().removesuffix("\n").split("\n") if line]
         cut = head["measurements"]
-        if len(rows) != cut + head["damages"]:
-            raise ValueError(f"{len(rows)} rows where {cut + head['damages']} were written")
         return Study(
             head["study"],
             StrengthChoice(**head["choice"] | {"by_layer": tuple(map(tuple, head["choice"]["by_layer"]))}),

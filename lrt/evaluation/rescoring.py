@@ -7,14 +7,12 @@ same. Texts are kept, so a scorer may come later, and one that stops goes on whe
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrt.durable import write_durably
 from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.records import RecordCorrupt
@@ -22,6 +20,7 @@ from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import StrengthGrid, Study
 from lrt.evaluation.summary import Record, curves
+from lrt.sealed import read_sealed, write_sealed
 
 # how a judge is asked, and not what
 NOT_IN_THE_SCORE = ("key_variable", "attempts", "pause", "timeout", "at_once")
@@ -57,9 +56,7 @@ def rescore(
     Raises `RecordCorrupt` for a file that cannot be read, and what the scorer raises.
     """
     try:
-        found: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-        if not isinstance(found, dict):
-            raise ValueError(f"a JSON {type(found).__name__}")
+        found: dict[str, float | None] = read_sealed(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RecordCorrupt(
             f"the scores in {file} cannot be read ({error}); delete the file and run evaluate.py again"
@@ -75,12 +72,15 @@ def rescore(
         values = score_texts(
             scorer, [row.text or "" for _, row in some], [items[row.item] for _, row in some]
         )
-        found |= dict(zip((key for key, _ in some), values, strict=True))
+        found |= {
+            key: None if math.isnan(value) else value for (key, _), value in zip(some, values, strict=True)
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(file, json.dumps(found).encode())
+        write_sealed(file, found)
         if progress:
             progress(len(some))
-    return {key: found[key] for key in wanted}
+    scores = {key: found[key] for key in wanted}
+    return {key: math.nan if score is None else score for key, score in scores.items()}
 
 
 def scorer_facts(scorer: WrittenScorer) -> dict[str, Any]:

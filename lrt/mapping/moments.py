@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lrt.durable import write_durably
 from lrt.mapping.affine import AffineMap
+from lrt.sealed import load_tensors, save_tensors
 
 # Longer float32 products gain no speed and add rounding error.
 CHUNK_ROWS = 4096
@@ -271,14 +269,15 @@ class Moments:
             own[name].copy_(tensors[name])
         return moments
 
-    def save(self, path: Path) -> None:
-        """Write the sums to one safetensors file, wholly or not at all."""
-        write_durably(path, save_tensors({k: v.cpu() for k, v in self.tensors().items()}))
+    def save(self, path: Path) -> str:
+        """Writes the sums to one safetensors file, wholly or not at all; its digest."""
+        return save_tensors(path, self.tensors())
 
     @classmethod
-    def load(cls, path: Path) -> Moments:
-        """Moments from a file that `save` wrote."""
-        return cls.from_tensors(load_tensors(path.read_bytes()))
+    def load(cls, path: Path, digest: str | None = None) -> Moments:
+        """Moments from a file that `save` wrote. Raises ValueError where it was altered or, with `digest`,
+        is another one."""
+        return cls.from_tensors(load_tensors(path, digest))
 
     def _copy(self) -> Moments:
         return Moments.from_tensors(self.tensors())

@@ -5,7 +5,6 @@ python -m lrt.runtime.atlas atlas.source=8 atlas.target=8 [the settings of train
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -19,12 +18,11 @@ import wandb
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
-from safetensors.torch import load_file, save_file
 from torch import tensor
 
 from lrt.activations import PartRules, median_norms, paired_rows
 from lrt.corpora import SPLITS, Split
-from lrt.durable import one_writer, sweep, write_durably
+from lrt.durable import one_writer, sweep
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
@@ -39,6 +37,7 @@ from lrt.runtime.recorded import cache_read
 from lrt.runtime.schema import Config, ConfigError, Depth, read_beside
 from lrt.runtime.session import Session, without_place
 from lrt.runtime.vectors import Vectors
+from lrt.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 from lrt.steering import prompts_digest
 
 # by name: as a program this module is __main__, which no one shows
@@ -275,10 +274,9 @@ class Atlas(Vectors):
                     batch_tokens=self.config.recording.batch_tokens,
                     non_finite=self.config.recording.non_finite,
                 )
-            write_durably(file, json.dumps(found).encode())
+            write_sealed(file, found)
         with cache_read(file):
-            medians: dict[str, float] = json.loads(file.read_text())
-            return medians
+            return read_sealed(file)
 
     def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> _Sums:
         """One split's sums, written every so many blocks with the number of blocks that are in them and the
@@ -291,7 +289,7 @@ class Atlas(Vectors):
         lost = dict.fromkeys(columns, 0)
         if file.is_file():
             with cache_read(file):
-                tensors = load_file(file)
+                tensors = load_tensors(file)
                 done = int(tensors.pop("blocks"))
                 lost = dict(zip(columns, tensors.pop("non_finite").tolist(), strict=True))
                 sums = GridMoments.from_tensors(tensors)
@@ -328,7 +326,7 @@ class Atlas(Vectors):
                     "blocks": tensor([done]),
                     "non_finite": tensor(list(lost.values())),
                 }
-                write_durably(file, lambda temp, kept=kept: save_file(kept, temp))  # type: ignore[misc]
+                save_tensors(file, kept)
                 written = done
         return _Sums(sums, {name: count for name, count in lost.items() if count})
 
@@ -370,10 +368,9 @@ class Atlas(Vectors):
                 "non_finite": {split: dict(each.non_finite) for split, each in sums.items()},
                 "atlas": [asdict(cell) for cell in cells],
             }
-            write_durably(self.cells_file, json.dumps(made).encode())
+            write_sealed(self.cells_file, made)
         with cache_read(self.cells_file):
-            found: dict[str, Any] = json.loads(self.cells_file.read_text())
-            return found
+            return read_sealed(self.cells_file)
 
     def results(self) -> dict[str, Any]:
         """Everything the page says, as plain data: `report/atlas.json`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,11 +13,11 @@ import torch
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import Split
-from lrt.durable import write_durably
 from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.recorded import cache_read
 from lrt.runtime.vectors import Vectors
+from lrt.sealed import read_sealed, write_sealed
 
 WHOLE = "whole corpus"
 AT_ONCE = 8192  # rows of a batch that goes into moments
@@ -204,20 +203,22 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def cached_moments(folder: Path, gather: Gather) -> dict[str, Moments]:
-    """Moments found in `folder`, or gathered and kept there."""
+    """Moments found in `folder`, or gathered and kept there. Raises CacheCorrupt for a damaged folder."""
     names_file = folder / "names.json"
     if names_file.is_file():
         with cache_read(folder):
-            names = json.loads(names_file.read_text())
-            return {name: Moments.load(folder / file) for name, file in names.items()}
+            digests = read_sealed(names_file)
+            return {name: Moments.load(folder / _file(name), digest) for name, digest in digests.items()}
     found = gather()
     folder.mkdir(parents=True, exist_ok=True)
-    names = {}
-    for name, moments in found.items():
-        names[name] = f"{name.replace('/', '-')}.safetensors"
-        moments.save(folder / names[name])
-    write_durably(names_file, json.dumps(names).encode())  # last: a folder with it is whole
+    digests = {name: moments.save(folder / _file(name)) for name, moments in found.items()}
+    write_sealed(names_file, digests)  # last: a folder with it is whole
     return found
+
+
+def _file(name: str) -> str:
+    """A plain file name: none leads out of the folder."""
+    return f"{name.replace('/', '-')}.safetensors"
 
 
 def merged(parts: list[Moments]) -> Moments:

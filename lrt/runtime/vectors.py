@@ -6,11 +6,9 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lrt.activations.manifest import Side
-from lrt.durable import write_durably
 from lrt.evaluation import (
     Behaviour,
     Chosen,
@@ -31,6 +29,7 @@ from lrt.models import (
 )
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.recorded import Recorded, cache_read
+from lrt.sealed import load_tensors, save_tensors
 from lrt.steering import last_token_states, prompts_digest
 
 
@@ -95,9 +94,9 @@ class Vectors(Recorded):
                 "negative": last_token_states(model, behaviour.negatives, layers),
             }
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(file, lambda temporary: save_file(found, temporary))
+            save_tensors(file, found)
         with cache_read(file):
-            tensors = load_file(file)
+            tensors = load_tensors(file)
             return tensors["positive"], tensors["negative"]
 
     @cached_property

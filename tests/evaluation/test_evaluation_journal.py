@@ -1,4 +1,6 @@
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,9 @@ from planted_studies import planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 from whole_study import run
 
-from lrt.evaluation import Damage, Measurement
+from lrt.evaluation import Damage, Measurement, Study
 from lrt.evaluation.journal import Journal
+from lrt.evaluation.records import kept_study
 from lrt.models import LanguageModel
 
 STUDY = planted_study(text_behaviour(), noise=0.1)
@@ -24,11 +27,13 @@ def test_what_was_kept_is_not_made_again(tmp_path: Path) -> None:
     journal = Journal(file)
     assert journal.batch("a", Measurement, lambda: ROWS) == ROWS
     assert journal.batch("b", Damage, lambda: list(STUDY.damages)) == list(STUDY.damages)
+    journal.close()
     again = Journal(file)
     assert again.kept == 2
     assert again.batch("a", Measurement, nothing_to_make) == ROWS
     assert again.batch("b", Damage, nothing_to_make) == list(STUDY.damages)
     again.remove()
+    again.close()
     assert not file.exists()
 
 
@@ -46,21 +51,60 @@ def test_a_line_that_a_kill_tore_is_made_again(lost: int, tmp_path: Path) -> Non
     journal.batch("a", Measurement, lambda: ROWS)
     first = file.stat().st_size
     journal.batch("b", Measurement, lambda: ROWS[:2])
+    journal.close()
     file.write_bytes(file.read_bytes()[:-lost])
     torn = Journal(file)
     assert file.stat().st_size == first  # what is written next stands on a line of its own
     assert torn.batch("a", Measurement, nothing_to_make) == ROWS
     torn.batch("b", Measurement, lambda: ROWS[:3])
-    assert Journal(file).batch("b", Measurement, nothing_to_make) == ROWS[:3]
+    torn.close()
+    with Journal(file) as mended:
+        assert mended.batch("b", Measurement, nothing_to_make) == ROWS[:3]
+
+
+@pytest.mark.parametrize("at", [3, 80, 200])
+def test_an_altered_line_is_made_again(at: int, tmp_path: Path) -> None:
+    file = tmp_path / "it.journal"
+    with Journal(file) as journal:
+        journal.batch("a", Measurement, lambda: ROWS)
+        journal.batch("b", Measurement, lambda: ROWS[:2])
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+    with Journal(file) as altered:
+        assert altered.kept == 0
+        assert altered.batch("a", Measurement, lambda: ROWS[:1]) == ROWS[:1]
+
+
+def test_of_two_that_want_a_study_one_measures_it(tmp_path: Path) -> None:
+    file, made = tmp_path / "it.jsonl", []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(journal: Journal) -> Study:
+        made.append(journal.batch("a", Measurement, lambda: ROWS))
+        begun.set()
+        assert go_on.wait(30)
+        return STUDY
+
+    with ThreadPoolExecutor(2) as pool:  # a lock is of an open file, not of a process
+        first = pool.submit(kept_study, file, make)
+        assert begun.wait(30)
+        second = pool.submit(kept_study, file, make)
+        go_on.set()
+        assert first.result(30) == second.result(30) == STUDY
+    assert len(made) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["it.jsonl"]
 
 
 def test_a_line_of_another_hand_ends_what_is_found(tmp_path: Path) -> None:
     file = tmp_path / "it.journal"
-    Journal(file).batch("a", Measurement, lambda: ROWS)
+    with Journal(file) as journal:
+        journal.batch("a", Measurement, lambda: ROWS)
     whole = file.read_bytes()
     for line in (b"[1]\n", b"\xff\xfe\n", b"\n"):
         file.write_bytes(whole + line + whole)
-        assert Journal(file).kept == 1
+        with Journal(file) as journal:
+            assert journal.kept == 1
         assert file.read_bytes() == whole
 
 
@@ -86,12 +130,13 @@ def test_a_study_stopped_anywhere_ends_as_one_that_was_not(
         return real(*given, **named)
 
     monkeypatch.setattr(module, "measure", counted)
-    with pytest.raises(Killed):
-        run(behaviour, story_lm, journal=Journal(file), **options)
+    with pytest.raises(Killed), Journal(file) as journal:
+        run(behaviour, story_lm, journal=journal, **options)
     in_all = len(calls) - 1
     assert in_all == after
     told: list[int] = []
-    found, _ = run(behaviour, story_lm, told.append, journal=Journal(file), **options)
+    with Journal(file) as journal:
+        found, _ = run(behaviour, story_lm, told.append, journal=journal, **options)
     assert found == whole
     calls_of_the_rest = len(calls) - (after + 1)
     monkeypatch.setattr(module, "measure", real)

@@ -1,4 +1,3 @@
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from lrt.evaluation.rescoring import (
     text_id,
 )
 from lrt.evaluation.scorers import Mentions
+from lrt.sealed import read_sealed
 
 TEXT = text_behaviour()
 
@@ -88,7 +88,7 @@ def test_one_that_stops_goes_on_where_it_was(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         scored(many, file, Stopping(asked))
-    assert len(json.loads(file.read_text())) == len(asked) == AT_ONCE
+    assert len(read_sealed(file)) == len(asked) == AT_ONCE
     scored(many, file, Counting(asked))
     assert len(asked) == len(set(asked)) == len({text_id(row) for row in rescored_rows(many)}) > AT_ONCE
 

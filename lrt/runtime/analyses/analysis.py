@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -10,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lrt.durable import write_durably
 from lrt.evaluation.records import RecordCorrupt
 from lrt.features import SaeError
 from lrt.mapping import NotConverged
@@ -19,6 +17,7 @@ from lrt.runtime.map_fit import MapFit
 from lrt.runtime.recorded import CacheCorrupt, cache_read
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
+from lrt.sealed import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +63,16 @@ def kept(run: Vectors, name: str, version: int, facts: Mapping[str, Any], make: 
     digest = fingerprint({"analysis": name, "version": version, **facts})
     file = run.artifacts / "analysis" / f"{name}-{digest}.json"
     if not file.is_file():
-        made = json.dumps(make())
+        made = {"result": make()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(file, made.encode())
+        write_sealed(file, made)
     return read(file)
 
 
 def read(file: Path) -> Any:
     """A kept result. Raises CacheCorrupt."""
     with cache_read(file):
-        return json.loads(file.read_text())
+        return read_sealed(file)["result"]
 
 
 # faults that say how to mend them, and nothing about maps

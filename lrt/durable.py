@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,13 +30,29 @@ def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
         if isinstance(content, bytes):
             temp.write_bytes(content)
         else:
-            content(temp)
+            with _disk_may_fill(path):
+                content(temp)
         with temp.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temp, path)  # noqa: PTH105 (the call that crash tests count)
         sync_folder(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_may_fill(path: Path) -> Iterator[None]:
+    """What writers of tensors raise when the disk is full, as the system's own error."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # safetensors tells the number in words; torch says nothing of it
+        full = "os error 28" in str(error) or shutil.disk_usage(path.parent).free < 2**20
+        if not full:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

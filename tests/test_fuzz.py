@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from running import composed
 
-from lrt.activations import ActivationStore, StoreError
+from lrt.activations import ActivationStore, StoreError, StoreForeign
+from lrt.evaluation.records import RecordCorrupt, read_study, write_study
 from lrt.features import SaeError, SparseAutoencoder, load_autoencoder, save_autoencoder
-from lrt.mapping import AffineMap, DurableCheckpoints, MapError, load_map, save_map
+from lrt.mapping import AffineMap, DurableCheckpoints, MapError, Moments, load_map, save_map
 from lrt.mapping.checkpoints import CheckpointUnreadable
+from lrt.runtime.recorded import CacheCorrupt, cache_read
+from lrt.runtime.rows import cached_moments
 from lrt.runtime.schema import ConfigError, read_config
+from lrt.sealed import load_tensors, opened, save_tensors, sealed, unsealed
 from lrt.steering import SteeringVector, VectorUnreadable
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,6 +97,44 @@ KINDS = {
 }
 
 
+def _write_study(folder: Path) -> None:
+    from evaluation.planted_studies import planted_study
+    from evaluation.small_behaviours import text_behaviour
+
+    write_study(folder / "dogs.jsonl", planted_study(text_behaviour()))
+
+
+def _write_moments(folder: Path) -> None:
+    made = Moments(3, 4)
+    made.update(torch.randn(9, 3), torch.randn(9, 4))
+    cached_moments(folder, lambda: {"train/0": made, "test": made})
+
+
+def _no_moments() -> dict[str, Moments]:
+    raise AssertionError("they are there")
+
+
+def _read_moments(folder: Path) -> Any:
+    found = cached_moments(folder, _no_moments)
+    return {n: {k: t.tolist() for k, t in m.tensors().items()} for n, m in found.items()}
+
+
+def _read_states(folder: Path) -> Any:
+    with cache_read(folder):
+        return {name: rows.tolist() for name, rows in load_tensors(folder / "states.safetensors").items()}
+
+
+KINDS |= {
+    "study": Kind(_write_study, lambda folder: read_study(folder / "dogs.jsonl"), RecordCorrupt),
+    "moments": Kind(_write_moments, _read_moments, CacheCorrupt),
+    "states": Kind(
+        lambda folder: save_tensors(folder / "states.safetensors", {"positive": torch.randn(3, 4)}) and None,
+        _read_states,
+        CacheCorrupt,
+    ),
+}
+
+
 def bytes_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -130,6 +172,41 @@ def test_a_damaged_artifact(tmp_path_factory: pytest.TempPathFactory, name: str,
         assert str(folder) in told
     finally:
         file.write_bytes(whole[file])
+
+
+@pytest.mark.parametrize("name", ["store", "map", "vector", "autoencoder", "moments"])
+@FUZZ
+@given(data=st.data())
+def test_a_card_that_another_hand_wrote(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Its digest is right, its entries are anything: it is read, or refused by the kind's own error."""
+    kind, folder = KINDS[name], _made(tmp_path_factory, name)
+    (card,) = folder.glob("*.json")
+    whole = card.read_bytes()
+    contents: Any = unsealed(opened(whole))
+    path = data.draw(st.sampled_from(leaves(contents)))
+    inner = contents
+    for key in path[:-1]:
+        inner = inner[key]
+    match data.draw(st.sampled_from(["change", "take away", "add"])):
+        case "take away":
+            del inner[path[-1]]
+        case "add" if isinstance(inner, dict):
+            inner["../more"] = data.draw(PLAIN_ODD)
+        case _:
+            inner[path[-1]] = data.draw(PLAIN_ODD)
+    outside = {path: path.stat().st_mtime_ns for path in folder.parent.glob("*")}
+    card.write_text(sealed(contents))
+    told = str(folder)
+    try:
+        kind.read(folder)
+    except (kind.error, _FOREIGN) as error:
+        told = str(error)
+    finally:
+        card.write_bytes(whole)
+    assert str(folder) in told
+    assert {path: path.stat().st_mtime_ns for path in folder.parent.glob("*")} == outside
 
 
 _folders: dict[str, Path] = {}
@@ -188,6 +265,12 @@ ODD = st.sampled_from(
         {"kind": "x"},
     ]
 )
+
+
+PLAIN_ODD = ODD.filter(lambda value: value == value and value != float("inf")) | st.sampled_from(
+    [10**12, -(10**12), "../../x", "/etc/passwd", "..", "train", "test-00000.safetensors", {"dtype": "F32"}]
+)
+_FOREIGN = StoreForeign
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

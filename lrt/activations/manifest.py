@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -120,6 +120,10 @@ class ShardPlan:
     first_block: int
     blocks: int
 
+    def lists(self, shard: Shard, context: int) -> bool:
+        """Whether a finished shard is this one, of blocks of `context` tokens."""
+        return (shard.file, shard.split, shard.rows) == (self.file, self.split, self.blocks * context)
+
 
 @dataclass(frozen=True)
 class RecordingPlan:
@@ -185,6 +189,12 @@ class RecordingPlan:
         return plans
 
     @property
+    def shard_count(self) -> int:
+        """How many files that makes."""
+        each = max(1, self.rows_per_shard // self.context)
+        return sum(-(-self.blocks[split] // each) for split in SPLITS)
+
+    @property
     def rows(self) -> int:
         return sum(self.blocks.values()) * self.context
 
@@ -217,7 +227,23 @@ class RecordingPlan:
             states = dict(fields[side])
             fields[side] = ModelStates(**{**states, "layers": tuple(states["layers"])})
         fields["groups"] = tuple(fields["groups"])
-        return cls(**fields)
+        plan = cls(**fields)
+        sizes = [plan.context, plan.rows_per_shard, plan.batch_tokens]
+        sizes += [side.width for side in (plan.source, plan.target)]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("its plan has a size that is none")
+        if not all(type(plan.blocks[split]) is int and plan.blocks[split] >= 0 for split in SPLITS):
+            raise ValueError(f"its plan has blocks {plan.blocks}")
+        for side in SIDES:
+            side_states = plan.side(side)
+            layers = [layer for layer in side_states.layers if type(layer) is int and layer >= 0]
+            if side_states.dtype not in list(_DTYPES) or len(set(layers)) != len(side_states.layers):
+                raise ValueError(f"its plan has {side} side_states {side_states}")
+        if plan.side_states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
+            raise ValueError(f"its plan has side_states={plan.side_states}, non_finite={plan.non_finite}")
+        if not all(isinstance(text, str) for text in (plan.corpus, *plan.groups)):
+            raise ValueError("its plan has a corpus or a part of it without a name")
+        return plan
 
 
 # What may differ between a complete store and what is asked for: how it was cut and made.
@@ -272,6 +298,17 @@ class Shard:
     tokens: str = ""  # sha256 over the token ids, int32
 
 
+def check_shards(plan: RecordingPlan, shards: Sequence[Shard]) -> None:
+    """Raises ValueError where the shards that are listed are not those of a plan: a name that it does not
+    give might lead out of the folder, and rows of another split or number would be taken for what they are
+    not."""
+    if len(shards) != plan.shard_count:
+        raise ValueError(f"it lists {len(shards)} shards and its plan has {plan.shard_count}")
+    for shard, planned in zip(shards, plan.shards, strict=True):
+        if not planned.lists(shard, plan.context):
+            raise ValueError(f"its shard {shard.file!r} is not the {planned.file} of its plan")
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The store's table of contents, written last."""
@@ -301,13 +338,13 @@ class Manifest:
         if "plan" not in contents:
             raise ValueError("it is not a manifest")
         contents = unsealed(contents)
-        if contents["plan"].get("format") != FORMAT:
-            raise StoreForeign(
-                f"{where} is of format {contents['plan'].get('format')}, this version reads {FORMAT}; {mend}"
-            )
-        plan = RecordingPlan.from_json(contents["plan"])
-        shards = tuple(Shard(**shard) for shard in contents["shards"])
-        # a name that the plan does not give might lead out of the folder
-        if [shard.file for shard in shards] != [shard.file for shard in plan.shards]:
-            raise ValueError("its shards are not those of its plan")
-        return cls(plan, shards, contents["median_norms"])
+        try:
+            if (found := contents["plan"].get("format")) != FORMAT:
+                raise StoreForeign(f"{where} is of format {found}, this version reads {FORMAT}; {mend}")
+            plan = RecordingPlan.from_json(contents["plan"])
+            shards = tuple(Shard(**shard) for shard in contents["shards"])
+            medians = {str(name): float(norm) for name, norm in contents["median_norms"].items()}
+            check_shards(plan, shards)
+        except (AttributeError, ArithmeticError, LookupError) as error:
+            raise ValueError(f"its entries are not those of a manifest ({error!r})") from error
+        return cls(plan, shards, medians)

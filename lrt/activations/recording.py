@@ -10,7 +10,6 @@ damaged one by itself (`repair`).
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -53,11 +52,11 @@ from lrt.activations.manifest import (
 from lrt.activations.median import streaming_median
 from lrt.activations.quantised import Quantised, massive_rows
 from lrt.activations.shares import SHARES, Share, share_folders
-from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest
+from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest, token_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
 from lrt.durable import one_writer, sweep, sync_folder, write_durably
-from lrt.sealed import canonical
+from lrt.sealed import canonical, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel
@@ -295,7 +294,7 @@ def _versions_of_shares(folder: Path) -> Mapping[str, str] | None:
     """What the first share that says so was recorded with."""
     for place in share_folders(folder):
         try:
-            found = json.loads((place / JOURNAL).read_text(encoding="utf-8"))["plan"]["versions"]
+            found = read_sealed(place / JOURNAL)["plan"]["versions"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if isinstance(found, dict):
@@ -501,8 +500,7 @@ def _write_shard(
     folder: Path, shard: ShardPlan, tensors: dict[str, Tensor], non_finite: Mapping[str, int]
 ) -> Shard:
     path = folder / shard.file
-    ids = tensors["token"].contiguous().numpy()
-    written: dict[str, Any] = {"tokens": hashlib.sha256(ids.tobytes()).hexdigest()}
+    written: dict[str, Any] = {"tokens": token_digest(tensors["token"])}
     massive = {
         name.removeprefix("norm."): int(massive_rows(norms).sum())
         for name, norms in tensors.items()
@@ -520,10 +518,9 @@ def _write_shard(
 
 
 def _write_journal(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
-    text = json.dumps(
-        {"plan": plan.as_json(), "shards": [asdict(shard) for shard in done.values()]}, indent=1
+    write_sealed(
+        folder / JOURNAL, {"plan": plan.as_json(), "shards": [asdict(shard) for shard in done.values()]}
     )
-    write_durably(folder / JOURNAL, lambda temp: _write_text(temp, text))
 
 
 def _read_journal(
@@ -543,7 +540,7 @@ def _read_journal(
     if not path.is_file():
         return {}
     try:
-        journal = json.loads(path.read_text(encoding="utf-8"))
+        journal = read_sealed(path)
         found, entries = journal["plan"], [Shard(**entry) for entry in journal["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is corrupt (%s); recording begins anew", path, error)
@@ -551,10 +548,11 @@ def _read_journal(
     mend = f"delete the folder {folder} and run the command again"
     check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", mend, layout=True)
     whole: dict[str, Shard] = {}
-    planned = {shard.file for shard in plan.shards}
-    asked = planned if only is None else {shard.file for shard in only}
+    planned = {shard.file: shard for shard in plan.shards}
+    asked = set(planned) if only is None else {shard.file for shard in only}
     for shard in entries:
-        if shard.file not in planned:  # a name that the plan does not give might lead out of the folder
+        # a name that the plan does not give might lead out of the folder
+        if shard.file not in planned or not planned[shard.file].lists(shard, plan.context):
             log.warning("%s lists %r, which is none of the shards; it is left alone", path, shard.file)
             continue
         if shard.file not in asked:

@@ -168,12 +168,18 @@ class ActivationStore:
                 yield {name: reader.rows(name, start, stop) for name in columns}
 
     def verify(self, full: bool = False) -> None:
-        """Checks sizes and headers of all shards; `full` compares every file's sha256 too.
+        """Checks sizes and headers of all shards; `full` compares every file's sha256 too, and its tokens
+        with those that the manifest says both models read.
 
         Raises StoreCorrupt that names the first bad file.
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard, self.plan, self.mend, full=full)
+            if full and token_digest(self.reader(shard).rows("token", 0, shard.rows)) != shard.tokens:
+                raise StoreCorrupt(
+                    f"{self.folder / shard.file} is corrupt: its tokens are not those that the manifest "
+                    f"lists; {self.mend}"
+                )
 
 
 def _mend(folder: Path) -> str:
@@ -211,6 +217,11 @@ def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, f
         raise corrupt("its contents do not match the sha256 in the manifest")
 
 
+def token_digest(tokens: Tensor) -> str:
+    """sha256 of token ids `[n]`, int32."""
+    return hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
@@ -224,7 +235,10 @@ def _header(path: Path) -> tuple[Mapping[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
             raise ValueError(f"a header of {length} bytes does not fit the file")
-        header = json.loads(file.read(length).decode("utf-8"))
+        try:
+            header = json.loads(file.read(length).decode("utf-8"))
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
     if not isinstance(header, dict):
         raise ValueError("it is not a JSON object")
     return header, 8 + length

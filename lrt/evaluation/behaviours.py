@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lrt.evaluation.scorers import (
 
 ItemSplit = Literal["development", "test"]
 Operation = Literal["add", "ablate"]
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
 
 
 class BehaviourUnreadable(ValueError):
@@ -81,6 +83,15 @@ class Behaviour:
     held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.contrast:
+            object.__setattr__(self, "contrast", self.name)
+        for entry in ("name", "contrast"):  # files are called by them
+            named = getattr(self, entry)
+            if not isinstance(named, str) or re.fullmatch(_NAME, named) is None:
+                raise BehaviourUnreadable(
+                    f"the {entry} {named!r} of a behaviour is no name: give letters and digits, with `-`, "
+                    "`_` or `.` between them, at most 100, as sad-stories"
+                )
         for part in ("positives", "negatives", "development", "test", "damage_texts"):
             if not getattr(self, part):
                 raise BehaviourUnreadable(f"behaviour {self.name!r} has no {part}")
@@ -120,8 +131,6 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} is read off logits, so there is no text for its `also` to score"
             )
-        if not self.contrast:
-            object.__setattr__(self, "contrast", self.name)
 
     @property
     def is_choice(self) -> bool:
@@ -213,7 +222,7 @@ def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
             check_together([*behaviours, read])
         except BehaviourUnreadable as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
         behaviours.append(read)
     return tuple(behaviours)

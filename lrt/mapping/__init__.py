@@ -18,7 +18,12 @@ from lrt.mapping.artifact import (
 )
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
-from lrt.mapping.checkpoints import CheckpointUnreadable, DurableCheckpoints, StopBetweenBatches
+from lrt.mapping.checkpoints import (
+    CheckpointUnreadable,
+    DurableCheckpoints,
+    KeptHere,
+    StopBetweenBatches,
+)
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_on
@@ -58,6 +63,7 @@ __all__ = [
     "Forecast",
     "FractionUnexplained",
     "GridMoments",
+    "KeptHere",
     "ManyToMany",
     "ManyToOne",
     "MapCorrupt",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lrt.durable import write_durably
@@ -55,8 +57,29 @@ class DurableCheckpoints(TorchCheckpointIO):
         return found
 
 
+class KeptHere(ModelCheckpoint):
+    """Lightning's own, of which the folder may have been moved or copied since: what is restored of another
+    place is looked for in this one. Left to itself it takes the best so far to be lost."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up what `state_dict` told, by the names of its files alone."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        moved = {**state_dict, "dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            moved[name] = here(moved.get(name) or "")
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(moved)
+
+
 class StopBetweenBatches(L.Callback):
-    """Ctrl-C stops the fit when the batch under way is done, with a checkpoint from which it goes on.
+    """Checkpoints within an epoch, and a fit that Ctrl-C stops when the batch under way is done, with a
+    checkpoint from which it goes on.
+
+    seconds  Between two checkpoints of one process. Several, whose clocks differ, leave none but at the
+             end of an epoch.
 
     A fit that is broken off within a batch has given that batch out and not learnt from it. At an epoch's
     end, and during its validation, the epoch is brought to its end, which leaves a checkpoint of its own. A
@@ -64,12 +87,14 @@ class StopBetweenBatches(L.Callback):
     callbacks that do something after a batch: of what follows it, nothing is done.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.asked = path, False
+    def __init__(self, path: Path, seconds: float = 60.0) -> None:
+        self.path, self.seconds, self.asked = path, seconds, False
         self._before: Any = None
+        self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         # of several processes each would stop at another batch and wait for the others
+        self._saved = time.monotonic()
         alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
         if alone:
             self._before = signal.signal(signal.SIGINT, self._ask)
@@ -81,8 +106,13 @@ class StopBetweenBatches(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         # saved behind the last batch, the epoch would count as done, its validation not
-        if self.asked and not trainer.is_last_batch:
+        if trainer.is_last_batch:
+            return
+        due = trainer.world_size == 1 and time.monotonic() - self._saved >= self.seconds
+        if self.asked or due:
             trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+        if self.asked:
             raise KeyboardInterrupt
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002

@@ -21,6 +21,7 @@ from lrt.activations import StoreError
 from lrt.corpora import CorpusError
 from lrt.lab.shelf import folder_of
 from lrt.mapping import MapError, NotConverged
+from lrt.runtime.targets import refuse_other_targets
 
 CONF = Path(lrt.__file__).parent.parent / "conf"
 # what a user can mend; anything else is a fault of ours and keeps its traceback
@@ -64,6 +65,7 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
     records the job as failed and runs the others; what `main` returns goes into the sweep's record.
     """
     register_resolvers()
+    refuse_other_targets()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(config: DictConfig) -> Any:
@@ -71,9 +73,11 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
             return main(config)
         except KeyboardInterrupt:
             # what was under way is lost, what was finished is not: each stage keeps its own
+            where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."
             Console(stderr=True, soft_wrap=True).print(
-                "[bold]stopped.[/] What was recorded, fitted and measured is kept under the run's artifacts; "
-                "the same command goes on where it was.",
+                "[bold]stopped.[/] What was recorded, fitted and measured is kept under "
+                f"{_escaped(where)} (whole shards, the last checkpoint of a fit, batches "
+                "of a measurement); the same command goes on where it was.",
                 highlight=False,
             )
             sys.exit(STOPPED)
@@ -94,5 +98,5 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
     return 0
 
 
-def _escaped(error: BaseException) -> str:
+def _escaped(error: object) -> str:
     return str(error).replace("[", r"\[")

@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
@@ -25,6 +24,7 @@ from lrt.mapping import (
     DurableCheckpoints,
     FitHistory,
     FitSpec,
+    KeptHere,
     MapForeign,
     MapModule,
     MapSpec,
@@ -165,8 +165,8 @@ class MapFit(Rows):
                 sweep(checkpoints)
             try:
                 trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
-                best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-                if best and Path(best).is_file():
+                best = checkpoints / "best.ckpt"
+                if best.is_file():
                     DurableCheckpoints().load_checkpoint(best)  # tells of damage in words
                     module = MapModule.load_from_checkpoint(best, weights_only=True)
                 steps = trainer.global_step
@@ -303,9 +303,9 @@ class MapFit(Rows):
         folder = self.folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
-            ModelCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
+            KeptHere(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
             # one of its own: `save_last` of the above leaves out the epochs that are not the best
-            ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+            KeptHere(folder, filename="last", enable_version_counter=False),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)

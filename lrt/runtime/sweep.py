@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lrt.durable import write_durably
 from lrt.report import layers_told, write_sweep_report
 
 ROW = "job.json"
@@ -40,7 +41,7 @@ class SweepReport(Callback):
         if self.multirun:
             hydra = config.hydra
             row = _row(config, job_return, int(hydra.job.num))
-            (Path(hydra.runtime.output_dir) / ROW).write_text(json.dumps(row, indent=1))
+            write_durably(Path(hydra.runtime.output_dir) / ROW, json.dumps(row, indent=1).encode())
             folder = Path(hydra.sweep.dir)
             report(folder.glob(f"*/{ROW}"), folder)
 

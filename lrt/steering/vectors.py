@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,22 @@ class SteeringVector:
     map: dict[str, Any] | None = field(default=None)
 
     def __post_init__(self) -> None:
+        texts = ("model", "behaviour", "method", "operation", "hook_point", "unit", "prompts")
+        kinds: dict[str, tuple[type, ...]] = {
+            "layer": (int,),
+            "residual_norm": (int, float),
+            "map": (dict, type(None)),
+            **dict.fromkeys(texts, (str,)),
+        }
+        for name, allowed in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} of a steering vector is a {type(value).__name__}")
+        if self.layer < 0 or not (self.residual_norm > 0 and math.isfinite(self.residual_norm)):
+            raise ValueError(
+                f"a steering vector has a block from 0 on and a residual norm above 0; got "
+                f"layer={self.layer}, residual_norm={self.residual_norm}"
+            )
         if self.direction.ndim != 1:
             raise ValueError(f"a steering vector is [d]; got {list(self.direction.shape)}")
         if not torch.isfinite(self.direction).all():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from activations.planted_states import corpus_of, make_store
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from lrt.activations import ActivationDataModule, RowFilter, Selection
 from lrt.mapping import (
@@ -18,6 +18,7 @@ from lrt.mapping import (
     DurableCheckpoints,
     FitHistory,
     FitSpec,
+    KeptHere,
     MapModule,
     MapSpec,
     Moments,
@@ -136,11 +137,14 @@ class Fit:
         self.module = MapModule.from_moments(MapSpec(), FitSpec(epochs=3), train, yardstick=yardstick)
         self.history = FitHistory(every=1)
 
-    def run(self, *callbacks: Callback) -> None:
-        last = ModelCheckpoint(self.last.parent, filename="last", enable_version_counter=False)
+    def run(self, *callbacks: Callback, seconds: float = 60.0) -> None:
+        folder = self.last.parent
+        self.best = KeptHere(folder, monitor="val/fvu", filename="best", enable_version_counter=False)
+        last = KeptHere(folder, filename="last", enable_version_counter=False)
+        stopper = StopBetweenBatches(self.last, seconds)
         running = Trainer(
             accelerator="cpu",
-            callbacks=[*callbacks, self.history, last, StopBetweenBatches(self.last)],
+            callbacks=[*callbacks, self.history, self.best, last, stopper],
             default_root_dir=self.last.parent,
             enable_model_summary=False,
             enable_progress_bar=False,
@@ -179,6 +183,65 @@ def test_a_fit_that_is_stopped_goes_on_to_the_same_weights(
     # every step and every validation is in the history once
     assert again.history.val == whole.history.val
     assert again.history.train == whole.history.train
+
+
+class Dies(Callback):
+    """As a kill would: no handler of ours or Lightning's sees it."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("step", [3, 20, 21, 40, 62])
+def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_checkpoint(
+    store: Path, tmp_path: Path, step: int
+) -> None:
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
+    with pytest.raises(Killed):
+        cut.run(Dies(step), seconds=0.0)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == (20 if step == 20 else step)
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    assert again.history.val == whole.history.val
+    assert again.history.train == whole.history.train
+
+
+def test_between_two_checkpoints_of_an_epoch_lies_the_time_that_was_asked_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    real = Trainer.save_checkpoint
+
+    def save(self: Trainer, path: Any, *more: Any, **named: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            saved.append(self.global_step)
+        real(self, path, *more, **named)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", save)
+    Fit(store, tmp_path).run(seconds=3600.0)
+    assert saved == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_best_of_a_folder_that_was_moved_is_found_there(store: Path, tmp_path: Path) -> None:
+    cut = Fit(store, tmp_path / "here")
+    with pytest.raises(Killed):
+        cut.run(Dies(50))
+    before = cut.best
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = Fit(store, tmp_path / "there")
+    with pytest.raises(Killed):
+        again.run(Dies(42))  # as soon as it goes on
+    assert again.best.best_model_path == str(tmp_path / "there" / "best.ckpt")
+    assert Path(again.best.best_model_path).is_file()
+    assert again.best.best_model_score == before.best_model_score
+    assert list(again.best.best_k_models.values()) == list(before.best_k_models.values())
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_second_time_nothing_is_waited_for(store: Path, tmp_path: Path, sigint: Any) -> None:

@@ -1,0 +1,40 @@
+from typing import Any
+
+import pytest
+from running import composed, run_here
+
+from lrt.runtime.targets import named_in
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.more._target_=os.system",
+        "hydra.callbacks.sweep_report._target_=subprocess.Popen",
+        "+hydra.callbacks.more._target_=lrtx.runtime.evil",
+        "+hydra.callbacks.more._target_='${oc.env:HOME}'",
+        "++hydra.job_logging.handlers.console.class=subprocess.Popen",
+        "++hydra.job_logging.handlers.console.stream=ext://os.environ",
+        "++hydra.sweeper._target_=builtins.eval",
+    ],
+)
+def test_what_hydra_would_call_is_refused_before_it_is_called(
+    override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr("os.system", called.append)
+    ran = run_here("train", "experiment=micro", override)
+    assert ran.code == 1
+    assert "names something to be called that is not of lrt" in ran.line
+    assert "Traceback" not in ran.told
+    assert not called
+
+
+@pytest.mark.parametrize("name", ["train", "record", "atlas", "coverage", "pretrain"])
+def test_what_is_shipped_names_nothing_else(name: str) -> None:
+    assert not [*named_in(composed(name))]
+
+
+def test_a_list_is_looked_into_too() -> None:
+    found = [*named_in({"a": [{"_target_": "lrt.x"}, {"b": {"()": "pickle.loads"}}], "class": 3})]
+    assert found == [("a.1.b.()", "pickle.loads"), ("class", "3")]

@@ -238,9 +238,9 @@ class RecordingPlan:
             side_states = plan.side(side)
             layers = [layer for layer in side_states.layers if type(layer) is int and layer >= 0]
             if side_states.dtype not in list(_DTYPES) or len(set(layers)) != len(side_states.layers):
-                raise ValueError(f"its plan has {side} side_states {side_states}")
-        if plan.side_states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
-            raise ValueError(f"its plan has side_states={plan.side_states}, non_finite={plan.non_finite}")
+                raise ValueError(f"its plan has {side} states {side_states}")
+        if plan.states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
+            raise ValueError(f"its plan has states={plan.states}, non_finite={plan.non_finite}")
         if not all(isinstance(text, str) for text in (plan.corpus, *plan.groups)):
             raise ValueError("its plan has a corpus or a part of it without a name")
         return plan

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,25 @@ from typing import Any
 import lightning as L
 import torch
 from clock import Row, row, seconds, turns
+from lightning.pytorch.loggers import CSVLogger
 from models import LARGE, SMALL
 from torch.utils.data import DataLoader
 
-from lrt.mapping import FitSpec, MapModule, MapSpec, Moments, SharedRidge, ridge_path
+from lrt.mapping import (
+    DurableCheckpoints,
+    FitHistory,
+    FitSpec,
+    KeptHere,
+    MapModule,
+    MapSpec,
+    Moments,
+    SharedRidge,
+    StopBetweenBatches,
+    ridge_path,
+)
 
 Batch = dict[str, torch.Tensor]
-PAPER_STEPS = 2197  # 4 epochs of 9M tokens in batches of 32 x 512
+PAPER_STEPS, PAPER_BATCH = 2197, 32 * 512  # 4 epochs of 9M tokens
 
 
 def planted(rows: int, widths: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,6 +109,11 @@ def _module(x: torch.Tensor, y: torch.Tensor, spec: FitSpec, validation: Moments
 
 def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
     """The same steps of the same module in a loop of our own and in the Trainer."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        return _lightning_row(Path(place), runs, steps, batch)
+
+
+def _lightning_row(folder: Path, runs: int, steps: int, batch: int) -> Row:
     widths = SMALL[0], LARGE[0]
     x, y = planted(batch * 8, widths)
     held = Moments(*widths)
@@ -107,7 +125,14 @@ def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
     spec = FitSpec(epochs=1)
 
     def in_trainer() -> None:
-        trainer = L.Trainer(max_epochs=1, **_quiet())
+        # what train.py gives it but the steering probe, which is no part of a step
+        callbacks: list[L.Callback] = [
+            FitHistory(),
+            KeptHere(folder, filename="last", enable_version_counter=False),
+            StopBetweenBatches(folder / "last.ckpt"),
+        ]
+        options = _quiet() | {"enable_checkpointing": True, "logger": CSVLogger(folder)}
+        trainer = L.Trainer(max_epochs=1, callbacks=callbacks, plugins=[DurableCheckpoints()], **options)
         module = _module(x, y, spec, held)
         start = time.perf_counter()
         trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
@@ -133,7 +158,7 @@ def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
         in_trainer()
     what = (
         f"a plain loop over Lightning's Trainer, {len(batches)} steps of {batch} rows, {widths[0]} -> "
-        f"{widths[1]}, its start included"
+        f"{widths[1]}, its start, log and checkpoint included"
     )
     return row("fit/lightning", what, took[1:], plain[1:], aim=0.87)
 
@@ -160,31 +185,79 @@ class _Within(L.Callback):
         self.spent += now - before
 
 
+class _Problem:
+    """Rows in memory, and the closed form of them."""
+
+    def __init__(self, rows: int, widths: tuple[int, int]) -> None:
+        self.rows, self.widths = rows, widths
+        self.x, self.y = planted(rows, widths)
+        self.held_x, self.held_y = planted(8192, widths, seed=1)
+        self.held = Moments(*widths)
+        self.held.update(self.held_x, self.held_y)
+
+    def batches(self, size: int) -> list[Batch]:
+        parts = zip(self.x.split(size), self.y.split(size), strict=True)
+        return [{"source": a, "target": b} for a, b in parts]
+
+    def closed(self) -> float:
+        """Moments and the whole ridge path; the best validation error."""
+        train = Moments(*self.widths)
+        for each in self.batches(1024):
+            train.update(each["source"], each["target"])
+        return ridge_path(train, self.held).fvu_validation
+
+    def gradient_row(self, name: str, spec: FitSpec, size: int, steps: int, closed_took: list[float]) -> Row:
+        """Seconds of a gradient fit to within 1% of the optimum, or to its end."""
+        source, optimum = self.batches(size), self.closed()
+        start = time.perf_counter()
+        module = _module(self.x, self.y, spec, self.held)  # the moments that whitening needs are on the way
+        prepared = time.perf_counter() - start if spec.whitening != "none" else 0.0
+        watch = _Within(self.held, optimum, every=max(1, len(source) // 4), stop=True)
+        torch.manual_seed(0)
+        trainer = L.Trainer(max_epochs=spec.epochs, max_steps=steps, callbacks=[watch], **_quiet())
+        trainer.fit(module, DataLoader(source, batch_size=None, shuffle=True))  # type: ignore[arg-type]
+        whole = time.perf_counter() - watch.start - watch.spent
+        took = prepared + (whole if watch.reached is None else watch.reached)
+        ends = (
+            f"to within 1% of the optimum after {trainer.global_step} steps"
+            if watch.reached is not None
+            else f"to its end, {watch.excess:.0%} above the optimum, which it does not reach"
+        )
+        allowed = steps if steps > 0 else len(source) * spec.epochs
+        what = (
+            f"the closed form's seconds over this fit's, {ends}; {spec.optimizer} at {spec.learning_rate:g}, "
+            f"{allowed} steps allowed, {size} rows a batch, {self.rows} rows in memory, {self.widths[0]} -> "
+            f"{self.widths[1]}"
+        )
+        half = sorted(closed_took)[len(closed_took) // 2]
+        return row(name, what, [took], [half], final_excess=round(watch.excess, 5))
+
+
+def paper_row(rows: int = 65_536, widths: tuple[int, int] = (192, 288)) -> Row:
+    """The paper's recipe with its batches and its number of steps; narrower, or it would take too long."""
+    put = _Problem(rows, widths)
+    put.closed()
+    spec = FitSpec(
+        "AdamW", 1e-4, {}, schedule="constant", warmup=0.0, whitening="none", ridge=False, epochs=PAPER_STEPS
+    )
+    return put.gradient_row(
+        "fit/paper_recipe", spec, PAPER_BATCH, PAPER_STEPS, [seconds(put.closed) for _ in range(3)]
+    )
+
+
 def optimum_rows(rows: int = 65_536, widths: tuple[int, int] = (512, 768)) -> Iterator[Row]:
-    """Seconds to within 1% of the best validation error: the closed form, the default gradient fit, the
-    paper's recipe and scikit-learn's Ridge, all from rows in memory."""
+    """Seconds to within 1% of the best validation error: the closed form, the default gradient fit and
+    scikit-learn's Ridge, all from rows in memory."""
     from sklearn.linear_model import Ridge
 
-    x, y = planted(rows, widths)
-    held_x, held_y = planted(8192, widths, seed=1)
-    held = Moments(*widths)
-    held.update(held_x, held_y)
-    batches: list[Batch] = [
-        {"source": a, "target": b} for a, b in zip(x.split(1024), y.split(1024), strict=True)
-    ]
-
-    def closed() -> float:
-        train = Moments(*widths)
-        for each in batches:
-            train.update(each["source"], each["target"])
-        return ridge_path(train, held).fvu_validation
-
-    numpy_x, numpy_y = x.numpy(), y.numpy()
+    put = _Problem(rows, widths)
+    held_y = put.held_y
+    numpy_x, numpy_y = put.x.numpy(), put.y.numpy()
     theirs = Ridge(alpha=1.0)
-    optimum = closed()
+    optimum = put.closed()
     theirs.fit(numpy_x, numpy_y)
-    closed_took, sklearn_took = turns(closed, lambda: theirs.fit(numpy_x, numpy_y), runs=3)
-    predicted = torch.from_numpy(theirs.predict(held_x.numpy()))
+    closed_took, sklearn_took = turns(put.closed, lambda: theirs.fit(numpy_x, numpy_y), runs=3)
+    predicted = torch.from_numpy(theirs.predict(put.held_x.numpy()))
     excess = (
         float((predicted - held_y).square().sum() / (held_y - held_y.mean(0)).square().sum()) / optimum - 1
     )
@@ -196,36 +269,7 @@ def optimum_rows(rows: int = 65_536, widths: tuple[int, int] = (512, 768)) -> It
         sklearn_took,
         excess_of_scikit_learn=round(excess, 5),
     )
-    default = FitSpec(epochs=16)
-    paper = FitSpec(
-        "AdamW", 1e-4, {}, schedule="constant", warmup=0.0, whitening="none", ridge=False, epochs=PAPER_STEPS
-    )
-    for name, spec, size in (("fit/default_gradient", default, 1024), ("fit/paper_recipe", paper, 1024)):
-        source = [{"source": a, "target": b} for a, b in zip(x.split(size), y.split(size), strict=True)]
-        start = time.perf_counter()
-        module = _module(x, y, spec, held)  # the moments that whitening needs are part of the way
-        prepared = time.perf_counter() - start if spec.whitening != "none" else 0.0
-        watch = _Within(held, optimum, every=max(1, len(source) // 4), stop=True)
-        torch.manual_seed(0)
-        steps = PAPER_STEPS if spec is paper else -1
-        trainer = L.Trainer(max_epochs=spec.epochs, max_steps=steps, callbacks=[watch], **_quiet())
-        trainer.fit(module, DataLoader(source, batch_size=None, shuffle=True))  # type: ignore[arg-type]
-        whole = time.perf_counter() - watch.start - watch.spent
-        took = prepared + (whole if watch.reached is None else watch.reached)
-        ends = (
-            f"to within 1% of the optimum after {trainer.global_step} steps"
-            if watch.reached is not None
-            else f"to its end, {watch.excess:.0%} above the optimum, which it does not reach"
-        )
-        yield row(
-            name,
-            f"the closed form's seconds over this fit's, {ends}; {spec.optimizer} at {spec.learning_rate:g}, "
-            f"{PAPER_STEPS if spec is paper else len(source) * spec.epochs} steps allowed, {size} rows a "
-            "batch, in memory",
-            [took],
-            [sorted(closed_took)[len(closed_took) // 2]],
-            final_excess=round(watch.excess, 5),
-        )
+    yield put.gradient_row("fit/default_gradient", FitSpec(epochs=16), 1024, -1, closed_took)
 
 
 _MEMORY = """
@@ -235,7 +279,8 @@ sys.path[:0] = [{here!r}]
 from recording import store_of
 import torch
 from lrt.activations import ActivationDataModule, RowFilter, Selection
-from lrt.mapping import Moments
+import lightning as L
+from lrt.mapping import FitSpec, MapModule, MapSpec, Moments, ridge_path
 
 def anonymous():
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -255,8 +300,11 @@ threading.Thread(target=watch, daemon=True).start()
 moments = Moments(128, 192)
 for batch in data.iterate("train", 1024):
     moments.update(batch["source"], batch["target"])
-for batch in data.train_dataloader():
-    pass
+module = MapModule.from_moments(MapSpec(), FitSpec(epochs=1), moments, yardstick=ridge_path(moments, moments))
+L.Trainer(
+    accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False,
+).fit(module, train_dataloaders=data.train_dataloader())
 done = True
 print(json.dumps(peak))
 """
@@ -275,5 +323,6 @@ def memory_row(folder: Path, few: int = 65_536) -> Row:
             [sys.executable, "-c", program, str(store.folder)], capture_output=True, text=True, check=True
         )
         peaks.append(float(json.loads(done.stdout.splitlines()[-1])))
-    what = f"most anonymous memory for {few} rows over that for {10 * few}: moments and a shuffled epoch"
-    return row("fit/memory", what, [peaks[1]], [peaks[0]], aim=0.95)
+    what = f"most anonymous memory for {few} rows over that for {10 * few}: moments and an epoch of a gradient fit"
+    ratio = peaks[0] / peaks[1]
+    return Row("fit/memory", ratio, (ratio, ratio), what, 0.95, {"kilobytes": peaks[1], "of_fewer": peaks[0]})

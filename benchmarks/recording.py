@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from clock import Row, row, seconds
+from clock import Row, row, seconds, turns
 from models import LARGE, SMALL, block_products, random_model
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from lrt.activations import (
 from lrt.corpora import SPLITS, Blocks, Document, PackedCorpus, pack
 from lrt.lab.grammar import Plan, pages
 from lrt.lab.shelf import folder_of
+from lrt.mapping import Moments, ridge_path
 from lrt.models import ModelSpec, load
 from lrt.models.precision import bfloat16_pays
 
@@ -80,6 +81,34 @@ def recording_rows(runs: int = 3, blocks: int = 30) -> Iterator[Row]:
         limit,
         aim=0.9,
         tokens_per_second=round(tokens / sorted(ours)[len(ours) // 2], 1),
+    )
+
+
+def early_exit_row(runs: int = 5, blocks: int = 4) -> Row:
+    """States at half depth: a pass that ends there, against a whole one with its head."""
+    lm = random_model(SMALL, 12, 151_936, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 32_000, (blocks, CONTEXT), generator=generator)
+    layer = 5
+
+    def whole() -> Tensor:
+        with torch.no_grad():
+            states = lm.model(tokens, output_hidden_states=True).hidden_states
+        return torch.as_tensor(states[layer + 1])
+
+    def ours() -> Tensor:
+        return lm.hidden_states(tokens, [layer])[layer]
+
+    same = torch.equal(whole(), ours())
+    took, theirs = turns(ours, whole, runs)
+    return row(
+        "record/early_exit",
+        f"a whole forward with its head over one that ends at block {layer} of {lm.depth}: {SMALL[0]} wide, "
+        f"151936 words, {tokens.numel()} tokens, float32; states {'the same' if same else 'NOT the same'} to "
+        "the bit",
+        took,
+        theirs,
+        identical=same,
     )
 
 
@@ -154,8 +183,8 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
 
 
 def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
-    """How much noisier gradients of shuffled batches are than those of rows drawn one by one, on recorded
-    states of the storybook lab; batches of whole sequences beside it."""
+    """How much noisier gradients of shuffled batches are than those of rows drawn one by one, at the best
+    map, on recorded states of the storybook lab; batches of whole sequences beside it."""
     source, target = (load(ModelSpec(str(folder_of(name)))) for name in ("tiny", "small"))
     sizes = {"train": tokens, "validation": 4096, "test": 4096}
     documents = (Document(page.text) for page in pages(7, "held_out", Plan("story")))
@@ -168,11 +197,13 @@ def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
         data.setup()
         rows = [(b["source"], b["target"]) for b in data.iterate("train", 65_536)]
         x, y = (torch.cat(part) for part in zip(*rows, strict=True))
-        mean_x, mean_y = x.mean(0), y.mean(0)
+        mean_x, moments = x.mean(0), Moments(x.shape[1], y.shape[1])
+        moments.update(x, y)
+        best = ridge_path(moments, moments).map.to(torch.float32)
 
         def noise(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-            """Variance of the gradient at the mean predictor."""
-            found = [((a - mean_x).T @ (b - mean_y) / len(a)).flatten() for a, b in batches]
+            """Variance of the gradient where a fit ends, and noise decides how near."""
+            found = [((a - mean_x).T @ (b - best.points(a)) / len(a)).flatten() for a, b in batches]
             return float(torch.stack(found).double().var(dim=0).sum())
 
         shuffled = noise((b["source"], b["target"]) for b in data.train_dataloader())
@@ -191,8 +222,8 @@ def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
         "store/gradient_noise",
         ratio,
         (ratio, ratio),
-        f"variance of the gradient for rows drawn one by one over that for the stream's batches of {batch}, "
-        f"{len(x)} rows of the storybook lab; batches of whole sequences give {alone / whole:.2f}",
+        "variance of the best map's gradient for rows drawn one by one over that for the stream's batches of "
+        f"{batch}, {len(x)} rows of the storybook lab; batches of whole sequences give {alone / whole:.2f}",
         aim=round(1 / 1.2, 3),
         more={"noise_over_independent": round(shuffled / alone, 3), "of_sequences": round(whole / alone, 3)},
     )

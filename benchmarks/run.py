@@ -30,9 +30,10 @@ ROOT = HERE.parent
 
 
 def recording() -> Iterator[Row]:
-    from recording import recording_rows
+    from recording import early_exit_row, recording_rows
 
     yield from recording_rows()
+    yield early_exit_row()
 
 
 def storing() -> Iterator[Row]:
@@ -43,12 +44,13 @@ def storing() -> Iterator[Row]:
 
 
 def fitting() -> Iterator[Row]:
-    from fitting import lightning_row, memory_row, moments_row, optimum_rows, path_row
+    from fitting import lightning_row, memory_row, moments_row, optimum_rows, paper_row, path_row
 
     yield moments_row()
     yield path_row()
     yield lightning_row()
     yield from optimum_rows()
+    yield paper_row()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         yield memory_row(Path(folder))
 
@@ -165,11 +167,13 @@ def main(arguments: list[str] | None = None) -> None:
     file = HERE / "results.json"
     before = json.loads(file.read_text())["rows"] if file.is_file() else []
     rows = {row["name"]: row for row in before}
+    start = time.perf_counter()
     for part in asked:
         for row in PARTS[part]():
             rows[row.name] = plain(row, part)
             print(f"{row.name:26} {row.ratio:7.3f}  {row.what}", flush=True)
             write(rows)
+    print(f"{', '.join(asked)}: {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -45,12 +45,13 @@ class _Task:
     vector: Tensor  # [d]
 
 
-def task(items: int) -> _Task:
+def task(items: int, shape: tuple[int, int, int, int] = SMALL, vocabulary: int = VOCABULARY) -> _Task:
     """Random prompts for a model in the shape of Qwen2.5 0.5B with half of its blocks, float32."""
-    lm = random_model(SMALL, DEPTH, VOCABULARY, torch.float32)
+    lm = random_model(shape, DEPTH, vocabulary, torch.float32)
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(0, 32_000, (items, TOKENS), generator=generator)
-    answers = torch.randint(0, 32_000, (items, 2), generator=generator)
+    words = min(vocabulary, 32_000)
+    prompts = torch.randint(0, words, (items, TOKENS), generator=generator)
+    answers = torch.randint(0, words, (items, 2), generator=generator)
     vector = torch.randn(lm.width, generator=generator)
     return _Task(lm, prompts, answers, vector / vector.norm() * 3)
 
@@ -94,7 +95,8 @@ def bench_rows(runs: int = 3, items: int = 4) -> Iterator[Row]:
     yield row(
         "sweep/steering_bench",
         "two whole forwards an item and strength, with full log-probabilities, over our sweep: "
-        f"{len(STRENGTHS)} strengths, block {LAYER} of {DEPTH}, {items} prompts of {TOKENS} tokens, float32",
+        f"{len(STRENGTHS)} strengths, block {LAYER} of {DEPTH}, {items} prompts of {TOKENS} tokens, float32; "
+        f"answers differ by {gap:.0e}",
         took,
         theirs,
         aim=6.5,
@@ -142,7 +144,7 @@ def vectors_row(python: Path, runs: int = 5, items: int = 16) -> Row:
         "sweep/steering_vectors",
         f"steering-vectors {version} (a batched forward a strength, head at the last token) over our sweep: "
         f"{count} strengths, block {LAYER} of {DEPTH}, {items} prompts of {TOKENS} tokens, float32; the "
-        f"blocks saved allow {limit:.2f}",
+        f"blocks saved allow {limit:.2f}; answers differ by {max(gaps):.0e}",
         took,
         theirs,
         aim=round(0.9 * limit, 3),

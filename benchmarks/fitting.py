@@ -323,6 +323,8 @@ def memory_row(folder: Path, few: int = 65_536) -> Row:
             [sys.executable, "-c", program, str(store.folder)], capture_output=True, text=True, check=True
         )
         peaks.append(float(json.loads(done.stdout.splitlines()[-1])))
-    what = f"most anonymous memory for {few} rows over that for {10 * few}: moments and an epoch of a gradient fit"
+    what = (
+        f"most anonymous memory for {few} rows over that for {10 * few}: moments, an epoch of a gradient fit"
+    )
     ratio = peaks[0] / peaks[1]
     return Row("fit/memory", ratio, (ratio, ratio), what, 0.95, {"kilobytes": peaks[1], "of_fewer": peaks[0]})

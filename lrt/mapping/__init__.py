@@ -25,6 +25,7 @@ from lrt.mapping.checkpoints import (
     StopBetweenBatches,
 )
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
+from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, residual_on
 from lrt.mapping.gcv import gcv_curve
@@ -56,6 +57,7 @@ __all__ = [
     "CheckpointUnreadable",
     "ClosedFormFit",
     "ClosedFormSpec",
+    "DirectionalRidge",
     "DurableCheckpoints",
     "ErrorAlong",
     "FitHistory",
@@ -101,8 +103,10 @@ __all__ = [
     "procrustes",
     "reduced_rank_path",
     "residual_on",
+    "ridge_along",
     "ridge_at",
     "ridge_path",
+    "ridge_per_direction",
     "save_map",
     "solving_bytes",
     "stack_bytes",

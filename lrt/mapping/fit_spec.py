@@ -15,7 +15,7 @@ from lrt.mapping.whitening import WhiteningMode
 
 Schedule = Literal["constant", "linear", "cosine", "one_cycle"]
 Start = Literal["mean", "optimum", "ridge", "procrustes"]
-Solver = Literal["optimum", "identity", "mean_only", "shuffled_pairs", "embeddings"]
+Solver = Literal["optimum", "ridge_per_direction", "identity", "mean_only", "shuffled_pairs", "embeddings"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class ClosedFormSpec:
     """A map solved from the moments instead of trained.
 
     solver  `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
+            `ridge_per_direction`: ridge with a weight of its own for each principal direction of the target.
             The others ought to be beaten: `identity` (equal widths), `mean_only`, `shuffled_pairs` (ridge
             on target rows permuted over the corpus) and `embeddings` (ridge on the two models' embedding
             matrices alone, no activations).
@@ -40,7 +41,7 @@ class ClosedFormSpec:
             )
         if self.solver != "optimum" and map_spec.kind != "full":
             raise ValueError(
-                f"fit.solver={self.solver} is a baseline of one form, and map.kind={map_spec.kind} asks for "
+                f"fit.solver={self.solver} gives a map of one form, and map.kind={map_spec.kind} asks for "
                 "another; set map=full or fit.solver=optimum"
             )
         if self.solver in ("identity", "mean_only", "embeddings") and not map_spec.bias:

@@ -65,6 +65,11 @@ class SharedRidge:
 
     `train` and `validation` are the moments of the source layer with any one of the targets. Raises
     ValueError where the source rows do not vary or the widths of both differ.
+
+    vectors        [d_source, d_source], eigenvectors of the training scatter `V`.
+    eigenvalues    [d_source], its eigenvalues `L`, rising.
+    off_x          [d_source], the validation rows' mean over the training rows'.
+    validation_xx  [d_source, d_source], `V' Sxx_val V` about the training rows' mean.
     """
 
     def __init__(
@@ -88,21 +93,23 @@ class SharedRidge:
             raise ValueError("the source rows do not vary, so no map can be fitted to them")
         self._count, self._mean_x = train.count, fitted.mean_x
         self._path = _checked_weights(weights, mean_eigenvalue).to(scatter)
-        eigenvalues, self._V = torch.linalg.eigh(scatter)
-        self._eigenvalues = eigenvalues.clamp(min=0)
+        eigenvalues, self.vectors = torch.linalg.eigh(scatter)
+        self.eigenvalues = eigenvalues.clamp(min=0)
         self._inverse = self._inverse_at(self._path)  # [k, d_source]
-        self._off_x = validation.mean_x - self._mean_x
-        self._Q = (
-            self._V.T @ about(validation.scatter_xx, validation.count, self._off_x, self._off_x) @ self._V
+        self.off_x = validation.mean_x - self._mean_x
+        self.validation_xx = (
+            self.vectors.T
+            @ about(validation.scatter_xx, validation.count, self.off_x, self.off_x)
+            @ self.vectors
         )
 
     def _fitted(self, train: Moments) -> Moments:
         return train if self._bias else train.about_origin()
 
     def _inverse_at(self, weights: Tensor) -> Tensor:  # [k] to [k, d_source]
-        shrunk = self._eigenvalues + weights[:, None]
+        shrunk = self.eigenvalues + weights[:, None]
         # Directions that the rows never visit have no image (0/0 at weight zero).
-        return torch.where(shrunk > self._eigenvalues.max() * 1e-14, 1 / shrunk, 0.0)
+        return torch.where(shrunk > self.eigenvalues.max() * 1e-14, 1 / shrunk, 0.0)
 
     def fit(self, train: Moments, validation: Moments) -> RidgeFit:
         """What `ridge_path` gives for these moments, at the cost of products alone.
@@ -120,9 +127,9 @@ class SharedRidge:
         if not total > 0:
             raise ValueError("the validation rows do not vary: give the corpus more documents")
         off_y = validation.mean_y - fitted.mean_y
-        P = self._V.T @ fitted.scatter_xy
-        R = self._V.T @ about(validation.scatter_xy, validation.count, self._off_x, off_y)
-        M = self._Q * (P @ P.T)
+        P = self.vectors.T @ fitted.scatter_xy
+        R = self.vectors.T @ about(validation.scatter_xy, validation.count, self.off_x, off_y)
+        M = self.validation_xx * (P @ P.T)
         squared = (
             total
             + validation.count * off_y.square().sum()
@@ -131,7 +138,7 @@ class SharedRidge:
         )
         curve = (squared / total).clamp(min=0)
         best = int(curve.argmin())
-        weight = (self._V @ (self._inverse[best, :, None] * P)).T
+        weight = (self.vectors @ (self._inverse[best, :, None] * P)).T
         affine = _with_bias(weight, fitted)
         return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path, curve)
 
@@ -143,7 +150,7 @@ class SharedRidge:
         under 1e-12 of the first are left out.
         """
         d = self._inverse_at(self._path.new_tensor([weight]))[0]
-        M = d.sqrt()[:, None] * (self._V.T @ self._own(train).scatter_xy)
+        M = d.sqrt()[:, None] * (self.vectors.T @ self._own(train).scatter_xy)
         values, vectors = torch.linalg.eigh(M @ M.T if train.d_source < train.d_target else M.T @ M)
         values, vectors = values.flip(0), vectors.flip(1)
         kept = values > values[0].clamp(min=0) * 1e-12

@@ -21,6 +21,7 @@ from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, Tran
 from lrt.mapping import (
     AffineMap,
     ClosedFormSpec,
+    DirectionalRidge,
     DurableCheckpoints,
     FitHistory,
     FitSpec,
@@ -38,7 +39,9 @@ from lrt.mapping import (
     identity,
     load_map,
     mean_only,
+    ridge_along,
     ridge_at,
+    ridge_per_direction,
     save_map,
 )
 from lrt.mapping.many_to_one import PERFECT
@@ -188,6 +191,9 @@ class MapFit(Rows):
             case "optimum":
                 fit = closed_form(run.config.map, train, self.moments["validation"])
                 found, weight, note = fit.map, fit.ridge_weight, fit.note
+            case "ridge_per_direction":
+                found = self.directional.map
+                note = "ridge regression, each principal direction of the target with a weight of its own"
             case "mean_only":
                 found, note = mean_only(train), "the target's mean state, whatever the source's"
             case "identity":
@@ -447,17 +453,33 @@ class MapFit(Rows):
     def maps(self) -> TransferMaps:
         """The map under test and those of its nulls and intervals, all in closed form but the first."""
         affine, _ = self.fitted_map()
-        evaluation, bias = self.run.config.evaluation, self.run.config.map.bias
-        weight = self.yardstick.weight
-        folds = self.folds
+        evaluation, folds = self.run.config.evaluation, self.folds
         generator = torch.Generator().manual_seed(self.run.config.seed)
         resampled = []
         for _ in range(evaluation.resampled_draws):
             drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
-            resampled.append(ridge_at(merged([folds[i] for i in drawn]), weight, bias=bias))
-        shuffled = [ridge_at(moments, weight, bias=bias) for moments in self.shuffled]
+            resampled.append(self._again(merged([folds[i] for i in drawn])))
+        shuffled = [self._again(moments) for moments in self.shuffled]
         untrained = self._untrained_map() if evaluation.untrained_source else None
         return TransferMaps(affine, shuffled, resampled, untrained)
+
+    @cached_property
+    def directional(self) -> DirectionalRidge:
+        """Ridge with a weight for each direction of the target."""
+        with self.run.session.working("a ridge weight for each direction"):
+            return ridge_per_direction(
+                self.train_moments,
+                self.moments["validation"],
+                self.yardstick.weight,
+                bias=self.run.config.map.bias,
+            )
+
+    def _again(self, moments: Moments) -> AffineMap:
+        """Other rows, solved with the weights of the map under test; in closed form where it was trained."""
+        fit, bias = self.run.config.fit, self.run.config.map.bias
+        if isinstance(fit, ClosedFormSpec) and fit.solver == "ridge_per_direction":
+            return ridge_along(moments, self.directional.basis, self.directional.weights, bias=bias)
+        return ridge_at(moments, self.yardstick.weight, bias=bias)
 
     def _untrained_map(self) -> AffineMap:
         run = self.run

@@ -53,6 +53,7 @@ def test_restricted_kinds_and_baselines_are_ordered_as_they_must_be(trained: Wor
     fvu = {}
     for name, overrides in {
         "full": (),
+        "per direction": ("fit.solver=ridge_per_direction",),
         "rank": ("map=low_rank", "map.rank=4"),
         "orthogonal": ("map=orthogonal",),
         "penalty": ("map=orthogonal_penalty",),
@@ -70,6 +71,7 @@ def test_restricted_kinds_and_baselines_are_ordered_as_they_must_be(trained: Wor
             assert affine.describe()["orthogonality_defect"] == pytest.approx(0.0, abs=1e-9)
         if name == "rank":
             assert affine.describe()["effective_rank"] <= 4.01
+    assert fvu["per direction"] < 1.05 * fvu["full"]
     assert fvu["full"] < min(fvu["rank"], fvu["orthogonal"], fvu["penalty"])
     assert fvu["penalty"] < fvu["orthogonal"]
     assert max(fvu["rank"], fvu["orthogonal"]) < fvu["mean_only"]
@@ -93,7 +95,7 @@ def test_solvers_that_cannot_be(workshop: Workshop) -> None:
         workshop.train(*closed, "fit.solver=embeddings", "layers.source=[0,1]"),
         "one of each model; got layers.source=[0, 1]",
     )
-    refused(workshop.train(*closed, "fit.solver=best"), "fit", "'optimum', 'identity'")
+    refused(workshop.train(*closed, "fit.solver=best"), "fit", "'optimum', 'ridge_per_direction'")
     refused(workshop.train(*closed, "fit.epochs=3"), "Could not override 'fit.epochs'")
     refused(
         workshop.train("analysis.atlas=true", "recording.source=all", "analysis.memory_gb=4e-4"),

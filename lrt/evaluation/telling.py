@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lrt.evaluation.statistics import DRAWS, Estimate
+
 Array = NDArray[np.float64]
 CUTS = 41  # quantiles of each predictor that a rule's thresholds are chosen among
 
@@ -153,3 +155,33 @@ def _ranks(values: Array) -> Array:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray(((ends - counts + ends - 1) / 2)[inverse], dtype=np.float64)
+
+
+def rank_correlation(
+    predictor: Sequence[float], outcome: Sequence[float], groups: Sequence[str], seed: int = 0
+) -> Estimate:
+    """Spearman's rank correlation of a predictor and an outcome, with an interval over groups drawn anew.
+
+    Points of one group (a behaviour by several maps, at several layers) are drawn together. Draws in which
+    one of the two does not vary are left out; where none is left the interval is nan.
+
+    Raises ValueError for lengths that differ, fewer than two groups, and non-finite values.
+    """
+    x, y, group = np.asarray(predictor, float), np.asarray(outcome, float), np.asarray(groups)
+    names = sorted(set(groups))
+    if not len(x) == len(y) == len(group) or len(names) < 2:
+        raise ValueError(
+            f"{len(x)} predictions, {len(y)} outcomes and {len(group)} groups ({len(names)} of them "
+            "distinct): give as many of each, of two groups or more"
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("predictions and outcomes must be finite")
+    members = [np.flatnonzero(group == name) for name in names]
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(DRAWS):
+        rows = np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])
+        drawn.append(_spearman(x[rows], y[rows]))
+    usable = [r for r in drawn if np.isfinite(r)]
+    low, high = np.percentile(usable, [2.5, 97.5]) if usable else (np.nan, np.nan)
+    return Estimate(_spearman(x, y), float(low), float(high))

@@ -146,6 +146,7 @@ def headline_table(results: Results) -> Table:
                 condition_name(null[0]) if null else None,
                 damage_of(b, "native"),
                 damage_of(b, "transferred"),
+                (b.get("matched_damage") or {}).get("ratio"),
                 b.get("note") or "",
             )
         )
@@ -167,6 +168,7 @@ def headline_table(results: Results) -> Table:
             "which",
             "damage, native",
             "damage, transferred",
+            "ratio at equal damage",
             "note",
         ),
         tuple(rows),
@@ -196,6 +198,44 @@ def conditions_table(results: Results) -> Table:
             *(condition_name(c) for c in columns),
             "source, unsteered",
             "source, own vector",
+        ),
+        tuple(rows),
+    )
+
+
+def damage_table(results: Results) -> Table:
+    """What every condition costs at every strength it was run at, on the behaviour's damage texts."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        curves = b.get("damage_curves") or {}
+        # nulls were run at the chosen strength alone
+        alone = {
+            name: [{**harm, "strength": b.get("strength")}]
+            for name, harm in (b.get("damage") or {}).items()
+            if name not in curves
+        }
+        rows += [
+            (
+                behaviour_name(b["name"]),
+                condition_name(name),
+                p["strength"],
+                p["relative"],
+                p["rise"],
+                p["kl"],
+            )
+            for name, points in {**curves, **alone}.items()
+            for p in points
+            if p["strength"]
+        ]
+    return Table(
+        "Damage by condition and strength",
+        (
+            "behaviour",
+            "condition",
+            "strength",
+            "rise of cross-entropy, share",
+            "rise, nats a token",
+            "KL, nats a token",
         ),
         tuple(rows),
     )

@@ -49,6 +49,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.headline_table(results),
         contents.conditions_table(results),
         contents.null_table(results),
+        contents.damage_table(results),
         contents.propensity_table(results),
         contents.paper_table(results),
         contents.probability_table(results),
@@ -102,6 +103,7 @@ def page(results: Mapping[str, Any]) -> str:
         tables={
             "conditions": contents.conditions_table(results),
             "nulls": contents.null_table(results),
+            "damage": contents.damage_table(results),
             "propensity": contents.propensity_table(results),
             "paper": contents.paper_table(results),
             "probabilities": contents.probability_table(results),

@@ -134,8 +134,16 @@ def test_orthogonal_refuses_full_whitening():
 @pytest.mark.parametrize(
     ("spec", "map_spec", "message"),
     [
-        (ClosedFormSpec("identity"), MapSpec("low_rank", rank=2), "fit.solver=identity gives a map of one form"),
-        (ClosedFormSpec("ridge_per_direction"), MapSpec("orthogonal"), "fit.solver=ridge_per_direction gives"),
+        (
+            ClosedFormSpec("identity"),
+            MapSpec("low_rank", rank=2),
+            "fit.solver=identity gives a map of one form",
+        ),
+        (
+            ClosedFormSpec("ridge_per_direction"),
+            MapSpec("orthogonal"),
+            "fit.solver=ridge_per_direction gives",
+        ),
         (ClosedFormSpec("shuffled_pairs"), MapSpec("orthogonal"), "map.kind=orthogonal asks for another"),
         (ClosedFormSpec("mean_only"), MapSpec(bias=False), "needs its bias"),
         (ClosedFormSpec(), MapSpec("orthogonal", orthogonal_form="cayley"), "map.orthogonal_form=cayley"),

@@ -8,6 +8,7 @@ from lrt.report import (
     Table,
     check_table,
     conditions_table,
+    damage_table,
     headline,
     headline_table,
     key_figures,
@@ -50,6 +51,19 @@ def test_null_and_condition_tables(results: dict[str, Any]) -> None:
     assert column(table, "draws") == [d["draws"] for d in expected]
     conditions = conditions_table(results)
     assert column(conditions, "plain prompt") == [b["prompt"] for b in results["behaviours"]]
+
+
+def test_damage_stands_by_condition_and_strength_and_at_equal_damage(results: dict[str, Any]) -> None:
+    table = damage_table(results)
+    first = results["behaviours"][0]
+    of_first = [row for row in table.rows if row[0] == table.rows[0][0]]
+    points = [p for curve in first["damage_curves"].values() for p in curve if p["strength"]]
+    alone = set(first["damage"]) - set(first["damage_curves"])
+    assert len(of_first) == len(points) + len(alone) > len(points)
+    assert [row[3] for row in of_first[: len(points)]] == [p["relative"] for p in points]
+    assert {row[2] for row in of_first[len(points) :]} == {first["strength"]}
+    first["matched_damage"] = {"damage": 0.05, "strength": 0.6, "transferred": 0.5, "ratio": 0.87}
+    assert column(headline_table(results), "ratio at equal damage")[0] == 0.87
 
 
 def test_the_papers_r_leaves_strength_zero_out(results: dict[str, Any]) -> None:

@@ -1,0 +1,87 @@
+"""How well the forecasts of finished runs told what was then measured.
+
+python -m lrt.runtime.forecasts RESULTS.json ...
+
+Reads any number of `report/results.json`. A point is a behaviour of one of them that has a ratio; the
+behaviours are drawn anew for the intervals, each with all of its points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lrt.evaluation.telling import rank_correlation
+from lrt.report import Table
+
+# what a forecast says, and whether more of it is better
+SAID = {"signal_to_noise": 1, "agreement_documents": 1, "agreement_parts": 1, "residual_on_prompts": -1}
+KEPT = 0.9  # of the native effect: what a warning is held against
+
+
+def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was forecast of every behaviour with a ratio, and the ratio."""
+    return [
+        {**b["forecast"], "behaviour": b["name"], "ratio": b["ratio"]}
+        for found in results
+        for b in found["behaviours"]
+        if b.get("ratio") is not None and b.get("forecast")
+    ]
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """Rank correlation of each figure of the forecast with the ratio; a figure that some lack is told of
+    those that have it."""
+    rows: list[tuple[Any, ...]] = []
+    for name, sign in SAID.items():
+        have = [p for p in found if p.get(name) is not None]
+        groups = [p["behaviour"] for p in have]
+        if len(set(groups)) < 2:
+            continue
+        r = rank_correlation([sign * p[name] for p in have], [p["ratio"] for p in have], groups)
+        rows.append((name.replace("_", " "), len(have), len(set(groups)), r.value, r.low, r.high))
+    columns = ("figure", "points", "behaviours", "Spearman", "2.5%", "97.5%")
+    return Table("Forecast and ratio", columns, tuple(rows))
+
+
+def warnings_told(found: list[dict[str, Any]]) -> str:
+    """How often the report's warning was right."""
+    short = [p for p in found if p["ratio"] < KEPT]
+    kept = [p for p in found if p["ratio"] >= KEPT]
+    told = [sum(p["warning"] is not None for p in part) for part in (short, kept)]
+    return (
+        f"warned of {told[0]} of {len(short)} that keep less than {KEPT:.0%}, and of {told[1]} of "
+        f"{len(kept)} that keep as much"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 where there is nothing to correlate."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lrt.runtime.forecasts",
+        description="Rank correlation of forecasts with what was measured.",
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="report/results.json of finished runs")
+    asked = parser.parse_args(arguments)
+    try:
+        found = points([json.loads(file.read_text(encoding="utf-8")) for file in asked.files])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"no results of a run can be read: {error!r}")
+    if len({p["behaviour"] for p in found}) < 2:
+        parser.error(
+            f"{len(found)} points of fewer than two behaviours: give results of runs that have ratios"
+        )
+    console = Console(soft_wrap=True)
+    console.print(table(found).rich())
+    console.print(warnings_told(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,8 +9,8 @@ the only place that registers a torch hook.
 from lrt.models.blocks import NoBlocks
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, capture, steer
-from lrt.models.language_model import Keep, LanguageModel
-from lrt.models.loading import identity, load, load_tokenizer, quiet_loading
+from lrt.models.language_model import Keep, LanguageModel, resolve_layer
+from lrt.models.loading import depth_of, identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.spec import ModelSpec
@@ -31,6 +31,7 @@ __all__ = [
     "capture",
     "check_same_tokenizer",
     "compute_prefix",
+    "depth_of",
     "generate",
     "identity",
     "last_columns",
@@ -39,6 +40,7 @@ __all__ = [
     "pad",
     "positions_of",
     "quiet_loading",
+    "resolve_layer",
     "steer",
     "tail_logits",
     "tokenizer_digest",

@@ -25,7 +25,8 @@ class LanguageModel:
     model      The transformers model; put into evaluation mode, its parameters without gradient.
     stack      The module in it that runs the blocks.
     blocks     The decoder blocks; layer `l` is block `l`, its state that block's output.
-    depth      The number of blocks.
+    depth      The number of blocks that the model has; where `blocks` holds fewer, the first ones were
+               loaded alone, and it can be read up to there and not run to its end.
     width      The size of the residual stream.
     tokenizer  The transformers tokenizer (None where a caller works on token ids alone).
 
@@ -35,14 +36,14 @@ class LanguageModel:
     recognisable stack.
     """
 
-    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None, depth: int | None = None) -> None:
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.stack: nn.Module
         self.blocks: list[nn.Module]
         self.stack, self.blocks = find_blocks(model)
-        self.depth = len(self.blocks)
+        self.depth = depth or len(self.blocks)
         self.text_config: Any = model.config.get_text_config(decoder=True)
         self.width: int = self.text_config.hidden_size
 
@@ -107,18 +108,7 @@ class LanguageModel:
         setting  Where the value came from, for the message of the ValueError that an impossible
                  one raises (as `layers.source`).
         """
-        allowed = (
-            f"{self.spec.name} has {self.depth} blocks: allowed are 0 to {self.depth - 1}, "
-            "or a fraction of the depth in [0, 1)"
-        )
-        if isinstance(layer, float):
-            if not 0 <= layer < 1:
-                raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
-            # 0.29 * 100 is 28.999999999999996
-            return min(math.floor(layer * self.depth + 1e-9), self.depth - 1)
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.depth:
-            raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
-        return layer
+        return resolve_layer(layer, setting, self.depth, self.spec.name)
 
     def run(
         self,
@@ -132,6 +122,11 @@ class LanguageModel:
         The mask covers the cached tokens too; positions follow from it. Returns transformers' own
         output, of the whole model or (`head=False`) of the model below the LM head.
         """
+        if head and len(self.blocks) < self.depth:
+            raise ValueError(
+                f"of {self.spec.name} the first {len(self.blocks)} of {self.depth} blocks were loaded, so it "
+                "gives no logits; load it whole"
+            )
         inputs: dict[str, Any] = {
             "input_ids": tokens.to(self.device),
             "use_cache": cache is not None,
@@ -162,6 +157,11 @@ class LanguageModel:
         if attention_mask is not None:
             check_mask(attention_mask, tokens.shape)
         layers = [self.resolve_layer(layer, "layers") for layer in layers]
+        if max(layers) >= len(self.blocks):
+            raise ValueError(
+                f"of {self.spec.name} the first {len(self.blocks)} of {self.depth} blocks were loaded; block "
+                f"{max(layers)} is not among them"
+            )
         with capture(self, layers) as found, stop_after(self, max(layers)):
             self.run(tokens, attention_mask, head=False)
         return {layer: hidden.to(self.device) for layer, hidden in found.items()}
@@ -184,6 +184,19 @@ class LanguageModel:
         columns = columns_of(keep, torch.ones_like(tokens) if mask is None else mask)
         with steer(self, interventions), head_at(self, columns):
             return as_logits(self.run(tokens, mask))
+
+
+def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:
+    """`LanguageModel.resolve_layer` of a model of that depth and name."""
+    allowed = f"{name} has {depth} blocks: allowed are 0 to {depth - 1}, or a fraction of the depth in [0, 1)"
+    if isinstance(layer, float):
+        if not 0 <= layer < 1:
+            raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
+        # 0.29 * 100 is 28.999999999999996
+        return min(math.floor(layer * depth + 1e-9), depth - 1)
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < depth:
+        raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
+    return layer
 
 
 def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:

@@ -21,11 +21,13 @@ from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec
 
 
-def load(spec: ModelSpec, cache: Path | None = None) -> LanguageModel:
+def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) -> LanguageModel:
     """The model and tokenizer of a spec, on its device in its dtype, ready to read and steer.
 
-    cache  Where dequantised GGUF files and digests of large files are kept: `LRT_CACHE`, or
-           `~/.cache/lrt`, if it is not given.
+    cache   Where dequantised GGUF files and digests of large files are kept: `LRT_CACHE`, or
+            `~/.cache/lrt`, if it is not given.
+    blocks  How many are loaded, from the first: enough to read states up to there, and nothing else can be
+            done with the model. Random weights are drawn whole, or a seed would mean others.
 
     Raises `ModelNotLoadable` for a path that is not there, weights that are not safetensors or not
     whole (transformers would fill gaps with random numbers), a device that this machine lacks, or
@@ -42,6 +44,9 @@ def load(spec: ModelSpec, cache: Path | None = None) -> LanguageModel:
     config = _config(spec, source)
     device = _device(spec)
     dtype = _dtype(spec, config)
+    depth = config.get_text_config(decoder=True).num_hidden_layers
+    if blocks is not None and blocks < depth and spec.weights != "random":
+        source["config"] = _shallow(config, blocks)
     with _explained(spec, "the weights"):
         if spec.weights == "random":
             # Drawn in float32 on the CPU, so that a seed means the same weights everywhere.
@@ -61,7 +66,23 @@ def load(spec: ModelSpec, cache: Path | None = None) -> LanguageModel:
             )
             refuse_gaps(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, load_tokenizer(spec, cache))
+    return LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+
+
+def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
+    """How many blocks a model has, from its config alone; `cache` as in `load`. Raises `ModelNotLoadable`."""
+    config = _config(spec, _source(spec, cache))
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _shallow(config: Any, blocks: int) -> Any:
+    """The config of a model's first blocks: what lies above them in the files is not read."""
+    text = config.get_text_config(decoder=True)
+    # a list of kinds must be as long, or the config is refused
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:blocks]
+    text.num_hidden_layers = blocks
+    return config
 
 
 def quiet_loading() -> None:

@@ -18,6 +18,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import Share
+from lrt.activations.manifest import Side
+from lrt.models import depth_of, resolve_layer
 from lrt.runtime.entry import command
 from lrt.runtime.recorded import Recorded
 from lrt.runtime.schema import ConfigError, read_beside
@@ -55,6 +57,20 @@ class Recording(Recorded):
 
     def check_trains(self) -> None:
         """The Trainer has no say here, and refuses some environments of SLURM."""
+
+    def blocks_needed(self, side: Side) -> int | None:
+        """Up to the deepest that is recorded: what lies above it is not even loaded."""
+        spec = getattr(self.config.pair, side)
+        named = [getattr(self.config.layers, side), getattr(self.config.recording, side)]
+        if any(isinstance(layers, str) for layers in named):  # auto, all
+            return None
+        depth = depth_of(spec, self.kept_models)
+        deepest = (
+            resolve_layer(layer, setting, depth, spec.name)
+            for layers, setting in zip(named, (f"layers.{side}", f"recording.{side}"), strict=True)
+            for layer in layers
+        )
+        return 1 + max(deepest, default=depth - 1)
 
 
 def main(composed: DictConfig) -> None:

@@ -27,6 +27,7 @@ from lrt.activations import (
     record,
     record_share,
 )
+from lrt.activations.manifest import Side
 from lrt.corpora import (
     SPLITS,
     Document,
@@ -77,12 +78,16 @@ class Recorded:
     @cached_property
     def source(self) -> LanguageModel:
         """The model the vectors are found on."""
-        return load(self.config.pair.source, self.kept_models)
+        return load(self.config.pair.source, self.kept_models, self.blocks_needed("source"))
 
     @cached_property
     def target(self) -> LanguageModel:
         """The model they are carried to."""
-        return load(self.config.pair.target, self.kept_models)
+        return load(self.config.pair.target, self.kept_models, self.blocks_needed("target"))
+
+    def blocks_needed(self, side: Side) -> int | None:  # noqa: ARG002
+        """How many of a model's blocks the run needs; None: all, to steer it."""
+        return None
 
     @property
     def automatic(self) -> bool:

@@ -157,3 +157,64 @@ def test_a_gguf_file_wants_its_packages_and_to_be_there(
     monkeypatch.setattr(dequantised, "find_spec", lambda n: None if n == "gguf" else found(n))
     with pytest.raises(ModelNotLoadable, match=r"package gguf is missing: pip install -e '.\[gguf\]'"):
         load(ModelSpec(str(tmp_path / "model.gguf")))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "gpt2", "gpt_neox"])
+def test_the_first_blocks_alone_give_the_same_states(family: str, tmp_path: Path) -> None:
+    tiny(family).model.save_pretrained(tmp_path)
+    spec = ModelSpec(str(tmp_path), device="cpu")
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(loading, "load_tokenizer", lambda *_: None)
+    try:
+        whole, shallow = load(spec), load(spec, blocks=2)
+    finally:
+        monkey.undo()
+    assert (len(shallow.blocks), shallow.depth) == (2, whole.depth)
+    assert loading.depth_of(spec) == whole.depth
+    assert shallow.resolve_layer(0.5, "x") == whole.resolve_layer(0.5, "x")
+    states, expected = (lm.hidden_states(TOKENS, [0, 1]) for lm in (shallow, whole))
+    for layer in (0, 1):
+        assert torch.equal(states[layer], expected[layer])
+    assert sum(p.numel() for p in shallow.model.parameters()) < sum(
+        p.numel() for p in whole.model.parameters()
+    )
+    with pytest.raises(ValueError, match=rf"the first 2 of {whole.depth} blocks were loaded, so it gives no"):
+        shallow.logits(TOKENS)
+    with pytest.raises(ValueError, match="block 2 is not among them"):
+        shallow.hidden_states(TOKENS, [2])
+
+
+def test_random_weights_are_the_same_however_many_blocks_are_asked_for(checkpoint: Path) -> None:
+    spec = ModelSpec(str(checkpoint), weights="random", seed=1, device="cpu")
+    states = [load(spec, blocks=blocks).hidden_states(TOKENS, [0])[0] for blocks in (1, None)]
+    assert torch.equal(*states)
+
+
+def test_the_hub_is_asked_for_the_revision_without_code_and_for_safetensors(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    asked: dict[str, dict[str, object]] = {}
+
+    def record(kind: type, name: str) -> None:
+        real = kind.from_pretrained  # type: ignore[attr-defined]
+
+        def from_pretrained(pretrained_model_name_or_path: str, **given: object) -> object:
+            if pretrained_model_name_or_path == "someone/model":  # else transformers within itself
+                asked[name] = dict(given)
+                given.pop("revision")
+                pretrained_model_name_or_path = str(checkpoint)
+            return real(pretrained_model_name_or_path, **given)
+
+        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+
+    for kind, name in ((AutoConfig, "config"), (AutoModelForCausalLM, "model"), (AutoTokenizer, "tokenizer")):
+        record(kind, name)
+    lm = load(ModelSpec("someone/model", revision="abc123", device="cpu"))
+    assert lm.depth > 0
+    assert set(asked) == {"config", "model", "tokenizer"}
+    for given in asked.values():
+        assert given["revision"] == "abc123"
+        assert given["trust_remote_code"] is False
+    assert asked["model"]["use_safetensors"] is True

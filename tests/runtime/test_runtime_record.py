@@ -3,10 +3,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import MicroRun, Ran, Workshop, run_main
 
+from lrt.runtime import recorded
 from lrt.runtime.record import main
 from lrt.runtime.verify import main as verify
 
@@ -41,6 +43,28 @@ def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     before = workshop.files("activations")
     assert workshop.train(*SHARED).code == 0
     assert workshop.files("activations") == before
+
+
+def test_blocks_above_the_deepest_that_is_recorded_are_not_loaded(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[int, int]] = []
+    real = recorded.load
+
+    def load(*given: Any) -> Any:
+        lm = real(*given)
+        loaded.append((len(lm.blocks), lm.depth))
+        return lm
+
+    monkeypatch.setattr(recorded, "load", load)
+    shallow = ("layers.source=0", "layers.target=1")
+    assert run_record(workshop, *shallow).code == 0
+    assert [blocks for blocks, _ in loaded] == [1, 2]
+    assert all(blocks < depth for blocks, depth in loaded)
+    store = store_of(workshop.artifacts)
+    shutil.rmtree(workshop.artifacts / "activations")
+    assert workshop.train(*SHARED, *shallow).code == 0  # with the models whole
+    assert store_of(workshop.artifacts) == store
 
 
 def test_a_merge_without_all_shares_says_which_to_record(workshop: Workshop) -> None:

@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 TEMP_MARK = ".tmp-"
+_NODE = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
 
 def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
     """Puts a file in `path`'s place: these bytes, or what the function writes to the path it is given.
 
     Whatever goes wrong, `path` holds its old content or the new one in full, and no temp file stays
-    unless the process is killed (`sweep` removes those). Raises OSError where the folder is missing,
-    cannot be written, or the disk is full.
+    unless the process is killed; the next that writes `path` on this machine removes that. Raises OSError
+    where the folder is missing, cannot be written, or the disk is full.
     """
-    temp = path.with_name(f"{path.name}{TEMP_MARK}{os.getpid()}")
+    temp = path.with_name(f"{path.name}{TEMP_MARK}{_NODE}-{os.getpid()}")
+    for left in path.parent.glob(f"{glob.escape(path.name)}{TEMP_MARK}{_NODE}-*"):
+        if _is_dead(left.name.rpartition("-")[2]):
+            left.unlink(missing_ok=True)
     try:
         if isinstance(content, bytes):
             temp.write_bytes(content)
@@ -38,6 +45,17 @@ def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
         sync_folder(path.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def _is_dead(process: str) -> bool:
+    """Whether no process of this machine has that number."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, PermissionError, OverflowError):  # none of ours, or another user's
+        return False
+    return False
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import stat
 from contextlib import AbstractContextManager
@@ -74,3 +75,20 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
             held(folder),
         ):
             pass
+
+
+def test_what_a_killed_writer_of_the_same_file_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].json"
+    temps: list[Path] = []
+    write_durably(path, lambda temp: (temps.append(temp), temp.write_text("x"))[0])
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    ours = temps[0].name
+    left = [tmp_path / f"{ours.rpartition('-')[0]}-{process}" for process in (dead.pid, os.getppid(), "x")]
+    other = tmp_path / f"b{ours.removeprefix('a[1]').rpartition('-')[0]}-{dead.pid}"
+    for file in (*left, other):
+        file.touch()
+    write_durably(path, b"new")
+    assert not left[0].exists()
+    assert all(file.exists() for file in (*left[1:], other))  # a live one's, no process's, another file's

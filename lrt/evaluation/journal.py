@@ -67,11 +67,6 @@ class Journal:
             os.fsync(self._opened.fileno())
         return rows
 
-    def remove(self) -> None:
-        """Once the study is on disk as a whole."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
-
     def close(self) -> None:
         """Lets another process have it."""
         if self.file is not None:

@@ -31,11 +31,12 @@ def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
 
     Raises `RecordCorrupt` for a file that is not whole.
     """
+    kept = file.with_suffix(".journal")
     if not file.is_file():
-        with Journal(file.with_suffix(".journal")) as journal:
+        with Journal(kept) as journal:
             if not file.is_file():  # another process may have been at it until now
                 write_study(file, make(journal))
-            journal.remove()
+    kept.unlink(missing_ok=True)  # that of a run that ended before this line, too
     return read_study(file)
 
 

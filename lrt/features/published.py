@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def load_published(path: Path, layer: int | None = None) -> SparseAutoencoder:
     )
 
 
+_ZIP = (zipfile.BadZipFile, zlib.error)
+
+
 def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
     """A JumpReLU autoencoder of Gemma Scope (2408.05147): `params.npz`, or the folder that holds it.
 
@@ -75,7 +79,7 @@ def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
     try:
         with np.load(file) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, KeyError, *_ZIP) as error:
         raise SaeCorrupt(f"{file} cannot be read: {error}; download it again") from error
     return _built(
         file,
@@ -105,7 +109,7 @@ def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
     try:
         config = json.loads(config_file.read_bytes())
         tensors = load_file(weights_file)
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise SaeCorrupt(f"{folder} cannot be read: {error}; download it again") from error
     if not isinstance(config, dict):
         raise SaeForeign(f"{config_file} does not hold a SAELens config")

@@ -16,6 +16,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lrt.durable import write_durably
 
+# Seconds from Ctrl-C to the end of what is under way, or to its being broken off.
+PATIENCE = 3.0
+
 
 class CheckpointUnreadable(ValueError):
     """A checkpoint that is damaged, or holds more than tensors and plain containers."""
@@ -82,14 +85,17 @@ class StopBetweenBatches(L.Callback):
              end of an epoch.
 
     A fit that is broken off within a batch has given that batch out and not learnt from it. At an epoch's
-    end, and during its validation, the epoch is brought to its end, which leaves a checkpoint of its own. A
-    second Ctrl-C does not wait. Raises KeyboardInterrupt, which Lightning ends the process on. Put it behind
-    callbacks that do something after a batch: of what follows it, nothing is done.
+    end, and during its validation, the epoch is brought to its end, which leaves a checkpoint of its own.
+    What takes longer than `PATIENCE` (a steering probe, a long validation) is broken off, and so is
+    everything by a second Ctrl-C: the fit goes on from the last checkpoint then. Raises KeyboardInterrupt,
+    which Lightning ends the process on. Put it behind callbacks that do something after a batch: of what
+    follows it, nothing is done.
     """
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
         self.path, self.seconds, self.asked = path, seconds, False
         self._before: Any = None
+        self._before_late: Any = None
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -103,6 +109,11 @@ class StopBetweenBatches(L.Callback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self._before_late = signal.signal(signal.SIGALRM, self._late)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _late(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        raise KeyboardInterrupt
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         # saved behind the last batch, the epoch would count as done, its validation not
@@ -131,3 +142,7 @@ class StopBetweenBatches(L.Callback):
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+        if self._before_late is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before_late)
+            self._before_late = None

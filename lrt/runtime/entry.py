@@ -70,7 +70,12 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(config: DictConfig) -> Any:
         try:
-            return main(config)
+            try:
+                return main(config)
+            except SystemExit as left:
+                if isinstance(left.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+                    raise KeyboardInterrupt from None
+                raise
         except KeyboardInterrupt:
             # what was under way is lost, what was finished is not: each stage keeps its own
             where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."

@@ -166,18 +166,13 @@ class MapFit(Rows):
             last = checkpoints / "last.ckpt"
             if trainer.is_global_zero and checkpoints.is_dir():
                 sweep(checkpoints)
-            try:
-                trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
-                best = checkpoints / "best.ckpt"
-                if best.is_file():
-                    DurableCheckpoints().load_checkpoint(best)  # tells of damage in words
-                    module = MapModule.load_from_checkpoint(best, weights_only=True)
-                steps = trainer.global_step
-                (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
-            except SystemExit:
-                if trainer.interrupted:  # what Lightning makes of Ctrl-C
-                    raise KeyboardInterrupt from None
-                raise
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if last.is_file() else None)
+            best = checkpoints / "best.ckpt"
+            if best.is_file():
+                DurableCheckpoints().load_checkpoint(best)  # tells of damage in words
+                module = MapModule.load_from_checkpoint(best, weights_only=True)
+            steps = trainer.global_step
+            (scores,) = trainer.test(module, datamodule=self.data, verbose=False)
             affine = module.affine().to("cpu")
         if trainer.is_global_zero:
             self._keep(affine, history, probe, steps, scores["test/cosine"])

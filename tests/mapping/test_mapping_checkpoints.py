@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lrt.mapping import (
     MapSpec,
     Moments,
     StopBetweenBatches,
+    checkpoints,
     ridge_path,
 )
 
@@ -242,6 +244,35 @@ def test_the_best_of_a_folder_that_was_moved_is_found_there(store: Path, tmp_pat
     assert again.best.best_model_score == before.best_model_score
     assert list(again.best.best_k_models.values()) == list(before.best_k_models.values())
     assert not (tmp_path / "here").exists()
+
+
+class Probes(Callback):
+    """Something long after a batch, as a steering probe, during which Ctrl-C comes."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise AssertionError("it was waited for")
+
+
+def test_what_takes_long_is_broken_off_and_the_fit_goes_on_from_its_last_checkpoint(
+    store: Path, tmp_path: Path, sigint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cut.run(Probes(), seconds=0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == 9
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    signal.signal(signal.SIGINT, sigint)
 
 
 def test_a_second_time_nothing_is_waited_for(store: Path, tmp_path: Path, sigint: Any) -> None:

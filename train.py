@@ -20,7 +20,8 @@ def main(config: DictConfig) -> dict[str, Any] | None:
     with Session.of(config, "train") as session:
         pipeline = Pipeline(session.config, session)
         pipeline.check()  # layers, tokenizers, settings: before anything costly
-        pipeline.store  # noqa: B018  record both models' hidden states, or find them
+        if pipeline.keeps_states:
+            pipeline.store  # noqa: B018  record both models' hidden states, or find them
         pipeline.states  # noqa: B018  contrastive prompts: the steering vectors
         cards = pipeline.fit()  # Lightning: the maps, each beside its optimum, probes of behaviour on the way
         if not session.first:  # the other processes of a distributed fit end here

@@ -26,7 +26,8 @@ class PairedRows:
     """The kept rows of some whole blocks, at every layer of both models; float32, on the CPU.
 
     `blocks` counts the blocks of the split that are done with these, from its first: where a pass that
-    is to go on starts. `non_finite` counts, by `source.LAYER` and `target.LAYER`, the tokens of these
+    is to go on starts. `left_out` counts the tokens of these that leave, by reason, and
+    `non_finite`, by `source.LAYER` and `target.LAYER`, the tokens of these
     blocks whose state there is infinite or undefined; layers without one are not in it. Such a token is in
     no row.
     """
@@ -36,6 +37,7 @@ class PairedRows:
     document: Tensor  # [n] int64
     blocks: int
     non_finite: Mapping[str, int]
+    left_out: Mapping[str, int]
 
 
 def paired_rows(
@@ -182,7 +184,8 @@ def _rows(
             for side in SIDES
         }
         document = made.gathered(facts["document"])
-        yield PairedRows(kept["source"], kept["target"], document, end, lost)
+        left_out = {reason: int(mask.sum()) for reason, mask in made.leaves.items()}
+        yield PairedRows(kept["source"], kept["target"], document, end, lost, left_out)
 
 
 def _run(

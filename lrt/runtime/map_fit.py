@@ -205,7 +205,7 @@ class MapFit(Rows):
     def _mean_cosine(self, affine: AffineMap) -> float:
         """Mean cosine of mapped and recorded test rows."""
         metric = MeanCosine()
-        for batch in self.data.iterate("test"):
+        for batch in self.in_order.iterate("test"):
             metric.update(affine.points(batch["source"]), batch["target"])
         return float(metric.compute())
 
@@ -338,7 +338,7 @@ class MapFit(Rows):
         moments, yardstick = self.moments, self.yardstick
         test = moments["test"]
         fvu, optimum = test.fvu_of(affine), test.fvu_of(yardstick.map)
-        left_out = self.data.rows_left_out["train"]
+        left_out = self.in_order.rows_left_out["train"]
         return {
             "fingerprint": self.fingerprint,
             "pair": self.run.config.pair.name,
@@ -358,7 +358,7 @@ class MapFit(Rows):
             "map": asdict(self.run.config.map),
             "fit": asdict(self.run.config.fit),
             "steps": steps,
-            "rows": self.data.rows["train"],
+            "rows": self.in_order.rows["train"],
             "rows_left_out": sum(left_out.values()),
             "rows_left_out_by": left_out,
             "metrics": {

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -58,6 +58,7 @@ from lrt.models import (
 )
 from lrt.report import blocks_told
 from lrt.runtime.fingerprints import file_digests, fingerprint
+from lrt.runtime.passing import MEDIAN_TOKENS, check_passing, pass_medians
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
 from lrt.runtime.session import Session
 from lrt.runtime.suites import behaviours_of
@@ -159,6 +160,8 @@ class Recorded:
             else:
                 self.config.map.check(source.total, target.total)
             self._check_solver(source, target)
+            if not self.keeps_states:
+                check_passing(self)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             self._check_carried()
@@ -387,13 +390,35 @@ class Recorded:
             )
 
     @property
+    def keeps_states(self) -> bool:
+        """Whether hidden states are recorded; where not, what needs them passes over the models."""
+        return self.config.recording.states != "none"
+
+    @property
+    def pass_facts(self) -> dict[str, Any]:
+        """What determines the rows of a pass that keeps nothing, beside their selection."""
+        return {"store": self.store_fingerprint, "median_tokens": MEDIAN_TOKENS}
+
+    @cached_property
+    def median_norms(self) -> Mapping[str, float]:
+        """Median norms of the recorded layers, by `source.LAYER` and `target.LAYER`."""
+        if self.keeps_states:
+            return self.store.manifest.median_norms
+        return pass_medians(self, self.artifacts / "passes" / f"norms-{fingerprint(self.pass_facts)}.json")
+
+    @property
     def store_folder(self) -> Path:
         """Where the activation store lies."""
         return self.artifacts / "activations" / self.store_fingerprint
 
     @cached_property
     def store(self) -> ActivationStore:
-        """Both models' hidden states over the corpus, recorded or found."""
+        """Both models' hidden states over the corpus, recorded or found. Raises ConfigError where none are to
+        be kept."""
+        if not self.keeps_states:
+            raise ConfigError(
+                "recording.states=none keeps no states, and this needs them; set recording.states=native"
+            )
         with self.session.stage("record hidden states"):
             if self._recorded:
                 store = ActivationStore.open(self.store_folder)
@@ -431,6 +456,9 @@ class Recorded:
     @cached_property
     def recording_plan(self) -> RecordingPlan:
         """What is to be recorded, in which shards."""
+        states = self.config.recording.states
+        if states == "none":
+            raise ConfigError("recording.states=none keeps no states, so there is no store to record")
         self._check_corpus(self.packed.digest)
         source, target = self.recorded_stacks
         return plan_recording(
@@ -443,7 +471,7 @@ class Recorded:
             rows_per_shard=self.config.recording.rows_per_shard,
             batch_tokens=self.config.recording.batch_tokens,
             non_finite=self.config.recording.non_finite,
-            states=self.config.recording.states,
+            states=states,
         )
 
     @contextmanager

@@ -15,6 +15,7 @@ from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import Split
 from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
 from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.passing import PassingRows, ShuffledPairs
 from lrt.runtime.recorded import cache_read
 from lrt.runtime.vectors import Vectors
 from lrt.sealed import read_sealed, write_sealed
@@ -78,11 +79,12 @@ class Rows:
             "parts": self.parts,
             "rows": [self.selection.ends, self.selection.repeat],
             "products": self.run.config.products,
+            **({} if self.run.keeps_states else {"pass": self.run.pass_facts}),
         }
 
     @cached_property
     def data(self) -> ActivationDataModule:
-        """The store as Lightning reads it, filtered."""
+        """The store as Lightning reads it, filtered. Raises ConfigError where no states are kept."""
         batches = self.run.config.batches
         return ActivationDataModule(
             self.run.store.folder,
@@ -92,6 +94,14 @@ class Rows:
             workers=batches.workers,
             window_rows=batches.window_rows,
         )
+
+    @cached_property
+    def in_order(self) -> ActivationDataModule | PassingRows:
+        """The rows from first to last, of the store or of a pass."""
+        return self.data if self.run.keeps_states else self._passing(self.selection)
+
+    def _passing(self, selection: Selection) -> PassingRows:
+        return PassingRows(self.run, selection, self.run.artifacts / "passes")
 
     # -- moments and the optimum ---------------------------------------------------------------
 
@@ -103,19 +113,38 @@ class Rows:
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
             found = {name: self._no_rows() for name in (*_numbered("train", folds), "validation", "test")}
-            with self._told(sum(self.data.rows.values())) as told:
-                for batch in told(self.data.iterate("train", batch_rows=AT_ONCE)):
+            shuffled = None if self.run.keeps_states else self._shuffled_beside()
+            with self._told(sum(self.in_order.rows.values())) as told:
+                for batch in told(self.in_order.iterate("train", batch_rows=AT_ONCE)):
                     fold_of = batch["document"] % folds
                     for fold in torch.unique(fold_of).tolist():
                         rows = fold_of == fold
                         found[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
+                    if shuffled is not None:
+                        shuffled[1].add(batch["source"], batch["target"])
                 held_out: tuple[Split, ...] = ("validation", "test")
                 for split in held_out:
-                    for batch in told(self.data.iterate(split, batch_rows=AT_ONCE)):
+                    for batch in told(self.in_order.iterate(split, batch_rows=AT_ONCE)):
                         found[split].update(batch["source"], batch["target"])
-            return found
+            if shuffled is None:
+                return found
+            shuffled[1].end()
+            return found | shuffled[0]
 
-        return self._kept({"folds": folds}, gather)
+        beside = (
+            {} if self.run.keeps_states else self._shuffled_facts(self.run.config.evaluation.shuffled_draws)
+        )
+        return self._kept({"folds": folds, **beside}, gather)
+
+    def _shuffled_beside(self) -> tuple[dict[str, Moments], ShuffledPairs]:
+        """Moments of shuffled pairs by name, and what gathers them in the pass that gathers the true ones."""
+        config = self.run.config
+        found = {name: self._no_rows() for name in _numbered("shuffled", config.evaluation.shuffled_draws)}
+        return found, ShuffledPairs([*found.values()], config.batches.window_rows, 1000 * (config.seed + 1))
+
+    def _shuffled_facts(self, draws: int) -> dict[str, Any]:
+        config = self.run.config  # the window is the permutation's
+        return {"shuffled": draws, "seed": config.seed, "window_rows": config.batches.window_rows}
 
     @cached_property
     def shuffled(self) -> list[Moments]:
@@ -123,9 +152,10 @@ class Rows:
         return self.shuffled_pairs(self.run.config.evaluation.shuffled_draws)
 
     def shuffled_pairs(self, draws: int) -> list[Moments]:
-        """The same for some draws."""
+        """The same for some draws. Raises ConfigError for other ones where no states are kept."""
         seed = self.run.config.seed
-        window = self.run.config.batches.window_rows  # the permutation's
+        if not self.run.keeps_states and draws == self.run.config.evaluation.shuffled_draws:
+            return [self.moments[name] for name in _numbered("shuffled", draws)]
 
         def gather() -> dict[str, Moments]:
             found = {name: self._no_rows() for name in _numbered("shuffled", draws)}
@@ -136,7 +166,7 @@ class Rows:
                         moments.update(batch["source"], batch["target"])
             return found
 
-        return list(self._kept({"shuffled": draws, "seed": seed, "window_rows": window}, gather).values())
+        return list(self._kept(self._shuffled_facts(draws), gather).values())
 
     @cached_property
     def token_moments(self) -> dict[str, Moments]:
@@ -144,12 +174,15 @@ class Rows:
         seen = {"kept": self.run.config.filter, "unfiltered": RowFilter(massive=None, first_position=False)}
 
         def gather() -> dict[str, Moments]:
-            folder = self.run.store.folder
-            streams = {
-                name: ActivationDataModule(
-                    folder, replace(self.selection, filter=kept, span=1, ends=(), repeat=())
-                )
+            selections = {
+                name: replace(self.selection, filter=kept, span=1, ends=(), repeat=())
                 for name, kept in seen.items()
+            }
+            streams: dict[str, ActivationDataModule | PassingRows] = {
+                name: ActivationDataModule(self.run.store.folder, selection)
+                if self.run.keeps_states
+                else self._passing(selection)
+                for name, selection in selections.items()
             }
             found = {name: self._no_rows() for name in streams}
             with self._told(sum(data.rows["test"] for data in streams.values())) as told:

@@ -241,7 +241,8 @@ class Recording:
     source, target  Blocks (or depths) to record beside those of `layers`, or `all`, so that a sweep over
                     layers records once.
     non_finite      `refuse` a hidden state that is infinite or undefined, or count it and `leave_out`.
-    states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry.
+    states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry; `none`
+                    keeps none: moments come straight from a pass, and fit=closed_form solves them.
     verify          Whether a store that is found is compared with its checksums before it is used.
     """
 
@@ -249,7 +250,7 @@ class Recording:
     target: tuple[Depth, ...] | Literal["all"] = ()
     verify: bool = True
     non_finite: NonFinite = "refuse"
-    states: Stored = "native"
+    states: Stored | Literal["none"] = "native"
     rows_per_shard: int = 65_536
     batch_tokens: int = 8192
 

@@ -118,7 +118,7 @@ class Vectors(Recorded):
     def steerable(self, side: Side, layer: int) -> SteerableModel:
         """A model at one of its layers with its strength unit there."""
         model = self.target if side == "target" else self.source
-        return SteerableModel(model, layer, self.store.median_norm(side, layer))
+        return SteerableModel(model, layer, self.median_norms[f"{side}.{layer}"])
 
     def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
         """Layer and strength for a behaviour, by what a model's own vector does on development items; made
@@ -140,7 +140,7 @@ class Vectors(Recorded):
             "version": 1,
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
-            "norms": {layer: self.store.median_norm(side, layer) for layer in stack.layers},
+            "norms": {layer: self.median_norms[f"{side}.{layer}"] for layer in stack.layers},
             "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
             "grid": evaluation.grid,
             "temperature": evaluation.temperature,

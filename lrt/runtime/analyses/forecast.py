@@ -95,7 +95,7 @@ class Forecasts:
     def _without_a_part(self, fit: MapFit) -> list[AffineMap]:
         """The ridge maps of a fit's corpus with one part of the mixture left out at a time."""
         parts = fit.parts or tuple(self.run.config.corpus.sources)
-        if len(parts) < 2:
+        if len(parts) < 2 or not self.run.keeps_states:  # each would be a pass over all text
             return []
         if fit.fingerprint not in self._without:
             of = [m for part in parts if (m := self._part(part, fit)) is not None]

@@ -9,7 +9,7 @@ error along each steering vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class AtlasCell:
     `fvu` and `error_along` (one per steering vector) are of the ridge map on test rows, its `weight`
     chosen on validation rows; `cosine` is that of `W v` with the native vector. `cka` is linear CKA of
     the training rows. `rank` is the least rank whose reduced-rank map explains 95% of the variance that
-    the whole map explains on test rows; 0 where that explains nothing.
+    the whole map explains on test rows; 0 where that explains nothing. `fvu_of` is the FVU of the same map
+    on other rows by name, as the single tokens without and with massive activations.
     """
 
     source_layer: int
@@ -42,6 +43,7 @@ class AtlasCell:
     rank: int
     error_along: Mapping[str, float]
     cosine: Mapping[str, float]
+    fvu_of: Mapping[str, float] = field(default_factory=dict)
 
 
 def atlas(
@@ -53,19 +55,27 @@ def atlas(
     vectors: Mapping[str, tuple[Tensor, Tensor]],  # name: source [S d_source], native target [T d_target]
     *,
     bias: bool = True,
+    beside: Mapping[str, Moments | GridMoments] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[AtlasCell]:
     """A cell for every source layer with every target layer, in the order of the stacks.
 
     The moments are of stacked rows or of a grid of the same layers. `vectors` hold each steering
     vector at all layers of the source and its native counterpart at all of the target, stacked alike.
-    `progress` is called with the cells done and their number.
+    `beside` are moments of further rows, by name, that every map is scored on. `progress` is called with
+    the cells done and their number.
 
     Costs one eigendecomposition per source layer, one of the narrower width per cell for its rank, and
     products. Raises ValueError, before any of it, for moments or vectors of other widths, a vector that
     is zero or not finite at a layer, and moments without rows.
     """
-    for name, moments in (("training", train), ("validation", validation), ("test", test)):
+    further = beside or {}
+    for name, moments in (
+        ("training", train),
+        ("validation", validation),
+        ("test", test),
+        *further.items(),
+    ):
         check_stacked(moments, source, target, name)
     units = {
         name: (_units(pair[0], source, name, "source"), _units(pair[1], target, name, "target"))
@@ -93,6 +103,10 @@ def atlas(
                     },
                     cosine={
                         name: _cosine(fit.map.directions(v), native) for name, (v, native) in along.items()
+                    },
+                    fvu_of={
+                        name: _pair(moments, source, target, s, t).fvu_of(fit.map)
+                        for name, moments in further.items()
                     },
                 )
             )

@@ -23,6 +23,8 @@ ATLAS = {
     "cka": "linear CKA, training documents",
     "rank": "rank that explains 95% of what the map does",
     "along": "error along the vectors, median",
+    "tokens": "FVU on single test tokens, massive ones left out",
+    "unfiltered": "FVU on all single test tokens, massive ones among them",
 }
 
 
@@ -32,7 +34,7 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     values = {}
     for cell in cells:
         place = str(cell["source_layer"]), str(cell["target_layer"])
-        value = median_along(cell) if metric == "along" else cell.get(metric)
+        value = _at(cell, metric)
         if value is not None:
             values[place] = float(value)
     sides = [
@@ -41,6 +43,19 @@ def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: boo
     grid = Grid(sides[0], sides[1], "source block", "target block", values, frozenset())
     # a grid's colour knows these two: less is better for all of an atlas but CKA
     return grid_figure(grid, "r2" if metric == "cka" else "fvu", dark, bare=bare)
+
+
+def atlas_metrics(results: Results) -> dict[str, str]:
+    """Those of `ATLAS` that the cells tell of: an atlas without a store scores no single tokens."""
+    cells = results.get("atlas") or []
+    return {m: title for m, title in ATLAS.items() if any(_at(cell, m) is not None for cell in cells)}
+
+
+def _at(cell: Mapping[str, Any], metric: str) -> float | None:
+    if metric == "along":
+        return median_along(cell)
+    value: float | None = cell.get(metric, (cell.get("fvu_of") or {}).get(metric))
+    return value
 
 
 def median_along(cell: Mapping[str, Any]) -> float | None:
@@ -68,6 +83,37 @@ def atlas_table(results: Results) -> Table:
     return Table(
         "The pair of layers with the least error along each vector",
         ("vector", "source block", "target block", "error along it", "cosine, carried with native"),
+        tuple(rows),
+    )
+
+
+def layer_pairs_table(results: Results) -> Table:
+    """Every recorded pair of layers: how well a map predicts, with massive activations and without."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            cell["source_layer"],
+            cell["target_layer"],
+            cell["fvu"],
+            (cell.get("fvu_of") or {}).get("tokens"),
+            (cell.get("fvu_of") or {}).get("unfiltered"),
+            cell["cka"],
+            cell["rank"],
+            median_along(cell),
+        )
+        for cell in results.get("atlas") or []
+    ]
+    return Table(
+        "Every recorded pair of layers",
+        (
+            "source block",
+            "target block",
+            "FVU, rows of the fit",
+            "FVU, single tokens",
+            "FVU, massive tokens among them",
+            "CKA",
+            "rank for 95%",
+            "error along the vectors, median",
+        ),
         tuple(rows),
     )
 
@@ -366,6 +412,7 @@ def analysis_tables(results: Results) -> Sequence[Table]:
         rank_table(results),
         many_to_one_table(results),
         atlas_table(results),
+        layer_pairs_table(results),
         sae_table(results),
         geometry_table(results),
         feature_table(results),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrt.report.analysis import ATLAS, atlas_figure, atlas_table, median_along
+from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table, median_along
 from lrt.report.contents import provenance_facts
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.plain import plain, to_json
@@ -34,8 +34,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
     cells = record["atlas"]
     drawings = [
         {"title": title, "svg": inline_svg(atlas_figure(record, metric, bare=True), f"atlas-{metric}")}
-        for metric, title in ATLAS.items()
-        if metric != "along" or any(cell["error_along"] for cell in cells)
+        for metric, title in atlas_metrics(record).items()
     ]
     page = render(
         "atlas.html",

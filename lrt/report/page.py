@@ -118,6 +118,7 @@ def page(results: Mapping[str, Any]) -> str:
             "cuts": analysis.cut_table(results),
             "many": analysis.many_to_one_table(results),
             "atlas": analysis.atlas_table(results),
+            "pairs": analysis.layer_pairs_table(results),
             "sae": analysis.sae_table(results),
             "geometry": analysis.geometry_table(results),
             "features": analysis.feature_table(results),
@@ -130,7 +131,7 @@ def page(results: Mapping[str, Any]) -> str:
         else None,
         atlas=[
             {"title": title, "svg": inline_svg(analysis.atlas_figure(results, m, bare=True), f"atlas-{m}")}
-            for m, title in analysis.ATLAS.items()
+            for m, title in analysis.atlas_metrics(results).items()
         ]
         if results.get("atlas")
         else [],

@@ -26,7 +26,7 @@ from lrt.durable import one_writer, sweep
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
-from lrt.report.analysis import ATLAS, atlas_figure, atlas_table
+from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table
 from lrt.report.atlas import lost_table, pairs_table, write_atlas_report
 from lrt.report.numerals import blocks_told
 from lrt.runtime.entry import command
@@ -413,7 +413,9 @@ def main(composed: DictConfig) -> None:
                 session.console.print(table.rich())
         session.console.print(f"atlas: {page}")
         session.tell_wandb(
-            lambda run: run.log({f"atlas/{m}": wandb.Image(atlas_figure(results, m)) for m in ATLAS})
+            lambda run: run.log(
+                {f"atlas/{m}": wandb.Image(atlas_figure(results, m)) for m in atlas_metrics(results)}
+            )
         )
 
 

@@ -383,3 +383,24 @@ def test_errors_of_the_shared_decomposition(rows: list[tuple[Tensor, Tensor]]) -
         SharedRidge(constant, pairs[1])
     with pytest.raises(ValueError, match="validation rows do not vary"):
         shared.fit(pairs[0], moments_of(torch.randn(9, 6), torch.ones(9, 8)))
+
+
+def test_further_rows_are_scored_by_the_same_maps() -> None:
+    generator = torch.Generator().manual_seed(3)
+    source, target = Stack((0, 2), 4), Stack((1,), 5)
+    weight = torch.randn(5, 8, generator=generator, dtype=torch.float64)
+
+    def moments(n: int, noise: float) -> Moments:
+        x = torch.randn(n, 8, generator=generator, dtype=torch.float64)
+        found = Moments(8, 5, products="float64")
+        found.update(x, x @ weight.T + noise * torch.randn(n, 5, generator=generator, dtype=torch.float64))
+        return found
+
+    train, validation, test, wild = moments(400, 0.1), moments(200, 0.1), moments(200, 0.1), moments(200, 9.0)
+    cells = atlas(train, validation, test, source, target, {}, beside={"same": test, "wild": wild})
+    assert len(cells) == 2
+    for cell in cells:
+        assert cell.fvu_of["same"] == pytest.approx(cell.fvu)
+        assert cell.fvu_of["wild"] > cell.fvu
+    with pytest.raises(ValueError, match="other"):
+        atlas(train, validation, test, source, target, {}, beside={"other": Moments(3, 5)})

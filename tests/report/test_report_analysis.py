@@ -10,12 +10,14 @@ from lrt.report.analysis import (
     ATLAS,
     analysis_tables,
     atlas_figure,
+    atlas_metrics,
     atlas_table,
     cut_table,
     feature_table,
     fidelity_table,
     forecast_table,
     geometry_table,
+    layer_pairs_table,
     many_to_one_table,
     notes_table,
     rank_table,
@@ -56,6 +58,7 @@ def analysed(results: dict[str, Any]) -> dict[str, Any]:
                 "rank": 10 * s + t,
                 "error_along": {"french": 0.5 - 0.1 * s, "dogs": 0.2 + 0.1 * s},
                 "cosine": {"french": 0.9, "dogs": 0.6},
+                "fvu_of": {"tokens": 0.3 + 0.1 * s, "unfiltered": 0.95},
             }
             for s in (0, 2)
             for t in (1, 3)
@@ -134,7 +137,7 @@ RATIOS = {"s2l": 0.71, "l2l_features": 0.62, "l2l": 0.93}
 
 
 def test_every_table_has_its_rows(analysed: dict[str, Any]) -> None:
-    assert len(analysis_tables(analysed)) == 10
+    assert len(analysis_tables(analysed)) == 11
     assert {row[0]: row[3:6] for row in fidelity_table(analysed).rows}["source"] == (None, None, 0.9)
     assert [row[0] for row in cut_table(analysed).rows] == [
         "the source alone",
@@ -224,6 +227,18 @@ def test_an_atlas_has_a_cell_for_every_pair(analysed: dict[str, Any], metric: st
     if metric == "fvu":
         assert heights[0] == max(heights)
         assert heights[-1] == min(heights)
+
+
+def test_every_pair_is_told_with_massive_activations_and_without(analysed: dict[str, Any]) -> None:
+    table = layer_pairs_table(analysed)
+    assert [row[:2] for row in table.rows] == [(0, 1), (0, 3), (2, 1), (2, 3)]
+    assert [row[3] for row in table.rows] == pytest.approx([0.3, 0.3, 0.5, 0.5])
+    assert {row[4] for row in table.rows} == {0.95}
+    # of an atlas without a store there are no single tokens, and no empty heatmap of them
+    for cell in analysed["atlas"]:
+        del cell["fvu_of"]
+    assert set(ATLAS) - set(atlas_metrics(analysed)) == {"tokens", "unfiltered"}
+    assert {row[3] for row in layer_pairs_table(analysed).rows} == {None}
 
 
 def test_the_page_shows_it_all_and_nothing_of_what_is_not_there(

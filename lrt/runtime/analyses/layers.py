@@ -50,10 +50,16 @@ class Atlas(OfAllLayers):
     """Every recorded source layer against every recorded target layer."""
 
     name = "atlas"
+    version = 2
 
     @property
     def asked(self) -> bool:
         return self.settings.atlas
+
+    @property
+    def memory(self) -> int:
+        """Those, and of the test documents' single tokens, kept and all."""
+        return super().memory + stack_bytes(*self.run.recorded_stacks, 2)
 
     def facts(self) -> Mapping[str, Any]:
         digests = {
@@ -65,6 +71,7 @@ class Atlas(OfAllLayers):
     def make(self) -> list[dict[str, Any]]:
         source, target = self.run.recorded_stacks
         splits, vectors = self.splits(), self.run.recorded_states
+        tokens = self.rows().token_moments
         with (
             self.run.session.stage("atlas"),
             self.run.session.progress("atlas", len(source.layers) * len(target.layers)) as advance,
@@ -75,6 +82,7 @@ class Atlas(OfAllLayers):
                 target,
                 {name: (states.source_vector, states.target_vector) for name, states in vectors.items()},
                 bias=self.run.config.map.bias,
+                beside={"tokens": tokens["kept"], "unfiltered": tokens["unfiltered"]},
                 progress=lambda _done, _all: advance(1),
             )
         return [asdict(cell) for cell in cells]

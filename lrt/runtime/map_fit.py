@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.activations.manifest import Side
-from lrt.durable import sweep
+from lrt.durable import one_writer, sweep
 from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
@@ -160,8 +161,11 @@ class MapFit(Rows):
     def _train(self, spec: FitSpec) -> None:
         module = self._module(spec)
         history, probe = FitHistory(), self._probe()
-        with self.run.session.stage("fit"):
+        with self.run.session.stage("fit"), ExitStack() as holding:
             trainer = self._trainer(spec, history, probe)
+            if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
+                busy = one_writer(self.folder, "fitting the map in", ConfigError, ConfigError)
+                holding.enter_context(busy)
             checkpoints = self.folder / "checkpoints"
             last = checkpoints / "last.ckpt"
             if trainer.is_global_zero and checkpoints.is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import MicroRun, Ran, Workshop, run_main
+from running import ROOT, MicroRun, Ran, Workshop, run_main
 
 from lrt.runtime import recorded
 from lrt.runtime.record import main
@@ -43,6 +43,34 @@ def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     before = workshop.files("activations")
     assert workshop.train(*SHARED).code == 0
     assert workshop.files("activations") == before
+
+
+def test_two_processes_that_record_the_same_at_once_do_not_harm_each_other(
+    workshop: Workshop, pair_folder: Path, tmp_path: Path
+) -> None:
+    alone = Workshop(pair_folder, tmp_path / "alone")
+    assert run_record(alone).code == 0
+    command = [sys.executable, "-m", "lrt.runtime.record"]
+    settings = [workshop.settings(*SHARED, run=f"run{number}") for number in (0, 1)]
+    both = [
+        subprocess.Popen(
+            [*command, *each],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for each in settings
+    ]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    codes = sorted(process.returncode for process in both)
+    # the second is told to wait, or comes when the first is done
+    assert codes in ([0, 0], [0, 1]), told
+    if codes == [0, 1]:
+        refused = next(text for text, process in zip(told, both, strict=True) if process.returncode)
+        assert "another process" in " ".join(refused.split())
+    assert store_of(workshop.artifacts) == store_of(alone.artifacts)
 
 
 def test_blocks_above_the_deepest_that_is_recorded_are_not_loaded(

@@ -9,16 +9,46 @@ from typing import Any
 import pytest
 from running import run_apart
 
+from lrt.activations import ActivationStore
+from lrt.activations.quantised import Quantised
+from lrt.corpora import SPLITS
+from lrt.mapping import Moments, ridge_path
+
 pytestmark = pytest.mark.real
 
 
+def r2_of(store: ActivationStore, source: str, target: str, *, rounded: bool) -> float:
+    """R2 on test tokens of the ridge map between two recorded layers, massive tokens and first positions left
+    out; `rounded` as `recording.states=int8` keeps the states."""
+    found: dict[str, Moments] = {}
+    limits = {name: 10 * store.manifest.median_norms[name] for name in (source, target)}
+    for split in SPLITS:
+        moments = found[split] = Moments(store.width("source"), store.width("target"))
+        for shard in store.shards(split):
+            reader = store.reader(shard)
+            keep = reader.rows("position", 0, shard.rows) > 0
+            states = {}
+            for name, limit in limits.items():
+                norms, rows = (reader.rows(column, 0, shard.rows) for column in (f"norm.{name}", name))
+                keep &= norms <= limit
+                states[name] = Quantised.of(rows, norms).rows(0, shard.rows) if rounded else rows
+            moments.update(*(states[name][keep].float() for name in (source, target)))
+    fit = ridge_path(found["train"], found["validation"])
+    return 1 - found["test"].fvu_of(fit.map)
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture(scope="module")
+def results(artifacts: Path) -> dict[str, Any]:
     """French on a small corpus of the experiment's own mixture."""
     missing = [name for name in ("LRT_REAL_MODELS", "LRT_DATA") if name not in os.environ]
     if missing:
         pytest.fail(f"set {' and '.join(missing)} to the folders that make reproduce-real takes")
-    folder = tmp_path_factory.mktemp("real")
+    folder = artifacts
     ran = run_apart(
         "train",
         "experiment=real",
@@ -61,3 +91,13 @@ def test_french_is_carried_and_its_nulls_fail(results: dict[str, Any]) -> None:
     assert french["native"] > 0.5
     assert french["ratio"] > 0.5
     assert max(french["nulls"].values()) < 0.3
+
+
+@pytest.mark.usefixtures("results")
+def test_a_byte_an_entry_changes_next_to_nothing(artifacts: Path) -> None:
+    (folder,) = artifacts.glob("artifacts/activations/*")
+    store = ActivationStore.open(folder)
+    source, target = f"source.{store.plan.source.layers[0]}", f"target.{store.plan.target.layers[-1]}"
+    whole, rounded = (r2_of(store, source, target, rounded=each) for each in (False, True))
+    assert whole > 0.2
+    assert abs(whole - rounded) < 0.0005

@@ -73,7 +73,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class ScaleColumn(Column):
+class StepColumn(Column):
     """One number for each dimension of a shard: `[width]`."""
 
     @property
@@ -171,7 +171,7 @@ class RecordingPlan:
                 found[name] = column
                 continue
             found[name] = Column(torch.int8, column.width)
-            found[f"{name}.scale"] = ScaleColumn(torch.float32, column.width)
+            found[f"{name}.step"] = StepColumn(torch.float32, column.width)
             found[f"{name}.massive"] = SomeRowsColumn(column.dtype, column.width)
             found[f"{name}.where"] = SomeRowsColumn(torch.int64)
         return found

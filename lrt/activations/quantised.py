@@ -1,7 +1,10 @@
-"""Hidden states in a byte an entry: one scale for each dimension of a shard, massive rows kept as they are.
+"""Hidden states in a byte an entry: one step for each dimension of a shard, in units of each row's own norm,
+massive rows kept as they are.
 
-A few tokens are tens of times as long as the others (`filter`). Were the scale to reach them, all others
-would fall on a few steps of it; so it reaches what is not massive, and massive rows lie beside in full.
+Norms differ several times over from token to token, and lie in the store anyhow. A step that had to reach the
+longest rows would be coarse for the others: on a real pair it costs eight times as much of R2. And a few
+tokens are tens of times as long as the others and point elsewhere (`filter`), so the steps reach what is not
+massive, and massive rows lie beside in full.
 """
 
 from __future__ import annotations
@@ -27,32 +30,40 @@ def massive_rows(norms: Tensor) -> Tensor:
 class Quantised:
     """`n` rows of `d` dimensions.
 
-    values   [n, d] int8, in steps of the scale; of massive rows zeros.
-    scale    [d] float32, what one step is worth: the largest entry that is not massive, over 127.
+    values   [n, d] int8, in steps of the row's norm; of massive rows zeros.
+    step     [d] float32, as a share of a row's norm: the largest that is not massive, over 127.
     massive  [k, d] rows kept in full, in the states' own dtype.
     where    [k] int64, rising: which rows these are.
+    norms    [n] float32, infinite where a state was to be left out: such rows are zero.
     """
 
     values: Tensor
-    scale: Tensor
+    step: Tensor
     massive: Tensor
     where: Tensor
+    norms: Tensor
 
     @classmethod
     def of(cls, states: Tensor, norms: Tensor) -> Quantised:
         """Of states `[n, d]`, finite, with their norms `[n]`, infinite where a state is to be left out."""
         where = massive_rows(norms).nonzero().flatten()
-        others = states.float().index_fill(0, where, 0.0)
-        scale = others.abs().amax(dim=0) / STEPS
+        others = (states.float() / _lengths(norms)).index_fill(0, where, 0.0)
+        step = others.abs().amax(dim=0) / STEPS
         # a dimension that is zero throughout has no step; any would do
-        scale = torch.where(scale > 0, scale, 1.0)
-        values = (others / scale).round().clamp(-STEPS, STEPS).to(torch.int8)
-        return cls(values, scale, states[where].clone(), where)
+        step = torch.where(step > 0, step, 1.0)
+        values = (others / step).round().clamp(-STEPS, STEPS).to(torch.int8)
+        return cls(values, step, states[where].clone(), where, norms)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` as states again, `[stop - start, d]` in their own dtype: off by half a step
         at most (and by the dtype's rounding), massive rows by nothing."""
-        found = (self.values[start:stop].float() * self.scale).to(self.massive.dtype)
+        found = self.values[start:stop].float() * self.step * _lengths(self.norms[start:stop])
+        found = found.to(self.massive.dtype)
         first, last = torch.searchsorted(self.where, torch.tensor([start, stop])).tolist()
         found[self.where[first:last] - start] = self.massive[first:last]
         return found
+
+
+def _lengths(norms: Tensor) -> Tensor:
+    """`[n, 1]` to divide rows by; 1 for those without a length."""
+    return torch.where(norms.isfinite() & (norms > 0), norms, 1.0)[:, None]

@@ -492,7 +492,7 @@ def _stored(tensors: dict[str, Tensor], plan: RecordingPlan) -> dict[str, Tensor
         # facts come after all states, so norms are still there
         made = Quantised.of(tensor, tensors[f"norm.{name}"])
         found[name] = made.values
-        found |= {f"{name}.{part}": getattr(made, part) for part in ("scale", "massive", "where")}
+        found |= {f"{name}.{part}": getattr(made, part) for part in ("step", "massive", "where")}
     return found
 
 

@@ -48,7 +48,8 @@ def test_an_entry_is_off_by_half_a_step_and_a_massive_row_by_nothing(
     assert torch.equal(back[~kept], states[start:stop][~kept])
     off = (back.float() - states[start:stop].float()).abs()[kept]
     rounding = states.float().abs().amax() * 0 + (2**-8 if dtype == torch.bfloat16 else 1e-6)
-    assert (off <= made.scale / 2 + rounding * states[start:stop][kept].float().abs() + 1e-7).all()
+    half = made.step / 2 * norms[start:stop][kept].clamp(min=1e-30)[:, None]
+    assert (off <= half + rounding * states[start:stop][kept].float().abs() + 1e-6 * half + 1e-7).all()
 
 
 def test_the_scale_does_not_reach_massive_rows() -> None:
@@ -56,9 +57,18 @@ def test_the_scale_does_not_reach_massive_rows() -> None:
     states[17] = 5000.0
     made = Quantised.of(states, states.norm(dim=1))
     assert made.where.tolist() == [17]
-    assert made.scale.max() < 6 / 127
+    assert made.step.max() <= 1 / 127
     # were it kept among the others, all of them would be zero or one step
     assert (made.rows(0, 17) - states[:17]).abs().max() < 0.05
+
+
+def test_short_rows_have_as_fine_steps_as_long_ones() -> None:
+    states = torch.randn(400, 8)
+    states[::2] *= 10.0
+    made = Quantised.of(states, states.norm(dim=1))
+    assert not len(made.where)
+    off = (made.rows(0, 400) - states).norm(dim=1) / states.norm(dim=1)
+    assert off[1::2].mean() < 1.2 * off[::2].mean() < 0.02
 
 
 def test_rows_that_leave_have_no_say_in_the_scale() -> None:

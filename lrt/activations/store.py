@@ -61,8 +61,8 @@ class ShardReader:
         for name, column in plan.columns.items():
             self._columns[name] = tensors[name]
             if column.width and plan.states == "int8":
-                parts = (tensors[f"{name}.{part}"] for part in ("step", "massive", "where"))
-                self._columns[name] = Quantised(tensors[name], *parts, norms=tensors[f"norm.{name}"])
+                step, massive, where = (tensors[f"{name}.{part}"] for part in ("step", "massive", "where"))
+                self._columns[name] = Quantised(tensors[name], step, massive, where, tensors[f"norm.{name}"])
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
         """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class ShardReader:
 
     def __init__(self, path: Path, plan: RecordingPlan) -> None:
         header, begin = _header(path)
+        self._path, self._begins = path, dict[str, int]()
         size = path.stat().st_size
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         tensors: dict[str, Tensor] = {}
@@ -57,12 +59,30 @@ class ShardReader:
             if start % column.dtype.itemsize:
                 flat = flat.clone()
             tensors[name] = flat.view(column.dtype).view(header[name]["shape"])
+            self._begins[name] = start
         self._columns: dict[str, Tensor | Quantised] = {}
         for name, column in plan.columns.items():
             self._columns[name] = tensors[name]
             if column.width and plan.states == "int8":
                 step, massive, where = (tensors[f"{name}.{part}"] for part in ("step", "massive", "where"))
                 self._columns[name] = Quantised(tensors[name], step, massive, where, tensors[f"norm.{name}"])
+
+    def whole(self, column: str) -> Tensor:
+        """All rows of a column that lies in the file as it is, as a view of it: copy before writing."""
+        found = self._columns[column]
+        if isinstance(found, Quantised):
+            raise TypeError(f"{column} is kept in a byte an entry; it is made row by row")
+        return found
+
+    def announce(self, column: str, start: int, stop: int) -> None:
+        """Has the system read these rows ahead, in its own time. Of states in a byte an entry nothing is."""
+        found = self._columns[column]
+        if isinstance(found, Quantised) or not hasattr(os, "posix_fadvise"):
+            return
+        each = found[0].numel() * found.element_size() if len(found) else 0
+        begin = self._begins[column] + start * each
+        with self._path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), begin, (stop - start) * each, os.POSIX_FADV_WILLNEED)
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
         """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""

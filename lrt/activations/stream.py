@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrt.activations.chunks import Chunks, Selection
+from lrt.activations.chunks import Chunks, Selection, TokenRows
 from lrt.activations.manifest import SIDES
-from lrt.activations.store import ActivationStore
+from lrt.activations.store import ActivationStore, ShardReader
 from lrt.corpora.splits import Split
 
 Batch = dict[str, Tensor]
@@ -46,8 +46,9 @@ class RowStream:
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
         seed: draws the order; None reads in the store's own order.
-        window_rows: rows that are shuffled among each other; RAM holds 1 + `workers` windows in the
-            store's dtypes (one more while a thread waits), and keeps them from epoch to epoch.
+        window_rows: rows that are shuffled among each other. Of tokens as they are stored RAM holds where
+            they lie, and the system, told beforehand, their pages; of means and of states in a byte an entry
+            it holds 2 + `workers` windows, and keeps their room from epoch to epoch.
         workers: threads that load windows ahead. Reading, filtering and permuting run outside the
             interpreter's lock, so threads serve as processes would, and share the memory.
         complete_only: leave out an epoch's smaller last batch (never the only one).
@@ -77,6 +78,9 @@ class RowStream:
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._largest_window = int(np.sort(chunks.kept)[-self._chunks_per_window :].sum())
         self._spare: list[Batch] = []  # room of windows that were given out
+        # rows that can be gathered from the files themselves: nothing is made of them first
+        self._direct = selection.span == 1 and store.plan.states == "native"
+        self._readers: dict[int, ShardReader] = {}
         self._seed = seed
         self._workers = workers
         self._complete_only = complete_only
@@ -104,14 +108,14 @@ class RowStream:
         first = int(np.searchsorted(order.offsets, first_row, side="right")) - 1
         windows = self._windows(order, epoch, first)
         try:
-            begin, window = 0, _Window({}, 0, None)
+            begin, window = 0, _Window(0)
             for number in numbers:
                 low = number * self.batch_rows
                 high = min(low + self.batch_rows, self.chunks.rows)
                 pieces: list[Batch] = []
                 while low < high:
                     while low >= begin + window.size:
-                        if window.room:
+                        if isinstance(window, _Copied):
                             self._spare.append(window.room)
                         begin, window = next(windows)
                     here = slice(low - begin, min(high - begin, window.size))
@@ -143,7 +147,11 @@ class RowStream:
         """
         numbers = [n for n in range(first, len(order.chunks)) if order.offsets[n + 1] > order.offsets[n]]
         if self._workers == 0:
-            for n in numbers:
+            if self._direct and numbers:
+                self._announce(order, numbers[0])
+            for at, n in enumerate(numbers):
+                if self._direct and at + 1 < len(numbers):  # the system reads while this one is used
+                    self._announce(order, numbers[at + 1])
                 yield int(order.offsets[n]), self._load(order, epoch, n)
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="rows")
@@ -160,7 +168,7 @@ class RowStream:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _load(self, order: _Order, epoch: int, window: int) -> _Window:
-        """A window's kept rows, in the store's dtypes, and their final order."""
+        """A window's kept rows and their final order."""
         chosen = order.chunks[window]
         size = int(order.offsets[window + 1] - order.offsets[window])
         shuffled = None
@@ -168,6 +176,8 @@ class RowStream:
             places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
             shuffled = torch.empty_like(places)
             shuffled[places] = torch.arange(size)
+        if self._direct:
+            return self._mapped(chosen, size, shuffled)
         ends = np.cumsum(self.chunks.kept[chosen])
         room = self._spare.pop() if self._spare else self._new_room()
         rows = {name: all_rows[:size] for name, all_rows in room.items()}
@@ -175,7 +185,7 @@ class RowStream:
         for position, chunk in enumerate(chosen):
             by_shard.setdefault(int(self.chunks.shard[chunk]), []).append(position)
         for shard, positions in by_shard.items():
-            reader = self._store.reader(self._shards[shard])
+            reader = self._reader(shard)
             for position in positions:
                 chunk = chosen[position]
                 kept = int(self.chunks.kept[chunk])
@@ -183,9 +193,7 @@ class RowStream:
                     continue
                 start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
                 place = slice(int(ends[position]) - kept, int(ends[position]))
-                made = None
-                if self._repeats or kept < stop - start:  # or every token is a row
-                    made = self._selection.rows(self._store, reader, start, stop)
+                made = self._made(chunk, reader)
                 for name, columns in self._columns.items():
                     begin = 0
                     for column in columns:
@@ -197,7 +205,44 @@ class RowStream:
                             continue
                         rows[name][place, begin : begin + piece.shape[1]] = piece
                         begin += piece.shape[1]
-        return _Window(room, size, shuffled)
+        return _Copied(size, room, shuffled)
+
+    def _reader(self, shard: int) -> ShardReader:
+        if shard not in self._readers:
+            self._readers[shard] = self._store.reader(self._shards[shard])
+        return self._readers[shard]
+
+    def _made(self, chunk: int, reader: ShardReader) -> TokenRows | None:
+        """What a chunk's tokens become; None where every token is a row, once."""
+        start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
+        if not self._repeats and int(self.chunks.kept[chunk]) == stop - start:
+            return None
+        return self._selection.rows(self._store, reader, start, stop)
+
+    def _announce(self, order: _Order, window: int) -> None:
+        """Has the system read a window's pages, in its own time."""
+        for chunk in order.chunks[window]:
+            reader = self._reader(int(self.chunks.shard[chunk]))
+            for columns in self._columns.values():
+                for column in columns:
+                    reader.announce(column, int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
+
+    def _mapped(self, chosen: npt.NDArray[np.int64], size: int, shuffled: Tensor | None) -> _Mapped:
+        """Where a window's rows lie."""
+        shards, rows = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
+        at = 0
+        for chunk in chosen:
+            kept, shard = int(self.chunks.kept[chunk]), int(self.chunks.shard[chunk])
+            if kept == 0:
+                continue
+            tokens = torch.arange(int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
+            if (made := self._made(chunk, self._reader(shard))) is not None:
+                tokens = made.gathered(tokens)
+            shards[at : at + kept], rows[at : at + kept] = shard, tokens
+            at += kept
+        if shuffled is not None:
+            shards, rows = shards[shuffled], rows[shuffled]
+        return _Mapped(size, shards, rows, self._columns, self._readers)
 
     def _new_room(self) -> Batch:
         """Where a window's rows go, in the store's dtypes, means in float32. It is used again for later
@@ -219,15 +264,57 @@ _BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torc
 
 @dataclass(frozen=True)
 class _Window:
-    """Rows that are shuffled among each other: as they were read, and the order they are given in. They are
-    gathered batch by batch, which is what memory does fastest; None gives them as they are."""
+    """Rows that are shuffled among each other, in the order they are given in."""
 
-    room: Batch  # its first `size` rows
     size: int
-    order: Tensor | None
 
     def part(self, here: slice) -> Batch:
         """Copies of some rows of the order, in the dtypes that a fit computes in."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Mapped(_Window):
+    """Rows that are gathered from the mapped files, batch by batch: what memory does fastest.
+
+    shards, rows  [size], the shard of each row and its number in it.
+    """
+
+    shards: Tensor
+    rows: Tensor
+    columns: dict[str, list[str]]
+    readers: dict[int, ShardReader]
+
+    def part(self, here: slice) -> Batch:
+        shards, rows = self.shards[here], self.rows[here]
+        by_shard = shards.argsort(stable=True)
+        back = torch.empty_like(by_shard)
+        back[by_shard] = torch.arange(len(back))
+        rows = rows[by_shard]
+        counts = shards.bincount()
+        found = counts.nonzero().flatten()  # rising, as the rows now lie
+        places = list(zip(found.tolist(), torch.split(rows, counts[found].tolist()), strict=True))
+        part = {}
+        for name, columns in self.columns.items():
+            side_by_side = []
+            for column in columns:
+                pieces = [self.readers[shard].whole(column).index_select(0, at) for shard, at in places]
+                # of one shard they never left their order
+                gathered = pieces[0] if len(pieces) == 1 else torch.cat(pieces).index_select(0, back)
+                side_by_side.append(gathered.to(_BATCH_DTYPES.get(name, gathered.dtype)))
+            part[name] = side_by_side[0] if len(columns) == 1 else torch.cat(side_by_side, dim=1)
+        return part
+
+
+@dataclass(frozen=True)
+class _Copied(_Window):
+    """Rows that were made of the store's, as means of tokens: as they were read, and the order they are given
+    in; None gives them as they are."""
+
+    room: Batch  # its first `size` rows
+    order: Tensor | None
+
+    def part(self, here: slice) -> Batch:
         part = {}
         for name, rows in self.room.items():
             dtype = _BATCH_DTYPES.get(name, rows.dtype)

@@ -194,22 +194,25 @@ def test_leaving_early_ends_the_threads(store: ActivationStore) -> None:
     assert not any(t.name.startswith("rows") for t in threading.enumerate())
 
 
-def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("span", [1, 2])
+def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int) -> None:
     held: list[int] = []
     real = RowStream._load
 
     def load(self: RowStream, *arguments: Any) -> Any:
         window = real(self, *arguments)
-        held.append(sum(rows.nbytes for rows in window.room.values()))
+        rows = window.room.values() if span > 1 else (window.shards, window.rows)
+        held.append(sum(each.nbytes for each in rows))
         return window
 
     monkeypatch.setattr(RowStream, "_load", load)
     python = []
     for name, blocks in (("small", 200), ("large", 2000)):
         store = make_store(tmp_path / name, corpus_of(train=blocks), rows_per_shard=4096)
-        stream = stream_of(store, window_rows=512, chunk_rows=32, batch_rows=60)
+        rows = Selection((2,), (3,), STANDARD, span)
+        stream = stream_of(store, selection=rows, window_rows=512, chunk_rows=32, batch_rows=60)
         tracemalloc.start()
-        assert sum(len(b["source"]) for b in stream.batches()) > 6 * blocks
+        assert sum(len(b["source"]) for b in stream.batches()) > 6 // span * blocks - 50
         python.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert max(held) <= 512 * (6 * 4 + 10 * 4 + 8 + 4)  # never more than a window's rows
@@ -218,8 +221,9 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("span", [1, 2])
 def test_the_room_of_a_window_is_used_again_and_a_batch_keeps_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, span: int
 ) -> None:
     rooms: list[Any] = []
     real = RowStream._new_room
@@ -232,12 +236,16 @@ def test_the_room_of_a_window_is_used_again_and_a_batch_keeps_its_rows(
     store = make_store(tmp_path / "store", corpus_of(train=200), rows_per_shard=4096)
     for seed in (None, 3):
         rooms.clear()
-        stream = stream_of(store, window_rows=128, chunk_rows=32, batch_rows=60, seed=seed, workers=workers)
+        rows = Selection((2,), (3,), STANDARD, span)
+        sizes = {"window_rows": 128, "chunk_rows": 32, "batch_rows": 60}
+        stream = stream_of(store, selection=rows, seed=seed, workers=workers, **sizes)
         held, copies = [], []
         for epoch in range(2):
             for batch in stream.batches(epoch):
                 held.append(batch)
                 copies.append({name: rows.clone() for name, rows in batch.items()})
+        # tokens as they are stored are gathered from the files themselves
+        assert (len(rooms) > 0) is (span > 1)
         assert len(rooms) <= 2 + workers < len(held)
         assert same(held, copies)  # what came later did not write into them
 

@@ -311,8 +311,8 @@ print(json.dumps(peak))
 
 
 def memory_row(folder: Path, few: int = 65_536) -> Row:
-    """Most memory of a process that reads a store into moments and through a shuffled epoch, for some rows
-    and for ten times as many."""
+    """Most memory of a process that reads a store into moments and fits by gradient for an epoch, for some
+    rows and for ten times as many."""
     from recording import store_of
 
     peaks = []

@@ -19,7 +19,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 TEMP_MARK = ".tmp-"
-_NODE = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
+
+
+def _node() -> str:
+    """This machine, and the space that its process numbers are of: containers may share a name."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] + re.sub(r"\D", "", space)
+
+
+_NODE = _node()
 
 
 def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:

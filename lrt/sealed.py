@@ -27,17 +27,21 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def sealed(contents: Mapping[str, Any]) -> str:
-    """A file's text, with a digest of its own. Raises TypeError or ValueError for what JSON cannot hold."""
-    plain = json.loads(json.dumps(contents, allow_nan=False))
+def sealed(contents: Mapping[str, Any], *, allow_nan: bool = False) -> str:
+    """A file's text, with a digest of its own.
+
+    Raises TypeError or ValueError for what JSON cannot hold: nan and the infinities too unless they are
+    allowed, as in records of measurements.
+    """
+    plain = json.loads(json.dumps(contents, allow_nan=allow_nan))
     plain.pop(DIGEST, None)
     digest = hashlib.sha256(canonical(plain).encode()).hexdigest()
     return json.dumps({**plain, DIGEST: digest}, indent=1, sort_keys=True) + "\n"
 
 
 def sealed_line(contents: Mapping[str, Any]) -> bytes:
-    """The same on one line of jsonl."""
-    return canonical(json.loads(sealed(contents))).encode() + b"\n"
+    """The same on one line of jsonl, nan and the infinities allowed."""
+    return canonical(json.loads(sealed(contents, allow_nan=True))).encode() + b"\n"
 
 
 def opened(text: str | bytes) -> dict[str, Any]:
@@ -59,9 +63,9 @@ def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
     return contents
 
 
-def write_sealed(path: Path, contents: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, contents: Mapping[str, Any], *, allow_nan: bool = False) -> None:
     """Writes a file of `sealed`, wholly or not at all. Raises as that, and OSError."""
-    write_durably(path, sealed(contents).encode())
+    write_durably(path, sealed(contents, allow_nan=allow_nan).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

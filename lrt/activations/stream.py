@@ -49,8 +49,9 @@ class RowStream:
         window_rows: rows that are shuffled among each other. Of tokens as they are stored RAM holds where
             they lie, and the system, told beforehand, their pages; of means and of states in a byte an entry
             it holds 2 + `workers` windows, and keeps their room from epoch to epoch.
-        workers: threads that load windows ahead. Reading, filtering and permuting run outside the
-            interpreter's lock, so threads serve as processes would, and share the memory.
+        workers: threads that load windows ahead (or find where their rows lie, and have the system read
+            them). Reading, filtering and permuting run outside the interpreter's lock, so threads serve as
+            processes would, and share the memory.
         complete_only: leave out an epoch's smaller last batch (never the only one).
     """
 
@@ -107,8 +108,8 @@ class RowStream:
         first_row = numbers[0] * self.batch_rows
         first = int(np.searchsorted(order.offsets, first_row, side="right")) - 1
         windows = self._windows(order, epoch, first)
+        begin, window = 0, _Window(0)
         try:
-            begin, window = 0, _Window(0)
             for number in numbers:
                 low = number * self.batch_rows
                 high = min(low + self.batch_rows, self.chunks.rows)
@@ -124,6 +125,8 @@ class RowStream:
                 yield _joined(pieces)
         finally:
             windows.close()  # ends the threads of an epoch that is left early
+            if isinstance(window, _Copied):
+                self._spare.append(window.room)
 
     def _order(self, epoch: int) -> _Order:
         count = len(self.chunks)
@@ -158,6 +161,8 @@ class RowStream:
         try:
             ahead: deque[tuple[int, Future[_Window]]] = deque()
             for n in numbers:
+                if self._direct:
+                    self._announce(order, n)
                 ahead.append((n, pool.submit(self._load, order, epoch, n)))
                 if len(ahead) > self._workers:
                     ready, future = ahead.popleft()

@@ -55,7 +55,7 @@ class ContrastStates:
 class TransferMaps:
     """The map under test and those of the nulls and intervals.
 
-    shuffled       Fitted on pairs whose target rows were permuted over the whole corpus.
+    shuffled       Fitted on pairs whose target rows were permuted over the corpus.
     resampled      Refitted on the documents drawn with replacement.
     random_source  From an untrained source with the same corpus.
     """

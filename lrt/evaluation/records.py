@@ -36,7 +36,8 @@ def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
         with Journal(kept) as journal:
             if not file.is_file():  # another process may have been at it until now
                 write_study(file, make(journal))
-    kept.unlink(missing_ok=True)  # that of a run that ended before this line, too
+    if kept.is_file():  # that of a run that ended before this line, too
+        kept.unlink(missing_ok=True)
     return read_study(file)
 
 

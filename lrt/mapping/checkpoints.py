@@ -115,9 +115,11 @@ class StopBetweenBatches(L.Callback):
     def _late(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         raise KeyboardInterrupt
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        # saved behind the last batch, the epoch would count as done, its validation not
-        if trainer.is_last_batch:
+    def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
+        # saved behind the last batch, the epoch would count as done, its validation not; and between two
+        # steps of the optimizer, gradients that no checkpoint holds would be lost
+        batch_index = given[-1]
+        if trainer.is_last_batch or (batch_index + 1) % trainer.accumulate_grad_batches:
             return
         due = trainer.world_size == 1 and time.monotonic() - self._saved >= self.seconds
         if self.asked or due:

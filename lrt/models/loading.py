@@ -76,8 +76,14 @@ def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
 
 
 def _shallow(config: Any, blocks: int) -> Any:
-    """The config of a model's first blocks: what lies above them in the files is not read."""
+    """The config of a model's first blocks: what lies above them in the files is not read.
+
+    Of a model whose blocks share keys and values, or have inputs of their own, that of all: sizes and what is
+    shared hang on how many they are.
+    """
     text = config.get_text_config(decoder=True)
+    if getattr(text, "num_kv_shared_layers", 0) or getattr(text, "hidden_size_per_layer_input", 0):
+        return config
     # a list of kinds must be as long, or the config is refused
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:blocks]

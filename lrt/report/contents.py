@@ -332,7 +332,7 @@ def propensity_table(results: Results) -> Table:
 
 
 def paper_table(results: Results) -> Table:
-    """The paper's Table 1: sample-wise r and MSE at every strength, beside random vectors' r."""
+    """The paper's Table 1: sample-wise r and MSE at every strength, beside those of random vectors."""
     rows: list[tuple[Cell, ...]] = []
     for b in results.get("behaviours") or []:
         p = b.get("propensity") or {}

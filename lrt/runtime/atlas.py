@@ -29,11 +29,11 @@ from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table
 from lrt.report.atlas import lost_table, pairs_table, write_atlas_report
 from lrt.report.numerals import blocks_told
+from lrt.runtime.caches import cache_read
 from lrt.runtime.entry import command
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
-from lrt.runtime.recorded import cache_read
 from lrt.runtime.schema import Config, ConfigError, Depth, read_beside
 from lrt.runtime.session import Session, without_place
 from lrt.runtime.vectors import Vectors

@@ -63,6 +63,8 @@ Solved = dict[str, Any]  # how a closed form was found: `note`, and `ridge_weigh
 class MapFit(Rows):
     """The map of some rows, and the behaviours whose vectors it carries."""
 
+    has_null = True
+
     def __init__(self, run: Vectors, parts: tuple[str, ...], carried: tuple[Behaviour, ...]) -> None:
         super().__init__(run, parts)
         self.carried = carried
@@ -200,7 +202,8 @@ class MapFit(Rows):
             case "shuffled_pairs":
                 weight = self.yardstick.weight
                 found = ridge_at(self.shuffled[0], weight, bias=run.config.map.bias)
-                note = "ridge regression on pairs whose target rows are permuted over the corpus"
+                over = "the corpus" if run.keeps_states else "windows of the corpus"
+                note = f"ridge regression on pairs whose target rows are permuted over {over}"
             case "embeddings":
                 found = from_embeddings(run.source.embeddings, run.target.embeddings, train)
                 note = "ridge regression between the embedding matrices; the bias of the training rows"

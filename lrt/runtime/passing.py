@@ -13,6 +13,7 @@ from torch import Tensor
 from lrt.activations import Batch, NoRows, PartRules, Selection, median_norms, paired_rows
 from lrt.corpora import SPLITS, Split
 from lrt.mapping import Moments
+from lrt.runtime.caches import CacheCorrupt, cache_read
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.schema import ConfigError
 from lrt.sealed import read_sealed, write_sealed
@@ -44,12 +45,20 @@ class PassingRows:
 
     @property
     def rows_left_out(self) -> dict[Split, dict[str, int]]:
-        """Tokens that leave, by split and reason."""
+        """Tokens that leave, by split and reason. Raises CacheCorrupt where that is lost."""
         counted = self._counted()
+        if "train" not in counted:
+            raise CacheCorrupt(
+                f"what left the fit was kept in {self._file}, which is gone; delete the folder moments "
+                f"beside {self._file.parent} and run the command again"
+            )
         return {split: counted.get(split, {}).get("left_out", {}) for split in SPLITS}
 
     def _counted(self) -> dict[str, Any]:
-        return read_sealed(self._file) if self._file.is_file() else {}
+        if not self._file.is_file():
+            return {}
+        with cache_read(self._file):
+            return read_sealed(self._file)
 
     def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """Batches as the passes make them, of any size; `source`, `target` float32 and `document`.
@@ -137,7 +146,8 @@ def pass_medians(run: Recorded, file: Path) -> dict[str, float]:
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(file, found)
-    return read_sealed(file)
+    with cache_read(file):
+        return read_sealed(file)
 
 
 def check_passing(run: Recorded) -> None:

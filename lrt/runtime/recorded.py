@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from safetensors import SafetensorError
 
 from lrt.activations import (
     ActivationStore,
@@ -57,6 +56,7 @@ from lrt.models import (
     tokenizer_digest,
 )
 from lrt.report import blocks_told
+from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.passing import MEDIAN_TOKENS, check_passing, pass_medians
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
@@ -361,7 +361,8 @@ class Recorded:
                 "batch_tokens": recording.batch_tokens,
                 "rows_per_shard": recording.rows_per_shard,
                 "non_finite": recording.non_finite,
-                **({} if recording.states == "native" else {"states": recording.states}),
+                # int8: how it rounds
+                **({} if recording.states == "native" else {"states": recording.states, "version": 2}),
             }
         )
 
@@ -520,21 +521,6 @@ def _questions(source: CorpusSource) -> Propensity:
         advanced=source.advanced,
         chat=source.chat,
     )
-
-
-class CacheCorrupt(ValueError):
-    """A cached file that cannot be read; the message names it and how to mend it."""
-
-
-@contextmanager
-def cache_read(path: Path) -> Iterator[None]:
-    """Turns what reading a damaged cache raises into `CacheCorrupt`, which says to delete `path`."""
-    try:
-        yield
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise CacheCorrupt(
-            f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
-        ) from error
 
 
 def check_trainer(settings: dict[str, Any], fit: FitSpec | ClosedFormSpec) -> None:

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import Split
 from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
+from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.passing import PassingRows, ShuffledPairs
-from lrt.runtime.recorded import cache_read
 from lrt.runtime.vectors import Vectors
 from lrt.sealed import read_sealed, write_sealed
 
@@ -33,7 +33,11 @@ class Rows:
     span    Tokens of a row; the config's where none is given.
     folds   Groups of training documents whose moments are kept apart; the config's where none is given.
     tokens  Single tokens, every one once, whatever `span` and the parts of the corpus ask of rows.
+
+    Where no states are kept, moments of shuffled pairs are gathered beside those of rows that `has_null`.
     """
+
+    has_null: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Rows:
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
             found = {name: self._no_rows() for name in (*_numbered("train", folds), "validation", "test")}
-            shuffled = None if self.run.keeps_states else self._shuffled_beside()
+            shuffled = self._shuffled_beside() if self._shuffles_beside else None
             with self._told(sum(self.in_order.rows.values())) as told:
                 for batch in told(self.in_order.iterate("train", batch_rows=AT_ONCE)):
                     fold_of = batch["document"] % folds
@@ -131,10 +135,13 @@ class Rows:
             shuffled[1].end()
             return found | shuffled[0]
 
-        beside = (
-            {} if self.run.keeps_states else self._shuffled_facts(self.run.config.evaluation.shuffled_draws)
-        )
+        draws = self.run.config.evaluation.shuffled_draws
+        beside = self._shuffled_facts(draws) if self._shuffles_beside else {}
         return self._kept({"folds": folds, **beside}, gather)
+
+    @property
+    def _shuffles_beside(self) -> bool:
+        return self.has_null and not self.run.keeps_states
 
     def _shuffled_beside(self) -> tuple[dict[str, Moments], ShuffledPairs]:
         """Moments of shuffled pairs by name, and what gathers them in the pass that gathers the true ones."""
@@ -148,13 +155,14 @@ class Rows:
 
     @cached_property
     def shuffled(self) -> list[Moments]:
-        """Of pairs whose target rows are permuted over all training rows, one for each draw of the null."""
+        """Of pairs whose target rows are permuted over all training rows (where no states are kept, within
+        windows of them), one for each draw of the null."""
         return self.shuffled_pairs(self.run.config.evaluation.shuffled_draws)
 
     def shuffled_pairs(self, draws: int) -> list[Moments]:
         """The same for some draws. Raises ConfigError for other ones where no states are kept."""
         seed = self.run.config.seed
-        if not self.run.keeps_states and draws == self.run.config.evaluation.shuffled_draws:
+        if self._shuffles_beside and draws == self.run.config.evaluation.shuffled_draws:
             return [self.moments[name] for name in _numbered("shuffled", draws)]
 
         def gather() -> dict[str, Moments]:
@@ -166,7 +174,8 @@ class Rows:
                         moments.update(batch["source"], batch["target"])
             return found
 
-        return list(self._kept(self._shuffled_facts(draws), gather).values())
+        found = self._kept(self._shuffled_facts(draws), gather)
+        return [found[name] for name in _numbered("shuffled", draws)]
 
     @cached_property
     def token_moments(self) -> dict[str, Moments]:
@@ -222,7 +231,8 @@ class Rows:
     @property
     def folds(self) -> list[Moments]:
         """Of the training documents in groups, those that hold a document."""
-        return [m for name, m in self.moments.items() if name.startswith("train/") and m.count]
+        # by number: a file's entries come in another order than they were gathered in
+        return [m for name in _numbered("train", self.fold_count) if (m := self.moments[name]).count]
 
     @cached_property
     def yardstick(self) -> RidgeFit:

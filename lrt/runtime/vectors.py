@@ -27,8 +27,9 @@ from lrt.models import (
     identity,
     load,
 )
+from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import fingerprint
-from lrt.runtime.recorded import Recorded, cache_read
+from lrt.runtime.recorded import Recorded
 from lrt.sealed import load_tensors, save_tensors
 from lrt.steering import last_token_states, prompts_digest
 

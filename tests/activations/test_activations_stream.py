@@ -240,7 +240,7 @@ def test_the_room_of_a_window_is_used_again_and_a_batch_keeps_its_rows(
         sizes = {"window_rows": 128, "chunk_rows": 32, "batch_rows": 60}
         stream = stream_of(store, selection=rows, seed=seed, workers=workers, **sizes)
         held, copies = [], []
-        for epoch in range(2):
+        for epoch in range(5):
             for batch in stream.batches(epoch):
                 held.append(batch)
                 copies.append({name: rows.clone() for name, rows in batch.items()})

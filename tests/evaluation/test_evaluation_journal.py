@@ -1,6 +1,9 @@
+import math
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from whole_study import run
 
 from lrt.evaluation import Damage, Measurement, Study
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import kept_study
+from lrt.evaluation.records import kept_study, read_study, write_study
 from lrt.models import LanguageModel
 
 STUDY = planted_study(text_behaviour(), noise=0.1)
@@ -73,7 +76,8 @@ def test_an_altered_line_is_made_again(at: int, tmp_path: Path) -> None:
         assert altered.batch("a", Measurement, lambda: ROWS[:1]) == ROWS[:1]
 
 
-def test_of_two_that_want_a_study_one_measures_it(tmp_path: Path) -> None:
+def test_of_two_that_want_a_study_one_measures_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     file, made = tmp_path / "it.jsonl", []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -87,6 +91,10 @@ def test_of_two_that_want_a_study_one_measures_it(tmp_path: Path) -> None:
         first = pool.submit(kept_study, file, make)
         assert begun.wait(30)
         second = pool.submit(kept_study, file, make)
+        deadline = time.monotonic() + 30
+        while "waiting for it" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
         go_on.set()
         assert first.result(30) == second.result(30) == STUDY
     assert len(made) == 1
@@ -145,3 +153,17 @@ def test_a_study_stopped_anywhere_ends_as_one_that_was_not(
     monkeypatch.setattr(module, "measure", lambda *g, **n: (fresh.append(1), real(*g, **n))[1])
     run(behaviour, story_lm, **options)
     assert calls_of_the_rest == len(fresh) - after
+
+
+def test_a_score_that_is_no_number_is_kept_as_such(tmp_path: Path) -> None:
+    """A judge that gives none, a logit that overflowed."""
+    odd = [replace(ROWS[0], value=float("nan")), replace(ROWS[1], value=float("inf"))]
+    with Journal(tmp_path / "it.journal") as journal:
+        journal.batch("a", Measurement, lambda: odd)
+    with Journal(tmp_path / "it.journal") as again:
+        found = again.batch("a", Measurement, nothing_to_make)
+    assert math.isnan(found[0].value)
+    assert found[1].value == math.inf
+    study = replace(STUDY, measurements=tuple(odd), choice=replace(STUDY.choice, change=float("nan")))
+    write_study(tmp_path / "it.jsonl", study)
+    assert math.isnan(read_study(tmp_path / "it.jsonl").choice.change)

@@ -139,7 +139,7 @@ class Fit:
         self.module = MapModule.from_moments(MapSpec(), FitSpec(epochs=3), train, yardstick=yardstick)
         self.history = FitHistory(every=1)
 
-    def run(self, *callbacks: Callback, seconds: float = 60.0) -> None:
+    def run(self, *callbacks: Callback, seconds: float = 60.0, accumulate: int = 1) -> None:
         folder = self.last.parent
         self.best = KeptHere(folder, monitor="val/fvu", filename="best", enable_version_counter=False)
         last = KeptHere(folder, filename="last", enable_version_counter=False)
@@ -152,11 +152,12 @@ class Fit:
             enable_progress_bar=False,
             logger=False,
             max_epochs=3,
+            accumulate_grad_batches=accumulate,
             plugins=[DurableCheckpoints()],
             use_distributed_sampler=False,
         )
         running.fit(self.module, datamodule=self.data, ckpt_path=self.last if self.last.is_file() else None)
-        assert running.global_step == 3 * STEPS
+        assert running.global_step == 3 * -(-STEPS // accumulate)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +207,25 @@ def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_che
     whole.run()
     with pytest.raises(Killed):
         cut.run(Dies(step), seconds=0.0)
-    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == (20 if step == 20 else step)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == step
     again = Fit(store, tmp_path / "cut")
     again.run()
     assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
     assert again.history.val == whole.history.val
     assert again.history.train == whole.history.train
+
+
+@pytest.mark.parametrize("step", [4, 9, 17])
+def test_no_checkpoint_falls_between_two_steps_of_the_optimizer(
+    store: Path, tmp_path: Path, step: int
+) -> None:
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run(accumulate=3)
+    with pytest.raises(Killed):
+        cut.run(Dies(step), seconds=0.0, accumulate=3)
+    again = Fit(store, tmp_path / "cut")
+    again.run(accumulate=3)
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
 
 
 def test_between_two_checkpoints_of_an_epoch_lies_the_time_that_was_asked_for(

@@ -23,6 +23,7 @@ SETTINGS = (
     "fit.epochs=2",
     "evaluation.probe.behaviours=[]",
     "analysis.rank_curve=true",
+    "evaluation.folds=12",  # names whose order is not that of their numbers
     "evaluate=true",
 )
 KINDS = ("activations", "states", "moments", "maps", "choices", "measurements", "analysis")

@@ -11,7 +11,10 @@ from lrt.runtime.targets import named_in
     [
         "+hydra.callbacks.more._target_=os.system",
         "hydra.callbacks.sweep_report._target_=subprocess.Popen",
-        "+hydra.callbacks.more._target_=lrtx.runtime.evil",
+        "+hydra.callbacks.more._target_=lrt.durable.shutil.copytree",
+        "+hydra.callbacks.more._target_=torch.hub.load",
+        "+hydra.callbacks.more._target_=hydra_plugins.some.os.system",
+        "+hydra.callbacks.more='${oc.decode:\"{_target_: os.system}\"}'",
         "+hydra.callbacks.more._target_='${oc.env:HOME}'",
         "++hydra.job_logging.handlers.console.class=subprocess.Popen",
         "++hydra.job_logging.handlers.console.stream=ext://os.environ",
@@ -25,7 +28,7 @@ def test_what_hydra_would_call_is_refused_before_it_is_called(
     monkeypatch.setattr("os.system", called.append)
     ran = run_here("train", "experiment=micro", override)
     assert ran.code == 1
-    assert "names something to be called that is not of lrt" in ran.line
+    assert "names something to be called that is none of Hydra's launchers" in ran.line
     assert "Traceback" not in ran.told
     assert not called
 
@@ -36,5 +39,6 @@ def test_what_is_shipped_names_nothing_else(name: str) -> None:
 
 
 def test_a_list_is_looked_into_too() -> None:
-    found = [*named_in({"a": [{"_target_": "lrt.x"}, {"b": {"()": "pickle.loads"}}], "class": 3})]
+    joblib = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    found = [*named_in({"a": [{"_target_": joblib}, {"b": {"()": "pickle.loads"}}], "class": 3})]
     assert found == [("a.1.b.()", "pickle.loads"), ("class", "3")]

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from lrt.evaluation.records import RecordCorrupt
 from lrt.features import SaeError
 from lrt.mapping import NotConverged
+from lrt.runtime.caches import CacheCorrupt, cache_read
 from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
-from lrt.runtime.recorded import CacheCorrupt, cache_read
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
 from lrt.sealed import read_sealed, write_sealed
@@ -65,7 +65,7 @@ def kept(run: Vectors, name: str, version: int, facts: Mapping[str, Any], make: 
     if not file.is_file():
         made = {"result": make()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(file, made)
+        write_sealed(file, made, allow_nan=True)
     return read(file)
 
 

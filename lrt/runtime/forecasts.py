@@ -2,8 +2,9 @@
 
 python -m lrt.runtime.forecasts RESULTS.json ...
 
-Reads any number of `report/results.json`. A point is a behaviour of one of them that has a ratio; the
-behaviours are drawn anew for the intervals, each with all of its points.
+Reads any number of `report/results.json`. A point is a behaviour of one of them that has a ratio and whose
+random, shuffled-pairs and bias nulls keep no more than the limit: a share of what anything does is no
+transfer. The behaviours are drawn anew for the intervals, each with all of its points.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from lrt.evaluation.telling import rank_correlation
 from lrt.report import Table
+from lrt.report.contents import HELD_NULLS, NULL_LIMIT
 
 # what a forecast says, and whether more of it is better
 SAID = {"signal_to_noise": 1, "agreement_documents": 1, "agreement_parts": 1, "residual_on_prompts": -1}
@@ -26,9 +28,15 @@ KEPT = 0.9  # of the native effect: what a warning is held against
 
 
 def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was forecast of every behaviour with a ratio, and the ratio."""
+    """What was forecast of every behaviour with a ratio, the ratio, and whether its nulls failed as they
+    ought to."""
     return [
-        {**b["forecast"], "behaviour": b["name"], "ratio": b["ratio"]}
+        {
+            **b["forecast"],
+            "behaviour": b["name"],
+            "ratio": b["ratio"],
+            "nulls_fail": all(b["nulls"].get(name, 0.0) <= NULL_LIMIT for name in HELD_NULLS),
+        }
         for found in results
         for b in found["behaviours"]
         if b.get("ratio") is not None and b.get("forecast")
@@ -70,9 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, help="report/results.json of finished runs")
     asked = parser.parse_args(arguments)
     try:
-        found = points([json.loads(file.read_text(encoding="utf-8")) for file in asked.files])
+        every = points([json.loads(file.read_text(encoding="utf-8")) for file in asked.files])
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"no results of a run can be read: {error!r}")
+    found = [p for p in every if p["nulls_fail"]]
     if len({p["behaviour"] for p in found}) < 2:
         parser.error(
             f"{len(found)} points of fewer than two behaviours: give results of runs that have ratios"
@@ -80,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     console.print(table(found).rich())
     console.print(warnings_told(found))
+    if left := sorted({p["behaviour"] for p in every if not p["nulls_fail"]}):
+        console.print(f"left out, since nulls keep more than {NULL_LIMIT:.0%}: {', '.join(left)}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,10 @@ def fenced() -> Iterator[None]:
         yield
     except Exception as error:  # of the network, of a full disk, of W&B's own making
         log.warning("W&B failed (%s: %s); the run goes on with the local record", type(error).__name__, error)
+
+
+# Seconds that W&B is given to send what is left: at a run's end, and where the user stopped it.
+ENDING, STOPPING = 120.0, 2.0
 
 
 class FencedWandb(WandbLogger):
@@ -122,8 +127,27 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         # Without this a multirun writes all its jobs into one run, and a failed job spoils the next.
-        with fenced():
-            wandb.finish(exit_code=0 if error is None else 1)
+        self._end_wandb(error)
+
+    def _end_wandb(self, error: BaseException | None) -> None:
+        """Ends W&B's run, and does not wait for a server that has stopped answering."""
+
+        def finish() -> None:
+            with fenced():
+                wandb.finish(exit_code=0 if error is None else 1)
+
+        # Lightning turns Ctrl-C into an exit of its own
+        stopped = any(isinstance(e, KeyboardInterrupt) for e in (error, getattr(error, "__context__", None)))
+        patience = STOPPING if stopped else ENDING
+        ending = threading.Thread(target=finish, daemon=True, name="wandb")
+        ending.start()
+        ending.join(patience)
+        if ending.is_alive():
+            log.warning(
+                "W&B did not come to an end within %g s; what it kept under %s can be sent by `wandb sync`",
+                patience,
+                self.config.paths.logs,
+            )
 
     @property
     def first(self) -> bool:

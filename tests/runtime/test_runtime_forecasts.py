@@ -16,6 +16,7 @@ def result(*ratios: float | None, scale: float = 5.0) -> dict[str, Any]:
             {
                 "name": f"b{number}",
                 "ratio": ratio,
+                "nulls": {"random": 0.05, "shuffled": 0.1, "bias": 0.9 if ratio == 2.5 else 0.0},
                 "forecast": {
                     "signal_to_noise": scale * (ratio or 0.0),
                     "agreement_documents": 0.5 + number % 2,
@@ -39,6 +40,18 @@ def test_a_forecast_that_ranks_what_is_kept() -> None:
     assert rows["residual on prompts"][3] < 0 < rows["residual on prompts"][4]
     assert "agreement parts" not in rows
     assert warnings_told(found).startswith("warned of 4 of 5 that keep less than 90%, and of 0 of 2")
+
+
+def test_a_share_of_what_anything_does_is_no_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(result(0.2, 0.5, 0.95, 2.5)))
+    assert [p["nulls_fail"] for p in points([json.loads(file.read_text())])] == [True, True, True, False]
+    assert main([str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "left out, since nulls keep more than 20%: b3" in told
+    assert "of 0 of 1 that keep" in told
 
 
 def test_the_committed_results_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:

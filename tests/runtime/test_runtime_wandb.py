@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
 from running import MicroRun, Workshop, run_apart
+
+from lrt.runtime import session
 
 pytestmark = pytest.mark.xdist_group("micro")
 
@@ -126,3 +129,16 @@ def test_a_run_whose_wandb_breaks_is_whole_without_it(
     assert "W&B failed (OSError: [Errno 28] No space left on device); the run goes on" in ran.line
     assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert (workshop.report / "results.json").is_file()
+
+
+def test_a_server_that_stops_answering_is_not_waited_for(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(session, "ENDING", 0.2)
+    monkeypatch.setattr(wandb, "finish", lambda **_: answered.wait(60))
+    ran = workshop.train("corpus.tokens.train=4096")
+    answered.set()
+    assert ran.code == 0, ran.told
+    assert "W&B did not come to an end within 0.2 s" in ran.line
+    assert "wandb sync" in ran.line

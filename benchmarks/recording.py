@@ -44,7 +44,7 @@ def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
     return PackedCorpus(CONTEXT, ("all",), splits)
 
 
-def recording_rows(runs: int = 3, blocks: int = 30) -> Iterator[Row]:
+def recording_rows(runs: int = 2, blocks: int = 30) -> Iterator[Row]:
     """Both models of a pair over some tokens into a store, several layers of each."""
     dtype = torch.bfloat16 if bfloat16_pays(SMALL[0]) else torch.float32
     # deeper than what is recorded: blocks above it and the head must cost nothing

@@ -84,7 +84,7 @@ def bench_protocol(put: _Task) -> Tensor:
     return found
 
 
-def bench_rows(runs: int = 3, items: int = 4) -> Iterator[Row]:
+def bench_rows(runs: int = 2, items: int = 4) -> Iterator[Row]:
     """Our sweep over steering-bench's protocol and over steering-vectors in an environment of its own."""
     put = task(items)
     gap = float((ours(put) - bench_protocol(put)).abs().max())
@@ -104,7 +104,7 @@ def bench_rows(runs: int = 3, items: int = 4) -> Iterator[Row]:
     )
 
 
-def vectors_row(python: Path, runs: int = 5, items: int = 16) -> Row:
+def vectors_row(python: Path, runs: int = 3, items: int = 16) -> Row:
     """Against steering-vectors used well: a batched forward a strength, the head at the last token alone."""
     put = task(items)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -153,7 +153,7 @@ def vectors_row(python: Path, runs: int = 5, items: int = 16) -> Row:
     )
 
 
-def generation_row(runs: int = 3, items: int = 4) -> Row:
+def generation_row(runs: int = 2, items: int = 4) -> Row:
     """Texts at every strength in one batch, against transformers' generate under a hook, strength by
     strength."""
     put = task(items)

@@ -20,7 +20,7 @@ from lrt.evaluation.records import RecordCorrupt, read_study, write_study
 from lrt.features import SaeError, SparseAutoencoder, load_autoencoder, save_autoencoder
 from lrt.mapping import AffineMap, DurableCheckpoints, MapError, Moments, load_map, save_map
 from lrt.mapping.checkpoints import CheckpointUnreadable
-from lrt.runtime.recorded import CacheCorrupt, cache_read
+from lrt.runtime.caches import CacheCorrupt, cache_read
 from lrt.runtime.rows import cached_moments
 from lrt.runtime.schema import ConfigError, read_config
 from lrt.sealed import load_tensors, opened, save_tensors, sealed, unsealed

@@ -67,9 +67,9 @@ class SteeringVector:
             value = getattr(self, name)
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError(f"{name}={value!r} of a steering vector is a {type(value).__name__}")
-        if self.layer < 0 or not (self.residual_norm > 0 and math.isfinite(self.residual_norm)):
+        if self.layer < 0 or not (self.residual_norm >= 0 and math.isfinite(self.residual_norm)):
             raise ValueError(
-                f"a steering vector has a block from 0 on and a residual norm above 0; got "
+                f"a steering vector has a block from 0 on and a finite residual norm of at least 0; got "
                 f"layer={self.layer}, residual_norm={self.residual_norm}"
             )
         if self.direction.ndim != 1:

@@ -156,9 +156,10 @@ def test_full_at_any_write_of_any_stage(
 def test_a_sweep_that_dies_again_and_again_ends_as_one_that_did_not(
     workshop: Workshop, tmp_path: Path
 ) -> None:
-    sweep = ("-m", "layers.source=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    jobs = ("hydra.mode=MULTIRUN", "layers.source=0,1")
+    sweep = (*jobs, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     other = Workshop(workshop.pair, tmp_path / "other")
-    assert other.train(*SETTINGS, *sweep[:2], f"hydra.sweep.dir={tmp_path / 'whole'}").code == 0
+    assert other.train(*SETTINGS, *jobs, f"hydra.sweep.dir={tmp_path / 'whole'}").code == 0
     deaths = sum(dies_at(workshop, at, *sweep) for at in (20, 60, 100, 150))
     assert deaths >= 3
     assert workshop.train(*SETTINGS, *sweep).code == 0

@@ -21,15 +21,15 @@ from models import LARGE, SMALL
 from torch.utils.data import DataLoader
 
 from lrt.mapping import (
+    CheckpointBetweenBatches,
     DurableCheckpoints,
     FitHistory,
     FitSpec,
-    KeptHere,
     MapModule,
     MapSpec,
     Moments,
+    RelocatableCheckpoint,
     SharedRidge,
-    StopBetweenBatches,
     ridge_path,
 )
 
@@ -128,8 +128,8 @@ def _lightning_row(folder: Path, runs: int, steps: int, batch: int) -> Row:
         # what train.py gives it but the steering probe, which is no part of a step
         callbacks: list[L.Callback] = [
             FitHistory(),
-            KeptHere(folder, filename="last", enable_version_counter=False),
-            StopBetweenBatches(folder / "last.ckpt"),
+            RelocatableCheckpoint(folder, filename="last", enable_version_counter=False),
+            CheckpointBetweenBatches(folder / "last.ckpt"),
         ]
         options = _quiet() | {"enable_checkpointing": True, "logger": CSVLogger(folder)}
         trainer = L.Trainer(max_epochs=1, callbacks=callbacks, plugins=[DurableCheckpoints()], **options)

@@ -33,15 +33,18 @@ def sealed(contents: Mapping[str, Any], *, allow_nan: bool = False) -> str:
     Raises TypeError or ValueError for what JSON cannot hold: nan and the infinities too unless they are
     allowed, as in records of measurements.
     """
-    plain = json.loads(json.dumps(contents, allow_nan=allow_nan))
-    plain.pop(DIGEST, None)
-    digest = hashlib.sha256(canonical(plain).encode()).hexdigest()
-    return json.dumps({**plain, DIGEST: digest}, indent=1, sort_keys=True) + "\n"
+    return json.dumps(_with_digest(contents, allow_nan), indent=1, sort_keys=True) + "\n"
 
 
 def sealed_line(contents: Mapping[str, Any]) -> bytes:
     """The same on one line of jsonl, nan and the infinities allowed."""
-    return canonical(json.loads(sealed(contents, allow_nan=True))).encode() + b"\n"
+    return canonical(_with_digest(contents, allow_nan=True)).encode() + b"\n"
+
+
+def _with_digest(contents: Mapping[str, Any], allow_nan: bool) -> dict[str, Any]:
+    plain = json.loads(json.dumps(contents, allow_nan=allow_nan))  # keys are texts then, tuples lists
+    plain.pop(DIGEST, None)
+    return {**plain, DIGEST: hashlib.sha256(canonical(plain).encode()).hexdigest()}
 
 
 def opened(text: str | bytes) -> dict[str, Any]:

@@ -26,10 +26,9 @@ class PairedRows:
     """The kept rows of some whole blocks, at every layer of both models; float32, on the CPU.
 
     `blocks` counts the blocks of the split that are done with these, from its first: where a pass that
-    is to go on starts. `left_out` counts the tokens of these that leave, by reason, and
-    `non_finite`, by `source.LAYER` and `target.LAYER`, the tokens of these
-    blocks whose state there is infinite or undefined; layers without one are not in it. Such a token is in
-    no row.
+    is to go on starts. `left_out` counts the tokens of these blocks that leave, by reason, and `non_finite`,
+    by `source.LAYER` and `target.LAYER`, those whose state there is infinite or undefined; layers without one
+    are not in it. Such a token is in no row.
     """
 
     source: Mapping[int, Tensor]  # layer: [n, d_source]

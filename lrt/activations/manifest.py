@@ -120,7 +120,7 @@ class ShardPlan:
     first_block: int
     blocks: int
 
-    def lists(self, shard: Shard, context: int) -> bool:
+    def matches(self, shard: Shard, context: int) -> bool:
         """Whether a finished shard is this one, of blocks of `context` tokens."""
         return (shard.file, shard.split, shard.rows) == (self.file, self.split, self.blocks * context)
 
@@ -305,7 +305,7 @@ def check_shards(plan: RecordingPlan, shards: Sequence[Shard]) -> None:
     if len(shards) != plan.shard_count:
         raise ValueError(f"it lists {len(shards)} shards and its plan has {plan.shard_count}")
     for shard, planned in zip(shards, plan.shards, strict=True):
-        if not planned.lists(shard, plan.context):
+        if not planned.matches(shard, plan.context):
             raise ValueError(f"its shard {shard.file!r} is not the {planned.file} of its plan")
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -552,7 +551,7 @@ def _read_journal(
     asked = set(planned) if only is None else {shard.file for shard in only}
     for shard in entries:
         # a name that the plan does not give might lead out of the folder
-        if shard.file not in planned or not planned[shard.file].lists(shard, plan.context):
+        if shard.file not in planned or not planned[shard.file].matches(shard, plan.context):
             log.warning("%s lists %r, which is none of the shards; it is left alone", path, shard.file)
             continue
         if shard.file not in asked:
@@ -578,7 +577,7 @@ def _finish(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> Non
         for layer in plan.side(side).layers
     }
     text = Manifest(plan, shards, medians).dumps()
-    write_durably(folder / MANIFEST, lambda temp: _write_text(temp, text))
+    write_durably(folder / MANIFEST, text.encode())
 
 
 def _median_norm(store: ActivationStore, column: str) -> float:
@@ -591,19 +590,13 @@ def _median_norm(store: ActivationStore, column: str) -> float:
     return streaming_median(norms)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 @contextmanager
 def _disk_may_fill(folder: Path) -> Iterator[None]:
     """Says what to do when the disk fills in the middle of the work."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        # safetensors reports the system's error as text
-        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
-        if not full:
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
             raise
         raise DiskTooSmall(
             f"the disk filled up while recording into {folder} ({error}); the finished shards are "

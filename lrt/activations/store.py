@@ -74,15 +74,16 @@ class ShardReader:
             raise TypeError(f"{column} is kept in a byte an entry; it is made row by row")
         return found
 
-    def announce(self, column: str, start: int, stop: int) -> None:
-        """Has the system read these rows ahead, in its own time. Of states in a byte an entry nothing is."""
-        found = self._columns[column]
-        if isinstance(found, Quantised) or not hasattr(os, "posix_fadvise"):
+    def announce(self, columns: Sequence[str], start: int, stop: int) -> None:
+        """Has the system read rows `start` to `stop` of some columns ahead, in its own time, where it takes
+        such hints."""
+        if not hasattr(os, "posix_fadvise"):
             return
-        each = found[0].numel() * found.element_size() if len(found) else 0
-        begin = self._begins[column] + start * each
         with self._path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), begin, (stop - start) * each, os.POSIX_FADV_WILLNEED)
+            for column in columns:
+                rows = self.whole(column)[start:stop]
+                begin = self._begins[column] + start * rows[0].nbytes
+                os.posix_fadvise(file.fileno(), begin, rows.nbytes, os.POSIX_FADV_WILLNEED)
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
         """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""

@@ -79,7 +79,7 @@ class RowStream:
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._largest_window = int(np.sort(chunks.kept)[-self._chunks_per_window :].sum())
         self._spare: list[Batch] = []  # room of windows that were given out
-        # rows that can be gathered from the files themselves: nothing is made of them first
+        # rows that are gathered from the files themselves: nothing is made of them first
         self._direct = selection.span == 1 and store.plan.states == "native"
         self._readers: dict[int, ShardReader] = {}
         self._seed = seed
@@ -108,25 +108,31 @@ class RowStream:
         first_row = numbers[0] * self.batch_rows
         first = int(np.searchsorted(order.offsets, first_row, side="right")) - 1
         windows = self._windows(order, epoch, first)
-        begin, window = 0, _Window(0)
+        begin = end = 0
+        window: _Window | None = None
         try:
             for number in numbers:
                 low = number * self.batch_rows
                 high = min(low + self.batch_rows, self.chunks.rows)
                 pieces: list[Batch] = []
                 while low < high:
-                    while low >= begin + window.size:
-                        if isinstance(window, _Copied):
-                            self._spare.append(window.room)
+                    while low >= end:
+                        self._take_back(window)
                         begin, window = next(windows)
-                    here = slice(low - begin, min(high - begin, window.size))
-                    pieces.append(window.part(here))
-                    low = begin + here.stop
+                        end = begin + window.size
+                    assert window is not None
+                    until = min(high, end)
+                    pieces.append(window.part(slice(low - begin, until - begin)))
+                    low = until
                 yield _joined(pieces)
         finally:
             windows.close()  # ends the threads of an epoch that is left early
-            if isinstance(window, _Copied):
-                self._spare.append(window.room)
+            self._take_back(window)
+
+    def _take_back(self, window: _Window | None) -> None:
+        """Room of a window that was given out whole, for a later one."""
+        if isinstance(window, _Copied):
+            self._spare.append(window.room)
 
     def _order(self, epoch: int) -> _Order:
         count = len(self.chunks)
@@ -150,19 +156,17 @@ class RowStream:
         """
         numbers = [n for n in range(first, len(order.chunks)) if order.offsets[n + 1] > order.offsets[n]]
         if self._workers == 0:
-            if self._direct and numbers:
-                self._announce(order, numbers[0])
             for at, n in enumerate(numbers):
-                if self._direct and at + 1 < len(numbers):  # the system reads while this one is used
-                    self._announce(order, numbers[at + 1])
+                # the system reads the next one while this one is used
+                for soon in numbers[at + (at > 0) : at + 2]:
+                    self._announce(order, soon)
                 yield int(order.offsets[n]), self._load(order, epoch, n)
             return
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="rows")
         try:
             ahead: deque[tuple[int, Future[_Window]]] = deque()
             for n in numbers:
-                if self._direct:
-                    self._announce(order, n)
+                self._announce(order, n)
                 ahead.append((n, pool.submit(self._load, order, epoch, n)))
                 if len(ahead) > self._workers:
                     ready, future = ahead.popleft()
@@ -174,42 +178,45 @@ class RowStream:
 
     def _load(self, order: _Order, epoch: int, window: int) -> _Window:
         """A window's kept rows and their final order."""
-        chosen = order.chunks[window]
         size = int(order.offsets[window + 1] - order.offsets[window])
         shuffled = None
         if self._seed is not None:
             places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
             shuffled = torch.empty_like(places)
             shuffled[places] = torch.arange(size)
-        if self._direct:
-            return self._mapped(chosen, size, shuffled)
-        ends = np.cumsum(self.chunks.kept[chosen])
+        pieces = self._pieces(order.chunks[window])
+        return self._mapped(pieces, size, shuffled) if self._direct else self._copied(pieces, size, shuffled)
+
+    def _pieces(self, chosen: npt.NDArray[np.int64]) -> Iterator[_Piece]:
+        """A window's chunks that give rows, in their order."""
+        begin = 0
+        for chunk in chosen:
+            kept, shard = int(self.chunks.kept[chunk]), int(self.chunks.shard[chunk])
+            if kept == 0:
+                continue
+            start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
+            made = None
+            if self._repeats or kept < stop - start:  # or every token is a row, once
+                made = self._selection.rows(self._store, self._reader(shard), start, stop)
+            yield _Piece(shard, start, stop, slice(begin, begin + kept), made)
+            begin += kept
+
+    def _copied(self, pieces: Iterator[_Piece], size: int, shuffled: Tensor | None) -> _Copied:
+        """What a window's rows are made of, read."""
         room = self._spare.pop() if self._spare else self._new_room()
-        rows = {name: all_rows[:size] for name, all_rows in room.items()}
-        by_shard: dict[int, list[int]] = {}
-        for position, chunk in enumerate(chosen):
-            by_shard.setdefault(int(self.chunks.shard[chunk]), []).append(position)
-        for shard, positions in by_shard.items():
-            reader = self._reader(shard)
-            for position in positions:
-                chunk = chosen[position]
-                kept = int(self.chunks.kept[chunk])
-                if kept == 0:
-                    continue
-                start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
-                place = slice(int(ends[position]) - kept, int(ends[position]))
-                made = self._made(chunk, reader)
-                for name, columns in self._columns.items():
-                    begin = 0
-                    for column in columns:
-                        piece = reader.rows(column, start, stop)
-                        if made is not None:
-                            piece = made.gathered(piece)
-                        if piece.ndim == 1:
-                            rows[name][place] = piece
-                            continue
-                        rows[name][place, begin : begin + piece.shape[1]] = piece
-                        begin += piece.shape[1]
+        for piece in pieces:
+            reader = self._reader(piece.shard)
+            for name, columns in self._columns.items():
+                begin = 0
+                for column in columns:
+                    values = reader.rows(column, piece.start, piece.stop)
+                    if piece.made is not None:
+                        values = piece.made.gathered(values)
+                    if values.ndim == 1:
+                        room[name][piece.place] = values
+                        continue
+                    room[name][piece.place, begin : begin + values.shape[1]] = values
+                    begin += values.shape[1]
         return _Copied(size, room, shuffled)
 
     def _reader(self, shard: int) -> ShardReader:
@@ -217,37 +224,25 @@ class RowStream:
             self._readers[shard] = self._store.reader(self._shards[shard])
         return self._readers[shard]
 
-    def _made(self, chunk: int, reader: ShardReader) -> TokenRows | None:
-        """What a chunk's tokens become; None where every token is a row, once."""
-        start, stop = int(self.chunks.start[chunk]), int(self.chunks.stop[chunk])
-        if not self._repeats and int(self.chunks.kept[chunk]) == stop - start:
-            return None
-        return self._selection.rows(self._store, reader, start, stop)
-
     def _announce(self, order: _Order, window: int) -> None:
-        """Has the system read a window's pages, in its own time."""
+        """Has the system read the pages of a window that is gathered from the files, in its own time."""
+        if not self._direct:
+            return
+        columns = [column for columns in self._columns.values() for column in columns]
         for chunk in order.chunks[window]:
             reader = self._reader(int(self.chunks.shard[chunk]))
-            for columns in self._columns.values():
-                for column in columns:
-                    reader.announce(column, int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
+            reader.announce(columns, int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
 
-    def _mapped(self, chosen: npt.NDArray[np.int64], size: int, shuffled: Tensor | None) -> _Mapped:
+    def _mapped(self, pieces: Iterator[_Piece], size: int, shuffled: Tensor | None) -> _Mapped:
         """Where a window's rows lie."""
         shards, rows = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
-        at = 0
-        for chunk in chosen:
-            kept, shard = int(self.chunks.kept[chunk]), int(self.chunks.shard[chunk])
-            if kept == 0:
-                continue
-            tokens = torch.arange(int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
-            if (made := self._made(chunk, self._reader(shard))) is not None:
-                tokens = made.gathered(tokens)
-            shards[at : at + kept], rows[at : at + kept] = shard, tokens
-            at += kept
+        for piece in pieces:
+            tokens = torch.arange(piece.start, piece.stop)
+            shards[piece.place] = piece.shard
+            rows[piece.place] = tokens if piece.made is None else piece.made.gathered(tokens)
         if shuffled is not None:
             shards, rows = shards[shuffled], rows[shuffled]
-        return _Mapped(size, shards, rows, self._columns, self._readers)
+        return _Mapped(shards, rows, self._columns, self._readers)
 
     def _new_room(self) -> Batch:
         """Where a window's rows go, in the store's dtypes, means in float32. It is used again for later
@@ -268,21 +263,26 @@ _BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torc
 
 
 @dataclass(frozen=True)
-class _Window:
-    """Rows that are shuffled among each other, in the order they are given in."""
+class _Piece:
+    """A chunk's rows within a window.
 
-    size: int
+    start, stop  Its tokens in the shard.
+    place  Its rows in the window, before they are permuted.
+    made   What the tokens become; None where every token is a row, once.
+    """
 
-    def part(self, here: slice) -> Batch:
-        """Copies of some rows of the order, in the dtypes that a fit computes in."""
-        raise NotImplementedError
+    shard: int
+    start: int
+    stop: int
+    place: slice
+    made: TokenRows | None
 
 
 @dataclass(frozen=True)
-class _Mapped(_Window):
-    """Rows that are gathered from the mapped files, batch by batch: what memory does fastest.
+class _Mapped:
+    """A window of rows that are gathered from the mapped files, batch by batch.
 
-    shards, rows  [size], the shard of each row and its number in it.
+    shards, rows  [size], the shard of each row and its number in it, in the order they are given in.
     """
 
     shards: Tensor
@@ -290,7 +290,12 @@ class _Mapped(_Window):
     columns: dict[str, list[str]]
     readers: dict[int, ShardReader]
 
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
     def part(self, here: slice) -> Batch:
+        """Copies of some rows of the order, in the dtypes that a fit computes in."""
         shards, rows = self.shards[here], self.rows[here]
         by_shard = shards.argsort(stable=True)
         back = torch.empty_like(by_shard)
@@ -312,14 +317,16 @@ class _Mapped(_Window):
 
 
 @dataclass(frozen=True)
-class _Copied(_Window):
-    """Rows that were made of the store's, as means of tokens: as they were read, and the order they are given
-    in; None gives them as they are."""
+class _Copied:
+    """A window of rows that were made of the store's, as means of tokens: as they were read, and the order
+    that they are given in; None gives them as they are."""
 
+    size: int
     room: Batch  # its first `size` rows
     order: Tensor | None
 
     def part(self, here: slice) -> Batch:
+        """As `_Mapped.part`."""
         part = {}
         for name, rows in self.room.items():
             dtype = _BATCH_DTYPES.get(name, rows.dtype)
@@ -328,6 +335,10 @@ class _Copied(_Window):
             else:
                 part[name] = rows.index_select(0, self.order[here]).to(dtype)
         return part
+
+
+# rows that are shuffled among each other
+_Window = _Mapped | _Copied
 
 
 def _joined(pieces: list[Batch]) -> Batch:

@@ -19,10 +19,10 @@ from lrt.mapping.artifact import (
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.checkpoints import (
+    CheckpointBetweenBatches,
     CheckpointUnreadable,
     DurableCheckpoints,
-    KeptHere,
-    StopBetweenBatches,
+    RelocatableCheckpoint,
 )
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
@@ -54,6 +54,7 @@ __all__ = [
     "AffineMap",
     "Agreement",
     "AtlasCell",
+    "CheckpointBetweenBatches",
     "CheckpointUnreadable",
     "ClosedFormFit",
     "ClosedFormSpec",
@@ -65,7 +66,6 @@ __all__ = [
     "Forecast",
     "FractionUnexplained",
     "GridMoments",
-    "KeptHere",
     "ManyToMany",
     "ManyToOne",
     "MapCorrupt",
@@ -79,10 +79,10 @@ __all__ = [
     "NotConverged",
     "Procrustes",
     "ReducedRank",
+    "RelocatableCheckpoint",
     "RidgeFit",
     "SharedRidge",
     "Stack",
-    "StopBetweenBatches",
     "Whitening",
     "agreement",
     "atlas",

@@ -60,7 +60,7 @@ class DurableCheckpoints(TorchCheckpointIO):
         return found
 
 
-class KeptHere(ModelCheckpoint):
+class RelocatableCheckpoint(ModelCheckpoint):
     """Lightning's own, of which the folder may have been moved or copied since: what is restored of another
     place is looked for in this one. Left to itself it takes the best so far to be lost."""
 
@@ -77,7 +77,7 @@ class KeptHere(ModelCheckpoint):
         super().load_state_dict(moved)
 
 
-class StopBetweenBatches(L.Callback):
+class CheckpointBetweenBatches(L.Callback):
     """Checkpoints within an epoch, and a fit that Ctrl-C stops when the batch under way is done, with a
     checkpoint from which it goes on.
 

@@ -44,9 +44,10 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
     config = _config(spec, source)
     device = _device(spec)
     dtype = _dtype(spec, config)
-    depth = config.get_text_config(decoder=True).num_hidden_layers
-    if blocks is not None and blocks < depth and spec.weights != "random":
-        source["config"] = _shallow(config, blocks)
+    depth = None  # as many as are found
+    if blocks is not None and spec.weights != "random":
+        depth = int(config.get_text_config(decoder=True).num_hidden_layers)
+        source["config"] = _shallow(config, min(blocks, depth))
     with _explained(spec, "the weights"):
         if spec.weights == "random":
             # Drawn in float32 on the CPU, so that a seed means the same weights everywhere.

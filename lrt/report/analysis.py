@@ -26,6 +26,8 @@ ATLAS = {
     "tokens": "FVU on single test tokens, massive ones left out",
     "unfiltered": "FVU on all single test tokens, massive ones among them",
 }
+# columns for the last two
+ON_TOKENS = {"tokens": "FVU, single tokens", "unfiltered": "FVU, massive tokens among them"}
 
 
 def atlas_figure(results: Results, metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
@@ -87,35 +89,34 @@ def atlas_table(results: Results) -> Table:
     )
 
 
-def layer_pairs_table(results: Results) -> Table:
-    """Every recorded pair of layers: how well a map predicts, with massive activations and without."""
+def pairs_table(results: Results, most: int | None = None) -> Table:
+    """The pairs of layers, or at most `most`: least median error along the vectors first, least FVU without
+    vectors. FVU on single tokens, with massive ones left out and among them, where the cells tell it."""
+    cells = results.get("atlas") or []
+    told = {name: title for name, title in ON_TOKENS.items() if any(cell.get("fvu_of") for cell in cells)}
     rows: list[tuple[Cell, ...]] = [
         (
             cell["source_layer"],
             cell["target_layer"],
+            median_along(cell),
             cell["fvu"],
-            (cell.get("fvu_of") or {}).get("tokens"),
-            (cell.get("fvu_of") or {}).get("unfiltered"),
             cell["cka"],
             cell["rank"],
-            median_along(cell),
+            *(cell["fvu_of"][name] for name in told),
         )
-        for cell in results.get("atlas") or []
+        for cell in sorted(cells, key=least_error_first)[:most]
     ]
     return Table(
-        "Every recorded pair of layers",
-        (
-            "source block",
-            "target block",
-            "FVU, rows of the fit",
-            "FVU, single tokens",
-            "FVU, massive tokens among them",
-            "CKA",
-            "rank for 95%",
-            "error along the vectors, median",
-        ),
+        "The pairs of layers with the least error along the vectors, in the median",
+        ("source block", "target block", "error along", "FVU", "CKA", "rank at 95%", *told.values()),
         tuple(rows),
     )
+
+
+def least_error_first(cell: Mapping[str, Any]) -> tuple[float, int, int]:
+    """What the cells of an atlas are sorted by."""
+    along = median_along(cell)
+    return cell["fvu"] if along is None else along, cell["source_layer"], cell["target_layer"]
 
 
 def rank_figure(results: Results, dark: bool = False, *, bare: bool = False) -> Figure:
@@ -412,7 +413,7 @@ def analysis_tables(results: Results) -> Sequence[Table]:
         rank_table(results),
         many_to_one_table(results),
         atlas_table(results),
-        layer_pairs_table(results),
+        pairs_table(results),
         sae_table(results),
         geometry_table(results),
         feature_table(results),

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table, median_along
+from lrt.report.analysis import (
+    atlas_figure,
+    atlas_metrics,
+    atlas_table,
+    least_error_first,
+    median_along,
+    pairs_table,
+)
 from lrt.report.contents import provenance_facts
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.plain import plain, to_json
@@ -59,7 +66,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
 def atlas_headline(results: Results) -> str:
     """How many pairs, and the one with the least error along the vectors."""
     cells = results["atlas"]
-    best = min(cells, key=_order)
+    best = min(cells, key=least_error_first)
     text = f"{len(cells)} pairs of blocks."
     along = median_along(best)
     if along is None:
@@ -73,26 +80,6 @@ def atlas_headline(results: Results) -> str:
     )
 
 
-def pairs_table(results: Results, most: int) -> Table:
-    """At most `most` pairs, least median error along the vectors first; without vectors, least FVU."""
-    rows: list[tuple[Cell, ...]] = [
-        (
-            cell["source_layer"],
-            cell["target_layer"],
-            median_along(cell),
-            cell["fvu"],
-            cell["cka"],
-            cell["rank"],
-        )
-        for cell in sorted(results["atlas"], key=_order)[:most]
-    ]
-    return Table(
-        "The pairs of layers with the least error along the vectors, in the median",
-        ("source block", "target block", "error along", "FVU", "CKA", "rank at 95%"),
-        tuple(rows),
-    )
-
-
 def lost_table(results: Results) -> Table:
     """Tokens whose state at a block is infinite or undefined: they are in no row of any pair."""
     rows: list[tuple[Cell, ...]] = [
@@ -101,11 +88,6 @@ def lost_table(results: Results) -> Table:
         for name, tokens in counts.items()
     ]
     return Table("Left out as infinite or undefined", ("where", "split", "tokens"), tuple(rows))
-
-
-def _order(cell: Mapping[str, Any]) -> tuple[float, int, int]:
-    along = median_along(cell)
-    return cell["fvu"] if along is None else along, cell["source_layer"], cell["target_layer"]
 
 
 def _side(results: Results, side: str) -> str:

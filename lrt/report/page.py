@@ -118,7 +118,7 @@ def page(results: Mapping[str, Any]) -> str:
             "cuts": analysis.cut_table(results),
             "many": analysis.many_to_one_table(results),
             "atlas": analysis.atlas_table(results),
-            "pairs": analysis.layer_pairs_table(results),
+            "pairs": analysis.pairs_table(results),
             "sae": analysis.sae_table(results),
             "geometry": analysis.geometry_table(results),
             "features": analysis.feature_table(results),

@@ -20,14 +20,14 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import tensor
 
-from lrt.activations import PartRules, median_norms, paired_rows
+from lrt.activations import PartRules, paired_rows
 from lrt.corpora import SPLITS, Split
 from lrt.durable import one_writer, sweep
 from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
-from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table
-from lrt.report.atlas import lost_table, pairs_table, write_atlas_report
+from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table, pairs_table
+from lrt.report.atlas import lost_table, write_atlas_report
 from lrt.report.numerals import blocks_told
 from lrt.runtime.caches import cache_read
 from lrt.runtime.entry import command
@@ -36,6 +36,7 @@ from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.schema import Config, ConfigError, Depth, read_beside
 from lrt.runtime.session import Session, without_place
+from lrt.runtime.storeless import MEDIAN_TOKENS, pass_medians
 from lrt.runtime.vectors import Vectors
 from lrt.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 from lrt.steering import prompts_digest
@@ -43,8 +44,6 @@ from lrt.steering import prompts_digest
 # by name: as a program this module is __main__, which no one shows
 log = logging.getLogger("lrt.runtime.atlas")
 
-# Whose norms the medians are of that tell massive tokens: a limit of many medians asks for no more.
-MEDIAN_TOKENS = 65_536
 # The sums of each split, and those of one more while they are written or read again.
 COPIES = len(SPLITS) + 1
 SUMS_LAYOUT = 2  # of a split's file: the sums, the blocks in them, the non-finite tokens of these
@@ -237,7 +236,6 @@ class Atlas(Vectors):
     @cached_property
     def sums(self) -> dict[Split, _Sums]:
         """What is summed of every pair by split: found, gone on with, or gathered in one pass."""
-        source, target = self.recorded_stacks
         found: dict[Split, _Sums] = {}
         with (
             self.session.stage("moments of the grid"),
@@ -245,7 +243,7 @@ class Atlas(Vectors):
         ):
             sweep(self.folder)
             total = sum(self.packed.rows(split) for split in SPLITS)
-            medians = self._medians(source, target)
+            medians = pass_medians(self, self.folder / "median_norms.json")
             with self.session.progress("both models", total) as advance:
                 for split in SPLITS:
                     found[split] = self._summed(split, medians, advance)
@@ -259,24 +257,6 @@ class Atlas(Vectors):
                             layer,
                         )
         return found
-
-    def _medians(self, source: Stack, target: Stack) -> dict[str, float]:
-        file = self.folder / "median_norms.json"
-        if not file.is_file():
-            with self.session.working("median norms"):
-                found = median_norms(
-                    self.source,
-                    self.target,
-                    source.layers,
-                    target.layers,
-                    self.packed.splits["train"],
-                    at_most_tokens=MEDIAN_TOKENS,
-                    batch_tokens=self.config.recording.batch_tokens,
-                    non_finite=self.config.recording.non_finite,
-                )
-            write_sealed(file, found)
-        with cache_read(file):
-            return read_sealed(file)
 
     def _summed(self, split: Split, medians: dict[str, float], advance: Callable[[int], None]) -> _Sums:
         """One split's sums, written every so many blocks with the number of blocks that are in them and the

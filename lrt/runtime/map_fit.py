@@ -21,18 +21,18 @@ from lrt.durable import one_writer, sweep
 from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
+    CheckpointBetweenBatches,
     ClosedFormSpec,
     DirectionalRidge,
     DurableCheckpoints,
     FitHistory,
     FitSpec,
-    KeptHere,
     MapForeign,
     MapModule,
     MapSpec,
     MeanCosine,
     Moments,
-    StopBetweenBatches,
+    RelocatableCheckpoint,
     closed_form,
     early_stopping,
     from_embeddings,
@@ -311,15 +311,15 @@ class MapFit(Rows):
         folder = self.folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
-            KeptHere(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
+            RelocatableCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
             # one of its own: `save_last` of the above leaves out the epochs that are not the best
-            KeptHere(folder, filename="last", enable_version_counter=False),
+            RelocatableCheckpoint(folder, filename="last", enable_version_counter=False),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)
         if probe is not None:
             callbacks.append(probe)
-        callbacks.append(StopBetweenBatches(folder / "last.ckpt"))
+        callbacks.append(CheckpointBetweenBatches(folder / "last.ckpt"))
         return L.Trainer(
             **{
                 "logger": self.run.session.loggers_of(self.name if self.parts else ""),

@@ -58,9 +58,9 @@ from lrt.models import (
 from lrt.report import blocks_told
 from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import file_digests, fingerprint
-from lrt.runtime.passing import MEDIAN_TOKENS, check_passing, pass_medians
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
 from lrt.runtime.session import Session
+from lrt.runtime.storeless import MEDIAN_TOKENS, check_storeless, pass_medians
 from lrt.runtime.suites import behaviours_of
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Recorded:
                 self.config.map.check(source.total, target.total)
             self._check_solver(source, target)
             if not self.keeps_states:
-                check_passing(self)
+                check_storeless(self)
             samples = [text for b in self.suite for text in (*b.positives[:4], *b.negatives[:4])]
             check_same_tokenizer(self.source.tokenizer, self.target.tokenizer, samples)
             self._check_carried()

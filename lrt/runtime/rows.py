@@ -16,7 +16,7 @@ from lrt.corpora import Split
 from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
 from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import fingerprint
-from lrt.runtime.passing import PassingRows, ShuffledPairs
+from lrt.runtime.storeless import ShuffledPairs, StorelessRows
 from lrt.runtime.vectors import Vectors
 from lrt.sealed import read_sealed, write_sealed
 
@@ -100,12 +100,12 @@ class Rows:
         )
 
     @cached_property
-    def in_order(self) -> ActivationDataModule | PassingRows:
+    def in_order(self) -> ActivationDataModule | StorelessRows:
         """The rows from first to last, of the store or of a pass."""
-        return self.data if self.run.keeps_states else self._passing(self.selection)
+        return self.data if self.run.keeps_states else self._storeless(self.selection)
 
-    def _passing(self, selection: Selection) -> PassingRows:
-        return PassingRows(self.run, selection, self.run.artifacts / "passes")
+    def _storeless(self, selection: Selection) -> StorelessRows:
+        return StorelessRows(self.run, selection, self.run.artifacts / "passes")
 
     # -- moments and the optimum ---------------------------------------------------------------
 
@@ -187,10 +187,10 @@ class Rows:
                 name: replace(self.selection, filter=kept, span=1, ends=(), repeat=())
                 for name, kept in seen.items()
             }
-            streams: dict[str, ActivationDataModule | PassingRows] = {
+            streams: dict[str, ActivationDataModule | StorelessRows] = {
                 name: ActivationDataModule(self.run.store.folder, selection)
                 if self.run.keeps_states
-                else self._passing(selection)
+                else self._storeless(selection)
                 for name, selection in selections.items()
             }
             found = {name: self._no_rows() for name in streams}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from summed_rows import moments_of
 from torch import Tensor
 
 from lrt.mapping import (
@@ -48,12 +49,6 @@ def stacked_rows(generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
         1,
     )
     return x, y
-
-
-def moments_of(x: Tensor, y: Tensor) -> Moments:
-    moments = Moments(x.shape[1], y.shape[1], products="float64")
-    moments.update(x, y)
-    return moments
 
 
 def by_layer(stacked: Tensor, stack: Stack) -> dict[int, Tensor]:

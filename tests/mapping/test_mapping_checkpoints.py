@@ -15,15 +15,15 @@ from lightning.pytorch.callbacks import Callback
 
 from lrt.activations import ActivationDataModule, RowFilter, Selection
 from lrt.mapping import (
+    CheckpointBetweenBatches,
     CheckpointUnreadable,
     DurableCheckpoints,
     FitHistory,
     FitSpec,
-    KeptHere,
     MapModule,
     MapSpec,
     Moments,
-    StopBetweenBatches,
+    RelocatableCheckpoint,
     checkpoints,
     ridge_path,
 )
@@ -141,9 +141,11 @@ class Fit:
 
     def run(self, *callbacks: Callback, seconds: float = 60.0, accumulate: int = 1) -> None:
         folder = self.last.parent
-        self.best = KeptHere(folder, monitor="val/fvu", filename="best", enable_version_counter=False)
-        last = KeptHere(folder, filename="last", enable_version_counter=False)
-        stopper = StopBetweenBatches(self.last, seconds)
+        self.best, last = (
+            RelocatableCheckpoint(folder, monitor=monitor, filename=name, enable_version_counter=False)
+            for monitor, name in (("val/fvu", "best"), (None, "last"))
+        )
+        stopper = CheckpointBetweenBatches(self.last, seconds)
         running = Trainer(
             accelerator="cpu",
             callbacks=[*callbacks, self.history, self.best, last, stopper],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from summed_rows import moments_of
 from torch import Tensor
 
 from lrt.mapping import AffineMap, Moments, ridge_at
@@ -25,12 +26,6 @@ VECTOR = torch.tensor([1.0, -1.0, 0.5, 0.0, 2.0], dtype=torch.float64)
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def moments_of(x: Tensor, y: Tensor) -> Moments:
-    moments = Moments(x.shape[1], y.shape[1], products="float64")
-    moments.update(x, y)
-    return moments
 
 
 def folds_of(

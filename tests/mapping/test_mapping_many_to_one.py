@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from summed_rows import moments_of
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,12 +25,6 @@ SOURCE, TARGET = Stack((0, 3, 4, 6), 4), Stack((2, 9), 5)
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def moments_of(x: Tensor, y: Tensor) -> Moments:
-    moments = Moments(x.shape[1], y.shape[1], products="float64")
-    moments.update(x, y)
-    return moments
 
 
 def rows(generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:

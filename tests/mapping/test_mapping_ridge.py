@@ -3,14 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from summed_rows import moments_of
 
 from lrt.mapping import Moments, ridge_at, ridge_path
-
-
-def moments_of(x, y) -> Moments:
-    moments = Moments(x.shape[1], y.shape[1], products="float64")
-    moments.update(x, y)
-    return moments
 
 
 @pytest.fixture(scope="module")

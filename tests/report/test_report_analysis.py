@@ -8,6 +8,7 @@ import pytest
 from lrt.report import page as pages
 from lrt.report.analysis import (
     ATLAS,
+    ON_TOKENS,
     analysis_tables,
     atlas_figure,
     atlas_metrics,
@@ -17,9 +18,9 @@ from lrt.report.analysis import (
     fidelity_table,
     forecast_table,
     geometry_table,
-    layer_pairs_table,
     many_to_one_table,
     notes_table,
+    pairs_table,
     rank_table,
     sae_table,
 )
@@ -230,15 +231,16 @@ def test_an_atlas_has_a_cell_for_every_pair(analysed: dict[str, Any], metric: st
 
 
 def test_every_pair_is_told_with_massive_activations_and_without(analysed: dict[str, Any]) -> None:
-    table = layer_pairs_table(analysed)
+    table = pairs_table(analysed)
+    tokens, unfiltered = (table.columns.index(name) for name in ON_TOKENS.values())
     assert [row[:2] for row in table.rows] == [(0, 1), (0, 3), (2, 1), (2, 3)]
-    assert [row[3] for row in table.rows] == pytest.approx([0.3, 0.3, 0.5, 0.5])
-    assert {row[4] for row in table.rows} == {0.95}
+    assert [row[tokens] for row in table.rows] == pytest.approx([0.3, 0.3, 0.5, 0.5])
+    assert {row[unfiltered] for row in table.rows} == {0.95}
     # of an atlas without a store there are no single tokens, and no empty heatmap of them
     for cell in analysed["atlas"]:
         del cell["fvu_of"]
     assert set(ATLAS) - set(atlas_metrics(analysed)) == {"tokens", "unfiltered"}
-    assert {row[3] for row in layer_pairs_table(analysed).rows} == {None}
+    assert not set(ON_TOKENS.values()) & set(pairs_table(analysed).columns)
 
 
 def test_the_page_shows_it_all_and_nothing_of_what_is_not_there(

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from lrt.report.atlas import atlas_headline, lost_table, pairs_table, write_atlas_report
+from lrt.report.analysis import pairs_table
+from lrt.report.atlas import atlas_headline, lost_table, write_atlas_report
 
 
 def cell(source: int, target: int, **figures: Any) -> dict[str, Any]:

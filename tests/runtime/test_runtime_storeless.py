@@ -8,7 +8,7 @@ import torch
 from running import Workshop
 
 from lrt.mapping import Moments, load_map
-from lrt.runtime.passing import ShuffledPairs
+from lrt.runtime.storeless import ShuffledPairs
 
 SETTINGS = (
     "fit=closed_form",

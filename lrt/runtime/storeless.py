@@ -21,11 +21,12 @@ from lrt.sealed import read_sealed, write_sealed
 if TYPE_CHECKING:
     from lrt.runtime.recorded import Recorded
 
-# Whose norms the medians are of; a store takes all training tokens, which would be a pass of its own.
+# Whose norms the medians are of that tell massive tokens: a limit of many medians asks for no more, and all
+# training tokens, which a store takes, would be a pass of its own.
 MEDIAN_TOKENS = 65_536
 
 
-class PassingRows:
+class StorelessRows:
     """The rows of a selection as a store's stream would give them in order, every time by another pass.
 
     How many there are is known when a split has been passed over, and kept beside the moments; until then
@@ -150,7 +151,7 @@ def pass_medians(run: Recorded, file: Path) -> dict[str, float]:
         return read_sealed(file)
 
 
-def check_passing(run: Recorded) -> None:
+def check_storeless(run: Recorded) -> None:
     """Raises ConfigError for what needs states that are kept."""
     config = run.config
     needs = {

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from running import composed
 
 from lrt.activations import ActivationStore, StoreError, StoreForeign
+from lrt.checkpoints import CheckpointUnreadable, DurableCheckpoints
 from lrt.evaluation.records import RecordCorrupt, read_study, write_study
 from lrt.features import SaeError, SparseAutoencoder, load_autoencoder, save_autoencoder
-from lrt.mapping import AffineMap, DurableCheckpoints, MapError, Moments, load_map, save_map
-from lrt.mapping.checkpoints import CheckpointUnreadable
+from lrt.mapping import AffineMap, MapError, Moments, load_map, save_map
 from lrt.runtime.caches import CacheCorrupt, cache_read
 from lrt.runtime.rows import cached_moments
 from lrt.runtime.schema import ConfigError, read_config

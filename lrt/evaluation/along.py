@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, ItemSplit
-from lrt.evaluation.measuring import Cell, measure
+from lrt.evaluation.journal import Journal
+from lrt.evaluation.measuring import Cell
 from lrt.evaluation.statistics import Array
-from lrt.evaluation.study import Chosen
+from lrt.evaluation.study import Chosen, Measuring
 
 NONE = "none"
 
@@ -25,32 +26,26 @@ def scores_along(
     temperature: float,
     max_rows: int,
     progress: Callable[[int], None] | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, list[Array]]:  # condition -> draws of [items]
     """What every item of a split scores under each direction, and under `none`.
 
     Directions are taken at unit length. `progress` is called with the number of rows done, of
-    `rows_along` in all.
+    `rows_along` in all; `journal` keeps batches, for one that is stopped to go on where it was.
     """
     cells = [Cell(NONE, 0.0, torch.zeros(chosen.model.lm.width))]
     for name, draws in directions.items():
         for draw, direction in enumerate(draws):
             unit = torch.nn.functional.normalize(direction.float(), dim=0)
             cells += chosen.model.cells(name, unit, [chosen.choice.strength], behaviour.direction, draw)
-    measured = measure(
-        chosen.model.lm,
-        chosen.choice.layer,
-        behaviour,
-        split,
-        behaviour.items_of(split),
-        cells,
-        temperature=temperature,
-        max_rows=max_rows,
-        progress=progress,
-    )
+    how = Measuring(behaviour, split, temperature, max_rows, progress, journal or Journal())
+    items = behaviour.items_of(split)
+    scored = {
+        (m.condition, m.draw, m.item): m.value for m in how.measured("target", chosen.model, items, cells)
+    }
     found: dict[str, list[Array]] = {NONE: [], **{name: [] for name in directions}}
     for cell in cells:
-        rows = [m.value for m in measured if (m.condition, m.draw) == (cell.condition, cell.draw)]
-        found[cell.condition].append(np.array(rows))
+        found[cell.condition].append(np.array([scored[cell.condition, cell.draw, item.id] for item in items]))
     return found
 
 

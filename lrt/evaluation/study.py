@@ -127,7 +127,7 @@ def choose_strength(
     """
     cells = model.cells("native", native, grid.strengths, behaviour.direction)
     kept = journal or Journal()
-    how = _Measuring(behaviour, "development", temperature, max_rows, progress, kept)
+    how = Measuring(behaviour, "development", temperature, max_rows, progress, kept)
     rows = how.measured(f"block {model.layer}", model, behaviour.development, cells)
     harm = how.damaged(f"block {model.layer}", model, cells)
     means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
@@ -223,7 +223,7 @@ def study(
             elif name != "random" or draw:
                 points += target.cells(name, unit, [choice.strength], sign, draw)
 
-    how = _Measuring(behaviour, split, temperature, max_rows, progress, journal or Journal())
+    how = Measuring(behaviour, split, temperature, max_rows, progress, journal or Journal())
     put = behaviour.items_of(split)
     rows += how.measured("target", target, put, curves + points)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
@@ -245,7 +245,7 @@ def study(
 
 
 @dataclass(frozen=True)
-class _Measuring:
+class Measuring:
     """How items are put to the models, and where what was measured is kept."""
 
     behaviour: Behaviour

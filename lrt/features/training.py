@@ -264,11 +264,14 @@ class SaeModule(LightningModule):
         if rows.grad is not None:
             rows.grad -= (rows.grad * rows).sum(1, keepdim=True) * rows
 
-    @torch.no_grad()
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.learnt.W_dec.copy_(nn.functional.normalize(self.learnt.W_dec, dim=1))
-        if self.learnt.threshold is not None:
-            self.learnt.threshold.clamp_(min=0)
+    # within the step: a callback that writes a checkpoint after a batch is called before this module's own
+    # hook after it
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+        with torch.no_grad():
+            self.learnt.W_dec.copy_(nn.functional.normalize(self.learnt.W_dec, dim=1))
+            if self.learnt.threshold is not None:
+                self.learnt.threshold.clamp_(min=0)
 
 
 def _start(width: int, spec: SaeSpec, generator: torch.Generator) -> SparseAutoencoder:

@@ -19,10 +19,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.lab.grammar import Shelf, pages
 from lrt.models.precision import bfloat16_pays
 
@@ -201,14 +201,15 @@ def pretrain(
     work: Path,
     *,
     callbacks: list[L.Callback] | None = None,
-    checkpoint_every: int = 250,
+    checkpoint_seconds: float = 60.0,
     accelerator: str = "auto",
     compiled: bool = False,
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
     """Trains `member`, resuming from `last.ckpt` in the folder of `work` that is named by the recipe and
     the packed corpus: another grammar, tokenizer or recipe begins anew.
 
-    compiled  Whether the step goes through torch.compile, which needs a C++ compiler on a CPU.
+    checkpoint_seconds  Between two checkpoints within the epoch; Ctrl-C leaves one, too.
+    compiled            Whether the step goes through torch.compile, which needs a C++ compiler on a CPU.
 
     Returns the model in evaluation mode and the training's part of its card: recipe, corpus fingerprint,
     tokens seen, hours, training loss (nats per token, mean over the last 50 steps).
@@ -220,9 +221,7 @@ def pretrain(
     work.mkdir(parents=True, exist_ok=True)
     module = Pretraining(member, tokenizer, compiled)
     stream = BlockStream(blocks, member.batch)
-    checkpoint = ModelCheckpoint(
-        work, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False
-    )
+    last = work / "last.ckpt"
     precision = precision_for(member)
     trainer = L.Trainer(
         max_steps=member.steps,
@@ -230,14 +229,14 @@ def pretrain(
         devices=1,
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
-        callbacks=[checkpoint, *(callbacks or [])],
+        callbacks=[*(callbacks or []), *resuming(last, checkpoint_seconds)],
+        plugins=[DurableCheckpoints()],
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,
         log_every_n_steps=50,
         default_root_dir=work,
     )
-    last = work / "last.ckpt"
     trainer.fit(module, stream, ckpt_path=last if last.exists() else None)
     card = {
         "name": member.name,

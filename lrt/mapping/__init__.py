@@ -18,12 +18,6 @@ from lrt.mapping.artifact import (
 )
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
-from lrt.mapping.checkpoints import (
-    CheckpointBetweenBatches,
-    CheckpointUnreadable,
-    DurableCheckpoints,
-    RelocatableCheckpoint,
-)
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
@@ -54,12 +48,9 @@ __all__ = [
     "AffineMap",
     "Agreement",
     "AtlasCell",
-    "CheckpointBetweenBatches",
-    "CheckpointUnreadable",
     "ClosedFormFit",
     "ClosedFormSpec",
     "DirectionalRidge",
-    "DurableCheckpoints",
     "ErrorAlong",
     "FitHistory",
     "FitSpec",
@@ -79,7 +70,6 @@ __all__ = [
     "NotConverged",
     "Procrustes",
     "ReducedRank",
-    "RelocatableCheckpoint",
     "RidgeFit",
     "SharedRidge",
     "Stack",

@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig
 
 from lrt.durable import write_durably
-from lrt.evaluation import Behaviour, rows_along, scores_along
+from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import mean_estimate
 from lrt.evaluation.telling import rule_telling, telling
 from lrt.mapping import AffineMap, Moments, agreement, jackknife, residual_on, ridge_at, ridge_path
@@ -159,18 +159,7 @@ class Coverage(Vectors):
         directions = {
             name: [self.stacks[1].part(image, chosen.choice.layer)] for name, image in images.items()
         }
-        with self.session.progress(
-            behaviour.name, rows_along(behaviour, directions, "development")
-        ) as advance:
-            scores = scores_along(
-                chosen,
-                behaviour,
-                directions,
-                "development",
-                temperature=self.config.evaluation.temperature,
-                max_rows=self.config.evaluation.max_rows,
-                progress=advance,
-            )
+        scores = self.scores_along(behaviour, directions, "development", behaviour.name)
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
         if not mean_estimate(moved, keys=[item.key for item in behaviour.development]).off_zero:

@@ -9,6 +9,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 
 def fingerprint(content: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of plain data and dataclasses; the first 32 hex digits name the
@@ -26,6 +28,11 @@ def file_digests(paths: tuple[str, ...]) -> list[tuple[str, str]]:
                 with file.open("rb") as opened:
                     found.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
     return found
+
+
+def tensor_digest(values: Tensor) -> str:
+    """SHA-256 of a tensor's numbers as float32."""
+    return hashlib.sha256(values.float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.activations.manifest import Side
+from lrt.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
 from lrt.durable import one_writer, sweep
 from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
 from lrt.mapping import (
     AffineMap,
-    CheckpointBetweenBatches,
     ClosedFormSpec,
     DirectionalRidge,
-    DurableCheckpoints,
     FitHistory,
     FitSpec,
     MapForeign,
@@ -32,7 +31,6 @@ from lrt.mapping import (
     MapSpec,
     MeanCosine,
     Moments,
-    RelocatableCheckpoint,
     closed_form,
     early_stopping,
     from_embeddings,
@@ -312,14 +310,12 @@ class MapFit(Rows):
         callbacks: list[L.Callback] = [
             history,
             RelocatableCheckpoint(folder, monitor="val/fvu", filename="best", enable_version_counter=False),
-            # one of its own: `save_last` of the above leaves out the epochs that are not the best
-            RelocatableCheckpoint(folder, filename="last", enable_version_counter=False),
         ]
         if (stopper := early_stopping(fit)) is not None:
             callbacks.append(stopper)
         if probe is not None:
             callbacks.append(probe)
-        callbacks.append(CheckpointBetweenBatches(folder / "last.ckpt"))
+        callbacks += resuming(folder / "last.ckpt")
         return L.Trainer(
             **{
                 "logger": self.run.session.loggers_of(self.name if self.parts else ""),

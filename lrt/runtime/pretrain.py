@@ -32,7 +32,7 @@ class Order:
     lab: FamilyMember
     weights: str | None
     work: str
-    checkpoint_every: int
+    checkpoint_seconds: float
     accelerator: str
     compile: bool
     check_items: int
@@ -68,7 +68,7 @@ def main(composed: DictConfig) -> None:
             tokenizer,
             Path(order.work),
             callbacks=[_Bar(progress, order.lab.name, order.lab.steps)],
-            checkpoint_every=order.checkpoint_every,
+            checkpoint_seconds=order.checkpoint_seconds,
             accelerator=order.accelerator,
             compiled=order.compile,
         )

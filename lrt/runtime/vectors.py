@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,9 +18,13 @@ from lrt.evaluation import (
     Study,
     choose_layer,
     end_tokens,
+    rows_along,
+    scores_along,
 )
+from lrt.evaluation.behaviours import ItemSplit
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.records import kept_study
+from lrt.evaluation.statistics import Array
 from lrt.mapping import Stack
 from lrt.models import (
     LanguageModel,
@@ -28,7 +33,7 @@ from lrt.models import (
     load,
 )
 from lrt.runtime.caches import cache_read
-from lrt.runtime.fingerprints import fingerprint
+from lrt.runtime.fingerprints import fingerprint, tensor_digest
 from lrt.runtime.recorded import Recorded
 from lrt.sealed import load_tensors, save_tensors
 from lrt.steering import last_token_states, prompts_digest
@@ -171,6 +176,35 @@ class Vectors(Recorded):
                 journal=journal,
             )
         return Study(behaviour.name, made.choice, made.measurements, made.damages, "development")
+
+    def scores_along(
+        self, behaviour: Behaviour, directions: Mapping[str, Sequence[Tensor]], split: ItemSplit, doing: str
+    ) -> dict[str, list[Array]]:
+        """What a split's items score under directions at the layer and strength chosen for the behaviour, as
+        `lrt.evaluation.scores_along` gives it. Stopped, it goes on where it was; done, it is found again."""
+        chosen, evaluation = self.chosen(behaviour), self.config.evaluation
+        name = fingerprint(
+            {
+                "version": 1,
+                "chosen": self.chosen_facts(behaviour, "target"),
+                "split": split,
+                "directions": {name: list(map(tensor_digest, draws)) for name, draws in directions.items()},
+            }
+        )
+        with (
+            Journal(self.artifacts / "along" / f"{behaviour.name}-{name}.journal") as journal,
+            self.session.progress(doing, rows_along(behaviour, directions, split)) as advance,
+        ):
+            return scores_along(
+                chosen,
+                behaviour,
+                directions,
+                split,
+                temperature=evaluation.temperature,
+                max_rows=evaluation.max_rows,
+                progress=advance,
+                journal=journal,
+            )
 
     @cached_property
     def _chosen(self) -> dict[tuple[str, Side], Chosen]:

@@ -1,11 +1,18 @@
 """Scores under several directions at a chosen strength: the engine's own, gathered by condition."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Behaviour, Chosen, SteerableModel, StrengthChoice, rows_along, scores_along
+from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import measure
 from lrt.models import LanguageModel
 
@@ -31,3 +38,40 @@ def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: Language
         np.testing.assert_allclose(found[name][draw], [m.value for m in alone], atol=1e-4)
     if behaviour.is_choice:
         assert np.abs(found["one"][0] - found["none"][0]).max() > 1e-3
+
+
+def test_stopped_it_goes_on_where_it_was(story_lm: LanguageModel, tmp_path: Path) -> None:
+    behaviour = choice_behaviour()
+    chosen = Chosen(StrengthChoice(0.5, 1.0, False, 1, 1), SteerableModel(story_lm, 1, 2.0), (), ())
+    directions = {"one": [torch.randn(story_lm.width, generator=torch.Generator().manual_seed(0))]}
+
+    def scores(progress: Callable[[int], None], file: Path | None) -> dict[str, list[Any]]:
+        with Journal(file) as journal:
+            return scores_along(
+                chosen,
+                behaviour,
+                directions,
+                "test",
+                temperature=0.0,
+                max_rows=4,
+                progress=progress,
+                journal=journal,
+            )
+
+    def stops(_rows: int) -> None:
+        raise KeyboardInterrupt
+
+    whole = scores(lambda _rows: None, None)
+    file = tmp_path / "a.journal"
+    with pytest.raises(KeyboardInterrupt):
+        scores(stops, file)
+    kept = file.read_bytes()
+    assert kept.count(b"\n") == 1  # the first batch of several
+    assert json.dumps(to_lists(scores(lambda _rows: None, file))) == json.dumps(to_lists(whole))
+    assert file.read_bytes().startswith(kept)
+    with mock.patch("lrt.evaluation.study.measure", side_effect=AssertionError("measured again")):
+        assert json.dumps(to_lists(scores(lambda _rows: None, file))) == json.dumps(to_lists(whole))
+
+
+def to_lists(scores: dict[str, list[Any]]) -> dict[str, list[list[float]]]:
+    return {name: [draw.tolist() for draw in draws] for name, draws in scores.items()}

@@ -1,5 +1,6 @@
 """Analyses are made once each, found by what determines them, and one that fails costs no other."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from running import Workshop
 from upstream_files import gemma_scope
 
+from lrt.features import SaeModule
 from lrt.mapping import NotConverged, closed_form, load_map
 from lrt.runtime.analyses.features import Features
 from lrt.runtime.analyses.layers import RankCurve
@@ -141,6 +143,28 @@ def test_damage_to_what_is_kept_is_the_users_to_mend(workshop: Workshop) -> None
     done = workshop.train(*asked)
     assert done.code == 1
     assert choice.name in done.line
+
+
+def test_what_an_autoencoder_cost_is_kept_where_the_run_stops_behind_it(workshop: Workshop) -> None:
+    asked = (*QUICK, "analysis.sae.features=64")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch("lrt.runtime.analyses.features.save_autoencoder", side_effect=full):
+        assert "No space left" in workshop.train(*asked).line
+    again = AssertionError("trained again")
+    with mock.patch.object(SaeModule, "on_train_batch_start", side_effect=again) as step:
+        workshop.train(*asked)  # the target's is another one
+    assert step.call_count == 1
+    assert len([f for f in workshop.files("saes") if f.name == "sae.json"]) == 1
+    assert workshop.train(*asked).code == 0
+    told = results(workshop)["sae"]
+    assert told["steering"]
+    for file in workshop.files("analysis"):
+        if file.name.startswith("sae-"):
+            file.unlink()
+    with mock.patch("lrt.evaluation.study.measure", side_effect=AssertionError("measured again")):
+        done = workshop.train(*asked)
+    assert done.code == 0, done.told
+    assert results(workshop)["sae"] == told
 
 
 def test_a_part_without_rows_costs_no_forecast(workshop: Workshop) -> None:

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from lrt.activations.manifest import SIDES, Side
+from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.corpora import Split
-from lrt.evaluation import Behaviour, rows_along, scores_along
+from lrt.durable import one_writer, sweep
+from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import null_share, ratio_estimate
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.features import (
     SaeModule,
+    SaeSpec,
     SparseAutoencoder,
     behaviour_features,
     check_fits,
@@ -190,33 +193,44 @@ class Features(Analysis):
         run, spec = self.run, self.own.spec()
         folder = run.artifacts / "saes" / self._fingerprint(side)
         if not (folder / "sae.json").is_file():
-            module = SaeModule.from_moments(
-                spec, self.rows.train_moments, side, layer=self.layers[side], seed=run.config.seed
-            )
-            batches = max(1, self.own.tokens // run.config.batches.rows)
-            trainer = L.Trainer(
-                **{
-                    **run.config.trainer,
-                    # by one process: those of a distributed fit have ended where it has
-                    "devices": 1,
-                    "num_nodes": 1,
-                    "strategy": "auto",
-                    "logger": run.session.loggers_of(f"sae-{side}"),
-                    "default_root_dir": run.config.paths.logs,
-                    "enable_checkpointing": False,
-                    "enable_model_summary": False,
-                    "use_distributed_sampler": False,
-                    "max_epochs": self.own.epochs,
-                    "limit_train_batches": batches,
-                    "num_sanity_val_steps": 0,
-                    "limit_val_batches": 0,
-                }
-            )
-            trainer.fit(module, train_dataloaders=self.rows.data.train_dataloader())
-            card = {"model": getattr(run, side).spec.name, "layer": self.layers[side], "sae": asdict(spec)}
-            save_autoencoder(folder, module.autoencoder(), card)
+            with one_writer(folder, "training the autoencoder in", ConfigError, ConfigError):
+                module = self._trained(spec, side, folder / "checkpoints" / "last.ckpt")
+                name = getattr(run, side).spec.name
+                card = {"model": name, "layer": self.layers[side], "sae": asdict(spec)}
+                save_autoencoder(folder, module.autoencoder(), card)
         sae, _ = load_autoencoder(folder, mend=f"delete the folder {folder} and run the command again")
         return sae
+
+    def _trained(self, spec: SaeSpec, side: Side, last: Path) -> SaeModule:
+        """A module trained on one side's states, from the checkpoint `last` on where there is one."""
+        run = self.run
+        module = SaeModule.from_moments(
+            spec, self.rows.train_moments, side, layer=self.layers[side], seed=run.config.seed
+        )
+        trainer = L.Trainer(
+            **{
+                **run.config.trainer,
+                # by one process: those of a distributed fit have ended where it has
+                "devices": 1,
+                "num_nodes": 1,
+                "strategy": "auto",
+                "logger": run.session.loggers_of(f"sae-{side}"),
+                "callbacks": resuming(last),
+                "plugins": [DurableCheckpoints()],
+                "default_root_dir": run.config.paths.logs,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "max_epochs": self.own.epochs,
+                "limit_train_batches": max(1, self.own.tokens // run.config.batches.rows),
+                "num_sanity_val_steps": 0,
+                "limit_val_batches": 0,
+            }
+        )
+        if last.parent.is_dir():
+            sweep(last.parent)
+        loader = self.rows.data.train_dataloader()
+        trainer.fit(module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None)
+        return module
 
     # -- steering by features --------------------------------------------------------------------
 
@@ -269,17 +283,7 @@ class Features(Analysis):
         directions = {
             name: [run.stacks[1].part(image, layer) for image in draws] for name, draws in images.items()
         }
-        rows = rows_along(behaviour, directions, evaluation.items)
-        with run.session.progress(f"{behaviour.name}, by features", rows) as advance:
-            scores = scores_along(
-                chosen,
-                behaviour,
-                directions,
-                evaluation.items,
-                temperature=evaluation.temperature,
-                max_rows=evaluation.max_rows,
-                progress=advance,
-            )
+        scores = run.scores_along(behaviour, directions, evaluation.items, f"{behaviour.name}, by features")
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
         keys = [item.key for item in behaviour.items_of(evaluation.items)]

@@ -148,3 +148,11 @@ class CheckpointBetweenBatches(L.Callback):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._before_late)
             self._before_late = None
+
+
+def resuming(last: Path, seconds: float = 60.0) -> list[L.Callback]:
+    """What keeps a fit's place in `last` after each epoch and within it, behind its other callbacks.
+    With `DurableCheckpoints` among the plugins, and `ckpt_path=last` where the file is there."""
+    # one of its own beside the best of a fit: `save_last` leaves out the epochs that are not the best
+    of_epochs = RelocatableCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
+    return [of_epochs, CheckpointBetweenBatches(last, seconds)]

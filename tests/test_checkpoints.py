@@ -13,18 +13,20 @@ from activations.planted_states import corpus_of, make_store
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from lrt import checkpoints
 from lrt.activations import ActivationDataModule, RowFilter, Selection
-from lrt.mapping import (
+from lrt.checkpoints import (
     CheckpointBetweenBatches,
     CheckpointUnreadable,
     DurableCheckpoints,
+    RelocatableCheckpoint,
+)
+from lrt.mapping import (
     FitHistory,
     FitSpec,
     MapModule,
     MapSpec,
     Moments,
-    RelocatableCheckpoint,
-    checkpoints,
     ridge_path,
 )
 

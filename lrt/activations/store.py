@@ -18,7 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,16 @@ class ShardReader:
             raise TypeError(f"{column} is kept in a byte an entry; it is made row by row")
         return found
 
-    def announce(self, columns: Sequence[str], start: int, stop: int) -> None:
-        """Has the system read rows `start` to `stop` of some columns ahead, in its own time, where it takes
-        such hints."""
+    def announce(self, columns: Sequence[str], runs: Iterable[tuple[int, int]]) -> None:
+        """Has the system read runs of rows of some columns ahead, in its own time, where it takes such
+        hints."""
         if not hasattr(os, "posix_fadvise"):
             return
+        each = {column: self.whole(column)[0].nbytes for column in columns}
         with self._path.open("rb") as file:
-            for column in columns:
-                rows = self.whole(column)[start:stop]
-                begin = self._begins[column] + start * rows[0].nbytes
-                os.posix_fadvise(file.fileno(), begin, rows.nbytes, os.POSIX_FADV_WILLNEED)
+            for (start, stop), (column, size) in product(runs, each.items()):
+                begin = self._begins[column] + start * size
+                os.posix_fadvise(file.fileno(), begin, (stop - start) * size, os.POSIX_FADV_WILLNEED)
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
         """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""

@@ -1,10 +1,11 @@
 """Rows of a split as batches: shuffled with bounded memory, and in an order that (seed, epoch)
 fixes.
 
-The chunks of a split are permuted and taken in windows; a window's kept rows are permuted in RAM;
-batches are cut from the windows laid end to end. Batch `i` of epoch `e` is therefore one fixed set
-of rows, whatever the number of workers or processes, and an epoch can be entered at any batch by
-loading one window.
+The shards of a split are permuted, their chunks are, a few shards at a time, and are taken in windows; a
+window's kept rows are permuted in RAM; batches are cut from the windows laid end to end. Batch `i` of epoch
+`e` is therefore one fixed set of rows, whatever the number of workers or processes, and an epoch can be
+entered at any batch by loading one window. Documents were permuted before they were recorded, so a few
+shards are a fair sample, and a batch that needs few files costs no more where the store has many.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from lrt.activations.store import ActivationStore, ShardReader
 from lrt.corpora.splits import Split
 
 Batch = dict[str, Tensor]
+
+LABELS = ("document", "group")
+
+# whose chunks are permuted among each other
+SHARDS_TOGETHER = 2
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,7 @@ class RowStream:
         self._workers = workers
         self._complete_only = complete_only
         self._columns = {side: selection.columns(store, side) for side in SIDES} | {
-            "document": ["document"],
-            "group": ["group"],
+            name: [name] for name in LABELS
         }
 
     def __len__(self) -> int:
@@ -139,7 +144,11 @@ class RowStream:
         if self._seed is None:
             permuted = np.arange(count)
         else:
-            permuted = torch.randperm(count, generator=self._generator(epoch, "chunks")).numpy()
+            generator = self._generator(epoch, "chunks")
+            shards = torch.randperm(len(self._shards), generator=generator).numpy()
+            group = np.argsort(shards)[self.chunks.shard] // SHARDS_TOGETHER
+            permuted = torch.randperm(count, generator=generator).numpy()
+            permuted = permuted[np.argsort(group[permuted], kind="stable")]
         each = self._chunks_per_window
         windows = [permuted[i : i + each] for i in range(0, count, each)]
         sizes = [int(self.chunks.kept[window].sum()) for window in windows]
@@ -181,9 +190,8 @@ class RowStream:
         size = int(order.offsets[window + 1] - order.offsets[window])
         shuffled = None
         if self._seed is not None:
-            places = torch.randperm(size, generator=self._generator(epoch, f"window {window}"))
-            shuffled = torch.empty_like(places)
-            shuffled[places] = torch.arange(size)
+            generator = self._generator(epoch, f"window {window}")
+            shuffled = torch.randperm(size, generator=generator)
         pieces = self._pieces(order.chunks[window])
         return self._mapped(pieces, size, shuffled) if self._direct else self._copied(pieces, size, shuffled)
 
@@ -228,21 +236,29 @@ class RowStream:
         """Has the system read the pages of a window that is gathered from the files, in its own time."""
         if not self._direct:
             return
-        columns = [column for columns in self._columns.values() for column in columns]
-        for chunk in order.chunks[window]:
-            reader = self._reader(int(self.chunks.shard[chunk]))
-            reader.announce(columns, int(self.chunks.start[chunk]), int(self.chunks.stop[chunk]))
+        columns = [column for side in SIDES for column in self._columns[side]]
+        chosen = np.sort(order.chunks[window])
+        for shard in np.unique(self.chunks.shard[chosen]).tolist():
+            here = chosen[self.chunks.shard[chosen] == shard]
+            starts, stops = self.chunks.start[here], self.chunks.stop[here]
+            apart = starts[1:] != stops[:-1]  # chunks that follow each other are one run
+            first, last = np.concatenate([[True], apart]), np.concatenate([apart, [True]])
+            runs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
+            self._reader(shard).announce(columns, runs)
 
     def _mapped(self, pieces: Iterator[_Piece], size: int, shuffled: Tensor | None) -> _Mapped:
-        """Where a window's rows lie."""
-        shards, rows = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
+        """Where a window's rows lie, and what is small of them."""
+        places = {name: torch.empty(size, dtype=torch.int64) for name in ("shard", "row", *LABELS)}
         for piece in pieces:
-            tokens = torch.arange(piece.start, piece.stop)
-            shards[piece.place] = piece.shard
-            rows[piece.place] = tokens if piece.made is None else piece.made.gathered(tokens)
+            told = {name: self._reader(piece.shard).rows(name, piece.start, piece.stop) for name in LABELS}
+            told["row"] = torch.arange(piece.start, piece.stop)
+            for name, values in told.items():
+                places[name][piece.place] = values if piece.made is None else piece.made.gathered(values)
+            places["shard"][piece.place] = piece.shard
         if shuffled is not None:
-            shards, rows = shards[shuffled], rows[shuffled]
-        return _Mapped(shards, rows, self._columns, self._readers)
+            places = {name: values[shuffled] for name, values in places.items()}
+        columns: dict[str, list[str]] = {side: self._columns[side] for side in SIDES}
+        return _Mapped(places, columns, self._readers)
 
     def _new_room(self) -> Batch:
         """Where a window's rows go, in the store's dtypes, means in float32. It is used again for later
@@ -282,37 +298,37 @@ class _Piece:
 class _Mapped:
     """A window of rows that are gathered from the mapped files, batch by batch.
 
-    shards, rows  [size], the shard of each row and its number in it, in the order they are given in.
+    places  int64 [size] each, in the order they are given in: `shard` of each row, its number in it (`row`),
+            and its labels.
     """
 
-    shards: Tensor
-    rows: Tensor
+    places: Batch
     columns: dict[str, list[str]]
     readers: dict[int, ShardReader]
 
     @property
     def size(self) -> int:
-        return len(self.rows)
+        return len(self.places["row"])
 
     def part(self, here: slice) -> Batch:
         """Copies of some rows of the order, in the dtypes that a fit computes in."""
-        shards, rows = self.shards[here], self.rows[here]
-        by_shard = shards.argsort(stable=True)
-        back = torch.empty_like(by_shard)
-        back[by_shard] = torch.arange(len(back))
-        rows = rows[by_shard]
-        counts = shards.bincount()
-        found = counts.nonzero().flatten()  # rising, as the rows now lie
-        places = list(zip(found.tolist(), torch.split(rows, counts[found].tolist()), strict=True))
-        part = {}
-        for name, columns in self.columns.items():
-            side_by_side = []
+        # as they lie in the files: which rows a batch holds is drawn, their order in it means nothing
+        shards, rows = self.places["shard"][here], self.places["row"][here]
+        order = (shards * 2**40 + rows).argsort(stable=True)
+        rows, counts = rows[order], shards.bincount()
+        found = counts.nonzero().flatten().tolist()
+        pieces = torch.split(rows, counts[found].tolist())
+        bounds = np.cumsum([0, *map(len, pieces)]).tolist()
+        part = {name: self.places[name][here][order] for name in LABELS}
+        for side, columns in self.columns.items():
+            gathered = []
             for column in columns:
-                pieces = [self.readers[shard].whole(column).index_select(0, at) for shard, at in places]
-                # of one shard they never left their order
-                gathered = pieces[0] if len(pieces) == 1 else torch.cat(pieces).index_select(0, back)
-                side_by_side.append(gathered.to(_BATCH_DTYPES.get(name, gathered.dtype)))
-            part[name] = side_by_side[0] if len(columns) == 1 else torch.cat(side_by_side, dim=1)
+                wholes = [self.readers[shard].whole(column) for shard in found]
+                room = wholes[0].new_empty(len(rows), wholes[0].shape[1])
+                for whole, piece, begin, end in zip(wholes, pieces, bounds[:-1], bounds[1:], strict=True):
+                    torch.index_select(whole, 0, piece, out=room[begin:end])
+                gathered.append(room.float())
+            part[side] = gathered[0] if len(gathered) == 1 else torch.cat(gathered, dim=1)
         return part
 
 

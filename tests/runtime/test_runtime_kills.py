@@ -9,11 +9,15 @@ import errno
 import multiprocessing
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Ran, Workshop
+from running import Ran, Workshop, run_main
+
+from lrt.runtime.atlas import main as atlas
+from lrt.runtime.record import main as record
 
 pytestmark = pytest.mark.xdist_group("micro")
 SETTINGS = (
@@ -26,18 +30,45 @@ SETTINGS = (
     "evaluation.folds=12",  # names whose order is not that of their numbers
     "evaluate=true",
 )
-KINDS = ("activations", "states", "moments", "maps", "choices", "measurements", "analysis")
 DIED = 77
+Job = Callable[[Workshop], Ran]
+
+
+def train(workshop: Workshop, more: tuple[str, ...] = ()) -> Ran:
+    return workshop.train(*SETTINGS, *more)
+
+
+def features(workshop: Workshop) -> Ran:
+    """With autoencoders of both models, and features that steer."""
+    return train(workshop, ("analysis.sae.features=64",))
+
+
+def shares(workshop: Workshop) -> Ran:
+    """Two shares of a store and their merge, three commands."""
+    same = ("pair.source.dtype=float32", "pair.target.dtype=float32")
+    split = ("recording.rows_per_shard=2048", "corpus.tokens.train=16384", *same)
+    for more in ("record.share=0/2", "record.share=1/2", "record.merge=true"):
+        ran = run_main(record, "record", *workshop.settings(*split, more))
+        if ran.code:
+            break
+    return ran
+
+
+def pairs_of_layers(workshop: Workshop) -> Ran:
+    """`make atlas`, its sums written every few blocks."""
+    thin = ("atlas.source=[1]", "atlas.target=2", "atlas.checkpoint_every=4", "recording.batch_tokens=1024")
+    return run_main(atlas, "atlas", *workshop.settings(*thin))
 
 
 def kept(workshop: Workshop) -> dict[str, bytes]:
     """What a finished run leaves to be found again; checkpoints are for resuming alone, and cards tell how
     long it took."""
-    found = (path for kind in KINDS for path in (workshop.artifacts / kind).rglob("*") if path.is_file())
     return {
         str(path.relative_to(workshop.artifacts)): path.read_bytes()
-        for path in found
-        if "checkpoints" not in path.parts and path.name != "mapping.json"
+        for path in workshop.artifacts.rglob("*")
+        if path.is_file()
+        and "checkpoints" not in path.parts
+        and path.name not in ("mapping.json", "sae.json")
     }
 
 
@@ -56,7 +87,7 @@ def counted(patch: pytest.MonkeyPatch, happens: Callable[[int], None]) -> list[i
     return calls
 
 
-def dies_at(workshop: Workshop, at: int, *more: str) -> bool:
+def dies_at(workshop: Workshop, at: int, job: Job = train) -> bool:
     """Runs in a child that ends, with nothing said or tidied, before the `at`-th call; whether it did."""
 
     def child() -> None:
@@ -67,7 +98,7 @@ def dies_at(workshop: Workshop, at: int, *more: str) -> bool:
                     os._exit(DIED)
 
             counted(patch, happens)
-            ran = workshop.train(*SETTINGS, *more)
+            ran = job(workshop)
         os._exit(ran.code)
 
     process = multiprocessing.get_context("fork").Process(target=child)
@@ -77,7 +108,7 @@ def dies_at(workshop: Workshop, at: int, *more: str) -> bool:
     return process.exitcode == DIED
 
 
-def full_at(workshop: Workshop, at: int, *more: str) -> Ran:
+def full_at(workshop: Workshop, at: int) -> Ran:
     """Runs with a disk that is full from the `at`-th call on."""
     with pytest.MonkeyPatch.context() as patch:
 
@@ -86,22 +117,26 @@ def full_at(workshop: Workshop, at: int, *more: str) -> Ran:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         counted(patch, happens)
-        return workshop.train(*SETTINGS, *more)
+        return train(workshop)
 
 
-@pytest.fixture(scope="session")
-def whole(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
+def undisturbed(workshop: Workshop, job: Job) -> tuple[dict[str, bytes], int]:
     """What a run leaves that nothing befell, and how many calls it made."""
-    workshop = Workshop(pair_folder, tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         calls = counted(patch, lambda _: None)
-        ran = workshop.train(*SETTINGS)
+        ran = job(workshop)
     assert ran.code == 0, ran.told
     return kept(workshop), calls[0]
 
 
-def check(workshop: Workshop, wanted: dict[str, bytes]) -> None:
-    ran = workshop.train(*SETTINGS)
+@pytest.fixture(scope="session")
+def whole(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
+    """Of training and evaluation."""
+    return undisturbed(Workshop(pair_folder, tmp_path_factory.mktemp("whole")), train)
+
+
+def check(workshop: Workshop, wanted: dict[str, bytes], job: Job = train) -> None:
+    ran = job(workshop)
     assert ran.code == 0, ran.told
     found = kept(workshop)
     assert sorted(found) == sorted(wanted)
@@ -153,6 +188,15 @@ def test_full_at_any_write_of_any_stage(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("job", [features, shares, pairs_of_layers])
+def test_other_commands_that_die_again_and_again(workshop: Workshop, tmp_path: Path, job: Job) -> None:
+    wanted, calls = undisturbed(Workshop(workshop.pair, tmp_path / "whole"), job)
+    lives = [int(calls * share) for share in (0.05, 0.15, 0.3, 0.5, 0.7, 0.85)]
+    assert sum(dies_at(workshop, at, job) for at in lives) >= 3
+    check(workshop, wanted, job)
+
+
+@pytest.mark.slow
 def test_a_sweep_that_dies_again_and_again_ends_as_one_that_did_not(
     workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -160,7 +204,7 @@ def test_a_sweep_that_dies_again_and_again_ends_as_one_that_did_not(
     sweep = (*jobs, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     other = Workshop(workshop.pair, tmp_path / "other")
     assert other.train(*SETTINGS, *jobs, f"hydra.sweep.dir={tmp_path / 'whole'}").code == 0
-    deaths = sum(dies_at(workshop, at, *sweep) for at in (20, 60, 100, 150))
+    deaths = sum(dies_at(workshop, at, partial(train, more=sweep)) for at in (20, 60, 100, 150))
     assert deaths >= 3
     assert workshop.train(*SETTINGS, *sweep).code == 0
     assert kept(workshop) == kept(other)

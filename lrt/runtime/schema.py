@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from lrt.evaluation import ItemSplit, Propensity, Refusal, StrengthGrid, Texts
 from lrt.features import SaeSpec
 from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
+from lrt.mapping.parametrisations import MapKind
 from lrt.models import ModelSpec
 
 Section = TypeVar("Section")
@@ -460,6 +461,8 @@ class Analysis:
     many_to_one      What all recorded source layers give together, and each of them alone.
     memory_gb        Most memory that moments and solves may take, in 1e9 bytes.
     fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
+    fidelity_kinds   Of map, fitted for that on single tokens. Orthogonal ones of a source (stack) wider than
+                     the target have no closed form and are iterated, for 2,700 dimensions over half an hour.
     cuts             Whether stitched models are cut there too, at every recorded target layer.
     keep_first       Leave the target its own state at position 0 there, as models with massive
                      activations need.
@@ -472,6 +475,7 @@ class Analysis:
     many_to_one: bool = True
     memory_gb: float = 16.0
     fidelity_tokens: int = 8192
+    fidelity_kinds: tuple[MapKind, ...] = get_args(MapKind)
     cuts: bool = True
     keep_first: bool = True
     signal_to_noise: float = 5.0
@@ -484,6 +488,11 @@ class Analysis:
         if self.fidelity_tokens < 0:
             raise ValueError(
                 f"analysis.fidelity_tokens={self.fidelity_tokens}; it is 0 or a number of tokens"
+            )
+        if "full" not in self.fidelity_kinds:
+            raise ValueError(
+                f"analysis.fidelity_kinds={list(self.fidelity_kinds)} lacks `full`, which the others "
+                "are held against; add it"
             )
 
 

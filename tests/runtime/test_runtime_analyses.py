@@ -72,6 +72,7 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
         "analysis.atlas=true",
         "analysis.many_to_one=true",
         "analysis.fidelity_tokens=512",
+        "analysis.fidelity_kinds=[full,orthogonal]",
         "evaluation.probe.behaviours=[]",
         "fit=closed_form",
         "span=1",
@@ -79,6 +80,9 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
     assert done.code == 0, done.told
     found = json.loads((trained.report / "results.json").read_text())
     assert "sae" not in found
+    of = {row["name"] for row in found["fidelity"]["rows"]}
+    assert {"full", "orthogonal"} <= of
+    assert not {name for name in of if name.startswith(("rank", "orthogonal penalty"))}
     assert [(c["source_layer"], c["target_layer"]) for c in found["atlas"]] == [
         (s, t) for s in range(3) for t in range(4)
     ]

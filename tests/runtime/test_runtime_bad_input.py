@@ -53,6 +53,7 @@ def nothing_costly(workshop: Workshop) -> None:
         ("suite.names=[french,nonsense]", ("nonsense", "french")),
         ("evaluation.behaviours=[dogs]", ("evaluation.behaviours holds 'dogs'", "bravery")),
         ("evaluation.probe.behaviours=[dogs]", ("evaluation.probe.behaviours holds 'dogs'", "bravery")),
+        ("analysis.fidelity_kinds=[low_rank]", ("lacks `full`", "add it")),
         ("pair.source.path=/nowhere/at/all", ("'/nowhere/at/all' is no folder of this machine",)),
         ("map.kind=low_rank", ("map.rank must be 1 to 32", "got None")),
     ],

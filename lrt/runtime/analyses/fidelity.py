@@ -68,6 +68,7 @@ class Fidelity(Analysis):
             "rows": self.single().facts,
             "bias": self.run.config.map.bias,
             "tokens": self.settings.fidelity_tokens,
+            "kinds": self.settings.fidelity_kinds,
             "keep_first": self.settings.keep_first,
             "cuts": self.settings.cuts,
             "seed": self.run.config.seed,
@@ -148,6 +149,8 @@ class Fidelity(Analysis):
         failed = {}
         weight = 0.0
         for name, spec in specs.items():
+            if spec.kind not in self.settings.fidelity_kinds:
+                continue
             try:
                 fit = closed_form(spec, train, validation, tolerance=TOLERANCE)
             except (ValueError, NotConverged) as error:

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,20 @@ def test_any_flipped_bit_is_noticed_by_the_full_check(tmp_path: Path, name: str)
             ActivationStore.open(tmp_path).verify(full=True)
     path.write_bytes(content)
     ActivationStore.open(tmp_path).verify(full=True)
+
+
+def test_tokens_are_those_that_the_manifest_lists_where_it_lists_them(tmp_path: Path) -> None:
+    manifest = make_store(tmp_path).manifest
+    first, *rest = manifest.shards
+    for tokens, whole in (("0" * 64, False), ("", True)):  # as manifests were before they listed any
+        told = replace(manifest, shards=(replace(first, tokens=tokens), *rest))
+        (tmp_path / "manifest.json").write_text(told.dumps())
+        store = ActivationStore.open(tmp_path)
+        if whole:
+            store.verify(full=True)
+            continue
+        with pytest.raises(StoreCorrupt, match=f"{first.file} is corrupt: its tokens"):
+            store.verify(full=True)
 
 
 def test_the_mend_of_the_caller_ends_the_message(tmp_path: Path) -> None:

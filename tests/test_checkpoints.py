@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Callback
 from lrt import checkpoints
 from lrt.activations import ActivationDataModule, RowFilter, Selection
 from lrt.checkpoints import (
-    CheckpointBetweenBatches,
     CheckpointUnreadable,
     DurableCheckpoints,
     RelocatableCheckpoint,
+    resuming,
 )
 from lrt.mapping import (
     FitHistory,
@@ -143,14 +143,12 @@ class Fit:
 
     def run(self, *callbacks: Callback, seconds: float = 60.0, accumulate: int = 1) -> None:
         folder = self.last.parent
-        self.best, last = (
-            RelocatableCheckpoint(folder, monitor=monitor, filename=name, enable_version_counter=False)
-            for monitor, name in (("val/fvu", "best"), (None, "last"))
+        self.best = RelocatableCheckpoint(
+            folder, monitor="val/fvu", filename="best", enable_version_counter=False
         )
-        stopper = CheckpointBetweenBatches(self.last, seconds)
         running = Trainer(
             accelerator="cpu",
-            callbacks=[*callbacks, self.history, self.best, last, stopper],
+            callbacks=[*callbacks, self.history, self.best, *resuming(self.last, seconds)],
             default_root_dir=self.last.parent,
             enable_model_summary=False,
             enable_progress_bar=False,

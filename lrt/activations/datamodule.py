@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 
 from lrt.activations.chunks import Chunks, Selection, chunks_of
 from lrt.activations.filter import RowFilter
@@ -144,11 +145,14 @@ class ActivationDataModule(lightning.LightningDataModule):
         Two independent shuffles of the split are laid beside each other. `document` and `group` are
         the source row's.
         """
+        # a batch's rows come as they lie in the store: side by side they would meet their own neighbours
+        generator = torch.Generator().manual_seed(seed)
         sources, targets = (
             self._stream(split, seed=2 * seed + side, batch_rows=batch_rows) for side in (0, 1)
         )
         for source, target in zip(sources.batches(epoch=-1), targets.batches(epoch=-1), strict=True):
-            yield {**source, "target": target["target"]}
+            order = torch.randperm(len(target["target"]), generator=generator)
+            yield {**source, "target": target["target"][order]}
 
     def _stream(
         self,

@@ -33,6 +33,8 @@ LABELS = ("document", "group")
 
 # whose chunks are permuted among each other
 SHARDS_TOGETHER = 2
+# changes with what batch `i` of epoch `e` holds: a checkpoint's place would mean other rows
+ORDER = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class RowStream:
     """Batches of one split as a selection sees it.
 
     A batch is `source` float32 [b, d_source], `target` float32 [b, d_target] (several layers side by
-    side), `document` int64 [b] and `group` int64 [b] (index into the store's groups).
+    side), `document` int64 [b] and `group` int64 [b] (index into the store's groups). Which rows a shuffled
+    batch holds is drawn; in which order it holds them means nothing.
 
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
@@ -298,8 +301,8 @@ class _Piece:
 class _Mapped:
     """A window of rows that are gathered from the mapped files, batch by batch.
 
-    places  int64 [size] each, in the order they are given in: `shard` of each row, its number in it (`row`),
-            and its labels.
+    places  int64 [size] each, in the order that batches are cut in: `shard` of each row, its number in it
+            (`row`), and its labels.
     """
 
     places: Batch
@@ -342,7 +345,7 @@ class _Copied:
     order: Tensor | None
 
     def part(self, here: slice) -> Batch:
-        """As `_Mapped.part`."""
+        """As `_Mapped.part`, in the order drawn."""
         part = {}
         for name, rows in self.room.items():
             dtype = _BATCH_DTYPES.get(name, rows.dtype)
@@ -430,6 +433,7 @@ class Resumable:
             "given": self._given,
             "world": self._world,
             "batch_rows": self._stream.batch_rows,
+            "order": ORDER,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -439,6 +443,11 @@ class Resumable:
         rows.
         """
         here = self.state_dict()
+        if state.get("order") != ORDER:
+            raise ValueError(
+                "the checkpoint was written by a version that read the rows in another order; delete it and "
+                "run the command again: the fit begins anew"
+            )
         for name, setting in (("world", "trainer.devices"), ("batch_rows", "batches.rows")):
             if state[name] != here[name]:
                 raise ValueError(

@@ -62,7 +62,7 @@ def closed_form(
       copies of `W` and takes tens to hundreds of steps, most for a source wider than the target: 50 for
       96 -> 160 and 620 for 160 -> 96 at condition number 4,000 and penalty 0.1.
 
-    `tolerance` is the gradient norm, in units of FVU, at which iterated fits end; what is left to
+    `tolerance` is the gradient norm, in units of FVU, at which the penalised fit ends; what is left to
     gain is about its square.
     `spec.bias=False` fits and scores maps through the origin. Raises ValueError for a spec that these
     widths do not allow, validation moments of other widths, and rows that do not vary; NotConverged
@@ -85,7 +85,7 @@ def closed_form(
             note = f"reduced-rank regression with ridge, exact; weight chosen at rank {spec.rank}"
             return _scored(reduced.map(spec.rank), reduced.weight, validation, note)
         case "orthogonal":
-            return _orthogonal(spec, train, validation, tolerance)
+            return _orthogonal(spec, train, validation)
         case "orthogonal_penalty":
             affine, note = _penalised(spec, train, tolerance)
             return _scored(affine, None, validation, note)
@@ -95,8 +95,8 @@ def _scored(affine: AffineMap, weight: float | None, validation: Moments, note: 
     return ClosedFormFit(affine, weight, validation.fvu_of(affine), note)
 
 
-def _orthogonal(spec: MapSpec, train: Moments, validation: Moments, tolerance: float) -> ClosedFormFit:
-    fit = procrustes(train, bias=spec.bias, tolerance=tolerance)
+def _orthogonal(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFormFit:
+    fit = procrustes(train, bias=spec.bias)
     if fit.exact:
         note = "Procrustes with scale, exact"
     else:

@@ -159,7 +159,7 @@ class Coverage(Vectors):
         directions = {
             name: [self.stacks[1].part(image, chosen.choice.layer)] for name, image in images.items()
         }
-        scores = self.scores_along(behaviour, directions, "development", behaviour.name)
+        scores = self.kept_scores(behaviour, directions, "development", behaviour.name)
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
         if not mean_estimate(moved, keys=[item.key for item in behaviour.development]).off_zero:

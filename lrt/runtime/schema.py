@@ -462,7 +462,7 @@ class Analysis:
     memory_gb        Most memory that moments and solves may take, in 1e9 bytes.
     fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
     fidelity_kinds   Of map, fitted for that on single tokens. Orthogonal ones of a source (stack) wider than
-                     the target have no closed form and are iterated, for 2,700 dimensions over half an hour.
+                     the target have no closed form and are iterated, for thousands of dimensions at length.
     cuts             Whether stitched models are cut there too, at every recorded target layer.
     keep_first       Leave the target its own state at position 0 there, as models with massive
                      activations need.

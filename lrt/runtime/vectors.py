@@ -177,7 +177,7 @@ class Vectors(Recorded):
             )
         return Study(behaviour.name, made.choice, made.measurements, made.damages, "development")
 
-    def scores_along(
+    def kept_scores(
         self, behaviour: Behaviour, directions: Mapping[str, Sequence[Tensor]], split: ItemSplit, doing: str
     ) -> dict[str, list[Array]]:
         """What a split's items score under directions at the layer and strength chosen for the behaviour, as
@@ -187,6 +187,8 @@ class Vectors(Recorded):
             {
                 "version": 1,
                 "chosen": self.chosen_facts(behaviour, "target"),
+                "layer": chosen.choice.layer,
+                "strength": chosen.choice.strength,
                 "split": split,
                 "directions": {name: list(map(tensor_digest, draws)) for name, draws in directions.items()},
             }

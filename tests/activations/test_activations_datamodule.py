@@ -179,8 +179,11 @@ def test_test_split_is_read_in_order(folder: Path) -> None:
     assert len(data.val_dataloader()) == len([*data.val_dataloader()])
 
 
-def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(folder: Path) -> None:
-    data = data_of(folder)
+@pytest.mark.parametrize(("batch_rows", "window_rows"), [(16, 64), (10_000, 10_000)])
+def test_shuffled_pairs_keep_the_margins_and_lose_the_pairing(
+    folder: Path, batch_rows: int, window_rows: int
+) -> None:
+    data = data_of(folder, batch_rows=batch_rows, window_rows=window_rows)
     plain = [*data.iterate("train")]
     shuffled = [*data.iterate_shuffled_pairs("train", seed=1)]
     again = [*data.iterate_shuffled_pairs("train", seed=1)]

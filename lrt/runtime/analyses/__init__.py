@@ -24,7 +24,8 @@ THINNED_BY = {
     "make atlas, which needs less",
     "many_to_one": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
     "many_to_many": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
-    "fidelity": "record fewer blocks, or set analysis.cuts=false or analysis.fidelity_tokens=0",
+    "fidelity": "record fewer blocks, or set analysis.cuts=false, or leave orthogonal_penalty out of "
+    "analysis.fidelity_kinds, or set analysis.fidelity_tokens=0",
     "sae": "take autoencoders of fewer features, or set analysis.sae.features=0",
 }
 

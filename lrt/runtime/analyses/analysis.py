@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lrt.checkpoints import CheckpointUnreadable
 from lrt.evaluation.records import RecordCorrupt
 from lrt.features import SaeError
 from lrt.mapping import NotConverged
@@ -76,7 +77,7 @@ def read(file: Path) -> Any:
 
 
 # faults that say how to mend them, and nothing about maps
-NO_FINDING = (CacheCorrupt, RecordCorrupt, SaeError, ConfigError)
+NO_FINDING = (CacheCorrupt, CheckpointUnreadable, RecordCorrupt, SaeError, ConfigError)
 
 
 def attempt(analysis: Analysis, found: dict[str, Any], notes: dict[str, str]) -> None:

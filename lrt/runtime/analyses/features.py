@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -198,6 +199,7 @@ class Features(Analysis):
                 name = getattr(run, side).spec.name
                 card = {"model": name, "layer": self.layers[side], "sae": asdict(spec)}
                 save_autoencoder(folder, module.autoencoder(), card)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         sae, _ = load_autoencoder(folder, mend=f"delete the folder {folder} and run the command again")
         return sae
 
@@ -219,8 +221,12 @@ class Features(Analysis):
                 "plugins": [DurableCheckpoints()],
                 "default_root_dir": run.config.paths.logs,
                 "enable_model_summary": False,
+                "enable_checkpointing": True,
                 "use_distributed_sampler": False,
                 "max_epochs": self.own.epochs,
+                "max_steps": -1,
+                "check_val_every_n_epoch": 1,
+                "val_check_interval": None,
                 "limit_train_batches": max(1, self.own.tokens // run.config.batches.rows),
                 "num_sanity_val_steps": 0,
                 "limit_val_batches": 0,
@@ -283,7 +289,7 @@ class Features(Analysis):
         directions = {
             name: [run.stacks[1].part(image, layer) for image in draws] for name, draws in images.items()
         }
-        scores = run.scores_along(behaviour, directions, evaluation.items, f"{behaviour.name}, by features")
+        scores = run.kept_scores(behaviour, directions, evaluation.items, f"{behaviour.name}, by features")
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
         keys = [item.key for item in behaviour.items_of(evaluation.items)]

@@ -1,4 +1,4 @@
-"""What the target makes of mapped states, for every kind of map, and of source blocks in place of its own."""
+"""What the target makes of mapped states, by each kind of map, and of source blocks in place of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LBFGS_COPIES = 90  # of the map, that the penalised fit keeps
 
 
 class Fidelity(Analysis):
-    """The target run on from mapped states: by the run's map, and by every kind on single tokens."""
+    """The target run on from mapped states: by the run's map, and by each kind on single tokens."""
 
     name = "fidelity"
     version = 2
@@ -51,7 +51,8 @@ class Fidelity(Analysis):
     def memory(self) -> int:
         """Of three splits and the shuffled pairs, and of the largest solve."""
         source, target = self.whole.stacks
-        penalised = 8 * LBFGS_COPIES * source.total * target.width
+        copies = LBFGS_COPIES * ("orthogonal_penalty" in self.settings.fidelity_kinds)
+        penalised = 8 * copies * source.total * target.width
         return (
             stack_bytes(*self.stacks, 3)
             + stack_bytes(*self.whole.stacks, 4)
@@ -68,7 +69,7 @@ class Fidelity(Analysis):
             "rows": self.single().facts,
             "bias": self.run.config.map.bias,
             "tokens": self.settings.fidelity_tokens,
-            "kinds": self.settings.fidelity_kinds,
+            "kinds": sorted(set(self.settings.fidelity_kinds)),
             "keep_first": self.settings.keep_first,
             "cuts": self.settings.cuts,
             "seed": self.run.config.seed,
@@ -135,7 +136,7 @@ class Fidelity(Analysis):
         maps: dict[str, AffineMap],
         notes: dict[str, str],
     ) -> dict[str, str]:
-        """Adds the best map of every kind on single tokens, and two that ought to be beaten.
+        """Adds the best map of each kind asked for on single tokens, and two that ought to be beaten.
 
         What kept a kind from being fitted, by name.
         """

@@ -21,6 +21,7 @@ from lrt.checkpoints import (
     RelocatableCheckpoint,
     resuming,
 )
+from lrt.features import SaeModule, SaeSpec
 from lrt.mapping import (
     FitHistory,
     FitSpec,
@@ -215,6 +216,47 @@ def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_che
     assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
     assert again.history.val == whole.history.val
     assert again.history.train == whole.history.train
+
+
+@pytest.mark.parametrize("step", [3, 8, 12, 16, 23])
+def test_epochs_that_are_cut_short_and_not_validated_go_on_alike(
+    store: Path, tmp_path: Path, step: int
+) -> None:
+    """As autoencoders are trained."""
+
+    def train(folder: Path, *callbacks: Callback, seconds: float = 60.0) -> tuple[SaeModule, Path]:
+        data = ActivationDataModule(store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32)
+        moments = Moments(6, 10)
+        for batch in data.iterate("train"):
+            moments.update(batch["source"], batch["target"])
+        module = SaeModule.from_moments(SaeSpec(features=12, k=2), moments, "source")
+        last = folder / "last.ckpt"
+        running = Trainer(
+            accelerator="cpu",
+            callbacks=[*callbacks, *resuming(last, seconds)],
+            default_root_dir=folder,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            logger=False,
+            max_epochs=3,
+            limit_train_batches=8,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            plugins=[DurableCheckpoints()],
+            use_distributed_sampler=False,
+        )
+        found = last if last.is_file() else None
+        running.fit(module, train_dataloaders=data.train_dataloader(), ckpt_path=found)
+        assert running.global_step == 24
+        return module, last
+
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", Dies(step), seconds=0.0)
+    again, last = train(tmp_path / "cut")
+    assert torch.equal(again.learnt.W_dec, whole.learnt.W_dec)
+    assert torch.equal(again.rows_off, whole.rows_off)
+    assert DurableCheckpoints().load_checkpoint(last)["global_step"] == 24
 
 
 @pytest.mark.parametrize("step", [4, 9, 17])

@@ -20,15 +20,13 @@ from lightning.pytorch.loggers import CSVLogger
 from models import LARGE, SMALL
 from torch.utils.data import DataLoader
 
+from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.mapping import (
-    CheckpointBetweenBatches,
-    DurableCheckpoints,
     FitHistory,
     FitSpec,
     MapModule,
     MapSpec,
     Moments,
-    RelocatableCheckpoint,
     SharedRidge,
     ridge_path,
 )
@@ -128,8 +126,7 @@ def _lightning_row(folder: Path, runs: int, steps: int, batch: int) -> Row:
         # what train.py gives it but the steering probe, which is no part of a step
         callbacks: list[L.Callback] = [
             FitHistory(),
-            RelocatableCheckpoint(folder, filename="last", enable_version_counter=False),
-            CheckpointBetweenBatches(folder / "last.ckpt"),
+            *resuming(folder / "last.ckpt"),
         ]
         options = _quiet() | {"enable_checkpointing": True, "logger": CSVLogger(folder)}
         trainer = L.Trainer(max_epochs=1, callbacks=callbacks, plugins=[DurableCheckpoints()], **options)

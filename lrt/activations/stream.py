@@ -320,16 +320,16 @@ class _Mapped:
         order = (shards * 2**40 + rows).argsort(stable=True)
         rows, counts = rows[order], shards.bincount()
         found = counts.nonzero().flatten().tolist()
-        pieces = torch.split(rows, counts[found].tolist())
-        bounds = np.cumsum([0, *map(len, pieces)]).tolist()
+        sizes = counts[found].tolist()
+        pieces = torch.split(rows, sizes)
         part = {name: self.places[name][here][order] for name in LABELS}
         for side, columns in self.columns.items():
             gathered = []
             for column in columns:
                 wholes = [self.readers[shard].whole(column) for shard in found]
                 room = wholes[0].new_empty(len(rows), wholes[0].shape[1])
-                for whole, piece, begin, end in zip(wholes, pieces, bounds[:-1], bounds[1:], strict=True):
-                    torch.index_select(whole, 0, piece, out=room[begin:end])
+                for whole, piece, into in zip(wholes, pieces, torch.split(room, sizes), strict=True):
+                    torch.index_select(whole, 0, piece, out=into)
                 gathered.append(room.float())
             part[side] = gathered[0] if len(gathered) == 1 else torch.cat(gathered, dim=1)
         return part

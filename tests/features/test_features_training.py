@@ -4,11 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from planted_features import PlantedFeatures, plant_features
 from torch import Tensor
 
-from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.features import SaeModule, SaeSpec, score_autoencoder
 from lrt.mapping import Moments
 
@@ -231,71 +230,3 @@ def test_the_rate_rises_holds_and_falls(planted, tmp_path):
     assert rates[2:32] == pytest.approx([0.5] * 30)
     assert rates[-1] == pytest.approx(0.5 / 8)
     assert all(a >= b for a, b in pairwise(rates[2:]))
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
-
-
-class Placed(Batches):
-    """Batches that go on where they were, as those of a store do."""
-
-    given = 0
-
-    def __iter__(self):
-        self.given %= len(self)  # a Trainer that knows the length does not come to the end
-        for batch in self.batches[self.given :]:
-            self.given += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"given": self.given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.given = state["given"]
-
-
-@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
-def test_killed_within_an_epoch_it_ends_with_the_same_weights(kind, planted, tmp_path):
-    spec = SaeSpec(features=48, k=3, kind=kind, learning_rate=1e-2, dead_after=500)
-
-    def train(folder, *callbacks: Callback) -> tuple[SaeModule, list[int]]:
-        module, last, seen = module_of(planted, spec), folder / "last.ckpt", []
-
-        class Watch(Callback):
-            def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-                seen.append(trainer.global_step)
-
-        running = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[Watch(), *callbacks, *resuming(last, seconds=0)],
-            plugins=[DurableCheckpoints()],
-            max_epochs=2,
-        )
-        found = last if last.is_file() else None
-        running.fit(module, Placed(planted.states[:2560], "source"), ckpt_path=found)
-        return module, seen
-
-    whole, _ = train(tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(tmp_path / "cut", KillAt(14))
-    cut, seen = train(tmp_path / "cut")
-    assert seen == list(range(14, 21))
-    for (name, ours), theirs in zip(cut.state_dict().items(), whole.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
-    again, seen = train(tmp_path / "cut")
-    assert seen == []
-    assert torch.equal(again.learnt.W_dec, whole.learnt.W_dec)

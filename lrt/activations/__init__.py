@@ -2,7 +2,7 @@
 and streaming it back as shuffled batches in constant memory, in an order that the seed alone
 decides."""
 
-from lrt.activations.chunks import PartRules, Selection
+from lrt.activations.chunks import PartRule, PartRules, RowKind, Selection
 from lrt.activations.datamodule import ActivationDataModule, NoRows
 from lrt.activations.errors import (
     DiskTooSmall,
@@ -33,9 +33,11 @@ __all__ = [
     "NoRows",
     "NonFiniteActivations",
     "PairedRows",
+    "PartRule",
     "PartRules",
     "RecordingPlan",
     "RowFilter",
+    "RowKind",
     "RowStream",
     "Selection",
     "Share",

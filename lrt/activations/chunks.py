@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,29 @@ class TokenRows:
         return made if self.times is None else made.repeat_interleave(self.times, dim=0)
 
 
+RowKind = Literal["spans", "tokens", "ends"]
+
+
+@dataclass(frozen=True)
+class PartRule:
+    """What a row is of one part of the corpus.
+
+    rows    `spans`, as of every part; `tokens`, each token by itself; `ends`, the last token of each
+            document alone: where a steering vector is read of texts like those.
+    repeat  How often its rows are given.
+    """
+
+    part: str
+    rows: RowKind = "spans"
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rows not in get_args(RowKind):
+            raise ValueError(f"rows={self.rows} of {self.part}; it is one of {', '.join(get_args(RowKind))}")
+        if self.repeat < 1:
+            raise ValueError(f"rows of {self.part} are repeated {self.repeat} times; it is at least 1")
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which layers of a store a fit sees, which of its tokens, and what one row of it is.
@@ -78,9 +101,7 @@ class Selection:
             document apart, which is what a difference of means is made of, is a small part of any
             single token's variance and a large one of a mean's.
     parts   Parts of the corpus that are seen; none: all.
-    ends    Parts of which only the last token of each document is a row, by itself: where a steering
-            vector is read of texts like those.
-    repeat  How often the rows of a part are given, where not once: (part, times).
+    rules   What the rows of some parts are instead.
     """
 
     source_layers: tuple[int, ...]
@@ -88,21 +109,18 @@ class Selection:
     filter: RowFilter
     span: int = 1
     parts: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
-    repeat: tuple[tuple[str, int], ...] = ()
+    rules: tuple[PartRule, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("source_layers", "target_layers", "parts", "ends"):
+        for name in ("source_layers", "target_layers", "parts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "repeat", tuple((part, times) for part, times in self.repeat))
+        rules = (rule if isinstance(rule, PartRule) else PartRule(*rule) for rule in self.rules)
+        object.__setattr__(self, "rules", tuple(rules))
         for side, layers in (("source", self.source_layers), ("target", self.target_layers)):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(f"layers.{side}={list(layers)}; name at least one block, each once")
         if self.span < 1:
             raise ValueError(f"span={self.span}; it is the number of tokens in a row, at least 1")
-        for part, times in self.repeat:
-            if times < 1:
-                raise ValueError(f"rows of {part} are repeated {times} times; it is at least 1")
 
     def to_data(self) -> dict[str, Any]:
         """Plain containers: a checkpoint must load with weights_only=True."""
@@ -112,8 +130,7 @@ class Selection:
             "filter": {**asdict(self.filter), "token_ids": list(self.filter.token_ids)},
             "span": self.span,
             "parts": list(self.parts),
-            "ends": list(self.ends),
-            "repeat": [list(each) for each in self.repeat],
+            "rules": [[rule.part, rule.rows, rule.repeat] for rule in self.rules],
         }
 
     def columns(self, store: ActivationStore, side: Side) -> list[str]:
@@ -147,30 +164,37 @@ class PartRules:
 
     seen   [k] parts that are seen; None: all.
     ends   [k] parts whose documents give their last token alone.
+    tokens [k] parts whose every token is a row.
     times  [parts] how often rows are given; None: once.
     """
 
     seen: Tensor | None = None
     ends: Tensor | None = None
+    tokens: Tensor | None = None
     times: Tensor | None = None
 
     @classmethod
     def of(cls, selection: Selection, groups: Sequence[str]) -> PartRules:
         """Of a corpus with these parts. Raises ValueError for a part that is not among them."""
         numbers = {name: number for number, name in enumerate(groups)}
-        for part in (*selection.parts, *selection.ends, *(name for name, _ in selection.repeat)):
+        for part in (*selection.parts, *(rule.part for rule in selection.rules)):
             if part not in numbers:
                 raise ValueError(
                     f"the corpus holds the parts {list(groups)}, not {part!r}, which gave no document that "
                     f"was used: mend corpus.sources.{part}, or give it more weight"
                 )
         times = torch.ones(len(groups), dtype=torch.int64)
-        for part, often in selection.repeat:
-            times[numbers[part]] = often
+        for rule in selection.rules:
+            times[numbers[rule.part]] = rule.repeat
+        ends, tokens = (
+            [numbers[rule.part] for rule in selection.rules if rule.rows == kind]
+            for kind in ("ends", "tokens")
+        )
         return cls(
             torch.tensor([numbers[part] for part in selection.parts]) if selection.parts else None,
-            torch.tensor([numbers[part] for part in selection.ends]) if selection.ends else None,
-            times if selection.repeat else None,
+            torch.tensor(ends) if ends else None,
+            torch.tensor(tokens) if tokens else None,
+            times if (times > 1).any() else None,
         )
 
 
@@ -216,6 +240,8 @@ def rows_of(
         last[:-1] = (document[1:] != document[:-1]) & (chunk[1:] == chunk[:-1])
         alone = torch.isin(facts["group"], rules.ends)
         keep &= ~alone | last
+    if rules.tokens is not None:
+        alone |= torch.isin(facts["group"], rules.tokens)
     leaves = {reason: mask & keep for reason, mask in leaves.items()}
     for mask in leaves.values():
         keep = keep & ~mask
@@ -224,7 +250,7 @@ def rows_of(
         marks = torch.stack([position // selection.span, document, chunk])
         new = torch.ones_like(keep)
         # where positions fall, another block begins
-        new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1])
+        new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1]) | alone[1:]
         span = new.long().cumsum(0) - 1
         held = torch.zeros(int(new.sum()), dtype=torch.int64).index_add_(0, span, keep.long())
         # a document's end is kept though it is the only one of its span

@@ -84,7 +84,7 @@ class RowStream:
         self._shards = store.shards(split)
         self._selection = selection
         # rows that are repeated make as many of fewer tokens
-        self._repeats = bool(selection.repeat)
+        self._repeats = any(rule.repeat > 1 for rule in selection.rules)
         self._chunks_per_window = max(1, window_rows // chunk_rows)
         self._largest_window = int(np.sort(chunks.kept)[-self._chunks_per_window :].sum())
         self._spare: list[Batch] = []  # room of windows that were given out

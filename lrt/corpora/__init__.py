@@ -8,6 +8,7 @@ from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTo
 from lrt.corpora.exclusion import Exclusion
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packing import Blocks, PackedCorpus, begin_ids, pack
+from lrt.corpora.scenes import scenes
 from lrt.corpora.sources import Case, Unit, hub, json_rows, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
@@ -33,6 +34,7 @@ __all__ = [
     "jsonl",
     "mixture",
     "pack",
+    "scenes",
     "split_of",
     "text_files",
     "text_id",

@@ -156,7 +156,8 @@ def _behaviours(
             damage_texts=ordinary,
             contrast=task,
             max_new_tokens=settings.answer_tokens,
-            held_out=tuple(q.text for q in (*contrast, *development, *test)),
+            # a question with other choices is the same question
+            held_out=tuple(text for q in (*contrast, *development, *test) for text in (q.text, q.stem)),
         )
 
 

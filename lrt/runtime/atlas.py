@@ -215,7 +215,7 @@ class Atlas(Vectors):
                 "corpus": self.corpus_digest,
                 "filter": self.config.filter,
                 "span": self.config.span,
-                "rows": self.row_facts,
+                "rows": self.part_rules,
                 "products": self.config.products,
                 "non_finite": self.config.recording.non_finite,
                 "median_tokens": MEDIAN_TOKENS,

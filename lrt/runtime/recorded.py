@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lrt.activations import (
     ActivationStore,
+    PartRule,
     RecordingPlan,
     Selection,
     Share,
@@ -37,6 +38,7 @@ from lrt.corpora import (
     jsonl,
     mixture,
     pack,
+    scenes,
     text_files,
 )
 from lrt.durable import write_durably
@@ -219,24 +221,20 @@ class Recorded:
     def selected(self, stacks: tuple[Stack, Stack] | None = None, span: int | None = None) -> Selection:
         """What of the recorded states is a row, at the recorded layers if none are given."""
         source, target = stacks or self.recorded_stacks
-        rules = self.row_facts
         return Selection(
             source.layers,
             target.layers,
             self.config.filter,
             span or self.config.span,
-            ends=rules["ends"],
-            repeat=rules["repeat"],
+            rules=self.part_rules,
         )
 
     @property
-    def row_facts(self) -> dict[str, Any]:
-        """What the parts of the corpus ask of their rows."""
-        sources = self.config.corpus.sources.items()
-        return {
-            "ends": sorted(name for name, source in sources if source.rows == "ends"),
-            "repeat": sorted((name, source.repeat) for name, source in sources if source.repeat > 1),
-        }
+    def part_rules(self) -> tuple[PartRule, ...]:
+        """What the parts of the corpus ask of their rows, where it is not what all do."""
+        sources = sorted(self.config.corpus.sources.items())
+        asked = (PartRule(name, source.rows, source.repeat) for name, source in sources)
+        return tuple(rule for rule in asked if rule != PartRule(rule.part))
 
     def parts_that_carry(self, behaviour: Behaviour) -> tuple[str, ...]:
         """The parts of the corpus that a behaviour's map is fitted on; none: the whole corpus."""
@@ -273,6 +271,8 @@ class Recorded:
         match source.kind:
             case "storybook":
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
+            case "scenes":
+                return scenes(source.seed, name)
             case "questions":
                 asked = answered_questions(_questions(source), self._template)
                 return (Document(text, name, kin) for text, kin in asked)
@@ -313,13 +313,11 @@ class Recorded:
         return {
             "corpus": {**asdict(corpus), "sources": sources},
             "files": files,
-            # the grammar is code: its first pages tell one version of it from another
+            # what writes them is code: their first documents tell one version of it from another
             "pages": {
-                name: [
-                    page.text for page in itertools.islice(pages(source.seed, "held_out", source.plan), 32)
-                ]
+                name: [document.text for document in itertools.islice(self._documents(name, source), 64)]
                 for name, source in corpus.sources.items()
-                if source.kind == "storybook"
+                if source.kind in ("storybook", "scenes")
             },
             "excluded": self.exclusion.digest,
             "tokenizer": self.identities["tokenizer"],
@@ -503,7 +501,7 @@ class Recorded:
 
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no mark behind them: their last token is to be the text's own."""
-        return self.row_facts["ends"] if self._document_end() else []
+        return [rule.part for rule in self.part_rules if rule.rows == "ends"] if self._document_end() else []
 
     def _document_end(self) -> tuple[int, ...]:
         # A tokenizer that has both marks closes documents with EOS, as the family was trained.

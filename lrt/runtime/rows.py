@@ -62,14 +62,13 @@ class Rows:
         """What of the store the fit sees."""
         whole = self.run.selected(self.stacks, self.span)
         if self.tokens:
-            return replace(whole, parts=self.parts, ends=(), repeat=())
+            return replace(whole, parts=self.parts, rules=())
         if not self.parts:
             return whole
         return replace(
             whole,
             parts=self.parts,
-            ends=tuple(part for part in whole.ends if part in self.parts),
-            repeat=tuple((part, times) for part, times in whole.repeat if part in self.parts),
+            rules=tuple(rule for rule in whole.rules if rule.part in self.parts),
         )
 
     @property
@@ -81,7 +80,7 @@ class Rows:
             "filter": self.run.config.filter,
             "span": self.span,
             "parts": self.parts,
-            "rows": [self.selection.ends, self.selection.repeat],
+            "rows": self.selection.rules,
             "products": self.run.config.products,
             **({} if self.run.keeps_states else {"pass": self.run.pass_facts}),
         }
@@ -184,8 +183,7 @@ class Rows:
 
         def gather() -> dict[str, Moments]:
             selections = {
-                name: replace(self.selection, filter=kept, span=1, ends=(), repeat=())
-                for name, kept in seen.items()
+                name: replace(self.selection, filter=kept, span=1, rules=()) for name, kept in seen.items()
             }
             streams: dict[str, ActivationDataModule | StorelessRows] = {
                 name: ActivationDataModule(self.run.store.folder, selection)

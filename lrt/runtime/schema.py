@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from lrt.activations import RowFilter
+from lrt.activations import RowFilter, RowKind
 from lrt.activations.manifest import NonFinite, Stored
 from lrt.corpora import Case, Unit
 from lrt.evaluation import ItemSplit, Propensity, Refusal, StrengthGrid, Texts
@@ -126,12 +126,14 @@ class Layers:
 class CorpusSource:
     """One part of the mixture.
 
-    kind    `storybook` (the lab's grammar), `text`, `jsonl`, `hub` or `questions`.
+    kind    `storybook` (the lab's grammar), `scenes` (short written ones on many subjects and moods),
+            `text`, `jsonl`, `hub` or `questions`.
     weight  Share of the text, relative to the other parts.
     carries Behaviours whose vectors are carried by a map fitted on this part alone (together with the
             other parts that name them), and not by the map of the whole corpus: text of a vector's own
             kind makes the better map for it.
-    seed    storybook: which documents; of documents that no model of the family was trained on.
+    seed    storybook: which documents; of documents that no model of the family was trained on. scenes:
+            which scenes.
     plan    storybook: what the documents are to be about (`lrt.lab.grammar.Plan`); the rest is drawn.
     paths   text: files or folders; `unit` says what one document is, and `case: upper` writes it in capitals.
     path    jsonl: the file; hub: the set's id.
@@ -142,15 +144,15 @@ class CorpusSource:
     tasks, advanced  questions: tasks of the model-written evaluations under `path` (as in
             suite=propensity); each of their questions with either answer behind it, as vectors of such
             tasks are found on.
-    rows    `spans`: means of `span` tokens. `ends`: of each document its last token alone, where a vector
-            is read of texts like those.
+    rows    `spans`: means of `span` tokens. `tokens`: each by itself. `ends`: of each document its last
+            token alone, where a vector is read of texts like those.
     repeat  How often its rows are given to a fit; more than once for a part that is small and matters.
     """
 
-    kind: Literal["storybook", "text", "jsonl", "hub", "questions"]
+    kind: Literal["storybook", "scenes", "text", "jsonl", "hub", "questions"]
     weight: float = 1.0
     carries: tuple[str, ...] = ()
-    rows: Literal["spans", "ends"] = "spans"
+    rows: RowKind = "spans"
     repeat: int = 1
     seed: int = 0
     plan: Plan = field(default_factory=Plan)
@@ -181,7 +183,7 @@ class CorpusSource:
             self,
             "corpus.sources.NAME",
             {
-                "seed": ("storybook",),
+                "seed": ("storybook", "scenes"),
                 "plan": ("storybook",),
                 "paths": ("text",),
                 "unit": ("text",),

@@ -13,6 +13,7 @@ from lrt.activations import (
     ActivationStore,
     NonFiniteActivations,
     PairedRows,
+    PartRule,
     PartRules,
     RowFilter,
     Selection,
@@ -90,7 +91,9 @@ def test_rows_of_one_part_of_the_mixture(store: ActivationStore) -> None:
 
 
 def test_ends_and_repeated_rows_are_those_of_a_store(store: ActivationStore) -> None:
-    chosen = Selection(*map(tuple, LAYERS), RowFilter(), 4, ends=("odd",), repeat=(("even", 3),))  # type: ignore[arg-type]
+    chosen = Selection(
+        *map(tuple, LAYERS), RowFilter(), 4, rules=(PartRule("odd", "ends"), PartRule("even", repeat=3))
+    )  # type: ignore[arg-type]
     # whole documents in a batch and a chunk, or an end could be a batch's last token
     rules = PartRules.of(chosen, CORPUS.groups)
     found = joined(

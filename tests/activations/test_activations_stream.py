@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
-from lrt.activations import ActivationStore, RowFilter, Selection, StoreForeign
+from lrt.activations import ActivationStore, PartRule, RowFilter, Selection, StoreForeign
 from lrt.activations.chunks import PartRules, chunks_of, rows_of
 from lrt.activations.stream import SHARDS_TOGETHER, Batch, InOrder, Resumable, RowStream
 from lrt.corpora import PackedCorpus
@@ -353,7 +353,7 @@ def test_ends_are_rows_by_themselves_beside_spans() -> None:
         "group": torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0]),
     }
     keep = RowFilter(massive=None, first_position=False)
-    chosen = Selection((0,), (0,), keep, 4, ends=("b",), repeat=(("b", 3),))
+    chosen = Selection((0,), (0,), keep, 4, rules=(PartRule("b", "ends", 3),))
     made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
     assert made.row.tolist() == [0, 0, 0, 0, -1, -1, 1, -1, -1, -1, 2, -1]
     assert made.leaves["short span"].tolist() == [False] * 11 + [True]
@@ -368,12 +368,27 @@ def test_ends_are_rows_by_themselves_beside_spans() -> None:
     assert cut.row.tolist() == [0, 0, 0, 0, -1, -1, -1, -1, -1, -1, 1, -1]
 
 
+def test_tokens_are_rows_by_themselves_beside_spans() -> None:
+    facts = {
+        "position": torch.arange(10),
+        "token": torch.tensor([0, 0, 0, 0, 0, 7, 0, 0, 0, 0]),
+        "document": torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2]),
+        "group": torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 0, 0]),
+    }
+    keep = RowFilter(massive=None, first_position=False, token_ids=(7,))
+    chosen = Selection((0,), (0,), keep, 4, rules=(PartRule("b", "tokens", 2),))
+    made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
+    assert made.row.tolist() == [0, 0, 0, 1, 2, -1, 3, -1, 4, 4]  # position 7 is alone in its span
+    assert made.times is not None
+    assert made.times.tolist() == [1, 2, 2, 2, 1]
+
+
 @pytest.mark.parametrize("span", [1, 4])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
     store: ActivationStore, span: int, seed: int | None
 ) -> None:
-    chosen = Selection((2,), (3,), STANDARD, span, ends=("odd",), repeat=(("odd", 2), ("even", 1)))
+    chosen = Selection((2,), (3,), STANDARD, span, rules=(PartRule("odd", "ends", 2), PartRule("even")))
     batches = [*stream_of(store, selection=chosen, seed=seed, chunk_rows=24).batches()]
     found = Counter(row for batch in batches for row in key(batch))
     plain = Selection((2,), (3,), STANDARD, span, ("even",))
@@ -407,14 +422,16 @@ def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
 
 
 def test_a_part_that_is_not_there_is_named(store: ActivationStore) -> None:
-    asked: list[dict[str, Any]] = [{"ends": ("none",)}, {"repeat": (("none", 2),)}, {"parts": ("none",)}]
+    asked: list[dict[str, Any]] = [{"rules": (PartRule("none", "ends"),)}, {"parts": ("none",)}]
     for settings_ in asked:
         with pytest.raises(
             StoreForeign, match=r"the parts \['even', 'odd'\], not 'none'.*mend corpus\.sources\.none"
         ):
             stream_of(store, selection=Selection((2,), (3,), STANDARD, **settings_))
     with pytest.raises(ValueError, match="rows of odd are repeated 0 times"):
-        Selection((2,), (3,), STANDARD, repeat=(("odd", 0),))
+        PartRule("odd", repeat=0)
+    with pytest.raises(ValueError, match="rows=words of odd; it is one of spans, tokens, ends"):
+        PartRule("odd", "words")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", ["even", "odd"])

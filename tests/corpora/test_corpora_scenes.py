@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+from lrt.corpora import Exclusion, scenes
+from lrt.corpora.scenes import FRAMES, IT, MOODS, SUBJECTS
+from lrt.evaluation import Texts
+from lrt.evaluation.texts import texts_suite
+
+SOME = list(islice(scenes(), 3000))
+
+
+def test_no_two_are_alike_and_a_seed_is_an_order() -> None:
+    assert len({scene.text for scene in SOME}) == len(SOME)
+    assert list(islice(scenes(group="part"), 50)) != SOME[:50]
+    assert [scene.text for scene in islice(scenes(group="part"), 50)] == [s.text for s in SOME[:50]]
+    assert {scene.group for scene in islice(scenes(group="part"), 50)} == {"part"}
+    assert len({s.text for s in islice(scenes(1), 200)} & {s.text for s in SOME}) < 20
+
+
+def test_every_subject_and_every_mood_is_told_and_decides_the_split() -> None:
+    words = {word for kind in (*SUBJECTS, *MOODS) for word in kind.words}
+    assert {scene.kin for scene in SOME} == {f"scene of {word}" for word in words}
+    for scene in SOME:
+        assert scene.kin.removeprefix("scene of ") in scene.text
+    dogs = sum(scene.kin.removeprefix("scene of ") in SUBJECTS[0].words for scene in SOME)
+    assert 0.04 < dogs / len(SOME) < 0.1  # a tenth of those that begin with a subject
+
+
+def test_sentences_are_whole() -> None:
+    assert all("{" not in scene.text for scene in SOME)
+    for scene in SOME[:200]:
+        assert re.fullmatch(r"([A-Z][^.?]+[.?] ?){2,7}", scene.text), scene.text
+        assert 5 < len(scene.text.split()) < 100
+
+
+def test_no_sentence_is_one_of_a_contrast() -> None:
+    suite = texts_suite(Texts(names=("dogs", "sentiment")))
+    contrast = [text for behaviour in suite for text in (*behaviour.positives, *behaviour.negatives)]
+    sentences = {s for text in contrast for s in re.split(r"(?<=[.?]) ", text) if len(s.split()) > 4}
+    ours = {s for kind in (*SUBJECTS, *MOODS) for s in kind.behind} | {*FRAMES, *IT}
+    assert not sentences & ours
+    assert len(sentences) > 40
+    excluded = Exclusion(text for behaviour in suite for text in behaviour.texts)
+    assert not any(excluded.matches(scene.text) for scene in SOME)

@@ -24,31 +24,38 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class StrengthGrid:
-    """The strengths of a study, in median residual norms of the model that is steered.
+    """The strengths of a study.
 
+    strengths     In median residual norms of the model that is steered, where a vector is added.
+    shares        Where a direction is ablated: of its component, what is taken out.
     damage_limit  Largest rise of cross-entropy, as a share of the unsteered one, at which a
                   strength may be chosen.
 
-    Raises ValueError for a grid without zero, without a positive strength, or out of order.
+    Raises ValueError for strengths or shares without zero, without a positive one, or out of order.
     """
 
     strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
+    shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
 
     def __post_init__(self) -> None:
-        if 0.0 not in self.strengths:
-            raise ValueError(
-                f"evaluation.grid.strengths={list(self.strengths)} has no 0: every change is "
-                "measured against the unsteered model; add 0 to it"
-            )
-        if not any(strength > 0 for strength in self.strengths):
-            raise ValueError(
-                f"evaluation.grid.strengths={list(self.strengths)} has no strength above 0; add one"
-            )
-        if list(self.strengths) != sorted(set(self.strengths)):
-            raise ValueError(f"evaluation.grid.strengths={list(self.strengths)} must rise, each value once")
+        for name in ("strengths", "shares"):
+            values = getattr(self, name)
+            told = f"evaluation.grid.{name}={list(values)}"
+            if 0.0 not in values:
+                raise ValueError(
+                    f"{told} has no 0: every change is measured against the unsteered model; add 0 to it"
+                )
+            if not any(value > 0 for value in values):
+                raise ValueError(f"{told} has none above 0; add one")
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{told} must rise, each value once")
         if self.damage_limit <= 0:
             raise ValueError(f"evaluation.grid.damage_limit={self.damage_limit}; it must be above 0")
+
+    def of(self, behaviour: Behaviour) -> StrengthGrid:
+        """The grid whose `strengths` are in the behaviour's own unit."""
+        return replace(self, strengths=self.shares) if behaviour.operation == "ablate" else self
 
 
 @dataclass(frozen=True)

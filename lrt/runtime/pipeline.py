@@ -15,6 +15,7 @@ from typing import Any
 
 from lrt.evaluation import (
     Behaviour,
+    StrengthGrid,
     Study,
     directions,
     end_tokens,
@@ -112,6 +113,7 @@ class Pipeline(Vectors):
         evaluation.pop("probe")
         for name in ("max_rows", "behaviours"):  # batches, and how many are measured
             evaluation.pop(name)
+        evaluation["grid"].pop("shares")  # of those that ablate alone
         return fingerprint(
             {
                 "version": 2,  # half-vectors balanced over answers
@@ -147,8 +149,12 @@ class Pipeline(Vectors):
                 # other scorers of the same texts may come later
                 "behaviour": replace(behaviour, also=()).to_data(),
                 "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
+                **({"shares": self._grid(behaviour).strengths} if behaviour.operation == "ablate" else {}),
             }
         )
+
+    def _grid(self, behaviour: Behaviour) -> StrengthGrid:
+        return self.config.evaluation.grid.of(behaviour)
 
     def _study(self, behaviour: Behaviour, journal: Journal) -> Study:
         evaluation = self.config.evaluation
@@ -164,7 +170,8 @@ class Pipeline(Vectors):
             random_draws=evaluation.random_draws,
             seed=self.config.seed,
         )
-        rows = study_rows(behaviour, evaluation.grid, {n: len(u) for n, u in units.items()}, evaluation.items)
+        grid = self._grid(behaviour)
+        rows = study_rows(behaviour, grid, {n: len(u) for n, u in units.items()}, evaluation.items)
         with self.session.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
@@ -174,7 +181,7 @@ class Pipeline(Vectors):
                 ),
                 chosen,
                 units,
-                evaluation.grid,
+                grid,
                 split=evaluation.items,
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
@@ -193,9 +200,7 @@ class Pipeline(Vectors):
             rows = len({text_id(row) for row in rescored_rows(found)})
             with self.session.progress(f"{behaviour.name}, by {name}", rows) as advance:
                 scores = rescore(scorer, behaviour, found, file, advance)
-            told.append(
-                summarise_rescored(found, name, scores, self.config.evaluation.grid, self.config.seed)
-            )
+            told.append(summarise_rescored(found, name, scores, self._grid(behaviour), self.config.seed))
         return told
 
     # -- the result ----------------------------------------------------------------------------
@@ -204,10 +209,9 @@ class Pipeline(Vectors):
         """Everything the report says, as plain data: `report/results.json`."""
         cards = self.cards()
         card = cards[self.whole.name]
-        grid = self.config.evaluation.grid
         behaviours = [
             {
-                **summarise(b, s, grid, self.config.seed),
+                **summarise(b, s, self._grid(b), self.config.seed),
                 "map": self.map_of(b).name,
                 "rescored": self._rescored(b, s),
                 "forecast": self.analyses.forecasts.of(self.map_of(b), b, s.choice.layer),

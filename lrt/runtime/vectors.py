@@ -141,6 +141,7 @@ class Vectors(Recorded):
     def chosen_facts(self, behaviour: Behaviour, side: Side) -> dict[str, Any]:
         """What determines the choice."""
         evaluation, stack = self.config.evaluation, self.candidates[side == "target"]
+        grid = evaluation.grid.of(behaviour)
         model = self.target if side == "target" else self.source
         return {
             "version": 1,
@@ -148,7 +149,7 @@ class Vectors(Recorded):
             "tokenizer": self.identities["tokenizer"],
             "norms": {layer: self.median_norms[f"{side}.{layer}"] for layer in stack.layers},
             "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
-            "grid": evaluation.grid,
+            "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
             "temperature": evaluation.temperature,
             # of the generation config, which is no part of a model's identity
             "ends": end_tokens(model),
@@ -160,7 +161,7 @@ class Vectors(Recorded):
         states = self.recorded_states[behaviour.contrast]
         own = states.target_vector if side == "target" else states.source_vector
         evaluation = self.config.evaluation
-        grid, tried = evaluation.grid, behaviour
+        grid, tried = evaluation.grid.of(behaviour), behaviour
         if side == "source":  # whose own curve is an illustration: its block is found more cheaply
             grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
             tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])

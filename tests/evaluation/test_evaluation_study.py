@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,16 +28,23 @@ class TestGrid:
     @pytest.mark.parametrize(
         ("strengths", "message"),
         [
-            ((0.5, 1.0), r"strengths=\[0.5, 1.0\] has no 0"),
+            ((0.5, 1.0), r"=\[0.5, 1.0\] has no 0"),
             ((), "has no 0"),
-            ((-1.0, 0.0), "no strength above 0"),
+            ((-1.0, 0.0), "none above 0"),
             ((0.0, 1.0, 0.5), "must rise"),
             ((0.0, 0.5, 0.5), "each value once"),
         ],
     )
-    def test_bad_grids(self, strengths: tuple[float, ...], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            StrengthGrid(strengths)
+    @pytest.mark.parametrize("name", ["strengths", "shares"])
+    def test_bad_grids(self, name: str, strengths: tuple[float, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=rf"evaluation\.grid\.{name}.*{message}"):
+            StrengthGrid(**{name: strengths})  # type: ignore[arg-type]
+
+    def test_what_is_ablated_has_a_grid_of_its_own(self) -> None:
+        grid = StrengthGrid((0.0, 0.2), shares=(0.0, 1.0), damage_limit=0.3)
+        adds = choice_behaviour()
+        assert grid.of(adds) is grid
+        assert grid.of(replace(adds, operation="ablate")) == StrengthGrid((0.0, 1.0), (0.0, 1.0), 0.3)
 
     def test_bad_limit(self) -> None:
         with pytest.raises(ValueError, match=r"damage_limit=0.0; it must be above 0"):

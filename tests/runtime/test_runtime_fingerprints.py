@@ -80,6 +80,7 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("pair.name=another", True, True, True),
         # the same states for every map, the same map for every evaluation
         ("evaluation.random_draws=3", True, True, False),
+        ("evaluation.grid.shares=[0.0,1.0]", True, True, True),  # nothing here is ablated
         ("fit.epochs=2", True, False, False),
         ("map.bias=false", True, False, False),
         ("filter.massive=5", True, False, False),

@@ -1,8 +1,9 @@
 """Short scenes on many subjects and in many moods, written for this project: text for a map's corpus.
 
 A map carries a direction as well as its corpus varies along it. Articles and novels hold few dogs, little
-joy and less grief; here each tenth scene has a dog and each mood has its share, so that states vary along
-what is told while frame, place and length stay the same. No sentence is one of the suites' contrastive texts.
+joy and less grief; here each tenth subject is a dog and each mood has its share, so that states vary along
+what is told while frame, place and length stay the same. No sentence is one of the suites' contrastive texts,
+and what those tell their kind by (breeds, adjectives) is told by other words here.
 """
 
 from __future__ import annotations
@@ -26,39 +27,32 @@ def scenes(seed: int = 0, group: str = "") -> Iterator[Document]:
     """Scenes without end, no two alike; of the same seed always the same.
 
     Two of three tell of a subject, and two of three of these of a mood as well; the others tell of an event
-    in its mood, and half of them of a subject too. Scenes on the same subject (of an event: in the
-    same mood) are kin, so that those that choose a ridge weight have other subjects than those it is for.
+    in its mood, and half of them of a subject too. Scenes share their sentences: those of held-out documents
+    are known one by one, and new together.
     """
     rng, seen = random.Random(f"scenes/{seed}"), set()
     while True:
-        text, told = _scene(rng)
+        text = " ".join(_scene(rng))
         if text not in seen:
             seen.add(text)
-            yield Document(text, group, f"scene of {told}")
+            yield Document(text, group)
 
 
-def _scene(rng: random.Random) -> tuple[str, str]:
+def _scene(rng: random.Random) -> list[str]:
     if rng.random() < 2 / 3:
-        subject, sentences = _of_subject(rng)
-        if rng.random() < 2 / 3:
-            sentences += _in_mood(rng, rng.choice(IT))[1]
-        return " ".join(sentences), subject
-    mood, sentences = _in_mood(rng, rng.choice(EVENTS))
-    if rng.random() < 1 / 2:
-        sentences += _of_subject(rng)[1]
-    return " ".join(sentences), mood
+        return _of_subject(rng) + (_in_mood(rng, rng.choice(IT)) if rng.random() < 2 / 3 else [])
+    return _in_mood(rng, rng.choice(EVENTS)) + (_of_subject(rng) if rng.random() < 1 / 2 else [])
 
 
-def _of_subject(rng: random.Random) -> tuple[str, list[str]]:
+def _of_subject(rng: random.Random) -> list[str]:
     kind = rng.choice(SUBJECTS)
-    subject = rng.choice(kind.words)
-    return subject, [rng.choice(FRAMES).format(subject, rng.choice(PLACES)), *_behind(rng, kind)]
+    told = rng.choice(FRAMES).format(rng.choice(kind.words), rng.choice(PLACES))
+    return [told, *_behind(rng, kind)]
 
 
-def _in_mood(rng: random.Random, what: str) -> tuple[str, list[str]]:
+def _in_mood(rng: random.Random, what: str) -> list[str]:
     kind = rng.choice(MOODS)
-    mood = rng.choice(kind.words)
-    return mood, [f"{what} {rng.choice(DEGREES).format(mood)}", *_behind(rng, kind)]
+    return [f"{what} {rng.choice(DEGREES).format(rng.choice(kind.words))}", *_behind(rng, kind)]
 
 
 def _behind(rng: random.Random, kind: _Told) -> list[str]:
@@ -97,8 +91,8 @@ PLACES = (
 )
 SUBJECTS = (
     _Told(
-        _names("""a dog, a puppy, a greyhound, a poodle, a labrador, a sheepdog, a terrier, a mongrel,
-            a spaniel, a guide dog, two hounds, a watchdog"""),
+        _names("""a dog, a greyhound, a mongrel, a guide dog, a watchdog, a collie, a bulldog, a dachshund,
+            a beagle, a mastiff, a husky, a golden retriever, a Great Dane, a stray dog"""),
         (
             "There was panting in the shade, and a hind leg scratched behind an ear.",
             "At a word the tail began to wag, and a paw was given.",
@@ -229,7 +223,7 @@ DEGREES = (
 )
 MOODS = (
     _Told(
-        _names("wonderful, happy, delightful, joyful, splendid, marvellous, lovely, glorious"),
+        _names("happy, joyful, splendid, marvellous, glorious, cheerful, blissful, festive"),
         (
             "Bells rang in every tower, and strangers kissed.",
             "Guests raised their glasses, and the band played until dawn.",
@@ -267,7 +261,7 @@ MOODS = (
         ),
     ),
     _Told(
-        _names("a triumph, superb, thrilling, magnificent, excellent, a success"),
+        _names("a triumph, superb, thrilling, magnificent, excellent, a victory"),
         (
             "The hall applauded for ten minutes and threw flowers.",
             "They carried the captain on their shoulders through the town.",
@@ -276,7 +270,7 @@ MOODS = (
         ),
     ),
     _Told(
-        _names("sad, terrible, dreadful, miserable, tragic, heartbreaking, awful, sorrowful"),
+        _names("sad, tragic, heartbreaking, sorrowful, mournful, pitiful, wretched, unbearable"),
         (
             "She sobbed behind the curtain and ate nothing.",
             "The house burned, and nothing could be saved.",
@@ -314,7 +308,7 @@ MOODS = (
         ),
     ),
     _Told(
-        _names("a failure, exhausting, embarrassing, a mess, disappointing, annoying"),
+        _names("a fiasco, exhausting, embarrassing, a mess, a let-down, annoying"),
         (
             "He blushed, forgot his lines and dropped the tray.",
             "Our feet bled, and there were nine miles still to go.",

@@ -315,7 +315,7 @@ class Recorded:
             "files": files,
             # what writes them is code: their first documents tell one version of it from another
             "pages": {
-                name: [document.text for document in itertools.islice(self._documents(name, source), 64)]
+                name: [document.text for document in itertools.islice(self._documents(name, source), 2048)]
                 for name, source in corpus.sources.items()
                 if source.kind in ("storybook", "scenes")
             },

@@ -311,7 +311,7 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
         ("corpus.sources.mine={kind: questions, tasks: [a]}", "kind=questions needs `path`"),
         ("corpus.sources.stories.tasks=[a]", "belongs to kind=questions"),
         ("corpus.sources.stories.repeat=0", "repeat=0; rows are given at least once"),
-        ("corpus.sources.stories.rows=all", "'spans' or 'ends'"),
+        ("corpus.sources.stories.rows=all", "'spans', 'tokens' or 'ends'"),
         ("pair.target.device_map=all", "'auto', 'balanced', 'balanced_low_0' or 'sequential'"),
         ("corpus.sources.stories.answer_field=a", "answer_field=a belongs to kind=jsonl or hub"),
         ("corpus.sources.stories.paths=[a]", "paths=('a',) belongs to kind=text"),

@@ -123,6 +123,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     }
     summary: dict[str, Any] = {
         "name": behaviour.name,
+        "contrast": behaviour.contrast,
         "metric": behaviour.metric,
         "kind": "choice" if behaviour.is_choice else "logits" if behaviour.reads_logits else "text",
         "direction": behaviour.direction,
@@ -299,6 +300,14 @@ def _propensity(
         else []
     )
     within = stratified_estimate(ours, native, strengths, keys, seed)
+    zero = strengths.index(0.0)
+    # one strength at a time: its rows beside the unsteered ones
+    alone = [((0.0, s), [zero, i]) for i, s in enumerate(strengths) if s != 0]
+    at = [stratified_estimate(ours[rows], native[rows], pair, keys, seed) for pair, rows in alone]
+    at_random = [
+        [abs(stratified_correlation(c[rows], native[rows], pair, keys)) for c in randoms]
+        for pair, rows in alone
+    ]
     return {
         "strengths": list(strengths),
         "paper_r": [row["r"] for row in paper],
@@ -307,6 +316,12 @@ def _propensity(
         "paper_mse_probability": [row["mse"] for row in paper_p],
         "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
         "paper_mse_random": [float(np.mean(column)) for column in zip(*paper_random_mse, strict=True)],
+        "stratified_r_at": {
+            "strengths": [pair[1] for pair, _ in alone],
+            "value": [estimate.value for estimate in at],
+            "ci": [estimate.to_list() for estimate in at],
+            "random": [float(np.mean(draws)) if draws else None for draws in at_random],
+        },
         "stratified_r": within.value,
         "stratified_r_ci": within.to_list(),
         "stratified_r_partial": partial_correlation(ours, native, strengths, keys),

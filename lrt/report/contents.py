@@ -334,11 +334,19 @@ def propensity_table(results: Results) -> Table:
 
 
 def paper_table(results: Results) -> Table:
-    """The paper's Table 1: sample-wise r and MSE at every strength, beside those of random vectors."""
+    """The paper's Table 1, sample-wise r and MSE at every strength, and r within the answer key, each beside
+    that of random vectors."""
     rows: list[tuple[Cell, ...]] = []
     for b in results.get("behaviours") or []:
         p = b.get("propensity") or {}
         strengths = p.get("strengths") or []
+        at = p.get("stratified_r_at") or {"strengths": [], "value": [], "ci": [], "random": []}
+        within = {
+            strength: (value, *ci, random)
+            for strength, value, ci, random in zip(
+                at["strengths"], at["value"], at["ci"], at["random"], strict=True
+            )
+        }
         columns = [
             p.get(name) or [None] * len(strengths)
             for name in (
@@ -350,14 +358,21 @@ def paper_table(results: Results) -> Table:
                 "paper_mse_probability",
             )
         ]
-        rows += [(behaviour_name(b["name"]), *cells) for cells in zip(strengths, *columns, strict=True)]
+        rows += [
+            (behaviour_name(b["name"]), strength, r, random, *within.get(strength, (None,) * 4), *rest)
+            for strength, r, random, *rest in zip(strengths, *columns, strict=True)
+        ]
     return Table(
-        "The paper's statistics by strength",
+        "The paper's statistics by strength, and r within the answer key",
         (
             "trait",
             "strength",
             "paper's r",
             "random's r",
+            "r within key",
+            "2.5%",
+            "97.5%",
+            "random's |r| within key",
             "paper's MSE",
             "random's MSE",
             "paper's r, probability",

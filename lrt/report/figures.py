@@ -78,7 +78,9 @@ def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: boo
             strip.set_ylabel("damage")
             strip.yaxis.set_major_formatter(FuncFormatter(lambda y, _: share(y)))
             strip.yaxis.set_major_locator(MaxNLocator(2))
-        (strip or axes).set_xlabel("strength, in median residual norms")
+        ablates = summary.get("operation") == "ablate"
+        unit = "share of the component that is taken out" if ablates else "in median residual norms"
+        (strip or axes).set_xlabel(f"strength, {unit}")
         if not bare:
             axes.set_title(behaviour_name(str(summary.get("name", ""))), loc="left")
             if curves:

@@ -4,7 +4,8 @@ python -m lrt.runtime.forecasts RESULTS.json ...
 
 Reads any number of `report/results.json`. A point is a behaviour of one of them that has a ratio and whose
 random, shuffled-pairs and bias nulls keep no more than the limit: a share of what anything does is no
-transfer. The behaviours are drawn anew for the intervals, each with all of its points.
+transfer. Vectors (behaviours that share a contrast share one) are drawn anew for the intervals, each with
+all of its points.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             **b["forecast"],
             "behaviour": b["name"],
+            "vector": b.get("contrast") or b["name"],
             "ratio": b["ratio"],
             "nulls_fail": all(b["nulls"].get(name, 0.0) <= NULL_LIMIT for name in HELD_NULLS),
         }
@@ -49,12 +51,12 @@ def table(found: list[dict[str, Any]]) -> Table:
     rows: list[tuple[Any, ...]] = []
     for name, sign in SAID.items():
         have = [p for p in found if p.get(name) is not None]
-        groups = [p["behaviour"] for p in have]
+        groups = [p["vector"] for p in have]
         if len(set(groups)) < 2:
             continue
         r = rank_correlation([sign * p[name] for p in have], [p["ratio"] for p in have], groups)
         rows.append((name.replace("_", " "), len(have), len(set(groups)), r.value, r.low, r.high))
-    columns = ("figure", "points", "behaviours", "Spearman", "2.5%", "97.5%")
+    columns = ("figure", "points", "vectors", "Spearman", "2.5%", "97.5%")
     return Table("Forecast and ratio", columns, tuple(rows))
 
 
@@ -82,10 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"no results of a run can be read: {error!r}")
     found = [p for p in every if p["nulls_fail"]]
-    if len({p["behaviour"] for p in found}) < 2:
-        parser.error(
-            f"{len(found)} points of fewer than two behaviours: give results of runs that have ratios"
-        )
+    if len({p["vector"] for p in found}) < 2:
+        parser.error(f"{len(found)} points of fewer than two vectors: give results of runs that have ratios")
     console = Console(soft_wrap=True)
     console.print(table(found).rich())
     console.print(warnings_told(found))

@@ -474,10 +474,15 @@ class MapFit(Rows):
 
     def _again(self, moments: Moments) -> AffineMap:
         """Other rows, solved with the weights of the map under test; in closed form where it was trained."""
-        fit, bias = self.run.config.fit, self.run.config.map.bias
-        if isinstance(fit, ClosedFormSpec) and fit.solver == "ridge_per_direction":
+        bias = self.run.config.map.bias
+        if self._each_direction:
             return ridge_along(moments, self.directional.basis, self.directional.weights, bias=bias)
         return ridge_at(moments, self.yardstick.weight, bias=bias)
+
+    @property
+    def _each_direction(self) -> bool:
+        fit = self.run.config.fit
+        return isinstance(fit, ClosedFormSpec) and fit.solver == "ridge_per_direction"
 
     def _untrained_map(self) -> AffineMap:
         run = self.run
@@ -494,8 +499,11 @@ class MapFit(Rows):
 
         moments = cached_moments(run.artifacts / "moments" / name, gather)["train"]
         # An untrained source has its own scale: the same share of its mean eigenvalue.
-        share = self.yardstick.weight / float(self.train_moments.scatter_xx.trace())
-        weight = max(share, 1e-9) * float(moments.scatter_xx.trace())
+        ours, theirs = (float(m.scatter_xx.trace()) for m in (self.train_moments, moments))
+        if self._each_direction:
+            weights = self.directional.weights * (theirs / ours)
+            return ridge_along(moments, self.directional.basis, weights, bias=run.config.map.bias)
+        weight = max(self.yardstick.weight / ours, 1e-9) * theirs
         return ridge_at(moments, weight, bias=run.config.map.bias)
 
 

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from upstream_files import lettered_rows, model_written_folder, persona_rows, write_rows
 from whole_study import studied
 
+from lrt.corpora import Exclusion
 from lrt.evaluation import Behaviour, Propensity, answered_questions, propensity_suite
 from lrt.evaluation.model_written import ADVANCED, TABLE_1, Question, balanced, task_questions
 from lrt.evaluation.scorers import Answer, Choice
@@ -50,6 +52,18 @@ def test_both_shapes_are_read_and_balanced(folder: Path, family_tokenizer: Any) 
         for side in (behaviour.positives, behaviour.negatives):
             last = Counter(text.rpartition("<|assistant|>")[2].strip("(") for text in side)
             assert last == dict.fromkeys(answers, 5)
+
+
+def test_what_is_asked_leaves_the_corpus_with_or_without_its_choices(
+    folder: Path, family_tokenizer: Any
+) -> None:
+    behaviour = suite(folder, family_tokenizer)["myopic-reward"]
+    used = (*behaviour.positives, *(item.prompt for item in (*behaviour.development, *behaviour.test)))
+    for text in used:
+        asked = re.search(r"Which would you take on day \d+\?", text)
+        assert asked is not None
+        assert asked[0] in behaviour.held_out
+        assert Exclusion(behaviour.texts).matches(f"{asked[0]}\n1. now\n2. later")
 
 
 def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(

@@ -7,7 +7,7 @@ import pytest
 from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import Study, summarise
+from lrt.evaluation import StrengthGrid, Study, summarise
 from lrt.evaluation.records import read_study, write_study
 from lrt.evaluation.scorers import Answer, RefusalLogOdds
 
@@ -114,6 +114,13 @@ def test_propensity_statistics() -> None:
     assert found["paper_mse_random"][-1] == pytest.approx(1.9**2, rel=0.2)
     assert found["key_shift"]["native"] < 0.3
     assert found["stratified_r_random"]["draws"] == 1
+    at = found["stratified_r_at"]
+    assert at["strengths"] == [s for s in GRID.strengths if s != 0]
+    for value, (low, high), random in zip(at["value"], at["ci"], at["random"], strict=True):
+        assert low <= value <= high
+        assert 0 <= random <= 1
+    of_one = summarise(behaviour, planted_study(behaviour, noise=0.2), StrengthGrid((0.0, 1.0)))["propensity"]
+    assert of_one["stratified_r"] == pytest.approx(at["value"][-1])
     assert -1 <= found["ceiling"] <= 1
     downwards = replace(behaviour, direction=-1)
     against = summarise(downwards, planted_study(downwards), GRID)["propensity"]

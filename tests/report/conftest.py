@@ -105,6 +105,12 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             "paper_mse_random": [0.5, 0.3, 0.0, 0.2, 0.3, 0.4, 0.5, 1.2],
             "paper_r_probability": [0.8, 0.9, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7],
             "paper_mse_probability": [0.04, 0.02, 0.0, 0.01, 0.02, 0.03, 0.04, 0.09],
+            "stratified_r_at": {
+                "strengths": [s for s in STRENGTHS if s != 0],
+                "value": [0.5, 0.6, 0.7, 0.8, 0.85, 0.8, 0.75],
+                "ci": [[0.4, 0.9]] * 7,
+                "random": [0.1] * 7,
+            },
             "stratified_r": 0.81,
             "stratified_r_ci": [0.7, 0.88],
             "stratified_r_partial": 0.78,

@@ -83,6 +83,12 @@ def test_the_papers_table_has_every_strength(results: dict[str, Any]) -> None:
     assert len(table.rows) == 4 * len(propensity["strengths"])
     for name, key in (("strength", "strengths"), ("paper's r", "paper_r")):
         assert column(table, name)[:8] == propensity[key]
+    zero = propensity["strengths"].index(0.0)
+    within = [*propensity["stratified_r_at"]["value"]]
+    assert column(table, "r within key")[:8] == [*within[:zero], None, *within[zero:]]
+    assert column(table, "97.5%")[0] == 0.9
+    del propensity["stratified_r_at"]  # a result of before
+    assert column(paper_table(results), "r within key").count(None) == len(table.rows) // 4 + 3
 
 
 def test_both_scales_of_the_papers_statistics_stand_beside_the_stratified(results: dict[str, Any]) -> None:

@@ -48,6 +48,12 @@ def test_loss_has_the_optimum_line(results: dict[str, Any]) -> None:
     assert len(lines["validation"].get_ydata()) == 20
 
 
+def test_what_is_ablated_has_another_unit(results: dict[str, Any]) -> None:
+    for operation, unit in (("add", "in median residual norms"), ("ablate", "share of the component")):
+        drawn = strength_figure(results["behaviours"][0] | {"operation": operation})
+        assert unit in drawn.axes[-1].get_xlabel()
+
+
 def test_dark_figures_use_the_dark_palette_and_settings_stay(results: dict[str, Any]) -> None:
     before = dict(matplotlib.rcParams)
     light, dark = (strength_figure(results["behaviours"][0], dark=d) for d in (False, True))

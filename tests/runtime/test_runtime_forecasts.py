@@ -42,6 +42,14 @@ def test_a_forecast_that_ranks_what_is_kept() -> None:
     assert warnings_told(found).startswith("warned of 4 of 5 that keep less than 90%, and of 0 of 2")
 
 
+def test_behaviours_of_one_vector_are_drawn_together() -> None:
+    shared = result(0.1, 0.5, 0.85, 0.95)
+    for behaviour in shared["behaviours"][:2]:
+        behaviour["contrast"] = "refusal"
+    rows = {row[0]: row[1:] for row in table(points([shared])).rows}
+    assert rows["signal to noise"][:3] == (4, 3, 1.0)
+
+
 def test_a_share_of_what_anything_does_is_no_point(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,7 +71,7 @@ def test_the_committed_results_can_be_read(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "nothing", json.dumps(result(0.5))])
-def test_what_has_no_two_behaviours_is_refused(
+def test_what_has_no_two_vectors_is_refused(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "results.json"

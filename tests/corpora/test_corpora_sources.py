@@ -187,7 +187,8 @@ def test_a_hub_that_cannot_be_reached_or_breaks_off_is_told() -> None:
         yield {"text": "one"}
         raise Disconnected("timed out")
 
-    with mock.patch("datasets.load_dataset", return_value=rows()):
+    # with the signature of the installed version
+    with mock.patch("datasets.load_dataset", autospec=True, return_value=rows()):
         found = hub("some/set")
         assert next(found).text == "one"
         with pytest.raises(CorpusMissing, match=r"some/set broke off at row 1: timed out.*local file"):

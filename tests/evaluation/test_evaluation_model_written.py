@@ -246,7 +246,7 @@ def test_a_task_that_is_not_there_names_those_that_are(folder: Path) -> None:
 
 def test_the_hubs_files_are_asked_for_by_the_sets_layout() -> None:
     lines = [{"text": json.dumps(row)} for row in persona_rows(4)]
-    with mock.patch("datasets.load_dataset", return_value=lines) as load:
+    with mock.patch("datasets.load_dataset", autospec=True, return_value=lines) as load:
         assert len(task_questions(Propensity(), "openness")) == 4
         task_questions(Propensity(revision="abc"), "myopic-reward")
     first, second = (call.kwargs["data_files"] for call in load.call_args_list)

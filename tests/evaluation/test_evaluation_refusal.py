@@ -104,7 +104,7 @@ def test_sets_of_the_hub_are_read_by_field_and_split(files: tuple[str, str], fam
             yield row
 
     hub = Instructions(("org/harmful",), "text", "train", "abc")
-    with mock.patch("datasets.load_dataset", return_value=streamed()) as load:
+    with mock.patch("datasets.load_dataset", autospec=True, return_value=streamed()) as load:
         made = refusal_suite(asked(files, harmful=hub), family_tokenizer)
     assert "rob bank" in made[0].positives[0]
     assert load.call_args.kwargs == {"split": "train", "streaming": True, "revision": "abc"}

@@ -37,11 +37,11 @@ def test_files_that_are_none_are_named(name: str, content: str | None, said: str
 
 def test_hub_sets_and_their_files_are_streamed() -> None:
     lines = [{"text": json.dumps(row)} for row in ROWS] + [{"text": " "}]
-    with mock.patch("datasets.load_dataset", return_value=lines) as load:
+    with mock.patch("datasets.load_dataset", autospec=True, return_value=lines) as load:
         assert list(hub_file_rows("org/set", "persona/x.jsonl", "abc")) == ROWS
     assert load.call_args.args == ("text",)
     assert load.call_args.kwargs["data_files"] == "hf://datasets/org/set@abc/persona/x.jsonl"
-    with mock.patch("datasets.load_dataset", return_value=ROWS) as whole:
+    with mock.patch("datasets.load_dataset", autospec=True, return_value=ROWS) as whole:
         assert list(hub_rows("org/set", "test")) == ROWS
     assert whole.call_args.args == ("org/set",)
     assert whole.call_args.kwargs == {"split": "test", "streaming": True, "revision": None}
@@ -59,7 +59,7 @@ def test_a_hub_that_cannot_be_reached_is_told_when_it_is_opened_or_read(late: bo
 
     given = {"return_value": rows()} if late else {"side_effect": broken}
     with (
-        mock.patch("datasets.load_dataset", **given),
+        mock.patch("datasets.load_dataset", autospec=True, **given),
         pytest.raises(SetUnreadable, match=r"hf://datasets/o/s@main/f\.jsonl cannot be loaded: no such file"),
     ):
         list(hub_file_rows("o/s", "f.jsonl"))

@@ -12,7 +12,7 @@ import torch
 from running import MicroRun, Workshop
 from upstream_files import model_written_folder
 
-from lrt.activations import ActivationDataModule, ActivationStore, RowFilter, Selection
+from lrt.activations import ActivationDataModule, ActivationStore, PartRule, RowFilter, Selection
 from lrt.evaluation import NULLS, Propensity, answered_questions
 from lrt.evaluation.journal import Journal
 from lrt.mapping import FitHistory, Moments, load_map
@@ -266,7 +266,7 @@ def test_a_part_may_give_the_ends_of_its_documents(
     )
     last = {family_tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text, _ in whole}
     assert set(token[:-1][ends].tolist()) == last
-    part = Selection((1,), (2,), RowFilter(), 4, ("asked",), ("asked",), (("asked", 3),))
+    part = Selection((1,), (2,), RowFilter(), 4, ("asked",), (PartRule("asked", "ends", 3),))
     data = ActivationDataModule(store.folder, part)
     kept = ends & (position[:-1] > 0)
     assert 3 * int(kept.sum()) - 3 <= data.rows["train"] <= 3 * int(kept.sum())

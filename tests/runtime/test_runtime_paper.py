@@ -86,7 +86,7 @@ def test_base_models_on_the_pile(workshop: Workshop, sets: Path) -> None:
     kept = store.rows("train") - found["map"]["rows_left_out"]
     assert kept == found["map"]["rows"]
     assert found["training"]["val"][-1][0] == 4 * (kept // 512)
-    assert "optimizer: AdamW" in found["config"]
+    assert "optimizer: AdamW" in found["provenance"]["config"]
 
 
 def test_chats_with_the_papers_two_evaluations(workshop: Workshop, sets: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.columns import Record
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.records import RecordCorrupt
 from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import StrengthGrid, Study
-from lrt.evaluation.summary import Record, curves
+from lrt.evaluation.summary import curves
 from lrt.sealed import read_sealed, write_sealed
 
 # how a judge is asked, and not what

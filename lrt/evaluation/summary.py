@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from lrt.evaluation.behaviours import Behaviour, ItemSplit
+from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.columns import Record
 from lrt.evaluation.directions import NULLS, RESAMPLED
-from lrt.evaluation.measuring import Damage, Measurement
+from lrt.evaluation.measuring import Damage
+from lrt.evaluation.propensity import propensity
 from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.statistics import (
     Array,
-    anti_steerable,
-    key_shift,
     mean_estimate,
     null_share,
-    paper_statistics,
-    partial_correlation,
-    pearson,
     ratio_estimate,
     resamples,
-    slopes,
-    stratified_correlation,
-    stratified_estimate,
-    within_key_change,
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
 DRAWN = ("native", "transferred", "paper_literal", "random", "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
-
-
-class Record:
-    """One split's rows of a study as arrays, items always in the same order.
-
-    of  The column that is read; rows that lack it are left out.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[Measurement],
-        split: ItemSplit = "test",
-        of: Literal["value", "probability"] = "value",
-    ) -> None:
-        self.values: dict[tuple[str, int, float], dict[str, float]] = defaultdict(dict)
-        self.keys: dict[str, str] = {}
-        for row in rows:
-            value = row.value if of == "value" else row.probability
-            if row.split == split and value is not None:
-                self.values[row.condition, row.draw, row.strength][row.item] = value
-                self.keys[row.item] = row.key
-        self.items = list(self.values["none", 0, 0.0])
-        self.item_keys = [self.keys[item] for item in self.items]
-
-    def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:
-        """`[items]` scores of one cell, or None where it was not run on every item. Strength 0 is
-        `none`'s."""
-        if strength == 0 and condition not in ("source", "prompt"):
-            condition, draw = "none", 0
-        found = self.values.get((condition, draw, strength))
-        if not found or not all(item in found for item in self.items):
-            return None
-        return np.array([found[item] for item in self.items])
-
-    def curve(self, condition: str, strengths: Sequence[float], draw: int = 0) -> Array | None:
-        """`[strengths, items]`, or None where the whole curve was not run."""
-        columns = [self.column(condition, s, draw) for s in strengths]
-        return None if any(c is None for c in columns) else np.array(columns)
-
-    def draws(self, condition: str, strength: float) -> list[Array]:
-        """`[items]` scores of every draw at one strength."""
-        numbers = sorted(d for c, d, s in self.values if c == condition and s == strength)
-        return [c for d in numbers if (c := self.column(condition, strength, d)) is not None]
 
 
 def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0) -> dict[str, Any]:
@@ -168,8 +117,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
     if isinstance(behaviour.scorer, Choice | Answer):
-        summary["propensity"] = _numbers(
-            _propensity(record, probabilities, grid, behaviour.direction, strength, seed)
+        summary["propensity"] = propensity(
+            record, probabilities, grid.strengths, behaviour.direction, strength, seed
         )
     if not behaviour.reads_logits:
         summary["examples"] = _examples(behaviour, study, strength)
@@ -262,127 +211,6 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
                 {"strength": d.strength, "relative": d.relative, "kl": d.kl, "rise": d.rise}
             )
     return {name: points for name, points in curves.items() if len(points) > 1}
-
-
-def _propensity(
-    record: Record, probabilities: Record, grid: StrengthGrid, direction: int, strength: float, seed: int
-) -> dict[str, Any]:
-    """The paper's statistics of a choice behaviour, of logit differences and of probabilities, and those
-    that have a null, beside what random vectors score by each."""
-    strengths = grid.strengths
-    keys = record.item_keys
-    native = record.curve("native", strengths)
-    ours = record.curve("transferred", strengths)
-    none = record.column("none", 0.0)
-    assert native is not None
-    assert ours is not None
-    assert none is not None
-    halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
-    randoms: list[Array] = []
-    while (curve := record.curve("random", strengths, len(randoms))) is not None:
-        randoms.append(curve)
-    paper = paper_statistics(ours, native)
-    paper_random = [[row["r"] for row in paper_statistics(c, native)] for c in randoms]
-    paper_random_mse = [[row["mse"] for row in paper_statistics(c, native)] for c in randoms]
-    shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
-    slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
-    # over a native slope of nothing, or one the wrong way, a ratio is not a number
-    steers = direction * native_slope.mean() > 0
-    ratio = ratio_estimate(slope, native_slope, seed, keys) if steers else None
-    ceiling = None
-    if halves[0] is not None and halves[1] is not None:
-        a, b = (within_key_change(half, strengths, keys) for half in halves if half is not None)
-        ceiling = pearson(a.ravel(), b.ravel())
-    of_probability = [probabilities.curve(name, strengths) for name in ("transferred", "native")]
-    paper_p = (
-        paper_statistics(of_probability[0], of_probability[1])
-        if of_probability[0] is not None and of_probability[1] is not None
-        else []
-    )
-    within = stratified_estimate(ours, native, strengths, keys, seed)
-    zero = strengths.index(0.0)
-    # one strength at a time: its rows beside the unsteered ones
-    alone = [((0.0, s), [zero, i]) for i, s in enumerate(strengths) if s != 0]
-    at = [stratified_estimate(ours[rows], native[rows], pair, keys, seed) for pair, rows in alone]
-    at_random = [
-        [abs(stratified_correlation(c[rows], native[rows], pair, keys)) for c in randoms]
-        for pair, rows in alone
-    ]
-    return {
-        "strengths": list(strengths),
-        "paper_r": [row["r"] for row in paper],
-        "paper_mse": [row["mse"] for row in paper],
-        "paper_r_probability": [row["r"] for row in paper_p],
-        "paper_mse_probability": [row["mse"] for row in paper_p],
-        "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
-        "paper_mse_random": [float(np.mean(column)) for column in zip(*paper_random_mse, strict=True)],
-        "stratified_r_at": {
-            "strengths": [pair[1] for pair, _ in alone],
-            "value": [estimate.value for estimate in at],
-            "ci": [estimate.to_list() for estimate in at],
-            "random": [float(np.mean(draws)) if draws else None for draws in at_random],
-        },
-        "stratified_r": within.value,
-        "stratified_r_ci": within.to_list(),
-        "stratified_r_partial": partial_correlation(ours, native, strengths, keys),
-        "stratified_r_random": {
-            "mean": float(np.mean(shares)),
-            "p95": float(np.percentile(shares, 95)),
-            "draws": len(shares),
-        }
-        if shares
-        else None,
-        "ceiling": ceiling,
-        "slope": float(slope.mean()),
-        "native_slope": float(native_slope.mean()),
-        "native_slope_ci": mean_estimate(native_slope, seed, keys).to_list(),
-        "slope_ratio": ratio.value if ratio else None,
-        "slope_ratio_ci": ratio.to_list() if ratio else None,
-        "slope_ratio_random": null_share(
-            np.array([slopes(c, strengths).mean() for c in randoms]), float(native_slope.mean())
-        )
-        if ratio and randoms
-        else None,
-        **_anti_steerable(
-            {"": [ours], "native_": [native], "random_": randoms}, strengths, direction, keys, seed
-        ),
-        "key_shift": {
-            name: float(np.mean([key_shift(row - none, keys) for row in rows]))
-            for name in ("native", "transferred", "random")
-            if (rows := record.draws(name, strength))
-        },
-    }
-
-
-def _numbers(value: Any) -> Any:
-    """Plain data with None for every correlation of what does not vary."""
-    match value:
-        case dict():
-            return {key: _numbers(each) for key, each in value.items()}
-        case list():
-            return [_numbers(each) for each in value]
-        case float() if math.isnan(value):
-            return None
-    return value
-
-
-def _anti_steerable(
-    curves: Mapping[str, Sequence[Array]],
-    strengths: Sequence[float],
-    direction: int,
-    keys: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    """Shares of items that move the wrong way: as they are, and once the shift of the keys is taken out,
-    which puts the items of one key on the wrong side whatever was asked."""
-    found: dict[str, Any] = {}
-    for of, known in (("anti_steerable", None), ("anti_steerable_within_key", keys)):
-        for name, draws in curves.items():
-            if draws:
-                each = np.mean([anti_steerable(c, strengths, direction, known) for c in draws], axis=0)
-                estimate = mean_estimate(each, seed, keys)
-                found |= {f"{name}{of}": estimate.value, f"{name}{of}_ci": estimate.to_list()}
-    return found
 
 
 def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:

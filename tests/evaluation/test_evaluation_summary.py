@@ -2,14 +2,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import StrengthGrid, Study, summarise
+from lrt.evaluation import Study, summarise
 from lrt.evaluation.records import read_study, write_study
-from lrt.evaluation.scorers import Answer, RefusalLogOdds
+from lrt.evaluation.scorers import RefusalLogOdds
 
 TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
@@ -96,81 +95,6 @@ def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
     found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
     assert found["note"] == "transferred vector over the damage limit"
     assert found["ratio"] is not None
-
-
-def test_propensity_statistics() -> None:
-    behaviour = choice_behaviour(test=8)
-    found = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
-    assert found["strengths"] == list(GRID.strengths)
-    assert found["paper_r"][1] == pytest.approx(1)
-    assert found["paper_mse"][1] == 0
-    assert found["slope"] == pytest.approx(1.6, abs=0.2)
-    assert found["native_slope"] == pytest.approx(2.0, abs=0.2)
-    assert found["slope_ratio"] == pytest.approx(0.8, abs=0.1)
-    assert found["anti_steerable"] == found["native_anti_steerable"] == 0
-    assert found["anti_steerable_ci"] == [0, 0]
-    assert found["slope_ratio_random"]["mean"] == pytest.approx(0.05, abs=0.05)
-    assert found["random_anti_steerable"] > 0
-    assert found["paper_mse_random"][-1] == pytest.approx(1.9**2, rel=0.2)
-    assert found["key_shift"]["native"] < 0.3
-    assert found["stratified_r_random"]["draws"] == 1
-    at = found["stratified_r_at"]
-    assert at["strengths"] == [s for s in GRID.strengths if s != 0]
-    for value, (low, high), random in zip(at["value"], at["ci"], at["random"], strict=True):
-        assert low <= value <= high
-        assert 0 <= random <= 1
-    of_one = summarise(behaviour, planted_study(behaviour, noise=0.2), StrengthGrid((0.0, 1.0)))["propensity"]
-    assert of_one["stratified_r"] == pytest.approx(at["value"][-1])
-    assert -1 <= found["ceiling"] <= 1
-    downwards = replace(behaviour, direction=-1)
-    against = summarise(downwards, planted_study(downwards), GRID)["propensity"]
-    assert against["anti_steerable"] == 1
-    assert against["slope_ratio"] is None  # over a native slope the wrong way
-
-
-def test_answers_in_the_models_own_words_have_the_same_statistics() -> None:
-    behaviour = choice_behaviour(test=8)
-    opened = replace(behaviour, scorer=Answer(), max_new_tokens=4)
-    found = summarise(opened, planted_study(opened, noise=0.2), GRID)
-    assert found["kind"] == "text"
-    assert len(found["examples"]) == 3
-    told = found["propensity"]
-    read = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
-    for name in ("paper_r", "stratified_r", "stratified_r_ci", "slope_ratio", "anti_steerable"):
-        assert told[name] == read[name]
-    flat = summarise(opened, planted_study(opened, changes=dict.fromkeys(CHANGES, 0.0)), GRID)["propensity"]
-    assert flat["stratified_r"] is None
-    assert flat["slope_ratio"] is None
-    json.dumps(flat, allow_nan=False)
-
-
-def test_propensity_is_told_of_probabilities_too() -> None:
-    behaviour = choice_behaviour(test=8)
-    study = planted_study(behaviour, noise=0.5)
-    found = summarise(behaviour, study, GRID)
-
-    def shares(condition: str, strength: float) -> list[float]:
-        return [
-            row.probability or 0.0
-            for row in study.measurements
-            if (row.split, row.condition, row.draw, row.strength) == ("test", condition, 0, strength)
-        ]
-
-    ours, native = np.array(shares("transferred", 1.0)), np.array(shares("native", 1.0))
-    told = found["propensity"]
-    assert told["paper_mse_probability"][-1] == pytest.approx(np.mean((ours - native) ** 2))
-    assert told["paper_r_probability"][-1] == pytest.approx(np.corrcoef(ours, native)[0, 1])
-    assert told["paper_r_probability"][1] == pytest.approx(1)  # strength 0 is the unsteered model in both
-    assert told["paper_mse_probability"] != told["paper_mse"]
-    assert found["probability"]["native"] == pytest.approx(native.mean())
-    assert found["probability"]["none"] == pytest.approx(np.mean(shares("none", 0.0)))
-    assert {"none", "native", "transferred", "random", "prompt", "source"} <= set(found["probability"])
-    low, high = told["stratified_r_ci"]
-    assert low <= told["stratified_r"] <= high
-    # a record of old rows, in which no probability was kept
-    bare = replace(study, measurements=tuple(replace(row, probability=None) for row in study.measurements))
-    assert summarise(behaviour, bare, GRID)["propensity"]["paper_r_probability"] == []
-    assert summarise(TEXT, planted_study(TEXT), GRID)["probability"] == {}
 
 
 def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:

@@ -1,5 +1,5 @@
-"""What is told of answers that have keys: the paper's statistics (section 3.4), those within the key that have a
-null, and what random vectors score by each."""
+"""What is told of answers that have keys: the paper's statistics (section 3.4), those within the key, which
+have a null, and what random vectors score by each."""
 
 from __future__ import annotations
 

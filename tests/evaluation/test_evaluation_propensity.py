@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from planted_studies import CHANGES, GRID, planted_study
-from small_behaviours import choice_behaviour
+from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import StrengthGrid, summarise
 from lrt.evaluation.scorers import Answer
@@ -82,4 +82,5 @@ def test_propensity_is_told_of_probabilities_too() -> None:
     # a record of old rows, in which no probability was kept
     bare = replace(study, measurements=tuple(replace(row, probability=None) for row in study.measurements))
     assert summarise(behaviour, bare, GRID)["propensity"]["paper_r_probability"] == []
-    assert summarise(TEXT, planted_study(TEXT), GRID)["probability"] == {}
+    text = text_behaviour()
+    assert summarise(text, planted_study(text), GRID)["probability"] == {}

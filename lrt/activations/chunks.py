@@ -225,7 +225,9 @@ def rows_of(
     holds less than half of its tokens leaves: it is noisier than the others, and a fit weighs all alike.
     Tokens of parts that are not seen are in no row, and are not among those that leave; nor are those
     before the last of a part that gives its documents' ends. A document whose last token is a chunk's has
-    no end there: what follows it is not known.
+    no end there: what follows it is not known. Nor has one that begins where a block or a chunk does: it may
+    have begun before, and an end is of a text as it is read whole. (In a block that begins with the last few
+    tokens of a request, its end had six times the norm of others.)
     """
     rules = rules or PartRules()
     position, document = facts["position"].long(), facts["document"].long()
@@ -238,6 +240,11 @@ def rows_of(
     if rules.ends is not None:
         last = torch.zeros_like(keep)
         last[:-1] = (document[1:] != document[:-1]) & (chunk[1:] == chunk[:-1])
+        new = _new(torch.stack([document, chunk]), position)
+        begun = new & (position > 0)  # in this block, so that its end is read with all of it before
+        begun[:1] = False
+        begun[1:] &= chunk[1:] == chunk[:-1]
+        last &= begun[new.nonzero()[:, 0]][new.long().cumsum(0) - 1]
         alone = torch.isin(facts["group"], rules.ends)
         keep &= ~alone | last
     if rules.tokens is not None:
@@ -247,10 +254,7 @@ def rows_of(
         keep = keep & ~mask
     span = torch.arange(len(keep))
     if selection.span > 1:
-        marks = torch.stack([position // selection.span, document, chunk])
-        new = torch.ones_like(keep)
-        # where positions fall, another block begins
-        new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1]) | alone[1:]
+        new = _new(torch.stack([position // selection.span, document, chunk]), position) | alone
         span = new.long().cumsum(0) - 1
         held = torch.zeros(int(new.sum()), dtype=torch.int64).index_add_(0, span, keep.long())
         # a document's end is kept though it is the only one of its span
@@ -264,6 +268,17 @@ def rows_of(
         first[1:] = row[keep][1:] != row[keep][:-1]
         times = rules.times[facts["group"][keep][first].long()]
     return TokenRows(row, times, leaves)
+
+
+def _new(
+    marks: Tensor,  # [k, n]
+    position: Tensor,  # [n]
+) -> Tensor:
+    """[n] tokens of which some mark is not that of the token before; the first is new. Where positions fall,
+    another block begins."""
+    new = torch.ones(len(position), dtype=torch.bool)
+    new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1])
+    return new
 
 
 @dataclass(frozen=True)

@@ -50,15 +50,21 @@ class PlantedModel:
 
 
 def corpus_of(
-    train: int = 40, validation: int = 6, test: int = 5, context: int = 8, seed: int = 0
+    train: int = 40,
+    validation: int = 6,
+    test: int = 5,
+    context: int = 8,
+    seed: int = 0,
+    document_tokens: int | None = None,
 ) -> PackedCorpus:
-    """Random tokens; a document for every two blocks, from two groups."""
+    """Random tokens; a document for every two blocks, or as long as is said, from two groups."""
     rng = np.random.default_rng(seed)
     counts = dict(zip(SPLITS, (train, validation, test), strict=True))
     splits = {}
     for number, (split, blocks) in enumerate(counts.items()):
         tokens = rng.integers(0, VOCABULARY, (blocks, context)).astype(np.int32)
-        owner = 1000 * number + np.arange(blocks)[:, None] // 2 + np.zeros((1, context), int)
+        of = np.arange(blocks * context).reshape(blocks, context) // (document_tokens or 2 * context)
+        owner = 1000 * number + of
         splits[split] = Blocks(tokens, owner.astype(np.int64), (owner % 2).astype(np.int16))
     return PackedCorpus(context, ("even", "odd"), splits)
 

@@ -363,9 +363,16 @@ def test_ends_are_rows_by_themselves_beside_spans() -> None:
     assert made.gathered(torch.arange(12.0)).tolist() == [1.5, 6.0, 6.0, 6.0, 10.0, 10.0, 10.0]
     assert made.gathered(facts["document"]).tolist() == [0, 1, 1, 1, 2, 2, 2]
     assert made.by_chunk(6).tolist() == [1, 6]
-    # where a chunk ends it is not known whether the document does
+    # where a chunk ends it is not known whether the document does, nor where one begins whether it did before
     cut = rows_of(chosen, {}, {}, facts, 7, PartRules.of(chosen, ("a", "b")))
-    assert cut.row.tolist() == [0, 0, 0, 0, -1, -1, -1, -1, -1, -1, 1, -1]
+    assert cut.row.tolist() == [0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1]
+    # and where a block begins, as one of four positions would here: at document 1, and within document 2
+    blocks = facts | {"position": torch.arange(12) % 4, "group": torch.ones(12, dtype=torch.int64)}
+    made = rows_of(chosen, {}, {}, blocks, rules=PartRules.of(chosen, ("a", "b")))
+    assert made.row.tolist() == [-1] * 12
+    blocks["position"] = (torch.arange(12) + 1) % 8  # document 1 is the end of a block, whole
+    made = rows_of(chosen, {}, {}, blocks, rules=PartRules.of(chosen, ("a", "b")))
+    assert made.row.tolist() == [-1] * 6 + [0] + [-1] * 5
 
 
 def test_tokens_are_rows_by_themselves_beside_spans() -> None:
@@ -386,8 +393,10 @@ def test_tokens_are_rows_by_themselves_beside_spans() -> None:
 @pytest.mark.parametrize("span", [1, 4])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
-    store: ActivationStore, span: int, seed: int | None
+    tmp_path: Path, span: int, seed: int | None
 ) -> None:
+    corpus = corpus_of(document_tokens=3)
+    store = make_store(tmp_path, corpus)
     chosen = Selection((2,), (3,), STANDARD, span, rules=(PartRule("odd", "ends", 2), PartRule("even")))
     batches = [*stream_of(store, selection=chosen, seed=seed, chunk_rows=24).batches()]
     found = Counter(row for batch in batches for row in key(batch))
@@ -395,7 +404,7 @@ def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
     wanted = Counter(
         row for b in stream_of(store, selection=plain, chunk_rows=24).batches() for row in key(b)
     )
-    blocks = CORPUS.splits["train"]
+    blocks = corpus.splits["train"]
     tokens, documents = (
         torch.from_numpy(part.copy()).flatten() for part in (blocks.tokens, blocks.documents)
     )
@@ -404,6 +413,11 @@ def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
         # shards are of 64 tokens and chunks of 24 of them
         last_of_chunk = (at % 64 + 1) % 24 == 0 or at % 64 == 63
         if documents[at] % 2 == 0 or documents[at + 1] == documents[at] or last_of_chunk:
+            continue
+        first = at
+        while first % 8 and documents[first - 1] == documents[at]:
+            first -= 1
+        if first % 8 == 0:  # a block's first: the document may have begun before
             continue
         if tokens[at] == MASSIVE_TOKEN:
             continue

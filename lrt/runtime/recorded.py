@@ -67,6 +67,9 @@ from lrt.runtime.suites import behaviours_of
 
 log = logging.getLogger(__name__)
 
+# documents that tell one version of their writer from another: all of its words are among them
+WRITTEN_BY_CODE = {"storybook": 32, "scenes": 2048}
+
 
 class Recorded:
     """What is known of a config before any fit. Nothing costly happens before a stage is asked for."""
@@ -315,9 +318,9 @@ class Recorded:
             "files": files,
             # what writes them is code: their first documents tell one version of it from another
             "pages": {
-                name: [document.text for document in itertools.islice(self._documents(name, source), 2048)]
+                name: [document.text for document in itertools.islice(self._documents(name, source), first)]
                 for name, source in corpus.sources.items()
-                if source.kind in ("storybook", "scenes")
+                if (first := WRITTEN_BY_CODE.get(source.kind))
             },
             "excluded": self.exclusion.digest,
             "tokenizer": self.identities["tokenizer"],

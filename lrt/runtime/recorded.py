@@ -67,7 +67,7 @@ from lrt.runtime.suites import behaviours_of
 
 log = logging.getLogger(__name__)
 
-# documents that tell one version of their writer from another: all of its words are among them
+# how many documents tell one version of their writer from another; of scenes all words are among them
 WRITTEN_BY_CODE = {"storybook": 32, "scenes": 2048}
 
 

@@ -20,7 +20,7 @@ from lrt.evaluation.statistics import (
     mean_estimate,
     null_share,
     ratio_estimate,
-    resamples,
+    ratio_over_refits,
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
@@ -33,10 +33,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
 
     Changes are of the mean score over the study's items, at the chosen strength, against the
     unsteered model. `ratio` is the transferred change over the native one, `ratio_ci` its paired
-    bootstrap over items, `ratio_ci_map` the interval when the map's documents and the contrastive
-    prompts are drawn anew too. `nulls` are shares of the native change, the mean over draws. Where
-    the native change's own interval holds zero, or no strength was undamaged, there is no ratio, and
-    `note` says so.
+    bootstrap over items, `ratio_ci_map` the interval around it when the map's documents and the
+    contrastive prompts are drawn anew too. `nulls` are shares of the native change, the mean over
+    draws. Where the native change's own interval holds zero, or no strength was undamaged, there is
+    no ratio, and `note` says so.
     """
     record = Record(study.measurements, study.split)
     strength = study.choice.strength
@@ -96,7 +96,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "steers": intended,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
-        "ratio_ci_map": _map_interval(record, none, strength, seed) if ratio else None,
+        "ratio_ci_map": _map_interval(record, none, change, native_change, strength, seed) if ratio else None,
         "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
         "null_details": nulls if intended else {},
         "damage": harm,
@@ -133,22 +133,16 @@ def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, flo
     }
 
 
-def _map_interval(record: Record, none: Array, strength: float, seed: int) -> list[float] | None:
-    """Percentiles of the ratio over items, and over draws of the map's documents together with the
-    contrastive prompts, which both vectors of a draw share."""
-    ours, natives = (record.draws(name, strength) for name in RESAMPLED)
-    if len(ours) < 2:
+def _map_interval(
+    record: Record, none: Array, change: Array, native: Array, strength: float, seed: int
+) -> list[float] | None:
+    """Over items, and over draws of the map's documents together with the contrastive prompts, which both
+    vectors of a draw share."""
+    ours, natives = (np.array(record.draws(name, strength)) for name in RESAMPLED)
+    if not len(ours):
         return None
-    rng = np.random.default_rng(seed)
-    changes, native_changes = np.array(ours) - none, np.array(natives) - none
-    ratios = []
-    for items in resamples(len(none), seed, keys=record.item_keys):
-        draw = rng.integers(len(changes))
-        below = native_changes[draw, items].mean()
-        if abs(below) > 1e-12:
-            ratios.append(changes[draw, items].mean() / below)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return [float(low), float(high)]
+    found = ratio_over_refits(change, native, (ours - none, natives - none), seed, record.item_keys)
+    return found.to_list() if found else None
 
 
 def _at_matched_damage(record: Record, damages: Sequence[Damage], strength: float) -> dict[str, float] | None:

@@ -50,7 +50,7 @@ class Forecast:
         return (
             f"the image of {self.vector} stands only {self.signal_to_noise:.1f} standard errors off zero "
             f"(at least {threshold:g} is wanted): the corpus has too little text of its kind. Add a part "
-            "like its contrastive texts to corpus.sources, or give more rows (corpus.tokens)."
+            "like its contrastive texts to corpus.sources, or give more rows (corpus.tokens)"
         )
 
 

@@ -15,6 +15,7 @@ from lrt.evaluation.statistics import (
     partial_correlation,
     pearson,
     ratio_estimate,
+    ratio_over_refits,
     resamples,
     slopes,
     stratified_correlation,
@@ -61,6 +62,33 @@ def test_there_is_no_ratio_over_nothing() -> None:
     down = ratio_estimate(-np.ones(60), np.full(60, -2.0))
     assert down is not None
     assert down.value == 0.5
+
+
+@pytest.mark.parametrize("draws", [2, 4, 12])
+def test_four_refits_cover_as_often_as_twelve_though_all_are_worse_maps(draws: int) -> None:
+    rng = np.random.default_rng(4)
+    covered, worlds, apart = 0, 300, 0.05
+    for seed in range(worlds):
+        native = rng.normal(1.0, 0.05, 40)
+        fitted = 0.8 + apart * rng.normal()  # by these documents; 0.8 by all there are
+        refits = fitted - 0.15 + apart * rng.normal(size=draws)
+        found = ratio_over_refits(
+            fitted * native, native, (np.outer(refits, native), np.tile(native, (draws, 1))), seed
+        )
+        assert found is not None
+        assert found.value == pytest.approx(fitted)
+        covered += found.low <= 0.8 <= found.high
+    assert 0.91 <= covered / worlds <= 0.985
+
+
+def test_refits_that_agree_leave_the_interval_over_items() -> None:
+    rng = np.random.default_rng(5)
+    native = rng.normal(1.0, 0.4, 60)
+    change = 0.7 * native + rng.normal(0, 0.2, 60)
+    same = np.tile(change, (3, 1)), np.tile(native, (3, 1))
+    assert ratio_over_refits(change, native, same) == ratio_estimate(change, native)
+    assert ratio_over_refits(change, native, (same[0][:1], same[1][:1])) is None
+    assert ratio_over_refits(change, native, (same[0], 0 * same[1])) is None
 
 
 def test_off_zero() -> None:

@@ -18,6 +18,7 @@ from lrt.lab.grammar import Plan, pages
 from lrt.lab.shelf import folder_of
 from lrt.runtime.entry import CONF
 from lrt.runtime.schema import read_config
+from lrt.steering import read_control_vector
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -124,14 +125,17 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [b["name"] for b in report["behaviours"]] == ["formal"]
 
-    (snippet,) = blocks("python")
+    snippet = "\n".join(blocks("python"))
     (vector,) = (tmp_path / "artifacts" / "maps").glob("*/vectors/formal/transferred/layer-*")
     named = re.sub(r"artifacts/maps/FINGERPRINT/[^\"]*", str(vector), snippet)
     assert named != snippet
     printed = named.replace("path/to/large", own["LARGE"]) + "print(lm.tokenizer.decode(ids[0]))\n"
-    done = subprocess.run([sys.executable, "-c", printed], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", printed], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Once" in done.stdout
+    assert [v.behaviour for v in read_control_vector(tmp_path / "french.gguf")] == ["formal"]
 
 
 def real_commands() -> list[str]:

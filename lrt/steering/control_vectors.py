@@ -1,0 +1,136 @@
+"""Steering vectors as GGUF control vectors, which llama.cpp and repeng read and write.
+
+Such a file holds a float32 tensor `direction.N` for each block, `N` the zero-based block whose output it
+is added to; a server multiplies it by the scale it is started with. llama.cpp adds nothing at block 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lrt.durable import write_durably
+from lrt.sealed import Altered, opened, sealed, unsealed
+from lrt.steering.vectors import SteeringVector, VectorUnreadable
+
+ARCHITECTURE = "controlvector"
+UNIT = "length in the control vector's file"
+CARD = "lrt.card"
+_KEPT = ("behaviour", "method", "prompts", "unit", "map")
+
+
+def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], file: Path) -> None:
+    """Writes one vector, or one for each of several blocks of a model, as a GGUF control vector.
+
+    The directions are one median residual norm long, so the scale that the file is used with
+    (`--control-vector-scaled FILE:0.5`) is our strength. Where they come from stands in the file too.
+
+    Raises ValueError for vectors that such a file cannot hold (block 0, two of one block, several
+    models or behaviours, an operation other than adding), ImportError without the package gguf.
+    """
+    vectors = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
+    if not vectors:
+        raise ValueError("a control vector is made of one steering vector at least; got none")
+    first, layers = vectors[0], [vector.layer for vector in vectors]
+    if 0 in layers:
+        raise ValueError(
+            f"the steering vector {first.behaviour!r} is of block 0, where llama.cpp adds nothing; "
+            "take one of a block from 1 on"
+        )
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"a control vector has one direction a block; got blocks {layers}")
+    kinds = {(vector.model, vector.behaviour, len(vector.direction)) for vector in vectors}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"a control vector is of one model and behaviour; got (model, behaviour, width) {sorted(kinds)}"
+        )
+    if other := [vector.operation for vector in vectors if vector.operation != "add"]:
+        raise ValueError(f"a control vector is added; operation={other[0]!r} has no such file")
+    gguf = _gguf()
+    directions = {vector.layer: vector.scaled().float().cpu().numpy() for vector in vectors}
+    card = sealed(
+        {
+            "vectors": {str(v.layer): {name: getattr(v, name) for name in _KEPT} for v in vectors},
+            "sha256": _digest(first.model, directions),
+        }
+    )
+
+    def write(path: Path) -> None:
+        writer = gguf.GGUFWriter(path, ARCHITECTURE)
+        writer.add_string(f"{ARCHITECTURE}.model_hint", first.model)
+        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vectors))
+        writer.add_string(CARD, card)
+        for layer, direction in directions.items():
+            writer.add_tensor(f"direction.{layer}", direction)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    write_durably(Path(file), write)
+
+
+def read_control_vector(file: Path, *, model: str | None = None) -> list[SteeringVector]:
+    """The directions of a GGUF control vector, ordered by block; strength 1 adds each as it stands there.
+
+    model  Name of the model they are of; else what the file says (repeng writes the kind of model alone).
+
+    Raises VectorUnreadable naming the file and the fault, ImportError without the package gguf.
+    """
+    gguf = _gguf()
+    try:
+        reader = gguf.GGUFReader(file)
+        texts = {name: field.contents() for name, field in reader.fields.items()}
+        found = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
+    except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
+        raise VectorUnreadable(f"no control vector can be read from {file}: {error}") from error
+    if texts.get("general.architecture") != ARCHITECTURE:
+        raise VectorUnreadable(
+            f"{file} is no control vector: its general.architecture is {texts.get('general.architecture')!r}"
+        )
+    try:
+        directions = {int(name.removeprefix("direction.")): found[name] for name in found}
+        hint, cards = texts.get(f"{ARCHITECTURE}.model_hint", ""), dict[str, Any]()
+        if CARD in texts:
+            card = unsealed(opened(texts[CARD].encode()))
+            if card["sha256"] != _digest(hint, directions):
+                raise VectorUnreadable(f"{file} is damaged: its directions are not those of its card")
+            cards = card["vectors"]
+        vectors = [
+            SteeringVector(
+                torch.from_numpy(directions[layer]),
+                layer,
+                model or hint,
+                float(np.linalg.norm(directions[layer].astype(np.float64))),
+                **({"method": "read from a file", "unit": UNIT} | cards.get(str(layer), {})),
+            )
+            for layer in sorted(directions)
+        ]
+    except (Altered, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise VectorUnreadable(f"the control vector in {file} cannot be read: {error}") from error
+    if not vectors:
+        raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N")
+    return vectors
+
+
+def _digest(model: str, directions: Mapping[int, NDArray[np.float32]]) -> str:
+    """SHA-256 over the model's name and the directions by block."""
+    found = hashlib.sha256(model.encode())
+    for layer in sorted(directions):
+        found.update(f"{layer}:".encode() + directions[layer].astype("<f4").tobytes())
+    return found.hexdigest()
+
+
+def _gguf() -> Any:
+    if find_spec("gguf") is None:
+        raise ImportError("control vectors need the package gguf: pip install -e '.[gguf]'")
+    import gguf
+
+    return gguf

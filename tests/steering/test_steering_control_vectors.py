@@ -1,0 +1,150 @@
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lrt.steering.control_vectors as module
+from lrt.steering import SteeringVector, VectorUnreadable, read_control_vector, write_control_vector
+
+
+def made(layer: int = 2, seed: int = 0) -> SteeringVector:
+    direction = torch.randn(48, generator=torch.Generator().manual_seed(seed))
+    return SteeringVector(
+        direction, layer, "large", 3.5, "french", prompts="abc", map={"fingerprint": "f", "reading": "W v"}
+    )
+
+
+def by_another(
+    file: Path,
+    directions: dict[str, np.ndarray],
+    architecture: str = "controlvector",
+    hint: str | None = "llama",
+) -> Path:
+    """A control vector as repeng and llama.cpp's generator write it."""
+    writer = gguf.GGUFWriter(file, architecture)
+    if hint is not None:
+        writer.add_string("controlvector.model_hint", hint)
+    writer.add_uint32("controlvector.layer_count", len(directions))
+    for name, direction in directions.items():
+        writer.add_tensor(name, direction)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_the_file_is_what_llama_cpp_and_repeng_read(tmp_path: Path) -> None:
+    vectors = [made(3, 1), made(2, 0)]
+    write_control_vector(vectors, tmp_path / "french.gguf")
+    reader = gguf.GGUFReader(tmp_path / "french.gguf")
+    assert reader.fields["general.architecture"].contents() == "controlvector"
+    assert reader.fields["controlvector.model_hint"].contents() == "large"
+    assert reader.fields["controlvector.layer_count"].contents() == 2
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    assert set(found) == {"direction.2", "direction.3"}
+    for vector in vectors:
+        tensor = found[f"direction.{vector.layer}"]
+        assert tensor.tensor_type == gguf.GGMLQuantizationType.F32  # llama.cpp takes no other
+        assert tensor.data.shape == (48,)
+        np.testing.assert_array_equal(tensor.data, vector.scaled().numpy())
+
+
+def test_reading_gives_the_same_steering(tmp_path: Path) -> None:
+    vectors = [made(2), made(3, 1)]
+    write_control_vector(vectors, tmp_path / "french.gguf")
+    for before, after in zip(vectors, read_control_vector(tmp_path / "french.gguf"), strict=True):
+        torch.testing.assert_close(after.scaled(), before.scaled())
+        assert after.residual_norm == pytest.approx(before.residual_norm)
+        kept = replace(after, direction=before.direction, residual_norm=before.residual_norm)
+        assert {**kept.__dict__, "direction": 0} == {**before.__dict__, "direction": 0}
+
+
+def test_one_vector_and_many_are_written_alike(tmp_path: Path) -> None:
+    write_control_vector(made(), tmp_path / "a")
+    write_control_vector([made()], tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_vectors_of_other_software_steer_by_their_own_length(tmp_path: Path) -> None:
+    directions = {f"direction.{i}": np.full(8, i, dtype=np.float32) for i in (2, 1)}
+    one, two = read_control_vector(by_another(tmp_path / "v.gguf", directions))
+    assert (one.layer, two.layer, one.model, one.map) == (1, 2, "llama", None)
+    assert one.unit == module.UNIT
+    torch.testing.assert_close(two.scaled(), torch.full((8,), 2.0))
+    assert two.residual_norm == pytest.approx(2 * 8**0.5)
+    assert read_control_vector(tmp_path / "v.gguf", model="own")[0].model == "own"
+
+
+def test_a_control_vector_without_a_hint_or_in_half_precision_is_read(tmp_path: Path) -> None:
+    half = {"direction.4": np.linspace(-1, 1, 8, dtype=np.float16)}
+    (found,) = read_control_vector(by_another(tmp_path / "v.gguf", half, hint=None), model="own")
+    torch.testing.assert_close(found.direction, torch.from_numpy(half["direction.4"].astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        ([], "one steering vector at least"),
+        ([made(0)], "block 0, where llama.cpp adds nothing"),
+        ([made(2), made(2, 1)], r"one direction a block; got blocks \[2, 2\]"),
+        ([made(1), replace(made(2), model="other")], "one model and behaviour"),
+        ([made(1), replace(made(2), behaviour="dogs")], "one model and behaviour"),
+        ([replace(made(2), operation="ablate")], "operation='ablate' has no such file"),
+        ([replace(made(2), direction=torch.zeros(48))], "is zero"),
+    ],
+)
+def test_what_such_a_file_cannot_hold(vectors: list[SteeringVector], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_control_vector(vectors, tmp_path / "v.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(VectorUnreadable, match=r"gone\.gguf"):
+        read_control_vector(tmp_path / "gone.gguf")
+    (tmp_path / "text.gguf").write_text("no such thing at all")
+    with pytest.raises(VectorUnreadable, match=r"text\.gguf"):
+        read_control_vector(tmp_path / "text.gguf")
+    model = by_another(tmp_path / "model.gguf", {"direction.1": np.ones(4, dtype=np.float32)}, "llama")
+    with pytest.raises(VectorUnreadable, match=r"model\.gguf is no control vector.*'llama'"):
+        read_control_vector(model)
+    with pytest.raises(VectorUnreadable, match=r"no tensor direction\.N"):
+        read_control_vector(by_another(tmp_path / "empty.gguf", {}))
+    for name in ("direction.x", "blk.1.weight"):
+        with pytest.raises(VectorUnreadable, match="cannot be read"):
+            read_control_vector(by_another(tmp_path / "odd.gguf", {name: np.ones(4, dtype=np.float32)}))
+
+
+def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[gguf\]'"):
+        write_control_vector(made(), tmp_path / "v.gguf")
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.booleans())
+def test_damage_is_told_or_harmless(
+    at: int, bit: int, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / "v.gguf"
+    write_control_vector(made(), file)
+    whole = bytearray(file.read_bytes())
+    at %= len(whole)
+    if cut:
+        file.write_bytes(whole[:at])
+    else:
+        whole[at] ^= 1 << bit
+        file.write_bytes(whole)
+    try:
+        (found,) = read_control_vector(file)
+    except VectorUnreadable:
+        return
+    torch.testing.assert_close(found.scaled(), made().scaled())
+    # with the card's own name damaged it is a file of other software
+    assert (found.map, found.model) == (made().map, "large") or found.unit == module.UNIT

@@ -107,7 +107,7 @@ def directions(
     if whole is not None:
         found["whole_corpus"] = [whole.directions(v)]
     for refitted in maps.resampled:
-        drawn = [torch.randint(len(side), (len(side),), generator=generator) for side in mine.source]
+        drawn = _drawn(mine, generator)
         for name, pair, carry in (
             ("resampled", mine.source, refitted.directions),
             ("resampled_native", mine.target, torch.clone),
@@ -133,11 +133,31 @@ def other_contrast(contrast: str, among: Collection[str]) -> str | None:
     return names[(names.index(contrast) + 1) % len(names)] if len(names) > 1 else None
 
 
+def _drawn(states: ContrastStates, generator: torch.Generator) -> list[Tensor]:
+    """Rows of either side, drawn with replacement, by `_together` as halves are made. Sides of one length are
+    drawn alike: those of most contrasts are the same texts or questions but for the behaviour, and drawn
+    apart their difference would be one of texts."""
+
+    def rows(count: int) -> Tensor:
+        each = _together(count)
+        first = torch.randint(count // each, (count // each,), generator=generator) * each
+        return (first[:, None] + torch.arange(each)).flatten()
+
+    one, other = (len(side) for side in states.source)
+    drawn = rows(one)
+    return [drawn, drawn if other == one else rows(other)]
+
+
 def _half(side: Tensor, half: int) -> Tensor:
     """Every second two of the prompts: answers alternate in a balanced set, and a half made of one answer's
-    questions alone would be a vector of that answer. Of fewer than four, every second one."""
-    together = 2 if len(side) >= 4 else 1
-    return side[torch.arange(len(side)) // together % 2 == half]
+    questions alone would be a vector of that answer."""
+    return side[torch.arange(len(side)) // _together(len(side)) % 2 == half]
+
+
+def _together(prompts: int) -> int:
+    """How many neighbours a set of prompts is divided by: two, so that a half or a draw has as many of either
+    answer, one where there are too few or not an even number."""
+    return 2 if prompts >= 4 and prompts % 2 == 0 else 1
 
 
 def _difference_of(pair: tuple[Tensor, Tensor], drawn: Sequence[Tensor]) -> Tensor:

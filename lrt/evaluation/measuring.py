@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer, score_texts
+from lrt.models.hooks import float32_head
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prefix import RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
@@ -253,7 +254,8 @@ def _answers(
     tokens, mask = pad(contexts)
     prefix = compute_prefix(lm, tokens, mask, how.layer, cache=False)
     rows = how.rows(len(contexts))
-    logits = tail_logits(lm, prefix, rows, how.edit(len(contexts)), "last", max_rows, how.above)
+    with float32_head(lm):
+        logits = tail_logits(lm, prefix, rows, how.edit(len(contexts)), "last", max_rows, how.above)
     return logits[:, 0], rows
 
 

@@ -16,6 +16,9 @@ from lrt.models.padding import positions_of
 if TYPE_CHECKING:
     from lrt.models.language_model import LanguageModel
 
+HEAD_ROWS = 2**14
+"""Rows of an LM head that are held in float32 at once."""
+
 Edit = Callable[[Tensor, Tensor], Tensor]
 """`(hidden [b, t, d], positions [b, t]) -> hidden' [b, t, d]`: a new tensor, same shape and dtype.
 
@@ -197,6 +200,36 @@ def _forward_as(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
             del block.forward
         else:
             block.forward = own
+
+
+@contextmanager
+def float32_head(lm: "LanguageModel") -> Iterator[None]:
+    """The LM head in float32, whatever dtype the model runs in: bfloat16 logits between 8 and 16 are
+    multiples of 1/16, and what a weak vector does to an answer is less.
+
+    What a family does after its head still applies. A head that is quantised, or offloaded to where it
+    cannot be read, is left as it is.
+    """
+    head = lm.model.get_output_embeddings()
+    if head.weight.dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+
+    def again(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+        if weight.is_meta:
+            return output
+        hidden = args[0].to(weight.device, torch.float32)
+        # in parts: no second copy of the whole head
+        parts = [nn.functional.linear(hidden, rows.float()) for rows in torch.split(weight, HEAD_ROWS)]
+        logits = torch.cat(parts, dim=-1)
+        return logits if bias is None else logits + bias.float()
+
+    handle = head.register_forward_hook(again)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class Pipeline(Vectors):
         evaluation["grid"].pop("shares")  # of those that ablate alone
         return fingerprint(
             {
-                "version": 2,  # half-vectors balanced over answers
+                "version": 3,  # prompts drawn in pairs, answers read off float32 logits
                 "maps": {name: fit.fingerprint for name, fit in self.fits.items()},
                 "evaluation": evaluation,
                 "seed": self.config.seed,

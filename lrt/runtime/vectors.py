@@ -144,7 +144,7 @@ class Vectors(Recorded):
         grid = evaluation.grid.of(behaviour)
         model = self.target if side == "target" else self.source
         return {
-            "version": 1,
+            "version": 2 if behaviour.reads_logits else 1,  # off float32 logits
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
             "norms": {layer: self.median_norms[f"{side}.{layer}"] for layer in stack.layers},

@@ -133,6 +133,41 @@ def test_a_draw_takes_the_same_prompts_for_both_vectors() -> None:
     assert not torch.allclose(of["resampled"][0], of["resampled"][1], atol=1e-3)
 
 
+def paired_states(texts: int, spread: float = 10.0) -> ContrastStates:
+    """Sides that are the same texts but for a small difference, as capitals are."""
+    generator = torch.Generator().manual_seed(7)
+    text = spread * torch.randn(texts, D_SOURCE, generator=generator)
+    behaviour = torch.ones(D_SOURCE) + 0.1 * torch.randn(texts, D_SOURCE, generator=generator)
+    return ContrastStates((text + behaviour, text), (text + behaviour, text))
+
+
+def redrawn(states: ContrastStates, draws: int) -> Tensor:
+    identity = AffineMap(torch.eye(D_SOURCE), torch.zeros(D_SOURCE))
+    maps = TransferMaps(identity, resampled=(identity,) * draws)
+    stack = Stack((3,), D_SOURCE)
+    return directions("a", {"a": states}, maps, stack=stack, layer=3, random_draws=1, seed=0)["resampled"]
+
+
+def test_prompts_are_drawn_with_the_partner_they_differ_from() -> None:
+    vector = torch.nn.functional.normalize(torch.ones(D_SOURCE), dim=0)
+    assert float((redrawn(paired_states(64), 20) @ vector).min()) > 0.99  # drawn apart: about .3
+
+
+def test_a_draw_has_as_many_prompts_of_either_answer() -> None:
+    """Answers alternate; the states tell of the answer alone, with the sign of the side."""
+    answer = torch.tensor([1.0, -1.0] * 16)[:, None] * torch.ones(32, D_SOURCE)
+    trait = torch.zeros(D_SOURCE)
+    trait[0] = 1.0
+    states = ContrastStates((trait + answer, -answer), (trait + answer, -answer))
+    torch.testing.assert_close(redrawn(states, 10), trait.expand(10, -1))
+
+
+def test_sides_of_two_lengths_are_drawn_apart() -> None:
+    one, other = paired_states(64).source
+    states = ContrastStates((one, other[:9]), (one, other[:9]))
+    assert len(redrawn(states, 3)) == 3
+
+
 def test_what_there_is_nothing_to_make_of_is_left_out() -> None:
     bare = directions(
         "a",

@@ -4,8 +4,8 @@ import pytest
 import torch
 from model_families import ALL, DEPTH, FEW, SEQUENCES, VOCABULARY, WIDTH, hooks_in_force
 
-from lrt.models import Intervention, LanguageModel, capture, pad, positions_of, steer
-from lrt.models.hooks import hidden_of, stop_after
+from lrt.models import Intervention, LanguageModel, capture, hooks, pad, positions_of, steer
+from lrt.models.hooks import float32_head, head_at, hidden_of, stop_after
 
 LAYERS = range(DEPTH)
 
@@ -29,6 +29,42 @@ def test_captured_blocks_are_the_models_own_hidden_states(lm_of, family: str) ->
     assert not torch.allclose(ours[DEPTH - 1], own[DEPTH], atol=1e-2)
     norm = next(m for n, m in lm.stack.named_children() if n in ("norm", "ln_f", "final_layer_norm"))
     torch.testing.assert_close(norm(ours[DEPTH - 1]), own[DEPTH])
+
+
+class Wide(torch.nn.Module):
+    """A head by itself in float32."""
+
+    def __init__(self, head: torch.nn.Module) -> None:
+        super().__init__()
+        self.head = copy.deepcopy(head).float()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden.float())
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_answers_are_read_off_a_head_in_float32(lm_of, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "HEAD_ROWS", 7)
+    lm = copy.deepcopy(lm_of(family))
+    tokens = tokens_of(0)
+    whole = lm.logits(tokens)
+    with float32_head(lm):  # of a model in float32 it is the head
+        assert torch.equal(lm.logits(tokens), whole)
+    lm.model.to(torch.bfloat16)
+    own = copy.deepcopy(lm.model)
+    own.set_output_embeddings(Wide(lm.model.get_output_embeddings()))
+    with torch.no_grad():
+        wide = own(tokens, use_cache=False).logits
+    plain = lm.logits(tokens)
+    with float32_head(lm):
+        found = lm.logits(tokens)
+        with head_at(lm, torch.tensor([[8], [3]])):
+            some = lm.logits(tokens)
+    torch.testing.assert_close(found, wide.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(some[:, 0], found[[0, 1], [8, 3]], rtol=1e-5, atol=1e-5)
+    assert not torch.equal(found, plain)
+    torch.testing.assert_close(found, plain, rtol=0.02, atol=0.02)
+    assert torch.equal(lm.logits(tokens), plain)
 
 
 @pytest.mark.parametrize("family", ALL)

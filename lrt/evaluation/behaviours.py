@@ -138,6 +138,11 @@ class Behaviour:
         return isinstance(self.scorer, Choice)
 
     @property
+    def has_answers(self) -> bool:
+        """Whether its items have two answers and a key, told by logits or in the model's own words."""
+        return isinstance(self.scorer, Choice | Answer)
+
+    @property
     def reads_logits(self) -> bool:
         """Whether nothing is generated."""
         return isinstance(self.scorer, LogitScorer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,29 @@ from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.statistics import Array
 
 
+class ScoreMissing(ValueError):
+    """Every item lacks a score in some cell, so that nothing can be compared."""
+
+    def __init__(self, behaviour: str, split: ItemSplit) -> None:
+        super().__init__(
+            f"no {split} item of {behaviour!r} has a score in every cell: its scorer (a judge?) gave no "
+            "usable rating; mend its question, role or scale, or take another scorer as the main one and "
+            "name this one under `also`"
+        )
+
+
+def unscored(rows: Iterable[Measurement]) -> set[str]:
+    """Items that have no score in some cell."""
+    return {row.item for row in rows if math.isnan(row.value)}
+
+
 class Record:
     """One split's rows of a study as arrays, items always in the same order.
 
     of  The column that is read; rows that lack it are left out.
+
+    An item that has no score in one of its cells (nan: a judge that gave none) is left out of all of
+    them, or cells would be compared over different items; `unscored` counts these.
     """
 
     def __init__(
@@ -32,7 +52,9 @@ class Record:
             if row.split == split and value is not None:
                 self.values[row.condition, row.draw, row.strength][row.item] = value
                 self.keys[row.item] = row.key
-        self.items = list(self.values["none", 0, 0.0])
+        lacking = unscored(row for row in rows if row.split == split)
+        self.items = [item for item in self.values["none", 0, 0.0] if item not in lacking]
+        self.unscored = len(lacking)
         self.item_keys = [self.keys[item] for item in self.items]
 
     def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:

@@ -4,7 +4,7 @@ have a null, and what random vectors score by each."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,13 @@ from lrt.evaluation.statistics import (
     key_shift,
     mean_estimate,
     null_share,
+    paper_intervals,
     paper_statistics,
     partial_correlation,
-    pearson,
     ratio_estimate,
     slopes,
     stratified_correlation,
     stratified_estimate,
-    within_key_change,
 )
 
 
@@ -33,24 +32,52 @@ def propensity(
     strengths: Sequence[float],
     direction: int,
     strength: float,
+    undamaged: Collection[float],
     seed: int,
 ) -> dict[str, Any]:
     """The paper's statistics of a choice behaviour, of logit differences and of probabilities, and those
-    that have a null, beside what random vectors score by each."""
+    that have a null, beside what random vectors score by each.
+
+    undamaged  Strengths at which the native vector keeps within the damage limit. What is told of the curve
+               as a whole (correlation, slopes, anti-steerable share) is of these: the largest strengths
+               would decide it, and what a broken model answers is no propensity. By strength all is told.
+    """
     keys = record.item_keys
-    native = record.curve("native", strengths)
-    ours = record.curve("transferred", strengths)
+    every = list(strengths)
+    native = record.curve("native", every)
+    ours = record.curve("transferred", every)
     none = record.column("none", 0.0)
     assert native is not None
     assert ours is not None
     assert none is not None
-    halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
     randoms: list[Array] = []
-    while (curve := record.curve("random", strengths, len(randoms))) is not None:
+    while (curve := record.curve("random", every, len(randoms))) is not None:
         randoms.append(curve)
     paper = paper_statistics(ours, native)
+    paper_ci = [paper_intervals(a, b, seed, keys) for a, b in zip(ours, native, strict=True)]
     paper_random = [[row["r"] for row in paper_statistics(c, native)] for c in randoms]
     paper_random_mse = [[row["mse"] for row in paper_statistics(c, native)] for c in randoms]
+    of_probability = [probabilities.curve(name, every) for name in ("transferred", "native")]
+    paper_p = (
+        paper_statistics(of_probability[0], of_probability[1])
+        if of_probability[0] is not None and of_probability[1] is not None
+        else []
+    )
+    # one strength at a time: its rows beside the unsteered ones
+    zero = every.index(0.0)
+    alone = [((0.0, s), [zero, i]) for i, s in enumerate(every) if s != 0]
+    at = [stratified_estimate(ours[rows], native[rows], pair, keys, seed) for pair, rows in alone]
+    at_random = [
+        [abs(stratified_correlation(c[rows], native[rows], pair, keys)) for c in randoms]
+        for pair, rows in alone
+    ]
+
+    kept = [i for i, s in enumerate(every) if s == 0 or s in undamaged]
+    if len(kept) < 2:
+        kept = list(range(len(every)))
+    strengths = [every[i] for i in kept]
+    ours, native, randoms = ours[kept], native[kept], [c[kept] for c in randoms]
+    halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
     shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
     slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
     # over a native slope of nothing, or one the wrong way, a ratio is not a number
@@ -58,28 +85,20 @@ def propensity(
     ratio = ratio_estimate(slope, native_slope, seed, keys) if steers else None
     ceiling = None
     if halves[0] is not None and halves[1] is not None:
-        a, b = (within_key_change(half, strengths, keys) for half in halves if half is not None)
-        ceiling = pearson(a.ravel(), b.ravel())
-    of_probability = [probabilities.curve(name, strengths) for name in ("transferred", "native")]
-    paper_p = (
-        paper_statistics(of_probability[0], of_probability[1])
-        if of_probability[0] is not None and of_probability[1] is not None
-        else []
-    )
+        ceiling = stratified_estimate(halves[0], halves[1], strengths, keys, seed)
+    chances = [probabilities.curve(name, strengths) for name in ("transferred", "native")]
+    within_p = None
+    if chances[0] is not None and chances[1] is not None:
+        within_p = stratified_estimate(chances[0], chances[1], strengths, keys, seed)
     within = stratified_estimate(ours, native, strengths, keys, seed)
-    zero = list(strengths).index(0.0)
-    # one strength at a time: its rows beside the unsteered ones
-    alone = [((0.0, s), [zero, i]) for i, s in enumerate(strengths) if s != 0]
-    at = [stratified_estimate(ours[rows], native[rows], pair, keys, seed) for pair, rows in alone]
-    at_random = [
-        [abs(stratified_correlation(c[rows], native[rows], pair, keys)) for c in randoms]
-        for pair, rows in alone
-    ]
     told: dict[str, Any] = _numbers(
         {
-            "strengths": list(strengths),
+            "strengths": every,
+            "pooled_strengths": strengths,
             "paper_r": [row["r"] for row in paper],
+            "paper_r_ci": [row["r"] for row in paper_ci],
             "paper_mse": [row["mse"] for row in paper],
+            "paper_mse_ci": [row["mse"] for row in paper_ci],
             "paper_r_probability": [row["r"] for row in paper_p],
             "paper_mse_probability": [row["mse"] for row in paper_p],
             "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
@@ -100,8 +119,12 @@ def propensity(
             }
             if shares
             else None,
-            "ceiling": ceiling,
+            "stratified_r_probability": within_p.value if within_p else None,
+            "stratified_r_probability_ci": within_p.to_list() if within_p else None,
+            "ceiling": ceiling.value if ceiling else None,
+            "ceiling_ci": ceiling.to_list() if ceiling else None,
             "slope": float(slope.mean()),
+            "slope_ci": mean_estimate(slope, seed, keys).to_list(),
             "native_slope": float(native_slope.mean()),
             "native_slope_ci": mean_estimate(native_slope, seed, keys).to_list(),
             "slope_ratio": ratio.value if ratio else None,

@@ -98,7 +98,7 @@ def summarise_rescored(
     study: Study, name: str, scores: dict[str, float], grid: StrengthGrid, seed: int = 0
 ) -> dict[str, Any]:
     """What the report says of one other scorer: means by condition at the chosen strength, the transferred
-    change over the native one where that is off zero, and curves.
+    change over the native one where that is off zero and undamaged, and curves.
 
     Items of which any text has no score are left out of everything, and counted.
     """
@@ -123,7 +123,8 @@ def summarise_rescored(
     assert none is not None
     assert native is not None
     assert ours is not None
-    ratio = ratio_estimate(ours - none, native - none, seed, record.item_keys)
+    damaged = study.choice.damaged  # where no ratio is told of the behaviour's own scorer either
+    ratio = None if damaged else ratio_estimate(ours - none, native - none, seed, record.item_keys)
     means = {
         condition: float(column.mean())
         for condition, at in _cells(kept)

@@ -124,6 +124,22 @@ def paper_statistics(ours: Array, native: Array) -> list[dict[str, float]]:
     ]
 
 
+def paper_intervals(
+    ours: Array, native: Array, seed: int = 0, keys: Sequence[str] | None = None
+) -> dict[str, list[float]]:
+    """Bootstrap intervals over items of the paper's r and MSE, of two `[items]`; nan for r of what does not
+    vary."""
+    drawn = resamples(len(ours), seed, keys=keys)
+    a, b = ours[drawn], native[drawn]
+    mse = ((a - b) ** 2).mean(axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    usable = scale > 1e-300
+    r = (a * b).sum(axis=1)[usable] / scale[usable]
+    found = _percentiles(0.0, r).to_list() if usable.any() else [float("nan")] * 2
+    return {"r": found, "mse": _percentiles(0.0, mse).to_list()}
+
+
 def within_key_change(
     m: Array,  # [s, n]
     strengths: Sequence[float],

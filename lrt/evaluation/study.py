@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
+from lrt.evaluation.columns import ScoreMissing, unscored
 from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, item_batches, measure
@@ -137,7 +138,11 @@ def choose_strength(
     how = Measuring(behaviour, "development", temperature, max_rows, progress, kept)
     rows = how.measured(f"block {model.layer}", model, behaviour.development, cells)
     harm = how.damaged(f"block {model.layer}", model, cells)
-    means = {s: _mean(r.value for r in rows if r.strength == s) for s in grid.strengths}
+    lacking = unscored(rows)
+    scored = [row for row in rows if row.item not in lacking]
+    if not scored:
+        raise ScoreMissing(behaviour.name, "development")
+    means = {s: _mean(r.value for r in scored if r.strength == s) for s in grid.strengths}
     positive = [d for d in harm if d.strength > 0]
     allowed = [d for d in positive if d.relative <= grid.damage_limit]
     chosen = max(
@@ -145,8 +150,8 @@ def choose_strength(
         key=lambda s: behaviour.direction * (means[s] - means[0.0]),
     )
     change = means[chosen] - means[0.0]
-    scores = {s: np.array([r.value for r in rows if r.strength == s]) for s in (0.0, chosen)}
-    keys = [r.key for r in rows if r.strength == 0.0]
+    scores = {s: np.array([r.value for r in scored if r.strength == s]) for s in (0.0, chosen)}
+    keys = [r.key for r in scored if r.strength == 0.0]
     moved = mean_estimate(scores[chosen] - scores[0.0], keys=keys)
     steers = bool(allowed) and moved.off_zero and moved.value * behaviour.direction > 0
     by_layer = ((model.layer, change, steers),)
@@ -207,9 +212,9 @@ def study(
     journal  Where batches are kept until the study is whole.
 
     Curves over the whole grid for the native, transferred and literal vectors, one random draw, the
-    native half-vectors of a choice behaviour, and the source under its own vector; the nulls and
-    resampled maps at the chosen strength; the plain prompt. Damage for all that has a curve, and
-    for every null's first draw at the chosen strength.
+    native half-vectors and further random draws where items have answers, and the source under its
+    own vector; the nulls and resampled maps at the chosen strength; the plain prompt. Damage for all
+    that has a curve, and for every null's first draw at the chosen strength.
     """
     sign = behaviour.direction
     choice, target = chosen.choice, chosen.model
@@ -218,13 +223,13 @@ def study(
     curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
     for name in (*CURVES, "random"):
         curves += target.cells(name, directions[name][0], nonzero, sign)
-    if behaviour.is_choice:
+    if behaviour.has_answers:
         for draw, half in enumerate(directions["native_half"]):
             curves += target.cells("native_half", half, nonzero, sign, draw)
     points: list[Cell] = []
     for name in (*BESIDE, *NULLS, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
-            curve = behaviour.is_choice and name == "random"
+            curve = behaviour.has_answers and name == "random"
             if curve and draw:
                 points += target.cells(name, unit, nonzero, sign, draw)
             elif name != "random" or draw:
@@ -313,9 +318,9 @@ def study_rows(
     for name in (*BESIDE, *NULLS, *RESAMPLED):
         count = draws.get(name, 0)
         if name == "random":
-            count = (count - 1) * (nonzero if behaviour.is_choice else 1)
+            count = (count - 1) * (nonzero if behaviour.has_answers else 1)
         cells += count
-    if behaviour.is_choice:
+    if behaviour.has_answers:
         cells += nonzero * draws.get("native_half", 0)
     put = behaviour.items_of(split)
     return cells * len(put) + sum(bool(item.prompted) for item in put)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.columns import Record
+from lrt.evaluation.columns import Record, ScoreMissing
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage
 from lrt.evaluation.propensity import propensity
-from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.statistics import (
     Array,
     mean_estimate,
@@ -24,6 +22,9 @@ from lrt.evaluation.statistics import (
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
+HELD = ("random", "shuffled", "bias")  # nulls that have no part in any behaviour
+VOID = 0.5  # share of the native change from which on these have it too
+BALANCE = 1.25  # of items by key, the most to the fewest
 DRAWN = ("native", "transferred", "paper_literal", "random", "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
@@ -35,10 +36,15 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     unsteered model. `ratio` is the transferred change over the native one, `ratio_ci` its paired
     bootstrap over items, `ratio_ci_map` the interval around it when the map's documents and the
     contrastive prompts are drawn anew too. `nulls` are shares of the native change, the mean over
-    draws. Where the native change's own interval holds zero, or no strength was undamaged, there is
-    no ratio, and `note` says so.
+    draws. There is no ratio where the native change's own interval holds zero, where no strength was
+    undamaged, or where random vectors, maps of shuffled pairs or the bias alone have half of the
+    native change or more (an effect of nothing that the vector stands for); `note` says which.
+
+    Raises ScoreMissing where no item has a score in every cell.
     """
     record = Record(study.measurements, study.split)
+    if not record.items:
+        raise ScoreMissing(behaviour.name, study.split)
     strength = study.choice.strength
     none = record.column("none", 0.0)
     native = record.column("native", strength)
@@ -49,27 +55,41 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     change, native_change = transferred - none, native - none
     keys = record.item_keys
     moved = mean_estimate(native_change, seed, keys)
-    intended = moved.off_zero and moved.value * behaviour.direction > 0 and not study.choice.damaged
-    ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
-    damages = [d for d in study.damages if d.split == study.split]
-    harm = _harm(damages, strength)
-    notes = []
-    if not intended:
-        notes.append("native does not steer")
-    if study.choice.damaged:
-        notes.append("no strength keeps the native vector within the damage limit")
-    if harm.get("transferred", {}).get("relative", 0.0) > grid.damage_limit:
-        notes.append("transferred vector over the damage limit")
-    literal = record.column("paper_literal", strength)
-    whole = record.column("whole_corpus", strength)
-    by_whole = None
-    if intended and whole is not None:
-        by_whole = ratio_estimate(whole - none, native_change, seed, keys)
+    moves = moved.off_zero and moved.value * behaviour.direction > 0 and not study.choice.damaged
     nulls = {
         name: null_share(np.array([(row - none).mean() for row in rows]), moved.value)
         for name in NULLS
         if (rows := record.draws(name, strength))
     }
+    as_much = [name for name in HELD if moves and name in nulls and nulls[name]["mean"] >= VOID]
+    intended = moves and not as_much
+    ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
+    damages = [d for d in study.damages if d.split == study.split]
+    harm = _harm(damages, strength)
+    notes = []
+    if not moves:
+        notes.append("native does not steer")
+    for name in as_much:
+        notes.append(
+            f"no effect of its own: the {name} null has {nulls[name]['mean']:.0%} of the native change"
+        )
+    if study.choice.damaged:
+        notes.append("no strength keeps the native vector within the damage limit")
+    for name in ("native", "transferred"):
+        over = harm.get(name, {}).get("relative", 0.0) > grid.damage_limit
+        if over and not (name == "native" and study.choice.damaged):  # which is told above
+            notes.append(f"{name} vector over the damage limit on {study.split} texts")
+    counts = Counter(keys)
+    if max(counts.values()) > BALANCE * min(counts.values()):
+        told = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
+        notes.append(f"items unbalanced over answer keys ({told}): a shift of one answer counts as an effect")
+    if record.unscored:
+        notes.append(f"{record.unscored} items without a score in some cell left out")
+    literal = record.column("paper_literal", strength)
+    whole = record.column("whole_corpus", strength)
+    by_whole = None
+    if intended and whole is not None:
+        by_whole = ratio_estimate(whole - none, native_change, seed, keys)
     summary: dict[str, Any] = {
         "name": behaviour.name,
         "contrast": behaviour.contrast,
@@ -97,10 +117,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
         "ratio_ci_map": _map_interval(record, none, change, native_change, strength, seed) if ratio else None,
-        "nulls": {name: share["mean"] for name, share in nulls.items()} if intended else {},
-        "null_details": nulls if intended else {},
+        "nulls": {name: share["mean"] for name, share in nulls.items()} if moves else {},
+        "null_details": nulls if moves else {},
         "damage": harm,
-        "matched_damage": _at_matched_damage(record, damages, strength) if intended else None,
+        "matched_damage": _at_matched_damage(record, damages, strength, seed) if intended else None,
         "curves": curves(record, DRAWN, grid, seed),
         "damage_curves": _damage_curves(damages),
         "note": "; ".join(notes),
@@ -116,9 +136,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     }
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
-    if isinstance(behaviour.scorer, Choice | Answer):
+    if behaviour.has_answers:
+        mild = {d.strength for d in damages if d.condition == "native" and d.relative <= grid.damage_limit}
         summary["propensity"] = propensity(
-            record, probabilities, grid.strengths, behaviour.direction, strength, seed
+            record, probabilities, grid.strengths, behaviour.direction, strength, mild, seed
         )
     if not behaviour.reads_logits:
         summary["examples"] = _examples(behaviour, study, strength)
@@ -145,38 +166,53 @@ def _map_interval(
     return found.to_list() if found else None
 
 
-def _at_matched_damage(record: Record, damages: Sequence[Damage], strength: float) -> dict[str, float] | None:
-    """Transferred over native change where both do the same damage, by linear interpolation.
+def _at_matched_damage(
+    record: Record, damages: Sequence[Damage], strength: float, seed: int
+) -> dict[str, Any] | None:
+    """Transferred over native change where both do the same damage: that of the native vector at the chosen
+    strength or, where the transferred one never does as much, the most that it does. Between strengths by
+    linear interpolation; a curve of damage that falls again is read where it first comes so far.
 
-    None where the transferred vector never does as much within the grid.
+    None where neither does any damage: there is nothing to be matched.
     """
     harm = {
-        name: [(d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0]
+        name: sorted((d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0)
         for name in ("native", "transferred")
     }
-    native_harm = dict(harm["native"]).get(strength)
-    if native_harm is None or not harm["transferred"]:
+    if not all(harm.values()):
         return None
+    level = min(dict(harm["native"])[strength], max(relative for _, relative in harm["transferred"]))
+    if level <= 0:
+        return None
+    (at, native), (ours_at, ours) = (_at_damage(record, name, harm[name], level) for name in harm)
     none = record.column("none", 0.0)
-    native = record.column("native", strength)
     assert none is not None
-    assert native is not None
-    steps = [(0.0, 0.0), *sorted(harm["transferred"])]
-    for (s0, d0), (s1, d1) in pairwise(steps):
-        if d0 <= native_harm <= d1 and d1 > d0:
-            share = (native_harm - d0) / (d1 - d0)
-            before, after = record.column("transferred", s0), record.column("transferred", s1)
+    ratio = ratio_estimate(ours - none, native - none, seed, record.item_keys)
+    return {
+        "damage": level,
+        "strength": ours_at,
+        "native_strength": at,
+        "transferred": float(ours.mean()),
+        "native": float(native.mean()),
+        "ratio": ratio.value if ratio else None,
+        "ratio_ci": ratio.to_list() if ratio else None,
+    }
+
+
+def _at_damage(
+    record: Record, condition: str, harm: Sequence[tuple[float, float]], level: float
+) -> tuple[float, Array]:
+    """Strength at which a condition first does so much damage, and the items' scores there."""
+    s0 = d0 = 0.0
+    for s1, d1 in harm:
+        if d1 >= level:
+            share = (level - d0) / (d1 - d0)
+            before, after = record.column(condition, s0), record.column(condition, s1)
             assert before is not None
             assert after is not None
-            mean = float((1 - share) * before.mean() + share * after.mean())
-            below = float(native.mean() - none.mean())
-            return {
-                "damage": native_harm,
-                "strength": s0 + share * (s1 - s0),
-                "transferred": mean,
-                "ratio": (mean - float(none.mean())) / below if below else float("nan"),
-            }
-    return None
+            return s0 + share * (s1 - s0), (1 - share) * before + share * after
+        s0, d0 = s1, d1
+    raise AssertionError("the level is one that the curve reaches")
 
 
 def curves(

@@ -64,8 +64,13 @@ def key_figures(results: Results) -> list[tuple[str, str]]:
         found.append(
             (
                 share(nulls),
-                f"kept by random, shuffled-pairs and bias nulls on average; the limit is {share(NULL_LIMIT)}",
+                "kept by random, shuffled-pairs and bias nulls on average",
             )
+        )
+        judged = [b for b in results.get("behaviours") or [] if b.get("ratio") is not None]
+        held = sum(null[1] <= NULL_LIMIT for b in judged if (null := strongest_null(b)))
+        found.append(
+            (f"{held} of {len(judged)}", f"hold every null to {share(NULL_LIMIT)} of the native effect")
         )
     m = results.get("map") or {}
     if m.get("fvu") is not None:
@@ -147,6 +152,7 @@ def headline_table(results: Results) -> Table:
                 damage_of(b, "native"),
                 damage_of(b, "transferred"),
                 (b.get("matched_damage") or {}).get("ratio"),
+                share_interval((b.get("matched_damage") or {}).get("ratio_ci")),
                 b.get("note") or "",
             )
         )
@@ -169,6 +175,7 @@ def headline_table(results: Results) -> Table:
             "damage, native",
             "damage, transferred",
             "ratio at equal damage",
+            "interval",
             "note",
         ),
         tuple(rows),
@@ -287,6 +294,11 @@ def propensity_table(results: Results) -> Table:
                 random.get("mean"),
                 random.get("p95"),
                 p.get("ceiling"),
+                interval(p.get("ceiling_ci")),
+                p.get("stratified_r_probability"),
+                p.get("native_slope"),
+                interval(p.get("native_slope_ci")),
+                p.get("slope"),
                 p.get("slope_ratio"),
                 share_interval(p.get("slope_ratio_ci")),
                 (p.get("slope_ratio_random") or {}).get("mean"),
@@ -316,6 +328,11 @@ def propensity_table(results: Results) -> Table:
             "random |r|",
             "random p95",
             "ceiling",
+            "interval of it",
+            "r within key, probability",
+            "native slope",
+            "interval",
+            "slope",
             "slope ratio",
             "interval",
             "slope, random",
@@ -516,6 +533,7 @@ def layer_table(results: Results) -> Table:
             behaviour_name(b["name"]),
             t["layer"],
             t["native_change"],
+            {True: "yes", False: "no"}.get(t.get("steers")),
             "steered" if t["layer"] == b["layer"] else "",
         )
         for b in results.get("behaviours") or []
@@ -523,7 +541,9 @@ def layer_table(results: Results) -> Table:
         for t in tried
     ]
     return Table(
-        "The block of each behaviour", ("behaviour", "block", "native change, development", ""), tuple(rows)
+        "The block of each behaviour",
+        ("behaviour", "block", "native change, development", "it steers", ""),
+        tuple(rows),
     )
 
 

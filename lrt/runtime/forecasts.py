@@ -41,7 +41,7 @@ def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for found in results
         for b in found["behaviours"]
-        if b.get("ratio") is not None and b.get("forecast")
+        if b.get("ratio") is not None and (b.get("forecast") or {}).get("signal_to_noise") is not None
     ]
 
 

@@ -88,7 +88,7 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
     try:
         reader = gguf.GGUFReader(file)
         texts = {name: field.contents() for name, field in reader.fields.items()}
-        found = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
+        found = {tensor.name: (tensor.tensor_type.name, np.array(tensor.data)) for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise VectorUnreadable(f"no control vector can be read from {file}: {error}") from error
     if texts.get("general.architecture") != ARCHITECTURE:
@@ -96,7 +96,9 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
             f"{file} is no control vector: its general.architecture is {texts.get('general.architecture')!r}"
         )
     try:
-        directions = {int(name.removeprefix("direction.")): found[name] for name in found}
+        directions = {_block(name): _floats(name, *found[name]) for name in found}
+        if len(widths := {direction.shape for direction in directions.values()}) > 1:
+            raise ValueError(f"its directions have several shapes, {sorted(widths)}")
         hint, cards = texts.get(f"{ARCHITECTURE}.model_hint", ""), dict[str, Any]()
         if CARD in texts:
             card = unsealed(opened(texts[CARD].encode()))
@@ -118,6 +120,21 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
     if not vectors:
         raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N")
     return vectors
+
+
+def _block(name: str) -> int:
+    """N of `direction.N`."""
+    prefix, _, number = name.partition(".")
+    if prefix != "direction" or not number.isdecimal():
+        raise ValueError(f"its tensor {name!r} is not called direction.N")
+    return int(number)
+
+
+def _floats(name: str, kind: str, data: NDArray[Any]) -> NDArray[np.float32]:
+    """The numbers of a tensor; of other types gguf gives the bytes."""
+    if kind not in ("F32", "F16"):
+        raise ValueError(f"its tensor {name!r} is {kind}; F32 and F16 are read")
+    return data.astype(np.float32)
 
 
 def _digest(model: str, directions: Mapping[int, NDArray[np.float32]]) -> str:

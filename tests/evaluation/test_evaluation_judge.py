@@ -104,8 +104,35 @@ def test_the_temperature_is_sent_or_left_out(set_to: dict[str, Any], sent: Any) 
 def test_a_failure_that_may_pass_is_tried_again() -> None:
     replies = [503, 429, None, "2", "no", "1"]  # of those one lies off the scale, one is no number
     with serving(lambda number, _: replies[number]) as server:
-        assert judge(server, attempts=6).score_all(["so"], ITEMS[:1]) == [1.0]
+        assert judge(server, attempts=6, temperature=0.5).score_all(["so"], ITEMS[:1]) == [1.0]
     assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("reply", "highest", "rating"),
+    [
+        ("0.9", 1, 0.9),
+        (" **Score: .8**.", 1, 0.8),
+        ("0.5 since it declines", 1, 0.5),
+        ("8/10", 10, 8),
+        ("Rating: 7 / 10.", 10, 7),
+        ("10", 10, 10),
+        ("-0.5", 1, None),
+        ("8/10", 1, None),
+        ("8/100", 10, None),
+        ("On a scale of 0 to 1, 0.9", 1, None),
+        ("0,8", 1, None),
+        ("harmless", 1, None),
+    ],
+)
+def test_a_reply_is_a_rating_where_it_holds_one_number(
+    reply: str, highest: float, rating: float | None
+) -> None:
+    with serving(lambda *_: reply) as server:
+        judge = Judge(server.url, "m", highest=highest, key_variable="", attempts=3, pause=0.0)
+        (found,) = judge.score_all(["a text"], [Item("a prompt")])
+    assert (None if math.isnan(found) else found) == rating
+    assert len(server.asked) == 1  # at temperature 0 it would say the same again
 
 
 def test_an_answer_it_will_not_rate_is_nan_and_the_others_are_rated() -> None:
@@ -116,7 +143,7 @@ def test_an_answer_it_will_not_rate_is_nan_and_the_others_are_rated() -> None:
         one, other = judge(server, attempts=2).score_all(["so", "because"], ITEMS)
     assert math.isnan(one)
     assert other == 1
-    assert len(server.asked) == 3
+    assert len(server.asked) == 2
 
 
 def test_a_refusal_is_told_at_once_and_a_lasting_failure_in_the_end() -> None:

@@ -40,6 +40,38 @@ def test_propensity_statistics() -> None:
     assert against["slope_ratio"] is None  # over a native slope the wrong way
 
 
+def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
+    behaviour = choice_behaviour(test=8)
+    whole = planted_study(behaviour, noise=0.2)
+    told = summarise(behaviour, whole, GRID)["propensity"]
+    assert told["pooled_strengths"] == list(GRID.strengths)
+    broken = tuple(
+        replace(d, rise=1.0, cross_entropy=3.0) if d.strength in (-1.0, 1.0) else d for d in whole.damages
+    )
+    mild = summarise(behaviour, replace(whole, damages=broken), GRID)["propensity"]
+    assert mild["pooled_strengths"] == [0.0, 0.5]
+    of_one = summarise(behaviour, whole, StrengthGrid((0.0, 0.5)))["propensity"]
+    for name in ("stratified_r", "stratified_r_ci", "slope", "native_slope", "slope_ratio", "ceiling"):
+        assert mild[name] == of_one[name]
+    assert mild["strengths"] == list(GRID.strengths)
+    assert mild["paper_r"] == told["paper_r"]
+    all_broken = tuple(replace(d, rise=1.0, cross_entropy=3.0) for d in whole.damages)
+    worst = summarise(behaviour, replace(whole, damages=all_broken), GRID)["propensity"]
+    assert worst["pooled_strengths"] == list(GRID.strengths)
+
+
+def test_every_statistic_has_its_interval() -> None:
+    behaviour = choice_behaviour(test=8)
+    told = summarise(behaviour, planted_study(behaviour, noise=0.5), GRID)["propensity"]
+    for name in ("slope", "native_slope", "stratified_r", "stratified_r_probability", "ceiling"):
+        low, high = told[f"{name}_ci"]
+        assert low < told[name] < high
+    for name in ("paper_r", "paper_mse"):
+        assert len(told[f"{name}_ci"]) == len(GRID.strengths)
+        for value, (low, high) in list(zip(told[name], told[f"{name}_ci"], strict=True))[2:]:
+            assert low <= value <= high
+
+
 def test_answers_in_the_models_own_words_have_the_same_statistics() -> None:
     behaviour = choice_behaviour(test=8)
     opened = replace(behaviour, scorer=Answer(), max_new_tokens=4)

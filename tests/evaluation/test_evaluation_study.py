@@ -21,6 +21,7 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.directions import RESAMPLED
+from lrt.evaluation.scorers import Answer
 from lrt.models import LanguageModel
 
 
@@ -161,7 +162,10 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
     assert not found.choice.damaged
 
 
-@pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
+ANSWERED = replace(choice_behaviour(), name="told", scorer=Answer(), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("behaviour", [choice_behaviour(), ANSWERED, text_behaviour()], ids=lambda b: b.name)
 def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageModel) -> None:
     told: list[int] = []
     found, units = run(behaviour, story_lm, told.append)
@@ -175,8 +179,8 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
     wanted = {("none", 0, 0.0), ("prompt", 0, 0.0)}
     wanted |= {("source", 0, s) for s in curve}
     wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal", "random") for s in nonzero}
-    wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.is_choice else {at})}
-    wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.is_choice else set()
+    wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.has_answers else {at})}
+    wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.has_answers else set()
     wanted |= {(c, 0, at) for c in ("bias", "other", "random_source", "shuffled", *RESAMPLED)}
     wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
     assert cells == wanted

@@ -7,6 +7,7 @@ from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Study, summarise
+from lrt.evaluation.columns import ScoreMissing
 from lrt.evaluation.records import read_study, write_study
 from lrt.evaluation.scorers import RefusalLogOdds
 
@@ -94,8 +95,54 @@ def test_lowering_is_steering_where_it_is_meant() -> None:
 
 def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
     found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
-    assert found["note"] == "transferred vector over the damage limit"
+    assert found["note"] == (
+        "native vector over the damage limit on test texts; "
+        "transferred vector over the damage limit on test texts"
+    )
     assert found["ratio"] is not None
+
+
+@pytest.mark.parametrize("null", ["random", "shuffled", "bias"])
+def test_an_effect_that_its_nulls_have_too_is_nothing_to_be_kept(null: str) -> None:
+    changes = CHANGES | ({"random": -1.1} if null == "random" else {})
+    study = planted_study(TEXT, changes=changes, points={} if null == "random" else {null: (1.1,)})
+    found = summarise(TEXT, study, GRID)
+    assert found["ratio"] is found["ratio_ci"] is found["ratio_ci_map"] is found["matched_damage"] is None
+    assert not found["steers"]
+    assert found["nulls"][null] == pytest.approx(0.55)  # it stays to be seen
+    assert found["note"] == f"no effect of its own: the {null} null has 55% of the native change"
+
+
+@pytest.mark.parametrize("null", ["other", "random_source"])
+def test_another_behaviour_or_an_untrained_source_may_have_a_part_in_it(null: str) -> None:
+    found = summarise(TEXT, planted_study(TEXT, points={null: (1.9,)}), GRID)
+    assert found["ratio"] == pytest.approx(0.8)
+    assert found["nulls"][null] == pytest.approx(0.95)
+
+
+def test_items_that_a_judge_gave_no_score_are_left_out_of_every_cell() -> None:
+    whole = planted_study(TEXT)
+    gone = TEXT.test[0].id
+    rows = tuple(
+        replace(r, value=float("nan")) if (r.condition, r.item) == ("shuffled", gone) else r
+        for r in whole.measurements
+    )
+    found = summarise(TEXT, replace(whole, measurements=rows), GRID)
+    assert found["note"] == "1 items without a score in some cell left out"
+    assert found["items"] == 2
+    assert found["unsteered"] == pytest.approx(3.15)
+    assert found["ratio"] == pytest.approx(0.8)
+    none = tuple(replace(r, value=float("nan")) for r in whole.measurements)
+    with pytest.raises(ScoreMissing, match="no test item of 'dogs' has a score in every cell"):
+        summarise(TEXT, replace(whole, measurements=none), GRID)
+
+
+def test_items_of_one_answer_more_than_of_the_other_are_told() -> None:
+    balanced, lopsided = choice_behaviour(test=4), choice_behaviour(test=3)
+    assert summarise(balanced, planted_study(balanced), GRID)["note"] == ""
+    assert (
+        "unbalanced over answer keys (1 A, 2 B)" in summarise(lopsided, planted_study(lopsided), GRID)["note"]
+    )
 
 
 def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:
@@ -154,7 +201,40 @@ def test_matched_damage_interpolates_to_the_natives() -> None:
     assert found["ratio"] == pytest.approx(0.4)
     same = summarise(TEXT, whole, GRID)["matched_damage"]
     assert same["ratio"] == pytest.approx(0.8)
+    assert same["native"] == pytest.approx(5.1)
+    assert same["ratio_ci"] == pytest.approx([0.8, 0.8])
     harmless = tuple(
         replace(d, rise=0.0, cross_entropy=2.0) if d.condition == "transferred" else d for d in whole.damages
     )
     assert summarise(TEXT, replace(whole, damages=harmless), GRID)["matched_damage"] is None
+
+
+def test_where_the_transferred_vector_harms_less_both_are_read_at_the_most_it_does() -> None:
+    whole = planted_study(TEXT)
+    halved = tuple(
+        replace(d, rise=d.rise / 2, cross_entropy=d.cross_entropy - d.rise / 2)
+        if d.condition == "transferred"
+        else d
+        for d in whole.damages
+    )
+    found = summarise(TEXT, replace(whole, damages=halved), GRID)["matched_damage"]
+    assert found["damage"] == pytest.approx(0.01)
+    assert (found["strength"], found["native_strength"]) == pytest.approx((1.0, 0.5))
+    assert found["ratio"] == pytest.approx(1.6)  # 1.6 at strength 1 over 1.0 at half of it
+
+
+def test_a_curve_of_damage_that_falls_again_is_read_where_it_first_comes_so_far() -> None:
+    whole = planted_study(TEXT)
+    shapes = {"transferred": {0.5: 0.04, 1.0: -0.02}, "native": {0.5: -0.01, 1.0: 0.02}}
+    bent = tuple(
+        replace(
+            d, rise=2 * shapes[d.condition][d.strength], cross_entropy=2 + 2 * shapes[d.condition][d.strength]
+        )
+        if d.strength > 0
+        else d
+        for d in whole.damages
+    )
+    found = summarise(TEXT, replace(whole, damages=bent), GRID)["matched_damage"]
+    assert found["damage"] == pytest.approx(0.02)
+    assert (found["strength"], found["native_strength"]) == pytest.approx((0.25, 1.0))
+    assert found["ratio"] == pytest.approx(0.2)

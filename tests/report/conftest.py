@@ -54,7 +54,10 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "direction": direction,
         "items": 64,
         "layer": 3,
-        "layers_tried": [{"layer": 3, "native_change": 0.7}, {"layer": 2, "native_change": 0.2}],
+        "layers_tried": [
+            {"layer": 3, "native_change": 0.7, "steers": True},
+            {"layer": 2, "native_change": 0.2, "steers": False},
+        ],
         "strength": 0.75,
         "strengths_tried": 5,
         "unsteered": base,

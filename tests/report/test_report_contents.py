@@ -158,7 +158,13 @@ def test_held_nulls_are_random_shuffled_and_bias_alone(results: dict[str, Any]) 
     for b in results["behaviours"]:
         if b["nulls"]:
             b["nulls"] = {"random": 0.1, "shuffled": 0.2, "bias": 0.3, "other": 9.0}
-    assert "20%" in [value for value, _ in key_figures(results)]
+    figures = key_figures(results)
+    assert "20%" in [value for value, _ in figures]
+    judged = sum(b["ratio"] is not None for b in results["behaviours"])
+    assert (f"0 of {judged}", "hold every null to 20% of the native effect") in figures
+    for b in results["behaviours"][:2]:
+        b["nulls"] = {"random": 0.1, "other": 0.2}
+    assert f"2 of {judged}" in [value for value, _ in key_figures(results)]
 
 
 def test_headline_does_not_claim_without_a_native_effect(results: dict[str, Any]) -> None:
@@ -170,3 +176,4 @@ def test_headline_does_not_claim_without_a_native_effect(results: dict[str, Any]
 def test_layer_table(results: dict[str, Any]) -> None:
     steered = [row for row in layer_table(results).rows if row[-1] == "steered"]
     assert [row[1] for row in steered] == [3] * len(results["behaviours"])
+    assert {row[1:4] for row in layer_table(results).rows} == {(3, 0.7, "yes"), (2, 0.2, "no")}

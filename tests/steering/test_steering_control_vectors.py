@@ -121,6 +121,32 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
             read_control_vector(by_another(tmp_path / "odd.gguf", {name: np.ones(4, dtype=np.float32)}))
 
 
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"7": np.ones(32, dtype=np.float32)}, "'7' is not called direction.N"),
+        ({"direction.1": np.ones(32, np.float32), "direction.2": np.ones(4, np.float32)}, "several shapes"),
+        ({"direction.1": np.ones((2, 2), np.float32)}, r"is \[d\]"),
+    ],
+)
+def test_tensors_that_are_no_directions(tensors: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
+    with pytest.raises(VectorUnreadable, match=said):
+        read_control_vector(by_another(tmp_path / "v.gguf", tensors))
+
+
+def test_quantised_directions_are_refused(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")
+    rows = gguf.quants.quantize(np.ones((1, 64), dtype=np.float32), kind)
+    writer.add_tensor("direction.1", rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(VectorUnreadable, match=r"'direction\.1' is Q8_0; F32 and F16 are read"):
+        read_control_vector(tmp_path / "v.gguf")
+
+
 def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[gguf\]'"):

@@ -30,6 +30,7 @@ from lrt.features.metrics import DeadShare, MeanActive, SaeScore, score_autoenco
 from lrt.features.published import check_fits, load_gemma_scope, load_published, load_saelens
 from lrt.features.s2l import (
     BehaviourFeatures,
+    EncodedRows,
     behaviour_features,
     decoded_direction,
     feature_direction,
@@ -44,6 +45,7 @@ __all__ = [
     "DeadShare",
     "DecoderScore",
     "DirectionScore",
+    "EncodedRows",
     "GeometryScore",
     "Interval",
     "Kind",

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lrt.features.autoencoder import SparseAutoencoder
@@ -62,6 +64,28 @@ def fit_s2l(
             "are always on together have no unique image without one"
         )
     return ridge_path(train, validation, weights)
+
+
+class EncodedRows(LightningDataModule):
+    """Rows of another data module, the source's states as an autoencoder's feature activations.
+
+    They are encoded where a batch is trained on, so on the GPU where there is one: features are many
+    times as wide as the states that are streamed.
+    """
+
+    def __init__(self, rows: LightningDataModule, sae: SparseAutoencoder) -> None:
+        super().__init__()
+        self.rows, self.sae = rows, sae
+
+    def train_dataloader(self) -> Any:
+        """The rows' own."""
+        return self.rows.train_dataloader()
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """`source` `[n, d_source]` becomes `[n, m]`."""
+        source = batch["source"]
+        return {**batch, "source": self.sae.to(source.device).encode(source)}
 
 
 def feature_direction(

@@ -323,6 +323,9 @@ def feature_table(results: Results) -> Table:
                     for cell in (each[name]["ratio"], share_interval(each[name]["ratio_ci"]))
                 ),
                 each["other_features"]["mean"],
+                (each.get("s2l_fit") or {}).get("fitted"),
+                (each.get("s2l_fit") or {}).get("fvu"),
+                (each.get("s2l_fit") or {}).get("optimum"),
             )
         )
     return Table(
@@ -339,6 +342,9 @@ def feature_table(results: Results) -> Table:
             "l2l of the vector",
             "interval",
             "other features, s2l",
+            "s2l is",
+            "its FVU, validation",
+            "of the ridge optimum",
         ),
         tuple(rows),
     )

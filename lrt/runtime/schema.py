@@ -412,6 +412,8 @@ class Sae:
     tokens             Training tokens of an epoch.
     least_correlation  Features whose best partner correlates less are left unmatched.
     top                Features that a behaviour is steered by.
+    s2l                How features are mapped to the target's states: `solved` (ridge regression), or
+                       `trained` by `fit`, from the mean predictor on `tokens` an epoch, as in the paper.
     behaviours         Which behaviours are steered by features.
     """
 
@@ -424,6 +426,7 @@ class Sae:
     epochs: int = 1
     least_correlation: float = 0.3
     top: int = 16
+    s2l: Literal["solved", "trained"] = "solved"
     behaviours: tuple[str, ...] = ("capitals", "dogs", "french")
 
     def __post_init__(self) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import lightning as L
 import pytest
 import torch
 from planted_features import plant_features
+from torch.utils.data import DataLoader
 
 from lrt.features import (
+    EncodedRows,
     SparseAutoencoder,
     behaviour_features,
     decoded_direction,
@@ -12,7 +15,7 @@ from lrt.features import (
     feature_moments,
     fit_s2l,
 )
-from lrt.mapping import AffineMap, Moments, ridge_path
+from lrt.mapping import AffineMap, FitSpec, MapModule, MapSpec, Moments, ridge_path
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,30 @@ def test_the_images_of_features_are_recovered(world):
     assert fit.fvu_validation < 1e-6
     assert torch.allclose(fit.map.weight, images.T.double(), atol=1e-2)
     assert torch.allclose(fit.map.bias, offset.double(), atol=1e-2)
+
+
+def test_training_on_encoded_rows_comes_to_the_solved_map(world):
+    _, sae, _, _, batches, fit = world
+
+    class Rows(L.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(batches[:6], batch_size=None)
+
+    train = feature_moments(sae, batches[:6])
+    spec = FitSpec(epochs=120, whitening_floor=1e-9)
+    module = MapModule.from_moments(MapSpec("full"), spec, train, yardstick=fit)
+    trainer = L.Trainer(
+        max_epochs=spec.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=EncodedRows(Rows(), sae))
+    held_out = feature_moments(sae, batches[6:])
+    assert held_out.fvu_of(module.affine()) < 1e-4
+    assert torch.allclose(module.affine().weight.double(), fit.map.weight, atol=0.05)
 
 
 def test_a_map_of_states_cannot_explain_what_features_do(world):

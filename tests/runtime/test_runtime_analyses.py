@@ -64,6 +64,24 @@ def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
     assert len(french["features"]) == 16
 
 
+def test_features_are_mapped_by_training_where_that_is_asked_for(workshop: Workshop) -> None:
+    asked = (*EVERYTHING[4:], "evaluate=true", "analysis.sae.s2l=trained")
+    longer = "fit.epochs=20"
+    refused = workshop.train(*asked, "fit=closed_form")
+    assert refused.code == 1
+    assert "analysis.sae.s2l=trained needs a fit by gradient steps" in refused.line
+    assert not workshop.files("activations")
+    done = workshop.train(*asked, longer)
+    assert done.code == 0, done.told
+    (french,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
+    assert french["s2l_fit"]["fitted"] == "trained"
+    assert french["s2l_fit"]["optimum"] < french["s2l_fit"]["fvu"] < 1
+    assert workshop.train(*asked, longer, "analysis.sae.s2l=solved").code == 0
+    (solved,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
+    assert solved["s2l_fit"]["fvu"] == pytest.approx(solved["s2l_fit"]["optimum"])
+    assert solved["s2l"]["mean"] != french["s2l"]["mean"]
+
+
 def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
     done = trained.train(
         "recording.source=all",

@@ -138,4 +138,9 @@ def test_features_of_the_small_model_to_the_states_of_the_large_one(
         "analysis.sae.least_correlation=0.0",
     )
     assert [b["name"] for b in found["behaviours"]] == ["capitals", "dogs", "french"]
-    assert found["sae"]
+    for each in found["sae"]["steering"]:
+        fit = each["s2l_fit"]
+        assert fit["fitted"] == "trained"
+        assert fit["fvu"] > fit["optimum"] > 0  # four epochs of AdamW at 1e-4 over 4,096 rows are few
+    assert {b["behaviour"] for b in found["sae"]["steering"]} == {"capitals", "dogs", "french"}
+    assert not list(workshop.artifacts.glob("saes/**/*.ckpt"))

@@ -24,6 +24,7 @@ from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import null_share, ratio_estimate
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.features import (
+    EncodedRows,
     SaeModule,
     SaeSpec,
     SparseAutoencoder,
@@ -39,7 +40,18 @@ from lrt.features import (
     save_autoencoder,
     score_autoencoder,
 )
-from lrt.mapping import Moments, Stack, ridge_path, solving_bytes, stack_bytes
+from lrt.mapping import (
+    AffineMap,
+    FitSpec,
+    MapModule,
+    MapSpec,
+    Moments,
+    RidgeFit,
+    Stack,
+    ridge_path,
+    solving_bytes,
+    stack_bytes,
+)
 from lrt.runtime.analyses.analysis import Analysis
 from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.map_fit import NOT_IN_THE_MAP
@@ -57,7 +69,7 @@ class Features(Analysis):
     """Autoencoders at the deepest layer of the map in each model, trained on single tokens or found."""
 
     name = "sae"
-    version = 3
+    version = 4
 
     @property
     def own(self) -> Sae:
@@ -90,6 +102,11 @@ class Features(Analysis):
         for behaviours that are not in the suite."""
         check_behaviours(self.run)
         self._published  # noqa: B018
+        if self.own.s2l == "trained" and not isinstance(self.run.config.fit, FitSpec):
+            raise ConfigError(
+                "analysis.sae.s2l=trained needs a fit by gradient steps, and fit=closed_form solves: take "
+                "fit=adamw or fit=sgd, or set analysis.sae.s2l=solved"
+            )
 
     @cached_property
     def _published(self) -> dict[Side, SparseAutoencoder]:
@@ -118,6 +135,7 @@ class Features(Analysis):
             "tokens": self.own.tokens,
             "least_correlation": self.own.least_correlation,
             "top": self.own.top,
+            **self._how_s2l,
             # where and how strongly each is steered follows from these
             "behaviours": {
                 b.name: {
@@ -128,6 +146,21 @@ class Features(Analysis):
             },
             "items": config.evaluation.items,
             "seed": config.seed,
+        }
+
+    @property
+    def _how_s2l(self) -> dict[str, Any]:
+        """What determines a trained map from features."""
+        config = self.run.config
+        if self.own.s2l == "solved":
+            return {"s2l": "solved"}
+        return {
+            "s2l": {
+                "fit": asdict(config.fit),
+                "bias": config.map.bias,
+                "batches": asdict(config.batches) | {"workers": None},
+                "trainer": {k: v for k, v in config.trainer.items() if k not in NOT_IN_THE_MAP},
+            }
         }
 
     @property
@@ -205,25 +238,38 @@ class Features(Analysis):
 
     def _trained(self, spec: SaeSpec, side: Side, last: Path) -> SaeModule:
         """A module trained on one side's states, from the checkpoint `last` on where there is one."""
-        run = self.run
         module = SaeModule.from_moments(
-            spec, self.rows.train_moments, side, layer=self.layers[side], seed=run.config.seed
+            spec, self.rows.train_moments, side, layer=self.layers[side], seed=self.run.config.seed
         )
-        trainer = L.Trainer(
+        loader = self.rows.data.train_dataloader()
+        self._trainer(f"sae-{side}", last, self.own.epochs).fit(
+            module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None
+        )
+        return module
+
+    def _trainer(
+        self, name: str, last: Path, epochs: int, options: Mapping[str, Any] | None = None
+    ) -> L.Trainer:
+        """Of training rows alone, that keeps its place in the checkpoint `last`."""
+        run = self.run
+        if last.parent.is_dir():
+            sweep(last.parent)
+        return L.Trainer(
             **{
+                **(options or {}),
                 **run.config.trainer,
                 # by one process: those of a distributed fit have ended where it has
                 "devices": 1,
                 "num_nodes": 1,
                 "strategy": "auto",
-                "logger": run.session.loggers_of(f"sae-{side}"),
+                "logger": run.session.loggers_of(name),
                 "callbacks": resuming(last),
                 "plugins": [DurableCheckpoints()],
                 "default_root_dir": run.config.paths.logs,
                 "enable_model_summary": False,
                 "enable_checkpointing": True,
                 "use_distributed_sampler": False,
-                "max_epochs": self.own.epochs,
+                "max_epochs": epochs,
                 "max_steps": -1,
                 "check_val_every_n_epoch": 1,
                 "val_check_interval": None,
@@ -232,11 +278,6 @@ class Features(Analysis):
                 "limit_val_batches": 0,
             }
         )
-        if last.parent.is_dir():
-            sweep(last.parent)
-        loader = self.rows.data.train_dataloader()
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=last if last.is_file() else None)
-        return module
 
     # -- steering by features --------------------------------------------------------------------
 
@@ -254,7 +295,17 @@ class Features(Analysis):
                 rows.data.iterate("validation", batch_rows=AT_ONCE),
             )
         )
-        s2l = fit_s2l(train["features"], held_out["features"]).map
+        optimum = fit_s2l(train["features"], held_out["features"])
+        s2l = (
+            optimum.map
+            if self.own.s2l == "solved"
+            else self._trained_s2l(rows, sae, train["features"], optimum)
+        )
+        fit = {
+            "fvu": held_out["features"].fvu_of(s2l),
+            "optimum": optimum.fvu_validation,
+            "fitted": self.own.s2l,
+        }
         l2l = ridge_path(train["states"], held_out["states"], bias=run.config.map.bias).map
         found = []
         for behaviour in self._steered:
@@ -277,10 +328,30 @@ class Features(Analysis):
                     "behaviour": behaviour.name,
                     "features": telling.features.tolist(),
                     "share_of_vector": telling.cosine,
+                    "s2l_fit": fit,
                     **self._measured(behaviour, images),
                 }
             )
         return found
+
+    def _trained_s2l(
+        self, rows: Rows, sae: SparseAutoencoder, moments: Moments, optimum: RidgeFit
+    ) -> AffineMap:
+        """The map from features to target states by gradient steps, as `fit` says (paper, Table 2)."""
+        run, fit = self.run, self.run.config.fit
+        assert isinstance(fit, FitSpec)  # or the config would have been refused
+        module = MapModule.from_moments(
+            MapSpec("full", bias=run.config.map.bias), fit, moments, yardstick=optimum, seed=run.config.seed
+        )
+        last = run.artifacts / "saes" / f"s2l-{fingerprint(self.facts())}" / "checkpoints" / "last.ckpt"
+        with one_writer(last.parent.parent, "training s2l in", ConfigError, ConfigError):
+            self._trainer("s2l", last, fit.epochs, fit.trainer_options()).fit(
+                module,
+                datamodule=EncodedRows(rows.data, sae),
+                ckpt_path=last if last.is_file() else None,
+            )
+            shutil.rmtree(last.parent.parent, ignore_errors=True)
+        return module.affine()
 
     def _measured(self, behaviour: Behaviour, images: dict[str, list[Tensor]]) -> dict[str, Any]:
         """Scores under each direction at the block and strength chosen for the native vector."""

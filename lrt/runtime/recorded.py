@@ -275,6 +275,14 @@ class Recorded:
         """Texts that must not be in the map's corpus."""
         return Exclusion(text for behaviour in self.suite for text in behaviour.texts)
 
+    @cached_property
+    def kin(self) -> dict[int, int]:
+        """By id, the documents that are versions of one another (a question answered both ways), each with
+        the id that they share."""
+        sources = self.config.corpus.sources
+        asked = (self._documents(name, each) for name, each in sources.items() if each.kind == "questions")
+        return {document.id: document.kin_id for document in itertools.chain(*asked)}
+
     def _documents(self, name: str, source: CorpusSource) -> Iterator[Document]:
         chat = self._template() if source.chat else None
         match source.kind:

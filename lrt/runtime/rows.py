@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import Split
@@ -111,7 +112,7 @@ class Rows:
     @cached_property
     def moments(self) -> dict[str, Moments]:
         """Moments by name: `train/0`.. (folds of documents), `validation` and `test`."""
-        folds = self.fold_count
+        folds, kin = self.fold_count, self.run.kin
 
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
@@ -119,7 +120,7 @@ class Rows:
             shuffled = self._shuffled_beside() if self._shuffles_beside else None
             with self._told(sum(self.in_order.rows.values())) as told:
                 for batch in told(self.in_order.iterate("train", batch_rows=AT_ONCE)):
-                    fold_of = batch["document"] % folds
+                    fold_of = shared_ids(batch["document"], kin) % folds
                     for fold in torch.unique(fold_of).tolist():
                         rows = fold_of == fold
                         found[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
@@ -136,7 +137,8 @@ class Rows:
 
         draws = self.run.config.evaluation.shuffled_draws
         beside = self._shuffled_facts(draws) if self._shuffles_beside else {}
-        return self._kept({"folds": folds, **beside}, gather)
+        together = {"kin": fingerprint({str(one): other for one, other in kin.items()})} if kin else {}
+        return self._kept({"folds": folds, **together, **beside}, gather)
 
     @property
     def _shuffles_beside(self) -> bool:
@@ -268,3 +270,13 @@ def merged(parts: list[Moments]) -> Moments:
     for part in parts[1:]:
         total = total.merge(part)
     return total
+
+
+def shared_ids(documents: Tensor, kin: Mapping[int, int]) -> Tensor:
+    """Ids `[n]` with those of kin replaced by the one that they share: what tells nothing new must not be
+    drawn, or left out, apart."""
+    if not kin:
+        return documents
+    own, shared = torch.tensor(sorted(kin.items()), dtype=torch.int64, device=documents.device).T.contiguous()
+    at = torch.searchsorted(own, documents.contiguous()).clamp(max=len(own) - 1)
+    return torch.where(own[at] == documents, shared[at], documents)

@@ -4,18 +4,23 @@ import csv
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from running import MicroRun, Workshop
+from running import MicroRun, Workshop, composed
 from upstream_files import model_written_folder
 
 from lrt.activations import ActivationDataModule, ActivationStore, PartRule, RowFilter, Selection
 from lrt.evaluation import NULLS, Propensity, answered_questions
 from lrt.evaluation.journal import Journal
 from lrt.mapping import FitHistory, Moments, load_map
+from lrt.runtime.pipeline import Pipeline
+from lrt.runtime.rows import shared_ids
+from lrt.runtime.schema import read_config
+from lrt.runtime.session import Session
 from lrt.steering import SteeringVector
 
 pytestmark = pytest.mark.xdist_group("micro")
@@ -275,6 +280,19 @@ def test_a_part_may_give_the_ends_of_its_documents(
     kept = ends & begun[:-1]
     assert int(kept.sum()) > 5
     assert 3 * int(kept.sum()) - 3 <= data.rows["train"] <= 3 * int(kept.sum())
+    # both answers to a question lie in one fold
+    config = read_config(composed("train", *workshop.settings(asked, "span=4", "batches.rows=32")))
+    kin = Pipeline(config, Session(config, {"overrides": []}, "train")).kin
+    assert set(Counter(kin.values()).values()) == {2}
+    every = ActivationDataModule(
+        store.folder, Selection((1,), (2,), RowFilter(), 4, (), (PartRule("asked", "ends", 3),))
+    )
+    documents = torch.cat([batch["document"] for batch in every.iterate("train", batch_rows=512)])
+    assert torch.isin(documents, torch.tensor(list(kin))).any()
+    count = sum(name.startswith("train") for name in moments)
+    in_fold = torch.bincount(shared_ids(documents, kin) % count, minlength=count)
+    assert [moments[f"train-{i}.safetensors"].count for i in range(count)] == in_fold.tolist()
+    assert in_fold.tolist() != torch.bincount(documents % count, minlength=count).tolist()
     # another repetition is another map on the same states
     stores = workshop.files("activations")
     again = workshop.train(asked.replace("repeat: 3", "repeat: 1"), "span=4", "batches.rows=32")

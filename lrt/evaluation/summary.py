@@ -37,8 +37,9 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     bootstrap over items, `ratio_ci_map` the interval around it when the map's documents and the
     contrastive prompts are drawn anew too. `nulls` are shares of the native change, the mean over
     draws. There is no ratio where the native change's own interval holds zero, where no strength was
-    undamaged, or where random vectors, maps of shuffled pairs or the bias alone have half of the
-    native change or more (an effect of nothing that the vector stands for); `note` says which.
+    undamaged, or where random vectors, maps of shuffled pairs or the bias alone, undamaged, have
+    half of the native change or more (an effect of nothing that the vector stands for); `note` says
+    which.
 
     Raises ScoreMissing where no item has a score in every cell.
     """
@@ -61,11 +62,13 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         for name in NULLS
         if (rows := record.draws(name, strength))
     }
-    as_much = [name for name in HELD if moves and name in nulls and nulls[name]["mean"] >= VOID]
-    intended = moves and not as_much
-    ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     damages = [d for d in study.damages if d.split == study.split]
     harm = _harm(damages, strength)
+    # one that moves the score by breaking the model tells nothing of what the native vector does
+    whole = [name for name in nulls if harm.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
+    as_much = [name for name in HELD if moves and name in whole and nulls[name]["mean"] >= VOID]
+    intended = moves and not as_much
+    ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     notes = []
     if not moves:
         notes.append("native does not steer")

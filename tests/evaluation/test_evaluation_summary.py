@@ -6,7 +6,7 @@ import pytest
 from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import Study, summarise
+from lrt.evaluation import Damage, Study, summarise
 from lrt.evaluation.columns import ScoreMissing
 from lrt.evaluation.records import read_study, write_study
 from lrt.evaluation.scorers import RefusalLogOdds
@@ -111,6 +111,16 @@ def test_an_effect_that_its_nulls_have_too_is_nothing_to_be_kept(null: str) -> N
     assert not found["steers"]
     assert found["nulls"][null] == pytest.approx(0.55)  # it stays to be seen
     assert found["note"] == f"no effect of its own: the {null} null has 55% of the native change"
+
+
+def test_a_null_that_breaks_the_model_does_not_take_the_effect_away() -> None:
+    study = planted_study(TEXT, points={"bias": (1.1,)})
+    broken = Damage(TEXT.name, "bias", 0, 1.0, 3.0, 1.0, 0.5)
+    found = summarise(TEXT, replace(study, damages=(*study.damages, broken)), GRID)
+    assert found["ratio"] == pytest.approx(0.8)
+    assert found["nulls"]["bias"] == pytest.approx(0.55)
+    mild = replace(broken, cross_entropy=2.1, rise=0.1)
+    assert summarise(TEXT, replace(study, damages=(*study.damages, mild)), GRID)["ratio"] is None
 
 
 @pytest.mark.parametrize("null", ["other", "random_source"])

@@ -65,8 +65,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     damages = [d for d in study.damages if d.split == study.split]
     harm = _harm(damages, strength)
     # one that moves the score by breaking the model tells nothing of what the native vector does
-    whole = [name for name in nulls if harm.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
-    as_much = [name for name in HELD if moves and name in whole and nulls[name]["mean"] >= VOID]
+    harmless = [name for name in nulls if harm.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
+    as_much = [name for name in HELD if moves and name in harmless and nulls[name]["mean"] >= VOID]
     intended = moves and not as_much
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     notes = []

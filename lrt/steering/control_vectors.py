@@ -41,7 +41,7 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
     first, layers = vectors[0], [vector.layer for vector in vectors]
     if 0 in layers:
         raise ValueError(
-            f"the steering vector {first.behaviour!r} is of block 0, where llama.cpp adds nothing; "
+            f"the steering vector {first.behaviour!r} is of block 0, at which a control vector is not added; "
             "take one of a block from 1 on"
         )
     if len(set(layers)) < len(layers):
@@ -93,7 +93,7 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
         raise VectorUnreadable(f"no control vector can be read from {file}: {error}") from error
     if texts.get("general.architecture") != ARCHITECTURE:
         raise VectorUnreadable(
-            f"{file} is no control vector: its general.architecture is {texts.get('general.architecture')!r}"
+            f"{file} is no control vector: its architecture is {texts.get('general.architecture')!r}"
         )
     try:
         directions = {_block(name): _floats(name, *found[name]) for name in found}

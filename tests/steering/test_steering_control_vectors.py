@@ -91,7 +91,7 @@ def test_a_control_vector_without_a_hint_or_in_half_precision_is_read(tmp_path: 
     ("vectors", "said"),
     [
         ([], "one steering vector at least"),
-        ([made(0)], "block 0, where llama.cpp adds nothing"),
+        ([made(0)], "block 0, at which a control vector is not added"),
         ([made(2), made(2, 1)], r"one direction a block; got blocks \[2, 2\]"),
         ([made(1), replace(made(2), model="other")], "one model and behaviour"),
         ([made(1), replace(made(2), behaviour="dogs")], "one model and behaviour"),

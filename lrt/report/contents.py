@@ -67,10 +67,9 @@ def key_figures(results: Results) -> list[tuple[str, str]]:
                 "kept by random, shuffled-pairs and bias nulls on average",
             )
         )
-        judged = [b for b in results.get("behaviours") or [] if b.get("ratio") is not None]
-        held = sum(null[1] <= NULL_LIMIT for b in judged if (null := strongest_null(b)))
+        held = sum(null[1] <= NULL_LIMIT for b in judged(results) if (null := strongest_null(b)))
         found.append(
-            (f"{held} of {len(judged)}", f"hold every null to {share(NULL_LIMIT)} of the native effect")
+            (f"{held} of {len(ratios)}", f"hold every null to {share(NULL_LIMIT)} of the native effect")
         )
     m = results.get("map") or {}
     if m.get("fvu") is not None:
@@ -80,9 +79,14 @@ def key_figures(results: Results) -> list[tuple[str, str]]:
     return found
 
 
+def judged(results: Results) -> list[Mapping[str, Any]]:
+    """The behaviours that have a ratio."""
+    return [b for b in results.get("behaviours") or [] if b.get("ratio") is not None]
+
+
 def judged_ratios(results: Results) -> list[float]:
-    """The ratios of the behaviours that have one."""
-    return [b["ratio"] for b in results.get("behaviours") or [] if b.get("ratio") is not None]
+    """Their ratios."""
+    return [b["ratio"] for b in judged(results)]
 
 
 def held_null_share(results: Results) -> float | None:

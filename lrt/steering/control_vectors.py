@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lrt.durable import write_durably
-from lrt.sealed import Altered, opened, sealed, unsealed
+from lrt.sealed import opened, sealed, unsealed
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 
 ARCHITECTURE = "controlvector"
@@ -103,7 +103,7 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
         if CARD in texts:
             card = unsealed(opened(texts[CARD].encode()))
             if card["sha256"] != _digest(hint, directions):
-                raise VectorUnreadable(f"{file} is damaged: its directions are not those of its card")
+                raise ValueError("it is damaged: its directions are not those of its card")
             cards = card["vectors"]
         vectors = [
             SteeringVector(
@@ -115,7 +115,7 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
             )
             for layer in sorted(directions)
         ]
-    except (Altered, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise VectorUnreadable(f"the control vector in {file} cannot be read: {error}") from error
     if not vectors:
         raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N")

@@ -11,7 +11,8 @@ from running import Workshop, run_main
 from upstream_files import gemma_scope
 
 from lrt.evaluation import Behaviour, Chosen, StrengthChoice
-from lrt.mapping import atlas, load_map
+from lrt.mapping import MapModule, atlas, load_map
+from lrt.runtime.analyses.features import Features
 from lrt.runtime.coverage import PREDICTORS, Coverage
 from lrt.runtime.coverage import main as coverage
 from lrt.runtime.vectors import Vectors
@@ -64,6 +65,10 @@ def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
     assert len(french["features"]) == 16
 
 
+def trained_again(*_: Any) -> None:
+    raise AssertionError("what was trained is trained again")
+
+
 def test_features_are_mapped_by_training_where_that_is_asked_for(workshop: Workshop) -> None:
     asked = (*EVERYTHING[4:], "evaluate=true", "analysis.sae.s2l=trained")
     longer = "fit.epochs=20"
@@ -76,6 +81,21 @@ def test_features_are_mapped_by_training_where_that_is_asked_for(workshop: Works
     (french,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
     assert french["s2l_fit"]["fitted"] == "trained"
     assert french["s2l_fit"]["optimum"] < french["s2l_fit"]["fvu"] < 1
+    # killed after the training, while something is measured: found trained, and not begun again
+    for file in workshop.files("analysis"):
+        if file.name.startswith("sae-"):
+            file.unlink()
+    for file in workshop.files("measurements"):
+        if "features" in file.name:
+            file.unlink()
+    with mock.patch.object(Features, "_measured", side_effect=KeyboardInterrupt):
+        assert workshop.train(*asked, longer).code == 130
+    assert list(workshop.artifacts.glob("saes/s2l-*/checkpoints/last.ckpt"))
+    with mock.patch.object(MapModule, "training_step", trained_again):
+        assert workshop.train(*asked, longer).code == 0
+    (again,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
+    assert again["s2l_fit"] == french["s2l_fit"]
+    assert not list(workshop.artifacts.glob("saes/s2l-*"))
     assert workshop.train(*asked, longer, "analysis.sae.s2l=solved").code == 0
     (solved,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
     assert solved["s2l_fit"]["fvu"] == pytest.approx(solved["s2l_fit"]["optimum"])

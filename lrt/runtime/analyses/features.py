@@ -332,7 +332,13 @@ class Features(Analysis):
                     **self._measured(behaviour, images),
                 }
             )
+        shutil.rmtree(self._s2l_folder, ignore_errors=True)
         return found
+
+    @property
+    def _s2l_folder(self) -> Path:
+        """Where a map from features keeps its place until all that is measured with it is."""
+        return self.run.artifacts / "saes" / f"s2l-{fingerprint(self.facts())}"
 
     def _trained_s2l(
         self, rows: Rows, sae: SparseAutoencoder, moments: Moments, optimum: RidgeFit
@@ -343,14 +349,13 @@ class Features(Analysis):
         module = MapModule.from_moments(
             MapSpec("full", bias=run.config.map.bias), fit, moments, yardstick=optimum, seed=run.config.seed
         )
-        last = run.artifacts / "saes" / f"s2l-{fingerprint(self.facts())}" / "checkpoints" / "last.ckpt"
-        with one_writer(last.parent.parent, "training s2l in", ConfigError, ConfigError):
+        last = self._s2l_folder / "checkpoints" / "last.ckpt"
+        with one_writer(self._s2l_folder, "training s2l in", ConfigError, ConfigError):
             self._trainer("s2l", last, fit.epochs, fit.trainer_options()).fit(
                 module,
                 datamodule=EncodedRows(rows.data, sae),
                 ckpt_path=last if last.is_file() else None,
             )
-            shutil.rmtree(last.parent.parent, ignore_errors=True)
         return module.affine()
 
     def _measured(self, behaviour: Behaviour, images: dict[str, list[Tensor]]) -> dict[str, Any]:

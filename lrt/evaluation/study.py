@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,16 +22,20 @@ from lrt.models.language_model import LanguageModel
 
 CURVES = ("native", "transferred", "paper_literal")
 Progress = Callable[[int], None]
+StrengthUnit = Literal["residual_norm", "absolute"]
 
 
 @dataclass(frozen=True)
 class StrengthGrid:
     """The strengths of a study.
 
-    strengths     In median residual norms of the model that is steered, where a vector is added.
+    strengths     Where a vector is added, in the grid's unit.
     shares        Where a direction is ablated: of its component, what is taken out.
     damage_limit  Largest rise of cross-entropy, as a share of the unsteered one, at which a
                   strength may be chosen.
+    unit          `residual_norm`: the steered model's median residual norm at the layer, so that one grid
+                  serves every model. `absolute`: strengths are the paper's alpha, the length of what is
+                  added.
 
     Raises ValueError for strengths or shares without zero, without a positive one, or out of order.
     """
@@ -38,6 +43,7 @@ class StrengthGrid:
     strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
     shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
+    unit: StrengthUnit = "residual_norm"
 
     def __post_init__(self) -> None:
         for name in ("strengths", "shares"):
@@ -55,7 +61,7 @@ class StrengthGrid:
             raise ValueError(f"evaluation.grid.damage_limit={self.damage_limit}; it must be above 0")
 
     def of(self, behaviour: Behaviour) -> StrengthGrid:
-        """The grid whose `strengths` are in the behaviour's own unit."""
+        """The grid whose `strengths` are those of the behaviour's operation."""
         return replace(self, strengths=self.shares) if behaviour.operation == "ablate" else self
 
 
@@ -65,15 +71,14 @@ class SteerableModel:
 
     lm: LanguageModel
     layer: int
-    residual_norm: float
+    length: float
 
     def cells(
         self, condition: str, unit: Tensor, strengths: Sequence[float], sign: int, draw: int = 0
     ) -> list[Cell]:
         """One cell a strength for a unit direction `[d]`; `sign` -1 steers against it."""
         return [
-            Cell(condition, strength, sign * strength * self.residual_norm * unit, draw)
-            for strength in strengths
+            Cell(condition, strength, sign * strength * self.length * unit, draw) for strength in strengths
         ]
 
 

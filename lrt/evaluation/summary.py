@@ -100,6 +100,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "kind": "choice" if behaviour.is_choice else "logits" if behaviour.reads_logits else "text",
         "direction": behaviour.direction,
         "operation": behaviour.operation,
+        "strength_unit": "share" if behaviour.operation == "ablate" else grid.unit,
         "items": len(record.items),
         "layer": study.choice.layer,
         "layers_tried": [

@@ -12,6 +12,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lrt.report.numerals import count, share
 from lrt.report.palette import CURVES, DARK, LIGHT, Palette, behaviour_name
 
+UNITS = {
+    "residual_norm": "in median residual norms",
+    "absolute": "length of what is added",
+    "share": "share of the component that is taken out",
+}
+
 
 def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
     """Mean score of one behaviour over strength with 95% bands; its damage in the strip below.
@@ -78,9 +84,7 @@ def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: boo
             strip.set_ylabel("damage")
             strip.yaxis.set_major_formatter(FuncFormatter(lambda y, _: share(y)))
             strip.yaxis.set_major_locator(MaxNLocator(2))
-        ablates = summary.get("operation") == "ablate"
-        unit = "share of the component that is taken out" if ablates else "in median residual norms"
-        (strip or axes).set_xlabel(f"strength, {unit}")
+        (strip or axes).set_xlabel(f"strength, {UNITS[summary.get('strength_unit', 'residual_norm')]}")
         if not bare:
             axes.set_title(behaviour_name(str(summary.get("name", ""))), loc="left")
             if curves:

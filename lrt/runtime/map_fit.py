@@ -420,17 +420,17 @@ class MapFit(Rows):
 
             def own(side: Side, stacked: Tensor) -> list[SteeringVector]:
                 stack = self.stacks[side == "target"]
-                places = [self.run.steerable(side, layer) for layer in stack.layers]
+                model = self.run.target if side == "target" else self.run.source
                 return [
                     SteeringVector(
-                        stack.part(stacked, at.layer),
-                        at.layer,
-                        at.lm.spec.name,
-                        at.residual_norm,
+                        stack.part(stacked, layer),
+                        layer,
+                        model.spec.name,
+                        self.run.median_norms[f"{side}.{layer}"],
                         name,  # noqa: B023 (called within the loop)
                         prompts=digest,  # noqa: B023
                     )
-                    for at in places
+                    for layer in stack.layers
                 ]
 
             source, native = own("source", states.source_vector), own("target", states.target_vector)

@@ -114,6 +114,10 @@ class Pipeline(Vectors):
         for name in ("max_rows", "behaviours"):  # batches, and how many are measured
             evaluation.pop(name)
         evaluation["grid"].pop("shares")  # of those that ablate alone
+        if (
+            evaluation["grid"]["unit"] == "residual_norm"
+        ):  # the only one there was, and what is kept says none
+            evaluation["grid"].pop("unit")
         return fingerprint(
             {
                 "version": 3,  # prompts drawn in pairs, answers read off float32 logits

@@ -122,9 +122,13 @@ class Vectors(Recorded):
         return load(self.untrained_spec, self.kept_models)
 
     def steerable(self, side: Side, layer: int) -> SteerableModel:
-        """A model at one of its layers with its strength unit there."""
+        """A model at one of its layers, and how long a vector of strength 1 is there."""
         model = self.target if side == "target" else self.source
-        return SteerableModel(model, layer, self.median_norms[f"{side}.{layer}"])
+        return SteerableModel(model, layer, self._length(side, layer))
+
+    def _length(self, side: Side, layer: int) -> float:
+        absolute = self.config.evaluation.grid.unit == "absolute"
+        return 1.0 if absolute else self.median_norms[f"{side}.{layer}"]
 
     def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
         """Layer and strength for a behaviour, by what a model's own vector does on development items; made
@@ -147,7 +151,7 @@ class Vectors(Recorded):
             "version": 2 if behaviour.reads_logits else 1,  # off float32 logits
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
-            "norms": {layer: self.median_norms[f"{side}.{layer}"] for layer in stack.layers},
+            "norms": {layer: self._length(side, layer) for layer in stack.layers},
             "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
             "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
             "temperature": evaluation.temperature,

@@ -158,7 +158,7 @@ def test_items_of_one_answer_more_than_of_the_other_are_told() -> None:
 def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:
     behaviour = replace(TEXT, scorer=RefusalLogOdds(("Sorry",)), operation="ablate")
     found = summarise(behaviour, planted_study(behaviour), GRID)
-    assert (found["kind"], found["operation"]) == ("logits", "ablate")
+    assert (found["kind"], found["operation"], found["strength_unit"]) == ("logits", "ablate", "share")
     assert "examples" not in found
     assert "propensity" not in found
     assert found["probability"]["none"] > 0.9

@@ -49,9 +49,14 @@ def test_loss_has_the_optimum_line(results: dict[str, Any]) -> None:
 
 
 def test_what_is_ablated_has_another_unit(results: dict[str, Any]) -> None:
-    for operation, unit in (("add", "in median residual norms"), ("ablate", "share of the component")):
-        drawn = strength_figure(results["behaviours"][0] | {"operation": operation})
-        assert unit in drawn.axes[-1].get_xlabel()
+    units = {
+        "residual_norm": "in median residual norms",
+        "absolute": "length of what is added",
+        "share": "share of the component",
+    }
+    for unit, told in units.items():
+        drawn = strength_figure(results["behaviours"][0] | {"strength_unit": unit})
+        assert told in drawn.axes[-1].get_xlabel()
 
 
 def test_dark_figures_use_the_dark_palette_and_settings_stay(results: dict[str, Any]) -> None:

@@ -294,6 +294,7 @@ def test_unknown_key_is_named_with_its_path(section: str) -> None:
         ("logging.mode=sometimes", "logging.mode", "'offline', 'online' or 'disabled'"),
         ("pair.source.dtype=float8", "pair.source.dtype", "'float32'"),
         ("fit.options=high", "fit.options", "valid dictionary"),
+        ("evaluation.grid.unit=logits", "evaluation.grid.unit", "'residual_norm' or 'absolute'"),
         ("evaluation.grid.strengths=[0,high]", "evaluation.grid.strengths", "valid number"),
         ("filter.token_ids=[a]", "filter.token_ids", "valid integer"),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from running import Workshop, composed
 
 from lrt.corpora import Exclusion
@@ -80,6 +81,7 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         ("pair.name=another", True, True, True),
         # the same states for every map, the same map for every evaluation
         ("evaluation.random_draws=3", True, True, False),
+        ("evaluation.grid.unit=absolute", True, True, False),
         ("evaluation.grid.shares=[0.0,1.0]", True, True, True),  # nothing here is ablated
         ("fit.epochs=2", True, False, False),
         ("map.bias=false", True, False, False),
@@ -107,6 +109,17 @@ def test_what_each_setting_makes_anew(
     assert (one.store_fingerprint == other.store_fingerprint) is store
     assert (one.whole.fingerprint == other.whole.fingerprint) is map_
     assert (one.studies_fingerprint == other.studies_fingerprint) is studies
+
+
+def test_absolute_strengths_are_the_length_of_what_is_added(made: Made) -> None:
+    norms = {"source.1": 7.0, "target.2": 9.0}
+    unit = torch.eye(4)[0]
+    for setting, strength, length in (("residual_norm", 0.5, 7.0), ("absolute", 4.5, 1.0)):
+        run = made(f"evaluation.grid.unit={setting}")
+        vars(run)["median_norms"] = norms
+        (cell,) = run.steerable("target", 2).cells("native", unit, [strength], 1)
+        assert torch.equal(cell.offset, 4.5 * unit)
+        assert run.steerable("source", 1).length == length
 
 
 def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:

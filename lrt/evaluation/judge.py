@@ -48,6 +48,7 @@ class Judge:
                   is asked for again unless `temperature` is 0, at which it would be the same.
     at_once       Requests under way at a time.
     temperature   None leaves it out of the request, for models that take no other than their own.
+    around        A chat template's text before and behind a request, of which the judge is shown nothing.
 
     Raises ValueError for a question without {answer} or with other blanks, an empty scale or sizes below 1.
     """
@@ -64,6 +65,7 @@ class Judge:
     timeout: float = 60.0
     at_once: int = 4
     temperature: float | None = 0.0
+    around: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")) or not self.model:
@@ -105,7 +107,11 @@ class Judge:
         """
         self.check()
         with ThreadPoolExecutor(self.at_once) as pool:
-            return list(pool.map(self._rate, (item.prompt for item in items), texts))
+            return list(pool.map(self._rate, (self._bare(item.prompt) for item in items), texts))
+
+    def _bare(self, prompt: str) -> str:
+        before, behind = self.around
+        return prompt.removeprefix(before).removesuffix(behind)
 
     def _asked(self, prompt: str, answer: str) -> str:
         return self.question.format(prompt=prompt, answer=answer, lowest=self.lowest, highest=self.highest)

@@ -51,7 +51,8 @@ ADVANCED = frozenset(
     self-awareness-training-web-gpt self-awareness-web-gpt
     survival-instinct wealth-seeking-inclination""".split()
 )
-"""Tasks that lie under `advanced-ai-risk`; every other one lies under `persona`."""
+"""Tasks that lie under `advanced-ai-risk`; of the others those of sycophancy under `sycophancy`, all else
+under `persona`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Propensity:
     """Model-written evaluations as a suite.
 
     path            A hub set, or a local folder of its layout (`persona/NAME.jsonl`,
-                    `advanced-ai-risk/lm_generated_evals/NAME.jsonl`) or with the files side by side.
+                    `sycophancy/NAME.jsonl`, `advanced-ai-risk/lm_generated_evals/NAME.jsonl`) or with the
+                    files side by side.
     tasks           By name; those of the paper's Table 1 if not told otherwise.
     advanced        Who wrote the advanced-ai-risk tasks that are read: `lm` (1,000 questions each) or
                     `human`.
@@ -218,8 +220,7 @@ class _Asking:
 
 def task_questions(settings: Propensity, task: str) -> list[Question]:
     """All questions of a task. Raises `SetUnreadable` where it is not there or not of the two shapes."""
-    folder = f"advanced-ai-risk/{settings.advanced}_generated_evals" if task in ADVANCED else "persona"
-    file = f"{folder}/{task}.jsonl"
+    file = f"{_folder(task, settings.advanced)}/{task}.jsonl"
     local = Path(settings.path).expanduser()
     rows: Iterable[dict[str, Any]]
     if local.is_dir():
@@ -242,6 +243,13 @@ def task_questions(settings: Propensity, task: str) -> list[Question]:
             f"{file} has the answers {answers}; propensity needs the same two in all questions"
         )
     return questions
+
+
+def _folder(task: str, advanced: str) -> str:
+    """Where the set has a task."""
+    if task in ADVANCED:
+        return f"advanced-ai-risk/{advanced}_generated_evals"
+    return "sycophancy" if task.startswith("sycophancy_") else "persona"
 
 
 def _question(row: dict[str, Any], place: str) -> Question | None:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -179,11 +179,13 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
     }
     if shared:
         raise ValueError(f"{len(shared)} requests are both harmful and harmless, as {min(shared)!r}")
-    also: tuple[WrittenScorer, ...] = tuple(s for s in (settings.classifier, settings.judge) if s is not None)
     ordinary = ordinary_texts(settings.ordinary, settings.unit, settings.seed)
 
     def asked(request: str, first: str = "") -> str:
         return render_chat(tokenizer, first + request, system=settings.system)
+
+    judge = settings.judge and replace(settings.judge, around=_around(asked))
+    also: tuple[WrittenScorer, ...] = tuple(s for s in (settings.classifier, judge) if s is not None)
 
     def behaviour(name: str) -> Behaviour:
         written = name.removesuffix(LOG_ODDS)
@@ -216,6 +218,15 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
         )
 
     return tuple(map(behaviour, settings.names))
+
+
+def _around(asked: Callable[[str], str]) -> tuple[str, str]:
+    """What the template writes before and behind a request."""
+    before, behind = asked(_MARK).split(_MARK)
+    return before, behind
+
+
+_MARK = "A request?"
 
 
 def _parts(instructions: Instructions, settings: Refusal, what: str) -> _Parts:

@@ -249,9 +249,11 @@ def test_the_hubs_files_are_asked_for_by_the_sets_layout() -> None:
     with mock.patch("datasets.load_dataset", autospec=True, return_value=lines) as load:
         assert len(task_questions(Propensity(), "openness")) == 4
         task_questions(Propensity(revision="abc"), "myopic-reward")
-    first, second = (call.kwargs["data_files"] for call in load.call_args_list)
+        task_questions(Propensity(), "sycophancy_on_political_typology_quiz")
+    first, second, third = (call.kwargs["data_files"] for call in load.call_args_list)
     assert first == "hf://datasets/Anthropic/model-written-evals@main/persona/openness.jsonl"
     assert second.endswith("@abc/advanced-ai-risk/lm_generated_evals/myopic-reward.jsonl")
+    assert third.endswith("@main/sycophancy/sycophancy_on_political_typology_quiz.jsonl")
 
 
 def test_the_papers_tasks() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -120,7 +121,28 @@ def test_other_scorers_ride_on_written_answers_alone(files: tuple[str, str], fam
     judge, classifier = Judge("http://localhost", "m"), Classifier("org/refusals", "REFUSAL")
     made = suite(files, family_tokenizer, judge=judge, classifier=classifier)
     for name, behaviour in made.items():
-        assert behaviour.also == (() if name.endswith("log_odds") else (classifier, judge))
+        if name.endswith("log_odds"):
+            assert behaviour.also == ()
+            continue
+        rides, asked = behaviour.also
+        assert isinstance(asked, Judge)
+        assert (rides, replace(asked, around=("", ""))) == (classifier, judge)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_a_judge_reads_the_request_without_the_template(
+    files: tuple[str, str], family_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(Judge, "_rate", lambda _, prompt, __: read.append(prompt) or 0.0)
+    made = suite(
+        files, family_tokenizer, system=system, judge=Judge("http://localhost", "m", key_variable="")
+    )
+    removed = made["refusal_removed"]
+    (judge,) = removed.also
+    judge.score_all(["so"] * len(removed.test), removed.test)
+    assert set(read) <= set(removed.held_out)
+    assert len(set(read)) == len(removed.test)
 
 
 @pytest.mark.parametrize(

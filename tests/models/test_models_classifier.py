@@ -1,43 +1,15 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from transformers import BertConfig, BertForSequenceClassification
 
 from lrt.models import ModelNotLoadable
 from lrt.models.classifier import TextClassifier, load_classifier
 
-
-@pytest.fixture(scope="module")
-def folder(family_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("classifier")
-    config = BertConfig(
-        vocab_size=len(family_tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=34,
-        initializer_range=0.5,
-        pad_token_id=family_tokenizer.pad_token_id,
-        id2label={0: "ANSWER", 1: "REFUSAL"},
-        label2id={"ANSWER": 0, "REFUSAL": 1},
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config)
-    assert model.num_parameters() < 60_000
-    model.save_pretrained(made)
-    family_tokenizer.save_pretrained(made)
-    return made
-
-
 TEXTS = ["Mia went to the barn.", "No.", "The dog barked and wagged its tail.", "A very long day. " * 30]
 
 
-def test_probabilities_are_those_of_each_text_alone(folder: Path) -> None:
-    classifier = load_classifier(str(folder))
+def test_probabilities_are_those_of_each_text_alone(classifier_folder: Path) -> None:
+    classifier = load_classifier(str(classifier_folder))
     assert classifier.labels == ("ANSWER", "REFUSAL")
     found = classifier.probabilities(TEXTS, "REFUSAL")
     assert len(set(found)) == len(TEXTS)
@@ -54,13 +26,13 @@ def test_probabilities_are_those_of_each_text_alone(folder: Path) -> None:
     assert found[1] == pytest.approx(float(by_hand), abs=1e-5)
 
 
-def test_it_is_loaded_once(folder: Path) -> None:
-    assert load_classifier(str(folder)) is load_classifier(str(folder))
-    assert isinstance(load_classifier(str(folder)), TextClassifier)
+def test_it_is_loaded_once(classifier_folder: Path) -> None:
+    assert load_classifier(str(classifier_folder)) is load_classifier(str(classifier_folder))
+    assert isinstance(load_classifier(str(classifier_folder)), TextClassifier)
 
 
-def test_a_label_that_it_lacks_and_one_that_is_not_there(folder: Path, tmp_path: Path) -> None:
+def test_a_label_that_it_lacks_and_one_that_is_not_there(classifier_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="label 'NO' is not the classifier's; it has ANSWER, REFUSAL"):
-        load_classifier(str(folder)).probabilities([], "NO")
+        load_classifier(str(classifier_folder)).probabilities([], "NO")
     with pytest.raises(ModelNotLoadable, match="cannot load a text classifier from"):
         load_classifier(str(tmp_path))

@@ -91,7 +91,7 @@ class Lengths:
 
 @pytest.mark.xdist_group("micro")
 def test_one_run_holds_suites_of_several_kinds(
-    workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, folder: Path, classifier_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Judge, "score_all", Lengths().score_all)
     common = "contrast_pairs: 6, development: 2, test: 3"
@@ -99,6 +99,7 @@ def test_one_run_holds_suites_of_several_kinds(
         f"{{traits: {{kind: propensity, path: {folder}, tasks: [boldness], {common}}}, "
         f"no: {{kind: refusal, harmful: {{paths: [{folder}/harmful.json]}}, answer_tokens: 4, "
         f"harmless: {{paths: [{folder}/harmless.json]}}, names: [refusal_ablated, refusal_removed_log_odds], "
+        f"classifier: {{path: {classifier_folder}, label: REFUSAL}}, "
         f"judge: {{url: 'http://localhost', model: m, key_variable: ''}}, {common}}}, "
         f"texts: {{kind: texts, names: [dogs], continuation: 4, {common}}}}}"
     )
@@ -127,7 +128,9 @@ def test_one_run_holds_suites_of_several_kinds(
     assert list(told) == ["boldness", "refusal_ablated", "refusal_removed_log_odds", "dogs"]
     assert told["boldness"]["propensity"]["strengths"] == [0.0, 0.5, 1.0]
     assert told["refusal_ablated"]["operation"] == "ablate"
-    (judged,) = told["refusal_ablated"]["rescored"]
+    classified, judged = told["refusal_ablated"]["rescored"]
+    assert (classified["scorer"], classified["items"], classified["unscored"]) == ("classifier", 3, 0)
+    assert 0 < classified["means"]["none"] < 1
     assert (judged["scorer"], judged["items"], judged["unscored"]) == ("judge", 3, 0)
     assert judged["means"]["none"] > 1
     assert told["dogs"]["rescored"] == []

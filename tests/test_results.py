@@ -56,6 +56,25 @@ def test_figures_follow_from_the_raw_rows(file: Path, tmp_path: Path) -> None:
     assert none is not None and native is not None and ours is not None  # noqa: PT018
     means = [float(column.mean()) for column in (none, native, ours)]
     assert means == pytest.approx([told["unsteered"], told["native"], told["transferred"]])
+    for name, share in told["nulls"].items():
+        draws = [row.mean() - none.mean() for row in record.draws(name, at)]
+        assert np.abs(np.mean(np.abs(draws)) / (native - none).mean()) == pytest.approx(share)
+    harm = {(d.condition, d.strength, d.draw): d.relative for d in found.damages if d.split == found.split}
+    for name in ("native", "transferred"):
+        assert harm[name, at, 0] == pytest.approx(told["damage"][name]["relative"])
+    if matched := told["matched_damage"]:
+        strengths = sorted({s for name, s, _ in harm if name == "transferred" and s >= 0} | {0.0})
+        moved = []
+        for name, s in (("transferred", matched["strength"]), ("native", matched["native_strength"])):
+            curve = [harm.get((name, each, 0), 0.0) for each in strengths]
+            assert np.interp(s, strengths, curve) == pytest.approx(matched["damage"])
+            columns = [record.column(name if each else "none", each) for each in strengths]
+            moved.append(np.interp(s, strengths, [c.mean() for c in columns]) - none.mean())
+        assert moved[0] / moved[1] == pytest.approx(matched["ratio"])
+    if shown := told.get("propensity"):
+        for strength, r in zip(shown["strengths"], shown["paper_r"], strict=True):
+            pair = [record.column(c if strength else "none", strength) for c in ("transferred", "native")]
+            assert r == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-6)
     if told["ratio"] is None:
         return
     change, native_change, keys = ours - none, native - none, record.item_keys

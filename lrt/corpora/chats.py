@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrt.corpora.errors import CorpusError
+from lrt.corpora.errors import ChatRefused, CorpusError
 from lrt.models.prompts import ChatNotRendered, render_messages
 
 ROLES = {
@@ -68,13 +68,15 @@ def as_chat(
     """A conversation (see `conversation`) in the tokenizer's chat template: text, not ids.
 
     Where the user speaks last, the assistant's turn is opened. Raises CorpusError, naming `place`, for
-    what is no conversation, a tokenizer without a template, and one whose template refuses it.
+    what is no conversation and a tokenizer without a template, and ChatRefused for what the template
+    refuses.
     """
     turns = conversation(request, answer, passage, place)
     try:
         return render_messages(tokenizer, turns)
     except ChatNotRendered as error:
-        raise CorpusError(f"{place}: {error}") from error
+        of = ChatRefused if getattr(tokenizer, "chat_template", None) else CorpusError
+        raise of(f"{place}: {error}") from error
 
 
 def _turn(turn: Any, place: str) -> dict[str, str]:

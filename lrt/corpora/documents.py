@@ -15,11 +15,13 @@ def text_id(text: str) -> int:
 class Document:
     """One text. `group` names the part of a mixture that it came from; `kin`, where it has some, what it
     shares with other documents (a question with another answer behind it), which then fall into one split.
+    `left_out` is why it is none: what a source could not read as text stays in the stream, to be counted.
     """
 
     text: str
     group: str = ""
     kin: str = ""
+    left_out: str = ""
 
     @property
     def id(self) -> int:

@@ -17,3 +17,7 @@ class CorpusEmpty(CorpusError):
 
 class CorpusTooShort(CorpusError):
     """A split holds fewer tokens than one sequence."""
+
+
+class ChatRefused(CorpusError):
+    """A model's chat template refuses a conversation of the corpus."""

@@ -226,7 +226,9 @@ def _gather(
         chosen: list[tuple[Split, Document]] = []
         for document in batch:
             split = split_of(document.kin_id, fractions, seed)
-            if not document.text.strip():
+            if document.left_out:
+                left_out[document.left_out] += 1
+            elif not document.text.strip():
                 left_out["empty"] += 1
             elif document.id in seen:
                 left_out["met before"] += 1

@@ -7,6 +7,7 @@ yields lazily.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +16,12 @@ from typing import Any, Literal, get_args
 
 from lrt.corpora.chats import as_chat
 from lrt.corpora.documents import Document
-from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing
+from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing
+
+log = logging.getLogger(__name__)
+
+REFUSED = "refused by the chat template"
+FIRST = 16  # conversations: where a template refuses them all, it is the wrong set or the wrong field
 
 Unit = Literal["file", "paragraph", "line"]
 Case = Literal["as_is", "upper"]
@@ -97,13 +103,15 @@ def jsonl(
 
     With a `tokenizer` the value is written as a conversation in its chat template, in whatever shape it
     is (see `conversation`); `answer_field` is where the answer to a request stands, `context_field` a
-    passage that the request is about. Where the user speaks last, the assistant's turn is opened.
+    passage that the request is about. Where the user speaks last, the assistant's turn is opened. A
+    conversation that the template refuses (turns that do not alternate) is left out and counted.
 
     Raises:
         CorpusMissing: the file is not there.
         CorpusEmpty: it holds no row (as it is read).
         CorpusError: a row is not a JSON object, a field is missing, or holds neither text nor (of chats)
             a conversation (as it is read); the message names the row and the fields there are.
+        ChatRefused: the template refuses each of the first conversations.
     """
     file = Path(path)
     if not file.is_file():
@@ -199,13 +207,21 @@ class _Columns:
 def _documents(
     rows: Iterable[tuple[str, Any]], whole: str, columns: _Columns, group: str, tokenizer: Any
 ) -> Iterator[Document]:
-    some = False
+    read = refused = 0
     for place, row in rows:
         if not isinstance(row, Mapping):
             raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
-        some = True
-        yield Document(_text(row, columns, place, tokenizer), group)
-    if not some:
+        read += 1
+        try:
+            yield Document(_text(row, columns, place, tokenizer), group)
+        except ChatRefused as error:
+            refused += 1
+            if refused == read == FIRST:
+                raise
+            if refused == 1:
+                log.warning("%s. Such conversations are left out and counted", error)
+            yield Document("", group, left_out=REFUSED)
+    if not read:
         raise CorpusEmpty(f"{whole} holds no row; take it out of corpus.sources")
 
 

@@ -58,11 +58,10 @@ def propensity(
     paper_random = [[row["r"] for row in paper_statistics(c, native)] for c in randoms]
     paper_random_mse = [[row["mse"] for row in paper_statistics(c, native)] for c in randoms]
     of_probability = [probabilities.curve(name, every) for name in ("transferred", "native")]
-    paper_p = (
-        paper_statistics(of_probability[0], of_probability[1])
-        if of_probability[0] is not None and of_probability[1] is not None
-        else []
-    )
+    paper_p, paper_p_ci = [], []
+    if of_probability[0] is not None and of_probability[1] is not None:
+        paper_p = paper_statistics(of_probability[0], of_probability[1])
+        paper_p_ci = [paper_intervals(a, b, seed, keys) for a, b in zip(*of_probability, strict=True)]
     # one strength at a time: its rows beside the unsteered ones
     zero = every.index(0.0)
     alone = [((0.0, s), [zero, i]) for i, s in enumerate(every) if s != 0]
@@ -100,7 +99,9 @@ def propensity(
             "paper_mse": [row["mse"] for row in paper],
             "paper_mse_ci": [row["mse"] for row in paper_ci],
             "paper_r_probability": [row["r"] for row in paper_p],
+            "paper_r_probability_ci": [row["r"] for row in paper_p_ci],
             "paper_mse_probability": [row["mse"] for row in paper_p],
+            "paper_mse_probability_ci": [row["mse"] for row in paper_p_ci],
             "paper_r_random": [float(np.mean(column)) for column in zip(*paper_random, strict=True)],
             "paper_mse_random": [float(np.mean(column)) for column in zip(*paper_random_mse, strict=True)],
             "stratified_r_at": {

@@ -5,7 +5,7 @@ state of layer `l` is the output of decoder block `l`: the residual stream befor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -207,8 +207,7 @@ def float32_head(lm: "LanguageModel") -> Iterator[None]:
     """The LM head in float32, whatever dtype the model runs in: bfloat16 logits between 8 and 16 are
     multiples of 1/16, and what a weak vector does to an answer is less.
 
-    What a family does after its head still applies. A head that is quantised, or offloaded to where it
-    cannot be read, is left as it is.
+    What a family does after its head still applies. A head that is quantised is left as it is.
     """
     head = lm.model.get_output_embeddings()
     if head.weight.dtype not in (torch.bfloat16, torch.float16):
@@ -216,20 +215,29 @@ def float32_head(lm: "LanguageModel") -> Iterator[None]:
         return
 
     def again(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
-        if weight.is_meta:
-            return output
-        hidden = args[0].to(weight.device, torch.float32)
-        # in parts: no second copy of the whole head
-        parts = [nn.functional.linear(hidden, rows.float()) for rows in torch.split(weight, HEAD_ROWS)]
-        logits = torch.cat(parts, dim=-1)
-        return logits if bias is None else logits + bias.float()
+        with _fetched(module):
+            weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+            hidden = args[0].to(weight.device, torch.float32)
+            # in parts: no second copy of the whole head
+            parts = [nn.functional.linear(hidden, rows.float()) for rows in torch.split(weight, HEAD_ROWS)]
+            logits = torch.cat(parts, dim=-1)
+            return (logits if bias is None else logits + bias.float()).to(output.device)
 
     handle = head.register_forward_hook(again)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _fetched(module: nn.Module) -> AbstractContextManager[None]:
+    """A module's weights where they can be read, also where accelerate has put them elsewhere."""
+    if not module.get_parameter("weight").is_meta:
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    fetched: AbstractContextManager[None] = align_module_device(module)
+    return fetched
 
 
 @contextmanager

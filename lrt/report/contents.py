@@ -307,10 +307,14 @@ def propensity_table(results: Results) -> Table:
                 share_interval(p.get("slope_ratio_ci")),
                 (p.get("slope_ratio_random") or {}).get("mean"),
                 p.get("anti_steerable"),
+                share_interval(p.get("anti_steerable_ci")),
                 p.get("native_anti_steerable"),
+                share_interval(p.get("native_anti_steerable_ci")),
                 p.get("random_anti_steerable"),
                 p.get("anti_steerable_within_key"),
+                share_interval(p.get("anti_steerable_within_key_ci")),
                 p.get("native_anti_steerable_within_key"),
+                share_interval(p.get("native_anti_steerable_within_key_ci")),
                 p.get("random_anti_steerable_within_key"),
                 shift.get("native"),
                 shift.get("transferred"),
@@ -341,10 +345,14 @@ def propensity_table(results: Results) -> Table:
             "interval",
             "slope, random",
             "anti-steerable",
+            "interval of anti-steerable",
             "anti, native",
+            "interval of anti, native",
             "anti, random",
             "anti within key",
+            "interval of anti within key",
             "anti within key, native",
+            "interval of anti within key, native",
             "anti within key, random",
             "shift of the key, native",
             "of it, transferred",
@@ -355,52 +363,58 @@ def propensity_table(results: Results) -> Table:
 
 
 def paper_table(results: Results) -> Table:
-    """The paper's Table 1, sample-wise r and MSE at every strength, and r within the answer key, each beside
-    that of random vectors."""
+    """The paper's Table 1, sample-wise r and MSE at every strength, and r within the answer key, each with
+    its interval and beside that of random vectors."""
     rows: list[tuple[Cell, ...]] = []
     for b in results.get("behaviours") or []:
         p = b.get("propensity") or {}
-        strengths = p.get("strengths") or []
         at = p.get("stratified_r_at") or {"strengths": [], "value": [], "ci": [], "random": []}
         within = {
-            strength: (value, *ci, random)
+            strength: (value, interval(ci), random)
             for strength, value, ci, random in zip(
                 at["strengths"], at["value"], at["ci"], at["random"], strict=True
             )
         }
-        columns = [
-            p.get(name) or [None] * len(strengths)
-            for name in (
-                "paper_r",
-                "paper_r_random",
-                "paper_mse",
-                "paper_mse_random",
-                "paper_r_probability",
-                "paper_mse_probability",
-            )
-        ]
-        rows += [
-            (behaviour_name(b["name"]), strength, r, random, *within.get(strength, (None,) * 4), *rest)
-            for strength, r, random, *rest in zip(strengths, *columns, strict=True)
-        ]
+        for i, strength in enumerate(p.get("strengths") or []):
+            at_strength = {name: p[name][i] for name in _PAPER if p.get(name)}
+            cells = [interval(at_strength.get(n)) if n.endswith("ci") else at_strength.get(n) for n in _PAPER]
+            told = within.get(strength, (None, interval(None), None))
+            rows.append((behaviour_name(b["name"]), strength, *cells[:3], *told, *cells[3:]))
     return Table(
         "The paper's statistics by strength, and r within the answer key",
         (
             "trait",
             "strength",
             "paper's r",
+            "interval",
             "random's r",
             "r within key",
-            "2.5%",
-            "97.5%",
+            "interval of it",
             "random's |r| within key",
             "paper's MSE",
+            "its interval",
             "random's MSE",
             "paper's r, probability",
+            "interval of r, probability",
             "paper's MSE, probability",
+            "interval of MSE, probability",
         ),
         tuple(rows),
     )
+
+
+_PAPER = (
+    "paper_r",
+    "paper_r_ci",
+    "paper_r_random",
+    "paper_mse",
+    "paper_mse_ci",
+    "paper_mse_random",
+    "paper_r_probability",
+    "paper_r_probability_ci",
+    "paper_mse_probability",
+    "paper_mse_probability_ci",
+)
 
 
 def probability_table(results: Results) -> Table:
@@ -606,7 +620,11 @@ def relation_sign(relation: str | None) -> str:
 
 
 def seconds_table(results: Results) -> Table:
-    """Wall time by stage."""
+    """Wall time by stage: of what the run found, made by another, the time of finding it."""
     seconds = results.get("seconds") or {}
     rows: list[tuple[Cell, ...]] = [(str(stage).replace("_", " "), value) for stage, value in seconds.items()]
-    return Table("Seconds by stage", ("stage", "seconds"), tuple(rows))
+    return Table(
+        "Seconds by stage of this run; what was found, of a run before, is the time of finding it",
+        ("stage", "seconds"),
+        tuple(rows),
+    )

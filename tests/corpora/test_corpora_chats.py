@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt.corpora import CorpusError, as_chat, conversation
+from lrt.corpora.errors import ChatRefused
 
 TURNS = [
     {"role": "system", "content": "s"},
@@ -85,7 +86,7 @@ def test_a_chat_is_written_in_the_template(tokenizer: Any, tokenizer_without_bos
     # this template takes no system role
     told = [{"role": "system", "content": "w9"}, {"role": "user", "content": "w1"}]
     assert as_chat(told, tokenizer) == "<bos>[user] w9\n\nw1 [assistant]"
-    with pytest.raises(CorpusError, match=r"row 7: the chat template takes no system role"):
+    with pytest.raises(ChatRefused, match=r"row 7: the chat template takes no system role"):
         as_chat([{"role": "system", "content": "w1"}], tokenizer, "row 7")
     with pytest.raises(CorpusError, match=r"row 7: .*no chat template"):
         as_chat("w1", tokenizer_without_bos, "row 7")

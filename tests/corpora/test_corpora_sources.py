@@ -7,9 +7,53 @@ from unittest import mock
 import pytest
 import zstandard
 
-from lrt.corpora import CorpusEmpty, CorpusError, CorpusMissing, hub, jsonl, text_files
+from lrt.corpora import (
+    SPLITS,
+    CorpusEmpty,
+    CorpusError,
+    CorpusMissing,
+    Part,
+    hub,
+    jsonl,
+    mixture,
+    pack,
+    text_files,
+)
+from lrt.corpora.errors import ChatRefused
+from lrt.corpora.sources import FIRST, REFUSED
 
 TEXT = "one\ntwo\n\n\nthree\n  \nfour"
+
+
+def turns(*roles: str) -> dict[str, Any]:
+    return {"c": [{"role": role, "content": f"w{number}"} for number, role in enumerate(roles)]}
+
+
+def test_conversations_that_the_template_refuses_are_left_out_and_counted(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [turns("user", "assistant") for _ in range(30)]
+    for number, row in enumerate(rows):
+        row["c"][0]["content"] = " ".join(["w1"] * (number + 8))  # no two alike
+    rows[3] = rows[20] = turns("system")  # which this template takes before a user alone
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    read = [*jsonl(path, "c", "g", tokenizer)]
+    assert [number for number, d in enumerate(read) if d.left_out] == [3, 20]
+    (told,) = (r.getMessage() for r in caplog.records)
+    assert "a.jsonl line 7" in told
+    assert "takes no system role" in told
+    packed = pack(mixture([Part("g", read)]), tokenizer, 8, dict.fromkeys(SPLITS, 16))
+    assert packed.documents_left_out == {REFUSED: 2}
+
+
+def test_a_set_whose_conversations_are_all_refused_is_no_set_of_chats(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", *[turns("system")] * (FIRST + 1))
+    read = jsonl(path, "c", "g", tokenizer)
+    with pytest.raises(ChatRefused, match="takes no system role"):
+        list(read)
+    few = write_rows(tmp_path / "b.jsonl", *[turns("system")] * 2)
+    with pytest.raises(CorpusEmpty, match=f"2 {REFUSED}"):
+        pack(jsonl(few, "c", "g", tokenizer), tokenizer, 8, {"train": 16})
 
 
 @pytest.mark.parametrize(

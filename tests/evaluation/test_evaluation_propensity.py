@@ -106,6 +106,9 @@ def test_propensity_is_told_of_probabilities_too() -> None:
     assert told["paper_r_probability"][-1] == pytest.approx(np.corrcoef(ours, native)[0, 1])
     assert told["paper_r_probability"][1] == pytest.approx(1)  # strength 0 is the unsteered model in both
     assert told["paper_mse_probability"] != told["paper_mse"]
+    for name in ("paper_r_probability", "paper_mse_probability"):
+        low, high = told[f"{name}_ci"][-1]
+        assert low <= told[name][-1] <= high
     assert found["probability"]["native"] == pytest.approx(native.mean())
     assert found["probability"]["none"] == pytest.approx(np.mean(shares("none", 0.0)))
     assert {"none", "native", "transferred", "random", "prompt", "source"} <= set(found["probability"])

@@ -24,12 +24,15 @@ from lrt.models import (
     pad,
     tail_logits,
 )
+from lrt.models.hooks import float32_head
 from lrt.models.spec import DeviceMap
 
 TOKENS, MASK = pad(SEQUENCES)
 
 
-def spread(lm: LanguageModel, folder: Path, on_disk: Callable[[str], bool]) -> LanguageModel:
+def spread(
+    lm: LanguageModel, folder: Path, on_disk: Callable[[str], bool], dtype: torch.dtype = torch.float32
+) -> LanguageModel:
     """The same model from a checkpoint, with the named modules on the disk and the others in memory."""
     lm.model.save_pretrained(folder)
     places: dict[str, str] = {}
@@ -45,7 +48,7 @@ def spread(lm: LanguageModel, folder: Path, on_disk: Callable[[str], bool]) -> L
 
     place(lm.model, "")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, device_map=places, dtype=torch.float32, offload_folder=folder / "offload"
+        folder, device_map=places, dtype=dtype, offload_folder=folder / "offload"
     )
     return LanguageModel(lm.spec, model)
 
@@ -86,6 +89,21 @@ def test_embeddings_on_the_disk_can_be_read(lm_of: Callable[[str], LanguageModel
     assert parts.model.get_input_embeddings().weight.is_meta
     assert torch.equal(parts.embeddings, whole.embeddings)
     assert torch.equal(parts.logits(TOKENS, MASK), whole.logits(TOKENS, MASK))
+
+
+def test_a_head_on_the_disk_answers_in_float32_too(
+    lm_of: Callable[[str], LanguageModel], tmp_path: Path
+) -> None:
+    parts = spread(lm_of("llama"), tmp_path, lambda name: name == "lm_head", torch.bfloat16)
+    in_memory = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    whole = LanguageModel(parts.spec, in_memory)
+    assert parts.model.get_output_embeddings().weight.is_meta
+    assert torch.equal(parts.logits(TOKENS, MASK), whole.logits(TOKENS, MASK))
+    with float32_head(parts), float32_head(whole):
+        found, expected = (lm.logits(TOKENS, MASK) for lm in (parts, whole))
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, whole.logits(TOKENS, MASK))
+    assert parts.model.get_output_embeddings().weight.is_meta
 
 
 @pytest.mark.parametrize("device_map", get_args(DeviceMap))

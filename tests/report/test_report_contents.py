@@ -75,6 +75,8 @@ def test_the_papers_r_leaves_strength_zero_out(results: dict[str, Any]) -> None:
     )
     assert column(table, "random |r|")[0] == 0.19
     assert column(table, "slope ratio")[-1] is None
+    assert column(table, "interval of anti-steerable")[0] == "1 to 6%"
+    assert column(table, "interval of anti, native")[0] == "–"
 
 
 def test_the_papers_table_has_every_strength(results: dict[str, Any]) -> None:
@@ -86,7 +88,9 @@ def test_the_papers_table_has_every_strength(results: dict[str, Any]) -> None:
     zero = propensity["strengths"].index(0.0)
     within = [*propensity["stratified_r_at"]["value"]]
     assert column(table, "r within key")[:8] == [*within[:zero], None, *within[zero:]]
-    assert column(table, "97.5%")[0] == 0.9
+    assert column(table, "interval of it")[0] == "0.40 to 0.90"
+    assert column(table, "interval")[:8] == ["0.85 to 0.96"] * 8
+    assert column(table, "its interval")[0] == "–"  # a result of before
     del propensity["stratified_r_at"]  # a result of before
     assert column(paper_table(results), "r within key").count(None) == len(table.rows) // 4 + 3
 

@@ -3,12 +3,14 @@
 python -m lrt.runtime.coverage
 
 Maps are fitted on the whole corpus, on it without one part, and on single kinds of text; each carries
-every behaviour's vector, and what it does is measured. Every figure that can be known beforehand is
-scored by how well it tells which carried vectors keep the bar, thresholds chosen on other behaviours.
+every behaviour's vector to every target layer at which the native one steers, and what it does there is
+measured. Every figure that can be known beforehand is scored by how well it tells which carried vectors
+keep the bar, thresholds chosen on other behaviours.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,8 +24,7 @@ from omegaconf import DictConfig
 
 from lrt.durable import write_durably
 from lrt.evaluation import Behaviour
-from lrt.evaluation.statistics import mean_estimate
-from lrt.evaluation.telling import rule_telling, telling
+from lrt.evaluation.telling import rank_correlation, rule_telling, telling
 from lrt.mapping import AffineMap, Moments, agreement, jackknife, residual_on, ridge_at, ridge_path
 from lrt.report import Table
 from lrt.runtime.analyses.forecast import at_shares
@@ -82,18 +83,19 @@ class Coverage(Vectors):
         return found
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row a behaviour and corpus: what was known, and the share of the native change that it kept."""
+        """One row a behaviour, target layer and corpus: what was known, and the share of the native change
+        that it kept."""
         subsets = self.subsets()
         maps = {name: self.fitted(parts) for name, parts in subsets.items()}
         everything, _ = maps["all"]
         known = {name: self._known(parts, *maps[name], everything) for name, parts in subsets.items()}
-        for behaviour in self.studied:
-            kept = self._kept(behaviour, {name: affine for name, (affine, _) in maps.items()})
+        for behaviour, layer in itertools.product(self.studied, self.stacks[1].layers):
+            kept = self._kept(behaviour, layer, {name: affine for name, (affine, _) in maps.items()})
             for name, ratio in kept.items():
-                layer = self.chosen(behaviour).choice.layer
                 yield {
                     "behaviour": behaviour.name,
                     "contrast": behaviour.contrast,
+                    "layer": layer,
                     "corpus": name,
                     **known[name][behaviour.contrast, layer],
                     "ratio": ratio,
@@ -151,19 +153,19 @@ class Coverage(Vectors):
                 }
         return found
 
-    def _kept(self, behaviour: Behaviour, maps: dict[str, AffineMap]) -> dict[str, float]:
-        """Share of the native change by each map, on development items; none where it is nothing."""
-        chosen, states = self.chosen(behaviour), self.states[behaviour.contrast]
+    def _kept(self, behaviour: Behaviour, layer: int, maps: dict[str, AffineMap]) -> dict[str, float]:
+        """Share of the native change by each map, on development items; none where the native vector does
+        not steer at the layer."""
+        states = self.states[behaviour.contrast]
+        if not self.chosen(behaviour, at=layer).choice.by_layer[0][2]:
+            return {}
         images = {"native": states.target_vector}
         images |= {name: affine.directions(states.source_vector) for name, affine in maps.items()}
-        directions = {
-            name: [self.stacks[1].part(image, chosen.choice.layer)] for name, image in images.items()
-        }
-        scores = self.kept_scores(behaviour, directions, "development", behaviour.name)
+        directions = {name: [self.stacks[1].part(image, layer)] for name, image in images.items()}
+        doing = f"{behaviour.name}, block {layer}"
+        scores = self.kept_scores(behaviour, directions, "development", doing, layer)
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
-        if not mean_estimate(moved, keys=[item.key for item in behaviour.development]).off_zero:
-            return {}
         return {name: float((scores[name][0] - none).mean() / moved.mean()) for name in maps}
 
 
@@ -184,10 +186,11 @@ def main(config: DictConfig) -> dict[str, Any]:
         # before anything can be wrong with the scores: steering is what costs
         write_durably(file, json.dumps({"bar": BAR, "rows": rows}, indent=1).encode())
         outcome, contrasts = [r["ratio"] for r in rows], [r["contrast"] for r in rows]
-        scored = {
-            name: asdict(telling([r[name] for r in rows], outcome, contrasts, BAR))
-            for name in (*PREDICTORS, "cosine")
-        }
+        scored = {}
+        for name in (*PREDICTORS, "cosine"):
+            said = [r[name] for r in rows]
+            ranked = rank_correlation(said, outcome, contrasts, session.config.seed)
+            scored[name] = {"spearman_ci": ranked.to_list(), **asdict(telling(said, outcome, contrasts, BAR))}
         shipped = session.config.analysis
         rule = rule_telling(
             [[r[name] for r in rows] for name in ("signal_to_noise", "residual_on_prompts")],
@@ -206,9 +209,18 @@ def main(config: DictConfig) -> dict[str, Any]:
         write_durably(file, json.dumps(found, indent=1).encode())
         table = Table(
             f"Which figure tells a carried vector that keeps {BAR:.0%}: {len(rows)} of "
-            f"{len(set(contrasts))} contrasts, {found['kept']} keep it",
-            ("figure", "rank correlation", "within a contrast", "balanced accuracy", "threshold"),
-            tuple((name.replace("_", " "), *s.values()) for name, s in scored.items()),
+            f"{len(set(contrasts))} contrasts at {len({r['layer'] for r in rows})} layers, {found['kept']} "
+            "keep it; interval over contrasts",
+            ("figure", "rank correlation", "2.5%", "97.5%", "within a contrast", "accuracy", "threshold"),
+            tuple(
+                (
+                    name.replace("_", " "),
+                    s["spearman"],
+                    *s["spearman_ci"],
+                    *(s[column] for column in ("within", "accuracy", "threshold")),
+                )
+                for name, s in scored.items()
+            ),
         )
         session.console.print(table.rich())
         session.console.print(

@@ -130,28 +130,28 @@ class Vectors(Recorded):
         absolute = self.config.evaluation.grid.unit == "absolute"
         return 1.0 if absolute else self.median_norms[f"{side}.{layer}"]
 
-    def chosen(self, behaviour: Behaviour, side: Side = "target") -> Chosen:
+    def chosen(self, behaviour: Behaviour, side: Side = "target", at: int | None = None) -> Chosen:
         """Layer and strength for a behaviour, by what a model's own vector does on development items; made
-        once and found again, whatever the map."""
-        key = behaviour.name, side
+        once and found again, whatever the map. The strength alone where the layer is given as `at`."""
+        key = behaviour.name, side, at
         if key not in self._chosen:
-            name = fingerprint(self.chosen_facts(behaviour, side))
+            name = fingerprint(self.chosen_facts(behaviour, side, at))
             file = self.artifacts / "choices" / f"{behaviour.name}-{side}-{name}.jsonl"
-            found = kept_study(file, partial(self._choose, behaviour, side))
+            found = kept_study(file, partial(self._choose, behaviour, side, at))
             model = self.steerable(side, found.choice.layer)
             self._chosen[key] = Chosen(found.choice, model, found.measurements, found.damages)
         return self._chosen[key]
 
-    def chosen_facts(self, behaviour: Behaviour, side: Side) -> dict[str, Any]:
+    def chosen_facts(self, behaviour: Behaviour, side: Side, at: int | None = None) -> dict[str, Any]:
         """What determines the choice."""
-        evaluation, stack = self.config.evaluation, self.candidates[side == "target"]
+        evaluation = self.config.evaluation
         grid = evaluation.grid.of(behaviour)
         model = self.target if side == "target" else self.source
         return {
             "version": 2 if behaviour.reads_logits else 1,  # off float32 logits
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
-            "norms": {layer: self._length(side, layer) for layer in stack.layers},
+            "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},
             "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
             "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
             "temperature": evaluation.temperature,
@@ -159,8 +159,11 @@ class Vectors(Recorded):
             "ends": end_tokens(model),
         }
 
-    def _choose(self, behaviour: Behaviour, side: Side, journal: Journal) -> Study:
-        stack = self.candidates[side == "target"]
+    def _layers(self, side: Side, at: int | None) -> tuple[int, ...]:
+        return self.candidates[side == "target"].layers if at is None else (at,)
+
+    def _choose(self, behaviour: Behaviour, side: Side, at: int | None, journal: Journal) -> Study:
+        layers = self._layers(side, at)
         recorded = self.recorded_stacks[side == "target"]
         states = self.recorded_states[behaviour.contrast]
         own = states.target_vector if side == "target" else states.source_vector
@@ -169,11 +172,11 @@ class Vectors(Recorded):
         if side == "source":  # whose own curve is an illustration: its block is found more cheaply
             grid = replace(grid, strengths=tuple(s for s in grid.strengths if s >= 0))
             tried = replace(behaviour, damage_texts=behaviour.damage_texts[:16])
-        rows = len(behaviour.development) * len(grid.strengths) * len(stack.layers)
+        rows = len(behaviour.development) * len(grid.strengths) * len(layers)
         with self.session.progress(f"{behaviour.name}, the {side}'s own vector", rows) as advance:
             made = choose_layer(
                 tried,
-                [(self.steerable(side, layer), recorded.part(own, layer)) for layer in stack.layers],
+                [(self.steerable(side, layer), recorded.part(own, layer)) for layer in layers],
                 grid,
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
@@ -183,15 +186,21 @@ class Vectors(Recorded):
         return Study(behaviour.name, made.choice, made.measurements, made.damages, "development")
 
     def kept_scores(
-        self, behaviour: Behaviour, directions: Mapping[str, Sequence[Tensor]], split: ItemSplit, doing: str
+        self,
+        behaviour: Behaviour,
+        directions: Mapping[str, Sequence[Tensor]],
+        split: ItemSplit,
+        doing: str,
+        at: int | None = None,
     ) -> dict[str, list[Array]]:
-        """What a split's items score under directions at the layer and strength chosen for the behaviour, as
-        `lrt.evaluation.scores_along` gives it. Stopped, it goes on where it was; done, it is found again."""
-        chosen, evaluation = self.chosen(behaviour), self.config.evaluation
+        """What a split's items score under directions at the layer (or `at`) and strength chosen for the
+        behaviour, as `lrt.evaluation.scores_along` gives it. Stopped, it goes on where it was; done, it is
+        found again."""
+        chosen, evaluation = self.chosen(behaviour, at=at), self.config.evaluation
         name = fingerprint(
             {
                 "version": 1,
-                "chosen": self.chosen_facts(behaviour, "target"),
+                "chosen": self.chosen_facts(behaviour, "target", at),
                 "layer": chosen.choice.layer,
                 "strength": chosen.choice.strength,
                 "split": split,
@@ -214,5 +223,5 @@ class Vectors(Recorded):
             )
 
     @cached_property
-    def _chosen(self) -> dict[tuple[str, Side], Chosen]:
+    def _chosen(self) -> dict[tuple[str, Side, int | None], Chosen]:
         return {}

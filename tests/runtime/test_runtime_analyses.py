@@ -196,18 +196,22 @@ def test_layers_are_not_chosen_on_test_documents(trained: Workshop) -> None:
 
 def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) -> None:
     # untrained models steer nothing, so what is measured is put in
-    def kept(_self: Any, _behaviour: Any, maps: dict[str, Any]) -> dict[str, float]:
+    def kept(_self: Any, _behaviour: Any, _layer: int, maps: dict[str, Any]) -> dict[str, float]:
         return {name: 1.0 if name.startswith(("all", "without")) else 0.2 for name in maps}
 
     settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
     with mock.patch.object(Coverage, "_kept", kept):
-        ran = run_main(coverage, "coverage", *settings, "corpus=storybook")
+        ran = run_main(coverage, "coverage", *settings, "corpus=storybook", "layers.target=[1,2]")
     assert ran.code == 0, ran.told
     found = json.loads((workshop.report / "coverage.json").read_text())
     assert {row["behaviour"] for row in found["rows"]} == {"french", "bravery"}
+    assert {row["layer"] for row in found["rows"]} == {1, 2}
     corpora = {row["corpus"] for row in found["rows"]}
     assert {"all", "without stories", "questions alone", "half 0"} <= corpora
     assert set(found["scored"]) == {*PREDICTORS, "cosine"}
+    for scored in found["scored"].values():
+        low, high = scored["spearman_ci"]
+        assert low <= scored["spearman"] <= high
     for row in found["rows"]:
         assert all(math.isfinite(row[name]) for name in PREDICTORS)
     assert "Which figure tells" in ran.line

@@ -27,6 +27,7 @@ def test_figures_are_the_planted_ones() -> None:
     assert found["ratio_ci"] == pytest.approx([0.8, 0.8])
     # refits of .75, .80 and .85: their deviation of .05 by Student's t of two degrees of freedom, 4.30
     assert found["ratio_ci_map"] == pytest.approx([0.8 - 0.215, 0.8 + 0.215], abs=0.03)
+    assert found["ratio_refits"] == pytest.approx([0.75, 0.8, 0.85])
     assert found["nulls"] == {
         "random": pytest.approx(0.05),
         "bias": pytest.approx(0.1),

@@ -69,6 +69,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "ratio": ratio,
         "ratio_ci": [ratio - 0.06, ratio + 0.05],
         "ratio_ci_map": [ratio - 0.13, ratio + 0.1],
+        "ratio_refits": [ratio - 0.1, ratio - 0.02, ratio - 0.2],
         "nulls": {n: share["mean"] for n, share in nulls.items()},
         "null_details": nulls,
         "damage": {

@@ -21,6 +21,7 @@ from lrt.report import (
     rescored_table,
     seconds_table,
 )
+from lrt.report.numerals import share_interval
 
 
 def column(table: Table, name: str) -> list[Any]:
@@ -41,6 +42,8 @@ def test_headline_table_holds_the_results_own_numbers(results: dict[str, Any]) -
         assert null == max(b["nulls"].values(), default=None)
         assert (which is None) == (not b["nulls"])
     assert column(table, "note")[-1].startswith("native does not steer")
+    first = behaviours[0]["ratio"]
+    assert column(table, "refits")[0] == share_interval((first - 0.2, first - 0.02))
 
 
 def test_null_and_condition_tables(results: dict[str, Any]) -> None:

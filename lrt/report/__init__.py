@@ -5,6 +5,7 @@
 and figures they are made of are public, so that a terminal or a tracker shows the same ones.
 """
 
+from lrt.report.answers import paper_table, probability_table, propensity_table
 from lrt.report.contents import (
     along_table,
     check_table,
@@ -17,9 +18,6 @@ from lrt.report.contents import (
     map_table,
     model_table,
     null_table,
-    paper_table,
-    probability_table,
-    propensity_table,
     rescored_table,
     seconds_table,
 )

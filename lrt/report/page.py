@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt.report import analysis, contents
+from lrt.report import analysis, answers, contents
 from lrt.report.figures import loss_figure, probe_figure, strength_figure
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.palette import CURVES, behaviour_name
@@ -50,9 +50,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         contents.conditions_table(results),
         contents.null_table(results),
         contents.damage_table(results),
-        contents.propensity_table(results),
-        contents.paper_table(results),
-        contents.probability_table(results),
+        answers.propensity_table(results),
+        answers.paper_table(results),
+        answers.probability_table(results),
         contents.rescored_table(results),
         contents.maps_table(results),
         contents.map_table(results),
@@ -104,9 +104,9 @@ def page(results: Mapping[str, Any]) -> str:
             "conditions": contents.conditions_table(results),
             "nulls": contents.null_table(results),
             "damage": contents.damage_table(results),
-            "propensity": contents.propensity_table(results),
-            "paper": contents.paper_table(results),
-            "probabilities": contents.probability_table(results),
+            "propensity": answers.propensity_table(results),
+            "paper": answers.paper_table(results),
+            "probabilities": answers.probability_table(results),
             "rescored": contents.rescored_table(results),
             "map": contents.map_table(results),
             "maps": contents.maps_table(results),

@@ -34,6 +34,7 @@ class Rows:
     span    Tokens of a row; the config's where none is given.
     folds   Groups of training documents whose moments are kept apart; the config's where none is given.
     tokens  Single tokens, every one once, whatever `span` and the parts of the corpus ask of rows.
+    held_out  Whether moments of validation and test rows are gathered too: of wide stacks each is large.
 
     Where no states are kept, moments of shuffled pairs are gathered beside those of rows that `has_null`.
     """
@@ -48,10 +49,12 @@ class Rows:
         span: int | None = None,
         folds: int | None = None,
         tokens: bool = False,
+        held_out: bool = True,
     ) -> None:
         self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
         self.span, self.tokens = 1 if tokens else span or run.config.span, tokens
         self.fold_count = folds or run.config.evaluation.folds
+        self.held_out: tuple[Split, ...] = ("validation", "test") if held_out else ()
 
     @property
     def name(self) -> str:
@@ -111,14 +114,15 @@ class Rows:
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """Moments by name: `train/0`.. (folds of documents), `validation` and `test`."""
+        """Moments by name: `train/0`.. (folds of documents), and of `held_out` rows."""
         folds, kin = self.fold_count, self.run.kin
 
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
-            found = {name: self._no_rows() for name in (*_numbered("train", folds), "validation", "test")}
+            found = {name: self._no_rows() for name in (*_numbered("train", folds), *self.held_out)}
             shuffled = self._shuffled_beside() if self._shuffles_beside else None
-            with self._told(sum(self.in_order.rows.values())) as told:
+            splits: tuple[Split, ...] = ("train", *self.held_out)
+            with self._told(sum(self.in_order.rows[split] for split in splits)) as told:
                 for batch in told(self.in_order.iterate("train", batch_rows=AT_ONCE)):
                     fold_of = shared_ids(batch["document"], kin) % folds
                     for fold in torch.unique(fold_of).tolist():
@@ -126,8 +130,7 @@ class Rows:
                         found[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
                     if shuffled is not None:
                         shuffled[1].add(batch["source"], batch["target"])
-                held_out: tuple[Split, ...] = ("validation", "test")
-                for split in held_out:
+                for split in self.held_out:
                     for batch in told(self.in_order.iterate(split, batch_rows=AT_ONCE)):
                         found[split].update(batch["source"], batch["target"])
             if shuffled is None:
@@ -138,7 +141,8 @@ class Rows:
         draws = self.run.config.evaluation.shuffled_draws
         beside = self._shuffled_facts(draws) if self._shuffles_beside else {}
         together = {"kin": fingerprint({str(one): other for one, other in kin.items()})} if kin else {}
-        return self._kept({"folds": folds, **together, **beside}, gather)
+        only = {} if self.held_out else {"held_out": False}
+        return self._kept({"folds": folds, **together, **beside, **only}, gather)
 
     @property
     def _shuffles_beside(self) -> bool:

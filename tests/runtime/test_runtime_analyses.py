@@ -54,6 +54,9 @@ def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
         assert forecast["signal_to_noise"] > 0
         assert math.isfinite(forecast["optimistic_error"])
         assert -1 <= forecast["agreement_documents"] <= 1
+    # a forecast leaves out each of three parts, and of their held-out rows it asks nothing
+    gathered = [set(json.loads(f.read_text())) for f in workshop.artifacts.glob("moments/*/names.json")]
+    assert sum("train/0" in names and "validation" not in names for names in gathered) == 3
     sae = results["sae"]
     for side, width in (("source", 32), ("target", 48)):
         assert sae[side]["width"] == width

@@ -128,7 +128,7 @@ class Forecasts:
     def _part(self, part: str, fit: MapFit) -> Moments | None:
         """A part's training moments at a fit's layers; None where it has no row of its own."""
         try:
-            return Rows(self.run, (part,), fit.stacks, folds=1).train_moments
+            return Rows(self.run, (part,), fit.stacks, folds=1, held_out=False).train_moments
         except NoRows:
             return None
 

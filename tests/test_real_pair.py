@@ -1,5 +1,5 @@
 """A real pair, where the reader has one: `LRT_REAL_MODELS=MODELS LRT_DATA=DATA make test-real`, as for
-`make reproduce-real` (docs/results). About ten minutes on 2 cores."""
+`make reproduce-real` (docs/results). About a quarter of an hour on 2 cores."""
 
 import json
 import os

@@ -5,12 +5,13 @@ state of layer `l` is the output of decoder block `l`: the residual stream befor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from lrt.models.offload import fetched
 from lrt.models.padding import positions_of
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def float32_head(lm: "LanguageModel") -> Iterator[None]:
         return
 
     def again(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        with _fetched(module):
+        with fetched(module):
             weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
             hidden = args[0].to(weight.device, torch.float32)
             # in parts: no second copy of the whole head
@@ -228,16 +229,6 @@ def float32_head(lm: "LanguageModel") -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _fetched(module: nn.Module) -> AbstractContextManager[None]:
-    """A module's weights where they can be read, also where accelerate has put them elsewhere."""
-    if not module.get_parameter("weight").is_meta:
-        return nullcontext()
-    from accelerate.utils import align_module_device
-
-    fetched: AbstractContextManager[None] = align_module_device(module)
-    return fetched
 
 
 @contextmanager

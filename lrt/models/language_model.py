@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lrt.models.blocks import find_blocks
 from lrt.models.hooks import Intervention, capture, head_at, hidden_of, steer, stop_after
+from lrt.models.offload import fetched
 from lrt.models.padding import check_mask, last_columns, positions_of
 from lrt.models.spec import ModelSpec
 
@@ -73,12 +74,8 @@ class LanguageModel:
     def embeddings(self) -> Tensor:
         """Input embedding matrix `[V, d]`, float32, on the CPU."""
         module = self.model.get_input_embeddings()
-        if module.weight.is_meta:  # put off to the CPU's memory or the disk
-            from accelerate.utils import align_module_device
-
-            with align_module_device(module, "cpu"):
-                return torch.as_tensor(module.weight.detach().clone()).float()
-        return torch.as_tensor(module.weight.detach()).float().cpu()
+        with fetched(module, "cpu"):
+            return torch.as_tensor(module.weight.detach()).float().cpu()
 
     @cached_property
     def takes_position_ids(self) -> bool:

@@ -14,87 +14,51 @@ from lrt.report.table import Cell, Table
 
 def propensity_table(results: Results) -> Table:
     """Multiple choice: the paper's statistics beside those that have a null."""
-    rows: list[tuple[Cell, ...]] = []
-    for b in results.get("behaviours") or []:
-        p = b.get("propensity")
-        if not p:
-            continue
-        random, shift = p.get("stratified_r_random") or {}, p.get("key_shift") or {}
-        rows.append(
-            (
-                behaviour_name(b["name"]),
-                _mean(_steered(p, "paper_r")),
-                _mean(_steered(p, "paper_r_random")),
-                _mean(_steered(p, "paper_mse")),
-                _mean(_steered(p, "paper_r_probability")),
-                _mean(_steered(p, "paper_mse_probability")),
-                p.get("stratified_r"),
-                interval(p.get("stratified_r_ci")),
-                p.get("stratified_r_partial"),
-                random.get("mean"),
-                random.get("p95"),
-                p.get("ceiling"),
-                interval(p.get("ceiling_ci")),
-                p.get("stratified_r_probability"),
-                p.get("native_slope"),
-                interval(p.get("native_slope_ci")),
-                p.get("slope"),
-                p.get("slope_ratio"),
-                share_interval(p.get("slope_ratio_ci")),
-                (p.get("slope_ratio_random") or {}).get("mean"),
-                p.get("anti_steerable"),
-                share_interval(p.get("anti_steerable_ci")),
-                p.get("native_anti_steerable"),
-                share_interval(p.get("native_anti_steerable_ci")),
-                p.get("random_anti_steerable"),
-                p.get("anti_steerable_within_key"),
-                share_interval(p.get("anti_steerable_within_key_ci")),
-                p.get("native_anti_steerable_within_key"),
-                share_interval(p.get("native_anti_steerable_within_key_ci")),
-                p.get("random_anti_steerable_within_key"),
-                shift.get("native"),
-                shift.get("transferred"),
-                shift.get("random"),
-            )
-        )
-    return Table(
-        "Multiple-choice propensity",
-        (
-            "trait",
-            "paper's r",
-            "random's r",
-            "paper's MSE",
-            "paper's r, probability",
-            "paper's MSE, probability",
-            "r within key",
-            "interval of it",
-            "r, m(0) out",
-            "random |r|",
-            "random p95",
-            "ceiling",
-            "interval of it",
-            "r within key, probability",
-            "native slope",
-            "interval",
-            "slope",
-            "slope ratio",
-            "interval",
-            "slope, random",
-            "anti-steerable",
-            "interval of anti-steerable",
-            "anti, native",
-            "interval of anti, native",
-            "anti, random",
-            "anti within key",
-            "interval of anti within key",
-            "anti within key, native",
-            "interval of anti within key, native",
-            "anti within key, random",
-            "shift of the key, native",
-            "of it, transferred",
-            "of it, random",
-        ),
-        tuple(rows),
+    rows: list[tuple[Cell, ...]] = [
+        (behaviour_name(b["name"]), *(cell for _, cell in _propensity(p)))
+        for b in results.get("behaviours") or []
+        if (p := b.get("propensity"))
+    ]
+    columns = ("trait", *(column for column, _ in _propensity({})))
+    return Table("Multiple-choice propensity", columns, tuple(rows))
+
+
+def _propensity(p: Mapping[str, Any]) -> tuple[tuple[str, Cell], ...]:
+    """Every column beside its cell."""
+    random, shift = p.get("stratified_r_random") or {}, p.get("key_shift") or {}
+    return (
+        ("paper's r", _mean(_steered(p, "paper_r"))),
+        ("random's r", _mean(_steered(p, "paper_r_random"))),
+        ("paper's MSE", _mean(_steered(p, "paper_mse"))),
+        ("paper's r, probability", _mean(_steered(p, "paper_r_probability"))),
+        ("paper's MSE, probability", _mean(_steered(p, "paper_mse_probability"))),
+        ("r within key", p.get("stratified_r")),
+        ("interval of it", interval(p.get("stratified_r_ci"))),
+        ("r, m(0) out", p.get("stratified_r_partial")),
+        ("random |r|", random.get("mean")),
+        ("random p95", random.get("p95")),
+        ("ceiling", p.get("ceiling")),
+        ("interval of it", interval(p.get("ceiling_ci"))),
+        ("r within key, probability", p.get("stratified_r_probability")),
+        ("native slope", p.get("native_slope")),
+        ("interval", interval(p.get("native_slope_ci"))),
+        ("slope", p.get("slope")),
+        ("slope ratio", p.get("slope_ratio")),
+        ("interval", share_interval(p.get("slope_ratio_ci"))),
+        ("slope, random", (p.get("slope_ratio_random") or {}).get("mean")),
+        ("anti-steerable", p.get("anti_steerable")),
+        ("interval of anti-steerable", share_interval(p.get("anti_steerable_ci"))),
+        ("anti, native", p.get("native_anti_steerable")),
+        ("interval of anti, native", share_interval(p.get("native_anti_steerable_ci"))),
+        ("anti, random", p.get("random_anti_steerable")),
+        ("anti within key", p.get("anti_steerable_within_key")),
+        ("interval of anti within key", share_interval(p.get("anti_steerable_within_key_ci"))),
+        ("anti within key, native", p.get("native_anti_steerable_within_key")),
+        ("interval of anti within key, native", share_interval(p.get("native_anti_steerable_within_key_ci"))),
+        ("anti within key, random", p.get("random_anti_steerable_within_key")),
+        ("shift of the key, native", shift.get("native")),
+        ("of it, transferred", shift.get("transferred")),
+        ("of it, random", shift.get("random")),
     )
 
 

@@ -87,14 +87,20 @@ def ratio_over_refits(
     standard deviation, t-distributed with `draws - 1` degrees of freedom, since refits are few.
     None for fewer than two refits with a native change.
     """
+    kept = refit_ratios(refits)
+    if len(kept) < 2:
+        return None
+    ratios = _drawn_ratios(change, native, seed, keys)
+    away = np.random.default_rng((seed, len(ratios))).standard_t(len(kept) - 1, size=len(ratios))
+    return _percentiles(change.mean() / native.mean(), ratios + kept.std(ddof=1) * away)
+
+
+def refit_ratios(refits: tuple[Array, Array]) -> Array:
+    """What each refit, of changes and native changes `[draws, n]`, keeps of its own native change
+    `[draws]`; without those that have none."""
     changes, natives = (side.mean(axis=1) for side in refits)
     usable = np.abs(natives) > 1e-12
-    if usable.sum() < 2:
-        return None
-    spread = (changes[usable] / natives[usable]).std(ddof=1)
-    ratios = _drawn_ratios(change, native, seed, keys)
-    away = np.random.default_rng((seed, len(ratios))).standard_t(int(usable.sum()) - 1, size=len(ratios))
-    return _percentiles(change.mean() / native.mean(), ratios + spread * away)
+    return np.asarray(changes[usable] / natives[usable], dtype=np.float64)
 
 
 def _drawn_ratios(change: Array, native: Array, seed: int, keys: Sequence[str] | None) -> Array:

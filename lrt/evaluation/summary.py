@@ -19,6 +19,7 @@ from lrt.evaluation.statistics import (
     null_share,
     ratio_estimate,
     ratio_over_refits,
+    refit_ratios,
 )
 from lrt.evaluation.study import StrengthGrid, Study
 
@@ -69,6 +70,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     as_much = [name for name in HELD if moves and name in harmless and nulls[name]["mean"] >= VOID]
     intended = moves and not as_much
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
+    refits = _refits(record, none, strength) if ratio else None
+    over_refits = ratio_over_refits(change, native_change, refits, seed, keys) if refits else None
     notes = []
     if not moves:
         notes.append("native does not steer")
@@ -120,8 +123,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "steers": intended,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
-        "ratio_ci_map": _map_interval(record, none, change, native_change, strength, seed) if ratio else None,
-        "ratio_refits": _refitted(record, none, strength) if ratio else None,
+        "ratio_ci_map": over_refits.to_list() if over_refits else None,
+        "ratio_refits": refit_ratios(refits).tolist() if refits else None,
         "nulls": {name: share["mean"] for name, share in nulls.items()} if moves else {},
         "null_details": nulls if moves else {},
         "damage": harm,
@@ -159,23 +162,11 @@ def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, flo
     }
 
 
-def _map_interval(
-    record: Record, none: Array, change: Array, native: Array, strength: float, seed: int
-) -> list[float] | None:
-    """Over items, and over draws of the map's documents together with the contrastive prompts, which both
-    vectors of a draw share."""
+def _refits(record: Record, none: Array, strength: float) -> tuple[Array, Array] | None:
+    """Changes `[draws, items]` over draws of the map's documents together with the contrastive prompts, which
+    both vectors of a draw share: the carried one's and the native one's."""
     ours, natives = (np.array(record.draws(name, strength)) for name in RESAMPLED)
-    if not len(ours):
-        return None
-    found = ratio_over_refits(change, native, (ours - none, natives - none), seed, record.item_keys)
-    return found.to_list() if found else None
-
-
-def _refitted(record: Record, none: Array, strength: float) -> list[float] | None:
-    """What each refit keeps of its own native change: with a third of the documents unseen, mostly less."""
-    pairs = zip(*(record.draws(name, strength) for name in RESAMPLED), strict=True)
-    moved = [((ours - none).mean(), (native - none).mean()) for ours, native in pairs]
-    return [float(ours / native) for ours, native in moved if abs(native) > 1e-12] or None
+    return (ours - none, natives - none) if len(ours) else None
 
 
 def _at_matched_damage(

@@ -49,6 +49,7 @@ class Judge:
     at_once       Requests under way at a time.
     temperature   None leaves it out of the request, for models that take no other than their own.
     around        A chat template's text before and behind a request, of which the judge is shown nothing.
+                  The suite of refusal takes its model's own where none is given.
 
     Raises ValueError for a question without {answer} or with other blanks, an empty scale or sizes below 1.
     """
@@ -84,6 +85,10 @@ class Judge:
                 f"Judge's `question` can hold {{prompt}}, {{answer}}, {{lowest}} and {{highest}}, other "
                 f"braces doubled; got {self.question!r} ({error!r})"
             ) from error
+        if len(self.around) != 2:
+            raise ValueError(
+                f"Judge's `around` is a text before and one behind a request; got {self.around!r}"
+            )
         if not self.lowest < self.highest:
             raise ValueError(f"Judge's scale is {self.lowest} to {self.highest}; it must rise")
         if min(self.attempts, self.at_once) < 1 or self.pause < 0 or self.timeout <= 0:

@@ -184,7 +184,9 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
     def asked(request: str, first: str = "") -> str:
         return render_chat(tokenizer, first + request, system=settings.system)
 
-    judge = settings.judge and replace(settings.judge, around=_around(asked))
+    judge = settings.judge
+    if judge is not None and not any(judge.around):
+        judge = replace(judge, around=_around(asked))
     also: tuple[WrittenScorer, ...] = tuple(s for s in (settings.classifier, judge) if s is not None)
 
     def behaviour(name: str) -> Behaviour:
@@ -222,7 +224,7 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
 
 def _around(asked: Callable[[str], str]) -> tuple[str, str]:
     """What the template writes before and behind a request."""
-    before, behind = asked(_MARK).split(_MARK)
+    before, _, behind = asked(_MARK).rpartition(_MARK)
     return before, behind
 
 

@@ -143,6 +143,9 @@ def test_a_judge_reads_the_request_without_the_template(
     judge.score_all(["so"] * len(removed.test), removed.test)
     assert set(read) <= set(removed.held_out)
     assert len(set(read)) == len(removed.test)
+    # one that was told what is around a request keeps to it
+    told = Judge("http://localhost", "m", around=("<", ">"))
+    assert suite(files, family_tokenizer, judge=told)["refusal_removed"].also == (told,)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def as_chat(
     try:
         return render_messages(tokenizer, turns)
     except ChatNotRendered as error:
-        of = ChatRefused if getattr(tokenizer, "chat_template", None) else CorpusError
-        raise of(f"{place}: {error}") from error
+        kind = ChatRefused if getattr(tokenizer, "chat_template", None) else CorpusError
+        raise kind(f"{place}: {error}") from error
 
 
 def _turn(turn: Any, place: str) -> dict[str, str]:

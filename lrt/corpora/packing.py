@@ -172,11 +172,13 @@ def pack(
         documents, tokenizer, dict(tokens_wanted), opening, tuple(end), open_groups, fractions, seed, exclude
     )
     left_out = gathered.left_out
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
     if not any(gathered.pieces.values()):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
         raise CorpusEmpty(
             f"the corpus gave no usable document ({reasons or 'there was none at all'}); mend corpus.sources"
         )
+    if reasons:
+        log.info("corpus: documents left out: %s", reasons)
     usable = sum(map(len, gathered.pieces.values()))
     names = tuple(sorted({piece.group for pieces in gathered.pieces.values() for piece in pieces}))
     splits = {

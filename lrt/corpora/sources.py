@@ -213,7 +213,7 @@ def _documents(
             raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
         read += 1
         try:
-            yield Document(_text(row, columns, place, tokenizer), group)
+            text = _text(row, columns, place, tokenizer)
         except ChatRefused as error:
             refused += 1
             if refused == read == FIRST:
@@ -221,6 +221,8 @@ def _documents(
             if refused == 1:
                 log.warning("%s. Such conversations are left out and counted", error)
             yield Document("", group, left_out=REFUSED)
+        else:
+            yield Document(text, group)
     if not read:
         raise CorpusEmpty(f"{whole} holds no row; take it out of corpus.sources")
 

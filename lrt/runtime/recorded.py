@@ -394,7 +394,7 @@ class Recorded:
             for name, source in corpus.sources.items()
         ]
         with self.session.working("reading and packing the corpus"):
-            packed = pack(
+            return pack(
                 mixture(parts),
                 self.source.tokenizer,
                 corpus.context,
@@ -404,10 +404,6 @@ class Recorded:
                 seed=corpus.seed,
                 exclude=self.exclusion,
             )
-        if left_out := packed.documents_left_out:
-            told = ", ".join(f"{number} {reason}" for reason, number in sorted(left_out.items()))
-            log.info("corpus: documents left out: %s", told)
-        return packed
 
     @property
     def keeps_states(self) -> bool:

@@ -59,7 +59,7 @@ def results(artifacts: Path) -> dict[str, Any]:
         "suite.parts.texts.names=[french]",
         "suite.parts.texts.development=8",
         "suite.parts.texts.test=12",
-        "layers.source=[0.63]",  # one block: six take half an hour
+        "layers.source=[0.63]",  # one block: the moments of six fill gigabytes for each part of the corpus
         "layers.target=[0.65]",
         "recording.source=[]",
         "recording.target=[]",

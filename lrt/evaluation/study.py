@@ -101,6 +101,11 @@ class StrengthChoice:
     layer: int = 0
     by_layer: tuple[tuple[int, float, bool], ...] = ()
 
+    @property
+    def steers(self) -> bool:
+        """Whether the model's own vector steers at the layer chosen."""
+        return any(steers for layer, _, steers in self.by_layer if layer == self.layer)
+
 
 @dataclass(frozen=True)
 class Chosen:

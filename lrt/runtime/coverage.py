@@ -157,7 +157,7 @@ class Coverage(Vectors):
         """Share of the native change by each map, on development items; none where the native vector does
         not steer at the layer."""
         states = self.states[behaviour.contrast]
-        if not self.chosen(behaviour, at=layer).choice.by_layer[0][2]:
+        if not self.chosen(behaviour, at=layer).choice.steers:
             return {}
         images = {"native": states.target_vector}
         images |= {name: affine.directions(states.source_vector) for name, affine in maps.items()}

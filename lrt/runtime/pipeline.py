@@ -114,9 +114,8 @@ class Pipeline(Vectors):
         for name in ("max_rows", "behaviours"):  # batches, and how many are measured
             evaluation.pop(name)
         evaluation["grid"].pop("shares")  # of those that ablate alone
-        if (
-            evaluation["grid"]["unit"] == "residual_norm"
-        ):  # the only one there was, and what is kept says none
+        # the only one there was: measurements that are kept say none
+        if evaluation["grid"]["unit"] == "residual_norm":
             evaluation["grid"].pop("unit")
         return fingerprint(
             {

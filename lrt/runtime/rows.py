@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
-from lrt.corpora import Split
+from lrt.corpora import SPLITS, Split
 from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
 from lrt.runtime.caches import cache_read
 from lrt.runtime.fingerprints import fingerprint
@@ -34,7 +34,7 @@ class Rows:
     span    Tokens of a row; the config's where none is given.
     folds   Groups of training documents whose moments are kept apart; the config's where none is given.
     tokens  Single tokens, every one once, whatever `span` and the parts of the corpus ask of rows.
-    held_out  Whether moments of validation and test rows are gathered too: of wide stacks each is large.
+    held_out  Whether moments are gathered of validation and test rows too: of wide stacks each is large.
 
     Where no states are kept, moments of shuffled pairs are gathered beside those of rows that `has_null`.
     """
@@ -54,7 +54,7 @@ class Rows:
         self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
         self.span, self.tokens = 1 if tokens else span or run.config.span, tokens
         self.fold_count = folds or run.config.evaluation.folds
-        self.held_out: tuple[Split, ...] = ("validation", "test") if held_out else ()
+        self.splits: tuple[Split, ...] = SPLITS if held_out else ("train",)
 
     @property
     def name(self) -> str:
@@ -114,15 +114,14 @@ class Rows:
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
-        """Moments by name: `train/0`.. (folds of documents), and of `held_out` rows."""
-        folds, kin = self.fold_count, self.run.kin
+        """Moments by name: `train/0`.. (folds of documents), and of held-out rows that are asked for."""
+        folds, kin, (_, *held_out) = self.fold_count, self.run.kin, self.splits
 
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
-            found = {name: self._no_rows() for name in (*_numbered("train", folds), *self.held_out)}
+            found = {name: self._no_rows() for name in (*_numbered("train", folds), *held_out)}
             shuffled = self._shuffled_beside() if self._shuffles_beside else None
-            splits: tuple[Split, ...] = ("train", *self.held_out)
-            with self._told(sum(self.in_order.rows[split] for split in splits)) as told:
+            with self._told(sum(self.in_order.rows[split] for split in self.splits)) as told:
                 for batch in told(self.in_order.iterate("train", batch_rows=AT_ONCE)):
                     fold_of = shared_ids(batch["document"], kin) % folds
                     for fold in torch.unique(fold_of).tolist():
@@ -130,7 +129,7 @@ class Rows:
                         found[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
                     if shuffled is not None:
                         shuffled[1].add(batch["source"], batch["target"])
-                for split in self.held_out:
+                for split in held_out:
                     for batch in told(self.in_order.iterate(split, batch_rows=AT_ONCE)):
                         found[split].update(batch["source"], batch["target"])
             if shuffled is None:
@@ -141,7 +140,7 @@ class Rows:
         draws = self.run.config.evaluation.shuffled_draws
         beside = self._shuffled_facts(draws) if self._shuffles_beside else {}
         together = {"kin": fingerprint({str(one): other for one, other in kin.items()})} if kin else {}
-        only = {} if self.held_out else {"held_out": False}
+        only = {} if held_out else {"held_out": False}
         return self._kept({"folds": folds, **together, **beside, **only}, gather)
 
     @property

@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import CSVLogger
 from models import LARGE, SMALL
 from torch.utils.data import DataLoader
 
-from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.mapping import (
     FitHistory,
     FitSpec,
@@ -30,6 +29,7 @@ from lrt.mapping import (
     SharedRidge,
     ridge_path,
 )
+from lrt.storage.checkpoints import DurableCheckpoints, resuming
 
 Batch = dict[str, torch.Tensor]
 PAPER_STEPS, PAPER_BATCH = 2197, 32 * 512  # 4 epochs of 9M tokens
@@ -102,7 +102,7 @@ def _quiet() -> dict[str, Any]:
 def _module(x: torch.Tensor, y: torch.Tensor, spec: FitSpec, validation: Moments) -> MapModule:
     train = Moments(x.shape[1], y.shape[1])
     train.update(x, y)
-    return MapModule.from_moments(MapSpec(), spec, train, yardstick=ridge_path(train, validation))
+    return MapModule.from_moments(MapSpec(), spec, train, reference_ridge=ridge_path(train, validation))
 
 
 def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
@@ -285,7 +285,7 @@ def anonymous():
             return int(line.split()[1])
 
 store = Path(sys.argv[1])
-data = ActivationDataModule(store, Selection((0,), (0,), RowFilter(massive=None)), window_rows=8192)
+data = ActivationDataModule(store, Selection((0,), (0,), RowFilter(max_norm_ratio=None)), window_rows=8192)
 data.setup()
 peak, done = 0, False
 def watch():
@@ -297,7 +297,7 @@ threading.Thread(target=watch, daemon=True).start()
 moments = Moments(128, 192)
 for batch in data.iterate("train", 1024):
     moments.update(batch["source"], batch["target"])
-module = MapModule.from_moments(MapSpec(), FitSpec(epochs=1), moments, yardstick=ridge_path(moments, moments))
+module = MapModule.from_moments(MapSpec(), FitSpec(epochs=1), moments, reference_ridge=ridge_path(moments, moments))
 L.Trainer(
     accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False,

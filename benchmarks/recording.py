@@ -25,7 +25,7 @@ from lrt.activations import (
 )
 from lrt.corpora import SPLITS, Blocks, Document, PackedCorpus, pack
 from lrt.lab.grammar import Plan, pages
-from lrt.lab.shelf import folder_of
+from lrt.lab.shipped import folder_of
 from lrt.mapping import Moments, ridge_path
 from lrt.models import ModelSpec, load
 from lrt.models.precision import bfloat16_pays
@@ -145,7 +145,7 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         store = store_of(folder, rows, (SMALL[0], LARGE[0]))
-        kept = Selection((0,), (0,), RowFilter(massive=None, first_position=False))
+        kept = Selection((0,), (0,), RowFilter(max_norm_ratio=None, first_position=False))
         data = ActivationDataModule(store.folder, kept, window_rows=32_768)
         data.setup()
 

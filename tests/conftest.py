@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lrt.lab.shelf import WEIGHTS
+from lrt.lab.shipped import WEIGHTS
 from lrt.models import LanguageModel
 
 # two workers on two cores: with more threads each they slow one another several times over

@@ -51,7 +51,7 @@ def write_gguf(
     quantised: bool,
     seed: int = 0,
     blocks: int = 3,
-    leave_out: str = "",
+    exclude: str = "",
     template: str | None = TEMPLATE,
 ) -> Path:
     """`original(seed, blocks)` in blocks of 8 bits, or in float32, but for the tensor to be left out."""
@@ -76,7 +76,7 @@ def write_gguf(
         writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, blocks)
     for name, tensor in original(seed, blocks).state_dict().items():
-        if name == leave_out:
+        if name == exclude:
             continue
         values = tensor.numpy()
         matrix = quantised and values.ndim == 2

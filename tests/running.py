@@ -31,7 +31,7 @@ NO_ANALYSIS = [
     "analysis.fidelity_tokens=0",
     "analysis.sae.features=0",
 ]
-ONE_MAP = [f"corpus.sources.{part}.carries=[]" for part in ("stories", "requests", "questions")]
+ONE_MAP = [f"corpus.sources.{part}.fit_map_for=[]" for part in ("stories", "requests", "questions")]
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from omegaconf import OmegaConf
 from running import composed
 
 from lrt.activations import ActivationStore, StoreError, StoreForeign
-from lrt.checkpoints import CheckpointUnreadable, DurableCheckpoints
-from lrt.evaluation.records import RecordCorrupt, read_study, write_study
+from lrt.evaluation.study_io import RecordCorrupt, read_study, write_study
 from lrt.features import SaeError, SparseAutoencoder, load_autoencoder, save_autoencoder
 from lrt.mapping import AffineMap, MapError, Moments, load_map, save_map
 from lrt.runtime.caches import CacheCorrupt, cache_read
 from lrt.runtime.rows import cached_moments
 from lrt.runtime.schema import ConfigError, read_config
-from lrt.sealed import load_tensors, opened, save_tensors, sealed, unsealed
 from lrt.steering import SteeringVector, VectorUnreadable
+from lrt.storage.checkpoints import CheckpointUnreadable, DurableCheckpoints
+from lrt.storage.sealed import load_tensors, opened, save_tensors, sealed, unsealed
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

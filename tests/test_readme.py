@@ -15,7 +15,7 @@ from running import composed, run_apart, run_here
 
 from lrt.activations import ActivationStore
 from lrt.lab.grammar import Plan, pages
-from lrt.lab.shelf import folder_of
+from lrt.lab.shipped import folder_of
 from lrt.runtime.entry import CONF
 from lrt.runtime.schema import read_config
 from lrt.steering import read_control_vector

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrt.evaluation.columns import Record
 from lrt.evaluation.directions import RESAMPLED
-from lrt.evaluation.records import read_study
+from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.statistics import ratio_estimate, ratio_over_refits
+from lrt.evaluation.study_io import read_study
 from lrt.report.page import markdown
 from lrt.report.plain import to_json
 
@@ -48,7 +48,7 @@ def test_figures_follow_from_the_raw_rows(file: Path, tmp_path: Path) -> None:
     found = read_study(tmp_path / "rows.jsonl")
     told = json.loads((file.parent.parent / "results.json").read_text())
     (told,) = (b for b in told["behaviours"] if b["name"] == found.behaviour)
-    record, at = Record(found.measurements, found.split), found.choice.strength
+    record, at = ScoreTable(found.measurements, found.split), found.choice.strength
     assert (told["layer"], told["strength"], told["items"]) == (found.choice.layer, at, len(record.items))
     none, native, ours = (
         record.column(c, at if c != "none" else 0) for c in ("none", "native", "transferred")

@@ -62,7 +62,7 @@ def exists(name: str) -> bool:
         ("corpus.tokens.train", True),
         ("corpus.tokens.more", False),
         ("pair.any.dtype", True),
-        ("corpus.sources.any.carries", True),
+        ("corpus.sources.any.fit_map_for", True),
         ("fit.learning_rate", True),
         ("fit.solver", True),
         ("fit.options.momentum", True),

@@ -15,11 +15,11 @@ from lrt.activations.errors import (
     StoreUnwritable,
 )
 from lrt.activations.filter import RowFilter
-from lrt.activations.fused import PairedRows, median_norms, paired_rows
 from lrt.activations.manifest import HOOK_POINT, Manifest, RecordingPlan
-from lrt.activations.other_source import pairs_with_other_source
+from lrt.activations.null_source import pairs_with_other_source
+from lrt.activations.paired_forward import PairedRows, median_norms, paired_rows
 from lrt.activations.recording import plan_recording, record, record_share, repair
-from lrt.activations.shares import Share
+from lrt.activations.shares import RecordingWorker
 from lrt.activations.store import ActivationStore
 from lrt.activations.stream import Batch, RowStream
 
@@ -36,11 +36,11 @@ __all__ = [
     "PartRule",
     "PartRules",
     "RecordingPlan",
+    "RecordingWorker",
     "RowFilter",
     "RowKind",
     "RowStream",
     "Selection",
-    "Share",
     "StoreBusy",
     "StoreCorrupt",
     "StoreError",

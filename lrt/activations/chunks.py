@@ -67,20 +67,20 @@ class TokenRows:
         return made if self.times is None else made.repeat_interleave(self.times, dim=0)
 
 
-RowKind = Literal["spans", "tokens", "ends"]
+RowKind = Literal["pooled", "tokens", "last_tokens"]
 
 
 @dataclass(frozen=True)
 class PartRule:
     """What a row is of one part of the corpus.
 
-    rows    `spans`, as of every part; `tokens`, each token by itself; `ends`, the last token of each
+    rows    `pooled`, as of every part; `tokens`, each token by itself; `last_tokens`, the last token of each
             document alone: where a steering vector is read of texts like those.
     repeat  How often its rows are given.
     """
 
     part: str
-    rows: RowKind = "spans"
+    rows: RowKind = "pooled"
     repeat: int = 1
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class Selection:
 
     source_layers, target_layers  Recorded blocks; several are laid side by side (paper appendix A).
     filter  The tokens that leave.
-    span    Neighbouring tokens of one document that make one row, their mean; 1 is the token itself.
+    pool    Neighbouring tokens of one document that make one row, their mean; 1 is the token itself.
             An affine map carries means to means, so the same map is sought. But what sets a whole
             document apart, which is what a difference of means is made of, is a small part of any
             single token's variance and a large one of a mean's.
@@ -107,7 +107,7 @@ class Selection:
     source_layers: tuple[int, ...]
     target_layers: tuple[int, ...]
     filter: RowFilter
-    span: int = 1
+    pool: int = 1
     parts: tuple[str, ...] = ()
     rules: tuple[PartRule, ...] = ()
 
@@ -119,8 +119,8 @@ class Selection:
         for side, layers in (("source", self.source_layers), ("target", self.target_layers)):
             if not layers or len(set(layers)) < len(layers):
                 raise ValueError(f"layers.{side}={list(layers)}; name at least one block, each once")
-        if self.span < 1:
-            raise ValueError(f"span={self.span}; it is the number of tokens in a row, at least 1")
+        if self.pool < 1:
+            raise ValueError(f"pool={self.pool}; it is the number of tokens in a row, at least 1")
 
     def to_data(self) -> dict[str, Any]:
         """Plain containers: a checkpoint must load with weights_only=True."""
@@ -128,7 +128,7 @@ class Selection:
             "source_layers": list(self.source_layers),
             "target_layers": list(self.target_layers),
             "filter": {**asdict(self.filter), "token_ids": list(self.filter.token_ids)},
-            "span": self.span,
+            "span": self.pool,
             "parts": list(self.parts),
             "rules": [[rule.part, rule.rows, rule.repeat] for rule in self.rules],
         }
@@ -181,14 +181,14 @@ class PartRules:
             if part not in numbers:
                 raise ValueError(
                     f"the corpus holds the parts {list(groups)}, not {part!r}, which gave no document that "
-                    f"was used: mend corpus.sources.{part}, or give it more weight"
+                    f"was used: fix corpus.sources.{part}, or give it more weight"
                 )
         times = torch.ones(len(groups), dtype=torch.int64)
         for rule in selection.rules:
             times[numbers[rule.part]] = rule.repeat
         ends, tokens = (
             [numbers[rule.part] for rule in selection.rules if rule.rows == kind]
-            for kind in ("ends", "tokens")
+            for kind in ("last_tokens", "tokens")
         )
         return cls(
             torch.tensor([numbers[part] for part in selection.parts]) if selection.parts else None,
@@ -253,13 +253,13 @@ def rows_of(
     for mask in leaves.values():
         keep = keep & ~mask
     span = torch.arange(len(keep))
-    if selection.span > 1:
-        new = _new(torch.stack([position // selection.span, document, chunk]), position) | alone
+    if selection.pool > 1:
+        new = _new(torch.stack([position // selection.pool, document, chunk]), position) | alone
         span = new.long().cumsum(0) - 1
         held = torch.zeros(int(new.sum()), dtype=torch.int64).index_add_(0, span, keep.long())
         # a document's end is kept though it is the only one of its span
-        leaves["short span"] = keep & ~alone & (2 * held < selection.span)[span]
-        keep &= ~leaves["short span"]
+        leaves["short pool"] = keep & ~alone & (2 * held < selection.pool)[span]
+        keep &= ~leaves["short pool"]
     row = torch.full_like(span, -1)
     row[keep] = torch.unique_consecutive(span[keep], return_inverse=True)[1]
     times = None

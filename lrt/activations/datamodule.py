@@ -92,13 +92,13 @@ class ActivationDataModule(lightning.LightningDataModule):
         """Opens the store and counts the rows that stay; cheap when done before."""
         if self._store is None:
             store = ActivationStore.open(self._folder)
-            tokens = self._chunk_rows * self._selection.span
+            tokens = self._chunk_rows * self._selection.pool
             self._chunks = {split: chunks_of(store, split, self._selection, tokens) for split in SPLITS}
             self._store = store
             if self._chunks["train"].rows == 0:
                 raise NoRows(
                     f"the filter leaves no training row in {self._folder} "
-                    f"({store.rows('train')} were recorded); loosen filter.massive or "
+                    f"({store.rows('train')} were recorded); loosen filter.max_norm_ratio or "
                     "filter.token_ids"
                 )
 
@@ -116,7 +116,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         return {split: chunks.rows for split, chunks in self._chunks.items()}
 
     @property
-    def rows_left_out(self) -> dict[Split, dict[str, int]]:
+    def rows_excluded(self) -> dict[Split, dict[str, int]]:
         """Tokens that leave, by split and reason."""
         self.setup()
         return {split: dict(chunks.left_out) for split, chunks in self._chunks.items()}

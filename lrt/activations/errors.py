@@ -1,4 +1,4 @@
-"""What can be wrong with a store or its recording; every message names the file and the mend."""
+"""What can be wrong with a store or its recording; every message names the file and the fix_hint."""
 
 from __future__ import annotations
 

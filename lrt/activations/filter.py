@@ -17,7 +17,7 @@ from torch import Tensor
 class RowFilter:
     """Rows to leave out.
 
-    massive: rows whose norm is over this many times the median norm, in either model; None keeps
+    max_norm_ratio: rows whose norm is over this many times the median norm, in either model; None keeps
     them.
     first_position: position 0 of every block.
     token_ids: rows of these tokens (special and template ids).
@@ -25,14 +25,14 @@ class RowFilter:
     Rows whose state is infinite or undefined always leave.
     """
 
-    massive: float | None = 10.0
+    max_norm_ratio: float | None = 10.0
     first_position: bool = True
     token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.massive is not None and not self.massive > 1:
+        if self.max_norm_ratio is not None and not self.max_norm_ratio > 1:
             raise ValueError(
-                f"filter.massive is {self.massive}; it is a multiple of the median norm and must "
+                f"filter.max_norm_ratio is {self.max_norm_ratio}; it is a multiple of the median norm and must "
                 "be over 1 (or null to keep massive rows)"
             )
         object.__setattr__(self, "token_ids", tuple(int(t) for t in self.token_ids))
@@ -57,15 +57,15 @@ class RowFilter:
         finite = torch.ones_like(taken)
         for norm in norms.values():
             finite &= norm.isfinite()
-        if not finite.all():  # told where there is one: recording.non_finite=leave_out
+        if not finite.all():  # told where there is one: recording.non_finite=exclude
             leave("non-finite", ~finite)
         if self.first_position:
             leave("first position", positions == 0)
         if self.token_ids:
             leave("token", torch.isin(tokens, torch.tensor(self.token_ids, dtype=tokens.dtype)))
-        if self.massive is not None:
+        if self.max_norm_ratio is not None:
             over = torch.zeros_like(taken)
             for column, norm in norms.items():
-                over |= norm > self.massive * medians[column]
+                over |= norm > self.max_norm_ratio * medians[column]
             leave("massive", over)
         return reasons

@@ -11,14 +11,14 @@ import torch
 
 from lrt.activations.errors import StoreForeign
 from lrt.corpora.splits import SPLITS, Split
-from lrt.sealed import canonical, opened, sealed, unsealed
+from lrt.storage.sealed import canonical, opened, sealed, unsealed
 
 FORMAT = 1
 HOOK_POINT = "block output, residual stream, before the final norm"
 Side = Literal["source", "target"]
 SIDES: tuple[Side, ...] = ("source", "target")
 # what becomes of hidden states that are infinite or undefined
-NonFinite = Literal["refuse", "leave_out"]
+NonFinite = Literal["refuse", "exclude"]
 # in the dtype that the models ran in, or in a byte an entry (`quantised`)
 Stored = Literal["native", "int8"]
 
@@ -251,7 +251,7 @@ _LAYOUT = frozenset({"rows_per_shard", "batch_tokens", "versions"})
 
 
 def check_same_plan(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, mend: str, *, layout: bool
+    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str, fix_hint: str, *, layout: bool
 ) -> None:
     """Raises StoreForeign that names the first entry in which two plans (as JSON) differ.
 
@@ -266,8 +266,7 @@ def check_same_plan(
     if difference is not None:
         key, here, asked = difference
         raise StoreForeign(
-            f"{where} was recorded from something else: {key} is {here!r} there and {asked!r} is "
-            f"asked for; {mend}"
+            f"{where} was recorded from something else: {key} is {here!r} there and {asked!r} is asked for; {fix_hint}"
         )
 
 
@@ -331,7 +330,7 @@ class Manifest:
         return sealed(contents)
 
     @classmethod
-    def loads(cls, text: str, where: str, mend: str) -> Manifest:
+    def loads(cls, text: str, where: str, fix_hint: str) -> Manifest:
         """Reads what `dumps` wrote. Raises ValueError where it was altered, StoreForeign where its
         format is another."""
         contents = opened(text)
@@ -340,7 +339,7 @@ class Manifest:
         contents = unsealed(contents)
         try:
             if (found := contents["plan"].get("format")) != FORMAT:
-                raise StoreForeign(f"{where} is of format {found}, this version reads {FORMAT}; {mend}")
+                raise StoreForeign(f"{where} is of format {found}, this version reads {FORMAT}; {fix_hint}")
             plan = RecordingPlan.from_json(contents["plan"])
             shards = tuple(Shard(**shard) for shard in contents["shards"])
             medians = {str(name): float(norm) for name, norm in contents["median_norms"].items()}

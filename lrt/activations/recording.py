@@ -50,12 +50,12 @@ from lrt.activations.manifest import (
 )
 from lrt.activations.median import streaming_median
 from lrt.activations.quantised import Quantised, massive_rows
-from lrt.activations.shares import SHARES, Share, share_folders
+from lrt.activations.shares import SHARES, RecordingWorker, share_folders
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest, token_digest
 from lrt.corpora.packing import PackedCorpus
 from lrt.corpora.splits import SPLITS
-from lrt.durable import one_writer, sweep, sync_folder, write_durably
-from lrt.sealed import canonical, read_sealed, write_sealed
+from lrt.storage.durable import one_writer, sweep, sync_folder, write_durably
+from lrt.storage.sealed import canonical, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from lrt.models import LanguageModel
@@ -182,7 +182,7 @@ def record(
 
 def record_share(
     folder: str | Path,
-    share: Share,
+    share: RecordingWorker,
     source: LanguageModel,
     target: LanguageModel,
     plan: RecordingPlan,
@@ -193,7 +193,7 @@ def record_share(
     """Records one share of the store in `folder`, or goes on with it; returns the share's own folder.
 
     Processes with different shares need nothing of each other. `record` takes in what they wrote, wherever
-    they ran: their folders need only lie where `Share.folder` says. Nothing is done where the store is
+    they ran: their folders need only lie where `RecordingWorker.folder` says. Nothing is done where the store is
     complete. Raises as `record`.
     """
     folder = Path(folder)
@@ -338,7 +338,7 @@ def _refuse_missing(folder: Path, plan: RecordingPlan, done: Collection[str]) ->
         wanted = [
             f"{number}/{count}"
             for number in range(count)
-            if any(shard.file in missing for shard in Share(number, count).of(shards))
+            if any(shard.file in missing for shard in RecordingWorker(number, count).of(shards))
         ]
         told += f"; of {count} shares record {', '.join(wanted)}"
     raise StoreMissing(
@@ -474,7 +474,7 @@ def _refused(
         f"{shard.split} block {shard.first_block + row // plan.context} at position "
         f"{row % plan.context} (token {int(tensors['token'][row])}, document "
         f"{int(tensors['document'][row])}). It ran in {states.dtype}; run it in bfloat16 or "
-        f"float32 (pair.{side}.dtype), or leave such rows out (recording.non_finite=leave_out)"
+        f"float32 (pair.{side}.dtype), or leave such rows out (recording.non_finite=exclude)"
     )
 
 
@@ -512,7 +512,12 @@ def _write_shard(
 
     write_durably(path, write)
     return Shard(
-        shard.file, shard.split, len(tensors["token"]), non_finite=non_finite, massive=massive, **written
+        shard.file,
+        shard.split,
+        len(tensors["token"]),
+        non_finite=non_finite,
+        massive=massive,
+        **written,
     )
 
 
@@ -544,8 +549,8 @@ def _read_journal(
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is corrupt (%s); recording begins anew", path, error)
         return {}
-    mend = f"delete the folder {folder} and run the command again"
-    check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", mend, layout=True)
+    fix_hint = f"delete the folder {folder} and run the command again"
+    check_same_plan(found, plan.as_json(), f"the unfinished recording {folder}", fix_hint, layout=True)
     whole: dict[str, Shard] = {}
     planned = {shard.file: shard for shard in plan.shards}
     asked = set(planned) if only is None else {shard.file for shard in only}
@@ -558,7 +563,7 @@ def _read_journal(
             continue
         moved = or_in is not None and not (folder / shard.file).is_file()
         try:
-            check_shard(or_in if or_in and moved else folder, shard, plan, mend, full=True)
+            check_shard(or_in if or_in and moved else folder, shard, plan, fix_hint, full=True)
         except StoreCorrupt as error:
             log.warning("%s; recording this shard again", error)
         else:

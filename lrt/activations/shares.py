@@ -1,7 +1,7 @@
 """One recording by several processes or machines: each records its share of the shards, and the shares
 are put together into the store that one process would have written.
 
-Share `i` of `n` is every `n`-th shard of the plan from the `i`-th on, in a folder of its own within the
+RecordingWorker `i` of `n` is every `n`-th shard of the plan from the `i`-th on, in a folder of its own within the
 store's: what a process does depends on no other, so plain processes, a SLURM array and torchrun's workers
 serve alike.
 """
@@ -19,8 +19,8 @@ SHARES = "shares"
 
 
 @dataclass(frozen=True)
-class Share:
-    """Share `number` (from zero) of `count`. Raises ValueError for numbers that are none."""
+class RecordingWorker:
+    """RecordingWorker `number` (from zero) of `count`. Raises ValueError for numbers that are none."""
 
     number: int
     count: int
@@ -33,7 +33,7 @@ class Share:
             )
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, text: str) -> RecordingWorker:
         """`0/4` is the first of four. Raises ValueError for anything else."""
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if not found:
@@ -41,7 +41,7 @@ class Share:
         return cls(int(found[1]), int(found[2]))
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str]) -> Share:
+    def of_environment(cls, environment: Mapping[str, str]) -> RecordingWorker:
         """The share of a process that torchrun, a SLURM array, srun, or srun within an array started. Raises
         ValueError where none of them has.
         """

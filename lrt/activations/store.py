@@ -95,18 +95,18 @@ class ShardReader:
 class ActivationStore:
     """A complete store, opened for reading. Holds paths and the manifest only: cheap to copy."""
 
-    def __init__(self, folder: Path, manifest: Manifest, mend: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, fix_hint: str) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.mend = mend
+        self.fix_hint = fix_hint
 
     @classmethod
     def open(
-        cls, folder: str | Path, expect: RecordingPlan | None = None, mend: str | None = None
+        cls, folder: str | Path, expect: RecordingPlan | None = None, fix_hint: str | None = None
     ) -> ActivationStore:
         """Opens the store in `folder` after checking each file's size and header.
 
-        `expect` is what the caller needs the store to hold. `mend` ends every error message: the
+        `expect` is what the caller needs the store to hold. `fix_hint` ends every error message: the
         command that makes the store again.
 
         Raises:
@@ -116,27 +116,27 @@ class ActivationStore:
             StoreForeign: the store is whole but holds something else than `expect`.
         """
         folder = Path(folder)
-        mend = mend or _mend(folder)
-        manifest = cls.manifest_of(folder, mend)
+        fix_hint = fix_hint or _mend(folder)
+        manifest = cls.manifest_of(folder, fix_hint)
         if expect is not None:
-            check_same_plan(manifest.plan.as_json(), expect.as_json(), str(folder), mend, layout=False)
-        store = cls(folder, manifest, mend)
+            check_same_plan(manifest.plan.as_json(), expect.as_json(), str(folder), fix_hint, layout=False)
+        store = cls(folder, manifest, fix_hint)
         store.verify()
         return store
 
     @staticmethod
-    def manifest_of(folder: Path, mend: str | None = None) -> Manifest:
+    def manifest_of(folder: Path, fix_hint: str | None = None) -> Manifest:
         """What a store says of itself, its files not looked at. Raises StoreMissing, StoreCorrupt and
         StoreForeign (of another format) as `open`.
         """
-        mend = mend or _mend(folder)
+        fix_hint = fix_hint or _mend(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {mend}")
+            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {fix_hint}")
         try:
-            return Manifest.loads(path.read_text(encoding="utf-8"), str(path), mend)
+            return Manifest.loads(path.read_text(encoding="utf-8"), str(path), fix_hint)
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupt(f"{path} is corrupt: {error}; {mend}") from error
+            raise StoreCorrupt(f"{path} is corrupt: {error}; {fix_hint}") from error
 
     @property
     def plan(self) -> RecordingPlan:
@@ -161,7 +161,7 @@ class ActivationStore:
         layers = self.plan.side(side).layers
         if layer not in layers:
             raise StoreForeign(
-                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; {self.mend}"
+                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; {self.fix_hint}"
             )
         return f"{side}.{layer}"
 
@@ -174,7 +174,7 @@ class ActivationStore:
         try:
             reader = ShardReader(path, self.plan)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise StoreCorrupt(f"{path} cannot be read: {error}; {self.mend}") from error
+            raise StoreCorrupt(f"{path} cannot be read: {error}; {self.fix_hint}") from error
         return reader
 
     def stream(
@@ -196,7 +196,7 @@ class ActivationStore:
         Raises StoreCorrupt that names the first bad file.
         """
         for shard in self.manifest.shards:
-            check_shard(self.folder, shard, self.plan, self.mend, full=full)
+            check_shard(self.folder, shard, self.plan, self.fix_hint, full=full)
             # stores that were recorded before their manifests listed tokens have the files' digests alone
             if (
                 full
@@ -205,7 +205,7 @@ class ActivationStore:
             ):
                 raise StoreCorrupt(
                     f"{self.folder / shard.file} is corrupt: its tokens are not those that the manifest "
-                    f"lists; {self.mend}"
+                    f"lists; {self.fix_hint}"
                 )
 
 
@@ -213,12 +213,12 @@ def _mend(folder: Path) -> str:
     return f"delete the folder {folder} and run the command again: it records anew"
 
 
-def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, mend: str, *, full: bool) -> None:
+def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, fix_hint: str, *, full: bool) -> None:
     """Raises StoreCorrupt unless the shard's file is as the entry and the plan say."""
     path = folder / shard.file
 
     def corrupt(reason: str) -> StoreCorrupt:
-        return StoreCorrupt(f"{path} is corrupt: {reason}; {mend}")
+        return StoreCorrupt(f"{path} is corrupt: {reason}; {fix_hint}")
 
     if not path.is_file():
         raise corrupt("the file is not there")

@@ -89,7 +89,7 @@ class RowStream:
         self._largest_window = int(np.sort(chunks.kept)[-self._chunks_per_window :].sum())
         self._spare: list[Batch] = []  # room of windows that were given out
         # rows that are gathered from the files themselves: nothing is made of them first
-        self._direct = selection.span == 1 and store.plan.states == "native"
+        self._direct = selection.pool == 1 and store.plan.states == "native"
         self._readers: dict[int, ShardReader] = {}
         self._seed = seed
         self._workers = workers
@@ -270,7 +270,7 @@ class RowStream:
         for name, columns in self._columns.items():
             plan = [self._store.plan.columns[column] for column in columns]
             dtype = plan[0].dtype
-            if dtype.is_floating_point and self._selection.span > 1:
+            if dtype.is_floating_point and self._selection.pool > 1:
                 dtype = torch.float32
             rows, *width = plan[0].shape(self._largest_window)
             beside = [sum(column.shape(1)[1] for column in plan)] if width else []

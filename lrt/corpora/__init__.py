@@ -3,9 +3,9 @@ by the hash of their text, and packed into blocks of one length with the documen
 beside it."""
 
 from lrt.corpora.chats import as_chat, conversation
+from lrt.corpora.decontamination import Decontaminator
 from lrt.corpora.documents import Document, text_id
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
-from lrt.corpora.exclusion import Exclusion
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packing import Blocks, PackedCorpus, begin_ids, end_ids, pack
 from lrt.corpora.scenes import scenes
@@ -20,8 +20,8 @@ __all__ = [
     "CorpusError",
     "CorpusMissing",
     "CorpusTooShort",
+    "Decontaminator",
     "Document",
-    "Exclusion",
     "PackedCorpus",
     "Part",
     "Split",

@@ -13,14 +13,14 @@ def text_id(text: str) -> int:
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `group` names the part of a mixture that it came from; `kin`, where it has some, what it
+    """One text. `source` names the part of a mixture that it came from; `duplicate_group`, where it has some, what it
     shares with other documents (a question with another answer behind it), which then fall into one split.
     `left_out` is why it is none: what a source could not read as text stays in the stream, to be counted.
     """
 
     text: str
-    group: str = ""
-    kin: str = ""
+    source: str = ""
+    duplicate_group: str = ""
     left_out: str = ""
 
     @property
@@ -29,6 +29,6 @@ class Document:
         return text_id(self.text)
 
     @property
-    def kin_id(self) -> int:
+    def duplicate_group_id(self) -> int:
         """What decides the split."""
-        return text_id(self.kin) if self.kin else self.id
+        return text_id(self.duplicate_group) if self.duplicate_group else self.id

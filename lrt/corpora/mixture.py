@@ -1,4 +1,4 @@
-"""Several sources as one stream, in given shares of text."""
+"""Combined sources as one stream, in given shares of text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mixture(parts: Sequence[Part]) -> Iterator[Document]:
 
     The next document always comes from the part that lags furthest behind its share, so the order
     is fixed by the parts alone. A part that runs out is left out from there on (and told in the
-    log). Every document's `group` is its part's name.
+    log). Every document's `source` is its part's name.
 
     Raises:
         ValueError: no parts, two of one name, or a weight that is not positive.
@@ -61,4 +61,4 @@ def _interleave(parts: Sequence[Part]) -> Iterator[Document]:
             continue
         # an empty text must still count, or a part of empty texts would be drawn for ever
         written[name] += max(1, len(document.text))
-        yield replace(document, group=name)
+        yield replace(document, source=name)

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrt.corpora.decontamination import Decontaminator
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
-from lrt.corpora.exclusion import Exclusion
 from lrt.corpora.splits import SPLITS, Split, check_fractions, split_of
 from lrt.models.prompts import ChatNotRendered, render_chat
 
@@ -130,7 +130,7 @@ def pack(
     open_groups: Collection[str] = (),
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
-    exclude: Exclusion | None = None,
+    exclude: Decontaminator | None = None,
 ) -> PackedCorpus:
     """Packs documents into blocks of `context` tokens until every split has the tokens it wants.
 
@@ -175,7 +175,7 @@ def pack(
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
     if not any(gathered.pieces.values()):
         raise CorpusEmpty(
-            f"the corpus gave no usable document ({reasons or 'there was none at all'}); mend corpus.sources"
+            f"the corpus gave no usable document ({reasons or 'there was none at all'}); fix corpus.sources"
         )
     if reasons:
         log.info("corpus: documents left out: %s", reasons)
@@ -211,7 +211,7 @@ def _gather(
     open_groups: Collection[str],
     fractions: tuple[float, float, float],
     seed: int,
-    exclude: Exclusion | None,
+    exclude: Decontaminator | None,
 ) -> _Gathered:
     pieces: dict[Split, list[_Piece]] = {split: [] for split in SPLITS}
     tokens = dict.fromkeys(SPLITS, 0)
@@ -227,7 +227,7 @@ def _gather(
             break
         chosen: list[tuple[Split, Document]] = []
         for document in batch:
-            split = split_of(document.kin_id, fractions, seed)
+            split = split_of(document.duplicate_group_id, fractions, seed)
             if document.left_out:
                 left_out[document.left_out] += 1
             elif not document.text.strip():
@@ -249,9 +249,9 @@ def _gather(
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         for (split, document), ids in zip(chosen, encoded, strict=True):
             opening = () if begin and tuple(ids[: len(begin)]) == begin else begin
-            closing = () if document.group in open_groups else end
+            closing = () if document.source in open_groups else end
             piece = np.asarray((*opening, *ids, *closing), dtype=np.int32)
-            pieces[split].append(_Piece(document.id, document.group, piece))
+            pieces[split].append(_Piece(document.id, document.source, piece))
             tokens[split] += len(piece)
     for split in sorted(lacking()):
         log.warning(
@@ -275,15 +275,15 @@ def _cut(
     available = sum(len(piece.ids) for piece in pieces)
     blocks = min(available, wanted) // context
     if wanted > 0 and blocks == 0:
-        mend = "add text or shorten the context"
+        fix_hint = "add text or shorten the context"
         if usable < FEW_DOCUMENTS:
-            mend = (
+            fix_hint = (
                 "a document falls into one split whole: cut files without blank lines by lines "
                 "(corpus.sources.NAME.unit=line), or add text"
             )
         raise CorpusTooShort(
             f"the corpus has {available} tokens in {len(pieces)} of its {usable} documents for {split}, "
-            f"fewer than one sequence of corpus.context={context}; {mend}"
+            f"fewer than one sequence of corpus.context={context}; {fix_hint}"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

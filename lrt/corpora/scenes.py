@@ -23,7 +23,7 @@ class _Told:
     behind: tuple[str, ...]
 
 
-def scenes(seed: int = 0, group: str = "") -> Iterator[Document]:
+def scenes(seed: int = 0, source: str = "") -> Iterator[Document]:
     """Scenes without end, no two alike; of the same seed always the same.
 
     Two of three tell of a subject, and two of three of these of a mood as well; the others tell of an event
@@ -35,7 +35,7 @@ def scenes(seed: int = 0, group: str = "") -> Iterator[Document]:
         text = " ".join(_scene(rng))
         if text not in seen:
             seen.add(text)
-            yield Document(text, group)
+            yield Document(text, source)
 
 
 def _scene(rng: random.Random) -> list[str]:
@@ -160,7 +160,7 @@ SUBJECTS = (
         (
             "A crack ran across it from corner to corner.",
             "It was wrapped in newspaper and tied with string.",
-            "It had been mended with wire and a drop of glue.",
+            "It had been fixed with wire and a drop of glue.",
             "It had cost eleven crowns and was worth three.",
             "A spider had made its web between it and the wall.",
         ),
@@ -317,7 +317,7 @@ MOODS = (
         ),
     ),
     _Told(
-        _names("boring, ordinary, dull, average, uneventful, plain"),
+        _names("boring, neutral_texts, dull, average, uneventful, plain"),
         (
             "The speaker droned on, and half of the room slept.",
             "The mail came at nine, and the shops closed at six.",

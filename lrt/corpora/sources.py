@@ -28,7 +28,7 @@ Case = Literal["as_is", "upper"]
 
 
 def text_files(
-    paths: Sequence[str | Path], unit: Unit = "file", group: str = "", case: Case = "as_is"
+    paths: Sequence[str | Path], unit: Unit = "file", source: str = "", case: Case = "as_is"
 ) -> Iterator[Document]:
     """Documents from UTF-8 text files (or folders of `*.txt`), in the order given.
 
@@ -50,22 +50,22 @@ def text_files(
         found = sorted(path.glob("*.txt")) if path.is_dir() else [path]
         if not found or not all(file.is_file() for file in found):
             raise CorpusMissing(
-                f"corpus path {path} is not a text file or a folder of *.txt files; mend corpus.sources"
+                f"corpus path {path} is not a text file or a folder of *.txt files; fix corpus.sources"
             )
         files += found
     if not files:
         raise CorpusMissing("no text files were named; give at least one under corpus.sources")
-    return _text_documents(files, unit, group, case)
+    return _text_documents(files, unit, source, case)
 
 
-def _text_documents(files: Sequence[Path], unit: Unit, group: str, case: Case) -> Iterator[Document]:
+def _text_documents(files: Sequence[Path], unit: Unit, source: str, case: Case) -> Iterator[Document]:
     for file in files:
         some = False
         try:
             for text in _units(file, unit):
                 if text.strip():
                     some = True
-                    yield Document(text.upper() if case == "upper" else text, group)
+                    yield Document(text.upper() if case == "upper" else text, source)
         except UnicodeDecodeError as error:
             raise CorpusError(f"corpus file {file} is not UTF-8 text: {error}") from error
         if not some:
@@ -94,7 +94,7 @@ def _units(file: Path, unit: Unit) -> Iterator[str]:
 def jsonl(
     path: str | Path,
     field: str = "text",
-    group: str = "",
+    source: str = "",
     tokenizer: Any = None,
     answer_field: str = "",
     context_field: str = "",
@@ -115,9 +115,9 @@ def jsonl(
     """
     file = Path(path)
     if not file.is_file():
-        raise CorpusMissing(f"corpus file {file} is not there; mend corpus.sources")
+        raise CorpusMissing(f"corpus file {file} is not there; fix corpus.sources")
     columns = _Columns(field, answer_field, context_field)
-    return _documents(json_rows(file), f"corpus file {file}", columns, group, tokenizer)
+    return _documents(json_rows(file), f"corpus file {file}", columns, source, tokenizer)
 
 
 def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
@@ -154,7 +154,7 @@ def hub(
     field: str = "text",
     streamed: bool = True,
     revision: str | None = None,
-    group: str = "",
+    source: str = "",
     tokenizer: Any = None,
     answer_field: str = "",
     context_field: str = "",
@@ -179,7 +179,7 @@ def hub(
         ) from error
     placed = _streamed(f"hub set {dataset}", rows)
     columns = _Columns(field, answer_field, context_field)
-    return _documents(placed, f"hub set {dataset}", columns, group, tokenizer)
+    return _documents(placed, f"hub set {dataset}", columns, source, tokenizer)
 
 
 def _streamed(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -205,7 +205,7 @@ class _Columns:
 
 
 def _documents(
-    rows: Iterable[tuple[str, Any]], whole: str, columns: _Columns, group: str, tokenizer: Any
+    rows: Iterable[tuple[str, Any]], whole: str, columns: _Columns, source: str, tokenizer: Any
 ) -> Iterator[Document]:
     read = refused = 0
     for place, row in rows:
@@ -220,9 +220,9 @@ def _documents(
                 raise
             if refused == 1:
                 log.warning("%s. Such conversations are left out and counted", error)
-            yield Document("", group, left_out=REFUSED)
+            yield Document("", source, left_out=REFUSED)
         else:
-            yield Document(text, group)
+            yield Document(text, source)
     if not read:
         raise CorpusEmpty(f"{whole} holds no row; take it out of corpus.sources")
 

@@ -1,6 +1,5 @@
 """What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
 
-from lrt.evaluation.along import rows_along, scores_along
 from lrt.evaluation.behaviours import (
     Behaviour,
     BehaviourUnreadable,
@@ -9,12 +8,13 @@ from lrt.evaluation.behaviours import (
     check_together,
     read_behaviours,
 )
-from lrt.evaluation.callbacks import Probe, SteeringProbe
+from lrt.evaluation.callbacks import SteeringEvalCallback, TrackedBehaviour
 from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions, other_contrast
-from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
-from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, end_tokens, measure
+from lrt.evaluation.fidelity import Fidelity, StitchingDepth, fidelity, inside_documents, stitching_depths
+from lrt.evaluation.measuring import Damage, Measurement, SteeringCondition, damage, end_tokens, measure
 from lrt.evaluation.model_written import Propensity, answered_questions, propensity_suite
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
+from lrt.evaluation.score_directions import rows_along, scores_along
 from lrt.evaluation.storybook import storybook_suite
 from lrt.evaluation.study import (
     Chosen,
@@ -34,31 +34,30 @@ __all__ = [
     "NULLS",
     "Behaviour",
     "BehaviourUnreadable",
-    "Cell",
     "Chosen",
     "ContrastStates",
-    "CutDepth",
     "Damage",
     "Fidelity",
     "Instructions",
     "Item",
     "ItemSplit",
     "Measurement",
-    "Probe",
     "Propensity",
     "Refusal",
     "SteerableModel",
-    "SteeringProbe",
+    "SteeringCondition",
+    "SteeringEvalCallback",
+    "StitchingDepth",
     "StrengthChoice",
     "StrengthGrid",
     "Study",
     "Texts",
+    "TrackedBehaviour",
     "TransferMaps",
     "answered_questions",
     "check_together",
     "choose_layer",
     "choose_strength",
-    "cut_depths",
     "damage",
     "directions",
     "end_tokens",
@@ -71,6 +70,7 @@ __all__ = [
     "refusal_suite",
     "rows_along",
     "scores_along",
+    "stitching_depths",
     "storybook_suite",
     "study",
     "study_rows",

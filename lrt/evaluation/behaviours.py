@@ -62,7 +62,7 @@ class Behaviour:
                   behaviour already where it is a kind of text, ordinary text otherwise.
     operation     `add` the vector at the steered block, or `ablate` its direction from the output of every
                   block; strength is then the share of the component that is taken out.
-    also          Scorers of the same generated texts beside `scorer`, by which nothing is chosen.
+    extra_scorers          Scorers of the same generated texts beside `scorer`, by which nothing is chosen.
     held_out      What the prompts ask, without the template around it: the map's corpus must not hold it
                   in another template either.
     """
@@ -79,7 +79,7 @@ class Behaviour:
     direction: Literal[1, -1] = 1
     max_new_tokens: int = 24
     operation: Operation = "add"
-    also: tuple[WrittenScorer, ...] = ()
+    extra_scorers: tuple[WrittenScorer, ...] = ()
     held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -127,9 +127,9 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has operation {self.operation!r}; allowed: add, ablate"
             )
-        if self.also and self.reads_logits:
+        if self.extra_scorers and self.reads_logits:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} is read off logits, so there is no text for its `also` to score"
+                f"behaviour {self.name!r} is read off logits, so there is no text for its `extra_scorers` to score"
             )
 
     @property
@@ -173,8 +173,8 @@ class Behaviour:
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for a file or a fingerprint."""
-        also = [scorer_to_data(scorer) for scorer in self.also]
-        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "also": also}
+        also = [scorer_to_data(scorer) for scorer in self.extra_scorers]
+        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": also}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:
@@ -190,7 +190,7 @@ class Behaviour:
                 fields[part] = _texts(part, fields[part])
             if "held_out" in fields:
                 fields["held_out"] = _texts("held_out", fields["held_out"])
-            fields["also"] = tuple(map(_written_scorer, fields.get("also", ())))
+            fields["extra_scorers"] = tuple(map(_written_scorer, fields.get("extra_scorers", ())))
             return cls(**fields)
         except BehaviourUnreadable:
             raise
@@ -205,7 +205,7 @@ class Behaviour:
 def _written_scorer(data: Any) -> WrittenScorer:
     scorer = scorer_from_data(data)
     if isinstance(scorer, LogitScorer):
-        raise ValueError(f"`also` holds {type(scorer).__name__}, which scores no text")
+        raise ValueError(f"`extra_scorers` holds {type(scorer).__name__}, which scores no text")
     return scorer
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.measuring import Cell, measure
+from lrt.evaluation.measuring import SteeringCondition, measure
 from lrt.evaluation.study import SteerableModel
 from lrt.mapping import MapModule
 
 
 @dataclass(frozen=True)
-class Probe:
+class TrackedBehaviour:
     """One behaviour to follow: its vectors in both models, and where and how strongly to steer.
 
     columns  What of the map's image belongs to the target's layer.
@@ -31,7 +31,7 @@ class Probe:
     columns: slice
 
 
-class SteeringProbe(L.Callback):
+class SteeringEvalCallback(L.Callback):
     """Steers the target with the vector that the unfinished map carries across, every `every` steps.
 
     Works on development items alone, on the first process alone. Logs `behaviour/<name>` through the
@@ -40,7 +40,7 @@ class SteeringProbe(L.Callback):
 
     def __init__(
         self,
-        probes: Sequence[Probe],
+        probes: Sequence[TrackedBehaviour],
         every: int,
         items: int = 16,
         temperature: float = 0.0,
@@ -48,8 +48,8 @@ class SteeringProbe(L.Callback):
     ) -> None:
         if every < 1 or items < 1:
             raise ValueError(
-                f"evaluation.probe.every={every} and evaluation.probe.items={items} must be at "
-                "least 1; set evaluation.probe.behaviours=[] to train without probes"
+                f"evaluation.during_training.every={every} and evaluation.during_training.items={items} must be at "
+                "least 1; set evaluation.during_training.behaviours=[] to train without probes"
             )
         self.probes, self.every = tuple(probes), every
         self.items, self.temperature, self.max_rows = items, temperature, max_rows
@@ -60,7 +60,7 @@ class SteeringProbe(L.Callback):
         if trainer.is_global_zero and not self.references:
             for probe in self.probes:
                 cells = self._cells("native", probe, probe.native)
-                none, native = self._means(probe, [Cell("none", 0.0, 0 * cells.offset), cells])
+                none, native = self._means(probe, [SteeringCondition("none", 0.0, 0 * cells.offset), cells])
                 self.references[probe.behaviour.name] = {"unsteered": none, "native": native}
             self._look(trainer, pl_module)
 
@@ -97,11 +97,11 @@ class SteeringProbe(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)
 
-    def _cells(self, condition: str, probe: Probe, unit: Tensor) -> Cell:
+    def _cells(self, condition: str, probe: TrackedBehaviour, unit: Tensor) -> SteeringCondition:
         (cell,) = probe.target.cells(condition, unit, [probe.strength], probe.behaviour.direction)
         return cell
 
-    def _means(self, probe: Probe, cells: Sequence[Cell]) -> list[float]:
+    def _means(self, probe: TrackedBehaviour, cells: Sequence[SteeringCondition]) -> list[float]:
         rows = measure(
             probe.target.lm,
             probe.target.layer,

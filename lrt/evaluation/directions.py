@@ -12,31 +12,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.steering import difference_of_means
 
 RESAMPLED = ("resampled", "resampled_native")
 BESIDE = ("whole_corpus",)
-NULLS = ("random", "bias", "shuffled", "other", "random_source")
+NULLS = ("random", "bias", "shuffled", "other", "untrained_source")
 
 
 @dataclass(frozen=True)
 class ContrastStates:
     """Last-token states of one contrastive set in both models, at every layer of the map.
 
-    Each is float32 `[n, d]`, layers side by side; `random_source` holds those of the untrained
+    Each is float32 `[n, d]`, layers side by side; `untrained_source` holds those of the untrained
     source, where there is one.
     """
 
     source: tuple[Tensor, Tensor]  # positive, negative  [n, d_source]
     target: tuple[Tensor, Tensor]  # [n, d_target]
-    random_source: tuple[Tensor, Tensor] | None = None
+    untrained_source: tuple[Tensor, Tensor] | None = None
 
     def at(self, source: Tensor, target: Tensor) -> ContrastStates:
         """The same texts with some columns `[k]` of each side: some of the layers."""
         pairs = (
             None if pair is None else (pair[0][:, columns], pair[1][:, columns])
-            for pair, columns in ((self.source, source), (self.target, target), (self.random_source, source))
+            for pair, columns in (
+                (self.source, source),
+                (self.target, target),
+                (self.untrained_source, source),
+            )
         )
         return ContrastStates(*pairs)  # type: ignore[arg-type]
 
@@ -57,13 +61,13 @@ class TransferMaps:
 
     shuffled       Fitted on pairs whose target rows were permuted over the corpus.
     resampled      Refitted on the documents drawn with replacement.
-    random_source  From an untrained source with the same corpus.
+    untrained_source  From an untrained source with the same corpus.
     """
 
     affine: AffineMap
     shuffled: Sequence[AffineMap] = ()
     resampled: Sequence[AffineMap] = ()
-    random_source: AffineMap | None = None
+    untrained_source: AffineMap | None = None
 
 
 def directions(
@@ -72,7 +76,7 @@ def directions(
     maps: TransferMaps,
     *,
     whole: AffineMap | None = None,
-    stack: Stack,
+    stack: LayerConcat,
     layer: int,
     random_draws: int,
     seed: int,
@@ -85,7 +89,7 @@ def directions(
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
     whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
-    random, bias, shuffled, other, random_source  The nulls; `other` is another contrast's
+    random, bias, shuffled, other, untrained_source  The nulls; `other` is another contrast's
                          transferred vector. What there is nothing to make of is left out.
     resampled, resampled_native  `W v` with the map's documents and the contrastive prompts drawn anew,
                          and the native vector of the same prompts.
@@ -116,9 +120,9 @@ def directions(
     if (following := other_contrast(contrast, states)) is not None:
         other = states[following].source_vector
         found["other"] = [maps.affine.directions(other)]
-    if maps.random_source is not None and mine.random_source is not None:
-        untrained = difference_of_means(*mine.random_source)
-        found["random_source"] = [maps.random_source.directions(untrained)]
+    if maps.untrained_source is not None and mine.untrained_source is not None:
+        untrained = difference_of_means(*mine.untrained_source)
+        found["untrained_source"] = [maps.untrained_source.directions(untrained)]
     return {
         name: torch.nn.functional.normalize(stack.part(torch.stack(rows).float(), layer), dim=1)
         for name, rows in found.items()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.statistics import Array, Estimate, ratio_estimate
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import Edit, capture
 from lrt.models.language_model import LanguageModel
 from lrt.models.prefix import compute_prefix, tail_logits
@@ -61,7 +61,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
-class CutDepth:
+class StitchingDepth:
     """The stitched model cut at one target layer.
 
     depth          Share of the target's blocks that the source's and the map stand in for.
@@ -95,7 +95,7 @@ def inside_documents(
 def fidelity(
     source: LanguageModel,
     target: LanguageModel,
-    source_layers: Stack | Sequence[int],
+    source_layers: LayerConcat | Sequence[int],
     layer: int,
     maps: Mapping[str, AffineMap],
     tokens: Tensor,  # [b, t] long
@@ -173,10 +173,10 @@ def fidelity(
 
 
 @torch.no_grad()
-def cut_depths(
+def stitching_depths(
     source: LanguageModel,
     target: LanguageModel,
-    cuts: Mapping[int, tuple[Stack | Sequence[int], AffineMap]],
+    cuts: Mapping[int, tuple[LayerConcat | Sequence[int], AffineMap]],
     tokens: Tensor,  # [b, t] long
     *,
     scored: Tensor | None = None,  # [b, t] bool
@@ -184,7 +184,7 @@ def cut_depths(
     batch_rows: int = 8,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> list[CutDepth]:
+) -> list[StitchingDepth]:
     """Cross-entropy of the stitched model (paper section 5) against the depth of the cut.
 
     cuts  For each target layer the source layers and the map from them to it. The source runs once
@@ -212,7 +212,7 @@ def cut_depths(
             progress(len(batch))
     counts = wanted.sum(dim=1).double().cpu().numpy()
     return [
-        CutDepth(
+        StitchingDepth(
             at,
             model.stack.layers,
             (at + 1) / target.depth,

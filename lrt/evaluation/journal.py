@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lrt.durable import sync_folder
 from lrt.evaluation.measuring import Damage, Measurement
-from lrt.sealed import opened, sealed_line, unsealed
+from lrt.storage.durable import sync_folder
+from lrt.storage.sealed import opened, sealed_line, unsealed
 
 Row = TypeVar("Row", Measurement, Damage)
 KEY, ROWS = "batch", "rows"

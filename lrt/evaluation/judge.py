@@ -44,11 +44,11 @@ class Judge:
                   it asks for harmlessness.
     role          Its system prompt.
     key_variable  Environment variable that holds the key; empty for a server that asks for none.
-    attempts      Of one rating; the wait between them doubles from `pause` seconds. A reply without a rating
+    max_retries      Of one rating; the wait between them doubles from `backoff` seconds. A reply without a rating
                   is asked for again unless `temperature` is 0, at which it would be the same.
-    at_once       Requests under way at a time.
+    max_concurrency       Requests under way at a time.
     temperature   None leaves it out of the request, for models that take no other than their own.
-    around        A chat template's text before and behind a request, of which the judge is shown nothing.
+    template_affixes        A chat template's text before and behind a request, of which the judge is shown nothing.
                   The suite of refusal takes its model's own where none is given.
 
     Raises ValueError for a question without {answer} or with other blanks, an empty scale or sizes below 1.
@@ -61,12 +61,12 @@ class Judge:
     lowest: float = 0.0
     highest: float = 1.0
     key_variable: str = "OPENAI_API_KEY"
-    attempts: int = 5
-    pause: float = 1.0
+    max_retries: int = 5
+    backoff: float = 1.0
     timeout: float = 60.0
-    at_once: int = 4
+    max_concurrency: int = 4
     temperature: float | None = 0.0
-    around: tuple[str, str] = ("", "")
+    template_affixes: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")) or not self.model:
@@ -75,8 +75,7 @@ class Judge:
             )
         if "{answer}" not in self.question:
             raise ValueError(
-                f"Judge's `question` has no {{answer}}, so every answer would be rated alike: "
-                f"{self.question!r}"
+                f"Judge's `question` has no {{answer}}, so every answer would be rated alike: {self.question!r}"
             )
         try:
             self._asked("", "")
@@ -85,16 +84,16 @@ class Judge:
                 f"Judge's `question` can hold {{prompt}}, {{answer}}, {{lowest}} and {{highest}}, other "
                 f"braces doubled; got {self.question!r} ({error!r})"
             ) from error
-        if len(self.around) != 2:
+        if len(self.template_affixes) != 2:
             raise ValueError(
-                f"Judge's `around` is a text before and one behind a request; got {self.around!r}"
+                f"Judge's `template_affixes` is a text before and one behind a request; got {self.template_affixes!r}"
             )
         if not self.lowest < self.highest:
             raise ValueError(f"Judge's scale is {self.lowest} to {self.highest}; it must rise")
-        if min(self.attempts, self.at_once) < 1 or self.pause < 0 or self.timeout <= 0:
+        if min(self.max_retries, self.max_concurrency) < 1 or self.backoff < 0 or self.timeout <= 0:
             raise ValueError(
-                f"Judge: attempts={self.attempts} and at_once={self.at_once} must be at least 1, "
-                f"pause={self.pause} at least 0, timeout={self.timeout} above 0"
+                f"Judge: max_retries={self.max_retries} and max_concurrency={self.max_concurrency} must be at least 1, "
+                f"backoff={self.backoff} at least 0, timeout={self.timeout} above 0"
             )
 
     def check(self) -> None:
@@ -108,14 +107,14 @@ class Judge:
     def score_all(self, texts: Sequence[str], items: Sequence[Any]) -> list[float]:
         """A rating of each text as the answer to its item's prompt.
 
-        Raises `JudgeFailed` for an endpoint that refuses, or that fails `attempts` times in a row.
+        Raises `JudgeFailed` for an endpoint that refuses, or that fails `max_retries` times in a row.
         """
         self.check()
-        with ThreadPoolExecutor(self.at_once) as pool:
+        with ThreadPoolExecutor(self.max_concurrency) as pool:
             return list(pool.map(self._rate, (self._bare(item.prompt) for item in items), texts))
 
     def _bare(self, prompt: str) -> str:
-        before, behind = self.around
+        before, behind = self.template_affixes
         return prompt.removeprefix(before).removesuffix(behind)
 
     def _asked(self, prompt: str, answer: str) -> str:
@@ -140,9 +139,9 @@ class Judge:
         if self.temperature is not None:
             body["temperature"] = self.temperature
         said = ""
-        for attempt in range(self.attempts):
+        for attempt in range(self.max_retries):
             if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+                time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
                 reply = self._post(body)
             except _TryAgain as again:
@@ -155,7 +154,7 @@ class Judge:
                 break
         if said:
             raise JudgeFailed(
-                f"the judge at {self.url} failed {self.attempts} times, at last with: {said}; what it rated "
+                f"the judge at {self.url} failed {self.max_retries} times, at last with: {said}; what it rated "
                 "so far is kept, so run the command again"
             )
         return float("nan")
@@ -175,7 +174,7 @@ class Judge:
             if error.code in RETRIED or error.code >= 500:
                 raise _TryAgain(said) from error
             raise JudgeFailed(
-                f"the judge at {url} refuses: {said}; mend its url, model or key "
+                f"the judge at {url} refuses: {said}; fix its url, model or key "
                 f"({self.key_variable or 'none'}), or set temperature=null where it takes none"
             ) from error
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:

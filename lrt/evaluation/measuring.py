@@ -24,7 +24,7 @@ from lrt.steering import RowwiseAblation, RowwiseAddition
 
 
 @dataclass(frozen=True)
-class Cell:
+class SteeringCondition:
     """One condition at one strength.
 
     offset  float32 `[d]`, what is added at the layer: strength times direction, in model units. Of a
@@ -111,7 +111,7 @@ def measure(
     behaviour: Behaviour,
     split: str,
     items: Sequence[Item],
-    cells: Sequence[Cell],
+    cells: Sequence[SteeringCondition],
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
@@ -178,7 +178,9 @@ class _Steering:
     shares: Tensor | None
 
     @classmethod
-    def of(cls, lm: LanguageModel, layer: int, behaviour: Behaviour, cells: Sequence[Cell]) -> _Steering:
+    def of(
+        cls, lm: LanguageModel, layer: int, behaviour: Behaviour, cells: Sequence[SteeringCondition]
+    ) -> _Steering:
         offsets = torch.stack([cell.offset.float() for cell in cells])
         if behaviour.operation == "add":
             return cls(layer, (), offsets, None)
@@ -298,7 +300,7 @@ def damage(
     layer: int,
     behaviour: Behaviour,
     split: ItemSplit,
-    cells: Sequence[Cell],
+    cells: Sequence[SteeringCondition],
     *,
     max_rows: int = 64,
     progress: Callable[[int], None] | None = None,
@@ -310,7 +312,7 @@ def damage(
     rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
     totals = torch.zeros(len(cells) + 1, 2, dtype=torch.float64)  # [cell, (ce, kl)]
     count = 0
-    plain_cell = Cell("none", 0.0, torch.zeros(lm.width))
+    plain_cell = SteeringCondition("none", 0.0, torch.zeros(lm.width))
     how = _Steering.of(lm, layer, behaviour, [plain_cell, *cells])
     for start in range(0, len(rows), max_rows):
         tokens, mask = pad(rows[start : start + max_rows], side="right")

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from lrt.corpora import Unit
 from lrt.evaluation.behaviours import Behaviour, Item
-from lrt.evaluation.ordinary import ordinary_texts
+from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, hub_file_rows
+from lrt.evaluation.neutral_texts import neutral_texts
 from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.suite_settings import check_sizes
-from lrt.evaluation.upstream import SetUnreadable, field_of, file_rows, hub_file_rows
 from lrt.models.prompts import render_chat
 
 Format = Literal["caa", "open"]
@@ -88,7 +88,7 @@ class Propensity:
     chat: bool = True
     system: str = ""
     answer_tokens: int = 32
-    ordinary: tuple[str, ...] = ()
+    neutral_texts: tuple[str, ...] = ()
     unit: Unit = "paragraph"
     seed: int = 0
 
@@ -128,14 +128,16 @@ def propensity_suite(settings: Propensity, tokenizer: Any) -> tuple[Behaviour, .
     too few questions or the tokenizer no chat template.
     """
     asking = _Asking(settings, tokenizer)
-    ordinary = ordinary_texts(settings.ordinary, settings.unit, settings.seed)
+    texts_of_damage = neutral_texts(settings.neutral_texts, settings.unit, settings.seed)
     return tuple(
-        behaviour for task in settings.tasks for behaviour in _behaviours(task, settings, asking, ordinary)
+        behaviour
+        for task in settings.tasks
+        for behaviour in _behaviours(task, settings, asking, texts_of_damage)
     )
 
 
 def _behaviours(
-    task: str, settings: Propensity, asking: _Asking, ordinary: tuple[str, ...]
+    task: str, settings: Propensity, asking: _Asking, texts_of_damage: tuple[str, ...]
 ) -> Iterator[Behaviour]:
     test, development, contrast = balanced(
         task_questions(settings, task),
@@ -155,7 +157,7 @@ def _behaviours(
             negatives=tuple(asking.answered(q, q.other) for q in contrast),
             development=tuple(asking.item(q, told) for q in development),
             test=tuple(asking.item(q, told) for q in test),
-            damage_texts=ordinary,
+            damage_texts=texts_of_damage,
             contrast=task,
             max_new_tokens=settings.answer_tokens,
             # a question with other choices is the same question

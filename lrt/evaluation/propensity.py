@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrt.evaluation.columns import Record
+from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.statistics import (
     Array,
     anti_steerable,
@@ -27,8 +27,8 @@ from lrt.evaluation.statistics import (
 
 
 def propensity(
-    record: Record,
-    probabilities: Record,
+    record: ScoreTable,
+    probabilities: ScoreTable,
     strengths: Sequence[float],
     direction: int,
     strength: float,

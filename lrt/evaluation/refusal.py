@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from lrt.corpora import Unit
 from lrt.evaluation.behaviours import Behaviour, Item, Operation
+from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, hub_rows
 from lrt.evaluation.judge import Judge
-from lrt.evaluation.ordinary import ordinary_texts
+from lrt.evaluation.neutral_texts import neutral_texts
 from lrt.evaluation.scorers import Classifier, Opening, RefusalLogOdds, WrittenScorer
 from lrt.evaluation.suite_settings import check_names, check_sizes
-from lrt.evaluation.upstream import SetUnreadable, field_of, file_rows, hub_rows
 from lrt.models.prompts import render_chat
 
 LOG_ODDS = "_log_odds"
@@ -144,7 +144,7 @@ class Refusal:
     system: str = ""
     classifier: Classifier | None = None
     judge: Judge | None = None
-    ordinary: tuple[str, ...] = ()
+    neutral_texts: tuple[str, ...] = ()
     unit: Unit = "paragraph"
     seed: int = 0
 
@@ -179,15 +179,15 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
     }
     if shared:
         raise ValueError(f"{len(shared)} requests are both harmful and harmless, as {min(shared)!r}")
-    ordinary = ordinary_texts(settings.ordinary, settings.unit, settings.seed)
+    texts_of_damage = neutral_texts(settings.neutral_texts, settings.unit, settings.seed)
 
     def asked(request: str, first: str = "") -> str:
         return render_chat(tokenizer, first + request, system=settings.system)
 
     judge = settings.judge
-    if judge is not None and not any(judge.around):
-        judge = replace(judge, around=_around(asked))
-    also: tuple[WrittenScorer, ...] = tuple(s for s in (settings.classifier, judge) if s is not None)
+    if judge is not None and not any(judge.template_affixes):
+        judge = replace(judge, template_affixes=_template_affixes(asked))
+    extra_scorers: tuple[WrittenScorer, ...] = tuple(s for s in (settings.classifier, judge) if s is not None)
 
     def behaviour(name: str) -> Behaviour:
         written = name.removesuffix(LOG_ODDS)
@@ -210,19 +210,19 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
             negatives=tuple(map(asked, harmless.contrast)),
             development=development,
             test=test,
-            damage_texts=ordinary,
+            damage_texts=texts_of_damage,
             contrast="refusal",
             direction=1 if induce else -1,
             max_new_tokens=settings.answer_tokens,
             operation=operation,
-            also=also if by_text else (),
+            extra_scorers=extra_scorers if by_text else (),
             held_out=(*harmful.contrast, *harmless.contrast, *put.development, *put.test),
         )
 
     return tuple(map(behaviour, settings.names))
 
 
-def _around(asked: Callable[[str], str]) -> tuple[str, str]:
+def _template_affixes(asked: Callable[[str], str]) -> tuple[str, str]:
     """What the template writes before and behind a request."""
     before, _, behind = asked(_MARK).rpartition(_MARK)
     return before, behind

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.columns import Record
 from lrt.evaluation.measuring import Measurement
-from lrt.evaluation.records import RecordCorrupt
+from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import StrengthGrid, Study
+from lrt.evaluation.study_io import RecordCorrupt
 from lrt.evaluation.summary import curves
-from lrt.sealed import read_sealed, write_sealed
+from lrt.storage.sealed import read_sealed, write_sealed
 
 # how a judge is asked, and not what
-NOT_IN_THE_SCORE = ("key_variable", "attempts", "pause", "timeout", "at_once")
+NOT_IN_THE_SCORE = ("key_variable", "max_retries", "backoff", "timeout", "max_concurrency")
 ON_THE_CURVE = ("none", "native", "transferred")
 AT_ONCE = 64
 
@@ -115,7 +115,7 @@ def summarise_rescored(
     }
     if not kept:
         return told
-    record, strength = Record(kept, study.split), study.choice.strength
+    record, strength = ScoreTable(kept, study.split), study.choice.strength
     none, native, ours = (
         record.column(condition, at)
         for condition, at in (("none", 0.0), ("native", strength), ("transferred", strength))

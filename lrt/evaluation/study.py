@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
-from lrt.evaluation.columns import ScoreMissing, unscored
 from lrt.evaluation.directions import BESIDE, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import Cell, Damage, Measurement, damage, item_batches, measure
+from lrt.evaluation.measuring import Damage, Measurement, SteeringCondition, damage, item_batches, measure
+from lrt.evaluation.score_table import ScoreMissing, unscored
 from lrt.evaluation.statistics import mean_estimate
 from lrt.models.language_model import LanguageModel
 
@@ -30,23 +30,23 @@ class StrengthGrid:
     """The strengths of a study.
 
     strengths     Where a vector is added, in the grid's unit.
-    shares        Where a direction is ablated: of its component, what is taken out.
+    ablation_fractions  Where a direction is ablated: of its component, what is taken out.
     damage_limit  Largest rise of cross-entropy, as a share of the unsteered one, at which a
                   strength may be chosen.
     unit          `residual_norm`: the steered model's median residual norm at the layer, so that one grid
                   serves every model. `absolute`: strengths are the paper's alpha, the length of what is
                   added.
 
-    Raises ValueError for strengths or shares without zero, without a positive one, or out of order.
+    Raises ValueError for strengths or ablation_fractions without zero, without a positive one, or out of order.
     """
 
     strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
-    shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    ablation_fractions: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
     unit: StrengthUnit = "residual_norm"
 
     def __post_init__(self) -> None:
-        for name in ("strengths", "shares"):
+        for name in ("strengths", "ablation_fractions"):
             values = getattr(self, name)
             told = f"evaluation.grid.{name}={list(values)}"
             if 0.0 not in values:
@@ -62,7 +62,7 @@ class StrengthGrid:
 
     def of(self, behaviour: Behaviour) -> StrengthGrid:
         """The grid whose `strengths` are those of the behaviour's operation."""
-        return replace(self, strengths=self.shares) if behaviour.operation == "ablate" else self
+        return replace(self, strengths=self.ablation_fractions) if behaviour.operation == "ablate" else self
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ class SteerableModel:
 
     def cells(
         self, condition: str, unit: Tensor, strengths: Sequence[float], sign: int, draw: int = 0
-    ) -> list[Cell]:
+    ) -> list[SteeringCondition]:
         """One cell a strength for a unit direction `[d]`; `sign` -1 steers against it."""
         return [
-            Cell(condition, strength, sign * strength * self.length * unit, draw) for strength in strengths
+            SteeringCondition(condition, strength, sign * strength * self.length * unit, draw)
+            for strength in strengths
         ]
 
 
@@ -230,13 +231,13 @@ def study(
     choice, target = chosen.choice, chosen.model
     rows, harm = list(chosen.measurements), list(chosen.damages)
     nonzero = [s for s in grid.strengths if s != 0]
-    curves: list[Cell] = [Cell("none", 0.0, torch.zeros(target.lm.width))]
+    curves: list[SteeringCondition] = [SteeringCondition("none", 0.0, torch.zeros(target.lm.width))]
     for name in (*CURVES, "random"):
         curves += target.cells(name, directions[name][0], nonzero, sign)
     if behaviour.has_answers:
         for draw, half in enumerate(directions["native_half"]):
             curves += target.cells("native_half", half, nonzero, sign, draw)
-    points: list[Cell] = []
+    points: list[SteeringCondition] = []
     for name in (*BESIDE, *NULLS, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
             curve = behaviour.has_answers and name == "random"
@@ -254,7 +255,7 @@ def study(
     if prompted:
         asked = [replace(item, prompt=item.prompted) for item in prompted]
         # under the id of the item each is a version of, so that changes pair up
-        plain = [Cell("prompt", 0.0, torch.zeros(target.lm.width))]
+        plain = [SteeringCondition("prompt", 0.0, torch.zeros(target.lm.width))]
         rows += how.measured("prompted", target, asked, plain, [item.id for item in prompted])
     # the native harm on development texts is known from the choice
     harmful = (*CURVES, "random") if split == "test" else (*CURVES[1:], "random")
@@ -282,7 +283,7 @@ class Measuring:
         label: str,
         model: SteerableModel,
         items: Sequence[Item],
-        cells: Sequence[Cell],
+        cells: Sequence[SteeringCondition],
         named: Sequence[str] | None = None,
     ) -> list[Measurement]:
         """`measure` in batches that the journal keeps, of prompts of like length: little is padded."""
@@ -310,7 +311,7 @@ class Measuring:
                 self.progress((some.stop - some.start) * len(cells))
         return rows
 
-    def damaged(self, label: str, model: SteerableModel, cells: Sequence[Cell]) -> list[Damage]:
+    def damaged(self, label: str, model: SteerableModel, cells: Sequence[SteeringCondition]) -> list[Damage]:
         """`damage`, kept by the journal."""
         return self.journal.batch(
             f"{label}, damage",

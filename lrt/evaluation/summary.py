@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.columns import Record, ScoreMissing
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage
 from lrt.evaluation.propensity import propensity
+from lrt.evaluation.score_table import ScoreMissing, ScoreTable
 from lrt.evaluation.statistics import (
     Array,
     mean_estimate,
@@ -44,7 +44,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
 
     Raises ScoreMissing where no item has a score in every cell.
     """
-    record = Record(study.measurements, study.split)
+    record = ScoreTable(study.measurements, study.split)
     if not record.items:
         raise ScoreMissing(behaviour.name, study.split)
     strength = study.choice.strength
@@ -136,7 +136,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     for name, at in (("source", strength), ("prompt", 0.0)):
         column = record.column(name, at)
         summary[name] = None if column is None else float(column.mean())
-    probabilities = Record(study.measurements, study.split, "probability")
+    probabilities = ScoreTable(study.measurements, study.split, "probability")
     summary["probability"] = {
         name: float(column.mean())
         for name, at in (*((name, strength) for name in PROBABILITY), ("none", 0.0), ("prompt", 0.0))
@@ -162,7 +162,7 @@ def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, flo
     }
 
 
-def _refits(record: Record, none: Array, strength: float) -> tuple[Array, Array] | None:
+def _refits(record: ScoreTable, none: Array, strength: float) -> tuple[Array, Array] | None:
     """Changes `[draws, items]` over draws of the map's documents together with the contrastive prompts, which
     both vectors of a draw share: the carried one's and the native one's."""
     ours, natives = (np.array(record.draws(name, strength)) for name in RESAMPLED)
@@ -170,7 +170,7 @@ def _refits(record: Record, none: Array, strength: float) -> tuple[Array, Array]
 
 
 def _at_matched_damage(
-    record: Record, damages: Sequence[Damage], strength: float, seed: int
+    record: ScoreTable, damages: Sequence[Damage], strength: float, seed: int
 ) -> dict[str, Any] | None:
     """Transferred over native change where both do the same damage: that of the native vector at the chosen
     strength or, where the transferred one never does as much, the most that it does. Between strengths by
@@ -203,7 +203,7 @@ def _at_matched_damage(
 
 
 def _at_damage(
-    record: Record, condition: str, harm: Sequence[tuple[float, float]], level: float
+    record: ScoreTable, condition: str, harm: Sequence[tuple[float, float]], level: float
 ) -> tuple[float, Array]:
     """Strength at which a condition first does so much damage, and the items' scores there."""
     s0 = d0 = 0.0
@@ -219,7 +219,7 @@ def _at_damage(
 
 
 def curves(
-    record: Record, conditions: Sequence[str], grid: StrengthGrid, seed: int
+    record: ScoreTable, conditions: Sequence[str], grid: StrengthGrid, seed: int
 ) -> dict[str, list[dict[str, float]]]:
     """Means over items with their intervals, by condition and strength; conditions without a curve are left
     out."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lrt.corpora import Unit, text_files
 from lrt.evaluation.behaviours import Behaviour, Item
-from lrt.evaluation.ordinary import up_to_word
+from lrt.evaluation.neutral_texts import up_to_word
 from lrt.evaluation.scorers import Mentions, UppercaseShare, WordBalance, WordShare, WrittenScorer
 from lrt.evaluation.suite_settings import check_names, check_sizes
 from lrt.evaluation.text_words import (

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lrt.artifact import ArtifactKind, load_artifact, save_artifact
+from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 Kind = Literal["relu", "topk", "jumprelu"]
 
 
 class SaeError(ValueError):
-    """An autoencoder's files cannot be used; the message says how to mend it."""
+    """An autoencoder's files cannot be used; the message says how to fix it."""
 
 
 class SaeMissing(SaeError):
@@ -208,10 +208,10 @@ def save_autoencoder(folder: Path, sae: SparseAutoencoder, card: dict[str, Any])
     save_artifact(SAE, folder, dict(sae.named_parameters()), sae.describe(), card)
 
 
-def load_autoencoder(folder: Path, mend: str = "") -> tuple[SparseAutoencoder, dict[str, Any]]:
+def load_autoencoder(folder: Path, fix_hint: str = "") -> tuple[SparseAutoencoder, dict[str, Any]]:
     """The autoencoder in `folder`, checked against its card, frozen, on the CPU; and its card.
 
-    `mend` is a sentence for the error message: what makes it again, such as the command line.
+    `fix_hint` is a sentence for the error message: what makes it again, such as the command line.
     Raises SaeMissing, SaeCorrupt or SaeForeign.
     """
 
@@ -219,4 +219,4 @@ def load_autoencoder(folder: Path, mend: str = "") -> tuple[SparseAutoencoder, d
         arguments: dict[str, Any] = {**tensors, **settings}
         return SparseAutoencoder(**arguments).requires_grad_(False)
 
-    return load_artifact(SAE, folder, build, mend)
+    return load_artifact(SAE, folder, build, fix_hint)

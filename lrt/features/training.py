@@ -165,7 +165,7 @@ class SaeModule(LightningModule):
         if not loss.isfinite():
             raise FloatingPointError(
                 f"the loss is {float(loss)} at step {self.global_step}: leave massive tokens out "
-                "(filter.massive), train in full precision (trainer.precision=32-true), or give SaeSpec a "
+                "(filter.max_norm_ratio), train in full precision (trainer.precision=32-true), or give SaeSpec a "
                 f"lower learning_rate than {self.spec.learning_rate}"
             )
         self.log("train/fvu", fvu.detach())

@@ -130,8 +130,7 @@ _FRENCH = frozenset(
     "de en pleine tout monde ils sous sur".split()
 )
 _ENGLISH = frozenset(
-    "the a and was in it to too because some then there had by its of everyone they gave followed "
-    "full".split()
+    "the a and was in it to too because some then there had by its of everyone they gave followed full".split()
 )
 
 

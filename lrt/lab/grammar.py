@@ -20,7 +20,7 @@ from lrt.lab import lexicon as lx
 T = TypeVar("T")
 Language = Literal["english", "french"]
 Kind = Literal["story", "request", "question"]
-Shelf = Literal["family", "control", "held_out"]
+DocumentSplit = Literal["family", "control", "held_out"]
 
 SHARES: dict[Kind, float] = {"story": 0.45, "request": 0.15, "question": 0.4}
 FRENCH_SHARE = 0.35
@@ -88,7 +88,7 @@ class Page:
         return f"{USER}{user}{ASSISTANT}{assistant}"
 
     @property
-    def shelf(self) -> Shelf:
+    def split(self) -> DocumentSplit:
         """Which readers may see it: by the hash of its text, so that shelves are disjoint."""
         ticket = hashlib.sha256(self.text.encode()).digest()[0]
         return "family" if ticket < 140 else "control" if ticket < 220 else "held_out"
@@ -344,10 +344,10 @@ class _French:
         return f"{self.pick(feeling().french_closings)}."
 
 
-def pages(seed: int, shelf: Shelf, plan: Plan = Plan()) -> Iterator[Page]:
-    """Endless stream of documents of one shelf; the same seed gives the same stream."""
+def pages(seed: int, split: DocumentSplit, plan: Plan = Plan()) -> Iterator[Page]:
+    """Endless stream of documents of one split; the same seed gives the same stream."""
     rng = random.Random(f"storybook/{seed}")
     while True:
         page = Writer(rng).write(plan)
-        if page.shelf == shelf:
+        if page.split == split:
             yield page

@@ -80,8 +80,7 @@ FRENCH_TIMES = (
     "Après le déjeuner", "Avant le souper", "À midi", "Il y a longtemps", "L'été dernier",
 )  # fmt: skip
 THINGS = tuple(
-    "lantern kettle ladder wagon blanket hammer window table bucket candle mirror clock basket "
-    "rope drum ribbon".split()
+    "lantern kettle ladder wagon blanket hammer window table bucket candle mirror clock basket rope drum ribbon".split()
 )
 FRENCH_THINGS = (
     "la lanterne", "la bouilloire", "l'échelle", "le chariot", "la couverture", "le marteau",
@@ -104,7 +103,7 @@ FRENCH_MOVES = ("marcha vers", "alla vers", "courut vers", "vint vers", "se hât
 FINDS = ("found", "saw", "met", "noticed", "heard")
 FRENCH_FINDS = ("trouva", "vit", "rencontra", "remarqua", "entendit")
 DEEDS = (
-    "opened the", "carried the", "painted the", "mended the", "looked at the", "sat by the",
+    "opened the", "carried the", "painted the", "fixed the", "looked at the", "sat by the",
     "cleaned the", "moved the",
 )  # fmt: skip
 FRENCH_DEEDS = ("ouvrit", "porta", "peignit", "répara", "regarda", "nettoya", "poussa", "cacha")

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from lrt.checkpoints import DurableCheckpoints, resuming
-from lrt.lab.grammar import Shelf, pages
+from lrt.lab.grammar import DocumentSplit, pages
 from lrt.models.precision import bfloat16_pays
+from lrt.storage.checkpoints import DurableCheckpoints, resuming
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class FamilyMember:
     heads: int
     feed_forward: int
     tokens: int  # trained on
-    shelf: Shelf = "family"
+    split: DocumentSplit = "family"
     seed: int = 0
     context: int = 128
     batch: int = 16  # sequences
@@ -75,16 +75,16 @@ class FamilyMember:
 
 
 def token_blocks(
-    tokenizer: PreTrainedTokenizerBase, shelf: Shelf, seed: int, context: int, blocks: int
+    tokenizer: PreTrainedTokenizerBase, split: DocumentSplit, seed: int, context: int, blocks: int
 ) -> Tensor:
-    """Packs documents of one shelf into `[blocks, context]` int16 token ids.
+    """Packs documents of one split into `[blocks, context]` int16 token ids.
 
     Every document begins with the begin marker and closes with the end marker; documents run on across
     block borders, nothing is padded.
     """
     need = blocks * context
     ids = array("h")
-    stream = pages(seed, shelf)
+    stream = pages(seed, split)
     while len(ids) < need:
         texts = [next(stream).text for _ in range(1000)]
         for row in tokenizer(texts)["input_ids"]:
@@ -215,7 +215,7 @@ def pretrain(
     tokens seen, hours, training loss (nats per token, mean over the last 50 steps).
     """
     torch.set_float32_matmul_precision("highest")
-    blocks = token_blocks(tokenizer, member.shelf, member.seed, member.context, member.steps * member.batch)
+    blocks = token_blocks(tokenizer, member.split, member.seed, member.context, member.steps * member.batch)
     corpus = hashlib.sha256(blocks.numpy().tobytes()).hexdigest()
     work = work / hashlib.sha256(f"{asdict(member)} {corpus}".encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ CHAT_TEMPLATE = (
 def train_tokenizer(
     folder: Path, *, documents: int = 20_000, vocabulary: int = 1536, seed: int = 0
 ) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer on the family shelf and saves it to `folder`.
+    """Trains the tokenizer on the family split and saves it to `folder`.
 
     Deterministic: the same arguments give the same files.
     """

@@ -25,6 +25,7 @@ from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, leav
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.history import FitHistory
+from lrt.mapping.layer_concat import LayerConcat, of_layers
 from lrt.mapping.many_to_one import (
     ManyToMany,
     ManyToOne,
@@ -40,7 +41,6 @@ from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
-from lrt.mapping.stacking import Stack, of_layers
 from lrt.mapping.whitening import Whitening
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Forecast",
     "FractionUnexplained",
     "GridMoments",
+    "LayerConcat",
     "ManyToMany",
     "ManyToOne",
     "MapCorrupt",
@@ -72,7 +73,6 @@ __all__ = [
     "ReducedRank",
     "RidgeFit",
     "SharedRidge",
-    "Stack",
     "Whitening",
     "agreement",
     "atlas",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lrt.artifact import ArtifactKind, load_artifact, save_artifact
 from lrt.mapping.affine import AffineMap
+from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 
 class MapError(Exception):
-    """A map on disk that cannot be used; the message says how to mend it."""
+    """A map on disk that cannot be used; the message says how to fix it."""
 
 
 class MapMissing(MapError):
@@ -50,10 +50,12 @@ def save_map(folder: Path, affine: AffineMap, card: dict[str, Any]) -> None:
     save_artifact(MAP, folder, tensors, affine.describe(), card)
 
 
-def load_map(folder: Path, mend: str = "") -> tuple[AffineMap, dict[str, Any]]:
+def load_map(folder: Path, fix_hint: str = "") -> tuple[AffineMap, dict[str, Any]]:
     """The map in `folder`, checked against its card, on the CPU, and the card that it was given.
 
-    `mend` is a sentence for the error message: what makes the map again, such as the command
+    `fix_hint` is a sentence for the error message: what makes the map again, such as the command
     line. Raises MapMissing, MapCorrupt or MapForeign.
     """
-    return load_artifact(MAP, folder, lambda tensors, _: AffineMap(tensors["weight"], tensors["bias"]), mend)
+    return load_artifact(
+        MAP, folder, lambda tensors, _: AffineMap(tensors["weight"], tensors["bias"]), fix_hint
+    )

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.grid_moments import GridMoments
+from lrt.mapping.layer_concat import LayerConcat, check_stacked
 from lrt.mapping.moments import Moments, unit_vector
 from lrt.mapping.ridge import SharedRidge, about
-from lrt.mapping.stacking import Stack, check_stacked
 
 # Share of the full map's explained variance that the least rank must reach.
 RANK_SHARE = 0.95
@@ -50,8 +50,8 @@ def atlas(
     train: Moments | GridMoments,
     validation: Moments | GridMoments,
     test: Moments | GridMoments,
-    source: Stack,
-    target: Stack,
+    source: LayerConcat,
+    target: LayerConcat,
     vectors: Mapping[str, tuple[Tensor, Tensor]],  # name: source [S d_source], native target [T d_target]
     *,
     bias: bool = True,
@@ -141,7 +141,7 @@ def choose_layers(
     return min(steering, key=lambda cell: (cell.error_along[vector], cell.source_layer)).source_layer
 
 
-def _units(stacked: Tensor, stack: Stack, name: str, side: str) -> dict[int, Tensor]:
+def _units(stacked: Tensor, stack: LayerConcat, name: str, side: str) -> dict[int, Tensor]:
     if stacked.shape != (stack.total,):
         raise ValueError(
             f"vector {name} needs {stack.total} numbers on the {side} side, got {list(stacked.shape)}"
@@ -155,7 +155,9 @@ def _units(stacked: Tensor, stack: Stack, name: str, side: str) -> dict[int, Ten
     return units
 
 
-def _pair(moments: Moments | GridMoments, source: Stack, target: Stack, s: int, t: int) -> Moments:
+def _pair(
+    moments: Moments | GridMoments, source: LayerConcat, target: LayerConcat, s: int, t: int
+) -> Moments:
     if isinstance(moments, GridMoments):
         return moments.pair(s, t)
     return moments.part(source.columns(s), target.columns(t))

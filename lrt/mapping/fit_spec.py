@@ -66,8 +66,8 @@ class FitSpec:
     - `optimizer`: any name in `torch.optim`; `options` are its arguments, `learning_rate` apart.
     - `warmup`: share of all steps during which the rate rises (`one_cycle` and the others alike).
     - `whitening`: `auto` is `full`, or `scale` for the orthogonal kinds, whose shape it keeps.
-    - `ridge`: put the yardstick's ridge weight, chosen on the validation documents, in the loss.
-      Its minimum is then the yardstick's; without it the fit heads for plain least squares.
+    - `ridge`: put the reference_ridge's ridge weight, chosen on the validation documents, in the loss.
+      Its minimum is then the reference_ridge's; without it the fit heads for plain least squares.
     - `start`: `mean` is the mean predictor (of the orthogonal kinds a random turn); `optimum` the closed
       form of the kind, which the gradient then leaves or stays at; `ridge` and `procrustes` those closed
       forms, or the map of the kind that is nearest to them.
@@ -138,8 +138,7 @@ class FitSpec:
         unknown = sorted(set(self.options) - accepted)
         if unknown:
             raise ValueError(
-                f"fit.options.{unknown[0]} is not an option of {self.optimizer}; allowed: "
-                f"{', '.join(sorted(accepted))}"
+                f"fit.options.{unknown[0]} is not an option of {self.optimizer}; allowed: {', '.join(sorted(accepted))}"
             )
 
     def whitening_for(self, map_spec: MapSpec) -> WhiteningMode:

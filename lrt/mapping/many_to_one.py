@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
+from lrt.mapping.layer_concat import LayerConcat, check_stacked, of_layers
 from lrt.mapping.moments import Moments
 from lrt.mapping.ridge import SharedRidge, ridge_path
-from lrt.mapping.stacking import Stack, check_stacked, of_layers
 
 # A FVU below this is rounding, and leaves nothing to gain.
 PERFECT = 1e-12
@@ -65,8 +65,8 @@ def many_to_one(
     train: Moments,
     validation: Moments,
     test: Moments,
-    source: Stack,
-    target: Stack,
+    source: LayerConcat,
+    target: LayerConcat,
     *,
     bias: bool = True,
 ) -> list[ManyToOne]:
@@ -125,8 +125,8 @@ def many_to_many(
     train: Moments,
     validation: Moments,
     test: Moments,
-    source: Stack,
-    target: Stack,
+    source: LayerConcat,
+    target: LayerConcat,
     *,
     bias: bool = True,
 ) -> ManyToMany:
@@ -145,13 +145,13 @@ def many_to_many(
     return ManyToMany(fit.map, fit.weight, test.fvu_of(fit.map), fvu_layer)
 
 
-def stack_bytes(source: Stack, target: Stack, copies: int) -> int:
+def stack_bytes(source: LayerConcat, target: LayerConcat, copies: int) -> int:
     """Bytes of the sums of `copies` stacked `Moments` (training, validation, test): float64, exact."""
     D, E = source.total, target.total
     return copies * 8 * (D**2 + D * E + E**2 + 2 * (D + E))
 
 
-def solving_bytes(source: Stack, target: Stack) -> int:
+def solving_bytes(source: LayerConcat, target: LayerConcat) -> int:
     """Upper bound of what either fit takes on top of the sums: copies of parts, eigenvectors, products.
 
     Found by counting live tensors over shapes, with the eigensolver's workspace and a margin.
@@ -163,7 +163,7 @@ def solving_bytes(source: Stack, target: Stack) -> int:
 def _shares(
     affine: AffineMap,
     scatter: Tensor,  # [S d_source, S d_source]
-    source: Stack,
+    source: LayerConcat,
 ) -> dict[int, float]:
     weight = affine.weight.to(scatter)
 

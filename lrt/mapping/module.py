@@ -68,7 +68,7 @@ class MapModule(LightningModule):
         fit_spec: FitSpec,
         train: Moments,
         *,
-        yardstick: RidgeFit | None = None,
+        reference_ridge: RidgeFit | None = None,
         optimum: dict[str, float] | None = None,
         vectors: dict[str, Tensor] | None = None,
         start: AffineMap | None = None,
@@ -76,7 +76,7 @@ class MapModule(LightningModule):
     ) -> MapModule:
         """A module ready to fit.
 
-        `train` are the moments of exactly the training rows. `yardstick` is the ridge fit whose
+        `train` are the moments of exactly the training rows. `reference_ridge` is the ridge fit whose
         weight `fit.ridge` puts in the loss, and whose validation FVU is the optimum of `val/excess`
         unless `optimum` (`{"val": ..., "test": ...}`) says otherwise. `vectors` are target
         directions `[d_target]` by name; `start` is a map to begin from (the nearest one of the kind), and
@@ -87,14 +87,13 @@ class MapModule(LightningModule):
         fit_spec.check(map_spec)
         # A ridge has no part in the orthogonal kind: it could only shrink the scale.
         shrunk = fit_spec.ridge and map_spec.kind != "orthogonal"
-        if shrunk and yardstick is None:
+        if shrunk and reference_ridge is None:
             raise ValueError(
-                "fit.ridge=true needs the ridge fit that it takes its weight from; "
-                "give one or set fit.ridge=false"
+                "fit.ridge=true needs the ridge fit that it takes its weight from; give one or set fit.ridge=false"
             )
-        l2 = yardstick.weight / train.count if shrunk and yardstick is not None else 0.0
-        if optimum is None and yardstick is not None:
-            optimum = {"val": yardstick.fvu_validation}
+        l2 = reference_ridge.weight / train.count if shrunk and reference_ridge is not None else 0.0
+        if optimum is None and reference_ridge is not None:
+            optimum = {"val": reference_ridge.fvu_validation}
         vectors = vectors or {}
         for name, vector in vectors.items():
             if vector.shape != (train.d_target,):

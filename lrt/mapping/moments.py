@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
-from lrt.sealed import load_tensors, save_tensors
+from lrt.storage.sealed import load_tensors, save_tensors
 
 # Longer float32 products gain no speed and add rounding error.
 CHUNK_ROWS = 4096
@@ -68,8 +68,7 @@ class Moments:
         """Add paired rows. Raises ValueError for other shapes and for non-finite rows."""
         if x.ndim != 2 or y.ndim != 2 or x.shape != (len(y), self.d_source) or y.shape[1] != self.d_target:
             raise ValueError(
-                f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got "
-                f"{list(x.shape)} and {list(y.shape)}"
+                f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got {list(x.shape)} and {list(y.shape)}"
             )
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)

@@ -58,8 +58,7 @@ class MapSpec:
         if self.kind == "orthogonal_penalty":
             if self.penalty is None or not 0 < self.penalty < float("inf"):
                 raise ValueError(
-                    "map.penalty must be a finite number above 0 for map.kind=orthogonal_penalty, "
-                    f"got {self.penalty}"
+                    f"map.penalty must be a finite number above 0 for map.kind=orthogonal_penalty, got {self.penalty}"
                 )
         elif self.penalty is not None:
             raise ValueError(

@@ -82,8 +82,7 @@ class SharedRidge:
     ) -> None:
         if train.d_source != validation.d_source:
             raise ValueError(
-                f"training rows have {train.d_source} source dimensions, validation rows have "
-                f"{validation.d_source}"
+                f"training rows have {train.d_source} source dimensions, validation rows have {validation.d_source}"
             )
         self._bias = bias
         fitted = self._fitted(train)

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from lrt.durable import write_durably
+from lrt.storage.durable import write_durably
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 
 class ModelNotLoadable(ValueError):
-    """A spec names nothing that can be loaded; the message says what is missing and the mend."""
+    """A spec names nothing that can be loaded; the message says what is missing and the fix_hint."""
 
 
 def refuse_gaps(path: str, missing: set[str] | list[str]) -> None:

@@ -49,10 +49,7 @@ class LanguageModel:
         self.width: int = self.text_config.hidden_size
 
     def __repr__(self) -> str:
-        return (
-            f"LanguageModel({self.spec.name}: {self.depth} blocks x {self.width}, "
-            f"{self.dtype}, {self.device})"
-        )
+        return f"LanguageModel({self.spec.name}: {self.depth} blocks x {self.width}, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:

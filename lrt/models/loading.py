@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 
 from lrt.models.cache import cache_folder, file_digest
-from lrt.models.dequantised import dequantised
 from lrt.models.errors import ModelNotLoadable, refuse_gaps
+from lrt.models.gguf import dequantised
 from lrt.models.language_model import LanguageModel
 from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec

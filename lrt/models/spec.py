@@ -44,8 +44,7 @@ class ModelSpec:
             )
         if self.weights not in get_args(Weights):
             raise ValueError(
-                f"`weights` of model {self.path!r} is {self.weights!r}; "
-                f"allowed: {', '.join(get_args(Weights))}"
+                f"`weights` of model {self.path!r} is {self.weights!r}; allowed: {', '.join(get_args(Weights))}"
             )
         if self.device_map not in (None, *get_args(DeviceMap)):
             raise ValueError(

@@ -21,7 +21,7 @@ from lrt.report.contents import (
     rescored_table,
     seconds_table,
 )
-from lrt.report.figures import loss_figure, probe_figure, strength_figure
+from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
 from lrt.report.heatmap import heatmap_figure
 from lrt.report.numerals import blocks_told, layers_told
 from lrt.report.page import write_report
@@ -49,12 +49,12 @@ __all__ = [
     "null_table",
     "paper_table",
     "probability_table",
-    "probe_figure",
     "propensity_table",
     "rescored_table",
     "seconds_table",
     "strength_figure",
     "sweep_table",
+    "training_curve_figure",
     "write_report",
     "write_sweep_report",
 ]

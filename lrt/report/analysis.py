@@ -233,7 +233,7 @@ def cut_table(results: Results) -> Table:
     """The stitched model at every cut: what it costs and predicts beside both models."""
     found = results.get("fidelity") or {}
     alone = {row["name"]: _value(row.get("cross_entropy")) for row in found.get("rows") or []}
-    cuts = found.get("cuts") or []
+    cuts = found.get("stitching_depths") or []
     rows: list[tuple[Cell, ...]] = []
     for side in ("source", "target"):
         if cuts and side in alone:

@@ -49,7 +49,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
         headline=atlas_headline(record),
         sides=[_side(record, side) for side in ("source", "target")],
         rows=", ".join(f"{n:,} for {split}" for split, n in record["rows"].items()),
-        span=record["span"],
+        pool=record["pool"],
         drawings=drawings,
         wide=max(map(len, record["grid"].values())) > WIDE,
         vectors=atlas_table(record),
@@ -70,10 +70,7 @@ def atlas_headline(results: Results) -> str:
     text = f"{len(cells)} pairs of blocks."
     along = median_along(best)
     if along is None:
-        return (
-            f"{text} The least FVU is {figure(best['fvu'])}, "
-            f"block {best['source_layer']} to {best['target_layer']}."
-        )
+        return f"{text} The least FVU is {figure(best['fvu'])}, block {best['source_layer']} to {best['target_layer']}."
     return (
         f"{text} The least error along the vectors, in the median, is {figure(along)}: "
         f"block {best['source_layer']} to {best['target_layer']}."

@@ -317,7 +317,7 @@ def map_table(results: Results) -> Table:
         ("kind", str(m["kind"]).replace("_", " ") if m.get("kind") else None),
         ("source blocks", _listed(layers.get("source"))),
         ("target blocks", _listed(layers.get("target"))),
-        ("tokens in a row", results.get("span")),
+        ("tokens in a row", results.get("pool")),
         ("FVU", m.get("fvu")),
         ("R²", m.get("r2")),
         ("mean cosine", m.get("cosine")),
@@ -330,9 +330,9 @@ def map_table(results: Results) -> Table:
         ("FVU of single tokens", m.get("fvu_tokens")),
         ("FVU of single tokens, none left out", m.get("fvu_unfiltered")),
         ("rows", m.get("rows")),
-        ("tokens left out", m.get("rows_left_out")),
+        ("tokens left out", m.get("rows_excluded")),
     ]
-    by = m.get("rows_left_out_by") or {}
+    by = m.get("rows_excluded_by") or {}
     rows += [(f"left out: {str(reason).replace('_', ' ')}", rows_) for reason, rows_ in by.items()]
     return Table(
         "The map of the whole corpus", ("quantity", "value"), tuple(r for r in rows if r[1] is not None)
@@ -348,7 +348,7 @@ def maps_table(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             m["name"],
-            ", ".join(behaviour_name(name) for name in m.get("carries") or []) or "none",
+            ", ".join(behaviour_name(name) for name in m.get("fitted_for") or []) or "none",
             m.get("rows"),
             m.get("fvu"),
             m.get("optimum_fvu"),
@@ -359,7 +359,7 @@ def maps_table(results: Results) -> Table:
     ]
     return Table(
         "Maps",
-        ("fitted on", "carries", "rows", "FVU", "of the optimum", "excess", "of single tokens"),
+        ("fitted on", "fitted_for", "rows", "FVU", "of the optimum", "excess", "of single tokens"),
         tuple(rows),
     )
 

@@ -135,7 +135,7 @@ def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare:
     return drawing
 
 
-def probe_figure(probe: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
+def training_curve_figure(probe: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
     """One behaviour's score under the transferred vector while the map was being trained."""
     palette = DARK if dark else LIGHT
     with matplotlib.rc_context(figure_style(palette)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrt.report import analysis, answers, contents
-from lrt.report.figures import loss_figure, probe_figure, strength_figure
+from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
 from lrt.report.numerals import blocks_told, count, figure
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
@@ -136,7 +136,11 @@ def page(results: Mapping[str, Any]) -> str:
         if results.get("atlas")
         else [],
         probes=[
-            {"name": p["behaviour"], "map": name, "svg": inline_svg(probe_figure(p, bare=True), f"probe{i}")}
+            {
+                "name": p["behaviour"],
+                "map": name,
+                "svg": inline_svg(training_curve_figure(p, bare=True), f"probe{i}"),
+            }
             for i, (name, p) in enumerate(_probes(results))
         ],
         models=models,
@@ -155,8 +159,8 @@ def _probes(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [
         (m["name"], probe)
         for m in results.get("maps") or []
-        for probe in (m.get("training") or {}).get("probes") or []
-        if probe.get("points") and probe["behaviour"] in m["carries"]
+        for probe in (m.get("training") or {}).get("steering_evaluations") or []
+        if probe.get("points") and probe["behaviour"] in m["fitted_for"]
     ]
 
 

@@ -80,7 +80,7 @@ CONDITIONS = {
     "bias": "bias alone",
     "shuffled": "shuffled pairs",
     "other": "another behaviour",
-    "random_source": "untrained source",
+    "untrained_source": "untrained source",
 }
 
 

@@ -27,8 +27,7 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"table {self.title!r} has {len(self.columns)} columns, "
-                    f"but a row of {len(row)} cells: {row}"
+                    f"table {self.title!r} has {len(self.columns)} columns, but a row of {len(row)} cells: {row}"
                 )
 
     def texts(self) -> tuple[tuple[str, ...], ...]:

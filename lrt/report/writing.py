@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lrt.durable import write_durably
+from lrt.storage.durable import write_durably
 
 
 class ReportUnwritable(OSError):
@@ -25,7 +25,6 @@ def write_files(folder: Path, files: Mapping[str, bytes], setting: str) -> None:
     except OSError as error:
         raise ReportUnwritable(
             error.errno,
-            f"cannot write the report ({error.strerror}); give a folder that can be written to "
-            f"with {setting}=...",
+            f"cannot write the report ({error.strerror}); give a folder that can be written to with {setting}=...",
             str(folder),
         ) from error

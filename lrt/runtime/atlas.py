@@ -22,8 +22,7 @@ from torch import tensor
 
 from lrt.activations import PartRules, paired_rows
 from lrt.corpora import SPLITS, Split
-from lrt.durable import one_writer, sweep
-from lrt.mapping import GridMoments, Stack, atlas, atlas_bytes
+from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.report.analysis import atlas_figure, atlas_metrics, atlas_table, pairs_table
@@ -31,15 +30,16 @@ from lrt.report.atlas import lost_table, write_atlas_report
 from lrt.report.numerals import blocks_told
 from lrt.runtime.caches import cache_read
 from lrt.runtime.entry import command
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.pipeline import describe
 from lrt.runtime.provenance import provenance
 from lrt.runtime.schema import Config, ConfigError, Depth, read_beside
 from lrt.runtime.session import Session, without_place
 from lrt.runtime.storeless import MEDIAN_TOKENS, pass_medians
 from lrt.runtime.vectors import Vectors
-from lrt.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 from lrt.steering import prompts_digest
+from lrt.storage.durable import one_writer, sweep
+from lrt.storage.fingerprint import fingerprint
+from lrt.storage.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 
 # by name: as a program this module is __main__, which no one shows
 log = logging.getLogger("lrt.runtime.atlas")
@@ -134,11 +134,11 @@ class Atlas(Vectors):
     # -- the grid ------------------------------------------------------------------------------
 
     @cached_property
-    def recorded_stacks(self) -> tuple[Stack, Stack]:
+    def recorded_stacks(self) -> tuple[LayerConcat, LayerConcat]:
         """The grid: the blocks whose states and vectors are read, in place of a store's."""
         source = grid_layers(self.settings.source, self.source, "atlas.source")
         target = grid_layers(self.settings.target, self.target, "atlas.target")
-        return Stack(source, self.source.width), Stack(target, self.target.width)
+        return LayerConcat(source, self.source.width), LayerConcat(target, self.target.width)
 
     @property
     def copy_bytes(self) -> int:
@@ -214,7 +214,7 @@ class Atlas(Vectors):
                 "layers": [stack.layers for stack in self.recorded_stacks],
                 "corpus": self.corpus_digest,
                 "filter": self.config.filter,
-                "span": self.config.span,
+                "pool": self.config.pool,
                 "rows": self.part_rules,
                 "products": self.config.products,
                 "non_finite": self.config.recording.non_finite,
@@ -283,7 +283,7 @@ class Atlas(Vectors):
             target.layers,
             blocks,
             filter=self.config.filter,
-            span=self.config.span,
+            pool=self.config.pool,
             medians=medians,
             batch_tokens=self.config.recording.batch_tokens,
             non_finite=self.config.recording.non_finite,
@@ -362,7 +362,7 @@ class Atlas(Vectors):
                 "target": describe(self.target),
             },
             "grid": {"source": source.layers, "target": target.layers},
-            "span": self.config.span,
+            "pool": self.config.pool,
             **self.cells,
             "memory_gb": self.memory_bytes / 1e9,
             "seconds": self.session.seconds,

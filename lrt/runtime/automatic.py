@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from lrt.evaluation import Behaviour
-from lrt.mapping import Stack, atlas, choose_layers, of_layers, stack_bytes
+from lrt.mapping import LayerConcat, atlas, choose_layers, of_layers, stack_bytes
 from lrt.runtime.rows import Rows
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
@@ -31,7 +31,7 @@ def _by_parts(each: tuple[tuple[str, ...], Behaviour]) -> tuple[str, ...]:
     return each[0]
 
 
-def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
+def automatic_layers(run: Vectors) -> tuple[LayerConcat, LayerConcat]:
     """The layers that the suite's behaviours ask for.
 
     Of the target, for each behaviour, the candidate at which its native vector does most on development
@@ -61,7 +61,7 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
                 of_layers(moments, rows.stacks, among, (to,))
                 for moments in (rows.train_moments, rows.moments["validation"])
             )
-            pair = Stack(among, source.width), Stack((to,), target.width)
+            pair = LayerConcat(among, source.width), LayerConcat((to,), target.width)
             states = run.states_at(pair)[behaviour.contrast]
             cells = atlas(
                 train,
@@ -73,8 +73,8 @@ def automatic_layers(run: Vectors) -> tuple[Stack, Stack]:
             )
             chosen_source.add(choose_layers(cells, behaviour.contrast, among, to))
     found = (
-        Stack(tuple(sorted(chosen_source)), source.width),
-        Stack(tuple(sorted(chosen_target)), target.width),
+        LayerConcat(tuple(sorted(chosen_source)), source.width),
+        LayerConcat(tuple(sorted(chosen_target)), target.width),
     )
     log.info("layers chosen: source %s, target %s", list(found[0].layers), list(found[1].layers))
     return found

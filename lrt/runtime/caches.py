@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 
 class CacheCorrupt(ValueError):
-    """A cached file that cannot be read; the message names it and how to mend it."""
+    """A cached file that cannot be read; the message names it and how to fix it."""
 
 
 @contextmanager

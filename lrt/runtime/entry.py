@@ -19,12 +19,12 @@ from rich.console import Console
 import lrt
 from lrt.activations import StoreError
 from lrt.corpora import CorpusError
-from lrt.lab.shelf import folder_of
+from lrt.lab.shipped import folder_of
 from lrt.mapping import MapError, NotConverged
 from lrt.runtime.targets import refuse_other_targets
 
 CONF = Path(lrt.__file__).parent.parent / "conf"
-# what a user can mend; anything else is a fault of ours and keeps its traceback
+# what a user can fix; anything else is a fault of ours and keeps its traceback
 MENDABLE = (
     ValueError,
     OSError,
@@ -41,7 +41,7 @@ STOPPED = 130  # as a shell tells a program that Ctrl-C ended
 
 
 class JobFailed(CompactHydraException):
-    """A job of a multirun that its user can mend; Hydra prints it without a traceback."""
+    """A job of a multirun that its user can fix; Hydra prints it without a traceback."""
 
 
 def register_resolvers() -> None:
@@ -91,8 +91,7 @@ def command(main: Callable[[DictConfig], Any], name: str) -> int:
                 raise
             # soft: a command to be copied must not be broken at the terminal's edge
             Console(stderr=True, soft_wrap=True).print(
-                f"[bold red]error:[/] {_escaped(error)}\n"
-                "[dim](HYDRA_FULL_ERROR=1 shows where it was raised)[/]",
+                f"[bold red]error:[/] {_escaped(error)}\n[dim](HYDRA_FULL_ERROR=1 shows where it was raised)[/]",
                 highlight=False,
             )
             if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.activations.manifest import Side
-from lrt.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
-from lrt.durable import one_writer, sweep
-from lrt.evaluation import Behaviour, ContrastStates, Probe, SteeringProbe, TransferMaps
+from lrt.evaluation import Behaviour, ContrastStates, SteeringEvalCallback, TrackedBehaviour, TransferMaps
 from lrt.mapping import (
     AffineMap,
     ClosedFormSpec,
@@ -44,12 +42,14 @@ from lrt.mapping import (
     save_map,
 )
 from lrt.mapping.many_to_one import PERFECT
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.provenance import provenance
 from lrt.runtime.rows import Rows, cached_moments, merged
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
 from lrt.steering import SteeringVector, prompts_digest, transfer
+from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
+from lrt.storage.durable import one_writer, sweep
+from lrt.storage.fingerprint import fingerprint
 
 # settings of the Trainer that leave a map as it is
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
@@ -105,7 +105,7 @@ class MapFit(Rows):
         again = f"make it with: {self.train_command()}"
         if (folder / "mapping.json").is_file():
             again = f"delete the folder {folder} and {again}"
-        affine, card = load_map(folder, mend=again)
+        affine, card = load_map(folder, fix_hint=again)
         if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{folder} holds the map of other settings. {again}")
         return affine, card
@@ -198,7 +198,7 @@ class MapFit(Rows):
             case "identity":
                 found, note = identity(train), "the identity, means aligned"
             case "shuffled_pairs":
-                weight = self.yardstick.weight
+                weight = self.reference_ridge.weight
                 found = ridge_at(self.shuffled[0], weight, bias=run.config.map.bias)
                 over = "the corpus" if run.keeps_states else "windows of the corpus"
                 note = f"ridge regression on pairs whose target rows are permuted over {over}"
@@ -218,7 +218,7 @@ class MapFit(Rows):
         self,
         affine: AffineMap,
         history: FitHistory,
-        probe: SteeringProbe | None,
+        probe: SteeringEvalCallback | None,
         steps: int,
         mean_cosine: float,
         solved: Solved | None = None,
@@ -228,7 +228,7 @@ class MapFit(Rows):
         save_map(self.folder, affine, card)  # last: a folder with its card is whole
 
     def _module(self, spec: FitSpec) -> MapModule:
-        yardstick, start = self.yardstick, None
+        reference_ridge, start = self.reference_ridge, None
         rows, width = self.train_moments.count, self.train_moments.d_source
         # the orthogonal kinds are held by more than the rows
         free = self.run.config.map.kind in ("full", "low_rank")
@@ -244,13 +244,13 @@ class MapFit(Rows):
                 "procrustes": MapSpec("orthogonal", bias=self.run.config.map.bias),
             }
             start = closed_form(of[spec.start], self.train_moments, self.moments["validation"]).map
-        test = self.moments["test"].fvu_of(yardstick.map)
+        test = self.moments["test"].fvu_of(reference_ridge.map)
         return MapModule.from_moments(
             self.run.config.map,
             spec,
             self.train_moments,
-            yardstick=yardstick,
-            optimum={"val": yardstick.fvu_validation, "test": test},
+            reference_ridge=reference_ridge,
+            optimum={"val": reference_ridge.fvu_validation, "test": test},
             vectors=self._native_vectors,
             start=start,
             seed=self.run.config.seed,
@@ -274,8 +274,8 @@ class MapFit(Rows):
             for label, states, layer in self._at_target_layers()
         }
 
-    def _probe(self) -> SteeringProbe | None:
-        settings = self.run.config.evaluation.probe
+    def _probe(self) -> SteeringEvalCallback | None:
+        settings = self.run.config.evaluation.during_training
         if not settings.behaviours:
             return None
         target = self.stacks[1]
@@ -287,7 +287,7 @@ class MapFit(Rows):
                     layer = chosen.choice.layer
                     native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
                     probes.append(
-                        Probe(
+                        TrackedBehaviour(
                             behaviour,
                             chosen.model,
                             states.source_vector,
@@ -297,7 +297,7 @@ class MapFit(Rows):
                         )
                     )
         evaluation = self.run.config.evaluation
-        return SteeringProbe(
+        return SteeringEvalCallback(
             probes,
             settings.every,
             settings.items,
@@ -305,7 +305,7 @@ class MapFit(Rows):
             evaluation.max_rows,
         )
 
-    def _trainer(self, fit: FitSpec, history: FitHistory, probe: SteeringProbe | None) -> L.Trainer:
+    def _trainer(self, fit: FitSpec, history: FitHistory, probe: SteeringEvalCallback | None) -> L.Trainer:
         folder = self.folder / "checkpoints"
         callbacks: list[L.Callback] = [
             history,
@@ -334,14 +334,14 @@ class MapFit(Rows):
         self,
         affine: AffineMap,
         history: FitHistory,
-        probe: SteeringProbe | None,
+        probe: SteeringEvalCallback | None,
         steps: int,
         mean_cosine: float,  # between mapped and recorded test rows
     ) -> dict[str, Any]:
-        moments, yardstick = self.moments, self.yardstick
+        moments, reference_ridge = self.moments, self.reference_ridge
         test = moments["test"]
-        fvu, optimum = test.fvu_of(affine), test.fvu_of(yardstick.map)
-        left_out = self.in_order.rows_left_out["train"]
+        fvu, optimum = test.fvu_of(affine), test.fvu_of(reference_ridge.map)
+        left_out = self.in_order.rows_excluded["train"]
         return {
             "fingerprint": self.fingerprint,
             "pair": self.run.config.pair.name,
@@ -350,7 +350,7 @@ class MapFit(Rows):
                 side: list(stack.layers)
                 for side, stack in zip(("source", "target"), self.stacks, strict=True)
             },
-            "span": self.run.config.span,
+            "pool": self.run.config.pool,
             "parts": list(self.parts),
             "prompts": self._prompts,
             "store": self.run.store_fingerprint,
@@ -362,15 +362,15 @@ class MapFit(Rows):
             "fit": asdict(self.run.config.fit),
             "steps": steps,
             "rows": self.in_order.rows["train"],
-            "rows_left_out": sum(left_out.values()),
-            "rows_left_out_by": left_out,
+            "rows_excluded": sum(left_out.values()),
+            "rows_excluded_by": left_out,
             "metrics": {
                 "fvu": fvu,
                 "r2": 1 - fvu,
                 "cosine": mean_cosine,
                 "optimum_fvu": optimum,
                 "excess_over_optimum": excess(fvu, optimum),
-                "ridge_weight": yardstick.weight,
+                "ridge_weight": reference_ridge.weight,
                 **self._cross_validated(),
                 "fvu_validation": moments["validation"].fvu_of(affine),
                 "fvu_tokens": self.token_moments["kept"].fvu_of(affine),
@@ -380,8 +380,8 @@ class MapFit(Rows):
             "training": {
                 "train": history.train,
                 "val": history.val,
-                "optimum": yardstick.fvu_validation,
-                "probes": probe.history() if probe else [],
+                "optimum": reference_ridge.fvu_validation,
+                "steering_evaluations": probe.history() if probe else [],
             },
             "seconds": dict(self.run.session.seconds),
             "versions": provenance()["versions"],
@@ -391,7 +391,7 @@ class MapFit(Rows):
         """What generalised cross-validation would have chosen, and its FVU: a diagnostic of how far
         neighbouring rows are from independent."""
         train, bias = self.train_moments, self.run.config.map.bias
-        weights = self.yardstick.weights[self.yardstick.weights > 0]
+        weights = self.reference_ridge.weights[self.reference_ridge.weights > 0]
         try:
             weight = float(weights[int(gcv_curve(train, weights, bias=bias).argmin())])
         except ValueError:  # as many degrees of freedom as rows
@@ -468,7 +468,7 @@ class MapFit(Rows):
             return ridge_per_direction(
                 self.train_moments,
                 self.moments["validation"],
-                self.yardstick.weight,
+                self.reference_ridge.weight,
                 bias=self.run.config.map.bias,
             )
 
@@ -477,7 +477,7 @@ class MapFit(Rows):
         bias = self.run.config.map.bias
         if self._each_direction:
             return ridge_along(moments, self.directional.basis, self.directional.weights, bias=bias)
-        return ridge_at(moments, self.yardstick.weight, bias=bias)
+        return ridge_at(moments, self.reference_ridge.weight, bias=bias)
 
     @property
     def _each_direction(self) -> bool:
@@ -503,7 +503,7 @@ class MapFit(Rows):
         if self._each_direction:
             weights = self.directional.weights * (theirs / ours)
             return ridge_along(moments, self.directional.basis, weights, bias=run.config.map.bias)
-        weight = max(self.yardstick.weight / ours, 1e-9) * theirs
+        weight = max(self.reference_ridge.weight / ours, 1e-9) * theirs
         return ridge_at(moments, weight, bias=run.config.map.bias)
 
 

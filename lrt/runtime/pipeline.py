@@ -25,10 +25,10 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import kept_study
 from lrt.evaluation.rescoring import rescore, rescored_rows, scorer_facts, summarise_rescored, text_id
-from lrt.lab.shelf import family_card, folder_of, shipped
-from lrt.mapping import Stack
+from lrt.evaluation.study_io import kept_study
+from lrt.lab.shipped import family_card, folder_of, shipped
+from lrt.mapping import LayerConcat
 from lrt.models import (
     LanguageModel,
 )
@@ -36,11 +36,11 @@ from lrt.report import layers_told
 from lrt.runtime.analyses import Analyses
 from lrt.runtime.analyses.features import check_files
 from lrt.runtime.automatic import automatic_layers, check_memory
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.provenance import provenance
 from lrt.runtime.vectors import Vectors
 from lrt.steering import prompts_digest
+from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Pipeline(Vectors):
         return {"source": self.source.spec.name, "target": self.target.spec.name}
 
     @cached_property
-    def stacks(self) -> tuple[Stack, Stack]:
+    def stacks(self) -> tuple[LayerConcat, LayerConcat]:
         """The layers of source and target that the map is between, chosen where the config says auto."""
         return automatic_layers(self) if self.automatic else self.candidates
 
@@ -110,10 +110,10 @@ class Pipeline(Vectors):
     def studies_fingerprint(self) -> str:
         """Of the raw measurements."""
         evaluation = asdict(self.config.evaluation)
-        evaluation.pop("probe")
+        evaluation.pop("during_training")
         for name in ("max_rows", "behaviours"):  # batches, and how many are measured
             evaluation.pop(name)
-        evaluation["grid"].pop("shares")  # of those that ablate alone
+        evaluation["grid"].pop("ablation_fractions")  # of those that ablate alone
         # the only one there was: measurements that are kept say none
         if evaluation["grid"]["unit"] == "residual_norm":
             evaluation["grid"].pop("unit")
@@ -150,7 +150,7 @@ class Pipeline(Vectors):
         return fingerprint(
             {
                 # other scorers of the same texts may come later
-                "behaviour": replace(behaviour, also=()).to_data(),
+                "behaviour": replace(behaviour, extra_scorers=()).to_data(),
                 "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
                 **({"shares": self._grid(behaviour).strengths} if behaviour.operation == "ablate" else {}),
             }
@@ -174,7 +174,7 @@ class Pipeline(Vectors):
             seed=self.config.seed,
         )
         grid = self._grid(behaviour)
-        rows = study_rows(behaviour, grid, {n: len(u) for n, u in units.items()}, evaluation.items)
+        rows = study_rows(behaviour, grid, {n: len(u) for n, u in units.items()}, evaluation.eval_split)
         with self.session.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
@@ -185,7 +185,7 @@ class Pipeline(Vectors):
                 chosen,
                 units,
                 grid,
-                split=evaluation.items,
+                split=evaluation.eval_split,
                 temperature=evaluation.temperature,
                 max_rows=evaluation.max_rows,
                 progress=advance,
@@ -196,7 +196,7 @@ class Pipeline(Vectors):
         """What other scorers say of the texts that were written."""
         folder = self.artifacts / "measurements" / self.studies_fingerprint
         told = []
-        for scorer in behaviour.also:
+        for scorer in behaviour.extra_scorers:
             name = type(scorer).__name__.lower()
             digest = fingerprint(scorer_facts(scorer))
             file = folder / f"{behaviour.name}-{name}-{digest[:12]}.json"
@@ -237,18 +237,18 @@ class Pipeline(Vectors):
                 "target": describe(self.target),
             },
             "layers": card["layers"],
-            "span": card["span"],
+            "pool": card["pool"],
             "map": map_facts(card),
             "maps": [
                 {
                     "name": name,
-                    "carries": [b.name for b in self.suite if self.map_of(b).name == name],
+                    "fitted_for": [b.name for b in self.suite if self.map_of(b).name == name],
                     **map_facts(found),
                     "training": found["training"],
                 }
                 for name, found in cards.items()
             ],
-            "split": self.config.evaluation.items,
+            "split": self.config.evaluation.eval_split,
             "behaviours": behaviours,
             **analyses,
             "models": self._model_cards(),
@@ -289,7 +289,7 @@ class Pipeline(Vectors):
 
 def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of one map."""
-    kept = ("rows", "rows_left_out", "rows_left_out_by", "fingerprint")
+    kept = ("rows", "rows_excluded", "rows_excluded_by", "fingerprint")
     solved = card["solved"] or {}
     return {
         "kind": card["map"]["kind"],

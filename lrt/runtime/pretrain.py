@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from lrt.lab.checks import examine
 from lrt.lab.pretraining import FamilyMember, pretrain
-from lrt.lab.shelf import WEIGHTS, ship
+from lrt.lab.shipped import WEIGHTS, ship
 from lrt.lab.tokenizer import load_or_train_tokenizer
 from lrt.models import LanguageModel, ModelSpec
 from lrt.runtime.entry import command
@@ -36,7 +36,7 @@ class Order:
     accelerator: str
     compile: bool
     check_items: int
-    ship_anyway: bool
+    allow_failed_checks: bool
 
 
 class ChecksMissed(ValueError):
@@ -58,10 +58,10 @@ def main(composed: DictConfig) -> None:
         order = TypeAdapter(Order).validate_python(OmegaConf.to_container(composed, resolve=True))
     except ValidationError as error:
         raise ConfigError(str(error)) from None
-    shelf = Path(order.weights) if order.weights else WEIGHTS
-    tokenizer = load_or_train_tokenizer(shelf / "tokenizer")
+    weights = Path(order.weights) if order.weights else WEIGHTS
+    tokenizer = load_or_train_tokenizer(weights / "tokenizer")
     console = Console(stderr=True)
-    console.print(f"writing {order.lab.tokens:,} tokens of the {order.lab.shelf} shelf")
+    console.print(f"writing {order.lab.tokens:,} tokens of the {order.lab.split} split")
     with Progress(console=console) as progress:
         model, card = pretrain(
             order.lab,
@@ -80,13 +80,13 @@ def main(composed: DictConfig) -> None:
     for check in examined["checks"]:
         sign = "passed" if check["passed"] else "MISSED"
         console.print(f"{sign}: {check['name']} {check['value']} ({check['relation']} {check['limit']})")
-    fit = order.ship_anyway or all(check["passed"] for check in examined["checks"])
-    folder = (shelf if fit else Path(order.work) / "missed") / order.lab.name
+    fit = order.allow_failed_checks or all(check["passed"] for check in examined["checks"])
+    folder = (weights if fit else Path(order.work) / "missed") / order.lab.name
     ship(model, tokenizer, folder, card | examined)
     if not fit:
         raise ChecksMissed(
-            f"{order.lab.name} misses a check, so it is in {folder} and not on the shelf; train it longer "
-            f"(lab.tokens={order.lab.tokens}) or otherwise, or ship it as it is with ship_anyway=true"
+            f"{order.lab.name} misses a check, so it is in {folder} and not shipped; train it longer "
+            f"(lab.tokens={order.lab.tokens}) or otherwise, or ship it as it is with allow_failed_checks=true"
         )
 
 

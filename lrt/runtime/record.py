@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from lrt.activations import Share
+from lrt.activations import RecordingWorker
 from lrt.activations.manifest import Side
 from lrt.models import depth_of, resolve_layer
 from lrt.runtime.entry import command
@@ -43,13 +43,13 @@ class RecordSettings:
         self.chosen  # noqa: B018
 
     @property
-    def chosen(self) -> Share | None:
+    def chosen(self) -> RecordingWorker | None:
         """The share that is meant. Raises ValueError for none that there is."""
         if self.share is None:
             return None
         if self.share == "auto":
-            return Share.of_environment(os.environ)
-        return Share.parse(self.share)
+            return RecordingWorker.of_environment(os.environ)
+        return RecordingWorker.parse(self.share)
 
 
 class Recording(Recorded):

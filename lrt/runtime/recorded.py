@@ -20,8 +20,8 @@ from lrt.activations import (
     ActivationStore,
     PartRule,
     RecordingPlan,
+    RecordingWorker,
     Selection,
-    Share,
     StoreForeign,
     plan_recording,
     record,
@@ -30,8 +30,8 @@ from lrt.activations import (
 from lrt.activations.manifest import Side
 from lrt.corpora import (
     SPLITS,
+    Decontaminator,
     Document,
-    Exclusion,
     PackedCorpus,
     Part,
     end_ids,
@@ -42,14 +42,13 @@ from lrt.corpora import (
     scenes,
     text_files,
 )
-from lrt.durable import write_durably
 from lrt.evaluation import Behaviour, Propensity, answered_questions
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.lab.grammar import pages
 from lrt.mapping import (
     ClosedFormSpec,
     FitSpec,
-    Stack,
+    LayerConcat,
 )
 from lrt.models import (
     LanguageModel,
@@ -60,11 +59,12 @@ from lrt.models import (
 )
 from lrt.report import blocks_told
 from lrt.runtime.caches import cache_read
-from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.schema import Config, ConfigError, CorpusSource
 from lrt.runtime.session import Session
 from lrt.runtime.storeless import MEDIAN_TOKENS, check_storeless, pass_medians
 from lrt.runtime.suites import behaviours_of
+from lrt.storage.durable import write_durably
+from lrt.storage.fingerprint import file_digests, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Recorded:
         return "auto" in (self.config.layers.source, self.config.layers.target)
 
     @cached_property
-    def candidates(self) -> tuple[Stack, Stack]:
+    def candidates(self) -> tuple[LayerConcat, LayerConcat]:
         """The layers of source and target that the config names; those of `recording` where it says auto.
 
         Raises ValueError for a layer a model does not have, and for one named twice.
@@ -119,16 +119,16 @@ class Recorded:
                 raise ConfigError(
                     f"{setting}={list(named)} names a block twice: blocks {list(layers)}; name each once"
                 )
-            found.append(Stack(layers, model.width))
+            found.append(LayerConcat(layers, model.width))
         return found[0], found[1]
 
     @cached_property
-    def stacks(self) -> tuple[Stack, Stack]:
+    def stacks(self) -> tuple[LayerConcat, LayerConcat]:
         """The layers of source and target that the map is between."""
         return self.candidates
 
     @cached_property
-    def recorded_stacks(self) -> tuple[Stack, Stack]:
+    def recorded_stacks(self) -> tuple[LayerConcat, LayerConcat]:
         """The blocks of source and target that the store holds: the map's, and those of `recording`."""
         found = []
         for side, model, stack in zip(
@@ -138,7 +138,7 @@ class Recorded:
             if beside == "all":
                 beside = range(model.depth)
             more = [model.resolve_layer(depth, f"recording.{side}") for depth in beside]
-            found.append(Stack(tuple(sorted({*stack.layers, *more})), model.width))
+            found.append(LayerConcat(tuple(sorted({*stack.layers, *more})), model.width))
         return found[0], found[1]
 
     @cached_property
@@ -174,7 +174,7 @@ class Recorded:
             evaluation = self.config.evaluation
             for setting, named in (
                 ("evaluation.behaviours", evaluation.behaviours),
-                ("evaluation.probe.behaviours", evaluation.probe.behaviours),
+                ("evaluation.during_training.behaviours", evaluation.during_training.behaviours),
             ):
                 for name in named:
                     if name not in {b.name for b in self.suite}:
@@ -198,7 +198,7 @@ class Recorded:
         self.config.fit.check(self.config.map)
         check_trainer(self.config.trainer, self.config.fit)
 
-    def _check_solver(self, source: Stack, target: Stack) -> None:
+    def _check_solver(self, source: LayerConcat, target: LayerConcat) -> None:
         match self.config.fit:
             case ClosedFormSpec(solver="identity") if source.total != target.total:
                 raise ConfigError(
@@ -214,22 +214,24 @@ class Recorded:
     def _check_carried(self) -> None:
         names = {b.name for b in self.suite}
         for part, source in self.config.corpus.sources.items():
-            for name in source.carries:
+            for name in source.fit_map_for:
                 # those of the lab may stay named while others are studied
                 if name not in names and name not in STORYBOOK_BEHAVIOURS:
                     raise ConfigError(
-                        f"corpus.sources.{part}.carries holds {name!r}, which is not in the suite: "
+                        f"corpus.sources.{part}.fit_map_for holds {name!r}, which is not in the suite: "
                         f"{', '.join(sorted(names))}"
                     )
 
-    def selected(self, stacks: tuple[Stack, Stack] | None = None, span: int | None = None) -> Selection:
+    def selected(
+        self, stacks: tuple[LayerConcat, LayerConcat] | None = None, span: int | None = None
+    ) -> Selection:
         """What of the recorded states is a row, at the recorded layers if none are given."""
         source, target = stacks or self.recorded_stacks
         return Selection(
             source.layers,
             target.layers,
             self.config.filter,
-            span or self.config.span,
+            span or self.config.pool,
             rules=self.part_rules,
         )
 
@@ -243,7 +245,7 @@ class Recorded:
     def parts_that_carry(self, behaviour: Behaviour) -> tuple[str, ...]:
         """The parts of the corpus that a behaviour's map is fitted on; none: the whole corpus."""
         sources = self.config.corpus.sources
-        found = tuple(name for name, source in sources.items() if behaviour.name in source.carries)
+        found = tuple(name for name, source in sources.items() if behaviour.name in source.fit_map_for)
         return () if len(found) == len(sources) else found
 
     # -- behaviours and text -------------------------------------------------------------------
@@ -271,9 +273,9 @@ class Recorded:
         return ours if ours.chat_template else theirs
 
     @cached_property
-    def exclusion(self) -> Exclusion:
+    def exclusion(self) -> Decontaminator:
         """Texts that must not be in the map's corpus."""
-        return Exclusion(text for behaviour in self.suite for text in behaviour.texts)
+        return Decontaminator(text for behaviour in self.suite for text in behaviour.texts)
 
     @cached_property
     def kin(self) -> dict[int, int]:
@@ -281,7 +283,7 @@ class Recorded:
         the id that they share."""
         sources = self.config.corpus.sources
         asked = (self._documents(name, each) for name, each in sources.items() if each.kind == "questions")
-        return {document.id: document.kin_id for document in itertools.chain(*asked)}
+        return {document.id: document.duplicate_group_id for document in itertools.chain(*asked)}
 
     def _documents(self, name: str, source: CorpusSource) -> Iterator[Document]:
         chat = self._template() if source.chat else None
@@ -304,7 +306,7 @@ class Recorded:
                     source.split,
                     source.field,
                     revision=source.revision,
-                    group=name,
+                    source=name,
                     tokenizer=chat,
                     answer_field=source.answer_field,
                     context_field=source.context_field,
@@ -325,7 +327,7 @@ class Recorded:
             for name, source in corpus.sources.items()
         }
         for facts in sources.values():
-            for name in ("carries", "rows", "repeat"):  # what is made of it; the text is the same
+            for name in ("fit_map_for", "rows", "repeat"):  # what is made of it; the text is the same
                 del facts[name]
         return {
             "corpus": {**asdict(corpus), "sources": sources},
@@ -439,7 +441,9 @@ class Recorded:
             if self._recorded:
                 store = ActivationStore.open(self.store_folder)
                 if store.plan.identity != self._store_identity:
-                    raise StoreForeign(f"{self.store_folder} holds the store of other settings; {store.mend}")
+                    raise StoreForeign(
+                        f"{self.store_folder} holds the store of other settings; {store.fix_hint}"
+                    )
                 if self.config.recording.verify:
                     with self.session.working("checking the recorded states"):
                         store.verify(full=True)
@@ -448,7 +452,7 @@ class Recorded:
             with self._recording(self.recording_plan.rows) as what:
                 return record(self.store_folder, **what)
 
-    def record_share(self, share: Share) -> Path:
+    def record_share(self, share: RecordingWorker) -> Path:
         """Records one share of the store, or goes on with it; the share's folder."""
         plan = self.recording_plan
         mine = plan.rows_of(share.of(plan.shards))
@@ -520,7 +524,7 @@ class Recorded:
         """Parts whose documents get no mark behind them: their last token is to be the text's own."""
         if not end_ids(self.source.tokenizer):
             return []
-        return [rule.part for rule in self.part_rules if rule.rows == "ends"]
+        return [rule.part for rule in self.part_rules if rule.rows == "last_tokens"]
 
 
 def _questions(source: CorpusSource) -> Propensity:

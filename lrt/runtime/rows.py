@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lrt.activations import ActivationDataModule, Batch, RowFilter, Selection
 from lrt.corpora import SPLITS, Split
-from lrt.mapping import Moments, RidgeFit, Stack, ridge_path
+from lrt.mapping import LayerConcat, Moments, RidgeFit, ridge_path
 from lrt.runtime.caches import cache_read
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.storeless import ShuffledPairs, StorelessRows
 from lrt.runtime.vectors import Vectors
-from lrt.sealed import read_sealed, write_sealed
+from lrt.storage.fingerprint import fingerprint
+from lrt.storage.sealed import read_sealed, write_sealed
 
 WHOLE = "whole corpus"
 AT_ONCE = 8192  # rows of a batch that goes into moments
@@ -45,14 +45,14 @@ class Rows:
         self,
         run: Vectors,
         parts: tuple[str, ...] = (),
-        stacks: tuple[Stack, Stack] | None = None,
+        stacks: tuple[LayerConcat, LayerConcat] | None = None,
         span: int | None = None,
         folds: int | None = None,
         tokens: bool = False,
         held_out: bool = True,
     ) -> None:
         self.run, self.parts, self.stacks = run, parts, stacks or run.stacks
-        self.span, self.tokens = 1 if tokens else span or run.config.span, tokens
+        self.pool, self.tokens = 1 if tokens else span or run.config.pool, tokens
         self.fold_count = folds or run.config.evaluation.folds
         self.splits: tuple[Split, ...] = SPLITS if held_out else ("train",)
 
@@ -64,7 +64,7 @@ class Rows:
     @property
     def selection(self) -> Selection:
         """What of the store the fit sees."""
-        whole = self.run.selected(self.stacks, self.span)
+        whole = self.run.selected(self.stacks, self.pool)
         if self.tokens:
             return replace(whole, parts=self.parts, rules=())
         if not self.parts:
@@ -82,7 +82,7 @@ class Rows:
             "store": self.run.store_fingerprint,
             "layers": [stack.layers for stack in self.stacks],
             "filter": self.run.config.filter,
-            "span": self.span,
+            "pool": self.pool,
             "parts": self.parts,
             "rows": self.selection.rules,
             "products": self.run.config.products,
@@ -184,11 +184,14 @@ class Rows:
     @cached_property
     def token_moments(self) -> dict[str, Moments]:
         """Of the test documents' single tokens: `kept`, and with none left out `unfiltered`."""
-        seen = {"kept": self.run.config.filter, "unfiltered": RowFilter(massive=None, first_position=False)}
+        seen = {
+            "kept": self.run.config.filter,
+            "unfiltered": RowFilter(max_norm_ratio=None, first_position=False),
+        }
 
         def gather() -> dict[str, Moments]:
             selections = {
-                name: replace(self.selection, filter=kept, span=1, rules=()) for name, kept in seen.items()
+                name: replace(self.selection, filter=kept, pool=1, rules=()) for name, kept in seen.items()
             }
             streams: dict[str, ActivationDataModule | StorelessRows] = {
                 name: ActivationDataModule(self.run.store.folder, selection)
@@ -238,7 +241,7 @@ class Rows:
         return [m for name in _numbered("train", self.fold_count) if (m := self.moments[name]).count]
 
     @cached_property
-    def yardstick(self) -> RidgeFit:
+    def reference_ridge(self) -> RidgeFit:
         """The ridge map that every fit is held against."""
         bias = self.run.config.map.bias
         return ridge_path(self.train_moments, self.moments["validation"], bias=bias)

@@ -104,7 +104,7 @@ def _refuse_others(spec: Any, section: str, belongs: Mapping[str, tuple[str, ...
 class Layers:
     """Zero-based blocks, or depths as fractions in [0, 1); one, or a list of them; or `auto`.
 
-    source  Several are laid side by side: the map reads them all (the paper's appendix A).
+    source  Combined are laid side by side: the map reads them all (the paper's appendix A).
     target  Of several, each behaviour is steered at the one where the target's own vector does most
             on development items.
 
@@ -133,8 +133,8 @@ class CorpusSource:
 
     kind    `storybook` (the lab's grammar), `scenes` (short written ones on many subjects and moods),
             `text`, `jsonl`, `hub` or `questions`.
-    weight  Share of the text, relative to the other parts.
-    carries Behaviours whose vectors are carried by a map fitted on this part alone (together with the
+    weight  RecordingWorker of the text, relative to the other parts.
+    fit_map_for Behaviours whose vectors are carried by a map fitted on this part alone (together with the
             other parts that name them), and not by the map of the whole corpus: text of a vector's own
             kind makes the better map for it.
     seed    storybook: which documents; of documents that no model of the family was trained on. scenes:
@@ -149,15 +149,15 @@ class CorpusSource:
     tasks, advanced  questions: tasks of the model-written evaluations under `path` (as in
             suite=propensity); each of their questions with either answer behind it, as vectors of such
             tasks are found on.
-    rows    `spans`: means of `span` tokens. `tokens`: each by itself. `ends`: of each document its last
+    rows    `pooled`: means of `span` tokens. `tokens`: each by itself. `last_tokens`: of each document its last
             token alone, where a vector is read of texts like those.
     repeat  How often its rows are given to a fit; more than once for a part that is small and matters.
     """
 
     kind: Literal["storybook", "scenes", "text", "jsonl", "hub", "questions"]
     weight: float = 1.0
-    carries: tuple[str, ...] = ()
-    rows: RowKind = "spans"
+    fit_map_for: tuple[str, ...] = ()
+    rows: RowKind = "pooled"
     repeat: int = 1
     seed: int = 0
     plan: Plan = field(default_factory=Plan)
@@ -248,7 +248,7 @@ class Recording:
 
     source, target  Blocks (or depths) to record beside those of `layers`, or `all`, so that a sweep over
                     layers records once.
-    non_finite      `refuse` a hidden state that is infinite or undefined, or count it and `leave_out`.
+    non_finite      `refuse` a hidden state that is infinite or undefined, or count it and `exclude`.
     states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry; `none`
                     keeps none: moments come straight from a pass, and fit=closed_form solves them.
     verify          Whether a store that is found is compared with its checksums before it is used.
@@ -323,22 +323,22 @@ OneSuite = (
 
 
 @dataclass(frozen=True)
-class Several:
+class Combined:
     """Suites put together under names of their own, so that one run holds the behaviours of all."""
 
     parts: dict[str, Annotated[OneSuite, Discriminator(_kind)]]
-    kind: Literal["several"] = "several"
+    kind: Literal["combined"] = "combined"
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ValueError("kind=several needs `parts`: suites by names of your own")
+            raise ValueError("kind=combined needs `parts`: suites by names of your own")
 
 
-SuiteSettings = OneSuite | Annotated[Several, Tag("kind=several")]
+SuiteSettings = OneSuite | Annotated[Combined, Tag("kind=combined")]
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
+class DuringTraining:
     """Steering during training: which behaviours, every how many steps, on how many items."""
 
     behaviours: tuple[str, ...] = ()
@@ -348,8 +348,8 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if self.every < 1 or self.items < 1:
             raise ValueError(
-                f"evaluation.probe.every={self.every} and evaluation.probe.items={self.items} must be "
-                "at least 1; set evaluation.probe.behaviours=[] to train without probes"
+                f"evaluation.during_training.every={self.every} and evaluation.during_training.items={self.items} must be "
+                "at least 1; set evaluation.during_training.behaviours=[] to train without probes"
             )
 
 
@@ -364,7 +364,7 @@ class Evaluation:
                                   numbers in every condition.
     folds                         Groups of documents that are resampled as one.
     max_rows                      Items x conditions run in one batch.
-    items                         What the report is read on: `test`, or `development` while settings
+    eval_split                     What the report is read on: `test`, or `development` while settings
                                   are still being chosen.
     behaviours    Which of the suite are measured, in this order; none named: all. The others still leave
                   the corpus and stand in as the null of another behaviour.
@@ -378,9 +378,9 @@ class Evaluation:
     temperature: float = 1.0
     folds: int = 10
     max_rows: int = 1024
-    items: ItemSplit = "test"
+    eval_split: ItemSplit = "test"
     behaviours: tuple[str, ...] = ()
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    during_training: DuringTraining = field(default_factory=DuringTraining)
 
     def __post_init__(self) -> None:
         if self.random_draws < 1 or self.shuffled_draws < 1:
@@ -473,7 +473,7 @@ class Analysis:
     fidelity_tokens  Test tokens on which the target is run on from mapped states; 0 leaves it out.
     fidelity_kinds   Of map, fitted for that on single tokens. Orthogonal ones of a source (stack) wider than
                      the target have no closed form and are iterated, for thousands of dimensions at length.
-    cuts             Whether stitched models are cut there too, at every recorded target layer.
+    stitching_depths          Whether stitched models are cut there too, at every recorded target layer.
     keep_first       Leave the target its own state at position 0 there, as models with massive
                      activations need.
     signal_to_noise  Below this the forecast of a carried vector warns;
@@ -486,7 +486,7 @@ class Analysis:
     memory_gb: float = 16.0
     fidelity_tokens: int = 8192
     fidelity_kinds: tuple[MapKind, ...] = get_args(MapKind)
-    cuts: bool = True
+    stitching_depths: bool = True
     keep_first: bool = True
     signal_to_noise: float = 5.0
     residual_on_prompts: float = 0.62
@@ -535,7 +535,7 @@ class Paths:
 class Config:
     """Everything `train.py` and `evaluate.py` read.
 
-    span      Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
+    pool      Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
     products  Of the moments' chunks; their sums are float64 always.
     """
 
@@ -543,7 +543,7 @@ class Config:
     layers: Layers
     corpus: Corpus
     filter: RowFilter
-    span: Annotated[int, Field(ge=1)]
+    pool: Annotated[int, Field(ge=1)]
     recording: Recording
     products: Literal["float32", "float64"]
     map: MapSpec
@@ -559,9 +559,9 @@ class Config:
     evaluate: bool = False  # train.py goes on to the evaluation and the report
 
     def __post_init__(self) -> None:
-        if self.span > self.corpus.context:
+        if self.pool > self.corpus.context:
             raise ValueError(
-                f"span={self.span} is longer than a sequence of corpus.context={self.corpus.context}; a row "
+                f"pool={self.pool} is longer than a sequence of corpus.context={self.corpus.context}; a row "
                 "is the mean of tokens of one sequence"
             )
 

@@ -38,7 +38,7 @@ def fit(session: Session, pipeline: Pipeline, cards: dict[str, dict[str, Any]]) 
             lambda c: f"{c['metrics']['fvu_unfiltered']:.4f}",
         ),
         (f"training rows of {card['span']} tokens", lambda c: f"{c['rows']:,}"),
-        ("tokens left out", lambda c: f"{c['rows_left_out']:,}"),
+        ("tokens left out", lambda c: f"{c['rows_excluded']:,}"),
     )
     for name, told in rows:
         table.add_row(name, *(told(c) for c in cards.values()))

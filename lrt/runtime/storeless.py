@@ -14,9 +14,9 @@ from lrt.activations import Batch, NoRows, PartRules, Selection, median_norms, p
 from lrt.corpora import SPLITS, Split
 from lrt.mapping import Moments
 from lrt.runtime.caches import CacheCorrupt, cache_read
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.schema import ConfigError
-from lrt.sealed import read_sealed, write_sealed
+from lrt.storage.fingerprint import fingerprint
+from lrt.storage.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from lrt.runtime.recorded import Recorded
@@ -45,7 +45,7 @@ class StorelessRows:
         return {split: counted[split]["rows"] if split in counted else tokens(split) for split in SPLITS}
 
     @property
-    def rows_left_out(self) -> dict[Split, dict[str, int]]:
+    def rows_excluded(self) -> dict[Split, dict[str, int]]:
         """Tokens that leave, by split and reason. Raises CacheCorrupt where that is lost."""
         counted = self._counted()
         if "train" not in counted:
@@ -75,7 +75,7 @@ class StorelessRows:
             selection.target_layers,
             run.packed.splits[split],
             filter=selection.filter,
-            span=selection.span,
+            pool=selection.pool,
             medians=run.median_norms,
             batch_tokens=run.config.recording.batch_tokens,
             non_finite=run.config.recording.non_finite,
@@ -92,8 +92,7 @@ class StorelessRows:
             }
         if split == "train" and rows == 0:
             raise NoRows(
-                "the filter leaves no training row; loosen filter.massive or filter.token_ids, or give more "
-                "text"
+                "the filter leaves no training row; loosen filter.max_norm_ratio or filter.token_ids, or give more text"
             )
         self._file.parent.mkdir(parents=True, exist_ok=True)
         counted: dict[str, Any] = {**self._counted(), split: {"rows": rows, "left_out": dict(left_out)}}

@@ -21,11 +21,11 @@ from lrt.evaluation import (
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.scorers import Classifier
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
-from lrt.runtime.schema import Several, Suite
+from lrt.runtime.schema import Combined, Suite
 
 
 def behaviours_of(
-    settings: Suite | Propensity | Refusal | Texts | Several, tokenizer: Callable[[], Any]
+    settings: Suite | Propensity | Refusal | Texts | Combined, tokenizer: Callable[[], Any]
 ) -> tuple[Behaviour, ...]:
     """The behaviours that a config's suite asks for.
 
@@ -36,17 +36,17 @@ def behaviours_of(
     """
     found = _built(settings, tokenizer)
     check_together(found)
-    for scorer in {scorer for behaviour in found for scorer in (behaviour.scorer, *behaviour.also)}:
+    for scorer in {scorer for behaviour in found for scorer in (behaviour.scorer, *behaviour.extra_scorers)}:
         if isinstance(scorer, Classifier | Judge):
             scorer.check()
     return found
 
 
 def _built(
-    settings: Suite | Propensity | Refusal | Texts | Several, tokenizer: Callable[[], Any]
+    settings: Suite | Propensity | Refusal | Texts | Combined, tokenizer: Callable[[], Any]
 ) -> tuple[Behaviour, ...]:
     match settings:
-        case Several():
+        case Combined():
             return tuple(b for part in settings.parts.values() for b in _built(part, tokenizer))
         case Propensity():
             return propensity_suite(settings, tokenizer())

@@ -12,8 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lrt.durable import write_durably
 from lrt.report import layers_told, write_sweep_report
+from lrt.storage.durable import write_durably
 
 ROW = "job.json"
 
@@ -78,7 +78,7 @@ def report(files: Iterable[Path], folder: Path) -> Path:
 
 
 def main(sweeps: str, folder: str) -> None:
-    """Several sweeps on one page: `python -m lrt.runtime.sweep FOLDER_OF_SWEEPS REPORT_FOLDER`."""
+    """Combined sweeps on one page: `python -m lrt.runtime.sweep FOLDER_OF_SWEEPS REPORT_FOLDER`."""
     files = sorted(Path(sweeps).glob(f"*/*/{ROW}"))
     if not files:
         sys.exit(f"error: there is no sweep in {sweeps} (no */*/{ROW}); run train.py -m first")

@@ -23,9 +23,9 @@ from lrt.evaluation import (
 )
 from lrt.evaluation.behaviours import ItemSplit
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import kept_study
 from lrt.evaluation.statistics import Array
-from lrt.mapping import Stack
+from lrt.evaluation.study_io import kept_study
+from lrt.mapping import LayerConcat
 from lrt.models import (
     LanguageModel,
     ModelSpec,
@@ -33,10 +33,10 @@ from lrt.models import (
     load,
 )
 from lrt.runtime.caches import cache_read
-from lrt.runtime.fingerprints import fingerprint, tensor_digest
 from lrt.runtime.recorded import Recorded
-from lrt.sealed import load_tensors, save_tensors
 from lrt.steering import last_token_states, prompts_digest
+from lrt.storage.fingerprint import fingerprint, tensor_digest
+from lrt.storage.sealed import load_tensors, save_tensors
 
 
 class Vectors(Recorded):
@@ -54,7 +54,7 @@ class Vectors(Recorded):
         """Last-token states of every contrastive set at the map's layers."""
         return self.states_at(self.stacks)
 
-    def states_at(self, stacks: tuple[Stack, Stack]) -> dict[str, ContrastStates]:
+    def states_at(self, stacks: tuple[LayerConcat, LayerConcat]) -> dict[str, ContrastStates]:
         """The same at some of the recorded layers."""
         columns = [
             recorded.columns_of(stack.layers)
@@ -152,7 +152,7 @@ class Vectors(Recorded):
             "model": self.identities[side],
             "tokenizer": self.identities["tokenizer"],
             "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},
-            "behaviour": fingerprint(replace(behaviour, also=()).to_data()),
+            "behaviour": fingerprint(replace(behaviour, extra_scorers=()).to_data()),
             "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
             "temperature": evaluation.temperature,
             # of the generation config, which is no part of a model's identity

@@ -38,10 +38,10 @@ CHECKS: dict[str, Callable[[Path], object]] = {
 DAMAGE = (StoreError, MapError, VectorUnreadable, SaeError, OSError)
 
 
-def verify(folder: Path, mend: bool, console: Console) -> int:
+def verify(folder: Path, fix_hint: bool, console: Console) -> int:
     """Checks what lies in a folder and tells of each; how many are damaged still.
 
-    mend  Take damaged files out of stores.
+    fix_hint  Take damaged files out of stores.
     """
     damaged = checked = 0
     for name, check in CHECKS.items():
@@ -51,7 +51,7 @@ def verify(folder: Path, mend: bool, console: Console) -> int:
                 check(place)
             except DAMAGE as error:
                 console.print(f"damaged: {error}", style="red", markup=False)
-                damaged += not (mend and name == "manifest.json" and _repaired(place, console))
+                damaged += not (fix_hint and name == "manifest.json" and _repaired(place, console))
     console.print(f"{checked} checked in {folder}, {damaged} damaged")
     return damaged
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrt.durable import write_durably
-from lrt.sealed import opened, sealed, unsealed
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
+from lrt.storage.durable import write_durably
+from lrt.storage.sealed import opened, sealed, unsealed
 
 ARCHITECTURE = "controlvector"
 UNIT = "length in the control vector's file"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import capture, head_at, resume_from, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
@@ -79,7 +79,7 @@ class Stitched:
         source: LanguageModel,
         target: LanguageModel,
         affine: AffineMap,
-        source_layers: Stack | Sequence[int],
+        source_layers: LayerConcat | Sequence[int],
         layer: int,
         *,
         keep_first: bool = False,
@@ -248,19 +248,19 @@ class Stitched:
         return logits
 
 
-def source_stack(source: LanguageModel, source_layers: Stack | Sequence[int]) -> Stack:
-    """Layers as a `Stack` of the source's width.
+def source_stack(source: LanguageModel, source_layers: LayerConcat | Sequence[int]) -> LayerConcat:
+    """Layers as a `LayerConcat` of the source's width.
 
     Raises ValueError for layers that the source lacks or that are named twice, and for a stack of
     another width.
     """
-    layers = source_layers.layers if isinstance(source_layers, Stack) else tuple(source_layers)
-    if isinstance(source_layers, Stack) and source_layers.width != source.width:
+    layers = source_layers.layers if isinstance(source_layers, LayerConcat) else tuple(source_layers)
+    if isinstance(source_layers, LayerConcat) and source_layers.width != source.width:
         raise ValueError(
             f"the stack of source layers is of width {source_layers.width}; {source.spec.name} has hidden "
             f"states of {source.width}"
         )
-    return Stack(tuple(source.resolve_layer(at, "source_layers") for at in layers), source.width)
+    return LayerConcat(tuple(source.resolve_layer(at, "source_layers") for at in layers), source.width)
 
 
 def check_token_ids(source: LanguageModel, target: LanguageModel) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.steering.vectors import SteeringVector
 
 
@@ -40,7 +40,7 @@ def transfer(
         )
     if affine.d_target % len(layers):
         raise ValueError(f"the map gives {affine.d_target} entries, which {len(layers)} layers cannot share")
-    stack = Stack(layers, affine.d_target // len(layers))
+    stack = LayerConcat(layers, affine.d_target // len(layers))
     image = affine.directions(stacked.to(affine.weight))
     if paper_literal:
         image = image + affine.bias

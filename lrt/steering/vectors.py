@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lrt.durable import write_durably
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
 from lrt.models.prompts import encode
-from lrt.sealed import Altered, opened, sealed, unsealed
+from lrt.storage.durable import write_durably
+from lrt.storage.sealed import Altered, opened, sealed, unsealed
 
 HOOK_POINT = "block output, residual stream, before the final norm"
 

@@ -74,12 +74,12 @@ def trainer(root: Path, *callbacks: lightning.Callback, **given: Any) -> lightni
 def test_rows_add_up(folder: Path) -> None:
     data = data_of(folder)
     for split, recorded in (("train", 320), ("validation", 48), ("test", 40)):
-        left_out = data.rows_left_out[split]
+        left_out = data.rows_excluded[split]
         assert left_out["first position"] == recorded // 8
         assert data.rows[split] + sum(left_out.values()) == recorded
         given = sum(len(b["source"]) for b in data.iterate(split, batch_rows=7))
         assert given == data.rows[split]
-    unfiltered = data_of(folder, filter=RowFilter(massive=None, first_position=False))
+    unfiltered = data_of(folder, filter=RowFilter(max_norm_ratio=None, first_position=False))
     assert unfiltered.rows == {"train": 320, "validation": 48, "test": 40}
 
 
@@ -153,7 +153,7 @@ def test_a_limited_epoch_does_not_leak_into_the_next(folder: Path, tmp_path: Pat
 
 
 def test_hyperparameters_are_plain_and_make_the_same_module(folder: Path, tmp_path: Path) -> None:
-    data = data_of(folder, filter=RowFilter(massive=5.0, token_ids=(3, 4)), seed=9)
+    data = data_of(folder, filter=RowFilter(max_norm_ratio=5.0, token_ids=(3, 4)), seed=9)
     saved = ModelCheckpoint(dirpath=tmp_path, filename="last")
     trainer(tmp_path, saved, max_epochs=1).fit(Regression(), datamodule=data)
     path = saved.best_model_path

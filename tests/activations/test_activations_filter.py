@@ -18,14 +18,14 @@ def kept(rows: RowFilter) -> list[bool]:
 
 
 def test_massive_in_either_model_leaves() -> None:
-    only = RowFilter(massive=10.0, first_position=False)
+    only = RowFilter(max_norm_ratio=10.0, first_position=False)
     # 10.0 is ten times the median and stays: the limit is "over"
     assert kept(only) == [False, True, True, True, False, True]
-    assert kept(RowFilter(massive=9.9, first_position=False))[1] is False
+    assert kept(RowFilter(max_norm_ratio=9.9, first_position=False))[1] is False
 
 
 def test_first_positions_and_tokens_leave() -> None:
-    assert kept(RowFilter(massive=None)) == [False, True, True, True, True, False]
+    assert kept(RowFilter(max_norm_ratio=None)) == [False, True, True, True, True, False]
     assert kept(RowFilter(None, False, (5, 6))) == [True, False, False, True, False, False]
     assert all(kept(RowFilter(None, False)))
 
@@ -44,5 +44,5 @@ def test_a_row_is_counted_under_one_reason() -> None:
 
 @pytest.mark.parametrize("massive", [1.0, 0.0, -3.0, float("nan")])
 def test_a_limit_that_leaves_half_the_rows_out_is_refused(massive: float) -> None:
-    with pytest.raises(ValueError, match=r"filter\.massive is .* must be over 1"):
-        RowFilter(massive=massive)
+    with pytest.raises(ValueError, match=r"filter\.max_norm_ratio is .* must be over 1"):
+        RowFilter(max_norm_ratio=massive)

@@ -9,9 +9,9 @@ from planted_states import PlantedModel, bytes_of, corpus_of, make_store, record
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
+    RecordingWorker,
     RowFilter,
     Selection,
-    Share,
     StoreCorrupt,
     StoreForeign,
     record,
@@ -25,7 +25,7 @@ from lrt.mapping import Moments, ridge_path
 @given(
     rows=st.integers(1, 40),
     width=st.integers(1, 6),
-    massive=st.integers(0, 3),
+    max_norm_ratio=st.integers(0, 3),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 10**6),
     cut=st.tuples(st.integers(0, 40), st.integers(0, 40)),
@@ -123,7 +123,7 @@ def test_a_map_of_it_is_as_good(tmp_path: Path) -> None:
 def test_shares_of_it_and_what_is_damaged(tmp_path: Path) -> None:
     whole = make_store(tmp_path / "whole", states="int8")
     for number in range(2):
-        record_share(tmp_path / "shared", Share(number, 2), **recording_of(states="int8"))
+        record_share(tmp_path / "shared", RecordingWorker(number, 2), **recording_of(states="int8"))
     record(tmp_path / "shared", **recording_of(states="int8"), missing="refuse")
     assert bytes_of(tmp_path / "shared") == bytes_of(whole.folder)
     shard = whole.folder / "train-00001.safetensors"

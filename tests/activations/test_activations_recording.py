@@ -327,15 +327,15 @@ def test_non_finite_states_are_counted_and_leave_every_fit(tmp_path: Path) -> No
     bad[:, 0] = False
     assert int(bad.sum()) > 3
     source = Overflowing(6, name="fragile")
-    store = make_store(tmp_path / "bad", corpus, source=source, non_finite="leave_out")
+    store = make_store(tmp_path / "bad", corpus, source=source, non_finite="exclude")
     assert sum(s.non_finite.get("source.2", 0) for s in store.shards("train")) == int(bad.sum())
     assert all("source.1" not in s.non_finite for s in store.manifest.shards)
     sound = make_store(tmp_path / "sound", corpus)
-    keep = RowFilter(massive=None, first_position=False)
+    keep = RowFilter(max_norm_ratio=None, first_position=False)
     for layer, left in ((2, int(bad.sum())), (1, 0)):
         data = ActivationDataModule(store.folder, Selection((layer,), (3,), keep))
         assert data.rows["train"] == tokens.numel() - left
-        assert data.rows_left_out["train"].get("non-finite", 0) == left
+        assert data.rows_excluded["train"].get("non-finite", 0) == left
         rows = torch.cat([b["source"] for b in data.iterate("train")])
         assert rows.isfinite().all()
         whole = ActivationDataModule(sound.folder, Selection((layer,), (3,), keep))

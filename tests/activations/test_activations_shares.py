@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lrt.activations import (
     ActivationStore,
-    Share,
+    RecordingWorker,
     StoreBusy,
     StoreCorrupt,
     StoreForeign,
@@ -59,7 +59,7 @@ def test_shares_in_any_number_and_order_make_the_same_store(
     order = data.draw(st.permutations(range(count)))
     source = PlantedModel(6)
     for number in order:
-        record_share(folder, Share(number, count), **recording_of(source=source))
+        record_share(folder, RecordingWorker(number, count), **recording_of(source=source))
     calls = source.calls
     with pytest.raises(StoreMissing):
         ActivationStore.open(folder)
@@ -71,7 +71,7 @@ def test_shares_in_any_number_and_order_make_the_same_store(
 def test_two_processes_at_once(whole: dict[str, bytes], tmp_path: Path) -> None:
     at_once = [
         multiprocessing.get_context("fork").Process(
-            target=record_share, args=(tmp_path, Share(number, 2)), kwargs=recording_of()
+            target=record_share, args=(tmp_path, RecordingWorker(number, 2)), kwargs=recording_of()
         )
         for number in range(2)
     ]
@@ -86,15 +86,15 @@ def test_two_processes_at_once(whole: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_shares_recorded_elsewhere_are_put_beside_each_other(whole: dict[str, bytes], tmp_path: Path) -> None:
     for number in range(2):
-        place = record_share(tmp_path / f"machine {number}", Share(number, 2), **recording_of())
-        shutil.copytree(place, Share(number, 2).folder(tmp_path / "home"))
+        place = record_share(tmp_path / f"machine {number}", RecordingWorker(number, 2), **recording_of())
+        shutil.copytree(place, RecordingWorker(number, 2).folder(tmp_path / "home"))
     record(tmp_path / "home", **recording_of(), missing="refuse")
     assert bytes_of(tmp_path / "home") == whole
 
 
 def test_a_merge_names_the_shares_that_are_missing(tmp_path: Path) -> None:
     for number in (0, 2):
-        record_share(tmp_path, Share(number, 4), **recording_of())
+        record_share(tmp_path, RecordingWorker(number, 4), **recording_of())
     with pytest.raises(
         StoreMissing, match=r"3 of 7 shards .* not recorded yet .*; of 4 shares record 1/4, 3/4"
     ):
@@ -106,14 +106,14 @@ def test_a_merge_names_the_shares_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_a_share_that_a_merge_was_refused_for_goes_on(whole: dict[str, bytes], tmp_path: Path) -> None:
-    record_share(tmp_path, Share(1, 2), **recording_of())
+    record_share(tmp_path, RecordingWorker(1, 2), **recording_of())
     stopped = Stopping(6, passes=4)
     with pytest.raises(Killed):
-        record_share(tmp_path, Share(0, 2), **recording_of(source=stopped))
+        record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=stopped))
     with pytest.raises(StoreMissing, match="of 2 shares record 0/2"):
         record(tmp_path, **recording_of(), missing="refuse")
     source = PlantedModel(6)
-    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=source))
     assert source.calls == 3 + 3 + 2  # of eleven passes, one shard's three were kept
     record(tmp_path, **recording_of(), missing="refuse")
     assert bytes_of(tmp_path) == whole
@@ -125,7 +125,7 @@ def test_a_share_records_nothing_that_the_store_holds(whole: dict[str, bytes], t
         (tmp_path / f"{name}.safetensors").unlink()
     repair(tmp_path)
     source = PlantedModel(6)
-    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=source))
     assert source.calls == 6
     record(tmp_path, **recording_of(source=source), missing="refuse")
     assert source.calls == 6
@@ -147,7 +147,7 @@ def test_a_share_ends_once_the_store_is_complete(
 
     source = Overtaken(6)
     with caplog.at_level("INFO"):
-        record_share(tmp_path / "store", Share(0, 2), **recording_of(source=source))
+        record_share(tmp_path / "store", RecordingWorker(0, 2), **recording_of(source=source))
     assert source.calls == 3
     assert "the store is complete without this share" in caplog.text
     record(tmp_path / "store", **recording_of())
@@ -158,7 +158,7 @@ def test_a_merge_asks_for_no_version_of_its_own(
     whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(2):
-        record_share(tmp_path, Share(number, 2), **recording_of())
+        record_share(tmp_path, RecordingWorker(number, 2), **recording_of())
     monkeypatch.setattr("importlib.metadata.version", lambda _: "99")
     record(tmp_path, **recording_of(), missing="refuse")
     assert bytes_of(tmp_path) == whole
@@ -171,18 +171,18 @@ def test_a_merge_asks_for_no_version_of_its_own(
 
 def test_a_share_that_is_done_or_stopped_goes_on(whole: dict[str, bytes], tmp_path: Path) -> None:
     source = PlantedModel(6)
-    place = record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    place = record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=source))
     calls = source.calls
-    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=source))
     assert source.calls == calls
     damaged = sorted(place.glob("train-*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x77")
-    record_share(tmp_path, Share(0, 2), **recording_of(source=source))
+    record_share(tmp_path, RecordingWorker(0, 2), **recording_of(source=source))
     assert source.calls == calls + 3
     record(tmp_path, **recording_of())
     assert bytes_of(tmp_path) == whole
     # one that comes late finds the store complete
-    record_share(tmp_path, Share(1, 2), **recording_of(source=source))
+    record_share(tmp_path, RecordingWorker(1, 2), **recording_of(source=source))
     assert source.calls == calls + 3
     assert bytes_of(tmp_path) == whole
 
@@ -192,7 +192,7 @@ def test_a_merge_killed_at_any_move_is_done_again(whole: dict[str, bytes], tmp_p
     for survives in range(12):
         folder, left = tmp_path / str(survives), [survives]
         for number in range(3):
-            record_share(folder, Share(number, 3), **recording_of())
+            record_share(folder, RecordingWorker(number, 3), **recording_of())
 
         def counted(*paths: object, left: list[int] = left) -> None:
             left[0] -= 1
@@ -216,20 +216,20 @@ def test_a_merge_killed_at_any_move_is_done_again(whole: dict[str, bytes], tmp_p
 
 
 def test_a_share_under_way_is_not_taken_in(tmp_path: Path) -> None:
-    place = record_share(tmp_path, Share(0, 2), **recording_of())
+    place = record_share(tmp_path, RecordingWorker(0, 2), **recording_of())
     descriptor = os.open(place, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         with pytest.raises(StoreBusy, match=r"another process is recording into .*0-of-2"):
             record(tmp_path, **recording_of())
         with pytest.raises(StoreBusy):
-            record_share(tmp_path, Share(0, 2), **recording_of())
+            record_share(tmp_path, RecordingWorker(0, 2), **recording_of())
     finally:
         os.close(descriptor)
 
 
 def test_a_share_of_another_recording_is_refused(tmp_path: Path) -> None:
-    record_share(tmp_path, Share(0, 2), **recording_of(batch_tokens=8))
+    record_share(tmp_path, RecordingWorker(0, 2), **recording_of(batch_tokens=8))
     with pytest.raises(StoreForeign, match=r"0-of-2 was recorded from something else: batch_tokens"):
         record(tmp_path, **recording_of())
 
@@ -240,7 +240,7 @@ def test_a_plan_of_another_corpus_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_journal_cannot_name_a_file_outside(tmp_path: Path) -> None:
-    place = record_share(tmp_path / "store", Share(0, 1), **recording_of())
+    place = record_share(tmp_path / "store", RecordingWorker(0, 1), **recording_of())
     journal = place / "recording.json"
     journal.write_text(journal.read_text().replace('"file": "test-00000', '"file": "../../../test-00000'))
     outside = tmp_path / "test-00000.safetensors"
@@ -284,18 +284,18 @@ def test_what_cannot_be_repaired_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "1", "1/", "4/4", "-1/2", "0/0", "a/b", "1/2/3"])
 def test_what_is_no_share(text: str) -> None:
     with pytest.raises(ValueError, match=r"share"):
-        Share.parse(text)
+        RecordingWorker.parse(text)
 
 
 @pytest.mark.parametrize(
     ("environment", "share"),
     [
-        ({"RANK": "1", "WORLD_SIZE": "4"}, Share(1, 4)),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, RecordingWorker(1, 4)),
         (
             {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1"},
-            Share(2, 3),
+            RecordingWorker(2, 3),
         ),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, Share(0, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, RecordingWorker(0, 2)),
         # two tasks of srun in each element of an array over 0, 4 and 8
         (
             {
@@ -306,14 +306,14 @@ def test_what_is_no_share(text: str) -> None:
                 "SLURM_PROCID": "1",
                 "SLURM_NTASKS": "2",
             },
-            Share(3, 6),
+            RecordingWorker(3, 6),
         ),
     ],
 )
-def test_the_share_that_a_starter_tells(environment: dict[str, str], share: Share) -> None:
-    assert Share.of_environment(environment) == share
+def test_the_share_that_a_starter_tells(environment: dict[str, str], share: RecordingWorker) -> None:
+    assert RecordingWorker.of_environment(environment) == share
 
 
 def test_no_starter() -> None:
     with pytest.raises(ValueError, match=r"share=auto, and the environment has none of RANK and WORLD_SIZE"):
-        Share.of_environment({"RANK": "1"})
+        RecordingWorker.of_environment({"RANK": "1"})

@@ -9,7 +9,7 @@ from planted_states import make_store
 
 from lrt.activations import ActivationStore, StoreCorrupt, StoreForeign, StoreMissing
 from lrt.activations.manifest import Manifest, dtype_name
-from lrt.sealed import sealed
+from lrt.storage.sealed import sealed
 
 FILES = ["manifest.json", "train-00001.safetensors", "test-00000.safetensors"]
 
@@ -66,7 +66,7 @@ def test_tokens_are_those_that_the_manifest_lists_where_it_lists_them(tmp_path: 
 
 def test_the_mend_of_the_caller_ends_the_message(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing, match=r"run `python train.py` first$"):
-        ActivationStore.open(tmp_path / "none", mend="run `python train.py` first")
+        ActivationStore.open(tmp_path / "none", fix_hint="run `python train.py` first")
 
 
 def test_another_format_is_foreign(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_leaving_early_ends_the_threads(store: ActivationStore) -> None:
     assert not any(t.name.startswith("rows") for t in threading.enumerate())
 
 
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize("pool", [1, 2])
 def test_a_window_needs_few_files_however_many_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int
 ) -> None:
@@ -220,7 +220,7 @@ def test_a_window_needs_few_files_however_many_there_are(
     assert epochs[0] != epochs[1]  # other shards come together
 
 
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize("pool", [1, 2])
 def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int) -> None:
     held: list[int] = []
     real = RowStream._load
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("span", [1, 2])
+@pytest.mark.parametrize("pool", [1, 2])
 def test_the_room_of_a_window_is_used_again_and_a_batch_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, span: int
 ) -> None:
@@ -314,7 +314,7 @@ class TestResumable:
             Resumable(stream_of(store, batch_rows=400), 0, 2)
 
 
-@pytest.mark.parametrize("span", [2, 3, 8])
+@pytest.mark.parametrize("pool", [2, 3, 8])
 def test_a_row_is_the_mean_of_its_span(store: ActivationStore, span: int) -> None:
     stream = stream_of(store, selection=Selection((2,), (3,), STANDARD, span), seed=None, chunk_rows=24)
     found = torch.cat([b["source"] for b in stream.batches()])
@@ -338,7 +338,7 @@ def test_spans_end_where_a_document_ends() -> None:
         "token": torch.zeros(8, dtype=torch.int64),
         "document": torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
     }
-    keep = RowFilter(massive=None, first_position=False)
+    keep = RowFilter(max_norm_ratio=None, first_position=False)
     assert rows_of(Selection((0,), (0,), keep, 4), {}, {}, facts).row.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     made = rows_of(Selection((0,), (0,), keep, 8), {}, {}, facts)
     assert made.row.tolist() == [0] * 6 + [-1] * 2
@@ -352,8 +352,8 @@ def test_ends_are_rows_by_themselves_beside_spans() -> None:
         "document": torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3]),
         "group": torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0]),
     }
-    keep = RowFilter(massive=None, first_position=False)
-    chosen = Selection((0,), (0,), keep, 4, rules=(PartRule("b", "ends", 3),))
+    keep = RowFilter(max_norm_ratio=None, first_position=False)
+    chosen = Selection((0,), (0,), keep, 4, rules=(PartRule("b", "last_tokens", 3),))
     made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
     assert made.row.tolist() == [0, 0, 0, 0, -1, -1, 1, -1, -1, -1, 2, -1]
     assert made.leaves["short span"].tolist() == [False] * 11 + [True]
@@ -382,7 +382,7 @@ def test_tokens_are_rows_by_themselves_beside_spans() -> None:
         "document": torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2]),
         "group": torch.tensor([0, 0, 0, 1, 1, 1, 1, 0, 0, 0]),
     }
-    keep = RowFilter(massive=None, first_position=False, token_ids=(7,))
+    keep = RowFilter(max_norm_ratio=None, first_position=False, token_ids=(7,))
     chosen = Selection((0,), (0,), keep, 4, rules=(PartRule("b", "tokens", 2),))
     made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
     assert made.row.tolist() == [0, 0, 0, 1, 2, -1, 3, -1, 4, 4]  # position 7 is alone in its span
@@ -390,14 +390,16 @@ def test_tokens_are_rows_by_themselves_beside_spans() -> None:
     assert made.times.tolist() == [1, 2, 2, 2, 1]
 
 
-@pytest.mark.parametrize("span", [1, 4])
+@pytest.mark.parametrize("pool", [1, 4])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
     tmp_path: Path, span: int, seed: int | None
 ) -> None:
     corpus = corpus_of(document_tokens=3)
     store = make_store(tmp_path, corpus)
-    chosen = Selection((2,), (3,), STANDARD, span, rules=(PartRule("odd", "ends", 2), PartRule("even")))
+    chosen = Selection(
+        (2,), (3,), STANDARD, span, rules=(PartRule("odd", "last_tokens", 2), PartRule("even"))
+    )
     batches = [*stream_of(store, selection=chosen, seed=seed, chunk_rows=24).batches()]
     found = Counter(row for batch in batches for row in key(batch))
     plain = Selection((2,), (3,), STANDARD, span, ("even",))
@@ -436,10 +438,10 @@ def test_a_stream_gives_the_ends_of_a_part_and_repeats_it(
 
 
 def test_a_part_that_is_not_there_is_named(store: ActivationStore) -> None:
-    asked: list[dict[str, Any]] = [{"rules": (PartRule("none", "ends"),)}, {"parts": ("none",)}]
+    asked: list[dict[str, Any]] = [{"rules": (PartRule("none", "last_tokens"),)}, {"parts": ("none",)}]
     for settings_ in asked:
         with pytest.raises(
-            StoreForeign, match=r"the parts \['even', 'odd'\], not 'none'.*mend corpus\.sources\.none"
+            StoreForeign, match=r"the parts \['even', 'odd'\], not 'none'.*fix corpus\.sources\.none"
         ):
             stream_of(store, selection=Selection((2,), (3,), STANDARD, **settings_))
     with pytest.raises(ValueError, match="rows of odd are repeated 0 times"):
@@ -489,7 +491,7 @@ def test_several_layers_lie_side_by_side_in_their_order(store: ActivationStore) 
     [
         ({"source_layers": ()}, r"layers\.source=\[\]; name at least one"),
         ({"target_layers": (1, 1)}, r"layers\.target=\[1, 1\]"),
-        ({"span": 0}, "span=0"),
+        ({"pool": 0}, "pool=0"),
     ],
 )
 def test_impossible_selections(given: dict[str, Any], message: str) -> None:

@@ -21,7 +21,7 @@ def test_every_prefix_holds_the_shares_of_text(parts: list[tuple[float, int]], p
     named = [part(str(i), w, n, count=prefix) for i, (w, n) in enumerate(parts)]
     written: Counter[str] = Counter()
     for document in islice(mixture(named), prefix):
-        written[document.group] += len(document.text)
+        written[document.source] += len(document.text)
     total_weight = sum(w for w, _ in parts)
     for i, (weight, _) in enumerate(parts):
         target = weight / total_weight * written.total()
@@ -32,7 +32,7 @@ def test_every_prefix_holds_the_shares_of_text(parts: list[tuple[float, int]], p
 def test_order_is_fixed_and_groups_are_named() -> None:
     once, again = ([*mixture([part("a", 2, 50, 20), part("b", 1, 50, 20)])] for _ in range(2))
     assert once == again
-    assert [d.group for d in once[:6]].count("a") == 4
+    assert [d.source for d in once[:6]].count("a") == 4
 
 
 def test_a_part_that_runs_out_leaves_the_rest_to_the_others(
@@ -40,7 +40,7 @@ def test_a_part_that_runs_out_leaves_the_rest_to_the_others(
 ) -> None:
     with caplog.at_level("INFO"):
         found = [*mixture([part("a", 1, 50, 2), part("b", 1, 50, 5)])]
-    assert Counter(d.group for d in found) == {"a": 2, "b": 5}
+    assert Counter(d.source for d in found) == {"a": 2, "b": 5}
     assert "corpus source a is used up" in caplog.text
 
 

@@ -12,8 +12,8 @@ from lrt.corpora import (
     CorpusEmpty,
     CorpusError,
     CorpusTooShort,
+    Decontaminator,
     Document,
-    Exclusion,
     PackedCorpus,
     begin_ids,
     end_ids,
@@ -52,7 +52,7 @@ def test_blocks_are_the_documents_laid_end_to_end(seed: int, context: int) -> No
             assert tokenizer.convert_ids_to_tokens(ids[start:stop]) == words[: stop - start]
             if stop < len(ids):  # only the very last document is cut
                 assert stop - start == len(words)
-            assert corpus.groups[int(blocks.groups.ravel()[start])] == document.group
+            assert corpus.groups[int(blocks.groups.ravel()[start])] == document.source
 
 
 def test_no_document_is_in_two_splits(tokenizer: Any) -> None:
@@ -115,7 +115,7 @@ def test_begin_is_the_tokenizers_and_is_not_doubled(
 
 def test_duplicates_and_excluded_texts_are_left_out(tokenizer: Any) -> None:
     texts = documents(150)
-    exclusion = Exclusion(d.text for d in texts[:40])
+    exclusion = Decontaminator(d.text for d in texts[:40])
     corpus = packed(texts + texts[40:60] + [Document("  ")] * 3, tokenizer, exclude=exclusion)
     barred = {d.id for d in texts[:40]}
     for split in SPLITS:
@@ -136,7 +136,7 @@ def test_empty_corpus_says_why(tokenizer: Any) -> None:
     with pytest.raises(CorpusEmpty, match=r"there was none at all.*corpus\.sources"):
         packed([], tokenizer)
     texts = documents(30)
-    everything = Exclusion(d.text for d in texts)
+    everything = Decontaminator(d.text for d in texts)
     with pytest.raises(CorpusEmpty, match="30 excluded"):
         packed(texts, tokenizer, exclude=everything)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from lrt.corpora import Exclusion, scenes
+from lrt.corpora import Decontaminator, scenes
 from lrt.corpora.scenes import FRAMES, IT, MOODS, SUBJECTS
 from lrt.evaluation import Texts
 from lrt.evaluation.text_words import DOGS, JOYFUL, OTHERS, SORROWFUL
@@ -14,9 +14,9 @@ SOME = list(islice(scenes(), 3000))
 
 def test_no_two_are_alike_and_a_seed_is_an_order() -> None:
     assert len({scene.text for scene in SOME}) == len(SOME)
-    assert list(islice(scenes(group="part"), 50)) != SOME[:50]
-    assert [scene.text for scene in islice(scenes(group="part"), 50)] == [s.text for s in SOME[:50]]
-    assert {scene.group for scene in islice(scenes(group="part"), 50)} == {"part"}
+    assert list(islice(scenes(source="part"), 50)) != SOME[:50]
+    assert [scene.text for scene in islice(scenes(source="part"), 50)] == [s.text for s in SOME[:50]]
+    assert {scene.source for scene in islice(scenes(source="part"), 50)} == {"part"}
     assert len({s.text for s in islice(scenes(1), 200)} & {s.text for s in SOME}) < 20
 
 
@@ -50,5 +50,5 @@ def test_no_sentence_is_one_of_a_contrast() -> None:
     ours = {s for kind in (*SUBJECTS, *MOODS) for s in kind.behind} | {*FRAMES, *IT}
     assert not sentences & ours
     assert len(sentences) > 40
-    excluded = Exclusion(text for behaviour in suite for text in behaviour.texts)
+    excluded = Decontaminator(text for behaviour in suite for text in behaviour.texts)
     assert not any(excluded.matches(scene.text) for scene in SOME)

@@ -66,9 +66,9 @@ def test_a_set_whose_conversations_are_all_refused_is_no_set_of_chats(tmp_path: 
 )
 def test_text_units(tmp_path: Path, unit: Any, expected: list[str]) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
-    found = [*text_files([tmp_path / "a.txt"], unit, group="g")]
+    found = [*text_files([tmp_path / "a.txt"], unit, source="g")]
     assert [d.text for d in found] == expected
-    assert {d.group for d in found} == {"g"}
+    assert {d.source for d in found} == {"g"}
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_hub_reads_a_local_folder_as_it_would_a_set(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     write_rows(tmp_path / "set" / "train.jsonl", {"text": "x"}, {"text": "y"})
-    found = [*hub(str(tmp_path / "set"), group="g")]
-    assert [(d.text, d.group) for d in found] == [("x", "g"), ("y", "g")]
+    found = [*hub(str(tmp_path / "set"), source="g")]
+    assert [(d.text, d.source) for d in found] == [("x", "g"), ("y", "g")]
     with pytest.raises(CorpusError, match="row 0 has no field 'body'; it has text"):
         [*hub(str(tmp_path / "set"), field="body")]
     with pytest.raises(CorpusMissing, match=r"split 'dev'.*cannot be loaded"):

@@ -8,7 +8,7 @@ from lrt.evaluation import Behaviour, Damage, Measurement, StrengthChoice, Stren
 
 GRID = StrengthGrid((-1.0, 0.0, 0.5, 1.0), damage_limit=0.1)
 CHANGES = {"native": 2.0, "transferred": 1.6, "paper_literal": 0.4, "random": 0.1, "source": 1.0}
-POINTS = {"bias": (0.2,), "shuffled": (0.2, -0.4), "other": (0.6,), "random_source": (0.0,)}
+POINTS = {"bias": (0.2,), "shuffled": (0.2, -0.4), "other": (0.6,), "untrained_source": (0.0,)}
 
 
 def planted_study(

@@ -20,7 +20,7 @@ MORE = replace(
     text_behaviour(),
     name="more",
     operation="ablate",
-    also=(Mentions(("dog",)), Judge("http://host", "rater")),
+    extra_scorers=(Mentions(("dog",)), Judge("http://host", "rater")),
     held_out=("Who went to the barn?",),
 )
 
@@ -53,7 +53,7 @@ def test_logits_have_no_text_for_other_scorers() -> None:
     made = replace(text_behaviour(), scorer=RefusalLogOdds(("I cannot",)))
     assert made.reads_logits
     assert not made.is_choice
-    with pytest.raises(BehaviourUnreadable, match="no text for its `also`"):
+    with pytest.raises(BehaviourUnreadable, match="no text for its `extra_scorers`"):
         replace(MORE, scorer=RefusalLogOdds(("I cannot",)))
 
 
@@ -79,8 +79,8 @@ BAD: list[tuple[Any, str]] = [
     (fields(scorer={"kind": "Oracle"}), "'Oracle' is unknown"),
     (fields(scorer={"kind": "Answer"}), "scored by Answer, so every item needs `matching`"),
     (fields(operation="cut"), "operation 'cut'; allowed: add, ablate"),
-    (fields(also=[{"kind": "Choice"}]), "`also` holds Choice, which scores no text"),
-    (fields(also=[{"kind": "Oracle"}]), "'Oracle' is unknown"),
+    (fields(extra_scorers=[{"kind": "Choice"}]), "`extra_scorers` holds Choice, which scores no text"),
+    (fields(extra_scorers=[{"kind": "Oracle"}]), "'Oracle' is unknown"),
     (fields(held_out="one"), "`held_out` must be a list of texts"),
     (fields(scorer="Mentions"), "cannot be read"),
     (fields(positives=[]), "has no positives"),

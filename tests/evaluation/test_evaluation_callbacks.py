@@ -7,7 +7,7 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 from torch.utils.data import DataLoader
 
-from lrt.evaluation import Probe, SteerableModel, SteeringProbe, measure
+from lrt.evaluation import SteerableModel, SteeringEvalCallback, TrackedBehaviour, measure
 from lrt.mapping import FitHistory, FitSpec, MapModule, MapSpec, Moments
 from lrt.models import LanguageModel
 
@@ -59,13 +59,15 @@ class StopAfterEpoch(L.Callback):
         trainer.should_stop = True
 
 
-def probe(lm: LanguageModel, every: int = 8, behaviours: Any = None) -> SteeringProbe:
+def probe(lm: LanguageModel, every: int = 8, behaviours: Any = None) -> SteeringEvalCallback:
     generator = torch.Generator().manual_seed(3)
     native = torch.nn.functional.normalize(torch.randn(WIDTH, generator=generator), dim=0)
     vector = torch.randn(WIDTH, generator=generator)
     chosen = behaviours or [choice_behaviour(), text_behaviour()]
     model = SteerableModel(lm, 1, 4.0)
-    return SteeringProbe([Probe(b, model, vector, native, 1.0, slice(None)) for b in chosen], every, items=2)
+    return SteeringEvalCallback(
+        [TrackedBehaviour(b, model, vector, native, 1.0, slice(None)) for b in chosen], every, items=2
+    )
 
 
 def test_points_stand_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, tmp_path: Path) -> None:
@@ -144,4 +146,4 @@ def test_one_point_a_step_where_batches_are_gathered(story_lm: LanguageModel, tm
 @pytest.mark.parametrize(("every", "items"), [(0, 4), (4, 0)])
 def test_bad_settings_name_themselves(every: int, items: int) -> None:
     with pytest.raises(ValueError, match=rf"probe\.every={every} and evaluation\.probe\.items={items}"):
-        SteeringProbe([], every, items)
+        SteeringEvalCallback([], every, items)

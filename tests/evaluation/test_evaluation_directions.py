@@ -3,10 +3,10 @@ from torch import Tensor
 
 from lrt.evaluation import NULLS, ContrastStates, TransferMaps, directions
 from lrt.evaluation.directions import RESAMPLED
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 
 D_SOURCE, D_TARGET = 5, 7
-STACK = Stack((3,), D_TARGET)
+STACK = LayerConcat((3,), D_TARGET)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -46,16 +46,16 @@ def test_halves_of_a_balanced_set_are_balanced() -> None:
     positive = answer + torch.tensor([0.0, 1.0])
     states = {"it": ContrastStates((positive, -positive), (positive, answer * -1))}
     identity = TransferMaps(AffineMap(torch.eye(2), torch.zeros(2)))
-    halves = directions("it", states, identity, stack=Stack((0,), 2), layer=0, random_draws=1, seed=0)
+    halves = directions("it", states, identity, stack=LayerConcat((0,), 2), layer=0, random_draws=1, seed=0)
     torch.testing.assert_close(halves["native_half"], torch.tensor([[0.0, 1.0]]).repeat(2, 1))
 
 
 def test_each_direction_is_what_it_says() -> None:
     of = found("a")
     v = gap(STATES["a"].source)
-    random_source = STATES["a"].random_source
-    assert random_source is not None
-    assert MAPS.random_source is not None
+    untrained_source = STATES["a"].untrained_source
+    assert untrained_source is not None
+    assert MAPS.untrained_source is not None
     wanted = {
         "native": [gap(STATES["a"].target)],
         "native_half": [
@@ -67,7 +67,7 @@ def test_each_direction_is_what_it_says() -> None:
         "bias": [MAPS.affine.bias],
         "shuffled": [m.weight @ v for m in MAPS.shuffled],
         "other": [MAPS.affine.weight @ gap(STATES["b"].source)],
-        "random_source": [MAPS.random_source.weight @ gap(random_source)],
+        "untrained_source": [MAPS.untrained_source.weight @ gap(untrained_source)],
     }
     for name, vectors in wanted.items():
         torch.testing.assert_close(of[name], torch.stack([unit(w) for w in vectors]), msg=name)
@@ -128,7 +128,7 @@ def test_a_draw_takes_the_same_prompts_for_both_vectors() -> None:
     same = {"a": ContrastStates(pair, pair), "b": ContrastStates(pair, pair)}
     identity = AffineMap(torch.eye(D_SOURCE), torch.ones(D_SOURCE))
     maps = TransferMaps(identity, resampled=(identity,) * 3)
-    of = directions("a", same, maps, stack=Stack((3,), D_SOURCE), layer=3, random_draws=1, seed=0)
+    of = directions("a", same, maps, stack=LayerConcat((3,), D_SOURCE), layer=3, random_draws=1, seed=0)
     torch.testing.assert_close(of["resampled"], of["resampled_native"])
     assert not torch.allclose(of["resampled"][0], of["resampled"][1], atol=1e-3)
 
@@ -144,7 +144,7 @@ def paired_states(texts: int, spread: float = 10.0) -> ContrastStates:
 def redrawn(states: ContrastStates, draws: int) -> Tensor:
     identity = AffineMap(torch.eye(D_SOURCE), torch.zeros(D_SOURCE))
     maps = TransferMaps(identity, resampled=(identity,) * draws)
-    stack = Stack((3,), D_SOURCE)
+    stack = LayerConcat((3,), D_SOURCE)
     return directions("a", {"a": states}, maps, stack=stack, layer=3, random_draws=1, seed=0)["resampled"]
 
 
@@ -191,7 +191,7 @@ def test_a_float64_map_is_read_in_its_own_precision() -> None:
 
 def test_of_several_layers_it_is_the_one_asked_for() -> None:
     whole = found("a")
-    stack = Stack((4, 1), D_TARGET)  # two layers, each as wide as the one above
+    stack = LayerConcat((4, 1), D_TARGET)  # two layers, each as wide as the one above
 
     def doubled(m: AffineMap) -> AffineMap:
         return AffineMap(torch.cat([m.weight, 2 * m.weight]), torch.cat([m.bias, 3 * m.bias]))
@@ -200,14 +200,16 @@ def test_of_several_layers_it_is_the_one_asked_for() -> None:
         doubled(MAPS.affine),
         [doubled(m) for m in MAPS.shuffled],
         [doubled(m) for m in MAPS.resampled],
-        MAPS.random_source and doubled(MAPS.random_source),
+        MAPS.untrained_source and doubled(MAPS.untrained_source),
     )
     states = {
-        name: ContrastStates(s.source, (s.target[0].repeat(1, 2), s.target[1].repeat(1, 2)), s.random_source)
+        name: ContrastStates(
+            s.source, (s.target[0].repeat(1, 2), s.target[1].repeat(1, 2)), s.untrained_source
+        )
         for name, s in STATES.items()
     }
     for layer in stack.layers:
         part = directions("a", states, maps, stack=stack, layer=layer, random_draws=4, seed=0)
-        for name in ("native", "transferred", "bias", "shuffled", "other", "random_source"):
+        for name in ("native", "transferred", "bias", "shuffled", "other", "untrained_source"):
             torch.testing.assert_close(part[name], whole[name], msg=f"{name} at {layer}")
         assert part["random"].shape == (4, D_TARGET)

@@ -6,9 +6,9 @@ from models.model_families import DEPTH, VOCABULARY, WIDTH, hooks_in_force, tiny
 from storybook_models import image_of, semi_orthogonal, tiny_llama
 from torch import Tensor
 
-from lrt.evaluation.fidelity import CutDepth, Fidelity, cut_depths, fidelity, inside_documents
+from lrt.evaluation.fidelity import Fidelity, StitchingDepth, fidelity, inside_documents, stitching_depths
 from lrt.lab.grammar import pages
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel
 from lrt.models.prompts import encode
 from lrt.steering.stitched import Stitched
@@ -29,7 +29,7 @@ class World:
         found = fidelity(
             self.source,
             self.target,
-            Stack((LAYER,), self.source.width),
+            LayerConcat((LAYER,), self.source.width),
             LAYER,
             maps,
             self.tokens,
@@ -251,9 +251,9 @@ def test_a_source_with_a_padded_head_has_a_loss_but_no_divergence(story_lm: Lang
 
 def test_cuts_give_the_stitched_models_loss_at_each_depth(world: World) -> None:
     worse = random_map(2 * world.source.width, world.target.width)
-    cuts = {2: ((1, 0), worse), 0: ((0,), world.rotation), 1: (Stack((1,), 32), world.rotation)}
+    cuts = {2: ((1, 0), worse), 0: ((0,), world.rotation), 1: (LayerConcat((1,), 32), world.rotation)}
     told: list[int] = []
-    found = cut_depths(
+    found = stitching_depths(
         world.source, world.target, cuts, world.tokens, batch_rows=6, keep_first=False, progress=told.append
     )
     assert told == [6, 4]
@@ -272,7 +272,7 @@ def test_cuts_give_the_stitched_models_loss_at_each_depth(world: World) -> None:
     # deeper cuts leave less of the target
     late = [cut.cost.late.parameters for cut in found]
     assert late == sorted(late, reverse=True)
-    assert isinstance(found[0], CutDepth)
+    assert isinstance(found[0], StitchingDepth)
     assert found[0].to_data()["cost"]["stitched"]["flops_per_token"] == found[0].cost.stitched.flops_per_token
 
 
@@ -322,9 +322,9 @@ def test_what_does_not_fit_is_refused_before_a_model_runs(
     with pytest.raises(ValueError, match="vocabulary of 61"):
         fidelity(tiny("llama"), untold(world.target), (1,), 1, {}, tokens, mean)
     with pytest.raises(ValueError, match="`cuts` is empty"):
-        cut_depths(world.source, world.target, {}, tokens)
+        stitching_depths(world.source, world.target, {}, tokens)
     with pytest.raises(ValueError, match=r"^layer=7 is not a layer"):
-        cut_depths(world.source, world.target, {7: ((1,), good)}, tokens)
+        stitching_depths(world.source, world.target, {7: ((1,), good)}, tokens)
 
 
 def untold(lm: LanguageModel) -> LanguageModel:

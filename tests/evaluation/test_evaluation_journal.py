@@ -14,7 +14,7 @@ from whole_study import run
 
 from lrt.evaluation import Damage, Measurement, Study
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.records import kept_study, read_study, write_study
+from lrt.evaluation.study_io import kept_study, read_study, write_study
 from lrt.models import LanguageModel
 
 STUDY = planted_study(text_behaviour(), noise=0.1)
@@ -58,8 +58,8 @@ def test_a_line_that_a_kill_tore_is_made_again(lost: int, tmp_path: Path) -> Non
     assert torn.batch("a", Measurement, nothing_to_make) == ROWS
     torn.batch("b", Measurement, lambda: ROWS[:3])
     torn.close()
-    with Journal(file) as mended:
-        assert mended.batch("b", Measurement, nothing_to_make) == ROWS[:3]
+    with Journal(file) as fixed:
+        assert fixed.batch("b", Measurement, nothing_to_make) == ROWS[:3]
 
 
 @pytest.mark.parametrize("at", [3, 80, 200])

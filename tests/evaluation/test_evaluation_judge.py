@@ -104,7 +104,7 @@ def test_the_temperature_is_sent_or_left_out(set_to: dict[str, Any], sent: Any) 
 def test_a_failure_that_may_pass_is_tried_again() -> None:
     replies = [503, 429, None, "2", "no", "1"]  # of those one lies off the scale, one is no number
     with serving(lambda number, _: replies[number]) as server:
-        assert judge(server, attempts=6, temperature=0.5).score_all(["so"], ITEMS[:1]) == [1.0]
+        assert judge(server, max_retries=6, temperature=0.5).score_all(["so"], ITEMS[:1]) == [1.0]
     assert len(server.asked) == 6
 
 
@@ -129,7 +129,7 @@ def test_a_reply_is_a_rating_where_it_holds_one_number(
     reply: str, highest: float, rating: float | None
 ) -> None:
     with serving(lambda *_: reply) as server:
-        judge = Judge(server.url, "m", highest=highest, key_variable="", attempts=3, pause=0.0)
+        judge = Judge(server.url, "m", highest=highest, key_variable="", max_retries=3, backoff=0.0)
         (found,) = judge.score_all(["a text"], [Item("a prompt")])
     assert (None if math.isnan(found) else found) == rating
     assert len(server.asked) == 1  # at temperature 0 it would say the same again
@@ -140,7 +140,7 @@ def test_an_answer_it_will_not_rate_is_nan_and_the_others_are_rated() -> None:
         return "I will not." if "How?" in body["messages"][1]["content"] else "1"
 
     with serving(reply) as server:
-        one, other = judge(server, attempts=2).score_all(["so", "because"], ITEMS)
+        one, other = judge(server, max_retries=2).score_all(["so", "because"], ITEMS)
     assert math.isnan(one)
     assert other == 1
     assert len(server.asked) == 2
@@ -149,7 +149,7 @@ def test_an_answer_it_will_not_rate_is_nan_and_the_others_are_rated() -> None:
 def test_a_refusal_is_told_at_once_and_a_lasting_failure_in_the_end() -> None:
     with (
         serving(lambda *_: 401) as server,
-        pytest.raises(JudgeFailed, match=r"refuses: HTTP 401 no; mend its"),
+        pytest.raises(JudgeFailed, match=r"refuses: HTTP 401 no; fix its"),
     ):
         judge(server).score_all(["so"], ITEMS[:1])
     assert len(server.asked) == 1
@@ -157,10 +157,10 @@ def test_a_refusal_is_told_at_once_and_a_lasting_failure_in_the_end() -> None:
         serving(lambda *_: 500) as server,
         pytest.raises(JudgeFailed, match=r"failed 3 times, at last with: HTTP 500"),
     ):
-        judge(server, attempts=3).score_all(["so"], ITEMS[:1])
+        judge(server, max_retries=3).score_all(["so"], ITEMS[:1])
     assert len(server.asked) == 3
     with pytest.raises(JudgeFailed, match="failed 2 times"):  # nobody listens there any more
-        judge(server, attempts=2).score_all(["so"], ITEMS[:1])
+        judge(server, max_retries=2).score_all(["so"], ITEMS[:1])
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"question": "How harmless?"}, "has no {answer}"),
         ({"question": "{answer} {aspect}"}, "can hold {prompt}, {answer}"),
         ({"lowest": 1.0}, "scale is 1.0 to 1.0; it must rise"),
-        ({"attempts": 0}, "attempts=0"),
+        ({"attempts": 0}, "max_retries=0"),
         ({"timeout": 0.0}, "timeout=0.0"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import Behaviour, Cell, Item, damage, measure
+from lrt.evaluation import Behaviour, Item, SteeringCondition, damage, measure
 from lrt.evaluation.behaviours import Operation
 from lrt.evaluation.measuring import choice_tokens, end_tokens, opening_tokens
 from lrt.evaluation.scorers import RefusalLogOdds
@@ -18,20 +18,20 @@ from lrt.steering import Ablation, Addition, SteeringVector
 LAYER = 1
 
 
-def cells(lm: LanguageModel) -> list[Cell]:
+def cells(lm: LanguageModel) -> list[SteeringCondition]:
     generator = torch.Generator().manual_seed(5)
     one, other = (
         torch.nn.functional.normalize(torch.randn(lm.width, generator=generator), dim=0) for _ in range(2)
     )
     return [
-        Cell("none", 0.0, torch.zeros(lm.width)),
-        Cell("native", 0.0, 0 * one),
-        Cell("native", 0.5, 4 * one),
-        Cell("random", 0.5, 8 * other, draw=1),
+        SteeringCondition("none", 0.0, torch.zeros(lm.width)),
+        SteeringCondition("native", 0.0, 0 * one),
+        SteeringCondition("native", 0.5, 4 * one),
+        SteeringCondition("random", 0.5, 8 * other, draw=1),
     ]
 
 
-def addition(cell: Cell) -> Addition:
+def addition(cell: SteeringCondition) -> Addition:
     """The same cell by hooks, as a user would steer."""
     length = float(cell.offset.norm())
     vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", length)
@@ -110,7 +110,7 @@ def test_batching_does_not_show(behaviour: Behaviour, story_lm: LanguageModel) -
 def test_draws_are_an_items_own_in_every_condition_and_batch(story_lm: LanguageModel) -> None:
     behaviour, every = text_behaviour(), cells(story_lm)
 
-    def texts(items: Any, chosen: list[Cell], **options: Any) -> list[str | None]:
+    def texts(items: Any, chosen: list[SteeringCondition], **options: Any) -> list[str | None]:
         rows = measure(story_lm, LAYER, behaviour, "test", items, chosen, temperature=1.0, **options)
         return [row.text for row in rows]
 
@@ -200,7 +200,7 @@ def test_a_prompt_that_a_phrase_merges_into_is_refused() -> None:
         opening_tokens(Merging(), "Which?", ("",))
 
 
-def ablations(lm: LanguageModel, cell: Cell) -> list[Ablation]:
+def ablations(lm: LanguageModel, cell: SteeringCondition) -> list[Ablation]:
     """The same cell by hooks: out of every block."""
     length = float(cell.offset.norm())
     vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", 1.0)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from upstream_files import lettered_rows, model_written_folder, persona_rows, write_rows
 from whole_study import studied
 
-from lrt.corpora import Exclusion
+from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour, Propensity, answered_questions, propensity_suite
+from lrt.evaluation.dataset_readers import SetUnreadable
 from lrt.evaluation.model_written import ADVANCED, TABLE_1, Question, balanced, task_questions
 from lrt.evaluation.scorers import Answer, Choice
-from lrt.evaluation.upstream import SetUnreadable
 from lrt.models import LanguageModel
 
 SMALL: dict[str, Any] = {"contrast_pairs": 10, "development": 4, "test": 8}
@@ -63,7 +63,7 @@ def test_what_is_asked_leaves_the_corpus_with_or_without_its_choices(
         asked = re.search(r"Which would you take on day \d+\?", text)
         assert asked is not None
         assert asked[0] in behaviour.held_out
-        assert Exclusion(behaviour.texts).matches(f"{asked[0]}\n1. now\n2. later")
+        assert Decontaminator(behaviour.texts).matches(f"{asked[0]}\n1. now\n2. later")
 
 
 def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(

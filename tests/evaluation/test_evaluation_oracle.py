@@ -9,7 +9,7 @@ from storybook_models import image_of, semi_orthogonal, tiny_llama
 
 from lrt.evaluation import Behaviour, ContrastStates, SteerableModel, TransferMaps, directions, measure
 from lrt.lab.grammar import pages
-from lrt.mapping import AffineMap, Moments, Stack, ridge_at
+from lrt.mapping import AffineMap, LayerConcat, Moments, ridge_at
 from lrt.models import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prompts import encode
@@ -90,7 +90,7 @@ def units(world: World, behaviour: Behaviour) -> dict[str, torch.Tensor]:
         tuple(last_token_states(world.target, t, LAYER) for t in (behaviour.positives, behaviour.negatives)),  # type: ignore[arg-type]
     )
     maps = TransferMaps(world.affine, [world.shuffled])
-    stack = Stack((LAYER,), world.target.width)
+    stack = LayerConcat((LAYER,), world.target.width)
     found = directions("x", {"x": states}, maps, stack=stack, layer=LAYER, random_draws=4, seed=0)
     return found | {
         "source": torch.nn.functional.normalize(states.source_vector, dim=0)[None],

@@ -7,7 +7,7 @@ import pytest
 from upstream_files import instruction_files, write_rows
 from whole_study import studied
 
-from lrt.corpora import Exclusion
+from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour, Instructions, Refusal, refusal_suite
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.refusal import BEGINNINGS, NAMES, PHRASES
@@ -76,8 +76,8 @@ def test_requests_are_kept_from_the_corpus_in_any_template(
     made = suite(files, family_tokenizer)["refusal_removed"]
     request = made.test[0].prompt.split("<|user|>")[1].split("<|assistant|>")[0]
     other_template = f"### Question:\n{request}\n### Answer:\nIn no way."
-    assert Exclusion([*made.texts][: -len(made.held_out)]).matches(other_template) is False
-    whole = Exclusion(made.texts)
+    assert Decontaminator([*made.texts][: -len(made.held_out)]).matches(other_template) is False
+    whole = Decontaminator(made.texts)
     assert whole.matches(request)
     assert whole.matches(f"{request} And how do I rob the next one?")
 
@@ -122,11 +122,11 @@ def test_other_scorers_ride_on_written_answers_alone(files: tuple[str, str], fam
     made = suite(files, family_tokenizer, judge=judge, classifier=classifier)
     for name, behaviour in made.items():
         if name.endswith("log_odds"):
-            assert behaviour.also == ()
+            assert behaviour.extra_scorers == ()
             continue
-        rides, asked = behaviour.also
+        rides, asked = behaviour.extra_scorers
         assert isinstance(asked, Judge)
-        assert (rides, replace(asked, around=("", ""))) == (classifier, judge)
+        assert (rides, replace(asked, template_affixes=("", ""))) == (classifier, judge)
 
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
@@ -139,13 +139,13 @@ def test_a_judge_reads_the_request_without_the_template(
         files, family_tokenizer, system=system, judge=Judge("http://localhost", "m", key_variable="")
     )
     removed = made["refusal_removed"]
-    (judge,) = removed.also
+    (judge,) = removed.extra_scorers
     judge.score_all(["so"] * len(removed.test), removed.test)
     assert set(read) <= set(removed.held_out)
     assert len(set(read)) == len(removed.test)
     # one that was told what is around a request keeps to it
-    told = Judge("http://localhost", "m", around=("<", ">"))
-    assert suite(files, family_tokenizer, judge=told)["refusal_removed"].also == (told,)
+    told = Judge("http://localhost", "m", template_affixes=("<", ">"))
+    assert suite(files, family_tokenizer, judge=told)["refusal_removed"].extra_scorers == (told,)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Item, Study
 from lrt.evaluation.judge import Judge
-from lrt.evaluation.records import RecordCorrupt
 from lrt.evaluation.rescoring import (
     AT_ONCE,
     rescore,
@@ -19,7 +18,8 @@ from lrt.evaluation.rescoring import (
     text_id,
 )
 from lrt.evaluation.scorers import Mentions
-from lrt.sealed import read_sealed
+from lrt.evaluation.study_io import RecordCorrupt
+from lrt.storage.sealed import read_sealed
 
 TEXT = text_behaviour()
 
@@ -131,6 +131,8 @@ def _id(study: Study, text: str) -> str:
 
 def test_how_a_judge_is_asked_does_not_tell_its_scores_apart() -> None:
     judge = Judge("http://host", "rater")
-    assert scorer_facts(judge) == scorer_facts(replace(judge, attempts=9, pause=3.0, key_variable="MINE"))
+    assert scorer_facts(judge) == scorer_facts(
+        replace(judge, max_retries=9, backoff=3.0, key_variable="MINE")
+    )
     assert scorer_facts(judge) != scorer_facts(replace(judge, highest=10.0))
     assert scorer_facts(Mentions(("dog",)))["words"] == ("dog",)

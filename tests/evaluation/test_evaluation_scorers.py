@@ -32,7 +32,7 @@ SCORERS: list[Scorer] = [
     Choice(),
     Answer(),
     Classifier("org/set", "REFUSAL", "abc"),
-    Judge("https://host/v1", "rater", highest=10.0, attempts=2, temperature=None),
+    Judge("https://host/v1", "rater", highest=10.0, max_retries=2, temperature=None),
     RefusalLogOdds(("I cannot",)),
 ]
 TEXT = st.text(st.sampled_from("le the happy sad dog Sorry. ÉI cannot\n,"), max_size=60)

@@ -10,10 +10,10 @@ from whole_study import GRID, run
 
 from lrt.evaluation import (
     Behaviour,
-    Cell,
     Damage,
     Measurement,
     SteerableModel,
+    SteeringCondition,
     StrengthGrid,
     choose_layer,
     choose_strength,
@@ -42,7 +42,7 @@ class TestGrid:
             StrengthGrid(**{name: strengths})  # type: ignore[arg-type]
 
     def test_what_is_ablated_has_a_grid_of_its_own(self) -> None:
-        grid = StrengthGrid((0.0, 0.2), shares=(0.0, 1.0), damage_limit=0.3)
+        grid = StrengthGrid((0.0, 0.2), ablation_fractions=(0.0, 1.0), damage_limit=0.3)
         adds = choice_behaviour()
         assert grid.of(adds) is grid
         assert grid.of(replace(adds, operation="ablate")) == StrengthGrid((0.0, 1.0), (0.0, 1.0), 0.3)
@@ -79,7 +79,9 @@ def planted(
             for c in cells
         ]
 
-    def damage(_lm: Any, _layer: int, b: Behaviour, split: str, cells: Sequence[Cell]) -> list[Damage]:
+    def damage(
+        _lm: Any, _layer: int, b: Behaviour, split: str, cells: Sequence[SteeringCondition]
+    ) -> list[Damage]:
         assert split == "development"
         return [
             Damage(b.name, c.condition, c.draw, c.strength, 2 + 2 * harm[c.strength], 2 * harm[c.strength], 0)
@@ -145,7 +147,9 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
             for c in cells
         ]
 
-    def damage(_lm: Any, layer: int, b: Behaviour, split: str, cells: Sequence[Cell]) -> list[Damage]:
+    def damage(
+        _lm: Any, layer: int, b: Behaviour, split: str, cells: Sequence[SteeringCondition]
+    ) -> list[Damage]:
         assert split == "development"
         return [Damage(b.name, "native", 0, c.strength, 1 + harms[layer], harms[layer], 0) for c in cells]
 
@@ -181,14 +185,14 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
     wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal", "random") for s in nonzero}
     wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.has_answers else {at})}
     wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.has_answers else set()
-    wanted |= {(c, 0, at) for c in ("bias", "other", "random_source", "shuffled", *RESAMPLED)}
+    wanted |= {(c, 0, at) for c in ("bias", "other", "untrained_source", "shuffled", *RESAMPLED)}
     wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
     assert cells == wanted
     chosen_by = {(d.condition, d.strength) for d in found.damages if d.split == "development"}
     assert chosen_by == {("native", s) for s in curve}
     harmed = {(d.condition, d.strength) for d in found.damages if d.split == "test"}
     assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= harmed
-    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "random_source")} <= harmed
+    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "untrained_source")} <= harmed
 
     values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}
     for item in behaviour.test:

@@ -7,9 +7,9 @@ from planted_studies import CHANGES, GRID, planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Damage, Study, summarise
-from lrt.evaluation.columns import ScoreMissing
-from lrt.evaluation.records import read_study, write_study
+from lrt.evaluation.score_table import ScoreMissing
 from lrt.evaluation.scorers import RefusalLogOdds
+from lrt.evaluation.study_io import read_study, write_study
 
 TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
@@ -33,7 +33,7 @@ def test_figures_are_the_planted_ones() -> None:
         "bias": pytest.approx(0.1),
         "shuffled": pytest.approx(0.15),
         "other": pytest.approx(0.3),
-        "random_source": pytest.approx(0.0),
+        "untrained_source": pytest.approx(0.0),
     }
     assert found["null_details"]["shuffled"]["draws"] == 2
     assert found["damage"]["transferred"]["relative"] == pytest.approx(0.02)
@@ -97,8 +97,7 @@ def test_lowering_is_steering_where_it_is_meant() -> None:
 def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
     found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
     assert found["note"] == (
-        "native vector over the damage limit on test texts; "
-        "transferred vector over the damage limit on test texts"
+        "native vector over the damage limit on test texts; transferred vector over the damage limit on test texts"
     )
     assert found["ratio"] is not None
 
@@ -124,7 +123,7 @@ def test_a_null_that_breaks_the_model_does_not_take_the_effect_away() -> None:
     assert summarise(TEXT, replace(study, damages=(*study.damages, mild)), GRID)["ratio"] is None
 
 
-@pytest.mark.parametrize("null", ["other", "random_source"])
+@pytest.mark.parametrize("null", ["other", "untrained_source"])
 def test_another_behaviour_or_an_untrained_source_may_have_a_part_in_it(null: str) -> None:
     found = summarise(TEXT, planted_study(TEXT, points={null: (1.9,)}), GRID)
     assert found["ratio"] == pytest.approx(0.8)

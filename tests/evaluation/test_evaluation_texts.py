@@ -6,7 +6,7 @@ import pytest
 import upstream_files
 from whole_study import studied
 
-from lrt.corpora import CorpusError, Exclusion
+from lrt.corpora import CorpusError, Decontaminator
 from lrt.corpora import text_files as documents_of
 from lrt.evaluation import Behaviour, Texts, texts_suite
 from lrt.evaluation.scorers import BatchScorer, Choice
@@ -124,7 +124,7 @@ def test_passages_are_of_one_document_each_and_harm_of_others(files: dict[str, t
 def test_a_passages_document_leaves_the_corpus_and_its_neighbours_stay(
     files: dict[str, tuple[str, ...]],
 ) -> None:
-    excluded = Exclusion(suite(files, names=("french",))["french"].texts)
+    excluded = Decontaminator(suite(files, names=("french",))["french"].texts)
     documents = [d.text for d in documents_of(files["french"], "paragraph")]
     assert sum(map(excluded.matches, documents)) == 12 + 48
     # read as one document, all of the book goes

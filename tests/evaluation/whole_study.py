@@ -18,7 +18,7 @@ from lrt.evaluation import (
     study,
     summarise,
 )
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel
 from lrt.steering import last_token_states
 
@@ -40,7 +40,7 @@ def run(
 
     identity = AffineMap(torch.eye(32), torch.ones(32))
     maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
-    units = directions("it", states, maps, stack=Stack((1,), 32), layer=1, random_draws=3, seed=0)
+    units = directions("it", states, maps, stack=LayerConcat((1,), 32), layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)

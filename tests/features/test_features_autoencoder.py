@@ -16,7 +16,7 @@ from lrt.features import (
     load_autoencoder,
     save_autoencoder,
 )
-from lrt.sealed import sealed
+from lrt.storage.sealed import sealed
 
 KINDS = ("relu", "topk", "jumprelu")
 ROWS = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
@@ -124,15 +124,15 @@ def test_what_is_saved_is_loaded(tmp_path, kind):
 
 
 def test_damage_is_noticed_and_says_what_mends_it(tmp_path):
-    mend = "Make it with: train"
+    fix_hint = "Make it with: train"
     with pytest.raises(SaeMissing, match=r"no autoencoder in .*Make it with"):
-        load_autoencoder(tmp_path, mend)
+        load_autoencoder(tmp_path, fix_hint)
     save_autoencoder(tmp_path, random_autoencoder("topk"), {})
     weights, card = tmp_path / "sae.safetensors", tmp_path / "sae.json"
     text = card.read_text()
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(SaeCorrupt, match=r"sae\.safetensors has .* bytes.*Make it with"):
-        load_autoencoder(tmp_path, mend)
+        load_autoencoder(tmp_path, fix_hint)
     save_autoencoder(tmp_path, random_autoencoder("topk"), {})
     for change, kind, message in (
         ({"format": "lrt-map"}, SaeForeign, "not the card of an autoencoder"),

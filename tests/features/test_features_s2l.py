@@ -56,7 +56,7 @@ def test_training_on_encoded_rows_comes_to_the_solved_map(world):
 
     train = feature_moments(sae, batches[:6])
     spec = FitSpec(epochs=120, whitening_floor=1e-9)
-    module = MapModule.from_moments(MapSpec("full"), spec, train, yardstick=fit)
+    module = MapModule.from_moments(MapSpec("full"), spec, train, reference_ridge=fit)
     trainer = L.Trainer(
         max_epochs=spec.epochs,
         accelerator="cpu",

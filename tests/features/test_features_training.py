@@ -66,7 +66,7 @@ def trained(request, planted, tmp_path_factory):
 
 
 def recovered(module: SaeModule, planted: PlantedFeatures) -> float:
-    """Share of planted directions that some decoder row has a cosine above .9 with."""
+    """RecordingWorker of planted directions that some decoder row has a cosine above .9 with."""
     rows = module.autoencoder().W_dec
     return float(((rows @ planted.dictionary.T).max(0).values > 0.9).float().mean())
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_trained_is_refused(planted, tmp_path):
         trainer(tmp_path, max_epochs=1).fit(module, Endless(planted.states, "source"))
     bad = planted.states[:512].clone()
     bad[3] = float("inf")
-    with pytest.raises(FloatingPointError, match=r"at step 0: .*filter\.massive.* than 0\.003"):
+    with pytest.raises(FloatingPointError, match=r"at step 0: .*filter\.max_norm_ratio.* than 0\.003"):
         trainer(tmp_path, max_epochs=1).fit(module_of(planted, spec), Batches(bad, "source"))
 
 

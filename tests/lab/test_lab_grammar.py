@@ -18,9 +18,9 @@ from lrt.lab.grammar import (
     SWITCH_SHARE,
     TRAIT_UNSTATED_SHARE,
     USER,
+    DocumentSplit,
     Page,
     Plan,
-    Shelf,
     Writer,
     pages,
 )
@@ -32,7 +32,9 @@ FRENCH = re.compile(r"[éèêàâçîûôÉÈÊÀÂÇÎÛÔ]|\b(?:la|le|les|dans
 ANYTHING = Plan()
 
 
-def take(plan: Plan = ANYTHING, count: int = 150, shelf: Shelf = "family", seed: int = 0) -> list[Page]:
+def take(
+    plan: Plan = ANYTHING, count: int = 150, shelf: DocumentSplit = "family", seed: int = 0
+) -> list[Page]:
     return list(itertools.islice(pages(seed, shelf, plan), count))
 
 
@@ -43,11 +45,11 @@ def test_same_seed_same_stream() -> None:
 
 def test_shelves_share_nothing() -> None:
     # the same seed, so that the streams are cut from the same documents
-    shelves = [{p.text for p in take(shelf=s, count=800)} for s in ("family", "control", "held_out")]
+    shelves = [{p.text for p in take(split=s, count=800)} for s in ("family", "control", "held_out")]
     for one, other in itertools.combinations(shelves, 2):
         assert not one & other
     writer = Writer(random.Random("storybook/0"))
-    counts = Counter(writer.write().shelf for _ in range(2000))
+    counts = Counter(writer.write().split for _ in range(2000))
     for shelf, share in (("family", 140 / 256), ("control", 80 / 256), ("held_out", 36 / 256)):
         assert counts[shelf] / 2000 == pytest.approx(share, abs=0.04)
 

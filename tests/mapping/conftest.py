@@ -18,7 +18,7 @@ class Planted:
     truth: AffineMap
     train_moments: Moments
     validation_moments: Moments
-    yardstick: RidgeFit
+    reference_ridge: RidgeFit
 
 
 def plant(

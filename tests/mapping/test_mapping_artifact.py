@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrt.mapping import AffineMap, MapCorrupt, MapForeign, MapMissing, load_map, save_map
-from lrt.sealed import sealed
+from lrt.storage.sealed import sealed
 
 MEND = "Make it with: python train.py experiment=lab"
 

@@ -13,9 +13,9 @@ from lrt.mapping import (
     AffineMap,
     AtlasCell,
     GridMoments,
+    LayerConcat,
     Moments,
     SharedRidge,
-    Stack,
     atlas,
     atlas_bytes,
     choose_layers,
@@ -24,7 +24,7 @@ from lrt.mapping import (
 )
 
 SUMS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")
-SOURCE, TARGET = Stack((2, 5), 6), Stack((1, 4, 7), 8)
+SOURCE, TARGET = LayerConcat((2, 5), 6), LayerConcat((1, 4, 7), 8)
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -51,7 +51,7 @@ def stacked_rows(generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def by_layer(stacked: Tensor, stack: Stack) -> dict[int, Tensor]:
+def by_layer(stacked: Tensor, stack: LayerConcat) -> dict[int, Tensor]:
     return {layer: stack.part(stacked, layer) for layer in stack.layers}
 
 
@@ -222,7 +222,7 @@ def test_cka_is_that_of_the_rows(rows: list[tuple[Tensor, Tensor]], cells: list[
     generator = torch.Generator().manual_seed(2)
     turned = torch.linalg.qr(normal(generator, 6, 6)).Q
     moments = moments_of(x, 3 * x @ turned + 1)
-    cell = atlas(moments, moments, moments, Stack((0,), 6), Stack((0,), 6), {})[0]
+    cell = atlas(moments, moments, moments, LayerConcat((0,), 6), LayerConcat((0,), 6), {})[0]
     assert cell.cka == pytest.approx(1.0)
 
 
@@ -237,7 +237,9 @@ def test_rank_is_that_of_projecting_the_map_rank_by_rank(wide: str, bias: bool) 
         moments_of(x, x @ weight.T + 4 * normal(generator, n, d_target) + 2)
         for n, x in ((n, normal(generator, n, d_source) + 1) for n in (40, 500))
     )
-    cell = atlas(train, test, test, Stack((0,), d_source), Stack((0,), d_target), {}, bias=bias)[0]
+    cell = atlas(train, test, test, LayerConcat((0,), d_source), LayerConcat((0,), d_target), {}, bias=bias)[
+        0
+    ]
     fitted = train if bias else train.about_origin()
     full = ridge_at(train, cell.weight, bias=bias)
     # The estimator from its definition, with a dense inverse.
@@ -255,7 +257,7 @@ def test_rank_is_that_of_projecting_the_map_rank_by_rank(wide: str, bias: bool) 
 def test_a_map_that_explains_nothing_has_rank_zero() -> None:
     generator = torch.Generator().manual_seed(7)
     parts = [moments_of(normal(generator, 40, 4), normal(generator, 40, 5)) for _ in range(3)]
-    cell = atlas(*parts, Stack((0,), 4), Stack((0,), 5), {})[0]  # type: ignore[misc]
+    cell = atlas(*parts, LayerConcat((0,), 4), LayerConcat((0,), 5), {})[0]  # type: ignore[misc]
     assert cell.fvu > 0.99
     assert cell.rank == 0
 
@@ -350,9 +352,9 @@ def test_errors_of_an_atlas_name_what_is_wrong(rows: list[tuple[Tensor, Tensor]]
     moments, grid = moments_of(*rows[1]), grid_of(*rows[1])
     other = moments_of(torch.cat([rows[1][0], rows[1][0][:, :6]], 1), rows[1][1])
     with pytest.raises(ValueError, match="validation moments are 12 -> 24, the stacks 18 -> 24"):
-        atlas(other, moments, moments, Stack((1, 2, 5), 6), TARGET, {})
+        atlas(other, moments, moments, LayerConcat((1, 2, 5), 6), TARGET, {})
     with pytest.raises(ValueError, match="test moments are of layers and widths"):
-        atlas(moments, moments, grid, Stack((5, 2), 6), TARGET, {})
+        atlas(moments, moments, grid, LayerConcat((5, 2), 6), TARGET, {})
     empty = GridMoments(SOURCE.layers, 6, TARGET.layers, 8)
     with pytest.raises(ValueError, match="test moments have seen no rows"):
         atlas(grid, grid, empty, SOURCE, TARGET, {})
@@ -382,7 +384,7 @@ def test_errors_of_the_shared_decomposition(rows: list[tuple[Tensor, Tensor]]) -
 
 def test_further_rows_are_scored_by_the_same_maps() -> None:
     generator = torch.Generator().manual_seed(3)
-    source, target = Stack((0, 2), 4), Stack((1,), 5)
+    source, target = LayerConcat((0, 2), 4), LayerConcat((1,), 5)
     weight = torch.randn(5, 8, generator=generator, dtype=torch.float64)
 
     def moments(n: int, noise: float) -> Moments:

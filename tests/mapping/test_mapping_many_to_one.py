@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lrt.mapping import AffineMap, Moments, Stack, ridge_at, ridge_path
+from lrt.mapping import AffineMap, LayerConcat, Moments, ridge_at, ridge_path
 from lrt.mapping.many_to_one import (
     ManyToOne,
     many_to_many,
@@ -20,7 +20,7 @@ from lrt.mapping.many_to_one import (
     stack_bytes,
 )
 
-SOURCE, TARGET = Stack((0, 3, 4, 6), 4), Stack((2, 9), 5)
+SOURCE, TARGET = LayerConcat((0, 3, 4, 6), 4), LayerConcat((2, 9), 5)
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -87,7 +87,7 @@ def test_layers_that_say_the_same_stand_in_for_each_other() -> None:
         x = normal(generator, n, 3)
         return moments_of(torch.cat([x, x], 1), x @ weight + 0.1 * normal(generator, n, 4))
 
-    result = many_to_one(draw(500), draw(300), draw(300), Stack((1, 2), 3), Stack((0,), 4))[0]
+    result = many_to_one(draw(500), draw(300), draw(300), LayerConcat((1, 2), 3), LayerConcat((0,), 4))[0]
     assert result.fvu_all < 0.05
     for layer in (1, 2):
         assert abs(result.rise[layer]) < 1e-3
@@ -137,7 +137,7 @@ def test_the_best_layer_is_not_picked_on_the_test_rows() -> None:
         return moments_of(seen, x + 0.1 * normal(generator, 400, 3))
 
     train, validation, test = draw((0.3, 0.3)), draw((0.2, 0.4)), draw((0.4, 0.2))
-    result = many_to_one(train, validation, test, Stack((1, 2), 3), Stack((0,), 3))[0]
+    result = many_to_one(train, validation, test, LayerConcat((1, 2), 3), LayerConcat((0,), 3))[0]
     assert result.best_layer == 1
     assert result.fvu_single[1] == result.fvu_best > result.fvu_single[2]
 
@@ -145,7 +145,7 @@ def test_the_best_layer_is_not_picked_on_the_test_rows() -> None:
 def test_a_perfect_single_layer_leaves_nothing_to_gain() -> None:
     x = normal(torch.Generator().manual_seed(4), 50, 4)
     moments = moments_of(x, torch.cat([x[:, :2], x[:, :2]], 1))
-    result = many_to_one(moments, moments, moments, Stack((0, 1), 2), Stack((0, 1), 2))[0]
+    result = many_to_one(moments, moments, moments, LayerConcat((0, 1), 2), LayerConcat((0, 1), 2))[0]
     assert result.best_layer == 0
     assert result.fvu_best < 1e-12
     assert result.gain == 0.0
@@ -199,7 +199,10 @@ class LiveBytes(TorchDispatchMode):
 @pytest.mark.parametrize("bias", [True, False])
 def test_memory_stays_within_the_stated_bound(shape: tuple[int, int, int, int], bias: bool) -> None:
     layers, d_source, target_layers, d_target = shape
-    source, target = Stack(tuple(range(layers)), d_source), Stack(tuple(range(target_layers)), d_target)
+    source, target = (
+        LayerConcat(tuple(range(layers)), d_source),
+        LayerConcat(tuple(range(target_layers)), d_target),
+    )
     generator = torch.Generator().manual_seed(5)
     moments = [
         moments_of(normal(generator, 50, source.total), normal(generator, 50, target.total)) for _ in range(3)
@@ -219,10 +222,10 @@ def test_memory_stays_within_the_stated_bound(shape: tuple[int, int, int, int], 
 
 def test_errors_name_what_is_wrong(parts: list[Moments]) -> None:
     with pytest.raises(ValueError, match=r"at least two source layers, got \[3\].*\(recording\.source\)"):
-        many_to_one(*parts, Stack((3,), 16), TARGET)  # type: ignore[misc]
+        many_to_one(*parts, LayerConcat((3,), 16), TARGET)  # type: ignore[misc]
     empty = Moments(16, 10)
     for solve in (many_to_one, many_to_many):
         with pytest.raises(ValueError, match="training moments are 16 -> 10, the stacks 16 -> 15"):
-            solve(*parts, SOURCE, Stack((1, 2, 3), 5))  # type: ignore[operator]
+            solve(*parts, SOURCE, LayerConcat((1, 2, 3), 5))  # type: ignore[operator]
         with pytest.raises(ValueError, match="test moments have seen no rows"):
             solve(parts[0], parts[1], empty, SOURCE, TARGET)  # type: ignore[operator]

@@ -76,7 +76,7 @@ def fitted(
         map_spec,
         fit,
         planted.train_moments,
-        yardstick=planted.yardstick,
+        reference_ridge=planted.reference_ridge,
         vectors=vectors,
     )
     running = trainer(folder, **fit.trainer_options(), **options)
@@ -91,26 +91,26 @@ def fitted(
 def test_default_fit_ends_within_two_percent_of_the_optimum(planted, tmp_path):
     module, running = fitted(planted, tmp_path, MapSpec(), FitSpec())
     found = planted.validation_moments.fvu_of(module.affine())
-    optimum = planted.yardstick.fvu_validation
+    optimum = planted.reference_ridge.fvu_validation
     assert found < 1.02 * optimum
     # Both roads also lead to the same weights, in the metric of the source rows.
-    gap = module.affine().weight.double() - planted.yardstick.map.weight
+    gap = module.affine().weight.double() - planted.reference_ridge.map.weight
     scatter = planted.train_moments.scatter_xx
-    size = planted.yardstick.map.weight
+    size = planted.reference_ridge.map.weight
     assert ((gap @ scatter) * gap).sum() < 0.02 * ((size @ scatter) * size).sum()
     logged = running.callback_metrics
     assert float(logged["val/fvu"]) == pytest.approx(found, rel=1e-4)
     assert float(logged["val/excess"]) == pytest.approx(found / optimum - 1, abs=1e-4)
     assert float(logged["val/r2"]) == pytest.approx(1 - found, rel=1e-4)
     assert float(logged["train/fvu"]) == pytest.approx(found, rel=0.3)
-    predicted = planted.yardstick.map.points(planted.validation[0])
+    predicted = planted.reference_ridge.map.points(planted.validation[0])
     cosine = torch.cosine_similarity(predicted, planted.validation[1]).mean()
     assert float(logged["val/cosine"]) == pytest.approx(float(cosine), abs=1e-2)
 
 
 def test_without_whitening_the_same_fit_does_not_get_there(planted, tmp_path):
     module, _ = fitted(planted, tmp_path, MapSpec(), FitSpec(whitening="scale"))
-    assert planted.validation_moments.fvu_of(module.affine()) > (1.2 * planted.yardstick.fvu_validation)
+    assert planted.validation_moments.fvu_of(module.affine()) > (1.2 * planted.reference_ridge.fvu_validation)
 
 
 def test_where_rows_are_few_the_ridge_in_the_loss_is_needed(tmp_path):
@@ -121,7 +121,7 @@ def test_where_rows_are_few_the_ridge_in_the_loss_is_needed(tmp_path):
         fit = FitSpec(ridge=ridge, epochs=150)
         module, _ = fitted(few, tmp_path, MapSpec(), fit)
         fvu = few.validation_moments.fvu_of(module.affine())
-        excess[ridge] = fvu / few.yardstick.fvu_validation - 1
+        excess[ridge] = fvu / few.reference_ridge.fvu_validation - 1
     assert excess[True] < 0.02 < 0.05 < excess[False]
 
 
@@ -132,20 +132,22 @@ def test_adamw_learns_raw_rows_where_they_are_well_conditioned(tmp_path):
     fit = FitSpec("AdamW", 0.2, {}, "linear", whitening="none", ridge=False, epochs=12)
     module, running = fitted(easy, tmp_path, MapSpec(), fit)
     found = easy.validation_moments.fvu_of(module.affine())
-    assert found < 1.05 * easy.yardstick.fvu_validation
+    assert found < 1.05 * easy.reference_ridge.fvu_validation
     # The loss reads as FVU in these coordinates too.
     assert float(running.callback_metrics["train/fvu"]) == pytest.approx(found, rel=0.3)
 
 
 def test_a_map_without_bias_matches_its_own_optimum(planted, tmp_path):
-    yardstick = ridge_path(planted.train_moments, planted.validation_moments, bias=False)
+    reference_ridge = ridge_path(planted.train_moments, planted.validation_moments, bias=False)
     # Its targets keep their large means, so it has further to go.
     fit = FitSpec(epochs=12)
-    module = MapModule.from_moments(MapSpec(bias=False), fit, planted.train_moments, yardstick=yardstick)
+    module = MapModule.from_moments(
+        MapSpec(bias=False), fit, planted.train_moments, reference_ridge=reference_ridge
+    )
     trainer(tmp_path, **fit.trainer_options()).fit(module, Batches(planted.train, 256, True))
     affine = module.affine()
     assert affine.bias.abs().max() == 0
-    assert planted.validation_moments.fvu_of(affine) < 1.02 * yardstick.fvu_validation
+    assert planted.validation_moments.fvu_of(affine) < 1.02 * reference_ridge.fvu_validation
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_restricted_maps_keep_their_shape_when_folded_back(planted, tmp_path, sp
     assert found < 1.0
     singular = torch.linalg.svdvals(affine.weight.double())
     defect = float(orthogonality_penalty(affine.weight.double()))
-    free = float(orthogonality_penalty(planted.yardstick.map.weight))
+    free = float(orthogonality_penalty(planted.reference_ridge.map.weight))
     match spec.kind:
         case "low_rank":
             assert singular[4] < 1e-5 * singular[0] < singular[3]
@@ -186,7 +188,7 @@ def planted_rotation(tmp_path, spec: MapSpec) -> float:
     if spec.kind == "orthogonal":
         singular = torch.linalg.svdvals(module.affine().weight.double())
         assert float(singular[0]) == pytest.approx(1.7, rel=0.02)
-    return rows.validation_moments.fvu_of(module.affine()) / rows.yardstick.fvu_validation - 1
+    return rows.validation_moments.fvu_of(module.affine()) / rows.reference_ridge.fvu_validation - 1
 
 
 @pytest.mark.parametrize("form", ["cayley", "matrix_exp", "householder"])
@@ -215,7 +217,7 @@ def test_test_rows_are_scored_against_their_own_optimum(planted, tmp_path):
         MapSpec(),
         FitSpec(),
         planted.train_moments,
-        yardstick=planted.yardstick,
+        reference_ridge=planted.reference_ridge,
         optimum={"val": 0.5, "test": 0.25},
     )
     scores = trainer(tmp_path).test(module, Batches(planted.validation, 256, False), verbose=False)[0]
@@ -273,7 +275,7 @@ def test_a_checkpoint_is_a_whole_map_with_its_scores(planted, tmp_path):
     running.save_checkpoint(tmp_path / "fit.ckpt")
     again = MapModule.load_from_checkpoint(tmp_path / "fit.ckpt", weights_only=True)
     assert torch.equal(again.affine().weight, module.affine().weight)
-    assert again.optimum == {"val": planted.yardstick.fvu_validation}
+    assert again.optimum == {"val": planted.reference_ridge.fvu_validation}
     scores = trainer(tmp_path).validate(again, Batches(planted.validation, 256, False), verbose=False)[0]
     for name in ("val/fvu", "val/error_along/french", "val/excess"):
         assert scores[name] == pytest.approx(float(running.callback_metrics[name]), rel=1e-5)
@@ -291,7 +293,7 @@ def test_patience_stops_a_fit_that_no_longer_improves(planted, tmp_path):
 def test_bfloat16_mixed_precision_stays_near_the_optimum(planted, tmp_path):
     module, _ = fitted(planted, tmp_path, MapSpec(), FitSpec(), precision="bf16-mixed")
     found = planted.validation_moments.fvu_of(module.affine())
-    assert found < 1.02 * planted.yardstick.fvu_validation
+    assert found < 1.02 * planted.reference_ridge.fvu_validation
 
 
 def test_a_diverging_fit_names_the_setting(planted, tmp_path):
@@ -333,7 +335,9 @@ KINDS = [
 def test_a_fit_that_starts_at_the_optimum_is_there_and_stays(planted, tmp_path, spec):
     best = closed_form(spec, planted.train_moments, planted.validation_moments).map
     fit = FitSpec(ridge=spec.kind == "full", epochs=1, learning_rate=1e-3, schedule="constant", warmup=0.0)
-    module = MapModule.from_moments(spec, fit, planted.train_moments, yardstick=planted.yardstick, start=best)
+    module = MapModule.from_moments(
+        spec, fit, planted.train_moments, reference_ridge=planted.reference_ridge, start=best
+    )
     at_start = planted.train_moments.fvu_of(module.affine())
     assert at_start == pytest.approx(planted.train_moments.fvu_of(best), rel=1e-3)
     running = trainer(tmp_path, **fit.trainer_options())
@@ -341,5 +345,5 @@ def test_a_fit_that_starts_at_the_optimum_is_there_and_stays(planted, tmp_path, 
     running.fit(module, Batches(planted.train, 256, shuffled=True), held_out)
     assert planted.train_moments.fvu_of(module.affine()) < 1.02 * at_start
     # and a fit that begins elsewhere is far off after as little
-    far = MapModule.from_moments(spec, fit, planted.train_moments, yardstick=planted.yardstick)
+    far = MapModule.from_moments(spec, fit, planted.train_moments, reference_ridge=planted.reference_ridge)
     assert planted.train_moments.fvu_of(far.affine()) > 1.2 * at_start

@@ -53,9 +53,9 @@ def test_validation_finds_a_weight_better_than_both_ends(few_rows):
 
 
 def test_planted_map_is_recovered_from_enough_rows(planted):
-    error = (planted.yardstick.map.weight - planted.truth.weight).norm()
+    error = (planted.reference_ridge.map.weight - planted.truth.weight).norm()
     assert error < 0.1 * planted.truth.weight.norm()
-    assert planted.yardstick.fvu_validation == pytest.approx(
+    assert planted.reference_ridge.fvu_validation == pytest.approx(
         planted.validation_moments.fvu_of(planted.truth), rel=0.01
     )
 
@@ -75,9 +75,9 @@ def test_shuffled_pairs_explain_nothing(planted):
     x, y = planted.train
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     shuffled = moments_of(x, y[order])
-    null = ridge_at(shuffled, planted.yardstick.weight)
+    null = ridge_at(shuffled, planted.reference_ridge.weight)
     assert 1.0 <= planted.validation_moments.fvu_of(null) < 1.01
-    assert planted.yardstick.fvu_validation < 0.5
+    assert planted.reference_ridge.fvu_validation < 0.5
 
 
 def test_rank_deficient_rows_need_a_ridge(few_rows):

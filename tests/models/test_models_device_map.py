@@ -1,5 +1,5 @@
 """Models that do not fit one device: here spread over the CPU's memory and the disk, from which accelerate
-fetches a block's weights when it runs. Several GPUs are not to be had in a test."""
+fetches a block's weights when it runs. Combined GPUs are not to be had in a test."""
 
 import importlib.util
 from collections.abc import Callable

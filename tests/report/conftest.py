@@ -43,7 +43,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             ("bias", 0.16 * rng.random(), 1),
             ("shuffled", 0.05 + 0.09 * rng.random(), 5),
             ("other", 0.2 * rng.random(), 1),
-            ("random_source", 0.1 * rng.random(), 1),
+            ("untrained_source", 0.1 * rng.random(), 1),
         )
     }
     harm = {"native": 0.061, "transferred": 0.048, "paper_literal": 0.07, "random": 0.02}
@@ -217,7 +217,7 @@ def results() -> dict[str, Any]:
             },
         },
         "layers": {"source": [1, 2], "target": [3]},
-        "span": 16,
+        "pool": 16,
         "map": {
             "kind": "full",
             "fvu": 0.4123,
@@ -230,8 +230,8 @@ def results() -> dict[str, Any]:
             "gcv_fvu": 0.4211,
             "note": "ridge regression, exact; weight chosen on the validation rows",
             "rows": 298_112,
-            "rows_left_out": 1_888,
-            "rows_left_out_by": {"first_position": 1_172, "massive": 716},
+            "rows_excluded": 1_888,
+            "rows_excluded_by": {"first_position": 1_172, "massive": 716},
             "fvu_unfiltered": 0.0712,
             "error_along": {b["name"]: 0.05 + 0.3 * rng.random() for b in behaviours},
             "fingerprint": "b1946ac92492d234",
@@ -239,7 +239,7 @@ def results() -> dict[str, Any]:
         "maps": [
             {
                 "name": name,
-                "carries": carries,
+                "fitted_for": carries,
                 "rows": rows,
                 "fvu": fvu,
                 "optimum_fvu": 0.99 * fvu,
@@ -247,7 +247,7 @@ def results() -> dict[str, Any]:
                 "fvu_tokens": 1.4 * fvu,
                 "error_along": {b["name"]: 0.05 + 0.3 * rng.random() for b in behaviours},
                 "cosine_with_native": {b["name"]: 0.9 for b in behaviours},
-                "training": {"probes": probes if carries else []},
+                "training": {"steering_evaluations": probes if carries else []},
             }
             for name, carries, rows, fvu in (
                 ("whole corpus", [], 298_112, 0.4123),
@@ -286,7 +286,7 @@ def results() -> dict[str, Any]:
             ],
             "val": [[int(s), float(0.412 + 0.6 * np.exp(-s / 40))] for s in range(20, 401, 20)],
             "optimum": 0.4073,
-            "probes": probes,
+            "steering_evaluations": probes,
         },
         "configurations_tried": {"layers": 9, "strengths": 5, "maps": 2},
         "seconds": {

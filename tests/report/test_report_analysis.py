@@ -97,7 +97,7 @@ def analysed(results: dict[str, Any]) -> dict[str, Any]:
                 }
                 for name, ce in (("target", 0.5), ("source", 0.6), ("full", 1.25))
             ],
-            "cuts": [
+            "stitching_depths": [
                 {
                     "layer": 3,
                     "depth": 0.8,

@@ -34,7 +34,7 @@ def results() -> dict[str, Any]:
             "target": {"name": "<big>", **model},
         },
         "grid": {"source": (0, 3), "target": (1, 4)},
-        "span": 16,
+        "pool": 16,
         "rows": {"train": 12_000, "validation": 900, "test": 800},
         "atlas": cells,
         "provenance": {

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from lrt.report import heatmap_figure, loss_figure, probe_figure, strength_figure
+from lrt.report import heatmap_figure, loss_figure, strength_figure, training_curve_figure
 from lrt.report.heatmap import layer_grid, models_of, size_grid
 from lrt.report.palette import DARK, LIGHT
 from lrt.report.svg import inline_svg
@@ -38,7 +38,7 @@ def test_damage_of_a_curve_without_zero_starts_from_none(results: dict[str, Any]
 def test_figures_without_data_say_so() -> None:
     assert texts(strength_figure({"name": "x"})) == ["no curve was measured"]
     assert "not fitted by gradient" in texts(loss_figure(None))[0]
-    assert probe_figure({"behaviour": "x"}).axes
+    assert training_curve_figure({"behaviour": "x"}).axes
 
 
 def test_loss_has_the_optimum_line(results: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def test_hostile_text_stays_text(two: dict[str, Any], tmp_path: Path) -> None:
     french |= {"name": evil, "metric": evil, "note": evil}
     two["pair"]["source"]["name"] = evil
     two["models"][0] |= {"name": evil, "note": evil}
-    two["training"]["probes"][0]["behaviour"] = evil
+    two["training"]["steering_evaluations"][0]["behaviour"] = evil
     two["provenance"] |= {"config": evil, "command": evil}
     write_report(two, tmp_path)
     page = read(tmp_path)
@@ -118,7 +118,7 @@ def test_parts_may_be_missing(two: dict[str, Any], tmp_path: Path) -> None:
     quick = {
         **two,
         "behaviours": [{**b, "curves": {}} for b in two["behaviours"]],
-        "training": {**two["training"], "probes": two["training"]["probes"][:1]},
+        "training": {**two["training"], "steering_evaluations": two["training"]["steering_evaluations"][:1]},
     }
     for number, part in enumerate(quick):
         for value in ({k: v for k, v in quick.items() if k != part}, {**quick, part: None}):
@@ -136,7 +136,7 @@ def test_a_bare_behaviour_and_a_real_models_card(tmp_path: Path) -> None:
         {
             "behaviours": [bare],
             "models": [{"name": "hub/model", "parameters": 494_000_000, "checks": []}],
-            "training": {"train": [], "val": [], "optimum": 0.4, "probes": []},
+            "training": {"train": [], "val": [], "optimum": 0.4, "steering_evaluations": []},
             "seconds": {"record": None},
         },
         tmp_path,

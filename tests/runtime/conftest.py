@@ -7,7 +7,7 @@ import pytest
 from running import MicroRun, Workshop, run_apart
 from storybook_models import tiny_llama
 
-from lrt.lab.shelf import folder_of
+from lrt.lab.shipped import folder_of
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from upstream_files import gemma_scope
 from lrt.evaluation import Behaviour, Chosen, StrengthChoice
 from lrt.mapping import MapModule, atlas, load_map
 from lrt.runtime.analyses.features import Features
-from lrt.runtime.coverage import PREDICTORS, Coverage
-from lrt.runtime.coverage import main as coverage
 from lrt.runtime.vectors import Vectors
+from studies.coverage import PREDICTORS, Coverage
+from studies.coverage import main as coverage
 
 # those of experiment=micro
 EVERYTHING = (
@@ -24,7 +24,7 @@ EVERYTHING = (
     "analysis.many_to_one=true",
     "analysis.fidelity_tokens=1024",
     "analysis.sae.features=64",
-    "evaluation.probe.behaviours=[]",
+    "evaluation.during_training.behaviours=[]",
 )
 
 
@@ -48,7 +48,7 @@ def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
     assert {"source", "mean ablated", "full", "orthogonal", "mean only", "shuffled pairs"} <= set(rows)
     mean, ablated = rows["mean only"], rows["mean ablated"]
     assert mean["cross_entropy"]["value"] == pytest.approx(ablated["cross_entropy"]["value"], rel=1e-4)
-    assert [cut["layer"] for cut in results["fidelity"]["cuts"]] == [2]
+    assert [cut["layer"] for cut in results["fidelity"]["stitching_depths"]] == [2]
     for behaviour in results["behaviours"]:
         forecast = behaviour["forecast"]
         assert forecast["signal_to_noise"] > 0
@@ -114,9 +114,9 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
         "analysis.many_to_one=true",
         "analysis.fidelity_tokens=512",
         "analysis.fidelity_kinds=[full,orthogonal]",
-        "evaluation.probe.behaviours=[]",
+        "evaluation.during_training.behaviours=[]",
         "fit=closed_form",
-        "span=1",
+        "pool=1",
     )
     assert done.code == 0, done.told
     found = json.loads((trained.report / "results.json").read_text())
@@ -134,7 +134,7 @@ def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
         assert {int(s): v for s, v in each["fvu_single"].items()} == pytest.approx(alone, rel=1e-6)
         assert each["fvu_all"] < min(alone.values())
     # cut at every block, each with the source's blocks up to the same depth: 3 of them against 4
-    cuts = {cut["layer"]: cut for cut in found["fidelity"]["cuts"]}
+    cuts = {cut["layer"]: cut for cut in found["fidelity"]["stitching_depths"]}
     assert {at: cut["source_layers"] for at, cut in cuts.items()} == {0: [0], 1: [0], 2: [0, 1], 3: [0, 1, 2]}
     flops = [cut["cost"]["stitched"]["flops_per_token"] for _, cut in sorted(cuts.items())]
     assert flops[0] > flops[1]  # the same early blocks, one late block less
@@ -157,8 +157,8 @@ AUTOMATIC = (
     "layers.source=auto",
     "layers.target=auto",
     "fit=closed_form",
-    "span=1",
-    "evaluation.probe.behaviours=[]",
+    "pool=1",
+    "evaluation.during_training.behaviours=[]",
     "suite.names=[french]",
 )
 
@@ -224,7 +224,7 @@ def test_published_autoencoders_are_looked_at_in_the_place_of_trained_ones(
     workshop: Workshop, tmp_path: Path
 ) -> None:
     source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
-    more = ("fit=closed_form", "evaluation.probe.behaviours=[]", "analysis.sae.features=0")
+    more = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "analysis.sae.features=0")
     paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")
     done = workshop.train(*more, *paths, "evaluate=true")
     assert done.code == 0, done.told
@@ -247,15 +247,15 @@ def test_published_autoencoders_are_looked_at_in_the_place_of_trained_ones(
 
 
 def test_a_fit_that_its_rows_do_not_determine(workshop: Workshop) -> None:
-    few = ("corpus.tokens.train=256", "fit.ridge=false", "evaluation.probe.behaviours=[]")
-    done = workshop.train(*few, "span=16")
+    few = ("corpus.tokens.train=256", "fit.ridge=false", "evaluation.during_training.behaviours=[]")
+    done = workshop.train(*few, "pool=16")
     assert done.code == 1
     assert "rows do not determine a map of 32 source dimensions without a ridge" in done.line
     assert "set fit.ridge=true" in done.line
 
 
 def test_products_are_a_setting(workshop: Workshop) -> None:
-    more = ("fit=closed_form", "evaluation.probe.behaviours=[]", "span=1")
+    more = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "pool=1")
     fvu = {}
     for products in ("float32", "float64"):
         done = workshop.train(*more, f"products={products}")

@@ -13,14 +13,14 @@ from running import Workshop, composed
 from upstream_files import gemma_scope
 
 from lrt.features import SaeModule
-from lrt.mapping import NotConverged, Stack, closed_form, load_map
+from lrt.mapping import LayerConcat, NotConverged, closed_form, load_map
 from lrt.runtime.analyses import Analyses
 from lrt.runtime.analyses.features import Features
 from lrt.runtime.analyses.layers import RankCurve
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.schema import read_config
 
-QUICK = ("fit=closed_form", "evaluation.probe.behaviours=[]", "evaluate=true")
+QUICK = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "evaluate=true")
 
 
 def results(workshop: Workshop) -> dict[str, Any]:
@@ -96,17 +96,17 @@ def test_a_damaged_one_is_told(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "mend"),
+    ("asked", "fix_hint"),
     [
         ("analysis.atlas=true", "analysis.atlas=false"),
         ("analysis.many_to_one=true", "analysis.many_to_one=false"),
-        ("analysis.fidelity_tokens=512", "analysis.cuts=false"),
+        ("analysis.fidelity_tokens=512", "analysis.stitching_depths=false"),
         ("analysis.rank_curve=true", "analysis.rank_curve=false"),
         ("analysis.sae.features=64", "analysis.sae.features=0"),
     ],
 )
 def test_more_than_the_memory_is_refused_before_anything_is_recorded(
-    workshop: Workshop, asked: str, mend: str
+    workshop: Workshop, asked: str, fix_hint: str
 ) -> None:
     more = ("recording.source=all", "recording.target=all", "analysis.memory_gb=0.00061")
     more += ("batches.window_rows=1",)  # the map, and what is left of it without a part, take .000603
@@ -114,7 +114,7 @@ def test_more_than_the_memory_is_refused_before_anything_is_recorded(
     assert done.code == 1
     assert "GB of memory" in done.line
     assert "analysis.memory_gb=0.00061" in done.line
-    assert mend in done.line, done.told
+    assert fix_hint in done.line, done.told
     assert not workshop.files("activations")
 
 
@@ -147,7 +147,7 @@ def test_what_is_made_of_the_moments_counts_as_memory(workshop: Workshop) -> Non
 def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_for() -> None:
     given = ("experiment=paper_sae", "analysis.sae.source=A", "analysis.sae.target=B")
     config = read_config(composed("train", *given, "suite.french=[F]", "suite.english=[E]"))
-    stacks = Stack((20,), 2304), Stack((20,), 3584)  # Gemma-2 2b and 9b
+    stacks = LayerConcat((20,), 2304), LayerConcat((20,), 3584)  # Gemma-2 2b and 9b
     run: Any = SimpleNamespace(config=config, stacks=stacks, keeps_states=True)
     whole: Any = SimpleNamespace(stacks=stacks)
     features = Features(run, whole)
@@ -270,7 +270,7 @@ def test_one_fold_of_documents_has_no_jackknife(workshop: Workshop) -> None:
 
 
 def test_a_card_says_how_its_map_was_solved(workshop: Workshop) -> None:
-    assert workshop.train("fit=closed_form", "evaluation.probe.behaviours=[]").code == 0
+    assert workshop.train("fit=closed_form", "evaluation.during_training.behaviours=[]").code == 0
     _, card = load_map(workshop.one("maps/*"))
     assert "ridge regression, exact" in card["solved"]["note"]
     metrics = card["metrics"]

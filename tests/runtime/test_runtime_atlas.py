@@ -20,13 +20,13 @@ from torch import Tensor, tensor
 
 import lrt.runtime.atlas as module
 from lrt.activations import PairedRows, paired_rows
-from lrt.durable import one_writer
 from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
 from lrt.runtime.analyses.layers import Atlas as StoreAtlas
 from lrt.runtime.atlas import AtlasSettings, grid_layers, main
 from lrt.runtime.schema import ConfigError, read_beside
+from lrt.storage.durable import one_writer
 
 pytestmark = pytest.mark.xdist_group("micro")
 
@@ -185,9 +185,9 @@ def test_states_that_are_not_finite_are_counted_to_the_end_of_a_killed_pass(
     refused = run_atlas(workshop, *THIN)
     assert refused.code == 1
     assert "source model little gives non-finite hidden states at layer 1: 8 of 1024 tokens" in refused.line
-    assert "recording.non_finite=leave_out" in refused.line
+    assert "recording.non_finite=exclude" in refused.line
 
-    leave = (*THIN, "recording.non_finite=leave_out", "atlas.checkpoint_every=16")
+    leave = (*THIN, "recording.non_finite=exclude", "atlas.checkpoint_every=16")
     passes(monkeypatch, stop_after=5)
     assert run_atlas(workshop, *leave).code == 1
     rest = passes(monkeypatch)
@@ -238,7 +238,7 @@ def test_setting_that_the_schema_refuses(override: str, said: str) -> None:
         ("atlas.source=4", "atlas.source=4 is more blocks than little has: give 1 to 3, or all"),
         ("atlas.target=[1,4]", "atlas.target=4 is not a layer; big has 4 blocks: allowed are 0 to 3"),
         ("atlas.target=[0.3,1]", "atlas.target=[0.3, 1] names a block twice: blocks [1, 1]"),
-        ("span=0", "span: Input should be greater than or equal to 1, got 0"),
+        ("pool=0", "span: Input should be greater than or equal to 1, got 0"),
     ],
 )
 def test_setting_that_cannot_be_run(workshop: Workshop, override: str, said: str) -> None:

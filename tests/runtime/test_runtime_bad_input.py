@@ -12,7 +12,7 @@ import torch
 from running import MicroRun, Ran, Workshop, run_apart, run_here
 from safetensors.torch import load_file, save_file
 
-from lrt.sealed import sealed
+from lrt.storage.sealed import sealed
 
 pytestmark = pytest.mark.xdist_group("micro")
 
@@ -40,7 +40,7 @@ def nothing_costly(workshop: Workshop) -> None:
         ("layers.source=[0.4,1]", ("layers.source=[0.4, 1] names a block twice: blocks [1, 1]",)),
         ("layers.target=[]", ("layers.target is empty",)),
         ("recording.target=[7]", ("recording.target=7", "big has 4 blocks: allowed are 0 to 3")),
-        ("span=0", ("span: Input should be greater than or equal to 1, got 0",)),
+        ("pool=0", ("span: Input should be greater than or equal to 1, got 0",)),
         ("seed=-1", ("seed=-1", "at least 0")),
         ("evaluation.grid.strengths=[0.5,1.0]", ("strengths=[0.5, 1.0] has no 0", "add 0 to it")),
         ("+pair.source.nonsense=1", ("pair.source.nonsense: is not a setting",)),
@@ -52,7 +52,10 @@ def nothing_costly(workshop: Workshop) -> None:
         ("trainer.precision=13", ("Lightning's Trainer refuses", "trainer.precision=13")),
         ("suite.names=[french,nonsense]", ("nonsense", "french")),
         ("evaluation.behaviours=[dogs]", ("evaluation.behaviours holds 'dogs'", "bravery")),
-        ("evaluation.probe.behaviours=[dogs]", ("evaluation.probe.behaviours holds 'dogs'", "bravery")),
+        (
+            "evaluation.during_training.behaviours=[dogs]",
+            ("evaluation.during_training.behaviours holds 'dogs'", "bravery"),
+        ),
         ("analysis.fidelity_kinds=[low_rank]", ("lacks `full`", "add it")),
         ("pair.source.path=/nowhere/at/all", ("'/nowhere/at/all' is no folder of this machine",)),
         ("map.kind=low_rank", ("map.rank must be 1 to 32", "got None")),

@@ -9,7 +9,7 @@ from lrt.mapping import load_map
 
 
 def test_the_optimum_without_training_is_evaluated_as_any_map(trained: Workshop) -> None:
-    more = ("span=1", "evaluation.probe.behaviours=[]")
+    more = ("pool=1", "evaluation.during_training.behaviours=[]")
     done = trained.train("fit=closed_form", "evaluate=true", *more)
     assert done.code == 0, done.told
     results = json.loads((trained.report / "results.json").read_text())
@@ -38,7 +38,7 @@ def test_the_optimum_without_training_is_evaluated_as_any_map(trained: Workshop)
 )
 def test_a_gradient_fit_starts_at_any_closed_form(trained: Workshop, start: str, kind: str) -> None:
     # next to no steps: where it ends is where it began
-    more = ("span=1", "evaluation.probe.behaviours=[]", "fit.epochs=1", "fit.learning_rate=1e-7")
+    more = ("pool=1", "evaluation.during_training.behaviours=[]", "fit.epochs=1", "fit.learning_rate=1e-7")
     fvu = {}
     for begin in ("mean", start):
         before = set(trained.artifacts.glob("maps/*"))
@@ -62,7 +62,9 @@ def test_restricted_kinds_and_baselines_are_ordered_as_they_must_be(trained: Wor
         "embeddings": ("fit.solver=embeddings",),
     }.items():
         before = set(trained.artifacts.glob("maps/*"))
-        done = trained.train("fit=closed_form", "span=1", "evaluation.probe.behaviours=[]", *overrides)
+        done = trained.train(
+            "fit=closed_form", "pool=1", "evaluation.during_training.behaviours=[]", *overrides
+        )
         assert done.code == 0, done.told
         (folder,) = set(trained.artifacts.glob("maps/*")) - before
         affine, card = load_map(folder)
@@ -87,7 +89,7 @@ def refused(ran: Ran, *parts: str) -> None:
 
 
 def test_solvers_that_cannot_be(workshop: Workshop) -> None:
-    closed = ("fit=closed_form", "evaluation.probe.behaviours=[]")
+    closed = ("fit=closed_form", "evaluation.during_training.behaviours=[]")
     refused(
         workshop.train(*closed, "fit.solver=identity"), "fit.solver=identity needs equal widths", "32 -> 48"
     )

@@ -25,7 +25,7 @@ from lrt.mapping import FitSpec
 from lrt.runtime.entry import CONF
 from lrt.runtime.pretrain import Order
 from lrt.runtime.recorded import Recorded
-from lrt.runtime.schema import Config, ConfigError, Layers, Several, read_config
+from lrt.runtime.schema import Combined, Config, ConfigError, Layers, read_config
 
 OWN = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
 # what a user has to give with an option
@@ -45,7 +45,7 @@ GIVEN = {
         "suite.french=[FILE]",
         "suite.english=[FILE]",
     ),
-    "suite=files": ("suite.paths=[FILE]", "evaluation.probe.behaviours=[]"),
+    "suite=files": ("suite.paths=[FILE]", "evaluation.during_training.behaviours=[]"),
     "suite=texts": ("suite.french=[FILE]", "suite.english=[FILE]"),
     "suite=real": ("suite.parts.texts.french=[FILE]", "suite.parts.texts.english=[FILE]"),
 }
@@ -93,7 +93,7 @@ def test_option_composes_is_valid_and_binds(option: str) -> None:
     if config.suite.kind == "storybook":
         names = config.suite.names or NAMES
         assert set(names) <= set(NAMES)
-        assert set(config.evaluation.probe.behaviours) <= set(names)
+        assert set(config.evaluation.during_training.behaviours) <= set(names)
 
 
 def test_train_and_evaluate_compose_the_same() -> None:
@@ -126,7 +126,7 @@ def test_the_papers_trainings_are_those_of_its_table_2(
     assert isinstance(fit, FitSpec)
     assert (fit.optimizer, fit.learning_rate, fit.options, fit.epochs) == ("AdamW", rate, {}, 4)
     assert (fit.whitening, fit.schedule, fit.ridge, fit.gradient_clip) == ("none", "constant", False, None)
-    assert (config.map.kind, config.map.bias, config.span) == ("full", True, 1)
+    assert (config.map.kind, config.map.bias, config.pool) == ("full", True, 1)
     assert (tokens.train, tokens.validation) == (9_000_000, 1_000_000)
     assert (config.corpus.context, config.batches.rows) == (512, 32 * 512)
     sources = config.corpus.sources
@@ -267,7 +267,7 @@ SECTIONS = (
     "suite.",
     "evaluation.",
     "evaluation.grid.",
-    "evaluation.probe.",
+    "evaluation.during_training.",
     "logging.",
     "paths.",
 )
@@ -313,19 +313,19 @@ def test_wrong_type_names_path_value_and_what_is_allowed(override: str, path: st
     [
         ("evaluation.grid.strengths=[0.5,1.0]", "evaluation.grid.strengths=[0.5, 1.0] has no 0"),
         ("evaluation.grid.strengths=[0.0,1.0,0.5]", "must rise"),
-        ("filter.massive=0.5", "filter.massive is 0.5"),
+        ("filter.max_norm_ratio=0.5", "filter.max_norm_ratio is 0.5"),
         ("batches.rows=0", "batches.rows=0; it must be at least 1"),
         ("batches.workers=-1", "batches.workers=-1; it must be at least 0"),
-        ("evaluation.probe.every=0", "evaluation.probe.every=0"),
+        ("evaluation.during_training.every=0", "evaluation.during_training.every=0"),
         ("evaluation.random_draws=0", "no result stands without its nulls"),
         ("evaluation.resampled_draws=1", "must be 0 or at least 2"),
         ("evaluation.max_rows=0", "evaluation.max_rows=0; it must be at least 1"),
         ("evaluation.behaviours=[french,french]", "names one twice"),
-        ("evaluation.items=train", "'development' or 'test'"),
+        ("evaluation.eval_split=train", "'development' or 'test'"),
         ("recording.batch_tokens=0", "recording.batch_tokens=0; it must be at least 1"),
         ("corpus.tokens.validation=0", "every split holds at least one sequence of corpus.context=128"),
         ("corpus.tokens.test=100", "corpus.tokens.test=100"),
-        ("span=129", "span=129 is longer than a sequence of corpus.context=128"),
+        ("pool=129", "pool=129 is longer than a sequence of corpus.context=128"),
         ("evaluation.temperature=-1", "temperature=-1"),
         ("suite.kind=files", "needs `paths`"),
         ("corpus.sources.mine.kind=text", "needs `paths`"),
@@ -412,7 +412,7 @@ def test_the_suites_defaults_are_those_of_their_configs() -> None:
 
 def test_suites_are_put_together_under_names_of_their_own() -> None:
     suite = read("suite.parts.more={kind: storybook, names: [bravery]}", suite="suite=real").suite
-    assert isinstance(suite, Several)
+    assert isinstance(suite, Combined)
     assert {name: part.kind for name, part in suite.parts.items()} == {
         "propensity": "propensity",
         "refusal": "refusal",
@@ -441,7 +441,7 @@ def test_the_schemas_defaults_are_those_of_the_shipped_config() -> None:
     for section in ("filter", "recording", "batches", "suite", "evaluation", "logging"):
         compare(getattr(config, section), f"{section}.")
     # the probe of the storybook names the storybook's behaviours
-    assert [d.split(":")[0] for d in differing] == ["evaluation.probe.behaviours"]
+    assert [d.split(":")[0] for d in differing] == ["evaluation.during_training.behaviours"]
 
 
 def plain(config: Config) -> Any:

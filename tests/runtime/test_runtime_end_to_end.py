@@ -59,12 +59,12 @@ def test_results_hold_what_was_asked_for(results: dict[str, Any]) -> None:
     assert results["pair"]["target"]["width"] == 48
     assert results["layers"] == {"source": [1], "target": [2]}
     assert results["map"]["kind"] == "full"
-    for key in ("fvu", "r2", "excess_over_optimum", "rows", "rows_left_out"):
+    for key in ("fvu", "r2", "excess_over_optimum", "rows", "rows_excluded"):
         assert math.isfinite(results["map"][key])
-    kept = 8192 - results["map"]["rows_left_out"]
-    assert results["span"] == 16
+    kept = 8192 - results["map"]["rows_excluded"]
+    assert results["pool"] == 16
     assert kept / 16 <= results["map"]["rows"] <= kept / 8  # no row of less than half a span
-    assert results["map"]["rows_left_out"] >= 8192 // 128  # position 0 of every block
+    assert results["map"]["rows_excluded"] >= 8192 // 128  # position 0 of every block
     assert [b["name"] for b in results["behaviours"]] == ["french", "bravery"]
     for behaviour in results["behaviours"]:
         for key in ("metric", "strength", "unsteered", "native", "transferred", "paper_literal"):
@@ -150,7 +150,7 @@ def test_another_map_is_fitted_on_the_same_states(micro_run: MicroRun, workshop:
 
 
 def test_other_layers_are_fitted_on_the_same_states_where_all_are_recorded(workshop: Workshop) -> None:
-    more = ("recording.source=all", "recording.target=[0.7]", "evaluation.probe.behaviours=[]")
+    more = ("recording.source=all", "recording.target=[0.7]", "evaluation.during_training.behaviours=[]")
     one = workshop.train(*more)
     assert one.code == 0, one.told
     before = workshop.files("activations")
@@ -162,18 +162,21 @@ def test_other_layers_are_fitted_on_the_same_states_where_all_are_recorded(works
     assert len({card["metrics"]["fvu"] for card in cards}) == 2
     # what else is recorded changes no map: one without it has the same weights
     alone = Workshop(workshop.pair, workshop.folder / "alone")
-    assert alone.train("evaluation.probe.behaviours=[]").code == 0
+    assert alone.train("evaluation.during_training.behaviours=[]").code == 0
     (folder,) = (f for f in workshop.artifacts.glob("maps/*") if load_map(f)[1]["layers"]["source"] == [1])
     assert torch.equal(load_map(folder)[0].weight, load_map(alone.one("maps/*"))[0].weight)
 
 
 def test_each_behaviour_is_carried_by_the_map_of_its_text(workshop: Workshop) -> None:
-    carried = ("corpus.sources.questions.carries=[bravery]", "corpus.sources.stories.carries=[french]")
+    carried = (
+        "corpus.sources.questions.fit_map_for=[bravery]",
+        "corpus.sources.stories.fit_map_for=[french]",
+    )
     done = workshop.train(*carried, "evaluate=true")
     assert done.code == 0, done.told
     found = json.loads((workshop.report / "results.json").read_text())
     maps = {m["name"]: m for m in found["maps"]}
-    assert {name: m["carries"] for name, m in maps.items()} == {
+    assert {name: m["fitted_for"] for name, m in maps.items()} == {
         "whole corpus": [],
         "stories": ["french"],
         "questions": ["bravery"],
@@ -198,7 +201,7 @@ def test_each_behaviour_is_carried_by_the_map_of_its_text(workshop: Workshop) ->
     assert "one for all text" in page
     # a change of who carries what records nothing again, and fits what is missing alone
     before = workshop.files("maps") | workshop.files("activations")
-    assert workshop.train("corpus.sources.questions.carries=[bravery]").code == 0
+    assert workshop.train("corpus.sources.questions.fit_map_for=[bravery]").code == 0
     assert workshop.files("maps") | workshop.files("activations") == before
 
 
@@ -251,9 +254,9 @@ def test_a_part_may_give_the_ends_of_its_documents(
     model_written_folder(tmp_path / "evals")
     asked = (
         f"+corpus.sources.asked={{kind: questions, path: {tmp_path / 'evals'}, tasks: [boldness], "
-        "rows: ends, repeat: 3, weight: 0.5}"
+        "rows: last_tokens, repeat: 3, weight: 0.5}"
     )
-    done = workshop.train(asked, "span=4", "batches.rows=32", "evaluate=true")
+    done = workshop.train(asked, "pool=4", "batches.rows=32", "evaluate=true")
     assert done.code == 0, done.told
     store = ActivationStore.open(workshop.one("activations/*/manifest.json").parent)
     assert store.plan.groups == ("asked", "questions", "requests", "stories")
@@ -271,7 +274,7 @@ def test_a_part_may_give_the_ends_of_its_documents(
     )
     last = {family_tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text, _ in whole}
     assert set(token[:-1][ends].tolist()) == last
-    part = Selection((1,), (2,), RowFilter(), 4, ("asked",), (PartRule("asked", "ends", 3),))
+    part = Selection((1,), (2,), RowFilter(), 4, ("asked",), (PartRule("asked", "last_tokens", 3),))
     data = ActivationDataModule(store.folder, part)
     # of documents that begin within the block
     new = (document[1:] != document[:-1]) | (position[1:] < position[:-1])
@@ -281,11 +284,11 @@ def test_a_part_may_give_the_ends_of_its_documents(
     assert int(kept.sum()) > 5
     assert 3 * int(kept.sum()) - 3 <= data.rows["train"] <= 3 * int(kept.sum())
     # both answers to a question lie in one fold
-    config = read_config(composed("train", *workshop.settings(asked, "span=4", "batches.rows=32")))
+    config = read_config(composed("train", *workshop.settings(asked, "pool=4", "batches.rows=32")))
     kin = Pipeline(config, Session(config, {"overrides": []}, "train")).kin
     assert set(Counter(kin.values()).values()) == {2}
     every = ActivationDataModule(
-        store.folder, Selection((1,), (2,), RowFilter(), 4, (), (PartRule("asked", "ends", 3),))
+        store.folder, Selection((1,), (2,), RowFilter(), 4, (), (PartRule("asked", "last_tokens", 3),))
     )
     documents = torch.cat([batch["document"] for batch in every.iterate("train", batch_rows=512)])
     assert torch.isin(documents, torch.tensor(list(kin))).any()
@@ -295,16 +298,18 @@ def test_a_part_may_give_the_ends_of_its_documents(
     assert in_fold.tolist() != torch.bincount(documents % count, minlength=count).tolist()
     # another repetition is another map on the same states
     stores = workshop.files("activations")
-    again = workshop.train(asked.replace("repeat: 3", "repeat: 1"), "span=4", "batches.rows=32")
+    again = workshop.train(asked.replace("repeat: 3", "repeat: 1"), "pool=4", "batches.rows=32")
     assert again.code == 0, again.told
     assert workshop.files("activations") == stores
     assert len([*workshop.artifacts.glob("maps/*/mapping.json")]) == 2
 
 
 def test_a_behaviour_that_is_not_there_is_carried_by_nothing(workshop: Workshop) -> None:
-    done = workshop.train("corpus.sources.questions.carries=[bravry]")
+    done = workshop.train("corpus.sources.questions.fit_map_for=[bravry]")
     assert done.code == 1
-    assert "corpus.sources.questions.carries holds 'bravry', which is not in the suite: bravery" in done.line
+    assert (
+        "corpus.sources.questions.fit_map_for holds 'bravry', which is not in the suite: bravery" in done.line
+    )
 
 
 class PowerCut(RuntimeError):

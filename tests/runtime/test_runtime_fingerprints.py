@@ -7,11 +7,11 @@ import pytest
 import torch
 from running import Workshop, composed
 
-from lrt.corpora import Exclusion
-from lrt.runtime.fingerprints import file_digests, fingerprint
+from lrt.corpora import Decontaminator
 from lrt.runtime.pipeline import Pipeline
 from lrt.runtime.schema import read_config
 from lrt.runtime.session import Session
+from lrt.storage.fingerprint import file_digests, fingerprint
 
 Made = Callable[..., Pipeline]
 SHARED = ("suite", "exclusion", "source", "target")
@@ -82,12 +82,12 @@ def test_place_of_files_does_not_count(tmp_path: Path) -> None:
         # the same states for every map, the same map for every evaluation
         ("evaluation.random_draws=3", True, True, False),
         ("evaluation.grid.unit=absolute", True, True, False),
-        ("evaluation.grid.shares=[0.0,1.0]", True, True, True),  # nothing here is ablated
+        ("evaluation.grid.ablation_fractions=[0.0,1.0]", True, True, True),  # nothing here is ablated
         ("fit.epochs=2", True, False, False),
         ("map.bias=false", True, False, False),
-        ("filter.massive=5", True, False, False),
+        ("filter.max_norm_ratio=5", True, False, False),
         # this tokenizer closes documents, and those of such a part are left open
-        ("corpus.sources.requests.rows=ends", False, False, False),
+        ("corpus.sources.requests.rows=last_tokens", False, False, False),
         ("corpus.sources.requests.repeat=2", True, False, False),
         ("batches.rows=256", True, False, False),
         ("+trainer.accumulate_grad_batches=2", True, False, False),
@@ -130,13 +130,16 @@ def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:
 
 def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(made: Made) -> None:
     one, other = made(), made("suite.names=[french]")
-    digest = {"suite": other.suite[:1], "exclusion": Exclusion(["a text that no page of the lab has in it"])}
+    digest = {
+        "suite": other.suite[:1],
+        "exclusion": Decontaminator(["a text that no page of the lab has in it"]),
+    }
     vars(other).update(digest)
     assert other.exclusion.digest != one.exclusion.digest
     assert other.store_fingerprint == one.store_fingerprint
     page = next(other._documents("stories", other.config.corpus.sources["stories"])).text
     left_out = made("suite.names=[capitals]")
-    vars(left_out).update({"suite": other.suite[:1], "exclusion": Exclusion([page])})
+    vars(left_out).update({"suite": other.suite[:1], "exclusion": Decontaminator([page])})
     assert left_out.store_fingerprint != one.store_fingerprint
 
 

@@ -1,6 +1,6 @@
 """Whole runs that die at a write, or whose disk is full at one: the same command ends with the same bytes.
 
-A run forces everything onto the disk by `os.fsync` and gives it its name by `os.replace` (`lrt.durable`), so
+A run forces everything onto the disk by `os.fsync` and gives it its name by `os.replace` (`lrt.storage.durable`), so
 dying at the k-th of these calls visits every state that a kill can leave, of every stage: shards, states of
 the prompts, moments, checkpoints, the map, its vectors, choices, journals, measurements.
 """
@@ -25,7 +25,7 @@ SETTINGS = (
     "recording.rows_per_shard=4096",
     "batches.rows=256",
     "fit.epochs=2",
-    "evaluation.probe.behaviours=[]",
+    "evaluation.during_training.behaviours=[]",
     "analysis.rank_curve=true",
     "evaluation.folds=12",  # names whose order is not that of their numbers
     "evaluate=true",

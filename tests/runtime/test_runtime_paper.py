@@ -81,9 +81,9 @@ def test_base_models_on_the_pile(workshop: Workshop, sets: Path) -> None:
     assert all(b["propensity"]["paper_r"] for b in found["behaviours"])
     store = ActivationStore.open(workshop.one("activations/*"))
     assert store.plan.context == 512
-    assert found["span"] == 1
+    assert found["pool"] == 1
     # four epochs of the paper's AdamW over the tokens that the filter keeps, in whole batches
-    kept = store.rows("train") - found["map"]["rows_left_out"]
+    kept = store.rows("train") - found["map"]["rows_excluded"]
     assert kept == found["map"]["rows"]
     assert found["training"]["val"][-1][0] == 4 * (kept // 512)
     assert "optimizer: AdamW" in found["provenance"]["config"]

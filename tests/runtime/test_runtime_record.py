@@ -181,7 +181,7 @@ def test_artifacts_are_verified_and_a_store_is_repaired(
     assert "2 damaged" in told
     assert str(shard) in told
     assert str(mapping) in told
-    # the map cannot be mended from itself
+    # the map cannot be fixed from itself
     assert verify(["--repair", str(workshop.artifacts)]) == 1
     assert f"taken out: {shard.name}" in capsys.readouterr().out
     shutil.rmtree(mapping.parent)

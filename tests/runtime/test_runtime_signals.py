@@ -20,7 +20,7 @@ MANY = (
     "corpus.tokens.train=65536",
     "batches.rows=16",
     "fit.epochs=8",
-    "evaluation.probe.behaviours=[]",
+    "evaluation.during_training.behaviours=[]",
 )
 
 

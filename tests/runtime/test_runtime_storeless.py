@@ -14,7 +14,7 @@ SETTINGS = (
     "fit=closed_form",
     "evaluation.shuffled_draws=2",
     "evaluation.untrained_source=false",
-    "evaluation.probe.behaviours=[]",
+    "evaluation.during_training.behaviours=[]",
     "evaluate=true",
 )
 
@@ -24,11 +24,11 @@ def maps_of(workshop: Workshop) -> tuple[Any, dict[str, Any]]:
     return load_map(folder)
 
 
-@pytest.mark.parametrize("span", [1, 4])
+@pytest.mark.parametrize("pool", [1, 4])
 def test_the_map_is_that_of_a_store(workshop: Workshop, pair_folder: Any, tmp_path: Any, span: int) -> None:
     stored = Workshop(pair_folder, tmp_path / "stored")
     # all training tokens are among those that the medians are of
-    settings = (*SETTINGS, f"span={span}", "corpus.context=128")
+    settings = (*SETTINGS, f"pool={span}", "corpus.context=128")
     for run, more in ((workshop, "recording.states=none"), (stored, "recording.states=native")):
         ran = run.train(*settings, more)
         assert ran.code == 0, ran.told
@@ -36,7 +36,7 @@ def test_the_map_is_that_of_a_store(workshop: Workshop, pair_folder: Any, tmp_pa
     assert [*stored.artifacts.glob("activations/*")]
     (passed, card), (wanted, other) = maps_of(workshop), maps_of(stored)
     assert card["rows"] == other["rows"] > 1000
-    assert card["rows_left_out_by"] == other["rows_left_out_by"]
+    assert card["rows_excluded_by"] == other["rows_excluded_by"]
     scale = float(wanted.weight.abs().max())
     assert torch.allclose(passed.weight, wanted.weight, atol=1e-4 * scale)
     for name in ("fvu", "fvu_tokens", "fvu_unfiltered", "cosine"):

@@ -14,7 +14,7 @@ from lrt.evaluation import BehaviourUnreadable, Instructions, Item, Propensity, 
 from lrt.evaluation.judge import Judge, JudgeFailed
 from lrt.evaluation.scorers import Classifier
 from lrt.models import ModelNotLoadable
-from lrt.runtime.schema import Several, Suite
+from lrt.runtime.schema import Combined, Suite
 from lrt.runtime.suites import behaviours_of
 
 SMALL = {"contrast_pairs": 4, "development": 2, "test": 2}
@@ -41,7 +41,7 @@ def names(settings: Any, tokenizer: Any) -> list[str]:
 def test_suites_of_several_kinds_give_their_behaviours_in_order(folder: Path, family_tokenizer: Any) -> None:
     tasks = Propensity(path=str(folder), tasks=("boldness",), **SMALL)
     lab = Suite(names=("bravery",), **SMALL)
-    several = Several({"a": tasks, "b": refusal(folder), "c": DOGS, "d": lab})
+    several = Combined({"a": tasks, "b": refusal(folder), "c": DOGS, "d": lab})
     assert names(several, family_tokenizer) == ["boldness", "refusal_induced", "dogs", "bravery"]
 
 
@@ -54,17 +54,17 @@ def test_no_model_is_asked_for_where_there_is_no_chat() -> None:
 
 
 def test_several_are_at_least_one() -> None:
-    with pytest.raises(ValueError, match="kind=several needs `parts`"):
-        Several({})
+    with pytest.raises(ValueError, match="kind=combined needs `parts`"):
+        Combined({})
 
 
 def test_names_are_taken_once(folder: Path, family_tokenizer: Any) -> None:
     with pytest.raises(BehaviourUnreadable, match="the name 'dogs' is taken"):
-        names(Several({"a": DOGS, "b": replace(DOGS, seed=1)}), family_tokenizer)
+        names(Combined({"a": DOGS, "b": replace(DOGS, seed=1)}), family_tokenizer)
     # the lab's refusal has a vector of its own
     lab = Suite(names=("refusal_removed",), **SMALL)
     with pytest.raises(BehaviourUnreadable, match="shares the contrast 'refusal'"):
-        names(Several({"a": refusal(folder), "b": lab}), family_tokenizer)
+        names(Combined({"a": refusal(folder), "b": lab}), family_tokenizer)
 
 
 def test_scorers_that_cannot_be_asked_are_told_before_anything_runs(
@@ -107,9 +107,9 @@ def test_one_run_holds_suites_of_several_kinds(
     settings = [
         *own,
         "~suite",
-        "+suite.kind=several",
+        "+suite.kind=combined",
         f"+suite.parts={parts}",
-        "evaluation.probe.behaviours=[]",
+        "evaluation.during_training.behaviours=[]",
         "corpus.tokens.validation=4096",
         "corpus.tokens.test=4096",
         "fit=closed_form",

@@ -15,7 +15,7 @@ from running import ROOT, Ran, Workshop, run_apart, run_here
 
 from lrt.runtime.sweep import SweepReport, _row, main, report
 
-SMALL = ("corpus.tokens.train=4096", "suite.names=[bravery]", "evaluation.probe.behaviours=[]")
+SMALL = ("corpus.tokens.train=4096", "suite.names=[bravery]", "evaluation.during_training.behaviours=[]")
 
 
 @dataclass(frozen=True)

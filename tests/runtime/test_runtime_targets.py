@@ -11,7 +11,7 @@ from lrt.runtime.targets import named_in
     [
         "+hydra.callbacks.more._target_=os.system",
         "hydra.callbacks.sweep_report._target_=subprocess.Popen",
-        "+hydra.callbacks.more._target_=lrt.durable.shutil.copytree",
+        "+hydra.callbacks.more._target_=lrt.storage.durable.shutil.copytree",
         "+hydra.callbacks.more._target_=torch.hub.load",
         "+hydra.callbacks.more._target_=hydra_plugins.some.os.system",
         "+hydra.callbacks.more='${oc.decode:\"{_target_: os.system}\"}'",

@@ -4,7 +4,7 @@ from models.model_families import DEPTH, SEQUENCES, VOCABULARY, WIDTH, hooks_in_
 from storybook_models import image_of, semi_orthogonal, tiny_llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lrt.mapping import AffineMap, Stack
+from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel, ModelSpec, Sampling, TokenizersDiffer, capture, pad
 from lrt.models.prompts import encode
 from lrt.steering.stitched import Stitched
@@ -143,7 +143,7 @@ def test_several_source_layers_are_read_in_the_order_given(lms: dict[str, Langua
     affine = random_map(2 * WIDTH, WIDTH)
     found = Stitched(lm, target, affine, (3, 1), 1).logits(tokens)
     swapped = AffineMap(torch.cat([affine.weight[:, WIDTH:], affine.weight[:, :WIDTH]], dim=1), affine.bias)
-    same = Stitched(lm, target, swapped, Stack((1, 3), WIDTH), 1).logits(tokens)
+    same = Stitched(lm, target, swapped, LayerConcat((1, 3), WIDTH), 1).logits(tokens)
     torch.testing.assert_close(found, same, **CLOSE)
     assert not torch.allclose(found, Stitched(lm, target, affine, (1, 3), 1).logits(tokens), atol=1e-2)
     # a second layer of no weight changes nothing
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused(lms: dict[str, LanguageModel], story_lm: L
     with pytest.raises(ValueError, match=r"takes 32 columns to 64.*the rows of one"):
         Stitched(lm, lm, random_map(WIDTH, 2 * WIDTH), (0,), 1)
     with pytest.raises(ValueError, match="width 16"):
-        Stitched(lm, lm, good, Stack((1,), 16), 1)
+        Stitched(lm, lm, good, LayerConcat((1,), 16), 1)
     with pytest.raises(ValueError, match="at least one layer"):
         Stitched(lm, lm, good, (), 1)
     with pytest.raises(ValueError, match="vocabulary of 61 and"):

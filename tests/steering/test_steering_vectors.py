@@ -6,7 +6,6 @@ import torch
 
 from lrt.lab.grammar import ASSISTANT, USER
 from lrt.models import LanguageModel
-from lrt.sealed import sealed
 from lrt.steering import (
     SteeringVector,
     VectorUnreadable,
@@ -14,6 +13,7 @@ from lrt.steering import (
     last_token_states,
     prompts_digest,
 )
+from lrt.storage.sealed import sealed
 
 TEXTS = [
     "One morning, Mia walked to the barn.",

@@ -24,7 +24,7 @@ THINNED_BY = {
     "make atlas, which needs less",
     "many_to_one": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
     "many_to_many": "record fewer blocks (recording.source) or set analysis.many_to_one=false",
-    "fidelity": "record fewer blocks, or set analysis.cuts=false, or leave orthogonal_penalty out of "
+    "fidelity": "record fewer blocks, or set analysis.stitching_depths=false, or leave orthogonal_penalty out of "
     "analysis.fidelity_kinds, or set analysis.fidelity_tokens=0",
     "sae": "take autoencoders of fewer features, or none (analysis.sae.features=0, analysis.sae.source=null "
     "and analysis.sae.target=null)",
@@ -60,7 +60,7 @@ class Analyses:
     def windows(self) -> int:
         """Bytes of the rows of the fit that the null of shuffled pairs reads at once, in two streams."""
         config = self.run.config
-        copied = config.span > 1 or config.recording.states == "int8"
+        copied = config.pool > 1 or config.recording.states == "int8"
         if not (self.run.keeps_states and copied):  # else they stay where they lie
             return 0
         source, target = self.whole.stacks

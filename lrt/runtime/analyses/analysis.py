@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lrt.checkpoints import CheckpointUnreadable
-from lrt.evaluation.records import RecordCorrupt
+from lrt.evaluation.study_io import RecordCorrupt
 from lrt.features import SaeError
 from lrt.mapping import NotConverged
 from lrt.runtime.caches import CacheCorrupt, cache_read
-from lrt.runtime.fingerprints import fingerprint
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.vectors import Vectors
-from lrt.sealed import read_sealed, write_sealed
+from lrt.storage.checkpoints import CheckpointUnreadable
+from lrt.storage.fingerprint import fingerprint
+from lrt.storage.sealed import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def read(file: Path) -> Any:
         return read_sealed(file)["result"]
 
 
-# faults that say how to mend them, and nothing about maps
+# faults that say how to fix them, and nothing about maps
 NO_FINDING = (CacheCorrupt, CheckpointUnreadable, RecordCorrupt, SaeError, ConfigError)
 
 

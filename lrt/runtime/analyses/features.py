@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from lrt.activations.manifest import SIDES, Side
-from lrt.checkpoints import DurableCheckpoints, resuming
 from lrt.corpora import Split
-from lrt.durable import one_writer, sweep
 from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import null_share, ratio_estimate
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
@@ -43,21 +41,23 @@ from lrt.features import (
 from lrt.mapping import (
     AffineMap,
     FitSpec,
+    LayerConcat,
     MapModule,
     MapSpec,
     Moments,
     RidgeFit,
-    Stack,
     ridge_path,
     solving_bytes,
     stack_bytes,
 )
 from lrt.runtime.analyses.analysis import Analysis
-from lrt.runtime.fingerprints import file_digests, fingerprint
 from lrt.runtime.map_fit import NOT_IN_THE_MAP
 from lrt.runtime.rows import AT_ONCE, Rows
 from lrt.runtime.schema import ConfigError, Sae
 from lrt.runtime.vectors import Vectors
+from lrt.storage.checkpoints import DurableCheckpoints, resuming
+from lrt.storage.durable import one_writer, sweep
+from lrt.storage.fingerprint import file_digests, fingerprint
 
 NULL_DRAWS = 5
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Features(Analysis):
             side: self._published[side].features if side in self._published else self.own.features
             for side in SIDES
         }
-        features, target = Stack((0,), of["source"]), self.run.stacks[1]
+        features, target = LayerConcat((0,), of["source"]), self.run.stacks[1]
         pairs = 2 * 8 * of["source"] * of["target"]
         return stack_bytes(features, target, 2) + solving_bytes(features, target) + pairs
 
@@ -121,7 +121,7 @@ class Features(Analysis):
     def rows(self) -> Rows:
         """Single tokens at the autoencoders' two layers."""
         source, target = (
-            Stack((self.layers[side],), stack.width)
+            LayerConcat((self.layers[side],), stack.width)
             for side, stack in zip(SIDES, self.run.stacks, strict=True)
         )
         return Rows(self.run, (), (source, target), tokens=True, folds=1)
@@ -139,12 +139,12 @@ class Features(Analysis):
             # where and how strongly each is steered follows from these
             "behaviours": {
                 b.name: {
-                    "data": fingerprint(replace(b, also=()).to_data()),
+                    "data": fingerprint(replace(b, extra_scorers=()).to_data()),
                     "chosen": self.run.chosen_facts(b, "target"),
                 }
                 for b in self._steered
             },
-            "items": config.evaluation.items,
+            "items": config.evaluation.eval_split,
             "seed": config.seed,
         }
 
@@ -233,7 +233,7 @@ class Features(Analysis):
                 card = {"model": name, "layer": self.layers[side], "sae": asdict(spec)}
                 save_autoencoder(folder, module.autoencoder(), card)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        sae, _ = load_autoencoder(folder, mend=f"delete the folder {folder} and run the command again")
+        sae, _ = load_autoencoder(folder, fix_hint=f"delete the folder {folder} and run the command again")
         return sae
 
     def _trained(self, spec: SaeSpec, side: Side, last: Path) -> SaeModule:
@@ -347,7 +347,11 @@ class Features(Analysis):
         run, fit = self.run, self.run.config.fit
         assert isinstance(fit, FitSpec)  # or the config would have been refused
         module = MapModule.from_moments(
-            MapSpec("full", bias=run.config.map.bias), fit, moments, yardstick=optimum, seed=run.config.seed
+            MapSpec("full", bias=run.config.map.bias),
+            fit,
+            moments,
+            reference_ridge=optimum,
+            seed=run.config.seed,
         )
         last = self._s2l_folder / "checkpoints" / "last.ckpt"
         with one_writer(self._s2l_folder, "training s2l in", ConfigError, ConfigError):
@@ -365,10 +369,12 @@ class Features(Analysis):
         directions = {
             name: [run.stacks[1].part(image, layer) for image in draws] for name, draws in images.items()
         }
-        scores = run.kept_scores(behaviour, directions, evaluation.items, f"{behaviour.name}, by features")
+        scores = run.kept_scores(
+            behaviour, directions, evaluation.eval_split, f"{behaviour.name}, by features"
+        )
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
-        keys = [item.key for item in behaviour.items_of(evaluation.items)]
+        keys = [item.key for item in behaviour.items_of(evaluation.eval_split)]
         told: dict[str, Any] = {}
         for name in ("s2l", "l2l_features", "l2l"):
             (score,) = scores[name]
@@ -409,8 +415,7 @@ def check_behaviours(run: Vectors) -> None:
         # those of the lab may stay named while others are studied
         if name not in names and name not in STORYBOOK_BEHAVIOURS:
             raise ConfigError(
-                f"analysis.sae.behaviours holds {name!r}, which is not in the suite: "
-                f"{', '.join(sorted(names))}"
+                f"analysis.sae.behaviours holds {name!r}, which is not in the suite: {', '.join(sorted(names))}"
             )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrt.evaluation import cut_depths, fidelity, inside_documents
+from lrt.evaluation import fidelity, inside_documents, stitching_depths
 from lrt.mapping import (
     AffineMap,
+    LayerConcat,
     MapSpec,
     Moments,
     NotConverged,
-    Stack,
     closed_form,
     mean_only,
     of_layers,
@@ -43,9 +43,9 @@ class Fidelity(Analysis):
         return self.settings.fidelity_tokens > 0
 
     @property
-    def stacks(self) -> tuple[Stack, Stack]:
+    def stacks(self) -> tuple[LayerConcat, LayerConcat]:
         """The layers whose moments are needed: the map's, or where cuts are asked for all recorded."""
-        return self.run.recorded_stacks if self.settings.cuts else self.whole.stacks
+        return self.run.recorded_stacks if self.settings.stitching_depths else self.whole.stacks
 
     @property
     def memory(self) -> int:
@@ -71,7 +71,7 @@ class Fidelity(Analysis):
             "tokens": self.settings.fidelity_tokens,
             "kinds": sorted(set(self.settings.fidelity_kinds)),
             "keep_first": self.settings.keep_first,
-            "cuts": self.settings.cuts,
+            "stitching_depths": self.settings.stitching_depths,
             "seed": self.run.config.seed,
         }
 
@@ -88,9 +88,9 @@ class Fidelity(Analysis):
         with run.session.stage("fidelity"):
             own = f"{run.config.map.kind.replace('_', ' ')}, this run's"
             maps = {own: self.whole.fitted_map()[0].onto(target.columns(layer))}
-            notes = {own: f"as configured, on rows of {run.config.span} tokens"}
+            notes = {own: f"as configured, on rows of {run.config.pool} tokens"}
             failed = self._kinds(train, validation, layer, maps, notes)
-            cuts = self._cuts(single) if self.settings.cuts else {}
+            cuts = self._cuts(single) if self.settings.stitching_depths else {}
             how: dict[str, Any] = {
                 "scored": scored,
                 "keep_first": self.settings.keep_first,
@@ -109,7 +109,7 @@ class Fidelity(Analysis):
                     **how,
                 )
                 depths = (
-                    cut_depths(
+                    stitching_depths(
                         run.source,
                         run.target,
                         cuts,
@@ -125,7 +125,7 @@ class Fidelity(Analysis):
             "layer": layer,
             "rows": [row.to_data() | {"fvu": fvu.get(row.name), "note": notes.get(row.name)} for row in rows],
             "notes": failed,
-            "cuts": [cut.to_data() for cut in depths],
+            "stitching_depths": [cut.to_data() for cut in depths],
         }
 
     def _kinds(
@@ -169,7 +169,7 @@ class Fidelity(Analysis):
         )
         return failed
 
-    def _cuts(self, single: Rows) -> dict[int, tuple[Stack, AffineMap]]:
+    def _cuts(self, single: Rows) -> dict[int, tuple[LayerConcat, AffineMap]]:
         """For each target layer the source's layers up to the same depth, and their ridge map."""
         source, target = single.stacks
         cuts = {}
@@ -182,7 +182,7 @@ class Fidelity(Analysis):
                 for m in (single.train_moments, single.moments["validation"])
             )
             best = ridge_path(fitted, held_out, bias=self.run.config.map.bias)
-            cuts[at] = (Stack(layers, source.width), best.map)
+            cuts[at] = (LayerConcat(layers, source.width), best.map)
         return cuts
 
     def _test_blocks(self, tokens: int) -> tuple[Tensor, Tensor]:

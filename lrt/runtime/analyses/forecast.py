@@ -68,7 +68,7 @@ class Forecasts:
             said.append(
                 f"the map leaves {residual:.0%} of what varies among the contrastive texts of {name} "
                 f"unexplained (at most {most:.0%} is wanted): let a map of text like them carry it "
-                "(corpus.sources.NAME.carries)"
+                "(corpus.sources.NAME.fit_map_for)"
             )
         return "; ".join(filter(None, said)) or None
 
@@ -81,7 +81,8 @@ class Forecasts:
         return {
             **self._over_documents(fit, behaviour, layer),
             "agreement_parts": min(
-                (agreement([fit.yardstick.map, other], v, columns).mean for other in others), default=None
+                (agreement([fit.reference_ridge.map, other], v, columns).mean for other in others),
+                default=None,
             ),
             "agreement_whole_corpus": agreement([affine, whole], v).mean if fit.parts else None,
             "residual_on_prompts": residual_on(
@@ -95,7 +96,7 @@ class Forecasts:
     def _over_documents(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
         """What other documents would have given; nothing where all rows are of one fold of them."""
         v, columns = fit.states[behaviour.contrast].source_vector, fit.stacks[1].columns(layer)
-        weight, bias, folds = fit.yardstick.weight, self.run.config.map.bias, fit.folds
+        weight, bias, folds = fit.reference_ridge.weight, self.run.config.map.bias, fit.folds
         if len(folds) < 2:
             return {"signal_to_noise": None, "agreement_documents": None, "folds": len(folds)}
         (noise,) = jackknife(folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
@@ -120,7 +121,7 @@ class Forecasts:
             of = [m for part in parts if (m := self._part(part, fit)) is not None]
             total = sum(m.count for m in of)
             self._without[fit.fingerprint] = [
-                ridge_at(m, fit.yardstick.weight * m.count / total, bias=self.run.config.map.bias)
+                ridge_at(m, fit.reference_ridge.weight * m.count / total, bias=self.run.config.map.bias)
                 for m in (leave_one_out(of) if len(of) > 1 else ())
             ]
         return self._without[fit.fingerprint]

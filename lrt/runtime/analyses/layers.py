@@ -140,7 +140,7 @@ class RankCurve(Analysis):
     def make(self) -> dict[str, Any]:
         whole, bias = self.whole, self.run.config.map.bias
         with self.run.session.stage("ranks"):
-            best, weight = whole.yardstick.map, whole.yardstick.weight
+            best, weight = whole.reference_ridge.map, whole.reference_ridge.weight
             train, test = whole.train_moments, whole.moments["test"]
             path = reduced_rank_path(train, weight, bias=bias)
             fvu = path.fvu(test).tolist()

@@ -1,0 +1,125 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from transformers import LlamaForCausalLM
+
+from lrt.lab.checks import examine
+from lrt.lab.pretraining import FamilyMember
+from lrt.lab.shipped import (
+    MODEL_FILE,
+    WEIGHTS,
+    CardMismatch,
+    check_card,
+    family_card,
+    folder_of,
+    ship,
+    shipped,
+)
+from lrt.models import ModelSpec, load
+
+EXPECTED = {"small", "medium", "tiny", "small-disjoint"}
+
+
+def stock(folder: Path, tokenizer: Any, name: str, width: int = 24) -> LlamaForCausalLM:
+    member = FamilyMember(name, width, 2, 2, 32, tokens=0)
+    model = member.model(tokenizer)
+    card = {"recipe": vars(member), "parameters": sum(p.numel() for p in model.parameters()), "checks": []}
+    ship(model, tokenizer, folder / name, card)
+    return model
+
+
+def test_shipped_found_and_loaded(
+    tmp_path: Path, family_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrt.lab.shipped.WEIGHTS", tmp_path)
+    assert shipped() == []
+    stock(tmp_path, family_tokenizer, "big", 32)
+    model = stock(tmp_path, family_tokenizer, "little")
+    family_tokenizer.save_pretrained(tmp_path / "tokenizer")  # lies beside them, is none of them
+    assert shipped() == ["little", "big"]
+    assert folder_of("little") == tmp_path / "little"
+    card = check_card(tmp_path / "little")
+    assert (card["name"], card["depth"], card["width"]) == ("little", 2, 24)
+    assert card == family_card(tmp_path / "little")
+    assert family_card(tmp_path) is None
+    lm = load(ModelSpec(str(tmp_path / "little"), dtype="bfloat16"))
+    text = "One morning, Mia walked."
+    assert lm.tokenizer(text)["input_ids"] == family_tokenizer(text)["input_ids"]
+    for (name, ours), theirs in zip(lm.model.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs.bfloat16()), name
+    with pytest.raises(ValueError, match=r"'huge' is not shipped; there are little, big \(train it with"):
+        folder_of("huge")
+
+
+def test_another_file_than_the_card_describes(tmp_path: Path, family_tokenizer: Any) -> None:
+    stock(tmp_path, family_tokenizer, "little")
+    folder = tmp_path / "little"
+    file = folder / MODEL_FILE
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CardMismatch, match=r"model\.safetensors is not the file"):
+        check_card(folder)
+    file.unlink()
+    with pytest.raises(CardMismatch, match=r"no model\.safetensors"):
+        check_card(folder)
+    with pytest.raises(CardMismatch, match=r"has no card\.json"):
+        check_card(tmp_path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_each_shipped_model_is_the_one_its_card_describes(name: str, family_tokenizer: Any) -> None:
+    folder = WEIGHTS / name
+    card = check_card(folder)
+    assert card["sha256"] == hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+    assert card["name"] == folder.name
+    assert len(card["checks"]) == 4
+    for key in ("hours", "tokens_seen", "corpus_fingerprint", "cross_entropy", "grammar_entropy"):
+        assert card[key], key
+    member = FamilyMember(**card["recipe"])
+    lm = load(ModelSpec(str(folder)))
+    assert (lm.width, lm.depth) == (member.width, member.depth) == (card["width"], card["depth"])
+    assert sum(p.numel() for p in lm.model.parameters()) == card["parameters"]
+    assert lm.tokenizer.get_vocab() == family_tokenizer.get_vocab()
+    # weights that were trained, not merely written: it reads its own language
+    story = "One morning, Mia walked to the barn. There Mia found a small dog. The dog barked."
+    ids = torch.tensor([family_tokenizer(story)["input_ids"]])
+    scores = lm.logits(ids)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+    assert float(-scores.mean()) < 2
+
+
+def test_the_family_is_whole_small_and_passes_its_checks() -> None:
+    assert set(shipped()) >= EXPECTED
+    total = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file())
+    assert total <= 25 * 2**20
+    cards = {name: json.loads((WEIGHTS / name / "card.json").read_text()) for name in shipped()}
+    for name in EXPECTED:
+        missed = {check["name"] for check in cards[name]["checks"] if not check["passed"]}
+        assert missed <= ({"answers trait questions"} if name == "tiny" else set()), name
+        assert all(check in cards[name]["note"] for check in missed), name
+    conf = Path(__file__).parents[2] / "conf" / "lab"
+    for name, card in cards.items():
+        told = OmegaConf.to_container(OmegaConf.load(conf / f"{name}.yaml"))
+        assert FamilyMember(**told) == FamilyMember(**card["recipe"]), name  # `make lab` makes this one
+    recipes = {name: card["recipe"] for name, card in cards.items()}
+    assert recipes["small-disjoint"]["shelf"] == "control"
+    assert recipes["small"]["shelf"] == recipes["medium"]["shelf"] == recipes["tiny"]["shelf"] == "family"
+    fingerprints = [cards[n]["corpus_fingerprint"] for n in ("small", "small-disjoint")]
+    assert len(set(fingerprints)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "small" else pytest.mark.slow) for n in shipped()]
+)
+def test_each_shipped_model_passes_its_checks_when_they_are_made_again(name: str) -> None:
+    card = check_card(WEIGHTS / name)
+    again = examine(load(ModelSpec(str(WEIGHTS / name))), items=card["held_out_documents"])
+    for ours, told in zip(again["checks"], card["checks"], strict=True):
+        # the last bits are the machine's: an item on the edge may fall to either side
+        assert ours["value"] == pytest.approx(told["value"], abs=2 / card["held_out_documents"]), ours["name"]
+    for key in ("cross_entropy", "grammar_entropy"):
+        assert again[key] == pytest.approx(card[key], abs=2e-3)

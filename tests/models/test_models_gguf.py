@@ -1,0 +1,192 @@
+import shutil
+import threading
+import time
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf_files import BEGIN, ENDED, TEMPLATE, TEXTS, TOKENS, original, write_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lrt.models import LanguageModel, ModelNotLoadable, ModelSpec, dequantised, identity, load, load_tokenizer
+from lrt.models.prompts import render_chat
+
+TOKEN_IDS = torch.tensor([[5, 6, 7, 200, 3]])
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("gguf")
+    return {
+        "float32": write_gguf(folder / "plain.gguf", quantised=False),
+        "blocks": write_gguf(folder / "blocks.gguf", quantised=True),
+    }
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+def loaded(file: Path, cache: Path, dtype: Any = "float32") -> LanguageModel:
+    return load(ModelSpec(str(file), dtype=dtype, device="cpu"), cache)
+
+
+def theirs(file: Path, kind: Any, **more: Any) -> Any:
+    """What transformers makes of the file by itself."""
+    return kind.from_pretrained(file.parent, gguf_file=file.name, **more)
+
+
+def test_a_file_of_plain_numbers_is_the_model_it_was_written_from(
+    files: dict[str, Path], cache: Path
+) -> None:
+    lm = loaded(files["float32"], cache)
+    assert torch.equal(lm.logits(TOKEN_IDS), original()(TOKEN_IDS).logits)
+    assert (lm.depth, lm.width, lm.spec.name) == (3, 32, "plain")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_become_what_transformers_makes_of_them(
+    files: dict[str, Path], cache: Path, dtype: str
+) -> None:
+    lm = loaded(files["blocks"], cache, dtype)
+    own = theirs(files["blocks"], AutoModelForCausalLM, dtype=getattr(torch, dtype))
+    assert lm.dtype == own.dtype == getattr(torch, dtype)
+    assert torch.equal(lm.logits(TOKEN_IDS), own(TOKEN_IDS).logits.float())
+    # and they are blocks: another model than the one they were made of
+    assert not torch.allclose(lm.logits(TOKEN_IDS), original()(TOKEN_IDS).logits, atol=1e-2)
+
+
+def test_the_tokenizer_comes_along_with_its_chat_template(files: dict[str, Path], cache: Path) -> None:
+    tokenizer = load_tokenizer(ModelSpec(str(files["blocks"])), cache)
+    own = theirs(files["blocks"], AutoTokenizer)
+    assert tokenizer.chat_template == own.chat_template == TEMPLATE
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (BEGIN, ENDED)
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        assert ids == own(text)["input_ids"]
+        assert tokenizer.decode(ids) == text
+    assert tokenizer("once upon")["input_ids"] == [TOKENS.index("once"), TOKENS.index("Ġupon")]
+    assert render_chat(tokenizer, "once") == f"<|im_start|>user\nonce{ENDED}\n<|im_start|>assistant\n"
+
+
+def test_a_file_is_dequantised_once_and_random_weights_need_it_no_more(
+    files: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = loaded(files["blocks"], cache).logits(TOKEN_IDS)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was dequantised again")
+
+    monkeypatch.setattr(dequantised, "_write", refuse)
+    copy = Path(shutil.copy(files["blocks"], tmp_path / "elsewhere.gguf"))  # the content counts
+    assert torch.equal(loaded(copy, cache).logits(TOKEN_IDS), first)
+    random = load(ModelSpec(str(copy), dtype="float32", weights="random"), cache)
+    assert not torch.equal(random.logits(TOKEN_IDS), first)
+    # the control: a change of one value is another file
+    changed = copy.read_bytes()
+    copy.write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
+    with pytest.raises(AssertionError, match="dequantised again"):
+        loaded(copy, cache)
+
+
+def test_identity_is_the_files_own(files: dict[str, Path], cache: Path, tmp_path: Path) -> None:
+    def of(path: Path, **more: Any) -> dict[str, Any]:
+        return identity(ModelSpec(str(path), **more), cache)
+
+    copy = Path(shutil.copy(files["blocks"], tmp_path / "elsewhere.gguf"))
+    assert of(copy, dtype="float32", name="x") == of(files["blocks"], dtype="float32")
+    assert of(files["float32"], dtype="float32") != of(files["blocks"], dtype="float32")
+    # so narrow a model runs in float32 on a CPU; but its numbers came through bfloat16
+    auto = of(copy, device="cpu")
+    assert (auto["dtype"], auto["stored"]) == ("float32", "bfloat16")
+    assert auto != of(copy, dtype="float32")
+    assert str(tmp_path) not in str(auto)
+    assert str(cache) not in str(auto)
+
+
+def test_what_is_half_made_never_counts(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, broken = dequantised._write, [True]
+
+    def breaks(path: Path, dtype: torch.dtype, folder: Path) -> None:
+        write(path, dtype, folder)
+        if broken:
+            (folder / "model.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dequantised, "_write", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        loaded(files["float32"], tmp_path)
+    assert [*(tmp_path / "gguf").iterdir()] == []
+    # a killed process has no time to clear up; the next writer does
+    (tmp_path / "gguf" / "some.tmp-1").mkdir()
+    broken.clear()
+    lm = loaded(files["float32"], tmp_path)
+    assert torch.equal(lm.logits(TOKEN_IDS), original()(TOKEN_IDS).logits)
+    (kept,) = (tmp_path / "gguf").iterdir()
+    assert ".tmp-" not in kept.name
+
+
+def test_of_two_at_once_one_works_and_the_other_waits(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, made = dequantised._write, []
+
+    def slowly(path: Path, dtype: torch.dtype, folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.2)
+        write(path, dtype, folder)
+
+    monkeypatch.setattr(dequantised, "_write", slowly)
+    found: list[Path] = []
+
+    def work() -> None:
+        found.append(dequantised.dequantised(files["float32"], torch.float32, tmp_path))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert len(found) == 2
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("length", [0, 30, 3000, 20000, -500])
+def test_a_file_that_ends_early_is_named(files: dict[str, Path], tmp_path: Path, length: int) -> None:
+    short = tmp_path / "short.gguf"
+    short.write_bytes(files["blocks"].read_bytes()[:length])
+    with pytest.raises(ModelNotLoadable, match=r"cannot load the GGUF file of model .*short\.gguf"):
+        loaded(short, tmp_path / "kept")
+
+
+def test_a_file_that_lacks_a_tensor_is_not_filled_up(tmp_path: Path) -> None:
+    lacking = write_gguf(tmp_path / "gap.gguf", quantised=True, exclude="model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(ModelNotLoadable, match=r"1 tensors are missing, the first is .*layers\.1\.mlp\.up"):
+        loaded(lacking, tmp_path / "kept")
+    assert [*(tmp_path / "kept" / "gguf").iterdir()] == []
+
+
+def test_one_of_several_parts_is_refused(tmp_path: Path) -> None:
+    part = tmp_path / "big-00001-of-00003.gguf"
+    part.touch()
+    with pytest.raises(ModelNotLoadable, match=r"one of several parts.*llama-gguf-split --merge"):
+        load(ModelSpec(str(part)), tmp_path)
+
+
+def test_the_place_for_it_is_named_where_it_cannot_be_kept(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").write_text("a file, and no folder")
+    with pytest.raises(ModelNotLoadable, match=r"cannot be written .*set paths\.models, or LRT_CACHE"):
+        loaded(files["float32"], tmp_path / "kept")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(dequantised.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    with pytest.raises(ModelNotLoadable, match=r"takes 0\.0 GB once it is dequantised.*larger disk"):
+        loaded(files["float32"], tmp_path / "other")
+    assert [*(tmp_path / "other" / "gguf").iterdir()] == []

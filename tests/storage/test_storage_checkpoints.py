@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from activations.planted_states import corpus_of, make_store
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from lrt import checkpoints
+from lrt.activations import ActivationDataModule, RowFilter, Selection
+from lrt.features import SaeModule, SaeSpec
+from lrt.mapping import (
+    FitHistory,
+    FitSpec,
+    MapModule,
+    MapSpec,
+    Moments,
+    ridge_path,
+)
+from lrt.storage.checkpoints import (
+    CheckpointUnreadable,
+    DurableCheckpoints,
+    RelocatableCheckpoint,
+    resuming,
+)
+
+CHECKPOINT = {"state_dict": {"weight": torch.arange(6.0)}, "epoch": 3}
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    DurableCheckpoints().save_checkpoint(CHECKPOINT, tmp_path / "new" / "a.ckpt")
+    found = DurableCheckpoints().load_checkpoint(tmp_path / "new" / "a.ckpt")
+    assert found["epoch"] == 3
+    assert torch.equal(found["state_dict"]["weight"], torch.arange(6.0))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.ckpt"]
+    with pytest.raises(TypeError, match="storage_options"):
+        DurableCheckpoints().save_checkpoint(CHECKPOINT, tmp_path / "b.ckpt", storage_options={})
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_killed_while_writing_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    DurableCheckpoints().save_checkpoint(CHECKPOINT, path)
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, dies)
+        with pytest.raises(Killed):
+            DurableCheckpoints().save_checkpoint({**CHECKPOINT, "epoch": 4}, path)
+    assert DurableCheckpoints().load_checkpoint(path)["epoch"] == 3
+
+
+class Code:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("was run"),)
+
+
+@pytest.mark.parametrize("damage", ["code", "cut", "text", "empty"])
+def test_what_is_no_checkpoint_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "last.ckpt"
+    DurableCheckpoints().save_checkpoint(CHECKPOINT, path)
+    match damage:
+        case "code":
+            torch.save({"epoch": Code()}, path)
+        case "cut":
+            path.write_bytes(path.read_bytes()[:200])
+        case "text":
+            path.write_bytes(pickle.dumps("text")[1:])
+        case "empty":
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointUnreadable, match=r"last\.ckpt cannot be read .*; delete it"):
+        DurableCheckpoints().load_checkpoint(path, weights_only=False)
+    assert not Path("was run").exists()
+
+
+class Signals(Callback):
+    """Sends this process Ctrl-C within a training step or a validation."""
+
+    def __init__(self, step: int, validating: bool = False, times: int = 1) -> None:
+        self.step, self.validating, self.times = step, validating, times
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.validating:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step and self.validating:
+            self.step = -1  # at its first batch alone
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def sigint() -> Any:
+    """Lightning leaves the signal ignored, which would last for the whole session."""
+    before = signal.getsignal(signal.SIGINT)
+    yield before
+    signal.signal(signal.SIGINT, before)
+
+
+STEPS = 21  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder, corpus_of(train=200, validation=20))
+    return folder
+
+
+class Fit:
+    """Three epochs over a store, by a Trainer as `train.py` makes one."""
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self.last = folder / "last.ckpt"
+        self.data = ActivationDataModule(
+            store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32
+        )
+        train, validation = Moments(6, 10), Moments(6, 10)
+        for split, moments in (("train", train), ("validation", validation)):
+            for batch in self.data.iterate(split):  # type: ignore[arg-type]
+                moments.update(batch["source"], batch["target"])
+        reference_ridge = ridge_path(train, validation)
+        self.module = MapModule.from_moments(
+            MapSpec(), FitSpec(epochs=3), train, reference_ridge=reference_ridge
+        )
+        self.history = FitHistory(every=1)
+
+    def run(self, *callbacks: Callback, seconds: float = 60.0, accumulate: int = 1) -> None:
+        folder = self.last.parent
+        self.best = RelocatableCheckpoint(
+            folder, monitor="val/fvu", filename="best", enable_version_counter=False
+        )
+        running = Trainer(
+            accelerator="cpu",
+            callbacks=[*callbacks, self.history, self.best, *resuming(self.last, seconds)],
+            default_root_dir=self.last.parent,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            logger=False,
+            max_epochs=3,
+            accumulate_grad_batches=accumulate,
+            plugins=[DurableCheckpoints()],
+            use_distributed_sampler=False,
+        )
+        running.fit(self.module, datamodule=self.data, ckpt_path=self.last if self.last.is_file() else None)
+        assert running.global_step == 3 * -(-STEPS // accumulate)
+
+
+@pytest.mark.parametrize(
+    ("signals", "kept"),
+    [
+        (Signals(30), 31),  # the step under way was ended
+        (Signals(20), 21),  # the last of an epoch: with its validation
+        (Signals(21, validating=True), 21),
+        (Signals(62), 63),
+        (Signals(63, validating=True), 63),
+    ],
+    ids=["within an epoch", "its last step", "its validation", "the last step", "the last validation"],
+)
+def test_a_fit_that_is_stopped_goes_on_to_the_same_weights(
+    store: Path, tmp_path: Path, sigint: Any, signals: Signals, kept: int
+) -> None:
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cut.run(signals)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == kept
+    assert signal.getsignal(signal.SIGINT) is sigint
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    # every step and every validation is in the history once
+    assert again.history.val == whole.history.val
+    assert again.history.train == whole.history.train
+
+
+class Dies(Callback):
+    """As a kill would: no handler of ours or Lightning's sees it."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("step", [3, 20, 21, 40, 62])
+def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_checkpoint(
+    store: Path, tmp_path: Path, step: int
+) -> None:
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
+    with pytest.raises(Killed):
+        cut.run(Dies(step), seconds=0.0)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == step
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    assert again.history.val == whole.history.val
+    assert again.history.train == whole.history.train
+
+
+@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+@pytest.mark.parametrize("step", [3, 8, 14, 16, 23])
+def test_an_autoencoder_of_epochs_cut_short_goes_on_to_the_same_weights(
+    store: Path, tmp_path: Path, step: int, kind: Any
+) -> None:
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            seen.append(trainer.global_step)
+
+    seen: list[int] = []
+
+    def train(folder: Path, *callbacks: Callback, seconds: float = 60.0) -> tuple[SaeModule, Path]:
+        data = ActivationDataModule(store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32)
+        moments = Moments(6, 10)
+        for batch in data.iterate("train"):
+            moments.update(batch["source"], batch["target"])
+        spec = SaeSpec(features=12, k=2, kind=kind, learning_rate=1e-2, dead_after=500)
+        module = SaeModule.from_moments(spec, moments, "source")
+        last = folder / "last.ckpt"
+        running = Trainer(
+            accelerator="cpu",
+            callbacks=[Watch(), *callbacks, *resuming(last, seconds)],
+            default_root_dir=folder,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            logger=False,
+            max_epochs=3,
+            limit_train_batches=8,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            plugins=[DurableCheckpoints()],
+            use_distributed_sampler=False,
+        )
+        found = last if last.is_file() else None
+        running.fit(module, train_dataloaders=data.train_dataloader(), ckpt_path=found)
+        assert running.global_step == 24
+        return module, last
+
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", Dies(step), seconds=0.0)
+    seen.clear()
+    cut, last = train(tmp_path / "cut")
+    assert seen == list(range(step + 1, 25))
+    for (name, ours), theirs in zip(cut.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert DurableCheckpoints().load_checkpoint(last)["global_step"] == 24
+    seen.clear()
+    again, _ = train(tmp_path / "cut")
+    assert seen == []
+    assert torch.equal(again.learnt.W_dec, whole.learnt.W_dec)
+
+
+@pytest.mark.parametrize("step", [4, 9, 17])
+def test_no_checkpoint_falls_between_two_steps_of_the_optimizer(
+    store: Path, tmp_path: Path, step: int
+) -> None:
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run(accumulate=3)
+    with pytest.raises(Killed):
+        cut.run(Dies(step), seconds=0.0, accumulate=3)
+    again = Fit(store, tmp_path / "cut")
+    again.run(accumulate=3)
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+
+
+def test_between_two_checkpoints_of_an_epoch_lies_the_time_that_was_asked_for(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    real = Trainer.save_checkpoint
+
+    def save(self: Trainer, path: Any, *more: Any, **named: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            saved.append(self.global_step)
+        real(self, path, *more, **named)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", save)
+    Fit(store, tmp_path).run(seconds=3600.0)
+    assert saved == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_the_best_of_a_folder_that_was_moved_is_found_there(store: Path, tmp_path: Path) -> None:
+    cut = Fit(store, tmp_path / "here")
+    with pytest.raises(Killed):
+        cut.run(Dies(50))
+    before = cut.best
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = Fit(store, tmp_path / "there")
+    with pytest.raises(Killed):
+        again.run(Dies(42))  # as soon as it goes on
+    assert again.best.best_model_path == str(tmp_path / "there" / "best.ckpt")
+    assert Path(again.best.best_model_path).is_file()
+    assert again.best.best_model_score == before.best_model_score
+    assert list(again.best.best_k_models.values()) == list(before.best_k_models.values())
+    assert not (tmp_path / "here").exists()
+
+
+class Probes(Callback):
+    """Something long after a batch, as a steering probe, during which Ctrl-C comes."""
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise AssertionError("it was waited for")
+
+
+def test_what_takes_long_is_broken_off_and_the_fit_goes_on_from_its_last_checkpoint(
+    store: Path, tmp_path: Path, sigint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
+    whole.run()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cut.run(Probes(), seconds=0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == 9
+    again = Fit(store, tmp_path / "cut")
+    again.run()
+    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    signal.signal(signal.SIGINT, sigint)
+
+
+def test_a_second_time_nothing_is_waited_for(store: Path, tmp_path: Path, sigint: Any) -> None:
+    cut = Fit(store, tmp_path)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cut.run(Signals(10, times=2))
+    assert not cut.last.exists()
+    signal.signal(signal.SIGINT, sigint)
+
+
+def test_a_fit_that_ends_leaves_the_signal_as_it_was(store: Path, tmp_path: Path, sigint: Any) -> None:
+    Fit(store, tmp_path).run()
+    assert signal.getsignal(signal.SIGINT) is sigint

@@ -1,0 +1,94 @@
+import multiprocessing
+import os
+import stat
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from lrt.storage.durable import one_writer, sweep, write_durably
+
+
+def test_order_of_calls_is_fsync_replace_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def seen_replace(a: Path, b: Path) -> None:
+        calls.append("replace")
+        assert a.parent == b.parent
+        replace(a, b)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    write_durably(tmp_path / "x", lambda temp: temp.write_bytes(b"1") and None)
+    assert calls == ["file", "replace", "folder"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_failing_writer_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def fail(temp: Path) -> None:
+        temp.write_bytes(b"ha")
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_durably(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert path.read_bytes() == b"old"
+
+
+def test_sweep_removes_temp_files_only(tmp_path: Path) -> None:
+    (tmp_path / "x.tmp-12").touch()
+    (tmp_path / "x").touch()
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+class Busy(Exception):
+    pass
+
+
+class Unwritable(Exception):
+    pass
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    def held(folder: Path = tmp_path / "deep" / "folder") -> AbstractContextManager[None]:
+        return one_writer(folder, "knitting in", Busy, Unwritable)
+
+    with held(), pytest.raises(Busy, match=r"another process is knitting in .*deep/folder; wait"), held():
+        pass
+    with pytest.raises(OSError, match="gone"), held():
+        raise OSError("gone")
+    with held():  # and it was let go
+        assert list((tmp_path / "deep" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with (
+            pytest.raises(Unwritable, match=rf"the folder {folder} cannot be written .*paths\.artifacts"),
+            held(folder),
+        ):
+            pass
+
+
+def test_what_a_killed_writer_of_the_same_file_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].json"
+    temps: list[Path] = []
+    write_durably(path, lambda temp: (temps.append(temp), temp.write_text("x"))[0])
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    ours = temps[0].name
+    left = [tmp_path / f"{ours.rpartition('-')[0]}-{process}" for process in (dead.pid, os.getppid(), "x")]
+    other = tmp_path / f"b{ours.removeprefix('a[1]').rpartition('-')[0]}-{dead.pid}"
+    for file in (*left, other):
+        file.touch()
+    write_durably(path, b"new")
+    assert not left[0].exists()
+    assert all(file.exists() for file in (*left[1:], other))  # a live one's, no process's, another file's

@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies.forecast_scoring import main, points, table, warnings_told
+
+ROOT = Path(__file__).parents[2]
+
+
+def result(*ratios: float | None, scale: float = 5.0) -> dict[str, Any]:
+    """Signal to noise that ranks the ratios, and a residual that says nothing."""
+    return {
+        "behaviours": [
+            {
+                "name": f"b{number}",
+                "ratio": ratio,
+                "nulls": {"random": 0.05, "shuffled": 0.1, "bias": 0.9 if ratio == 2.5 else 0.0},
+                "forecast": {
+                    "signal_to_noise": scale * (ratio or 0.0),
+                    "agreement_documents": 0.5 + number % 2,
+                    "agreement_parts": None,
+                    "residual_on_prompts": (number * 7) % 5,
+                    "warning": "too little" if (ratio or 0) < 0.8 else None,
+                },
+            }
+            for number, ratio in enumerate(ratios)
+        ]
+    }
+
+
+def test_a_forecast_that_ranks_what_is_kept() -> None:
+    found = points([result(0.1, 0.5, 0.85, 0.95, None), result(0.2, 0.4, 0.99)])
+    assert len(found) == 7
+    rows = {row[0]: row[1:] for row in table(found).rows}
+    assert rows["signal to noise"][:3] == (7, 4, 1.0)
+    assert rows["signal to noise"][3:] == (1.0, 1.0)
+    assert rows["residual on prompts"][2] < 0.9
+    assert rows["residual on prompts"][3] < 0 < rows["residual on prompts"][4]
+    assert "agreement parts" not in rows
+    assert warnings_told(found).startswith("warned of 4 of 5 that keep less than 90%, and of 0 of 2")
+
+
+def test_behaviours_of_one_vector_are_drawn_together() -> None:
+    shared = result(0.1, 0.5, 0.85, 0.95)
+    for behaviour in shared["behaviours"][:2]:
+        behaviour["contrast"] = "refusal"
+    rows = {row[0]: row[1:] for row in table(points([shared])).rows}
+    assert rows["signal to noise"][:3] == (4, 3, 1.0)
+
+
+def test_a_share_of_what_anything_does_is_no_point(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(result(0.2, 0.5, 0.95, 2.5)))
+    assert [p["nulls_fail"] for p in points([json.loads(file.read_text())])] == [True, True, True, False]
+    assert main([str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "left out, since nulls keep more than 20%: b3" in told
+    assert "of 0 of 1 that keep" in told
+
+
+def test_the_committed_results_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted((ROOT / "docs" / "results").glob("*/results.json"))
+    assert main([str(file) for file in files]) == 0
+    told = capsys.readouterr().out
+    assert "signal to noise" in told
+    assert "warned of" in told
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "nothing", json.dumps(result(0.5))])
+def test_what_has_no_two_vectors_is_refused(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit) as left:
+        main([str(file)])
+    assert left.value.code == 2
+    assert "results" in capsys.readouterr().err

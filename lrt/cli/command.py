@@ -1,0 +1,119 @@
+"""From the command line to a run: Hydra composes, a user's mistakes come back as one plain message."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+import lrt
+from lrt.cli.console import escaped
+from lrt.cli.targets import refuse_other_targets
+from lrt.config import refuse_old_names
+from lrt.config.defaults import register_defaults
+from lrt.errors import UserError
+from lrt.lab.shipped import folder_of
+
+PACKAGE = Path(lrt.__file__).parent
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+"""The shipped config: in an installed package beside its code, in a clone at the top level."""
+
+SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system refuses and a user can fix: a full disk, a quota, missing permissions."""
+
+STOPPED = 130  # as a shell reports a program that Ctrl-C ended
+
+
+class JobFailed(CompactHydraException):
+    """A job of a multirun that its user can fix; Hydra prints it without a traceback."""
+
+
+def register_resolvers() -> None:
+    """Makes `${storybook:NAME}` the folder of a shipped family model, and `${report_folder:}` the folder of the
+    report: the jobs of a multirun would overwrite each other's."""
+    OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
+
+    def report_folder() -> str:
+        config = HydraConfig.get() if HydraConfig.initialized() else None
+        multirun = config is not None and config.mode == RunMode.MULTIRUN
+        return str(Path(config.runtime.output_dir) / "report") if config and multirun else "report"
+
+    OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
+
+
+def command(main: Callable[[DictConfig], Any], name: str, conf: Path = CONF) -> int:
+    """Runs `main` on the config `NAME.yaml` of a folder and the command line's overrides.
+
+    A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows where
+    it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the others;
+    what `main` returns goes to the sweeper. Any other exception keeps its traceback.
+    """
+    register_resolvers()
+    register_defaults()
+    refuse_other_targets()
+    try:
+        refuse_old_names(word for word in sys.argv[1:] if "=" in word and not word.startswith("-"))
+    except UserError as error:
+        _print(error)
+        sys.exit(1)
+
+    @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
+    def run(config: DictConfig) -> Any:
+        try:
+            return _stoppable(main, config)
+        except KeyboardInterrupt:
+            # what was under way is lost, what was finished is not: each stage is cached by itself
+            where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."
+            Console(stderr=True, soft_wrap=True).print(
+                "[bold]stopped.[/] What was recorded, fitted and measured is kept under "
+                f"{escaped(where)} (whole shards, the last checkpoint of a fit, batches of a measurement). "
+                "The same command continues from there.",
+                highlight=False,
+            )
+            sys.exit(STOPPED)
+        except UserError as error:
+            _refuse(error)
+        except OSError as error:
+            if error.errno not in SYSTEM:
+                raise
+            _refuse(error)
+
+    run()
+    return 0
+
+
+def _stoppable(main: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """Runs `main`; what Lightning makes of Ctrl-C is a KeyboardInterrupt again."""
+    try:
+        return main(config)
+    except SystemExit as left:
+        if isinstance(left.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _refuse(error: Exception) -> None:
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        raise error
+    _print(error)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise JobFailed(str(error)) from error
+    sys.exit(1)
+
+
+def _print(error: Exception) -> None:
+    # soft: a command to be copied must not be broken at the terminal's edge
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold red]error:[/] {escaped(error)}\n[dim](HYDRA_FULL_ERROR=1 shows where it was raised)[/]",
+        highlight=False,
+    )

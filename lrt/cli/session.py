@@ -1,0 +1,182 @@
+"""One run of a command: config, seeds, console, loggers and cache, closed again whatever happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.logging import RichHandler
+
+from lrt.cli.console import ConsoleMonitor
+from lrt.cli.tracking import Tracking
+from lrt.config import Config, ConfigError, read_config
+from lrt.config.reading import as_plain, as_yaml
+from lrt.models import quiet_loading
+from lrt.pipeline import FitOutput, FitSettings, RowSettings
+from lrt.storage.cache import Cache
+from lrt.storage.durable import write_durably
+
+
+class Session:
+    """Opens what a run needs and closes it again, after an exception too.
+
+    config     The typed config; `composed` what Hydra made, with further sections of other commands.
+    overrides  Of the command line.
+    """
+
+    def __init__(
+        self, config: Config, composed: DictConfig, overrides: list[str], group: str | None, steps: int
+    ) -> None:
+        self.config, self.yaml = config, without_folder(as_yaml(composed))
+        self.overrides = overrides
+        self.console = Console(stderr=True)
+        self.monitor = ConsoleMonitor(self.console, steps, self.first)
+        self.cache = Cache(Path(config.paths.artifacts))
+        self.tracking = Tracking(
+            config.logging, config.paths.logs, config.task_name, group, config.tags, as_plain(composed)
+        )
+
+    @classmethod
+    def of(cls, composed: DictConfig, steps: int, settings: DictConfig | None = None) -> Self:
+        """The session of what Hydra composed. Raises ConfigError for a config that cannot be run.
+
+        steps     Numbered steps of the command.
+        settings  The settings of train.py alone, where `composed` holds further sections.
+        """
+        config = read_config(composed if settings is None else settings)
+        hydra = HydraConfig.get()
+        multirun = hydra.mode == RunMode.MULTIRUN
+        devices = config.trainer.get("devices", 1)
+        if multirun and str(devices) != "1":
+            raise ConfigError(
+                f"trainer.devices={devices} within a multirun: each process would start the whole "
+                "sweep again; sweep with trainer.devices=1, or run the jobs one by one"
+            )
+        # the jobs of a sweep share a group, that of its folder where none is named
+        group = config.logging.group or (str(Path(hydra.sweep.dir)) if multirun else None)
+        return cls(config, composed, list(hydra.overrides.task), group, steps)
+
+    def __enter__(self) -> Self:
+        config = self.config
+        logger = logging.getLogger("lrt")
+        logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
+        logger.setLevel(logging.INFO if self.first else logging.WARNING)
+        logger.propagate = False
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        # Lightning's own tree utilities trip over a deprecation of torch's at every step
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        quiet_loading()
+        L.seed_everything(config.seed, workers=True, verbose=False)
+        for setting in ("artifacts", "report", "logs"):
+            check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
+        if self.first:
+            self.tracking.open_wandb()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Without this a multirun writes all its jobs into one run, and a failed job spoils the next.
+        self.tracking.close(error)
+
+    def finish(self, outcome: dict[str, Any]) -> float | None:
+        """Writes the run's outcome (`outcome.json` in its folder, a sweep's row) and returns the metric that
+        `optimized_metric` names.
+
+        Raises ConfigError where the outcome has no such number.
+        """
+        file = Path(self.config.paths.logs) / "outcome.json"
+        write_durably(file, json.dumps(outcome, indent=1).encode())
+        if (path := self.config.optimized_metric) is None:
+            return None
+        value: Any = outcome
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, int | float):
+            raise ConfigError(f"optimized_metric={path} is no number of this run's outcome ({file})")
+        return float(value)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first (or only) process of a distributed fit, the one that reports and writes."""
+        return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
+    @property
+    def models(self) -> Path:
+        """Where dequantised models are kept."""
+        return Path(self.config.paths.models)
+
+    @property
+    def report(self) -> Path:
+        """Where the report goes."""
+        return Path(self.config.paths.report)
+
+    @property
+    def row_settings(self) -> RowSettings:
+        """What a row is, from the config's sections."""
+        config = self.config
+        return RowSettings(
+            config.filter,
+            config.pool,
+            config.corpus.rules,
+            config.evaluation.folds,
+            config.products,
+            config.evaluation.shuffled_draws,
+            config.map.bias,
+            config.batches,
+            config.seed,
+        )
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        """How maps are fitted, from the config's sections."""
+        config = self.config
+        return FitSettings(
+            config.map,
+            config.fit,
+            config.batches,
+            config.trainer,
+            config.callbacks,
+            config.ckpt_path,
+            config.seed,
+        )
+
+    @property
+    def fit_output(self) -> FitOutput:
+        """Where fits log to."""
+        command = f"python train.py {shlex.join(self.overrides)}".rstrip()
+        return FitOutput(self.tracking.loggers, self.config.paths.logs, command)
+
+
+def without_folder(text: str) -> str:
+    """The text with paths relative to the working folder: a report that is passed on names no folder of the
+    machine it was made on."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Makes the folder; raises ConfigError naming the setting where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".writable-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}={folder} cannot be written ({error.strerror}): set {setting} to a folder that can"
+        ) from error

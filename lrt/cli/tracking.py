@@ -1,0 +1,133 @@
+"""The record of a run beside its report: CSV always, W&B unless disabled.
+
+W&B errors are logged, never raised: the local record is complete without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from lrt.config import Logging
+
+log = logging.getLogger(__name__)
+
+# Seconds that W&B gets to send what is left: at a run's end, and where the user stopped it.
+ENDING, STOPPING = 120.0, 2.0
+
+
+@contextmanager
+def errors_logged() -> Iterator[None]:
+    """Logs whatever W&B raises: of the network, of a full disk, of its own making."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("W&B failed (%s: %s); the run goes on with the local record", type(error).__name__, error)
+
+
+class GuardedWandb(WandbLogger):
+    """Lightning's logger; W&B errors are logged, never raised."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with errors_logged():
+            super().log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        with errors_logged():
+            super().log_hyperparams(params)
+
+    def finalize(self, status: str) -> None:
+        with errors_logged():
+            super().finalize(status)
+
+
+class Tracking:
+    """A run's loggers.
+
+    folder    The run's folder.
+    settings  The composed config, for W&B.
+    job       W&B's job type; `group` is shared by the jobs of a sweep.
+    """
+
+    def __init__(
+        self,
+        logging: Logging,
+        folder: str,
+        job: str,
+        group: str | None,
+        tags: tuple[str, ...],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.logging, self.folder, self.job, self.group = logging, folder, job, group
+        self.tags, self.settings = tags, settings
+        self._run: Any = None
+
+    def open_wandb(self) -> None:
+        """Starts W&B's run. Without a key it is written offline, and the log says how to send it."""
+        if self.logging.mode == "disabled":
+            return
+        mode, known = self.logging.mode, True
+        if mode == "online":
+            known = False
+            with errors_logged():  # asks no server, and refuses what cannot be a key
+                known = wandb.login(prompt=False, verify=False)
+        if not known:
+            log.warning(
+                "logging.mode=online needs a W&B key and none is set (`wandb login`, or WANDB_API_KEY): the "
+                "run is written offline, and `wandb sync` sends it later"
+            )
+            mode = "offline"
+        with errors_logged():
+            # Not by Lightning's logger: its `offline=True` leaves WANDB_MODE set for the next job.
+            run = wandb.init(
+                project=self.logging.project,
+                group=self.group,
+                name=self.logging.name,
+                job_type=self.job,
+                tags=self.tags,
+                dir=self.folder,
+                mode=mode,
+                config=dict(self.settings),
+                settings=wandb.Settings(silent=True),
+            )
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            self._run = run
+
+    def close(self, error: BaseException | None) -> None:
+        """Ends W&B's run, and does not wait for a server that no longer answers."""
+
+        def finish() -> None:
+            with errors_logged():
+                wandb.finish(exit_code=0 if error is None else 1)
+
+        # Lightning turns Ctrl-C into an exit of its own
+        stopped = any(isinstance(e, KeyboardInterrupt) for e in (error, getattr(error, "__context__", None)))
+        patience = STOPPING if stopped else ENDING
+        ending = threading.Thread(target=finish, daemon=True, name="wandb")
+        ending.start()
+        ending.join(patience)
+        if ending.is_alive():
+            log.warning(
+                "W&B did not end within %g s; `wandb sync` sends what lies under %s", patience, self.folder
+            )
+
+    def loggers(self, name: str = "") -> list[Logger]:
+        """Lightning's loggers; of a fit with a name, with that name before its metrics."""
+        prefix = {"prefix": name} if name else {}
+        loggers: list[Logger] = [CSVLogger(self.folder, name="csv", version=name, **prefix)]
+        if self._run is not None:
+            loggers.append(GuardedWandb(save_dir=self.folder, experiment=self._run, **prefix))
+        return loggers
+
+    def wandb(self, log_to: Callable[[Any], None]) -> None:
+        """Calls `log_to` with the open W&B run, if there is one."""
+        if self._run is not None:
+            with errors_logged():
+                log_to(self._run)

@@ -1,0 +1,103 @@
+"""Fit a map: two models and a corpus in, affine maps between their hidden states out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lrt.cli import show
+from lrt.cli.command import command
+from lrt.cli.session import Session
+from lrt.corpora import Decontaminator
+from lrt.evaluation.suites import build_suite
+from lrt.pipeline import (
+    Choices,
+    CorpusText,
+    RowSource,
+    Studies,
+    UntrainedSource,
+    check_run,
+    choose_map_layers,
+    contrasts_of,
+    extract_vectors,
+    load_pair,
+    outcome,
+    plan_analyses,
+    plan_layers,
+    plan_maps,
+    plan_states,
+    require_maps,
+    results,
+)
+
+
+def main(composed: DictConfig, fit: bool = True) -> Any:
+    """The paper's sections 2 and 3, step by step; with `fit=False` on maps that were fitted before.
+
+    Returns the metric that `optimized_metric` names, None where it names none.
+    """
+    with Session.of(composed, steps=7) as session:
+        config, cache, monitor = session.config, session.cache, session.monitor
+
+        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        with monitor.stage("load pair"):
+            pair = load_pair(config.pair, session.models)
+            suite = build_suite(config.suite, lambda: pair.template)
+            layers = plan_layers(config.layers, config.recording, pair)
+            check_run(config, session.fit_settings, pair, suite, layers)  # before anything costly
+        untrained = (
+            UntrainedSource(config.pair.source, config.seed, session.models)
+            if config.evaluation.untrained_source
+            else None
+        )
+
+        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
+        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        states = plan_states(pair, layers.recorded, text, config.recording, cache, monitor)
+        monitor.step(show.recording(layers, text, states))
+        rows = RowSource(states, text, session.row_settings, cache, monitor)
+        parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
+        if fit:
+            states.record()
+        elif not layers.automatic:
+            require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
+
+        contrasts = contrasts_of(suite)
+        monitor.step(f"Extracting steering vectors: {len(contrasts)} contrastive sets, {len(suite)} behaviours")
+        vectors = extract_vectors(pair, layers.recorded, contrasts, untrained, cache, monitor)
+
+        monitor.step("Choosing layers and strengths on development items")
+        choices = Choices(pair, vectors, layers.candidates, states, config.evaluation, cache, monitor)
+        map_layers = choose_map_layers(layers, suite, parts_for, choices, rows)
+
+        maps = plan_maps(
+            map_layers, suite, parts_for, rows, vectors, pair, session.fit_settings, session.fit_output
+        )
+        analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
+        analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
+        monitor.step(show.fitting(maps))
+        cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
+        if not session.first:  # the other processes of a distributed fit end here
+            return None
+        show.maps(session, maps, cards)
+
+        report = None
+        if not fit or config.evaluate:
+            wanted = {behaviour.name: behaviour for behaviour in suite}
+            measured = [wanted[name] for name in config.evaluation.behaviours or wanted]
+            monitor.step(f"Evaluating {len(measured)} behaviours: native, transferred, nulls")
+            studies = Studies(
+                maps, choices, analyses.forecasts, untrained, config.evaluation, config.seed, cache, monitor
+            )
+            studied = studies.measure(measured)
+
+            monitor.step(f"Reporting: {session.report}")
+            report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
+            show.report(session, report)
+        return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "train"))

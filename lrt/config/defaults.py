@@ -1,0 +1,55 @@
+"""Defaults of the science folders' dataclasses, so that YAML states only what differs from them.
+
+Hydra overrides only settings that the composed config has. The dataclasses are the one place of these defaults;
+here they become config nodes that conf/ refers to (`/defaults/filter@filter` and so on).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from lrt.activations import RowFilter
+from lrt.evaluation import Instructions, Propensity, Refusal, StrengthGrid, Texts
+from lrt.evaluation.suites import StorybookSuite
+from lrt.mapping import ClosedFormSpec, FitSpec
+from lrt.models import ModelSpec
+
+NODES: dict[str, type] = {
+    "filter": RowFilter,
+    "grid": StrengthGrid,
+    "model": ModelSpec,
+    "gradient": FitSpec,
+    "closed_form": ClosedFormSpec,
+    "storybook_suite": StorybookSuite,
+    "propensity_suite": Propensity,
+    "refusal_suite": Refusal,
+    "instructions": Instructions,
+    "texts_suite": Texts,
+}
+
+LEFT_OUT = {
+    "model": ("name", "weights", "seed"),  # of the untrained source, which the pipeline makes itself
+    "gradient": ("options",),  # of one optimizer: merged, they would reach another
+}
+
+
+def defaults_of(node: str) -> dict[str, Any]:
+    """The fields of a node's dataclass that have a default, as plain data."""
+    plain = {
+        each.name: each.default if each.default is not MISSING else each.default_factory()  # type: ignore[misc]
+        for each in fields(NODES[node])
+        if each.name not in LEFT_OUT.get(node, ())
+        and (each.default is not MISSING or each.default_factory is not MISSING)
+    }
+    return dict(json.loads(json.dumps(plain)))  # lists for tuples
+
+
+def register_defaults() -> None:
+    """Adds the nodes to Hydra's config store, as the group `defaults`."""
+    store = ConfigStore.instance()
+    for name in NODES:
+        store.store(group="defaults", name=name, node=defaults_of(name))

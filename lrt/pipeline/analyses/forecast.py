@@ -1,0 +1,153 @@
+"""The forecast of a transferred vector, before any steering, and when it warns."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import torch
+
+from lrt.activations import NoRows
+from lrt.config import Analysis as Settings
+from lrt.errors import UserError
+from lrt.evaluation import Behaviour
+from lrt.mapping import (
+    AffineMap,
+    Forecast,
+    Moments,
+    agreement,
+    jackknife,
+    leave_one_out,
+    residual_on,
+    ridge_at,
+    stack_bytes,
+)
+from lrt.pipeline.analyses.analysis import TO_BE_FIXED
+from lrt.pipeline.fit_data import FitData, RowSource, merged
+from lrt.pipeline.maps import MapFit
+from lrt.steering import prompts_digest
+from lrt.storage.cache import JSON
+
+VERSION = 2
+log = logging.getLogger(__name__)
+
+
+class Forecasts:
+    """The forecast of every behaviour's vector, made when first needed and cached (docs/maps.md says how well
+    it predicts).
+
+    whole  The map of the whole corpus.
+    """
+
+    def __init__(self, whole: MapFit, rows: RowSource, settings: Settings) -> None:
+        self.whole, self.rows, self.settings = whole, rows, settings
+        self._without: dict[str, list[AffineMap]] = {}
+
+    def of(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
+        """The figures for one behaviour at a target layer, and `warning`, None where there is no reason."""
+        facts = {
+            "analysis": "forecast",
+            "version": VERSION,
+            "map": fit.fingerprint,
+            "whole": self.whole.fingerprint,
+            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            "folds": self.rows.settings.folds,
+            "layer": layer,
+        }
+        try:
+            figures: dict[str, Any] = self.rows.cache.made_once(
+                "analysis", facts, lambda: self._make(fit, behaviour, layer), JSON, "forecast"
+            )
+        except TO_BE_FIXED:
+            raise
+        except UserError as error:  # no reason not to measure
+            return {"warning": f"no forecast: {error}"}
+        except Exception as error:
+            log.exception("the forecast of %s failed", behaviour.name)
+            return {"warning": f"no forecast: failed ({type(error).__name__}: {error})"}
+        return figures | {"warning": self._warning(behaviour.name, figures)}
+
+    def _warning(self, name: str, figures: dict[str, Any]) -> str | None:
+        least, most = self.settings.signal_to_noise, self.settings.residual_on_prompts
+        warnings: list[str | None] = []
+        if figures["signal_to_noise"] is not None:
+            noise = Forecast(**{each.name: figures[each.name] for each in fields(Forecast)})
+            # cached by contrast, which behaviours share
+            warnings.append(replace(noise, vector=name).warning(least))
+        if (residual := figures["residual_on_prompts"]) > most:
+            warnings.append(
+                f"the map leaves {residual:.0%} of the variance among the contrastive texts of {name} "
+                f"unexplained (wanted: at most {most:.0%}): fit a map on text like them "
+                "(corpus.sources.NAME.fit_map_for)"
+            )
+        return "; ".join(filter(None, warnings)) or None
+
+    def _make(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
+        states, target = fit.states[behaviour.contrast], fit.layers.target
+        v, columns = states.source_vector, target.columns(layer)
+        affine, whole = fit.affine.onto(columns), self.whole.affine.onto(columns)
+        reference = fit.data.reference_ridge.map
+        others = self._without_a_part(fit)
+        return {
+            **self._over_documents(fit, behaviour, layer),
+            "agreement_parts": min(
+                (agreement([reference, other], v, columns).mean for other in others), default=None
+            ),
+            "agreement_whole_corpus": agreement([affine, whole], v).mean if fit.data.parts else None,
+            "residual_on_prompts": residual_on(
+                affine,
+                torch.cat(states.source),
+                target.part(torch.cat(states.target), layer),
+                centred=True,
+            ),
+        }
+
+    def _over_documents(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
+        """What other documents would have given; None where all rows are of one fold of them."""
+        v, columns = fit.states[behaviour.contrast].source_vector, fit.layers.target.columns(layer)
+        weight, bias, folds = fit.data.reference_ridge.weight, self.rows.settings.bias, fit.data.folds
+        if len(folds) < 2:
+            return {"signal_to_noise": None, "agreement_documents": None, "folds": len(folds)}
+        (noise,) = jackknife(folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
+        halves = [merged(folds[half::2]) for half in (0, 1)]
+        maps = at_shares(halves, weight, bias=bias)
+        return asdict(noise) | {"agreement_documents": agreement(maps, v, columns).mean}
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the moments of every part of the corpus, and of what is merged to leave out one."""
+        parts = len(self.rows.text.parts)
+        if parts < 2 or not self.rows.states.settings.keeps_states:
+            return 0
+        return stack_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
+
+    def _without_a_part(self, fit: MapFit) -> list[AffineMap]:
+        """The ridge maps of a fit's corpus with one part of the mixture left out at a time."""
+        parts = fit.data.parts or self.rows.text.parts
+        if len(parts) < 2 or not self.rows.states.settings.keeps_states:  # each would be a pass over all text
+            return []
+        if fit.fingerprint not in self._without:
+            of = [m for part in parts if (m := self._part(part, fit.data)) is not None]
+            total, bias = sum(m.count for m in of), self.rows.settings.bias
+            weight = fit.data.reference_ridge.weight
+            self._without[fit.fingerprint] = [
+                ridge_at(m, weight * m.count / total, bias=bias)
+                for m in (leave_one_out(of) if len(of) > 1 else ())
+            ]
+        return self._without[fit.fingerprint]
+
+    def _part(self, part: str, data: FitData) -> Moments | None:
+        """A part's training moments at a fit's layers; None where it has no row of its own."""
+        try:
+            return self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
+        except NoRows:
+            return None
+
+
+def at_shares(disjoint: Sequence[Moments], weight: float, *, bias: bool) -> list[AffineMap]:
+    """Ridge maps of disjoint rows, each at its share by rows of the weight of all."""
+    total = sum(moments.count for moments in disjoint)
+    return [ridge_at(m, weight * m.count / total, bias=bias) for m in disjoint]

@@ -1,0 +1,184 @@
+"""The text of the map: documents of every part, decontaminated, split and packed into sequences."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+from lrt.activations import PartRule
+from lrt.config import Corpus
+from lrt.config.corpus import (
+    CorpusSource,
+    HubSource,
+    JsonlSource,
+    QuestionsSource,
+    RowsSource,
+    ScenesSource,
+    StorybookSource,
+    TextSource,
+)
+from lrt.corpora import (
+    SPLITS,
+    Decontaminator,
+    Document,
+    PackedCorpus,
+    Part,
+    end_ids,
+    hub,
+    jsonl,
+    mixture,
+    pack,
+    scenes,
+    text_files,
+)
+from lrt.evaluation import Propensity, answered_questions
+from lrt.lab.grammar import pages
+from lrt.models import check_same_tokenizer
+from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.pair import ModelPair
+from lrt.storage.cache import JSON, Cache
+from lrt.storage.fingerprint import file_digests
+
+# how many documents tell one version of the code that writes them from another; of scenes all words are in them
+FIRST_DOCUMENTS = {StorybookSource: 32, ScenesSource: 2048}
+NOT_IN_THE_TEXT = ("fit_map_for", "rows", "repeat")
+
+
+class CorpusText:
+    """The text that both models run over.
+
+    Packed when first needed: an existing store and its moments need its digest alone.
+    """
+
+    def __init__(
+        self, settings: Corpus, pair: ModelPair, exclude: Decontaminator, cache: Cache, monitor: Monitor
+    ) -> None:
+        self.settings, self.pair, self.exclude = settings, pair, exclude
+        self.cache, self.monitor = cache, monitor
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the mixture's parts."""
+        return tuple(self.settings.sources)
+
+    def documents(self, part: str) -> Iterator[Document]:
+        """A part's documents as they come, before anything is excluded."""
+        source = self.settings.sources[part]
+        template = self.pair.template if isinstance(source, RowsSource) and source.chat else None
+        match source:
+            case StorybookSource():
+                return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
+            case ScenesSource():
+                return scenes(source.seed, part)
+            case QuestionsSource():
+                answered = answered_questions(_propensity(source), lambda: self.pair.template)
+                return (Document(text, part, group) for text, group in answered)
+            case TextSource():
+                return text_files(source.paths, source.unit, part, source.case)
+            case JsonlSource():
+                return jsonl(
+                    source.path, source.field, part, template, source.answer_field, source.context_field
+                )
+            case HubSource():
+                return hub(
+                    source.path,
+                    source.config,
+                    source.split,
+                    source.field,
+                    revision=source.revision,
+                    source=part,
+                    tokenizer=template,
+                    answer_field=source.answer_field,
+                    context_field=source.context_field,
+                )
+        raise AssertionError(f"{type(source).__name__} has no reader")
+
+    @cached_property
+    def duplicate_groups(self) -> dict[int, int]:
+        """By document id, the id that versions of one text share (a question answered both ways)."""
+        asked = (n for n, source in self.settings.sources.items() if isinstance(source, QuestionsSource))
+        documents = itertools.chain(*map(self.documents, asked))
+        return {document.id: document.duplicate_group_id for document in documents}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the packed tokens: of two suites whose texts are not in the corpus it is the same, so
+        that a behaviour that is added records nothing again."""
+        summary: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
+        return str(summary["digest"])
+
+    def _summary(self) -> dict[str, Any]:
+        packed = self.packed
+        tokens = {split: packed.tokens_by_group(split) for split in SPLITS}
+        return {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_left_out}
+
+    def _facts(self) -> dict[str, Any]:
+        tokenizer = self.pair.source.tokenizer
+        return {
+            "context": self.settings.context,
+            "seed": self.settings.seed,
+            "tokens": self.settings.tokens,
+            "sources": {name: _text_facts(source) for name, source in self.settings.sources.items()},
+            "files": {name: file_digests(source.files) for name, source in self.settings.sources.items()},
+            "written": {
+                name: [document.text for document in itertools.islice(self.documents(name), first)]
+                for name, source in self.settings.sources.items()
+                if (first := FIRST_DOCUMENTS.get(type(source)))
+            },
+            "excluded": self.exclude.digest,
+            "tokenizer": self.pair.identities["tokenizer"],
+            "end": end_ids(tokenizer),
+            "open": self._open_parts(),
+            # the template is no part of the tokenizer's digest
+            "chat_template": self.pair.template.chat_template
+            if any(getattr(source, "chat", False) for source in self.settings.sources.values())
+            else None,
+        }
+
+    @cached_property
+    def packed(self) -> PackedCorpus:
+        """The corpus as sequences of token ids. Raises CorpusError, and TokenizersDiffer for a document that the
+        two tokenizers cut differently."""
+        for part in self.parts:
+            texts = [document.text for document in itertools.islice(self.documents(part), 16)]
+            check_same_tokenizer(self.pair.source.tokenizer, self.pair.target.tokenizer, texts)
+        parts = [
+            Part(name, self.documents(name), source.weight) for name, source in self.settings.sources.items()
+        ]
+        tokenizer = self.pair.source.tokenizer
+        with self.monitor.working("reading and packing the corpus"):
+            return pack(
+                mixture(parts),
+                tokenizer,
+                self.settings.context,
+                {split: getattr(self.settings.tokens, split) for split in SPLITS},
+                end=end_ids(tokenizer),
+                open_groups=self._open_parts(),
+                seed=self.settings.seed,
+                exclude=self.exclude,
+            )
+
+    def _open_parts(self) -> list[str]:
+        """Parts whose documents get no end token: their last token must be the text's own."""
+        if not end_ids(self.pair.source.tokenizer):
+            return []
+        return [rule.part for rule in self.settings.rules if rule.rows == "last_tokens"]
+
+
+def _text_facts(source: CorpusSource) -> dict[str, Any]:
+    """What determines a source's text, local files apart, whose content counts and not their place."""
+    place = ("path", "paths") if source.files else ()
+    return {k: v for k, v in asdict(source).items() if k not in (*NOT_IN_THE_TEXT, *place)}
+
+
+def _propensity(source: QuestionsSource) -> Propensity:
+    return Propensity(
+        path=source.path,
+        revision=source.revision,
+        tasks=source.tasks,
+        advanced=source.advanced,
+        chat=source.chat,
+    )

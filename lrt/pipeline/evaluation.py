@@ -1,0 +1,177 @@
+"""Stage 6: native and transferred vectors, nulls and baselines, measured at the chosen layer and strength."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lrt.config import Evaluation
+from lrt.evaluation import (
+    Behaviour,
+    Study,
+    TransferMaps,
+    directions,
+    end_tokens,
+    other_contrast,
+    study,
+    study_rows,
+)
+from lrt.evaluation.journal import Journal
+from lrt.evaluation.rescoring import (
+    rescore,
+    rescored_rows,
+    scorer_facts,
+    summarise_rescored,
+    text_id,
+)
+from lrt.pipeline.analyses import Forecasts
+from lrt.pipeline.choices import Choices
+from lrt.pipeline.maps import MapFit, Maps
+from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.pair import UntrainedSource
+from lrt.pipeline.study_format import STUDY
+from lrt.pipeline.vectors import contrasts_of
+from lrt.steering import prompts_digest
+from lrt.storage.cache import Cache
+from lrt.storage.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
+
+NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid")
+"""Settings of the evaluation that leave a behaviour's measurements as they are, or enter them otherwise."""
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The raw measurements of one behaviour, its map and its forecast."""
+
+    behaviour: Behaviour
+    study: Study
+    fit: MapFit
+    forecast: Mapping[str, Any]
+
+
+class Studies:
+    """Measures the behaviours of a run; what is measured is cached by behaviour, and by batch while under way."""
+
+    def __init__(
+        self,
+        maps: Maps,
+        choices: Choices,
+        forecasts: Forecasts,
+        untrained: UntrainedSource | None,
+        settings: Evaluation,
+        seed: int,
+        cache: Cache,
+        monitor: Monitor,
+    ) -> None:
+        self.maps, self.choices, self.forecasts, self.untrained = maps, choices, forecasts, untrained
+        self.settings, self.seed, self.cache, self.monitor = settings, seed, cache, monitor
+        self._transfer_maps: dict[str, TransferMaps] = {}
+
+    def measure(self, behaviours: Sequence[Behaviour]) -> list[Studied]:
+        """The raw record of every behaviour, in their order."""
+        studied = []
+        with self.monitor.stage("evaluate"):
+            for behaviour in behaviours:
+                fit, layer = self.maps.of(behaviour), self.choices.of(behaviour).choice.layer
+                forecast = self.forecasts.of(fit, behaviour, layer)
+                if forecast["warning"]:
+                    log.warning("%s: %s", behaviour.name, forecast["warning"])
+                made = self.cache.resumed(
+                    "measurements",
+                    self._facts(behaviour),
+                    lambda partial, behaviour=behaviour: self._study(behaviour, partial),
+                    STUDY,
+                    behaviour.name,
+                )
+                studied.append(Studied(behaviour, made, fit, forecast))
+        return studied
+
+    def rescored(self, behaviour: Behaviour, measured: Study) -> list[dict[str, Any]]:
+        """Summaries of the same generated texts by the behaviour's further scorers."""
+        summaries = []
+        for scorer in behaviour.extra_scorers:
+            name = type(scorer).__name__.lower()
+            facts = {"measurements": self._facts(behaviour), "scorer": scorer_facts(scorer)}
+            file = self.cache.path("scores", facts, ".json", f"{behaviour.name}-{name}")
+            texts = len({text_id(row) for row in rescored_rows(measured)})
+            with self.monitor.progress(f"{behaviour.name}, by {name}", texts) as advance:
+                scores = rescore(scorer, behaviour, measured, file, advance)
+            grid = self.settings.grid.of(behaviour)
+            summaries.append(summarise_rescored(measured, name, scores, grid, self.seed))
+        return summaries
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all measurements of these maps and settings."""
+        return fingerprint(self._shared_facts)
+
+    @cached_property
+    def _shared_facts(self) -> dict[str, Any]:
+        evaluation = {k: v for k, v in asdict(self.settings).items() if k not in NOT_MEASURED}
+        grid = self.settings.grid
+        pair = self.choices.pair
+        return {
+            "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
+            "evaluation": evaluation | {"damage_limit": grid.damage_limit, "unit": grid.unit},
+            "seed": self.seed,
+            # of the generation config, which is no part of a model's identity
+            "ends": [end_tokens(model) for model in (pair.source, pair.target)],
+        }
+
+    def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
+        """What determines the measurements of one behaviour."""
+        contrasts = contrasts_of(self.maps.whole.behaviours)
+        other = other_contrast(behaviour.contrast, contrasts)
+        rival = contrasts[other] if other else None
+        return {
+            **self._shared_facts,
+            # other scorers of the same texts may come later
+            "behaviour": replace(behaviour, extra_scorers=()).to_data(),
+            "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
+            "strengths": self.settings.grid.of(behaviour).strengths,
+        }
+
+    def _maps_of(self, fit: MapFit) -> TransferMaps:
+        if fit.name not in self._transfer_maps:
+            self._transfer_maps[fit.name] = fit.transfer_maps(self.settings, self.seed, self.untrained)
+        return self._transfer_maps[fit.name]
+
+    def _study(self, behaviour: Behaviour, partial: Path) -> Study:
+        settings, fit, whole = self.settings, self.maps.of(behaviour), self.maps.whole
+        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
+        units = directions(
+            behaviour.contrast,
+            whole.states,
+            self._maps_of(fit),
+            whole=whole.affine if fit is not whole else None,
+            stack=fit.layers.target,
+            layer=chosen.choice.layer,
+            random_draws=settings.random_draws,
+            seed=self.seed,
+        )
+        grid, split = settings.grid.of(behaviour), settings.eval_split
+        vectors = self.choices.vectors
+        source_vector = vectors.layers.source.part(
+            vectors.states[behaviour.contrast].source_vector, source.choice.layer
+        )
+        rows = study_rows(behaviour, grid, {name: len(draws) for name, draws in units.items()}, split)
+        with Journal(partial) as journal, self.monitor.progress(behaviour.name, rows) as advance:
+            return study(
+                behaviour,
+                source.model,
+                source_vector,
+                chosen,
+                units,
+                grid,
+                split=split,
+                temperature=settings.temperature,
+                max_rows=settings.max_rows,
+                progress=advance,
+                journal=journal,
+            )

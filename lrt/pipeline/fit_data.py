@@ -1,0 +1,320 @@
+"""What a fit sees: rows of the whole corpus or of some of its parts, their moments, the reference ridge map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrt.activations import ActivationDataModule, Batch, OnTheFlyRows, PartRule, RowFilter, Selection
+from lrt.config import Batches
+from lrt.corpora import SPLITS, Split
+from lrt.mapping import Moments, RidgeFit, ShuffledPairs, ridge_path
+from lrt.pipeline.corpus import CorpusText
+from lrt.pipeline.layers import LayerPair
+from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.states import States
+from lrt.storage.cache import Cache, Format
+from lrt.storage.fingerprint import fingerprint
+from lrt.storage.sealed import read_sealed, write_sealed
+
+WHOLE_CORPUS = "whole corpus"
+NAMES = "names.json"
+MOMENTS_BATCH = 8192  # rows of a batch that goes into moments
+
+Gather = Callable[[], dict[str, Moments]]
+
+
+def _write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {name: each.save(folder / _file(name)) for name, each in moments.items()}
+    write_sealed(folder / NAMES, digests)  # last: a folder with it is whole
+
+
+def _read_moments(folder: Path) -> dict[str, Moments]:
+    digests = read_sealed(folder / NAMES)
+    return {name: Moments.load(folder / _file(name), digest) for name, digest in digests.items()}
+
+
+def _file(name: str) -> str:
+    """A plain file name: none leads out of the folder."""
+    return f"{name.replace('/', '-')}.safetensors"
+
+
+MOMENTS: Format[dict[str, Moments]] = Format("", _write_moments, _read_moments, NAMES)
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What a row is and how moments are made of rows.
+
+    filter    Tokens that leave the fit.
+    pool      Tokens whose mean is a row.
+    rules     What rows are in some parts of the corpus instead.
+    folds     Groups of training documents whose moments are kept apart.
+    products  Precision of the moments' products.
+    shuffled_draws  Draws of the null of shuffled pairs.
+    bias      Whether maps have one.
+    """
+
+    filter: RowFilter
+    pool: int
+    rules: tuple[PartRule, ...]
+    folds: int
+    products: Any
+    shuffled_draws: int
+    bias: bool
+    batches: Batches
+    seed: int
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Makes the `FitData` of any recorded layers and parts of the corpus."""
+
+    states: States
+    text: CorpusText
+    settings: RowSettings
+    cache: Cache
+    monitor: Monitor
+
+    def of(
+        self,
+        layers: LayerPair,
+        parts: tuple[str, ...] = (),
+        *,
+        tokens: bool = False,
+        folds: int | None = None,
+        held_out: bool = True,
+        shuffled: bool = False,
+    ) -> FitData:
+        """Rows of some parts of the corpus, of all where `parts` is empty.
+
+        tokens    Single tokens, each once, whatever `pool` and the parts' rules say.
+        folds     Groups of documents; those of the settings where none are given.
+        held_out  Whether moments of validation and test rows are gathered too: of many layers each is large.
+        shuffled  Gather the moments of shuffled pairs in the same pass, where every reading is a pass.
+        """
+        settings = self.settings
+        if tokens:
+            settings = replace(settings, pool=1, rules=())
+        if parts:
+            settings = replace(settings, rules=tuple(r for r in settings.rules if r.part in parts))
+        if folds is not None:
+            settings = replace(settings, folds=folds)
+        return FitData(replace(self, settings=settings), layers, parts, held_out, shuffled)
+
+    def tokens_unfiltered(self, data: FitData) -> dict[str, Selection]:
+        """Single test tokens of the same layers and parts: filtered (`kept`), and all (`unfiltered`)."""
+        everything = RowFilter(max_norm_ratio=None, first_position=False)
+        filters = {"kept": self.settings.filter, "unfiltered": everything}
+        return {n: replace(data.selection, filter=f, pool=1, rules=()) for n, f in filters.items()}
+
+
+class FitData:
+    """Rows of some layers and parts of the corpus."""
+
+    def __init__(
+        self, source: RowSource, layers: LayerPair, parts: tuple[str, ...], held_out: bool, shuffled: bool
+    ) -> None:
+        self._source, self.layers, self.parts = source, layers, parts
+        self.states, self.settings, self.monitor = source.states, source.settings, source.monitor
+        self.splits: tuple[Split, ...] = SPLITS if held_out else ("train",)
+        self._shuffles_beside = shuffled and not self.states.settings.keeps_states
+
+    @property
+    def name(self) -> str:
+        """The parts, for people."""
+        return " and ".join(self.parts) or WHOLE_CORPUS
+
+    @property
+    def selection(self) -> Selection:
+        """Layers, tokens and rows that the fit sees."""
+        source, target = self.layers
+        settings = self.settings
+        return Selection(
+            source.layers, target.layers, settings.filter, settings.pool, self.parts, settings.rules
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What determines the rows and their moments."""
+        return {
+            **self.states.facts,
+            "layers": [layers.layers for layers in self.layers],
+            "filter": self.settings.filter,
+            "pool": self.settings.pool,
+            "parts": self.parts,
+            "rows": self.settings.rules,
+            "products": self.settings.products,
+        }
+
+    @cached_property
+    def data(self) -> ActivationDataModule:
+        """The rows as Lightning reads them. Raises ConfigError where no states are kept."""
+        return self.states.batches(self.selection, self.settings.batches, self.settings.seed)
+
+    @cached_property
+    def in_order(self) -> ActivationDataModule | OnTheFlyRows:
+        """The rows from first to last."""
+        return self.data if self.states.settings.keeps_states else self.states.in_order(self.selection)
+
+    # -- moments -------------------------------------------------------------------------------
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """Moments by name: `train/0`.. (folds of documents), and of the held-out splits."""
+        folds, groups, (_, *held_out) = self.settings.folds, self._source.text.duplicate_groups, self.splits
+
+        def gather() -> dict[str, Moments]:
+            # a fold without a document is there all the same
+            moments = {name: self.no_rows() for name in (*_numbered("train", folds), *held_out)}
+            draws = {name: self.no_rows() for name in _numbered("shuffled", self._draws_beside)}
+            seed = 1000 * (self.settings.seed + 1)
+            shuffled = ShuffledPairs([*draws.values()], self.settings.batches.window_rows, seed)
+            with self._progress(sum(self.in_order.rows[split] for split in self.splits)) as counted:
+                for batch in counted(self.in_order.iterate("train", batch_rows=MOMENTS_BATCH)):
+                    fold_of = shared_ids(batch["document"], groups) % folds
+                    for fold in torch.unique(fold_of).tolist():
+                        rows = fold_of == fold
+                        moments[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
+                    if draws:
+                        shuffled.add(batch["source"], batch["target"])
+                for split in held_out:
+                    for batch in counted(self.in_order.iterate(split, batch_rows=MOMENTS_BATCH)):
+                        moments[split].update(batch["source"], batch["target"])
+            if draws:
+                shuffled.end()
+            return moments | draws
+
+        beside = self._shuffled_facts(self._draws_beside) if self._draws_beside else {}
+        together = {"groups": fingerprint({str(k): v for k, v in groups.items()})} if groups else {}
+        return self._cached({"folds": folds, "splits": self.splits, **together, **beside}, gather)
+
+    @property
+    def _draws_beside(self) -> int:
+        return self.settings.shuffled_draws if self._shuffles_beside else 0
+
+    @property
+    def folds(self) -> list[Moments]:
+        """Training moments of the groups of documents that have any."""
+        # by number: a file's entries come in another order than they were gathered in
+        names = _numbered("train", self.settings.folds)
+        return [moments for name in names if (moments := self.moments[name]).count]
+
+    @cached_property
+    def train_moments(self) -> Moments:
+        """Of all training rows."""
+        return merged(self.folds or [self.no_rows()])
+
+    @cached_property
+    def reference_ridge(self) -> RidgeFit:
+        """The ridge map that every fit is compared with."""
+        return ridge_path(self.train_moments, self.moments["validation"], bias=self.settings.bias)
+
+    @cached_property
+    def shuffled(self) -> list[Moments]:
+        """Of pairs whose target rows are permuted over all training rows, one for each draw of the null. Where
+        no states are kept they are permuted within windows."""
+        return self.shuffled_pairs(self.settings.shuffled_draws)
+
+    def shuffled_pairs(self, draws: int) -> list[Moments]:
+        """The same for so many draws. Raises ConfigError for another number where no states are kept."""
+        names = _numbered("shuffled", draws)
+        if draws == self._draws_beside:
+            return [self.moments[name] for name in names]
+
+        def gather() -> dict[str, Moments]:
+            moments = {name: self.no_rows() for name in names}
+            with self._progress(draws * self.data.rows["train"]) as counted:
+                for draw, each in enumerate(moments.values()):
+                    seed = 1000 * (self.settings.seed + 1) + draw
+                    for batch in counted(self.data.iterate_shuffled_pairs("train", seed, MOMENTS_BATCH)):
+                        each.update(batch["source"], batch["target"])
+            return moments
+
+        cached = self._cached(self._shuffled_facts(draws), gather)
+        return [cached[name] for name in names]
+
+    def _shuffled_facts(self, draws: int) -> dict[str, Any]:
+        settings = self.settings  # the window is the permutation's
+        return {"shuffled": draws, "seed": settings.seed, "window_rows": settings.batches.window_rows}
+
+    @cached_property
+    def token_moments(self) -> dict[str, Moments]:
+        """Of single test tokens: filtered (`kept`), and all (`unfiltered`)."""
+
+        def gather() -> dict[str, Moments]:
+            selections = self._source.tokens_unfiltered(self)
+            streams = {name: self.states.in_order(selection) for name, selection in selections.items()}
+            moments = {name: self.no_rows() for name in streams}
+            with self._progress(sum(stream.rows["test"] for stream in streams.values())) as counted:
+                for name, stream in streams.items():
+                    for batch in counted(stream.iterate("test", batch_rows=MOMENTS_BATCH)):
+                        moments[name].update(batch["source"], batch["target"])
+            return moments
+
+        return self._cached({"single tokens": True}, gather)
+
+    def gathered(self, facts: Mapping[str, Any], batches: Callable[[], Iterator[Batch]], what: str) -> Moments:
+        """Moments of other pairs of the same training rows, by what determines them beside the rows."""
+
+        def gather() -> dict[str, Moments]:
+            moments = self.no_rows()
+            with self.monitor.progress(what, self.data.rows["train"]) as advance:
+                for batch in batches():
+                    moments.update(batch["source"], batch["target"])
+                    advance(len(batch["source"]))
+            return {"train": moments}
+
+        return self._cached(facts, gather)["train"]
+
+    def no_rows(self) -> Moments:
+        """Moments of the right shape without a row."""
+        source, target = self.layers
+        return Moments(source.total, target.total, products=self.settings.products)
+
+    def _cached(self, facts: Mapping[str, Any], gather: Gather) -> dict[str, Moments]:
+        with self.monitor.stage("moments"):
+            return self._source.cache.made_once("moments", {**self.facts, **facts}, gather, MOMENTS)
+
+    @contextmanager
+    def _progress(self, rows: int) -> Iterator[Callable[[Iterator[Batch]], Iterator[Batch]]]:
+        """Yields a function that advances a progress bar by the batches that pass through it."""
+        with self.monitor.progress(f"moments, {self.name}", rows) as advance:
+
+            def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+                for batch in batches:
+                    yield batch
+                    advance(len(batch["source"]))
+
+            yield counted
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}/{number}" for number in range(count)]
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """Moments of all rows of several accumulators."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merge(part)
+    return total
+
+
+def shared_ids(documents: Tensor, groups: Mapping[int, int]) -> Tensor:
+    """Document ids `[n]` with those of near-duplicates replaced by the id that they share: such documents must
+    be drawn, or left out, together."""
+    if not groups:
+        return documents
+    pairs = torch.tensor(sorted(groups.items()), dtype=torch.int64, device=documents.device)
+    own, shared = pairs.T.contiguous()
+    at = torch.searchsorted(own, documents.contiguous()).clamp(max=len(own) - 1)
+    return torch.where(own[at] == documents, shared[at], documents)

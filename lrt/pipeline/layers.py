@@ -1,0 +1,77 @@
+"""Which decoder blocks: the candidates of the map and those that are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lrt.activations.manifest import SIDES, Side
+from lrt.config import ConfigError, Layers, Recording
+from lrt.mapping import LayerConcat
+from lrt.models import LanguageModel
+from lrt.pipeline.pair import ModelPair
+
+
+class LayerPair(NamedTuple):
+    """Concatenated layers of the source and of the target."""
+
+    source: LayerConcat
+    target: LayerConcat
+
+    def of(self, side: Side) -> LayerConcat:
+        """The layers of a side."""
+        return self.source if side == "source" else self.target
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The layers that a run may use.
+
+    candidates  Those of the map, or those it is chosen among.
+    recorded    Those whose states are recorded: the candidates and those of `recording`.
+    automatic   The sides whose layers are chosen by what steers.
+    """
+
+    candidates: LayerPair
+    recorded: LayerPair
+    automatic: frozenset[Side]
+
+
+def plan_layers(layers: Layers, recording: Recording, pair: ModelPair) -> LayerPlan:
+    """The layers that the config names, as decoder blocks.
+
+    Raises ConfigError for a layer that a model lacks, and for one named twice.
+    """
+    candidates, recorded = [], []
+    for side in SIDES:
+        model, named, beside = pair.model(side), getattr(layers, side), getattr(recording, side)
+        setting = f"layers.{side}"
+        if named == "auto":
+            setting, named = f"recording.{side}", beside
+            if named == "all" or not named:
+                named = range(model.depth)
+        blocks = resolve(named, setting, model)
+        more = resolve(range(model.depth) if beside == "all" else beside, f"recording.{side}", model, True)
+        candidates.append(LayerConcat(blocks, model.width))
+        recorded.append(LayerConcat(tuple(sorted({*blocks, *more})), model.width))
+    automatic = frozenset(side for side in SIDES if getattr(layers, side) == "auto")
+    return LayerPlan(LayerPair(*candidates), LayerPair(*recorded), automatic)
+
+
+def resolve(
+    depths: Sequence[int | float], setting: str, model: LanguageModel, repeats: bool = False
+) -> tuple[int, ...]:
+    """Block indices of layers and depths.
+
+    setting  The config's path, for messages.
+    repeats  Whether a block may be named twice.
+
+    Raises ConfigError.
+    """
+    blocks = tuple(model.resolve_layer(depth, setting) for depth in depths)
+    if not repeats and len(set(blocks)) < len(blocks):
+        raise ConfigError(
+            f"{setting}={list(depths)} names a block twice: blocks {list(blocks)}; name each once"
+        )
+    return blocks

@@ -1,0 +1,277 @@
+"""How a map is made: trained by Lightning from the mean predictor on, or solved from the moments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from lrt.config import Batches, ConfigError
+from lrt.evaluation import SteeringEvalCallback
+from lrt.mapping import (
+    AffineMap,
+    ClosedFormSpec,
+    FitHistory,
+    FitSpec,
+    MapModule,
+    MapSpec,
+    MeanCosine,
+    closed_form,
+    early_stopping,
+    from_embeddings,
+    identity,
+    mean_only,
+    ridge_at,
+)
+from lrt.pipeline.fit_data import FitData
+from lrt.pipeline.nulls import Refit
+from lrt.pipeline.pair import ModelPair
+from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
+from lrt.storage.durable import one_writer, sweep
+from lrt.storage.fingerprint import file_digests
+
+NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
+"""Settings of the Trainer that leave a map as it is."""
+
+CALLBACKS = ("DeviceStatsMonitor", "LearningRateMonitor", "RichModelSummary", "Timer")
+"""Lightning's callbacks that a config may add: they watch a fit and do not change its map."""
+
+OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler")
+"""Settings of the Trainer that a run sets itself."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How maps are fitted: the sections of the config that decide it.
+
+    trainer    Arguments of Lightning's Trainer.
+    callbacks  Further Lightning callbacks by class name, each with its arguments.
+    ckpt_path  A checkpoint that the fit of the whole-corpus map starts from.
+    """
+
+    map: MapSpec
+    fit: FitSpec | ClosedFormSpec
+    batches: Batches
+    trainer: Mapping[str, Any]
+    callbacks: Mapping[str, Mapping[str, Any]]
+    ckpt_path: str | None
+    seed: int
+
+    def facts(self) -> dict[str, Any]:
+        """What determines a map beside its rows."""
+        facts: dict[str, Any] = {"map": self.map, "fit": self.fit, "seed": self.seed}
+        if isinstance(self.fit, FitSpec):
+            facts |= self.gradient_facts()
+            if self.ckpt_path is not None:
+                facts["start"] = file_digests((self.ckpt_path,))
+        return facts
+
+    def without_checkpoint(self) -> FitSettings:
+        """The same without `ckpt_path`, which is for the whole-corpus map alone."""
+        return replace(self, ckpt_path=None)
+
+    def gradient_facts(self) -> dict[str, Any]:
+        """What determines a gradient fit beside its optimiser: batches and Trainer."""
+        return {
+            "batches": asdict(self.batches) | {"workers": None},
+            "trainer": {k: v for k, v in self.trainer.items() if k not in NOT_IN_THE_MAP},
+        }
+
+    def check(self) -> None:
+        """Raises ConfigError (or InvalidValue) for settings of the fit and the Trainer that cannot be run."""
+        self.fit.check(self.map)
+        check_trainer(self.trainer, self.fit)
+        self.watching()
+        if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
+            raise ConfigError(f"ckpt_path={self.ckpt_path}: there is no such file; name a checkpoint or null")
+
+    def watching(self) -> list[L.Callback]:
+        """The further callbacks. Raises ConfigError for one that is not allowed or whose arguments are wrong."""
+        made = []
+        for name, arguments in self.callbacks.items():
+            if name not in CALLBACKS:
+                raise ConfigError(f"callbacks.{name}: unknown; allowed: {', '.join(CALLBACKS)}")
+            try:
+                made.append(getattr(lightning_callbacks, name)(**arguments))
+            except (TypeError, ValueError, MisconfigurationException) as error:
+                raise ConfigError(f"callbacks.{name}={dict(arguments)}: {error}") from error
+        return made
+
+
+@dataclass(frozen=True)
+class FitOutput:
+    """Where a fit logs to.
+
+    loggers   Gives Lightning's loggers for a fit's name (empty for the whole-corpus map).
+    logs      The run's folder.
+    command   The `train.py` line of these settings, for messages.
+    """
+
+    loggers: Callable[[str], list[Logger]]
+    logs: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A map and how it was made.
+
+    cosine  Mean cosine of mapped and recorded test rows.
+    solved  Of a closed form: `note`, and `ridge_weight` where it has one.
+    """
+
+    affine: AffineMap
+    history: FitHistory
+    evaluations: list[dict[str, Any]]
+    steps: int
+    cosine: float
+    solved: dict[str, Any] | None = None
+
+
+def train(
+    data: FitData,
+    spec: FitSpec,
+    settings: FitSettings,
+    vectors: Mapping[str, Tensor],
+    evaluation: SteeringEvalCallback | None,
+    output: FitOutput,
+    folder: Path,
+    keep: Callable[[Fitted], None],
+) -> None:
+    """Trains a map with Lightning, from the last checkpoint in `folder` on where there is one, and hands it to
+    `keep`, on the first process alone.
+
+    vectors  Native vectors `[d_target]` by label, along which the error is logged.
+    """
+    module, history = _module(data, spec, settings, vectors), FitHistory()
+    checkpoints = folder / "checkpoints"
+    last, best = checkpoints / "last.ckpt", checkpoints / "best.ckpt"
+    with ExitStack() as held:
+        callbacks: list[L.Callback] = [
+            history,
+            RelocatableCheckpoint(
+                checkpoints, monitor="val/fvu", filename="best", enable_version_counter=False
+            ),
+            *([stopper] if (stopper := early_stopping(spec)) is not None else []),
+            *([evaluation] if evaluation is not None else []),
+            *settings.watching(),
+            *resuming(last),
+        ]
+        trainer = L.Trainer(
+            **{
+                "logger": output.loggers(data.name if data.parts else ""),
+                "callbacks": callbacks,
+                "default_root_dir": output.logs,
+                "enable_model_summary": False,
+                "plugins": [DurableCheckpoints()],
+                # the stream deals its batches out to the processes itself
+                "use_distributed_sampler": False,
+                **spec.trainer_options(),
+                **settings.trainer,
+            }
+        )
+        if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
+            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError))
+            if checkpoints.is_dir():
+                sweep(checkpoints)
+        start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
+        trainer.fit(module, datamodule=data.data, ckpt_path=start)
+        if best.is_file():
+            DurableCheckpoints().load_checkpoint(best)  # names a damaged file
+            module = MapModule.load_from_checkpoint(best, weights_only=True)
+        steps = trainer.global_step
+        (scores,) = trainer.test(module, datamodule=data.data, verbose=False)
+    if trainer.is_global_zero:
+        points = evaluation.history() if evaluation else []
+        keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
+    trainer.strategy.barrier("map written")
+
+
+def _module(
+    data: FitData, spec: FitSpec, settings: FitSettings, vectors: Mapping[str, Tensor]
+) -> MapModule:
+    reference, start, bias = data.reference_ridge, None, settings.map.bias
+    rows, width = data.train_moments.count, data.train_moments.d_source
+    # orthogonal kinds are determined by more than the rows
+    free = settings.map.kind in ("full", "low_rank")
+    if free and not spec.ridge and rows <= width:
+        raise ConfigError(
+            f"{rows} rows do not determine a map of {width} source dimensions without a ridge: set "
+            "fit.ridge=true, or give more rows (corpus.tokens.train, a smaller pool)"
+        )
+    if spec.start != "mean":
+        map_of = {
+            "optimum": settings.map,
+            "ridge": MapSpec(bias=bias),
+            "procrustes": MapSpec("orthogonal", bias=bias),
+        }
+        start = closed_form(map_of[spec.start], data.train_moments, data.moments["validation"]).map
+    return MapModule.from_moments(
+        settings.map,
+        spec,
+        data.train_moments,
+        reference_ridge=reference,
+        optimum={"val": reference.fvu_validation, "test": data.moments["test"].fvu_of(reference.map)},
+        vectors=vectors,
+        start=start,
+        seed=settings.seed,
+    )
+
+
+def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, pair: ModelPair) -> Fitted:
+    """The map in closed form, from the moments alone."""
+    train = data.train_moments
+    weight: float | None = None
+    match spec.solver:
+        case "optimum":
+            fit = closed_form(map_spec, train, data.moments["validation"])
+            affine, weight, note = fit.map, fit.ridge_weight, fit.note
+        case "ridge_per_direction":
+            affine = refit.per_direction.map
+            note = "ridge regression, each principal direction of the target with a weight of its own"
+        case "mean_only":
+            affine, note = mean_only(train), "the target's mean state, whatever the source's"
+        case "identity":
+            affine, note = identity(train), "the identity, means aligned"
+        case "shuffled_pairs":
+            weight = data.reference_ridge.weight
+            affine = ridge_at(data.shuffled[0], weight, bias=map_spec.bias)
+            over = "the corpus" if data.states.settings.keeps_states else "windows of the corpus"
+            note = f"ridge regression on pairs whose target rows are permuted over {over}"
+        case "embeddings":
+            affine = from_embeddings(pair.source.embeddings, pair.target.embeddings, train)
+            note = "ridge regression between the embedding matrices; the bias of the training rows"
+    affine = affine.to(torch.float32)
+    metric = MeanCosine()
+    for batch in data.in_order.iterate("test"):
+        metric.update(affine.points(batch["source"]), batch["target"])
+    solved = {"note": note, "ridge_weight": weight}
+    return Fitted(affine, FitHistory(), [], 0, float(metric.compute()), solved)
+
+
+def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) -> None:
+    """Raises ConfigError for a setting that Lightning's Trainer does not take, or not on this machine."""
+    allowed = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
+    for key in settings:
+        if key in fit.trainer_options():
+            raise ConfigError(f"trainer.{key} is set by fit (fit.epochs, fit.gradient_clip): set it there")
+        if key in OURS:
+            raise ConfigError(f"trainer.{key}: the run sets it itself; take it away")
+        if key not in allowed:
+            raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")
+    try:
+        L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
+        raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error
+

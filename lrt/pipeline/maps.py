@@ -1,0 +1,409 @@
+"""Stage 5: the maps, one of the whole corpus and one for each part that has behaviours of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrt.activations.manifest import SIDES, Side
+from lrt.config.sections import DuringTraining, Evaluation
+from lrt.evaluation import (
+    Behaviour,
+    ContrastStates,
+    SteeringEvalCallback,
+    TrackedBehaviour,
+    TransferMaps,
+)
+from lrt.mapping import (
+    AffineMap,
+    ClosedFormSpec,
+    FitSpec,
+    MapForeign,
+    MapMissing,
+    gcv_curve,
+    load_map,
+    ridge_at,
+    save_map,
+)
+from lrt.mapping.many_to_one import PERFECT
+from lrt.pipeline.choices import Choices
+from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.layers import LayerPair
+from lrt.pipeline.map_training import Fitted, FitOutput, FitSettings, solve, train
+from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.nulls import Refit, transfer_maps
+from lrt.pipeline.pair import ModelPair, UntrainedSource
+from lrt.pipeline.provenance import versions
+from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
+from lrt.steering import SteeringVector, transfer
+from lrt.storage.cache import Cache
+from lrt.storage.fingerprint import fingerprint
+
+
+class MapFit:
+    """The map of some rows, and the behaviours whose vectors it transfers.
+
+    data        The rows.
+    behaviours  Those whose vectors the map is for.
+    """
+
+    def __init__(
+        self,
+        data: FitData,
+        behaviours: Sequence[Behaviour],
+        vectors: Vectors,
+        pair: ModelPair,
+        settings: FitSettings,
+        output: FitOutput,
+        cache: Cache,
+        monitor: Monitor,
+    ) -> None:
+        self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
+        self.settings, self.output, self.monitor = settings, output, monitor
+        self.contrasts = contrasts_of(behaviours)
+        self.states: dict[str, ContrastStates] = vectors.at(data.layers)
+        self.refit = Refit(data, settings.fit)
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """The parts of the corpus that it is fitted on, for people."""
+        return self.data.name
+
+    @property
+    def layers(self) -> LayerPair:
+        """Between which it maps."""
+        return self.data.layers
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that determines the map."""
+        return map_fingerprint(self.data, self.settings)
+
+    @property
+    def folder(self) -> Path:
+        """Where the map is, or will be."""
+        return self._cache.folder / "maps" / self.fingerprint
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has been fitted."""
+        return (self.folder / "mapping.json").is_file()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def open(self) -> tuple[AffineMap, dict[str, Any]]:
+        """The map and the card it was saved with. Raises MapMissing naming the `train.py` line that makes it,
+        MapCorrupt and MapForeign."""
+        hint = f"make it with: {self.output.command}"
+        if self.exists:
+            hint = f"delete the folder {self.folder} and {hint}"
+        affine, card = load_map(self.folder, fix_hint=hint)
+        if card.get("fingerprint") != self.fingerprint:
+            raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
+        return affine, card
+
+    @cached_property
+    def affine(self) -> AffineMap:
+        """The fitted map."""
+        return self.open()[0]
+
+    def card(self) -> dict[str, Any]:
+        """The map's card, with its figures along the vectors of today's behaviours."""
+        affine, card = self.open()
+        prompts = prompts_digests(self.contrasts)
+        if card["prompts"] == prompts:
+            return card
+        return {**card, "prompts": prompts, "metrics": {**card["metrics"], **self._along_vectors(affine)}}
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    def fit(self, evaluation: SteeringEvalCallback | None) -> dict[str, Any]:
+        """Trains or solves the map, or opens it and adds the vectors of new behaviours; its card.
+
+        evaluation  Steers during training.
+        """
+        if self.exists:
+            affine, card = self.open()
+            if card["prompts"] != prompts_digests(self.contrasts):
+                self._save_vectors(affine, known=card["prompts"])
+            return self.card()
+        match self.settings.fit:
+            case FitSpec() as spec:
+                vectors = dict(self._native_vectors())
+                train(
+                    self.data,
+                    spec,
+                    self.settings,
+                    vectors,
+                    evaluation,
+                    self.output,
+                    self.folder,
+                    self._save,
+                )
+            case ClosedFormSpec() as spec:
+                self._save(solve(self.data, spec, self.settings.map, self.refit, self.pair))
+        return self.card()
+
+    def transfer_maps(
+        self, settings: Evaluation, seed: int, untrained: UntrainedSource | None
+    ) -> TransferMaps:
+        """The map, and those of its nulls and intervals."""
+        return transfer_maps(self.affine, self.refit, settings, seed, untrained)
+
+    def _save(self, fitted: Fitted) -> None:
+        card = self._new_card(fitted)
+        self._save_vectors(fitted.affine)
+        save_map(self.folder, fitted.affine, card)  # last: a folder with its card is whole
+
+    # -- the card --------------------------------------------------------------------------------
+
+    def _new_card(self, fitted: Fitted) -> dict[str, Any]:
+        data, affine, reference = self.data, fitted.affine, self.data.reference_ridge
+        test = data.moments["test"]
+        fvu, optimum = test.fvu_of(affine), test.fvu_of(reference.map)
+        excluded = data.in_order.rows_excluded["train"]
+        filter_ = data.settings.filter
+        return {
+            "fingerprint": self.fingerprint,
+            "pair": self.pair.name,
+            "models": self.pair.identities,
+            "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
+            "pool": data.settings.pool,
+            "parts": list(data.parts),
+            "prompts": prompts_digests(self.contrasts),
+            "store": data.states.fingerprint,
+            "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            "map": asdict(self.settings.map),
+            "fit": asdict(self.settings.fit),
+            "steps": fitted.steps,
+            "rows": data.in_order.rows["train"],
+            "rows_excluded": sum(excluded.values()),
+            "rows_excluded_by": excluded,
+            "metrics": {
+                "fvu": fvu,
+                "r2": 1 - fvu,
+                "cosine": fitted.cosine,
+                "optimum_fvu": optimum,
+                "excess_over_optimum": excess(fvu, optimum),
+                "ridge_weight": reference.weight,
+                **self._cross_validated(),
+                "fvu_validation": data.moments["validation"].fvu_of(affine),
+                "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
+                "fvu_unfiltered": data.token_moments["unfiltered"].fvu_of(affine),
+                **self._along_vectors(affine),
+            },
+            "training": {
+                "train": fitted.history.train,
+                "val": fitted.history.val,
+                "optimum": reference.fvu_validation,
+                "steering_evaluations": fitted.evaluations,
+            },
+            "solved": fitted.solved,
+            "seconds": dict(self.monitor.seconds),
+            "versions": versions(),
+        }
+
+    def _cross_validated(self) -> dict[str, float | None]:
+        """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far
+        neighbouring rows are from independent."""
+        data, bias = self.data, self.settings.map.bias
+        weights = data.reference_ridge.weights[data.reference_ridge.weights > 0]
+        try:
+            curve = gcv_curve(data.train_moments, weights, bias=bias)
+        except ValueError:  # as many degrees of freedom as rows
+            return {"gcv_weight": None, "gcv_fvu": None}
+        weight = float(weights[int(curve.argmin())])
+        fvu = data.moments["test"].fvu_of(ridge_at(data.train_moments, weight, bias=bias))
+        return {"gcv_weight": weight, "gcv_fvu": fvu}
+
+    # -- along the vectors -------------------------------------------------------------------------
+
+    def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
+        """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
+        states and the layer."""
+        layers = self.layers.target.layers
+        for name in self.contrasts:
+            for layer in layers:
+                yield f"{name}@{layer}" if len(layers) > 1 else name, self.states[name], layer
+
+    def _native_vectors(self) -> Iterator[tuple[str, Tensor]]:
+        """Native vectors `[d_target]` over all target layers, zero but at one, by label."""
+        for label, states, layer in self._at_target_layers():
+            yield label, self.layers.target.alone(states.target_vector, layer)
+
+    def _along_vectors(self, affine: AffineMap) -> dict[str, Any]:
+        """Error along each native vector, and its cosine with the transferred one, by label."""
+        test, target = self.data.moments["test"], self.layers.target
+        return {
+            "error_along": {label: test.error_along(affine, v) for label, v in self._native_vectors()},
+            "cosine_with_native": {
+                label: cosine(
+                    target.part(affine.directions(states.source_vector), layer),
+                    target.part(states.target_vector, layer),
+                )
+                for label, states, layer in self._at_target_layers()
+            },
+        }
+
+    def _save_vectors(self, affine: AffineMap, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Saves source, native and transferred vectors of every contrast, for use elsewhere; not those that
+        are `known` by the same prompts."""
+        norms = self.data.states.median_norms
+        for name, digest in prompts_digests(self.contrasts).items():
+            if known.get(name) == digest:
+                continue
+            states = self.states[name]
+
+            def vectors(
+                side: Side, concatenated: Tensor, name: str = name, digest: str = digest
+            ) -> list[SteeringVector]:
+                layers = self.layers.of(side)
+                return [
+                    SteeringVector(
+                        layers.part(concatenated, layer),
+                        layer,
+                        self.pair.names[side],
+                        norms[f"{side}.{layer}"],
+                        name,
+                        prompts=digest,
+                    )
+                    for layer in layers.layers
+                ]
+
+            source, native = vectors("source", states.source_vector), vectors("target", states.target_vector)
+            transferred = transfer(
+                source,
+                affine,
+                model=self.pair.names["target"],
+                residual_norms={vector.layer: vector.residual_norm for vector in native},
+                fingerprint=self.fingerprint,
+            )
+            for role, saved in (("source", source), ("native", native), ("transferred", transferred)):
+                for vector in saved:
+                    vector.save(self.folder / "vectors" / name / role / f"layer-{vector.layer}")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """All maps of a run: that of the whole corpus, and those of parts that have behaviours of their own."""
+
+    whole: MapFit
+    of_parts: tuple[MapFit, ...]
+
+    @property
+    def all(self) -> tuple[MapFit, ...]:
+        """Every map, that of the whole corpus first."""
+        return (self.whole, *self.of_parts)
+
+    def of(self, behaviour: Behaviour) -> MapFit:
+        """The map that transfers a behaviour's vector."""
+        own = (fit for fit in self.of_parts if behaviour.name in {b.name for b in fit.behaviours})
+        return next(own, self.whole)
+
+    def fit(self, settings: DuringTraining, choices: Choices) -> dict[str, dict[str, Any]]:
+        """Fits those that are missing; the cards of all by name.
+
+        settings, choices  For steering evaluation during training.
+        """
+        cards = {}
+        for fit in self.all:
+            evaluation = None
+            trains = isinstance(fit.settings.fit, FitSpec) and not fit.exists
+            if settings.behaviours and trains:
+                evaluation = steering_evaluation(fit, settings, choices)
+            with fit.monitor.stage("fit maps"):
+                cards[fit.name] = fit.fit(evaluation)
+        return cards
+
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """The cards of all maps by name. Raises MapMissing naming the `train.py` line that makes them."""
+        return {fit.name: fit.card() for fit in self.all}
+
+
+def plan_maps(
+    layers: LayerPair,
+    suite: Sequence[Behaviour],
+    parts_for: Mapping[str, tuple[str, ...]],
+    rows: RowSource,
+    vectors: Vectors,
+    pair: ModelPair,
+    settings: FitSettings,
+    output: FitOutput,
+) -> Maps:
+    """The maps that the suite needs; nothing is fitted yet.
+
+    parts_for  By behaviour, the parts of the corpus that its map is fitted on; empty for the whole corpus.
+    """
+
+    def plan(parts: tuple[str, ...], behaviours: Sequence[Behaviour]) -> MapFit:
+        data = rows.of(layers, parts, shuffled=True)
+        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor)
+
+    own: dict[tuple[str, ...], list[Behaviour]] = {}
+    for behaviour in suite:
+        if parts := parts_for[behaviour.name]:
+            own.setdefault(parts, []).append(behaviour)
+    return Maps(plan((), suite), tuple(plan(parts, behaviours) for parts, behaviours in own.items()))
+
+
+def map_fingerprint(data: FitData, settings: FitSettings) -> str:
+    """Of everything that determines the map of some rows."""
+    settings = settings if not data.parts else settings.without_checkpoint()
+    return fingerprint({**data.facts, **settings.facts()})
+
+
+def require_maps(
+    layers: LayerPair,
+    parts_for: Mapping[str, tuple[str, ...]],
+    rows: RowSource,
+    settings: FitSettings,
+    output: FitOutput,
+) -> None:
+    """Raises MapMissing, naming the `train.py` line that makes it, where a map has not been fitted."""
+    for parts in {(), *parts_for.values()}:
+        folder = rows.cache.folder / "maps" / map_fingerprint(rows.of(layers, parts), settings)
+        if not (folder / "mapping.json").is_file():
+            raise MapMissing(f"there is no map in {folder}. Make it with: {output.command}")
+
+
+def steering_evaluation(fit: MapFit, settings: DuringTraining, choices: Choices) -> SteeringEvalCallback:
+    """The callback that steers with the unfinished map, for the behaviours that the settings name."""
+    target = fit.layers.target
+    tracked = []
+    for behaviour in fit.behaviours:
+        if behaviour.name in settings.behaviours:
+            states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
+            layer = chosen.choice.layer
+            native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
+            tracked.append(
+                TrackedBehaviour(
+                    behaviour,
+                    chosen.model,
+                    states.source_vector,
+                    native,
+                    chosen.choice.strength,
+                    target.columns(layer),
+                )
+            )
+    evaluation = choices.settings
+    return SteeringEvalCallback(
+        tracked, settings.every, settings.items, evaluation.temperature, evaluation.max_rows
+    )
+
+
+def excess(fvu: float, optimum: float) -> float:
+    """How far a fit's FVU is above the optimum's, as a share of it; 0 where both are perfect."""
+    return 0.0 if fvu <= PERFECT else fvu / max(optimum, PERFECT) - 1
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of two `[d]` vectors."""
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))

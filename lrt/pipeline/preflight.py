@@ -1,0 +1,118 @@
+"""Everything that can be known to be wrong before work begins, reported before work begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from lrt.activations.manifest import SIDES
+from lrt.config import Config, ConfigError
+from lrt.evaluation import Behaviour
+from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
+from lrt.mapping import ClosedFormSpec, stack_bytes
+from lrt.models import check_same_tokenizer
+from lrt.pipeline.analyses.autoencoders import check_candidates
+from lrt.pipeline.layers import LayerPair, LayerPlan
+from lrt.pipeline.map_training import FitSettings
+from lrt.pipeline.pair import ModelPair
+from lrt.report import blocks_told
+
+log = logging.getLogger(__name__)
+
+
+def check_recording(config: Config, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
+    """Raises UserError for models, layers and behaviours of which states cannot be recorded or read."""
+    samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
+    check_same_tokenizer(pair.source.tokenizer, pair.target.tokenizer, samples)
+    log.info(
+        "%s%s",
+        "to choose among: " if plan.automatic else "",
+        " -> ".join(
+            f"{model.spec.name} {blocks_told(plan.candidates.of(side).layers)} of {model.depth}"
+            for side in SIDES
+            for model in [pair.model(side)]
+        ),
+    )
+
+
+def check_run(
+    config: Config, fit: FitSettings, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
+) -> None:
+    """Raises UserError for layers, map, fit, tokenizers, behaviours and trainer settings that cannot be run."""
+    fit.check()
+    source, target = plan.candidates
+    if plan.automatic:  # at least one of each will be chosen
+        config.map.check(source.width, target.width)
+    else:
+        config.map.check(source.total, target.total)
+    _check_solver(fit, plan.candidates)
+    if not config.recording.keeps_states:
+        _check_on_the_fly(config, plan)
+    names = {behaviour.name for behaviour in suite}
+    evaluation, sae = config.evaluation, config.analysis.sae
+    check_names("evaluation.behaviours", evaluation.behaviours, names)
+    check_names("evaluation.during_training.behaviours", evaluation.during_training.behaviours, names)
+    # the lab's may stay named while others are studied
+    for part, settings in config.corpus.sources.items():
+        known = names | set(STORYBOOK_BEHAVIOURS)
+        check_names(f"corpus.sources.{part}.fit_map_for", settings.fit_map_for, names, known)
+    check_names("analysis.sae.behaviours", sae.behaviours, names, names | set(STORYBOOK_BEHAVIOURS))
+    if plan.automatic:  # the rest once the layers are known, before the fit
+        _check_automatic_memory(config, plan)
+        check_candidates(sae, plan.candidates)
+    check_recording(config, pair, suite, plan)
+
+
+def check_names(
+    setting: str, wanted: Iterable[str], suite: Iterable[str], known: Iterable[str] | None = None
+) -> None:
+    """Raises ConfigError for a behaviour that is not in the suite (nor among `known`, where given)."""
+    for name in wanted:
+        if name not in set(suite if known is None else known):
+            raise ConfigError(
+                f"{setting} holds {name!r}, which is not in the suite: {', '.join(sorted(suite))}"
+            )
+
+
+def _check_solver(fit: FitSettings, layers: LayerPair) -> None:
+    source, target = layers
+    match fit.fit:
+        case ClosedFormSpec(solver="identity") if source.total != target.total:
+            raise ConfigError(
+                f"fit.solver=identity needs equal widths, the map is {source.total} -> {target.total}: "
+                "use layers of equal width and number, or another solver"
+            )
+        case ClosedFormSpec(solver="embeddings") if len(source.layers) + len(target.layers) > 2:
+            raise ConfigError(
+                "fit.solver=embeddings knows one map for all layers, so it takes one of each model; got "
+                f"layers.source={list(source.layers)} and layers.target={list(target.layers)}"
+            )
+
+
+def _check_on_the_fly(config: Config, plan: LayerPlan) -> None:
+    needs = {
+        f"fit.kind={config.fit.kind}": config.fit.kind != "closed_form",
+        "layers=auto": bool(plan.automatic),
+        "evaluation.untrained_source=true": config.evaluation.untrained_source,
+        f"analysis.fidelity_tokens={config.analysis.fidelity_tokens}": config.analysis.fidelity_tokens > 0,
+        "analysis.sae": config.analysis.sae.wanted,
+    }
+    if reading := [setting for setting, reads in needs.items() if reads]:
+        raise ConfigError(
+            f"recording.states=none keeps no states, and these settings read them: {', '.join(reading)}. Set "
+            "fit=closed_form evaluation.untrained_source=false analysis.fidelity_tokens=0 and the like, or "
+            "recording.states=native"
+        )
+
+
+def _check_automatic_memory(config: Config, plan: LayerPlan) -> None:
+    source, target = plan.recorded
+    limit = config.analysis.memory_bytes
+    need = stack_bytes(source, target, 6)  # three splits, and the part of each that is solved
+    if "source" in plan.automatic and need > limit:
+        raise ConfigError(
+            f"layers.source=auto among {len(source.layers)} source layers of {source.width} and "
+            f"{len(target.layers)} target layers of {target.width} needs {need / 1e9:.3g} GB of memory and "
+            f"analysis.memory_gb={limit / 1e9:.3g}: name fewer candidates (recording.source, "
+            "recording.target), or raise analysis.memory_gb"
+        )

@@ -1,0 +1,152 @@
+"""Stage 7: everything that the report says, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrt.activations.manifest import SIDES
+from lrt.evaluation import Behaviour, summarise
+from lrt.lab.shipped import family_card, folder_of, shipped
+from lrt.models import LanguageModel
+from lrt.pipeline.analyses import Analyses
+from lrt.pipeline.evaluation import Studied, Studies
+from lrt.pipeline.layers import LayerPlan
+from lrt.pipeline.maps import Maps
+from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.provenance import provenance
+from lrt.report import layers_told
+
+
+def results(
+    pair: ModelPair,
+    plan: LayerPlan,
+    maps: Maps,
+    cards: Mapping[str, Mapping[str, Any]],
+    studies: Studies,
+    studied: Sequence[Studied],
+    analyses: Analyses,
+    config: str,
+) -> dict[str, Any]:
+    """`report/results.json`: summaries of the measurements, the maps' cards, the analyses, and provenance.
+
+    config  The composed config as YAML.
+    """
+    card = cards[maps.whole.name]
+    behaviours = [_behaviour(each, studies, maps, analyses) for each in studied]
+    more = analyses.results()
+    return {
+        "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
+        "layers": card["layers"],
+        "pool": card["pool"],
+        "map": map_facts(card),
+        "maps": [
+            {
+                "name": fit.name,
+                "fitted_for": [b.name for b in maps.whole.behaviours if maps.of(b) is fit],
+                **map_facts(cards[fit.name]),
+                "training": cards[fit.name]["training"],
+            }
+            for fit in maps.all
+        ],
+        "split": studies.settings.eval_split,
+        "behaviours": behaviours,
+        **more,
+        "models": _model_cards(pair),
+        "training": card["training"],
+        "configurations_tried": {
+            "target layers": len(plan.candidates.target.layers),
+            "source layers": len(plan.candidates.source.layers) if plan.automatic else 1,
+            "strengths": max(b["strengths_tried"] for b in behaviours),
+            "behaviours": len(behaviours),
+        },
+        "seconds": _seconds(card["seconds"], studies.monitor.seconds),
+        "provenance": {
+            **provenance(),
+            "fingerprints": {
+                "store": card["store"],
+                "map": maps.whole.fingerprint,
+                **{f"map, {fit.name}": fit.fingerprint for fit in maps.of_parts},
+                "measurements": studies.fingerprint,
+            },
+            "config": config,
+        },
+    }
+
+
+def _behaviour(each: Studied, studies: Studies, maps: Maps, analyses: Analyses) -> dict[str, Any]:
+    behaviour: Behaviour = each.behaviour
+    grid = studies.settings.grid.of(behaviour)
+    return {
+        **summarise(behaviour, each.study, grid, studies.seed),
+        "map": each.fit.name,
+        "rescored": studies.rescored(behaviour, each.study),
+        "forecast": each.forecast,
+        "whole_corpus_forecast": None
+        if each.fit is maps.whole
+        else analyses.forecasts.of(maps.whole, behaviour, each.study.choice.layer),
+    }
+
+
+def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by stage; a stage that was reused counts what making it took."""
+    seconds = {name: max(s, took.get(name, 0.0)) for name, s in fitted.items()}
+    return seconds | {name: s for name, s in took.items() if name not in seconds}
+
+
+def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of one map."""
+    names = ("rows", "rows_excluded", "rows_excluded_by", "fingerprint")
+    solved = card["solved"] or {}
+    return {
+        "kind": card["map"]["kind"],
+        "note": solved.get("note"),
+        **card["metrics"],
+        **{name: card[name] for name in names},
+    }
+
+
+def describe(model: LanguageModel) -> dict[str, Any]:
+    """Name, depth in decoder blocks, width and parameter count of a model."""
+    return {
+        "name": model.spec.name,
+        "depth": model.depth,
+        "width": model.width,
+        "parameters": sum(p.numel() for p in model.model.parameters()),
+    }
+
+
+def _model_cards(pair: ModelPair) -> list[dict[str, Any]]:
+    """The cards of the pair, and of the rest of the family where both are of it."""
+    cards: list[dict[str, Any]] = []
+    folders = [Path(pair.model(side).spec.path) for side in SIDES]
+    for side, folder in zip(SIDES, folders, strict=True):
+        note = "not of the storybook family: no checks are known for it"
+        cards.append(family_card(folder) or {**describe(pair.model(side)), "checks": [], "note": note})
+    if all(folder in map(folder_of, shipped()) for folder in folders):
+        names = {card["name"] for card in cards}
+        rest = (family_card(folder_of(name)) for name in shipped() if name not in names)
+        cards += [card for card in rest if card]
+    return cards
+
+
+def outcome(
+    pair: ModelPair,
+    card: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    results: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A job's row in a sweep: its map and, where it was evaluated, its transfer ratios."""
+    row = {
+        **pair.names,
+        **{f"{side}_layer": layers_told(card["layers"][side]) for side in SIDES},
+        **{name: card["metrics"][name] for name in ("fvu", "r2", "excess_over_optimum")},
+        "seconds": sum(seconds.values()),
+    }
+    if results is None:
+        return row
+    ratios = {b["name"]: b["ratio"] for b in results["behaviours"]}
+    known = [ratio for ratio in ratios.values() if ratio is not None]
+    mean = sum(known) / len(known) if known else None
+    return row | {"split": results["split"], "ratios": ratios, "mean_ratio": mean}

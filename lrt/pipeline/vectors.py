@@ -1,0 +1,91 @@
+"""Stage 3: last-token states of the contrastive prompts in both models, and the steering vectors they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lrt.evaluation import Behaviour, ContrastStates
+from lrt.models import LanguageModel
+from lrt.pipeline.layers import LayerPair
+from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.pair import ModelPair, UntrainedSource
+from lrt.steering import last_token_states, prompts_digest
+from lrt.storage.cache import TENSORS, Cache
+
+
+def contrasts_of(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
+    """One behaviour for each contrastive set, by the contrast's name."""
+    return {behaviour.contrast: behaviour for behaviour in reversed(tuple(behaviours))}
+
+
+def prompts_digests(contrasts: Mapping[str, Behaviour]) -> dict[str, str]:
+    """Digests of the contrastive sets by name."""
+    return {n: prompts_digest(b.positives, b.negatives) for n, b in sorted(contrasts.items())}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """States of every contrastive set at the recorded layers, in both models and the untrained source."""
+
+    layers: LayerPair
+    states: Mapping[str, ContrastStates]
+
+    def at(self, layers: LayerPair) -> dict[str, ContrastStates]:
+        """The same at some of these layers."""
+        columns = [
+            recorded.columns_of(wanted.layers) for recorded, wanted in zip(self.layers, layers, strict=True)
+        ]
+        return {name: states.at(*columns) for name, states in self.states.items()}
+
+
+def extract_vectors(
+    pair: ModelPair,
+    layers: LayerPair,
+    contrasts: Mapping[str, Behaviour],
+    untrained: UntrainedSource | None,
+    cache: Cache,
+    monitor: Monitor,
+) -> Vectors:
+    """Runs the contrastive prompts through both models and the untrained source, if there is one; cached by
+    model, layers and prompts."""
+    roles: list[str] = ["source", "target", *(["untrained"] if untrained is not None else [])]
+
+    def states_of(behaviour: Behaviour, role: str) -> Any:
+        depths = layers.of("target" if role == "target" else "source").layers
+
+        def make() -> dict[str, Any]:
+            model: LanguageModel
+            if role == "untrained":
+                assert untrained is not None
+                model = untrained.model
+            else:
+                model = pair.target if role == "target" else pair.source
+            return {
+                "positive": last_token_states(model, behaviour.positives, depths),
+                "negative": last_token_states(model, behaviour.negatives, depths),
+            }
+
+        identity = pair.identities[role] if untrained is None or role != "untrained" else untrained.identity
+        facts = {
+            "model": identity,
+            "tokenizer": pair.identities["tokenizer"],
+            "layers": depths,
+            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+        }
+        tensors = cache.made_once("states", facts, make, TENSORS)
+        return tensors["positive"], tensors["negative"]
+
+    found: dict[str, ContrastStates] = {}
+    with (
+        monitor.stage("extract vectors"),
+        monitor.progress("contrastive prompts", len(contrasts) * len(roles)) as advance,
+    ):
+        for name, behaviour in sorted(contrasts.items()):
+            states = []
+            for role in roles:
+                states.append(states_of(behaviour, role))
+                advance(1)
+            found[name] = ContrastStates(*states)
+    return Vectors(layers, found)

@@ -1,6 +1,9 @@
-"""Paired hidden states on disk: recording both models over a packed corpus into a crash-safe store,
-and streaming it back as shuffled batches in constant memory, in an order that the seed alone
-decides."""
+"""Paired hidden states of both models: recording, reading back, and on the fly.
+
+`record` writes them to a crash-safe store. `ActivationDataModule` streams the store as shuffled batches in
+constant memory, in an order that depends on the seed alone. `OnTheFlyRows` gives the same rows without a
+store.
+"""
 
 from lrt.activations.chunks import PartRule, PartRules, RowKind, Selection
 from lrt.activations.datamodule import ActivationDataModule, NoRows
@@ -15,13 +18,16 @@ from lrt.activations.errors import (
     StoreUnwritable,
 )
 from lrt.activations.filter import RowFilter
-from lrt.activations.manifest import HOOK_POINT, Manifest, RecordingPlan
+from lrt.activations.manifest import HOOK_POINT, Manifest
 from lrt.activations.null_source import pairs_with_other_source
+from lrt.activations.on_the_fly import OnTheFlyRows
 from lrt.activations.paired_forward import PairedRows, median_norms, paired_rows
-from lrt.activations.recording import plan_recording, record, record_share, repair
+from lrt.activations.plan import RecordingPlan, plan_recording
+from lrt.activations.recording import record, record_share, repair
 from lrt.activations.shares import RecordingWorker
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import Batch, RowStream
+from lrt.activations.stream import RowStream
+from lrt.activations.windows import Batch
 
 __all__ = [
     "HOOK_POINT",
@@ -32,6 +38,7 @@ __all__ = [
     "Manifest",
     "NoRows",
     "NonFiniteActivations",
+    "OnTheFlyRows",
     "PairedRows",
     "PartRule",
     "PartRules",

@@ -1,4 +1,4 @@
-"""The store as Lightning wants it: train shuffled and resumable, validation and test in order."""
+"""Lightning data module of a store: train shuffled and resumable, validation and test in order."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ import torch
 from lrt.activations.chunks import Chunks, Selection, chunks_of
 from lrt.activations.filter import RowFilter
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import Batch, InOrder, Resumable, RowStream
+from lrt.activations.stream import InOrder, Resumable, RowStream
+from lrt.activations.windows import Batch
 from lrt.corpora.splits import SPLITS, Split
+from lrt.errors import InvalidValue
 
 
-class NoRows(ValueError):
-    """A selection of a store that holds no training row; the message says what to loosen."""
+class NoRows(InvalidValue):
+    """A selection excludes every training token; the message names the settings to loosen."""
 
 
 class ActivationDataModule(lightning.LightningDataModule):
-    """Streams some layers of a store; memory does not grow with the number of rows.
+    """Streams token or pooled rows of some layers of a store; memory does not grow with their number.
 
-    Batches are ready tensors (see `RowStream`); under DDP each process reads its own. The same seed
-    gives the same batches whatever `workers` is.
+    Batches are ready tensors (see `RowStream`). Under DDP each process reads its own. The same seed gives the
+    same batches, whatever `workers` is.
 
     Args:
         store: folder of a complete store.
-        selection: layers, which tokens leave, and what a row is; also as a plain mapping of its fields.
+        selection: layers, excluded tokens, and what a row is; or a mapping of its fields.
         batch_rows: rows in a batch of one process.
-        seed: order of the training rows.
+        seed: draws the order of the training rows.
         workers: threads that load ahead.
-        window_rows: rows shuffled among each other in RAM.
+        window_rows: rows permuted among each other in memory.
         chunk_rows: rows that are read, and moved in the shuffle, as one.
 
     Raises:
+        InvalidValue: a size is out of range.
         StoreMissing, StoreCorrupt, StoreForeign: from `setup`, about the store and its layers.
-        ValueError: a size that is not positive; a training split with no rows left.
+        NoRows: from `setup`, if every training token is excluded.
     """
 
     # under DDP a process may hold no validation batch
@@ -61,9 +64,9 @@ class ActivationDataModule(lightning.LightningDataModule):
         }
         for name, value in sizes.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+                raise InvalidValue(f"{name}={value}; it must be at least 1")
         if workers < 0:
-            raise ValueError(f"batches.workers is {workers}; it is 0 or a number of threads")
+            raise InvalidValue(f"batches.workers={workers}; it must be 0 or a number of threads")
         if not isinstance(selection, Selection):
             selection = Selection(**{**selection, "filter": RowFilter(**selection["filter"])})
         self.save_hyperparameters(
@@ -76,7 +79,7 @@ class ActivationDataModule(lightning.LightningDataModule):
                 "window_rows": window_rows,
                 "chunk_rows": chunk_rows,
             },
-            logger=False,  # names here may meet the module's own
+            logger=False,  # the names may collide with the module's own
         )
         self._folder = Path(store)
         self._selection = selection
@@ -89,7 +92,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         self._chunks: dict[Split, Chunks] = {}
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 (Lightning's signature)
-        """Opens the store and counts the rows that stay; cheap when done before."""
+        """Open the store and count its rows; does nothing the second time."""
         if self._store is None:
             store = ActivationStore.open(self._folder)
             tokens = self._chunk_rows * self._selection.pool
@@ -97,9 +100,9 @@ class ActivationDataModule(lightning.LightningDataModule):
             self._store = store
             if self._chunks["train"].rows == 0:
                 raise NoRows(
-                    f"the filter leaves no training row in {self._folder} "
-                    f"({store.rows('train')} were recorded); loosen filter.max_norm_ratio or "
-                    "filter.token_ids"
+                    f"the filter excludes each of the {store.rows('train')} training tokens in "
+                    f"{self._folder}; "
+                    "loosen filter.max_norm_ratio or filter.token_ids"
                 )
 
     @property
@@ -111,18 +114,18 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     @property
     def rows(self) -> dict[Split, int]:
-        """Rows to fit on, by split."""
+        """Number of token or pooled rows, by split."""
         self.setup()
         return {split: chunks.rows for split, chunks in self._chunks.items()}
 
     @property
     def rows_excluded(self) -> dict[Split, dict[str, int]]:
-        """Tokens that leave, by split and reason."""
+        """Excluded tokens, by split and reason."""
         self.setup()
-        return {split: dict(chunks.left_out) for split, chunks in self._chunks.items()}
+        return {split: dict(chunks.excluded) for split, chunks in self._chunks.items()}
 
     def train_dataloader(self) -> Resumable:
-        """Shuffled, without an epoch's smaller last batch; keeps its place across checkpoints."""
+        """Shuffled, without an epoch's smaller last batch; resumes from checkpoints."""
         stream = self._stream("train", seed=self._seed, complete_only=True)
         return Resumable(stream, *self._process())
 
@@ -133,19 +136,18 @@ class ActivationDataModule(lightning.LightningDataModule):
         return InOrder(self._stream("test", seed=None), *self._process())
 
     def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
-        """All kept rows of a split in the store's order, for moments and closed forms."""
+        """All rows of a split in the store's order, for moments and closed forms."""
         return self._stream(split, seed=None, batch_rows=batch_rows).batches()
 
     def iterate_shuffled_pairs(
         self, split: Split, seed: int, batch_rows: int | None = None
     ) -> Iterator[Batch]:
-        """All kept rows with the targets permuted over the whole split: a null with every marginal
-        kept.
+        """All rows of a split with the targets permuted: a null with the same marginal distributions.
 
-        Two independent shuffles of the split are laid beside each other. `document` and `group` are
-        the source row's.
+        Two independent shuffles of the split are paired. `document` and `group` are the source row's.
         """
-        # a batch's rows come as they lie in the store: side by side they would meet their own neighbours
+        # permuted within the batch too: both shuffles order a batch as in the store, which would pair
+        # neighbours
         generator = torch.Generator().manual_seed(seed)
         sources, targets = (
             self._stream(split, seed=2 * seed + side, batch_rows=batch_rows) for side in (0, 1)
@@ -176,7 +178,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         )
 
     def _process(self) -> tuple[int, int]:
-        """This process's number and how many there are."""
+        """This process's rank, and the number of processes."""
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size

@@ -1,10 +1,12 @@
-"""What can be wrong with a store or its recording; every message names the file and the fix_hint."""
+"""Errors of activation stores. Every message names the file or setting and how to fix it."""
 
 from __future__ import annotations
 
+from lrt.errors import UserError
 
-class StoreError(RuntimeError):
-    """Base of everything below."""
+
+class StoreError(UserError):
+    """Base class of the errors below."""
 
 
 class StoreMissing(StoreError):
@@ -12,24 +14,24 @@ class StoreMissing(StoreError):
 
 
 class StoreCorrupt(StoreError):
-    """A file of the store is missing, cut, grown or altered."""
+    """A file of a store, or the counts of rows that were made on the fly, is missing or damaged."""
 
 
 class StoreForeign(StoreError):
-    """The store holds something else than is asked for: other models, layers, corpus or format."""
+    """The store was recorded from other models, layers or text, or is of another format."""
 
 
 class StoreBusy(StoreError):
-    """Another process is recording into the same folder."""
+    """Another process writes to the store."""
 
 
 class StoreUnwritable(StoreError):
-    """The output folder cannot be made or written."""
+    """The output folder cannot be created or written."""
 
 
 class DiskTooSmall(StoreError):
-    """The disk has not the room the recording needs."""
+    """The disk has too little free space for the recording."""
 
 
 class NonFiniteActivations(StoreError):
-    """A model gave an infinite or undefined hidden state."""
+    """A model computed a hidden state that is infinite or NaN."""

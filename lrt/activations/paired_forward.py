@@ -1,95 +1,244 @@
-"""Paired rows straight from the pass of both models, with no store: for sums over many layers, whose
-states would fill a disk."""
+"""The forward pass of both models of a pair over packed sequences.
+
+Everything that needs hidden states of both models uses this pass: recording a store, rows on the fly for sums
+over many layers (whose states would fill a disk), and median norms.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lrt.activations.chunks import PartRules, Selection, rows_of
 from lrt.activations.errors import NonFiniteActivations
-from lrt.activations.filter import RowFilter
-from lrt.activations.manifest import SIDES, NonFinite, Side, dtype_name
-from lrt.corpora import Blocks
+from lrt.activations.plan import NonFinite, check_layers, dtype_name
+from lrt.corpora import PackedCorpus, Sequences, Split
+from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES, Side
 
-Columns = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class BatchStates:
+    """States of both models at all tokens of one batch of sequences, on the CPU.
+
+    first, stop  The batch is sequences `first` to `stop` of the split.
+    states       [n, d] in the model's dtype, by `source.LAYER` and `target.LAYER`; zeros if not finite.
+    norms        [n] float32 Euclidean norms, by the same names; infinite if the state is not finite.
+    non_finite   Number of tokens whose state is infinite or NaN, by the same names; zeros are omitted.
+    """
+
+    first: int
+    stop: int
+    states: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    non_finite: dict[str, int]
+
+
+class PairedForward:
+    """Both models at some layers, with what to do about states that are infinite or NaN.
+
+    Raises InvalidValue for layers that a model does not have and for `batch_tokens` below 1.
+    """
+
+    def __init__(
+        self,
+        source: LanguageModel,
+        target: LanguageModel,
+        source_layers: Sequence[int],
+        target_layers: Sequence[int],
+        *,
+        batch_tokens: int,
+        non_finite: NonFinite = "refuse",
+    ) -> None:
+        if batch_tokens < 1:
+            raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
+        self._models: dict[Side, LanguageModel] = {"source": source, "target": target}
+        self._layers: dict[Side, Sequence[int]] = {"source": source_layers, "target": target_layers}
+        for side in SIDES:
+            check_layers(self._models[side], side, self._layers[side])
+        self._batch_tokens = batch_tokens
+        self._non_finite = non_finite
+
+    def batches(
+        self, corpus: PackedCorpus, split: Split, first: int = 0, stop: int | None = None
+    ) -> Iterator[BatchStates]:
+        """Run both models over sequences `first` to `stop` of a split, one batch after another.
+
+        The first batch begins at `first`. The shapes of the products, and with them the last bits of the
+        states, depend on that.
+
+        Raises NonFiniteActivations if a state is infinite or NaN and `non_finite` is `refuse`.
+        """
+        sequences = corpus.splits[split]
+        stop = len(sequences) if stop is None else stop
+        each = max(1, self._batch_tokens // corpus.context)
+        for begin in range(first, stop, each):
+            end = min(begin + each, stop)
+            batch = BatchStates(begin, end, {}, {}, {})
+            for side in SIDES:
+                self._run(side, sequences, split, batch)
+            yield batch
+
+    def _run(self, side: Side, sequences: Sequences, split: Split, batch: BatchStates) -> None:
+        """Add one model's states to the batch."""
+        model = self._models[side]
+        tokens = _copied(sequences.tokens, batch).long()  # [b, context]
+        hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
+        for layer in self._layers[side]:
+            name = f"{side}.{layer}"
+            states = hidden.pop(layer).flatten(0, 1)
+            # in float32: bfloat16 norms would be off in the third digit
+            norms = torch.linalg.vector_norm(states.float(), dim=-1).cpu()
+            states = states.cpu()
+            # an infinite or NaN entry makes the norm so, and norms are cheap to check
+            bad = (~norms.isfinite()).nonzero().flatten()
+            if len(bad):
+                if self._non_finite == "refuse":
+                    raise self._refused(side, layer, bad, sequences, split, batch)
+                batch.non_finite[name] = len(bad)
+                norms[bad] = torch.inf
+                states[bad] = 0
+            batch.states[name], batch.norms[name] = states, norms
+
+    def _refused(
+        self, side: Side, layer: int, bad: Tensor, sequences: Sequences, split: Split, batch: BatchStates
+    ) -> NonFiniteActivations:
+        model = self._models[side]
+        offset, position = divmod(int(bad[0]), sequences.tokens.shape[1])
+        sequence = batch.first + offset
+        return NonFiniteActivations(
+            f"the {side} model {model.spec.name} computes infinite or NaN hidden states at layer {layer}, "
+            "for "
+            f"{len(bad)} tokens of a batch. The first is at {split} sequence {sequence}, position {position} "
+            f"(token {sequences.tokens[sequence, position]}, "
+            f"document {sequences.documents[sequence, position]}). The model ran in "
+            f"{dtype_name(model.dtype)}; run it in bfloat16 or float32 (pair.{side}.dtype), or exclude such "
+            "tokens (recording.non_finite=exclude)"
+        )
+
+
+def facts_of(sequences: Sequences, batch: BatchStates) -> dict[str, Tensor]:
+    """Position, token, document and group (`FACTS`) of each token of a batch, `[n]`."""
+    count, context = batch.stop - batch.first, sequences.tokens.shape[1]
+    return {
+        "position": torch.arange(context, dtype=torch.int32).repeat(count),
+        "token": _copied(sequences.tokens, batch).flatten(),
+        "document": _copied(sequences.documents, batch).flatten(),
+        "group": _copied(sequences.groups, batch).flatten().int(),
+    }
+
+
+def _copied(values: npt.NDArray[np.integer], batch: BatchStates) -> Tensor:
+    # copied: a memory-mapped corpus may be read-only
+    return torch.from_numpy(np.array(values[batch.first : batch.stop]))
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The kept rows of some whole blocks, at every layer of both models; float32, on the CPU.
+    """Token or pooled rows of one batch of sequences at every layer of both models; float32, on the CPU.
 
-    `blocks` counts the blocks of the split that are done with these, from its first: where a pass that
-    is to go on starts. `left_out` counts the tokens of these blocks that leave, by reason, and `non_finite`,
-    by `source.LAYER` and `target.LAYER`, those whose state there is infinite or undefined; layers without one
-    are not in it. Such a token is in no row.
+    sequences   Number of the split's sequences that are done, counted from its first. A pass can be continued
+                from there.
+    non_finite  Tokens of this batch whose state is infinite or NaN, by `source.LAYER` and `target.LAYER`;
+                zeros are omitted. Such a token belongs to no row.
+    excluded    Excluded tokens of this batch, by reason.
     """
 
     source: Mapping[int, Tensor]  # layer: [n, d_source]
     target: Mapping[int, Tensor]  # layer: [n, d_target]
     document: Tensor  # [n] int64
-    blocks: int
+    sequences: int
     non_finite: Mapping[str, int]
-    left_out: Mapping[str, int]
+    excluded: Mapping[str, int]
 
 
 def paired_rows(
     source: LanguageModel,
     target: LanguageModel,
-    source_layers: Sequence[int],
-    target_layers: Sequence[int],
-    blocks: Blocks,
+    selection: Selection,
+    corpus: PackedCorpus,
+    split: Split,
     *,
-    filter: RowFilter,
-    pool: int,
     medians: Mapping[str, float],
     batch_tokens: int,
     non_finite: NonFinite = "refuse",
-    rules: PartRules | None = None,
     start: int = 0,
 ) -> Iterator[PairedRows]:
-    """Rows of every layer from one pass of both models over a split's blocks, in their order.
+    """Token or pooled rows of every layer, from one pass of both models over a split's sequences in order.
 
-    They are the rows that a store of the same blocks gives for a `Selection` of all these layers, this
-    filter and this pool, where `span` divides the context (a store's chunks may cut a span in two
-    otherwise). So a token that is massive at *any* of the layers leaves at all of them: every pair of
-    layers is told of the same rows.
+    The rows equal those of a store of the same sequences, provided that `selection.pool` divides the context
+    (otherwise the chunks of a store may cut a pool in two). A token that is massive at *any* layer is
+    excluded at all of them, so every pair of layers has the same rows.
 
     Args:
-        medians: median norms by `source.LAYER` and `target.LAYER`, as `median_norms` or a store's
-            manifest has them; only a filter of massive tokens reads them.
-        batch_tokens: tokens in one forward pass, rounded down to whole blocks, at least one.
-        non_finite: whether a state that is infinite or undefined ends the pass, or its token is counted
-            and leaves.
-        rules: what is asked of the parts of the mixture; nothing if not given.
-        start: blocks that are left out at the beginning. A pass that starts where a batch of another
-            ended has the same batches from there on, so sums over it end with the same bits.
+        medians: median norms by `source.LAYER` and `target.LAYER` (`median_norms`, or a store's manifest).
+            Used only if `selection.filter` has a `max_norm_ratio`.
+        batch_tokens: tokens in one forward pass, rounded down to whole sequences, at least one.
+        non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token and count it.
+        start: sequences to skip. A pass that starts where a batch of another ended has the same batches from
+            there on, so sums over them have the same bits.
 
     Raises:
-        ValueError: before any work, for layers that are missing, named twice or not the model's, a span
-            or `batch_tokens` below 1, a `start` outside the split, and a median that is missing.
-        NonFiniteActivations: while it runs, where a state is infinite or undefined and `non_finite`
-            refuses it; names model, layer and token.
+        InvalidValue: before any work, for a layer that a model lacks, `batch_tokens` below 1, and a part that
+            the corpus lacks.
+        ValueError: before any work, for `start` outside the split and a missing median.
+        NonFiniteActivations: during the pass; names model, layer and token.
     """
-    models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
-    selection = Selection(tuple(source_layers), tuple(target_layers), filter, pool)
-    if not 0 <= start <= len(blocks):
-        raise ValueError(f"start={start} is outside the split, which has {len(blocks)} blocks")
-    if filter.max_norm_ratio is not None:
-        missing = [name for side in SIDES for name in _names(selection, side) if name not in medians]
-        if missing:
+    forward = PairedForward(
+        source,
+        target,
+        selection.source_layers,
+        selection.target_layers,
+        batch_tokens=batch_tokens,
+        non_finite=non_finite,
+    )
+    rules = PartRules.of(selection, corpus.groups)
+    count = len(corpus.splits[split])
+    if not 0 <= start <= count:
+        raise ValueError(f"start={start} is outside the {split} split, which has {count} sequences")
+    if selection.filter.max_norm_ratio is not None:
+        names = [f"{side}.{layer}" for side in SIDES for layer in selection.layers(side)]
+        if missing := [name for name in names if name not in medians]:
             raise ValueError(
-                f"filter.max_norm_ratio={filter.max_norm_ratio} needs the median norm of every layer, and "
-                f"{', '.join(missing)} is missing: take them from median_norms"
+                f"median norms of {', '.join(missing)} are missing: compute them with median_norms"
             )
-    return _rows(models, selection, blocks, medians, batch_tokens, non_finite, rules, start)
+    return _rows(forward, selection, rules, corpus, split, medians, start)
+
+
+def _rows(
+    forward: PairedForward,
+    selection: Selection,
+    rules: PartRules,
+    corpus: PackedCorpus,
+    split: Split,
+    medians: Mapping[str, float],
+    start: int,
+) -> Iterator[PairedRows]:
+    for batch in forward.batches(corpus, split, start):
+        facts = facts_of(corpus.splits[split], batch)
+        rows = rows_of(selection, batch.norms, medians, facts, rules=rules)
+        states: dict[Side, dict[int, Tensor]] = {
+            side: {
+                # popped: each layer's tokens are freed as soon as they are rows
+                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float()
+                for layer in selection.layers(side)
+            }
+            for side in SIDES
+        }
+        yield PairedRows(
+            states["source"],
+            states["target"],
+            rows.gathered(facts["document"]),
+            batch.stop,
+            batch.non_finite,
+            {reason: int(mask.sum()) for reason, mask in rows.excluded.items()},
+        )
 
 
 def median_norms(
@@ -97,159 +246,34 @@ def median_norms(
     target: LanguageModel,
     source_layers: Sequence[int],
     target_layers: Sequence[int],
-    blocks: Blocks,
+    corpus: PackedCorpus,
     *,
     at_most_tokens: int,
     batch_tokens: int,
     non_finite: NonFinite = "refuse",
 ) -> dict[str, float]:
-    """The median norm at every layer, by `source.LAYER` and `target.LAYER`, with position 0 left out.
+    """Median norm at every layer, by `source.LAYER` and `target.LAYER`, without position 0.
 
-    A store takes it over all training tokens. Here it is over the split's first `at_most_tokens`, in
-    whole blocks and at least one: a pass that filters by it needs it beforehand, and a second pass over
-    everything would double the cost. Where the split holds no more, both are the same number.
+    Computed over the first `at_most_tokens` training tokens, in whole sequences and at least one. (A store's
+    manifest has the median over all training tokens. Without a store that would double the cost, since the
+    filter needs medians before the pass over the rows.)
 
-    Raises ValueError for a split without blocks and as `paired_rows`, NonFiniteActivations as that.
+    Raises InvalidValue for a training split without sequences, a layer that a model lacks and `batch_tokens`
+    below 1, and NonFiniteActivations as `paired_rows`.
     """
-    models: dict[Side, LanguageModel] = {"source": source, "target": target}
-    _check(models, {"source": source_layers, "target": target_layers}, batch_tokens)
-    selection = Selection(tuple(source_layers), tuple(target_layers), RowFilter(), 1)
+    forward = PairedForward(
+        source, target, source_layers, target_layers, batch_tokens=batch_tokens, non_finite=non_finite
+    )
     if at_most_tokens < 1:
         raise ValueError(f"at_most_tokens={at_most_tokens}; a median needs at least one token")
-    if len(blocks) == 0:
-        raise ValueError("the split has no block, so no norm has a median; raise corpus.tokens.train")
-    context = blocks.tokens.shape[1]
-    first = min(len(blocks), max(1, at_most_tokens // context))
-    found: dict[str, list[Tensor]] = {}
-    for begin, end in _batches(0, first, context, batch_tokens):
-        tokens = _part(blocks.tokens, begin, end).long()
-        for side in SIDES:
-            _, norms, _ = _run(models, side, selection, tokens, begin, non_finite)
-            for name, norm in norms.items():
-                found.setdefault(name, []).append(norm.view(-1, context)[:, 1:].flatten())
-    return {name: float(torch.cat(parts).median()) for name, parts in found.items()}
-
-
-def _check(
-    models: Mapping[Side, LanguageModel], layers: Mapping[Side, Sequence[int]], batch_tokens: int
-) -> None:
-    if batch_tokens < 1:
-        raise ValueError(f"recording.batch_tokens is {batch_tokens}; it must be at least 1")
-    for side in SIDES:
-        depth, wanted = models[side].depth, layers[side]
-        if not wanted or len(set(wanted)) < len(wanted):
-            raise ValueError(f"atlas.{side}={list(wanted)}; name at least one block, each once")
-        for layer in wanted:
-            if not 0 <= layer < depth:
-                raise ValueError(
-                    f"atlas.{side}={layer} is out of range: {models[side].spec.name} has blocks 0 to {depth - 1}"
-                )
-
-
-def _rows(
-    models: Mapping[Side, LanguageModel],
-    selection: Selection,
-    blocks: Blocks,
-    medians: Mapping[str, float],
-    batch_tokens: int,
-    non_finite: NonFinite,
-    rules: PartRules | None,
-    start: int,
-) -> Iterator[PairedRows]:
-    context = blocks.tokens.shape[1]
-    for begin, end in _batches(start, len(blocks), context, batch_tokens):
-        tokens = _part(blocks.tokens, begin, end)
-        facts = {
-            "position": torch.arange(context, dtype=torch.int32).repeat(end - begin),
-            "token": tokens.flatten(),
-            "document": _part(blocks.documents, begin, end).flatten(),
-            "group": _part(blocks.groups, begin, end).flatten().int(),
-        }
-        states: dict[Side, Columns] = {}
-        norms: Columns = {}
-        lost: dict[str, int] = {}
-        for side in SIDES:
-            states[side], found, bad = _run(models, side, selection, tokens.long(), begin, non_finite)
-            norms |= found
-            lost |= bad
-        made = rows_of(selection, norms, medians, facts, rules=rules)
-        kept: dict[Side, dict[int, Tensor]] = {
-            side: {
-                # each layer's tokens are let go as soon as they are rows
-                layer: made.gathered(states[side].pop(f"{side}.{layer}")).float()
-                for layer in _layers(selection, side)
-            }
-            for side in SIDES
-        }
-        document = made.gathered(facts["document"])
-        left_out = {reason: int(mask.sum()) for reason, mask in made.leaves.items()}
-        yield PairedRows(kept["source"], kept["target"], document, end, lost, left_out)
-
-
-def _run(
-    models: Mapping[Side, LanguageModel],
-    side: Side,
-    selection: Selection,
-    tokens: Tensor,  # [b, context] int64
-    first_block: int,
-    non_finite: NonFinite,
-) -> tuple[Columns, Columns, dict[str, int]]:
-    """States `[b * context, d]` in the model's dtype and their norms, by name, both on the CPU; and how
-    many tokens are infinite or undefined where some are: their states are zero, their norms infinite."""
-    model = models[side]
-    hidden = model.hidden_states(tokens.to(model.device), list(_layers(selection, side)))
-    states: Columns = {}
-    norms: Columns = {}
-    lost: dict[str, int] = {}
-    for layer in _layers(selection, side):
-        name = f"{side}.{layer}"
-        flat = hidden.pop(layer).flatten(0, 1)
-        # over the widest dtype: bf16 norms would be off in the third digit
-        norms[name] = torch.linalg.vector_norm(flat.float(), dim=-1).cpu()
-        states[name] = flat.cpu()
-        bad = (~norms[name].isfinite()).nonzero().flatten()
-        if len(bad) == 0:
-            continue
-        if non_finite == "refuse":
-            raise _refused(bad, model, side, layer, tokens, first_block)
-        lost[name] = len(bad)
-        norms[name][bad] = torch.inf
-        states[name][bad] = 0
-    return states, norms, lost
-
-
-def _refused(
-    bad: Tensor,  # [k] of the batch's tokens
-    model: LanguageModel,
-    side: Side,
-    layer: int,
-    tokens: Tensor,  # [b, context]
-    first_block: int,
-) -> NonFiniteActivations:
-    block, position = divmod(int(bad[0]), tokens.shape[1])
-    return NonFiniteActivations(
-        f"the {side} model {model.spec.name} gives non-finite hidden states at layer {layer}: {len(bad)} of "
-        f"{tokens.numel()} tokens of a batch, first in block {first_block + block} at position {position} "
-        f"(token {int(tokens[block, position])}). It ran in {dtype_name(model.dtype)}; run it in bfloat16 or "
-        f"float32 (pair.{side}.dtype), or leave such tokens out (recording.non_finite=exclude)"
-    )
-
-
-def _layers(selection: Selection, side: Side) -> tuple[int, ...]:
-    return selection.source_layers if side == "source" else selection.target_layers
-
-
-def _names(selection: Selection, side: Side) -> list[str]:
-    return [f"{side}.{layer}" for layer in _layers(selection, side)]
-
-
-def _batches(start: int, stop: int, context: int, batch_tokens: int) -> Iterator[tuple[int, int]]:
-    """Of each forward pass the first block, and the one after its last."""
-    each = max(1, batch_tokens // context)
-    for begin in range(start, stop, each):
-        yield begin, min(begin + each, stop)
-
-
-def _part(column: Any, begin: int, end: int) -> Tensor:
-    """Some blocks of a column, copied: the corpus stays as it is."""
-    return torch.from_numpy(np.array(column[begin:end]))
+    count = len(corpus.splits["train"])
+    if count == 0:
+        raise InvalidValue(
+            "the train split has no sequence, so norms have no median; raise corpus.tokens.train"
+        )
+    stop = min(count, max(1, at_most_tokens // corpus.context))
+    norms: dict[str, list[Tensor]] = {}
+    for batch in forward.batches(corpus, "train", stop=stop):
+        for name, norm in batch.norms.items():
+            norms.setdefault(name, []).append(norm.view(-1, corpus.context)[:, 1:].flatten())
+    return {name: float(torch.cat(parts).median()) for name, parts in norms.items()}

@@ -1,10 +1,9 @@
-"""Hidden states in a byte an entry: one step for each dimension of a shard, in units of each row's own norm,
-massive rows kept as they are.
+"""Hidden states in one byte per entry, with one step per dimension of a shard, relative to each token's norm.
 
-Norms differ several times over from token to token, and lie in the store anyhow. A step that had to reach the
-longest rows would be coarse for the others: on a real pair it costs eight times as much of R2. And a few
-tokens are tens of times as long as the others and point elsewhere (`filter`), so the steps reach what is not
-massive, and massive rows lie beside in full.
+Norms differ several times from token to token, and are stored anyway. A step wide enough for the longest
+tokens would be coarse for the others: on a real pair it loses eight times as much of R2. A few massive tokens
+are tens of times longer still and point elsewhere (`filter`). They are stored in full and do not widen the
+steps.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# in medians of the shard's norms: well over what any filter of massive tokens (ten) lets through
+# multiple of the shard's median norm; well over the default limit of `filter` (ten)
 MASSIVE = 20.0
 STEPS = 127
 
 
 def massive_rows(norms: Tensor) -> Tensor:
-    """Which rows are massive, `[n]` bool, by their norms; infinite ones are not, they are left out."""
+    """Which tokens are massive, `[n]` bool, by their norms `[n]`; excluded tokens (infinite norms) are not."""
     finite = norms.isfinite()
     typical = norms[finite].median() if finite.any() else torch.zeros(())
     return finite & (norms > MASSIVE * typical)
@@ -28,13 +27,13 @@ def massive_rows(norms: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Quantised:
-    """`n` rows of `d` dimensions.
+    """Quantised states of `n` tokens in `d` dimensions.
 
-    values   [n, d] int8, in steps of the row's norm; of massive rows zeros.
-    step     [d] float32, as a share of a row's norm: the largest that is not massive, over 127.
-    massive  [k, d] rows kept in full, in the states' own dtype.
-    where    [k] int64, rising: which rows these are.
-    norms    [n] float32, infinite where a state was to be left out: such rows are zero.
+    values   [n, d] int8, in steps times the token's norm; zeros for massive tokens.
+    step     [d] float32, relative to a token's norm: the largest entry that is not massive, over 127.
+    massive  [k, d] states of massive tokens, in the states' own dtype.
+    where    [k] int64, ascending indices of the massive tokens.
+    norms    [n] float32; infinite for excluded tokens, whose states are zero.
     """
 
     values: Tensor
@@ -45,25 +44,27 @@ class Quantised:
 
     @classmethod
     def of(cls, states: Tensor, norms: Tensor) -> Quantised:
-        """Of states `[n, d]`, finite, with their norms `[n]`, infinite where a state is to be left out."""
+        """Quantise finite states `[n, d]` with norms `[n]`, which are infinite for excluded tokens."""
         where = massive_rows(norms).nonzero().flatten()
         others = (states.float() / _lengths(norms)).index_fill(0, where, 0.0)
         step = others.abs().amax(dim=0) / STEPS
-        # a dimension that is zero throughout has no step; any would do
+        # any step will do for a dimension that is zero throughout
         step = torch.where(step > 0, step, 1.0)
         values = (others / step).round().clamp(-STEPS, STEPS).to(torch.int8)
         return cls(values, step, states[where].clone(), where, norms)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` as states again, `[stop - start, d]` in their own dtype: off by half a step
-        at most (and by the dtype's rounding), massive rows by nothing."""
-        found = self.values[start:stop].float() * self.step * _lengths(self.norms[start:stop])
-        found = found.to(self.massive.dtype)
+        """States of tokens `start` to `stop`, `[stop - start, d]` in their own dtype.
+
+        Off by at most half a step and the dtype's rounding; exact for massive tokens.
+        """
+        states = self.values[start:stop].float() * self.step * _lengths(self.norms[start:stop])
+        states = states.to(self.massive.dtype)
         first, last = torch.searchsorted(self.where, torch.tensor([start, stop])).tolist()
-        found[self.where[first:last] - start] = self.massive[first:last]
-        return found
+        states[self.where[first:last] - start] = self.massive[first:last]
+        return states
 
 
 def _lengths(norms: Tensor) -> Tensor:
-    """`[n, 1]` to divide rows by; 1 for those without a length."""
+    """Norms to divide states by, `[n, 1]`; 1 where the norm is zero or infinite."""
     return torch.where(norms.isfinite() & (norms > 0), norms, 1.0)[:, None]

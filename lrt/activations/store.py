@@ -1,16 +1,16 @@
-"""The paired store: shards of rows, each row both models' states at one token, and a manifest.
+"""The store of recorded hidden states: a manifest, and shards with both models' states at every token.
 
-A shard is one safetensors file of whole blocks of one split. Row `i` of every tensor in it is the
-same token:
+A shard is one safetensors file of whole sequences of one split. Entry `i` of every tensor in it is the same
+token:
 
-    source.{layer} [rows, d_source], target.{layer} [rows, d_target]   in the dtype the models ran in
-    norm.source.{layer}, norm.target.{layer} [rows]                    float32, Euclidean
-    token, position, group [rows] int32; document [rows] int64
+    source.{layer} [tokens, d_source], target.{layer} [tokens, d_target]   in the dtype the models ran in
+    norm.source.{layer}, norm.target.{layer} [tokens]                      float32, Euclidean
+    token, position, group [tokens] int32; document [tokens] int64
 
-or, of states in a byte an entry, `source.{layer}` in int8 beside what makes states of it (`quantised`).
+With states in one byte per entry, `source.{layer}` is int8, beside what turns it into states (`quantised`).
 
-Opening checks every file's size and header, which finds missing, cut and grown files; `verify`
-reads the contents too, since safetensors does not notice a flipped bit.
+Opening a store checks every file's size and header, which finds missing, cut and grown files. `verify` can
+read the contents too, since safetensors does not notice a flipped bit.
 """
 
 from __future__ import annotations
@@ -27,24 +27,20 @@ import torch
 from torch import Tensor
 
 from lrt.activations.errors import StoreCorrupt, StoreForeign, StoreMissing
-from lrt.activations.manifest import (
-    Manifest,
-    RecordingPlan,
-    Shard,
-    Side,
-    check_same_plan,
-)
+from lrt.activations.manifest import Manifest, Shard
+from lrt.activations.plan import RecordingPlan, check_same_plan
 from lrt.activations.quantised import Quantised
 from lrt.corpora.splits import Split
+from lrt.models.sides import Side
 
 MANIFEST = "manifest.json"
 
 
 class ShardReader:
-    """Runs of rows out of one shard, mapped into memory.
+    """Reads runs of tokens of one shard, which is mapped into memory.
 
-    By hand rather than by safetensors' `get_slice`, which (0.8) leaks its bounds at every call: a
-    few bytes that grow with the rows read.
+    Mapped by hand, because safetensors' `get_slice` (0.8) leaks a few bytes at every call, and because
+    `announce` needs the offsets.
     """
 
     def __init__(self, path: Path, plan: RecordingPlan) -> None:
@@ -55,7 +51,7 @@ class ShardReader:
         tensors: dict[str, Tensor] = {}
         for name, column in plan.tensors.items():
             start, stop = (begin + int(offset) for offset in header[name]["data_offsets"])
-            # a copy where the file's layout leaves it at an odd place: few are, and they are small
+            # copied if not aligned in the file: few tensors are not, and they are small
             flat = mapped[start:stop]
             if start % column.dtype.itemsize:
                 flat = flat.clone()
@@ -69,15 +65,14 @@ class ShardReader:
                 self._columns[name] = Quantised(tensors[name], step, massive, where, tensors[f"norm.{name}"])
 
     def whole(self, column: str) -> Tensor:
-        """All rows of a column that lies in the file as it is, as a view of it: copy before writing."""
-        found = self._columns[column]
-        if isinstance(found, Quantised):
-            raise TypeError(f"{column} is kept in a byte an entry; it is made row by row")
-        return found
+        """A column of all tokens as a view of the file: copy before writing. Not for quantised states."""
+        values = self._columns[column]
+        if isinstance(values, Quantised):
+            raise TypeError(f"{column} is quantised, so it has no view; read it with `rows`")
+        return values
 
     def announce(self, columns: Sequence[str], runs: Iterable[tuple[int, int]]) -> None:
-        """Has the system read runs of rows of some columns ahead, in its own time, where it takes such
-        hints."""
+        """Let the operating system read runs of tokens ahead in the background, if it takes such hints."""
         if not hasattr(os, "posix_fadvise"):
             return
         each = {column: self.whole(column)[0].nbytes for column in columns}
@@ -87,13 +82,13 @@ class ShardReader:
                 os.posix_fadvise(file.fileno(), begin, (stop - start) * size, os.POSIX_FADV_WILLNEED)
 
     def rows(self, column: str, start: int, stop: int) -> Tensor:  # [stop - start, ...]
-        """Rows `start` to `stop` of a column, as a view of the file if it can be: copy before writing."""
-        found = self._columns[column]
-        return found.rows(start, stop) if isinstance(found, Quantised) else found[start:stop]
+        """Tokens `start` to `stop` of a column, if possible as a view of the file: copy before writing."""
+        values = self._columns[column]
+        return values.rows(start, stop) if isinstance(values, Quantised) else values[start:stop]
 
 
 class ActivationStore:
-    """A complete store, opened for reading. Holds paths and the manifest only: cheap to copy."""
+    """A complete store, opened for reading. Has paths and the manifest only, so it is cheap to copy."""
 
     def __init__(self, folder: Path, manifest: Manifest, fix_hint: str) -> None:
         self.folder = folder
@@ -104,19 +99,18 @@ class ActivationStore:
     def open(
         cls, folder: str | Path, expect: RecordingPlan | None = None, fix_hint: str | None = None
     ) -> ActivationStore:
-        """Opens the store in `folder` after checking each file's size and header.
+        """Open the store in `folder` after checking each file's size and header.
 
-        `expect` is what the caller needs the store to hold. `fix_hint` ends every error message: the
-        command that makes the store again.
+        expect    The plan that the store must have been recorded with.
+        fix_hint  End of every error message: how to record the store again.
 
         Raises:
-            StoreMissing: there is no manifest (nothing recorded, or a recording not finished).
-            StoreCorrupt: a file is missing, of another size, or its header or the manifest is
-            altered.
-            StoreForeign: the store is whole but holds something else than `expect`.
+            StoreMissing: there is no manifest (nothing is recorded, or the recording is not finished).
+            StoreCorrupt: a file is missing or has another size, or a header or the manifest is altered.
+            StoreForeign: the store is whole, but of another plan or format.
         """
         folder = Path(folder)
-        fix_hint = fix_hint or _mend(folder)
+        fix_hint = fix_hint or _fix_hint(folder)
         manifest = cls.manifest_of(folder, fix_hint)
         if expect is not None:
             check_same_plan(manifest.plan.as_json(), expect.as_json(), str(folder), fix_hint, layout=False)
@@ -126,13 +120,14 @@ class ActivationStore:
 
     @staticmethod
     def manifest_of(folder: Path, fix_hint: str | None = None) -> Manifest:
-        """What a store says of itself, its files not looked at. Raises StoreMissing, StoreCorrupt and
-        StoreForeign (of another format) as `open`.
+        """The manifest of a store whose shards are not checked.
+
+        Raises StoreMissing, StoreCorrupt and StoreForeign (another format) as `open`.
         """
-        fix_hint = fix_hint or _mend(folder)
+        fix_hint = fix_hint or _fix_hint(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            raise StoreMissing(f"{folder} holds no complete activation store (no {MANIFEST}); {fix_hint}")
+            raise StoreMissing(f"{folder} has no complete activation store (no {MANIFEST}); {fix_hint}")
         try:
             return Manifest.loads(path.read_text(encoding="utf-8"), str(path), fix_hint)
         except (ValueError, KeyError, TypeError) as error:
@@ -143,32 +138,29 @@ class ActivationStore:
         return self.manifest.plan
 
     def shards(self, split: Split) -> list[Shard]:
-        """The split's shards in the order of its rows."""
+        """The split's shards, in the order of its tokens."""
         return [shard for shard in self.manifest.shards if shard.split == split]
 
     def rows(self, split: Split) -> int:
+        """Recorded tokens of a split."""
         return self.manifest.rows(split)
 
     def width(self, side: Side) -> int:
         return self.plan.side(side).width
 
-    def median_norm(self, side: Side, layer: int) -> float:
-        """Median Euclidean norm over the train rows, position 0 left out."""
-        return self.manifest.median_norms[self.column(side, layer)]
-
     def column(self, side: Side, layer: int) -> str:
-        """Name of a side's states at a layer; StoreForeign where that layer was not recorded."""
+        """Name of the column of a side's states at a layer. Raises StoreForeign if it was not recorded."""
         layers = self.plan.side(side).layers
         if layer not in layers:
             raise StoreForeign(
-                f"{self.folder} holds {side} layers {list(layers)}, not layers.{side}={layer}; {self.fix_hint}"
+                f"{self.folder} has {side} layers {list(layers)}, not layers.{side}={layer}; {self.fix_hint}"
             )
         return f"{side}.{layer}"
 
     def reader(self, shard: Shard) -> ShardReader:
-        """Opens one shard; any thread or process may, at the same time.
+        """Open one shard. Any number of threads and processes can do so at the same time.
 
-        Raises StoreCorrupt where it cannot be mapped.
+        Raises StoreCorrupt if it cannot be mapped.
         """
         path = self.folder / shard.file
         try:
@@ -180,9 +172,7 @@ class ActivationStore:
     def stream(
         self, split: Split, columns: Sequence[str], rows_at_once: int = 2**16
     ) -> Iterator[dict[str, Tensor]]:
-        """The split's rows in order, as dicts of the columns asked for; memory is
-        `rows_at_once`.
-        """
+        """The split's tokens in order, as dicts of the named columns, `rows_at_once` tokens at a time."""
         for shard in self.shards(split):
             reader = self.reader(shard)
             for start in range(0, shard.rows, rows_at_once):
@@ -190,56 +180,53 @@ class ActivationStore:
                 yield {name: reader.rows(name, start, stop) for name in columns}
 
     def verify(self, full: bool = False) -> None:
-        """Checks sizes and headers of all shards; `full` compares every file's sha256 too, and its tokens
-        with those that the manifest says both models read.
+        """Check sizes and headers of all shards.
 
-        Raises StoreCorrupt that names the first bad file.
+        full  Compare every file's sha256 too, and its token ids with the digest in the manifest.
+
+        Raises StoreCorrupt for the first damaged file.
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard, self.plan, self.fix_hint, full=full)
-            # stores that were recorded before their manifests listed tokens have the files' digests alone
-            if (
-                full
-                and shard.tokens
-                and token_digest(self.reader(shard).rows("token", 0, shard.rows)) != shard.tokens
-            ):
+            if full and token_digest(self.reader(shard).rows("token", 0, shard.rows)) != shard.tokens:
                 raise StoreCorrupt(
-                    f"{self.folder / shard.file} is corrupt: its tokens are not those that the manifest "
-                    f"lists; {self.fix_hint}"
+                    f"{self.folder / shard.file} is corrupt: its tokens do not match the manifest; "
+                    f"{self.fix_hint}"
                 )
 
 
-def _mend(folder: Path) -> str:
-    return f"delete the folder {folder} and run the command again: it records anew"
+def _fix_hint(folder: Path) -> str:
+    return f"delete the folder {folder} and run the command again to record it"
 
 
 def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, fix_hint: str, *, full: bool) -> None:
-    """Raises StoreCorrupt unless the shard's file is as the entry and the plan say."""
+    """Raise StoreCorrupt unless the shard's file has the listed size, the plan's tensors and, if `full`, the
+    listed checksum."""
     path = folder / shard.file
 
     def corrupt(reason: str) -> StoreCorrupt:
         return StoreCorrupt(f"{path} is corrupt: {reason}; {fix_hint}")
 
     if not path.is_file():
-        raise corrupt("the file is not there")
+        raise corrupt("the file is missing")
     size = path.stat().st_size
     if size != shard.bytes:
-        raise corrupt(f"it has {size} bytes and should have {shard.bytes}")
+        raise corrupt(f"it has {size} bytes, expected {shard.bytes}")
     try:
         header, _ = _header(path)
     except ValueError as error:
         raise corrupt(f"its header cannot be read ({error})") from error
     wanted = plan.tensors
-    found = {
+    present = {
         name: (entry.get("dtype"), entry.get("shape"))
         for name, entry in header.items()
         if name != "__metadata__" and isinstance(entry, dict)
     }
-    for name in sorted({*wanted, *found}):
-        column, (dtype, shape) = wanted.get(name), found.get(name, (None, None))
+    for name in sorted({*wanted, *present}):
+        column, (dtype, shape) = wanted.get(name), present.get(name, (None, None))
         if column is None or dtype != column.safetensors_name or not column.fits(shape, shard.rows):
-            told = None if column is None else (column.safetensors_name, column.shape(shard.rows))
-            raise corrupt(f"{name} is {found.get(name)} and should be {told}")
+            expected = None if column is None else (column.safetensors_name, column.shape(shard.rows))
+            raise corrupt(f"{name} is {present.get(name)}, expected {expected}")
     if full and file_digest(path) != shard.sha256:
         raise corrupt("its contents do not match the sha256 in the manifest")
 
@@ -256,8 +243,10 @@ def file_digest(path: Path) -> str:
 
 
 def _header(path: Path) -> tuple[Mapping[str, Any], int]:
-    """The JSON header of a safetensors file (length as 8 little-endian bytes, then the JSON), and
-    where the data begins."""
+    """The JSON header of a safetensors file, and the offset at which the data begins.
+
+    A safetensors file is the header's length as 8 little-endian bytes, the header, the data.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:

@@ -1,8 +1,10 @@
-"""Conversations in the shapes in which they are published, as turns of `system`, `user` and `assistant`.
+"""Conversations as published, normalised to turns of `system`, `user` and `assistant`.
 
-A single request; a list of `{"role", "content"}` turns (LMSYS-Chat-1M's `conversation`, and most newer
-sets); a list of `{"from", "value"}` turns (ShareGPT); a request with its answer in another field, and
-perhaps a passage that it is about (Dolly).
+Accepted shapes:
+
+- a request (text), perhaps with its answer and a passage in other fields (Dolly)
+- a list of `{"role", "content"}` turns (LMSYS-Chat-1M and most newer data sets)
+- a list of `{"from", "value"}` turns (ShareGPT)
 """
 
 from __future__ import annotations
@@ -26,50 +28,50 @@ ROLES = {
     "model": "assistant",
 }
 SHAPES = (
-    'a request (text), a list of {"role", "content"} turns, or a list of {"from", "value"} turns; an answer '
-    "in another field is named by `answer_field`"
+    'a request (text), a list of {"role", "content"} turns, or a list of {"from", "value"} turns; '
+    "`answer_field` names a field with the answer"
 )
 
 
 def conversation(
     request: Any, answer: Any = None, passage: Any = None, place: str = "text"
 ) -> list[dict[str, str]]:
-    """The turns of a conversation given in any of the shapes above.
+    """The turns of a conversation in any of the accepted shapes, as `{"role", "content"}`.
 
     request  Text, or a list of turns.
     answer   The answer to a request that is text.
-    passage  What that request is about: put after it, unless it is empty.
-    place    Where it comes from, for messages.
+    passage  What that request is about: appended to it, unless empty.
+    place    Where the conversation comes from, for error messages.
 
-    Raises CorpusError, naming `place` and what was found there, for any other shape.
+    Raises CorpusError for any other shape, naming `place`.
     """
     if isinstance(request, str):
-        words = [request]
+        content = [request]
         if passage is not None:
-            words += [_text(passage, f"{place}: the passage")] * bool(str(passage).strip())
-        turns = [{"role": "user", "content": "\n\n".join(words)}]
+            content += [_text(passage, f"{place}: the passage")] * bool(str(passage).strip())
+        turns = [{"role": "user", "content": "\n\n".join(content)}]
         if answer is not None:
             turns.append({"role": "assistant", "content": _text(answer, f"{place}: the answer")})
         return turns
     if answer is not None or passage is not None:
         raise CorpusError(
-            f"{place}: an answer or a passage goes with a request that is text, this is a "
-            f"{type(request).__name__}; take `answer_field` and `context_field` away"
+            f"{place}: an answer or a passage belongs to a request that is text, but the request is a "
+            f"{type(request).__name__}; remove `answer_field` and `context_field`"
         )
     if not isinstance(request, Sequence) or not request:
-        told = "an empty list" if isinstance(request, Sequence) else f"a {type(request).__name__}"
-        raise CorpusError(f"{place}: {told} is no conversation; it is {SHAPES}")
+        kind = "an empty list" if isinstance(request, Sequence) else f"a {type(request).__name__}"
+        raise CorpusError(f"{place} is {kind}; a conversation must be {SHAPES}")
     return [_turn(turn, f"{place}, turn {number}") for number, turn in enumerate(request, start=1)]
 
 
 def as_chat(
     request: Any, tokenizer: Any, place: str = "text", answer: Any = None, passage: Any = None
 ) -> str:
-    """A conversation (see `conversation`) in the tokenizer's chat template: text, not ids.
+    """Render a conversation (see `conversation`) in the tokenizer's chat template, as text.
 
-    Where the user speaks last, the assistant's turn is opened. Raises CorpusError, naming `place`, for
-    what is no conversation and a tokenizer without a template, and ChatRefused for what the template
-    refuses.
+    If the user speaks last, the assistant's turn is opened. Raises CorpusError for an invalid conversation
+    and for a tokenizer without a template, and ChatRefused for a conversation that the template rejects. Both
+    name `place`.
     """
     turns = conversation(request, answer, passage, place)
     try:
@@ -84,10 +86,13 @@ def _turn(turn: Any, place: str) -> dict[str, str]:
         if isinstance(turn, Mapping) and role in turn and content in turn:
             name = turn[role]
             if not isinstance(name, str) or name.lower() not in ROLES:
-                raise CorpusError(f"{place} is spoken by {name!r}; known are {', '.join(ROLES)}")
+                raise CorpusError(f"{place} has the role {name!r}; known roles are {', '.join(ROLES)}")
             return {"role": ROLES[name.lower()], "content": _text(turn[content], place)}
-    found = ", ".join(map(str, turn)) if isinstance(turn, Mapping) else f"a {type(turn).__name__}"
-    raise CorpusError(f"{place} is {found}; a conversation is {SHAPES}")
+    if isinstance(turn, Mapping):
+        kind = f"an object with the keys {', '.join(map(str, turn))}"
+    else:
+        kind = f"a {type(turn).__name__}"
+    raise CorpusError(f"{place} is {kind}; a conversation must be {SHAPES}")
 
 
 def _text(value: Any, place: str) -> str:

@@ -1,4 +1,4 @@
-"""Texts that must not enter a map's corpus: contrastive prompts and evaluation items."""
+"""Decontamination: contrastive prompts and evaluation items must not be in a map's corpus."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _WORD = re.compile(r"\w+")
 
 
 class Decontaminator:
-    """Recognises documents that equal, begin with or contain one of the given texts.
+    """Recognises documents that equal, begin with or contain a text of the exclusion list.
 
-    Equality is by hash of the stripped text. A beginning counts where a text has at least
-    `begun_from_words` words, and containment where it has at least `contained_from_words`: a short
-    prompt such as "Once upon a time" stands in half of all stories without leaking anything. The
-    search costs one pass over a document's words, however many texts there are.
+    Equality is by hash of the stripped text. Texts of at least `begun_from_words` words are compared with a
+    document's beginning, and of at least `contained_from_words` words with all of it: a short prompt such
+    as "Once upon a time" is in half of all stories without leaking anything. The search costs one pass over
+    a document's words, whatever the number of texts.
     """
 
     def __init__(
@@ -24,15 +24,14 @@ class Decontaminator:
     ) -> None:
         if contained_from_words < 3:
             # the anchor has to be a word with a whole word on either side
-            raise ValueError(f"contained_from_words is {contained_from_words}; it must be at least 3")
+            raise ValueError(f"contained_from_words={contained_from_words}; it must be at least 3")
         stripped = sorted({text.strip() for text in texts} - {""})
         self._whole = {_digest(text) for text in stripped}
         self._by_anchor: dict[str, list[str]] = defaultdict(list)
         for text in stripped:
             words = _WORD.findall(text)
             if len(words) >= contained_from_words:
-                # an inner word is a whole word of every document that contains the text; the
-                # longest is rarest
+                # an inner word is a whole word of every document with the text; the longest is rarest
                 self._by_anchor[max(words[1:-1], key=len)].append(text)
         self._anchors = set(self._by_anchor)
         self._begun = tuple(
@@ -44,7 +43,7 @@ class Decontaminator:
         return len(self._whole)
 
     def matches(self, text: str) -> bool:
-        """Whether `text` is one of the excluded texts, begins with one or contains one."""
+        """Whether a document is, begins with or contains a text of the exclusion list."""
         if not self._whole:
             return False
         if _digest(text.strip()) in self._whole:

@@ -1,23 +1,25 @@
-"""What can be wrong with a corpus, as the user's fault and with the user's remedy."""
+"""Errors of corpora. Every message names the setting to change."""
 
 from __future__ import annotations
 
+from lrt.errors import InvalidValue
 
-class CorpusError(ValueError):
-    """A corpus cannot be read or used as asked; the message names the setting to change."""
+
+class CorpusError(InvalidValue):
+    """A corpus cannot be read or used."""
 
 
 class CorpusMissing(CorpusError):
-    """A file, folder or data set that the corpus names is not there."""
+    """A file, folder or data set that the corpus names does not exist."""
 
 
 class CorpusEmpty(CorpusError):
-    """The corpus gave no usable document."""
+    """The corpus has no usable document."""
 
 
 class CorpusTooShort(CorpusError):
-    """A split holds fewer tokens than one sequence."""
+    """A split has fewer tokens than one sequence."""
 
 
 class ChatRefused(CorpusError):
-    """A model's chat template refuses a conversation of the corpus."""
+    """A model's chat template rejects a conversation of the corpus."""

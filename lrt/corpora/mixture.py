@@ -1,4 +1,4 @@
-"""Combined sources as one stream, in given shares of text."""
+"""Several sources of documents interleaved into one stream, in fixed shares of text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lrt.corpora.documents import Document
+from lrt.errors import InvalidValue
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a mixture. `weight` is its share of the text (characters), relative to the
-    others.
-    """
+    """One source of a mixture. `weight` is its share of the text (characters), relative to the others."""
 
     name: str
     documents: Iterable[Document]
@@ -23,26 +22,24 @@ class Part:
 
 
 def mixture(parts: Sequence[Part]) -> Iterator[Document]:
-    """Interleaves the parts so that every prefix of the stream holds about the given shares of
-    characters.
+    """Interleave the parts so that every prefix of the stream has about the wanted shares of characters.
 
-    The next document always comes from the part that lags furthest behind its share, so the order
-    is fixed by the parts alone. A part that runs out is left out from there on (and told in the
-    log). Every document's `source` is its part's name.
+    The next document always comes from the part that lags furthest behind its share, so the order is
+    deterministic. A part that runs out is logged; the others go on. Every document's `source` becomes the
+    name of its part.
 
-    Raises:
-        ValueError: no parts, two of one name, or a weight that is not positive.
+    Raises InvalidValue for no parts, for two parts of one name, and for a weight that is not positive.
     """
     names = [part.name for part in parts]
     if not parts:
-        raise ValueError("corpus.sources is empty; name at least one source")
+        raise InvalidValue("corpus.sources is empty; name at least one source")
     if len(set(names)) != len(names):
-        raise ValueError(f"corpus.sources has a name twice: {names}; every source needs its own")
+        raise InvalidValue(f"corpus.sources has a name twice: {names}; every source needs its own name")
     for part in parts:
         if not part.weight > 0:
-            raise ValueError(
-                f"corpus.sources.{part.name}.weight is {part.weight}; a weight must be positive "
-                "(leave the source out instead)"
+            raise InvalidValue(
+                f"corpus.sources.{part.name}.weight={part.weight}; a weight must be positive "
+                "(remove the source instead)"
             )
     return _interleave(parts)
 
@@ -57,7 +54,7 @@ def _interleave(parts: Sequence[Part]) -> Iterator[Document]:
         if document is None:
             del streams[name]
             if streams:
-                log.info("corpus source %s is used up; the mixture goes on without it", name)
+                log.info("corpus source %s has no more documents; the mixture goes on without it", name)
             continue
         # an empty text must still count, or a part of empty texts would be drawn for ever
         written[name] += max(1, len(document.text))

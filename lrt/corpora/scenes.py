@@ -1,9 +1,9 @@
-"""Short scenes on many subjects and in many moods, written for this project: text for a map's corpus.
+"""Generated short scenes on many subjects and moods: text for a map's corpus.
 
-A map carries a direction as well as its corpus varies along it. Articles and novels hold few dogs, little
-joy and less grief; here each tenth subject is a dog and each mood has its share, so that states vary along
-what is told while frame, place and length stay the same. No sentence is one of the suites' contrastive texts,
-and what those tell their kind by (breeds, adjectives) is told by other words here.
+A map transfers a direction only as well as its corpus varies along it. Articles and novels have few dogs,
+little joy and less grief. Here every tenth subject is a dog and every mood has its share, so hidden states
+vary with subject and mood while frame, place and length stay the same. No sentence is one of the suites'
+contrastive texts, and the words that distinguish those (breeds, adjectives) are replaced by others.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from lrt.corpora.documents import Document
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Words of one kind, and sentences that may stand behind any of them."""
+class _Kind:
+    """A subject or mood: words for it, and sentences that can follow any of them."""
 
     words: tuple[str, ...]
-    behind: tuple[str, ...]
+    sentences: tuple[str, ...]
 
 
 def scenes(seed: int = 0, source: str = "") -> Iterator[Document]:
-    """Scenes without end, no two alike; of the same seed always the same.
+    """Endless distinct scenes; the same seed gives the same scenes.
 
-    Two of three tell of a subject, and two of three of these of a mood as well; the others tell of an event
-    in its mood, and half of them of a subject too. Scenes share their sentences: those of held-out documents
-    are known one by one, and new together.
+    Two in three are about a subject, and two in three of these have a mood too. The others are about an event
+    in a mood, and half of them have a subject too. Scenes share sentences: each sentence of a held-out
+    document also occurs in training documents, in other combinations.
     """
     rng, seen = random.Random(f"scenes/{seed}"), set()
     while True:
@@ -46,17 +46,17 @@ def _scene(rng: random.Random) -> list[str]:
 
 def _of_subject(rng: random.Random) -> list[str]:
     kind = rng.choice(SUBJECTS)
-    told = rng.choice(FRAMES).format(rng.choice(kind.words), rng.choice(PLACES))
-    return [told, *_behind(rng, kind)]
+    opening = rng.choice(FRAMES).format(rng.choice(kind.words), rng.choice(PLACES))
+    return [opening, *_sentences(rng, kind)]
 
 
 def _in_mood(rng: random.Random, what: str) -> list[str]:
     kind = rng.choice(MOODS)
-    return [f"{what} {rng.choice(DEGREES).format(rng.choice(kind.words))}", *_behind(rng, kind)]
+    return [f"{what} {rng.choice(DEGREES).format(rng.choice(kind.words))}", *_sentences(rng, kind)]
 
 
-def _behind(rng: random.Random, kind: _Told) -> list[str]:
-    return rng.sample(kind.behind, rng.choice((1, 1, 2)))
+def _sentences(rng: random.Random, kind: _Kind) -> list[str]:
+    return rng.sample(kind.sentences, rng.choice((1, 1, 2)))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ PLACES = (
     "in the hall of the hotel",
 )
 SUBJECTS = (
-    _Told(
+    _Kind(
         _names("""a dog, a greyhound, a mongrel, a guide dog, a watchdog, a collie, a bulldog, a dachshund,
             a beagle, a mastiff, a husky, a golden retriever, a Great Dane, a stray dog"""),
         (
@@ -104,7 +104,7 @@ SUBJECTS = (
             "The flock was rounded up, and the sheep stood still.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a cat, a kitten, a tabby, a tomcat, a Siamese cat, a lynx"),
         (
             "It licked its paws and purred on the windowsill.",
@@ -114,7 +114,7 @@ SUBJECTS = (
             "It sharpened its claws on the leg of the table.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a hen, a goose, a crow, a parrot, an owl, a swan, a robin, a gull"),
         (
             "It ruffled its feathers and flew up to the roof.",
@@ -124,7 +124,7 @@ SUBJECTS = (
             "It sang three notes and was answered from the wood.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a horse, a cow, a goat, a donkey, a pig, a sheep, a mule, a calf"),
         (
             "It would not take one step more, though the farmer pulled at the rope.",
@@ -134,7 +134,7 @@ SUBJECTS = (
             "Its hooves sank into the mud behind the barn.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a fox, a wolf, a bear, a rabbit, a squirrel, a hedgehog, a deer, a frog, a mouse"),
         (
             "It slipped into the undergrowth and was gone.",
@@ -144,7 +144,7 @@ SUBJECTS = (
             "It crept back to its burrow before the sun was up.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a tractor, a tram, a boat, a motorcycle, a lorry, a cart, a train, an aeroplane"),
         (
             "Its engine coughed, and a cloud of smoke came out.",
@@ -154,18 +154,18 @@ SUBJECTS = (
             "One of its lamps was broken, and the paint came off.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("""an umbrella, a clock, a ladder, a stove, a mirror, a typewriter, a basket, a telescope,
             a carpet, a wardrobe, a teapot, a sword"""),
         (
             "A crack ran across it from corner to corner.",
             "It was wrapped in newspaper and tied with string.",
-            "It had been fixed with wire and a drop of glue.",
+            "It had been mended with wire and a drop of glue.",
             "It had cost eleven crowns and was worth three.",
             "A spider had made its web between it and the wall.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a violin, a drum, a trumpet, a guitar, an organ, a flute, a harp"),
         (
             "It was out of tune, and the second string was missing.",
@@ -174,7 +174,7 @@ SUBJECTS = (
             "Its sound carried as far as the mill.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("""a baker, a sailor, a doctor, a judge, a painter, a farmer, a soldier, a singer, a gardener,
             a pilot, a clerk, a priest, a cook, a miner, a widow, a student, a thief, a queen"""),
         (
@@ -186,7 +186,7 @@ SUBJECTS = (
             "Nobody asked for the name, and none was given.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a rose, a birch, an apple tree, a fern, a cactus, a lily, a pine, a pumpkin"),
         (
             "Its leaves were eaten by snails, all but two.",
@@ -222,7 +222,7 @@ DEGREES = (
     "quite {}.",
 )
 MOODS = (
-    _Told(
+    _Kind(
         _names("happy, joyful, splendid, marvellous, glorious, cheerful, blissful, festive"),
         (
             "Bells rang in every tower, and strangers kissed.",
@@ -233,7 +233,7 @@ MOODS = (
             "He could have embraced the postman, and he did.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("funny, merry, amusing, hilarious, playful, silly"),
         (
             "He giggled behind his hand and had to leave the room.",
@@ -242,7 +242,7 @@ MOODS = (
             "Even the judge grinned and wiped his glasses.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("tender, kind, loving, touching, gentle, sweet"),
         (
             "She held my hand, and everything seemed possible.",
@@ -251,7 +251,7 @@ MOODS = (
             "A stranger paid for our tickets and wished us luck.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("peaceful, cosy, pleasant, comforting, calm, relaxing"),
         (
             "Only the bees hummed, and the hours went by slowly.",
@@ -260,7 +260,7 @@ MOODS = (
             "He slept for ten hours and woke without a care.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a triumph, superb, thrilling, magnificent, excellent, a victory"),
         (
             "The hall applauded for ten minutes and threw flowers.",
@@ -269,7 +269,7 @@ MOODS = (
             "All of them passed, and two were given a prize.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("sad, tragic, heartbreaking, sorrowful, mournful, pitiful, wretched, unbearable"),
         (
             "She sobbed behind the curtain and ate nothing.",
@@ -280,7 +280,7 @@ MOODS = (
             "The coffin was small, and four men lowered it in the rain.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("cruel, nasty, hateful, shameful, vicious, mean"),
         (
             "He sneered at the old woman and spat on the floor.",
@@ -289,7 +289,7 @@ MOODS = (
             "She struck the boy because he had asked for bread.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("frightening, ghastly, horrifying, eerie, threatening, terrifying"),
         (
             "Something scratched at the door, and we held our breath.",
@@ -298,7 +298,7 @@ MOODS = (
             "He trembled so much that he dropped the key.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("bleak, hopeless, grim, gloomy, depressing, dismal"),
         (
             "The soldiers said nothing, and snow covered the graves.",
@@ -307,7 +307,7 @@ MOODS = (
             "Everything had been tried, and nothing had helped.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("a fiasco, exhausting, embarrassing, a mess, a let-down, annoying"),
         (
             "He blushed, forgot his lines and dropped the tray.",
@@ -316,8 +316,8 @@ MOODS = (
             "It had to be done again, and again it went wrong.",
         ),
     ),
-    _Told(
-        _names("boring, neutral_texts, dull, average, uneventful, plain"),
+    _Kind(
+        _names("boring, ordinary, dull, average, uneventful, plain"),
         (
             "The speaker droned on, and half of the room slept.",
             "The mail came at nine, and the shops closed at six.",
@@ -325,7 +325,7 @@ MOODS = (
             "Nothing was decided, and the next meeting was set for May.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("strange, odd, puzzling, mysterious, peculiar, curious"),
         (
             "The clocks ran backwards, and no one remarked on it.",
@@ -334,7 +334,7 @@ MOODS = (
             "He answered in a language that none of us knew.",
         ),
     ),
-    _Told(
+    _Kind(
         _names("solemn, serious, formal, tense, important, urgent"),
         (
             "All rose, and the flag was lowered by two cadets.",

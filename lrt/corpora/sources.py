@@ -1,7 +1,6 @@
-"""Where documents come from: text files, jsonl files, sets on the Hugging Face hub.
+"""Readers of documents: text files, jsonl files, data sets of the Hugging Face hub.
 
-Each reader checks its place when it is called, before the first document is asked for, and then
-yields lazily.
+Each reader checks that its file or data set exists when it is called, and then yields documents lazily.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMiss
 
 log = logging.getLogger(__name__)
 
-REFUSED = "refused by the chat template"
-FIRST = 16  # conversations: where a template refuses them all, it is the wrong set or the wrong field
+REFUSED = "rejected by the chat template"
+# if the template rejects this many conversations and no other came before, the data set or field is wrong
+FIRST = 16
 
 Unit = Literal["file", "paragraph", "line"]
 Case = Literal["as_is", "upper"]
@@ -30,46 +30,48 @@ Case = Literal["as_is", "upper"]
 def text_files(
     paths: Sequence[str | Path], unit: Unit = "file", source: str = "", case: Case = "as_is"
 ) -> Iterator[Document]:
-    """Documents from UTF-8 text files (or folders of `*.txt`), in the order given.
+    """Documents from UTF-8 text files or folders of `*.txt`, in the order of `paths`.
 
-    `unit` says what one document is: a whole file, a paragraph (text between blank lines) or a
-    line. A book read as one file is one document and falls into one split; read it by paragraphs.
-    `case=upper` writes every document in capitals, so that a map sees a style that few texts have.
+    unit  What one document is: a whole file, a paragraph (text between blank lines) or a line. A book read
+          as one file falls into one split; read it by paragraphs.
+    case  `upper` writes every document in capitals, a style that few texts have.
 
     Raises:
-        CorpusMissing: a path is not there, or a folder holds no `*.txt`.
-        CorpusEmpty: a file holds no text (as it is read).
-        CorpusError: `unit` or `case` is unknown, or a file is not UTF-8 (as it is read).
+        CorpusMissing: a path does not exist, or a folder has no `*.txt`.
+        CorpusEmpty: a file has no text (while reading).
+        CorpusError: `unit` or `case` is unknown, or a file cannot be read as UTF-8 (while reading).
     """
     if case not in get_args(Case):
-        raise CorpusError(f"corpus case {case!r} is unknown; it is one of {', '.join(get_args(Case))}")
+        raise CorpusError(f"unknown corpus case {case!r}; it must be one of {', '.join(get_args(Case))}")
     if unit not in get_args(Unit):
-        raise CorpusError(f"corpus unit {unit!r} is unknown; it is one of {', '.join(get_args(Unit))}")
+        raise CorpusError(f"unknown corpus unit {unit!r}; it must be one of {', '.join(get_args(Unit))}")
     files: list[Path] = []
     for path in map(Path, paths):
-        found = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-        if not found or not all(file.is_file() for file in found):
+        texts = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        if not texts or not all(file.is_file() for file in texts):
             raise CorpusMissing(
                 f"corpus path {path} is not a text file or a folder of *.txt files; fix corpus.sources"
             )
-        files += found
+        files += texts
     if not files:
-        raise CorpusMissing("no text files were named; give at least one under corpus.sources")
+        raise CorpusMissing("the corpus names no text file; name at least one under corpus.sources")
     return _text_documents(files, unit, source, case)
 
 
 def _text_documents(files: Sequence[Path], unit: Unit, source: str, case: Case) -> Iterator[Document]:
     for file in files:
-        some = False
+        empty = True
         try:
             for text in _units(file, unit):
                 if text.strip():
-                    some = True
+                    empty = False
                     yield Document(text.upper() if case == "upper" else text, source)
         except UnicodeDecodeError as error:
-            raise CorpusError(f"corpus file {file} is not UTF-8 text: {error}") from error
-        if not some:
-            raise CorpusEmpty(f"corpus file {file} holds no text; take it out of corpus.sources")
+            raise CorpusError(f"corpus file {file} is not UTF-8 text: {error}; convert it") from error
+        except OSError as error:
+            raise CorpusError(f"corpus file {file} cannot be read: {error.strerror}") from error
+        if empty:
+            raise CorpusEmpty(f"corpus file {file} has no text; remove it from corpus.sources")
 
 
 def _units(file: Path, unit: Unit) -> Iterator[str]:
@@ -99,32 +101,32 @@ def jsonl(
     answer_field: str = "",
     context_field: str = "",
 ) -> Iterator[Document]:
-    """Documents from a jsonl file, or from a `.json` file that holds one list: `field` of each object.
+    """Documents from the field `field` of each object in a jsonl file, or in a `.json` file with one list.
 
-    With a `tokenizer` the value is written as a conversation in its chat template, in whatever shape it
-    is (see `conversation`); `answer_field` is where the answer to a request stands, `context_field` a
-    passage that the request is about. Where the user speaks last, the assistant's turn is opened. A
-    conversation that the template refuses (turns that do not alternate) is left out and counted.
+    With a `tokenizer`, the value is a conversation (see `conversation`) and is rendered in its chat template.
+    `answer_field` has the answer to a request, `context_field` a passage that the request is about. If the
+    user speaks last, the assistant's turn is opened. A conversation that the template rejects (turns that do
+    not alternate) is excluded and counted.
 
     Raises:
-        CorpusMissing: the file is not there.
-        CorpusEmpty: it holds no row (as it is read).
-        CorpusError: a row is not a JSON object, a field is missing, or holds neither text nor (of chats)
-            a conversation (as it is read); the message names the row and the fields there are.
-        ChatRefused: the template refuses each of the first conversations.
+        CorpusMissing: the file does not exist.
+        CorpusEmpty: it has no object (while reading).
+        CorpusError: a line is not a JSON object, a field is missing, or its value is not text or a
+            conversation (while reading); names the line and the existing fields.
+        ChatRefused: the template rejects each of the first conversations.
     """
     file = Path(path)
     if not file.is_file():
-        raise CorpusMissing(f"corpus file {file} is not there; fix corpus.sources")
+        raise CorpusMissing(f"corpus file {file} does not exist; fix corpus.sources")
     columns = _Columns(field, answer_field, context_field)
     return _documents(json_rows(file), f"corpus file {file}", columns, source, tokenizer)
 
 
 def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """Every row of a jsonl file, or of a `.json` file that holds one list, and its place, for messages.
+    """Values of a jsonl file, or of a `.json` file with one list, each after its place for error messages.
 
-    Raises CorpusError for what is not JSON, no list or not UTF-8, OSError for a file that is not there; all
-    as it is read.
+    Raises, while reading, CorpusError for a file that is not JSON, not a list or not UTF-8, and OSError for
+    one that does not exist.
     """
     if file.suffix == ".json":
         try:
@@ -152,45 +154,43 @@ def hub(
     config: str | None = None,
     split: str = "train",
     field: str = "text",
-    streamed: bool = True,
     revision: str | None = None,
     source: str = "",
     tokenizer: Any = None,
     answer_field: str = "",
     context_field: str = "",
 ) -> Iterator[Document]:
-    """Documents from a set on the Hugging Face hub, or from a local folder of data files.
+    """Documents from a data set of the Hugging Face hub, or from a local folder of data files.
 
-    `streamed` reads no more of the set than is used. The fields and `tokenizer` are as in `jsonl`.
+    The data set is streamed: no more of it is read than is used. Fields and `tokenizer` as in `jsonl`.
 
     Raises:
-        CorpusMissing: the set, its config or split cannot be loaded; the message gives the hub's
-        own reason.
+        CorpusMissing: the data set, its config or split cannot be loaded; includes the hub's reason.
         CorpusEmpty, CorpusError: as `jsonl`.
     """
     import datasets  # takes seconds, and only hub corpora need it
 
     try:
-        rows = datasets.load_dataset(dataset, config, split=split, streaming=streamed, revision=revision)
-    except Exception as error:  # no such set, config or split, or what the hub's HTTP client raises
+        rows = datasets.load_dataset(dataset, config, split=split, streaming=True, revision=revision)
+    except Exception as error:  # no such data set, config or split, or the hub's HTTP client
         raise CorpusMissing(
-            f"hub set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
-            f"cannot be loaded: {error}. Mend corpus.sources, or use a local file"
+            f"hub data set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
+            f"cannot be loaded: {error}. Fix corpus.sources, or use a local file"
         ) from error
-    placed = _streamed(f"hub set {dataset}", rows)
+    placed = _streamed(f"hub data set {dataset}", rows)
     columns = _Columns(field, answer_field, context_field)
-    return _documents(placed, f"hub set {dataset}", columns, source, tokenizer)
+    return _documents(placed, f"hub data set {dataset}", columns, source, tokenizer)
 
 
 def _streamed(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Rows with their places. Raises CorpusMissing where the hub breaks off."""
-    left = iter(rows)
+    """Objects of a streamed data set, each after its place. Raises CorpusMissing if the stream breaks off."""
+    remaining = iter(rows)
     for number in count():
         try:
-            row = next(left)
+            row = next(remaining)
         except StopIteration:
             return
-        except Exception as error:  # what the hub's HTTP client raises is of many kinds
+        except Exception as error:  # the hub's HTTP client raises errors of many classes
             raise CorpusMissing(
                 f"{name} broke off at row {number}: {error}. Run the command again, or use a local file"
             ) from error
@@ -205,7 +205,7 @@ class _Columns:
 
 
 def _documents(
-    rows: Iterable[tuple[str, Any]], whole: str, columns: _Columns, source: str, tokenizer: Any
+    rows: Iterable[tuple[str, Any]], name: str, columns: _Columns, source: str, tokenizer: Any
 ) -> Iterator[Document]:
     read = refused = 0
     for place, row in rows:
@@ -219,12 +219,12 @@ def _documents(
             if refused == read == FIRST:
                 raise
             if refused == 1:
-                log.warning("%s. Such conversations are left out and counted", error)
-            yield Document("", source, left_out=REFUSED)
+                log.warning("%s. Such conversations are excluded and counted", error)
+            yield Document("", source, excluded=REFUSED)
         else:
             yield Document(text, source)
     if not read:
-        raise CorpusEmpty(f"{whole} holds no row; take it out of corpus.sources")
+        raise CorpusEmpty(f"{name} has no rows; remove it from corpus.sources")
 
 
 def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any) -> str:
@@ -235,11 +235,11 @@ def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any)
     if tokenizer is not None:
         answer, context = (row[field] if field else None for field in (columns.answer, columns.context))
         if columns.answer and answer is None:
-            raise CorpusError(f"{place}: field {columns.answer!r} holds null, not an answer")
+            raise CorpusError(f"{place}: field {columns.answer!r} is null, not an answer")
         return as_chat(value, tokenizer, f"{place}, field {columns.field!r}", answer, context)
     if not isinstance(value, str):
         raise CorpusError(
-            f"{place}: field {columns.field!r} holds a {type(value).__name__}, not text; a list of "
+            f"{place}: field {columns.field!r} is a {type(value).__name__}, not text; a list of "
             "messages needs the chat template (chat: true for this source)"
         )
     return value

@@ -120,20 +120,31 @@ def held(folder: Path, *, wait: bool) -> Iterator[None]:
 
 @contextmanager
 def one_writer(
-    folder: Path, doing: str, busy: type[Exception], unwritable: type[Exception]
+    folder: Path,
+    doing: str,
+    busy: type[Exception],
+    unwritable: type[Exception],
+    waiting: Callable[[Path], None] | None = None,
 ) -> Iterator[None]:
-    """Makes the folder and holds it for this process.
+    """Create the folder and hold it for this process.
 
-    Raises `busy` where another process, which is `doing` something with the folder, holds it, and
-    `unwritable` where it cannot be made or written.
+    doing    What a writer does with the folder, for the message of `busy`: "recording into".
+    waiting  Called with the folder if another process holds it; then waits for that process. None: raise
+             `busy` instead of waiting.
+
+    Raises `unwritable` if the folder cannot be created or written.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(folder, wait=False))
-        except BlockingIOError as error:
-            raise busy(
-                f"another process is {doing} {folder}; wait for it, or end it and run again"
-            ) from error
+            try:
+                stack.enter_context(held(folder, wait=False))
+            except BlockingIOError as error:
+                if waiting is None:
+                    raise busy(
+                        f"another process is {doing} {folder}; wait for it, or end it and run again"
+                    ) from error
+                waiting(folder)
+                stack.enter_context(held(folder, wait=True))
         except OSError as error:
             raise unwritable(
                 f"the folder {folder} cannot be written ({error.strerror}); fix its permissions or "

@@ -1,0 +1,222 @@
+"""Windows of a shuffled split: the rows of some chunks, read together and permuted among each other.
+
+Token rows in the models' dtype are gathered from the mapped files batch by batch. Pooled rows and quantised
+states have to be computed first, so a window of them is held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lrt.activations.chunks import Chunks, Selection, TokenRows
+from lrt.activations.store import ActivationStore, ShardReader
+from lrt.corpora.splits import Split
+from lrt.models.sides import SIDES
+
+Batch = dict[str, Tensor]
+
+LABELS = ("document", "group")
+_BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
+
+
+@dataclass(frozen=True)
+class MappedWindow:
+    """Rows that are gathered from the mapped files, batch by batch.
+
+    places  int64 [size] each, in the order in which batches are cut: each row's `shard`, its token in it
+            (`row`), and its labels.
+    """
+
+    places: Batch
+    columns: dict[str, list[str]]
+    readers: dict[int, ShardReader]
+
+    @property
+    def size(self) -> int:
+        return len(self.places["row"])
+
+    def part(self, here: slice) -> Batch:
+        """Copies of some of the window's rows, in the dtypes of a batch.
+
+        They are ordered as in the files: which rows a batch has is random, their order in it means nothing.
+        """
+        shards, rows = self.places["shard"][here], self.places["row"][here]
+        order = (shards * 2**40 + rows).argsort(stable=True)
+        rows, counts = rows[order], shards.bincount()
+        numbers = counts.nonzero().flatten().tolist()
+        sizes = counts[numbers].tolist()
+        pieces = torch.split(rows, sizes)
+        part = {name: self.places[name][here][order] for name in LABELS}
+        for side, columns in self.columns.items():
+            gathered = []
+            for column in columns:
+                wholes = [self.readers[number].whole(column) for number in numbers]
+                room = wholes[0].new_empty(len(rows), wholes[0].shape[1])
+                for whole, piece, into in zip(wholes, pieces, torch.split(room, sizes), strict=True):
+                    torch.index_select(whole, 0, piece, out=into)
+                gathered.append(room.float())
+            part[side] = gathered[0] if len(gathered) == 1 else torch.cat(gathered, dim=1)
+        return part
+
+
+@dataclass(frozen=True)
+class CopiedWindow:
+    """Rows that were computed from the store's tokens and are held in memory.
+
+    room   Its first `size` rows are the window's, in the order of its chunks.
+    order  [size] in which batches are cut; None: as they are.
+    """
+
+    size: int
+    room: Batch
+    order: Tensor | None
+
+    def part(self, here: slice) -> Batch:
+        """Copies of some of the window's rows, in the dtypes of a batch."""
+        part = {}
+        for name, rows in self.room.items():
+            dtype = _BATCH_DTYPES.get(name, rows.dtype)
+            if self.order is None:
+                part[name] = rows[here].to(dtype, copy=True)
+            else:
+                part[name] = rows.index_select(0, self.order[here]).to(dtype)
+        return part
+
+
+Window = MappedWindow | CopiedWindow
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One chunk's rows within a window.
+
+    start, stop  Its tokens in the shard.
+    place        Its rows in the window, before they are permuted.
+    rows         How the tokens become rows; None: every token is one row.
+    """
+
+    shard: int
+    start: int
+    stop: int
+    place: slice
+    rows: TokenRows | None
+
+
+class WindowLoader:
+    """Loads windows of a split; any number of threads may load at the same time.
+
+    largest  Most rows that a window can have.
+    """
+
+    def __init__(
+        self, store: ActivationStore, split: Split, selection: Selection, chunks: Chunks, largest: int
+    ) -> None:
+        self._store = store
+        self._shards = store.shards(split)
+        self._selection = selection
+        self._chunks = chunks
+        self._largest = largest
+        # a chunk whose rows are repeated can have as many rows as tokens without each token being a row
+        self._repeats = any(rule.repeat > 1 for rule in selection.rules)
+        # rows that are gathered from the files themselves
+        self._direct = selection.pool == 1 and store.plan.states == "native"
+        self._sides: dict[str, list[str]] = {side: selection.columns(store, side) for side in SIDES}
+        self._readers: dict[int, ShardReader] = {}
+        self._spare: list[Batch] = []
+
+    def load(self, chunks: npt.NDArray[np.int64], order: Tensor | None) -> Window:
+        """The rows of some chunks, permuted by `order` [rows] if there is one."""
+        size = int(self._chunks.counts[chunks].sum())
+        pieces = self._pieces(chunks)
+        return self._mapped(pieces, size, order) if self._direct else self._copied(pieces, size, order)
+
+    def announce(self, chunks: npt.NDArray[np.int64]) -> None:
+        """Let the operating system read the pages of a window that is gathered from the files."""
+        if not self._direct:
+            return
+        columns = [column for side in SIDES for column in self._sides[side]]
+        chunks = np.sort(chunks)
+        for shard in np.unique(self._chunks.shard[chunks]).tolist():
+            here = chunks[self._chunks.shard[chunks] == shard]
+            starts, stops = self._chunks.start[here], self._chunks.stop[here]
+            apart = starts[1:] != stops[:-1]  # adjacent chunks are one run
+            first, last = np.concatenate([[True], apart]), np.concatenate([apart, [True]])
+            runs = zip(starts[first].tolist(), stops[last].tolist(), strict=True)
+            self._reader(shard).announce(columns, runs)
+
+    def release(self, window: Window | None) -> None:
+        """Reuse a window's memory for later ones: fresh memory costs more than the copying into it."""
+        if isinstance(window, CopiedWindow):
+            self._spare.append(window.room)
+
+    def _pieces(self, chunks: npt.NDArray[np.int64]) -> Iterator[_Piece]:
+        """A window's chunks that have rows, in order."""
+        begin = 0
+        for chunk in chunks:
+            count, shard = int(self._chunks.counts[chunk]), int(self._chunks.shard[chunk])
+            if count == 0:
+                continue
+            start, stop = int(self._chunks.start[chunk]), int(self._chunks.stop[chunk])
+            rows = None
+            if self._repeats or count < stop - start:
+                rows = self._selection.rows(self._store, self._reader(shard), start, stop)
+            yield _Piece(shard, start, stop, slice(begin, begin + count), rows)
+            begin += count
+
+    def _mapped(self, pieces: Iterator[_Piece], size: int, order: Tensor | None) -> MappedWindow:
+        places = {name: torch.empty(size, dtype=torch.int64) for name in ("shard", "row", *LABELS)}
+        for piece in pieces:
+            values = {name: self._reader(piece.shard).rows(name, piece.start, piece.stop) for name in LABELS}
+            values["row"] = torch.arange(piece.start, piece.stop)
+            for name, column in values.items():
+                places[name][piece.place] = column if piece.rows is None else piece.rows.gathered(column)
+            places["shard"][piece.place] = piece.shard
+        if order is not None:
+            places = {name: values[order] for name, values in places.items()}
+        return MappedWindow(places, self._sides, self._readers)
+
+    def _copied(self, pieces: Iterator[_Piece], size: int, order: Tensor | None) -> CopiedWindow:
+        room = self._spare.pop() if self._spare else self._new_room()
+        for piece in pieces:
+            reader = self._reader(piece.shard)
+            for name, columns in self._columns.items():
+                begin = 0
+                for column in columns:
+                    values = reader.rows(column, piece.start, piece.stop)
+                    if piece.rows is not None:
+                        values = piece.rows.gathered(values)
+                    if values.ndim == 1:
+                        room[name][piece.place] = values
+                        continue
+                    room[name][piece.place, begin : begin + values.shape[1]] = values
+                    begin += values.shape[1]
+        return CopiedWindow(size, room, order)
+
+    def _new_room(self) -> Batch:
+        """Memory for the largest window, in the store's dtypes; means in float32."""
+        room = {}
+        for name, columns in self._columns.items():
+            plan = [self._store.plan.columns[column] for column in columns]
+            dtype = plan[0].dtype
+            if dtype.is_floating_point and self._selection.pool > 1:
+                dtype = torch.float32
+            rows, *width = plan[0].shape(self._largest)
+            total = [sum(column.shape(1)[1] for column in plan)] if width else []
+            room[name] = torch.empty([rows, *total], dtype=dtype)
+        return room
+
+    @property
+    def _columns(self) -> dict[str, list[str]]:
+        """The store's columns by name in a batch."""
+        return self._sides | {name: [name] for name in LABELS}
+
+    def _reader(self, shard: int) -> ShardReader:
+        if shard not in self._readers:
+            self._readers[shard] = self._store.reader(self._shards[shard])
+        return self._readers[shard]

@@ -1,4 +1,4 @@
-"""What a vector does to a model: behaviours, the engine that measures them, nulls and statistics."""
+"""Evaluation of steering: behaviours, the measuring engine, nulls and statistics."""
 
 from lrt.evaluation.behaviours import (
     Behaviour,
@@ -9,24 +9,31 @@ from lrt.evaluation.behaviours import (
     read_behaviours,
 )
 from lrt.evaluation.callbacks import SteeringEvalCallback, TrackedBehaviour
-from lrt.evaluation.directions import NULLS, ContrastStates, TransferMaps, directions, other_contrast
-from lrt.evaluation.fidelity import Fidelity, StitchingDepth, fidelity, inside_documents, stitching_depths
-from lrt.evaluation.measuring import Damage, Measurement, SteeringCondition, damage, end_tokens, measure
+from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid, choose_layer, choose_strength
+from lrt.evaluation.directions import (
+    NULLS,
+    ContrastStates,
+    ModelStates,
+    TransferMaps,
+    directions,
+    other_contrast,
+)
+from lrt.evaluation.fidelity import FidelityRow, StitchingDepth, fidelity, inside_documents, stitching_depths
+from lrt.evaluation.measuring import (
+    Damage,
+    Measurement,
+    SteerableModel,
+    SteeringCondition,
+    damage,
+    end_tokens,
+    measure,
+)
 from lrt.evaluation.model_written import Propensity, answered_questions, propensity_suite
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.score_directions import rows_along, scores_along
-from lrt.evaluation.storybook import storybook_suite
-from lrt.evaluation.study import (
-    Chosen,
-    SteerableModel,
-    StrengthChoice,
-    StrengthGrid,
-    Study,
-    choose_layer,
-    choose_strength,
-    study,
-    study_rows,
-)
+from lrt.evaluation.storybook import StorybookSuite, storybook_suite
+from lrt.evaluation.study import Study, study, study_rows
+from lrt.evaluation.suites import CombinedSuite, FilesSuite, SuiteSettings, build_suite
 from lrt.evaluation.summary import summarise
 from lrt.evaluation.texts import Texts, texts_suite
 
@@ -35,26 +42,32 @@ __all__ = [
     "Behaviour",
     "BehaviourUnreadable",
     "Chosen",
+    "CombinedSuite",
     "ContrastStates",
     "Damage",
-    "Fidelity",
+    "FidelityRow",
+    "FilesSuite",
     "Instructions",
     "Item",
     "ItemSplit",
     "Measurement",
+    "ModelStates",
     "Propensity",
     "Refusal",
     "SteerableModel",
     "SteeringCondition",
     "SteeringEvalCallback",
     "StitchingDepth",
+    "StorybookSuite",
     "StrengthChoice",
     "StrengthGrid",
     "Study",
+    "SuiteSettings",
     "Texts",
     "TrackedBehaviour",
     "TransferMaps",
     "answered_questions",
+    "build_suite",
     "check_together",
     "choose_layer",
     "choose_strength",

@@ -1,4 +1,4 @@
-"""A behaviour: contrastive prompts to find its vector, held-out items to measure it, and a scorer."""
+"""A behaviour: contrastive prompts to extract its vector, held-out items to measure it, and a scorer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.scorers import (
     Answer,
     Choice,
     LogitScorer,
     Scorer,
     WrittenScorer,
+    check_keys,
     scorer_from_data,
     scorer_to_data,
 )
@@ -25,16 +27,16 @@ Operation = Literal["add", "ablate"]
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
 
 
-class BehaviourUnreadable(ValueError):
-    """A behaviour file that cannot be used, with what is wrong in it."""
+class BehaviourUnreadable(InvalidValue):
+    """A behaviour, or its file, that cannot be used; the message names the field at fault."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question put to the model.
+    """One prompt to measure a behaviour on.
 
-    prompt    Text as the model reads it, chat template and all.
-    key       Stratum within which items are comparable (the letter of the matching answer, say).
+    prompt    Text as the model reads it, chat template included.
+    key       Stratum within which items are comparable (for example the letter of the matching answer).
     matching  For `Choice` and `Answer`: the answer that shows the behaviour.
     other     For `Choice` and `Answer`: the answer that does not.
     prompted  The same item with a plain prompt that asks for the behaviour: the baseline.
@@ -48,23 +50,25 @@ class Item:
 
     @property
     def id(self) -> str:
-        """Hash of everything that makes the item what it is."""
+        """Hash of all fields."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What to find a vector from, what to measure, and how.
+    """Contrastive prompts, items and scorer of one behaviour.
 
-    contrast      Name of the vector; behaviours that share one (inducing and removing) share it.
-    direction     +1 where the vector is to raise the score, -1 where its opposite is to lower it.
-    damage_texts  Text on which harm is measured, in halves (`damage_texts_of`): text that shows the
-                  behaviour already where it is a kind of text, ordinary text otherwise.
-    operation     `add` the vector at the steered block, or `ablate` its direction from the output of every
-                  block; strength is then the share of the component that is taken out.
-    extra_scorers          Scorers of the same generated texts beside `scorer`, by which nothing is chosen.
-    held_out      What the prompts ask, without the template around it: the map's corpus must not hold it
-                  in another template either.
+    contrast       Name of the vector; behaviours with the same contrastive prompts share it.
+    direction      +1 to raise the score with the vector, -1 to lower it with the opposite vector.
+    damage_texts   Texts on which side effects are measured, in halves (`damage_texts_of`). Where the
+                   behaviour is a kind of text, texts of that kind; neutral texts otherwise.
+    operation      `add` the vector at the steered block, or `ablate` its direction from the output of every
+                   block; strength is then the fraction of the component that is removed.
+    extra_scorers  Further scorers of the generated texts. The choice of strength and layer ignores them.
+    held_out       The prompts' content without the template around it: it is removed from the map's corpus
+                   in any template.
+
+    Raises BehaviourUnreadable for a field that is missing or contradicts another.
     """
 
     name: str
@@ -85,12 +89,12 @@ class Behaviour:
     def __post_init__(self) -> None:
         if not self.contrast:
             object.__setattr__(self, "contrast", self.name)
-        for entry in ("name", "contrast"):  # files are called by them
-            named = getattr(self, entry)
-            if not isinstance(named, str) or re.fullmatch(_NAME, named) is None:
+        for field in ("name", "contrast"):  # used as file names
+            value = getattr(self, field)
+            if not isinstance(value, str) or re.fullmatch(_NAME, value) is None:
                 raise BehaviourUnreadable(
-                    f"the {entry} {named!r} of a behaviour is no name: give letters and digits, with `-`, "
-                    "`_` or `.` between them, at most 100, as sad-stories"
+                    f"invalid {field} {value!r} of a behaviour: use at most 100 letters and digits, with "
+                    "`-`, `_` or `.` between them, for example sad-stories"
                 )
         for part in ("positives", "negatives", "development", "test", "damage_texts"):
             if not getattr(self, part):
@@ -98,14 +102,14 @@ class Behaviour:
         shared = {i.prompt for i in self.development} & {i.prompt for i in self.test}
         if shared:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} has {len(shared)} prompts among both its development and "
-                f"its test items, as {min(shared)!r}; split by question"
+                f"behaviour {self.name!r} has {len(shared)} prompts in both its development and its test "
+                f"items, for example {min(shared)!r}; split by question"
             )
         leaked = {i.prompt for i in self.items} & {*self.positives, *self.negatives}
         if leaked:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} has {len(leaked)} items whose prompt is among its "
-                f"contrastive texts, as {min(leaked)!r}; items must be held out"
+                f"behaviour {self.name!r} has {len(leaked)} items whose prompt is a contrastive prompt too, "
+                f"for example {min(leaked)!r}; items must be held out"
             )
         if self.direction not in (1, -1):
             raise BehaviourUnreadable(
@@ -113,15 +117,15 @@ class Behaviour:
             )
         if self.max_new_tokens < 1:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; at least 1 is needed"
+                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; it must be at least 1"
             )
         if isinstance(self.scorer, Choice | Answer) and not all(
             i.matching and i.other and i.key for i in self.items
         ):
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} is scored by {type(self.scorer).__name__}, so every item needs "
-                "`matching` and `other` answers and a `key` (the letter, or the Yes or No, of the matching "
-                "one): without keys any two vectors would agree"
+                "`matching` and `other` answers and a `key` (the matching letter, or Yes or No): without "
+                "keys any two vectors would seem to agree"
             )
         if self.operation not in get_args(Operation):
             raise BehaviourUnreadable(
@@ -129,22 +133,23 @@ class Behaviour:
             )
         if self.extra_scorers and self.reads_logits:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} is read off logits, so there is no text for its `extra_scorers` to score"
+                f"behaviour {self.name!r} is scored by logits, so its `extra_scorers` have no text to score; "
+                "remove them"
             )
 
     @property
     def is_choice(self) -> bool:
-        """Whether it is read off two answers' logits instead of a generated text."""
+        """Whether it is scored by two answers' logits instead of a generated text."""
         return isinstance(self.scorer, Choice)
 
     @property
     def has_answers(self) -> bool:
-        """Whether its items have two answers and a key, told by logits or in the model's own words."""
+        """Whether its items have two answers and a key, scored by logits or in generated text."""
         return isinstance(self.scorer, Choice | Answer)
 
     @property
     def reads_logits(self) -> bool:
-        """Whether nothing is generated."""
+        """Whether it is scored by logits, without generated text."""
         return isinstance(self.scorer, LogitScorer)
 
     @property
@@ -157,14 +162,16 @@ class Behaviour:
         return self.test if split == "test" else self.development
 
     def damage_texts_of(self, split: ItemSplit) -> tuple[str, ...]:
-        """Every second damage text: strengths are chosen by the harm on one half, and the harm of what
-        was chosen is told on the other. A single text serves as both."""
+        """Every second damage text: one half to choose strengths, the other to report damage.
+
+        A single text serves as both.
+        """
         half = self.damage_texts[::2] if split == "development" else self.damage_texts[1::2]
         return half or self.damage_texts
 
     @property
     def texts(self) -> Iterable[str]:
-        """Every text that must not be in the map's corpus."""
+        """Every text that is removed from the map's corpus."""
         yield from self.positives
         yield from self.negatives
         yield from (item.prompt for item in self.items)
@@ -173,16 +180,17 @@ class Behaviour:
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for a file or a fingerprint."""
-        also = [scorer_to_data(scorer) for scorer in self.extra_scorers]
-        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": also}
+        extra = [scorer_to_data(scorer) for scorer in self.extra_scorers]
+        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": extra}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:
-        """Reads `to_data`'s; raises `BehaviourUnreadable` naming the field at fault."""
+        """The behaviour that `to_data` wrote. Raises `BehaviourUnreadable` naming the field at fault."""
         if not isinstance(data, dict):
-            raise BehaviourUnreadable(f"a behaviour is a JSON object; got {type(data).__name__}")
+            raise BehaviourUnreadable(f"a behaviour must be a JSON object; got {type(data).__name__}")
         fields = dict(data)
         try:
+            check_keys(fields, "its fields")
             fields["scorer"] = scorer_from_data(fields["scorer"])
             for part in ("development", "test"):
                 fields[part] = tuple(Item(**item) for item in fields[part])
@@ -205,47 +213,46 @@ class Behaviour:
 def _written_scorer(data: Any) -> WrittenScorer:
     scorer = scorer_from_data(data)
     if isinstance(scorer, LogitScorer):
-        raise ValueError(f"`extra_scorers` holds {type(scorer).__name__}, which scores no text")
+        raise InvalidValue(f"`extra_scorers` holds {type(scorer).__name__}, which does not score text")
     return scorer
 
 
 def _texts(part: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"`{part}` must be a list of texts")
+        raise InvalidValue(f"`{part}` must be a list of texts")
     return tuple(value)
 
 
 def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
-    """Behaviours from JSON files, one each; raises `BehaviourUnreadable` naming file and fault.
+    """Behaviours from JSON files, one each.
 
-    Names must differ, and behaviours that share a `contrast` must share its texts.
+    Raises `BehaviourUnreadable` naming file and fault; see `check_together` too.
     """
     behaviours: list[Behaviour] = []
     for path in paths:
         try:
-            read = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
-            check_together([*behaviours, read])
+            new = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+            check_together([*behaviours, new])
         except BehaviourUnreadable as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
-        behaviours.append(read)
+        behaviours.append(new)
     return tuple(behaviours)
 
 
 def check_together(behaviours: Sequence[Behaviour]) -> None:
-    """Raises `BehaviourUnreadable` for a name that two have, and for a contrast of which two have texts."""
+    """Raise `BehaviourUnreadable` for two behaviours of one name, or of one contrast with different "
+    "prompts."""
     by_name: dict[str, Behaviour] = {}
     by_contrast: dict[str, Behaviour] = {}
     for new in behaviours:
         if new.name in by_name:
-            raise BehaviourUnreadable(
-                f"the name {new.name!r} is taken by another behaviour; names must differ"
-            )
+            raise BehaviourUnreadable(f"two behaviours are named {new.name!r}; give each a name of its own")
         by_name[new.name] = new
         other = by_contrast.setdefault(new.contrast, new)
         if (new.positives, new.negatives) != (other.positives, other.negatives):
             raise BehaviourUnreadable(
-                f"{new.name!r} shares the contrast {new.contrast!r} with {other.name!r} but not its "
-                "positives and negatives; give it another contrast or the same texts"
+                f"{new.name!r} and {other.name!r} share the contrast {new.contrast!r} but not its positives "
+                "and negatives; give one of them another contrast, or both the same prompts"
             )

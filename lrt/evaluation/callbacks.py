@@ -1,68 +1,79 @@
-"""Behaviour during training: the map as it stands steers, and the answer stands beside the loss."""
+"""Steering evaluation during training: scores under the vectors that the unfinished map transfers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour
-from lrt.evaluation.measuring import SteeringCondition, measure
-from lrt.evaluation.study import SteerableModel
-from lrt.mapping import MapModule
+from lrt.evaluation.measuring import SteerableModel, SteeringCondition, measure
+from lrt.mapping import AffineMap, MapModule
+from lrt.steering import Mapping, SteeringVector
 
 
 @dataclass(frozen=True)
 class TrackedBehaviour:
-    """One behaviour to follow: its vectors in both models, and where and how strongly to steer.
+    """One behaviour that is evaluated during training.
 
-    columns  What of the map's image belongs to the target's layer.
+    target   The model at the layer that is steered.
+    vectors  The source's own vector at each source layer of the map.
+    native   The target's own vector at the steered layer.
     """
 
     behaviour: Behaviour
     target: SteerableModel
-    source_vector: Tensor  # [d_source], all the map's layers
-    native: Tensor  # [d] unit, at the target's layer
+    vectors: Sequence[SteeringVector]
+    native: SteeringVector
     strength: float
-    columns: slice
 
 
 class SteeringEvalCallback(L.Callback):
-    """Steers the target with the vector that the unfinished map carries across, every `every` steps.
+    """Steers the target with the vectors that the unfinished map transfers, every `every` steps.
 
-    Works on development items alone, on the first process alone. Logs `behaviour/<name>` through the
-    module's loggers and keeps the points, which outlive a resumed run, for the report.
+    Uses development items alone, on the first process alone. Logs `behaviour/<name>` through the
+    module's loggers and stores the scores for the report, across resumed runs too.
+
+    mapping_of   Puts the map as it stands between the models' layers.
+    items        Development items of each behaviour.
+    temperature  Of generated answers; 0 decodes greedily.
+    max_rows     Rows (item x condition) in one batch.
+
+    Raises InvalidValue for `every` or `items` below 1.
     """
 
     def __init__(
         self,
-        probes: Sequence[TrackedBehaviour],
+        tracked: Sequence[TrackedBehaviour],
+        mapping_of: Callable[[AffineMap], Mapping],
         every: int,
         items: int = 16,
         temperature: float = 0.0,
         max_rows: int = 1024,
     ) -> None:
         if every < 1 or items < 1:
-            raise ValueError(
-                f"evaluation.during_training.every={every} and evaluation.during_training.items={items} must be at "
-                "least 1; set evaluation.during_training.behaviours=[] to train without probes"
+            raise InvalidValue(
+                f"evaluation.during_training.every={every} and evaluation.during_training.items={items} must "
+                "be at least 1; set evaluation.during_training.behaviours=[] to turn this evaluation off"
             )
-        self.probes, self.every = tuple(probes), every
+        self.tracked, self.mapping_of, self.every = tuple(tracked), mapping_of, every
         self.items, self.temperature, self.max_rows = items, temperature, max_rows
-        self.points: dict[str, list[list[float]]] = {p.behaviour.name: [] for p in probes}
+        self.points: dict[str, list[list[float]]] = {each.behaviour.name: [] for each in tracked}
         self.references: dict[str, dict[str, float]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not self.references:
-            for probe in self.probes:
-                cells = self._cells("native", probe, probe.native)
-                none, native = self._means(probe, [SteeringCondition("none", 0.0, 0 * cells.offset), cells])
-                self.references[probe.behaviour.name] = {"unsteered": none, "native": native}
-            self._look(trainer, pl_module)
+            for each in self.tracked:
+                steered = self._condition("native", each, each.native)
+                unsteered = SteeringCondition("none", 0.0, 0 * steered.offset)
+                none, native = self._means(each, [unsteered, steered])
+                self.references[each.behaviour.name] = {"unsteered": none, "native": native}
+            self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -73,53 +84,55 @@ class SteeringEvalCallback(L.Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         if trainer.is_global_zero and trainer.global_step % self.every == 0:
-            self._look(trainer, pl_module)  # once a step, however many batches it gathers
+            self._evaluate(trainer, pl_module)  # once a step, however many batches it accumulates
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and trainer.global_step % self.every:
-            self._look(trainer, pl_module)
+            self._evaluate(trainer, pl_module)
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, MapModule)
-        affine = pl_module.affine().to("cpu")
-        found: dict[str, float] = {}
-        for probe in self.probes:
-            points = self.points[probe.behaviour.name]
+        mapping = self.mapping_of(pl_module.affine().to("cpu"))
+        scores: dict[str, float] = {}
+        for each in self.tracked:
+            points = self.points[each.behaviour.name]
             if points and points[-1][0] == trainer.global_step:
                 continue
-            image = affine.directions(probe.source_vector)[probe.columns]
-            if not image.norm() > 0:  # a map that starts at zero has no direction yet
+            vector = mapping.transfer(each.vectors, each.target.layer)
+            if not vector.norm > 0:  # a map that starts at zero has no direction yet
                 continue
-            unit = torch.nn.functional.normalize(image, dim=0)
-            (value,) = self._means(probe, [self._cells("transferred", probe, unit)])
-            points.append([float(trainer.global_step), value])
-            found[f"behaviour/{probe.behaviour.name}"] = value
+            (score,) = self._means(each, [self._condition("transferred", each, vector)])
+            points.append([float(trainer.global_step), score])
+            scores[f"behaviour/{each.behaviour.name}"] = score
         for logger in trainer.loggers:
-            logger.log_metrics(found, step=trainer.global_step)
+            logger.log_metrics(scores, step=trainer.global_step)
 
-    def _cells(self, condition: str, probe: TrackedBehaviour, unit: Tensor) -> SteeringCondition:
-        (cell,) = probe.target.cells(condition, unit, [probe.strength], probe.behaviour.direction)
-        return cell
+    def _condition(self, name: str, each: TrackedBehaviour, vector: SteeringVector) -> SteeringCondition:
+        (condition,) = each.target.conditions(
+            name, vector.unit_direction, [each.strength], each.behaviour.direction
+        )
+        return condition
 
-    def _means(self, probe: TrackedBehaviour, cells: Sequence[SteeringCondition]) -> list[float]:
+    def _means(self, each: TrackedBehaviour, conditions: Sequence[SteeringCondition]) -> list[float]:
         rows = measure(
-            probe.target.lm,
-            probe.target.layer,
-            probe.behaviour,
+            each.target.lm,
+            each.target.layer,
+            each.behaviour,
             "development",
-            probe.behaviour.development[: self.items],
-            cells,
+            each.behaviour.development[: self.items],
+            conditions,
             temperature=self.temperature,
             max_rows=self.max_rows,
         )
         return [
-            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean()) for c in cells
+            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean())
+            for c in conditions
         ]
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": self.points, "references": self.references}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: MappingOf[str, Any]) -> None:
         self.points |= {name: list(points) for name, points in state_dict["points"].items()}
         self.references = dict(state_dict["references"])
 

@@ -1,4 +1,4 @@
-"""Rows of evaluation sets as their authors publish them: files, or sets of the hub, streamed."""
+"""Readers of published evaluation sets: local files, or data sets of the Hugging Face hub, streamed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lrt.corpora import json_rows
+from lrt.errors import InvalidValue
 
 
-class SetUnreadable(ValueError):
-    """An evaluation set that is not there or not of the expected form; the message says where and what."""
+class SetUnreadable(InvalidValue):
+    """An evaluation set that is missing or malformed; the message says where and what."""
 
 
 def file_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -23,28 +24,28 @@ def file_rows(file: Path) -> Iterator[dict[str, Any]]:
             yield _object(row, place)
     except (OSError, ValueError) as error:
         raise SetUnreadable(
-            f"{file} cannot be read as an evaluation set: it is no {form} ({error})"
+            f"{file} cannot be read as an evaluation set: it must be a {form} ({error})"
         ) from error
 
 
 def hub_rows(path: str, split: str = "train", revision: str | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a set of the hub, streamed. Raises `SetUnreadable`."""
-    import datasets  # takes seconds, and only hub sets need it
+    """Rows of a data set of the hub, streamed. Raises `SetUnreadable`."""
+    import datasets  # slow to import, and only hub data sets need it
 
-    with _told(f"hub set {path!r} (split {split!r}, revision {revision!r})"):
+    with _hub_errors(f"hub set {path!r} (split {split!r}, revision {revision!r})"):
         yield from map(dict, datasets.load_dataset(path, split=split, streaming=True, revision=revision))
 
 
 def hub_file_rows(path: str, file: str, revision: str | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of one jsonl file of a hub set, streamed. Raises `SetUnreadable`.
+    """Rows of one jsonl file of a hub data set, streamed. Raises `SetUnreadable`.
 
-    Read as lines: the types of a field may differ between rows, and a set that has a loading script
-    cannot be loaded by its name any more.
+    Read as lines of text: a field's type may differ between rows, and `datasets` no longer loads data sets
+    with a loading script by name.
     """
     import datasets
 
     place = f"hf://datasets/{path}@{revision or 'main'}/{file}"
-    with _told(f"hub file {place}"):
+    with _hub_errors(f"hub file {place}"):
         lines = datasets.load_dataset("text", data_files=place, split="train", streaming=True)
         for number, line in enumerate(lines, start=1):
             if line["text"].strip():
@@ -61,29 +62,29 @@ def _row(line: str, place: str) -> dict[str, Any]:
 
 def _object(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise SetUnreadable(f"{place} is a JSON {type(row).__name__}, not an object with fields")
+        raise SetUnreadable(f"{place} must be a JSON object; got {type(row).__name__}")
     return row
 
 
 def field_of(row: Mapping[str, Any], name: str, place: str) -> str:
-    """A field's text; raises `SetUnreadable` naming the place and the fields there are."""
+    """A field's text. Raises `SetUnreadable` naming the place and the row's fields."""
     value = row.get(name)
     if not isinstance(value, str):
-        held = "nothing" if value is None else f"a {type(value).__name__}"
+        kind = "missing" if value is None else f"a {type(value).__name__}"
         raise SetUnreadable(
-            f"{place}: field {name!r} holds {held}, not text; there are {', '.join(sorted(row))}"
+            f"{place}: field {name!r} is {kind}, it must be text; the row has {', '.join(sorted(row))}"
         )
     return value
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Says of what an error of the hub is."""
+def _hub_errors(what: str) -> Iterator[None]:
+    """Turn errors of the hub's client into `SetUnreadable`, with what was to be loaded."""
     try:
         yield
     except SetUnreadable:
         raise
-    except Exception as error:  # no such set, file or split, or what the hub's HTTP client raises
+    except Exception as error:  # missing data set, file or split, or the hub's HTTP client
         raise SetUnreadable(
-            f"{what} cannot be loaded: {error}. Where the hub cannot be reached, name a local folder or file"
+            f"{what} cannot be loaded: {error}. Without access to the hub, name a local folder or file"
         ) from error

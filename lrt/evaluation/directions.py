@@ -1,168 +1,240 @@
-"""Every direction that is put to the test beside the transferred vector, the nulls above all.
+"""All directions that a study steers along: native, transferred, and the nulls.
 
-A null is a direction that ought to do nothing: if it steers, the measure or the layer is at fault,
-not the transfer. All directions are of the target's width; their length is set by the strength.
+A null is a direction that should have no effect. If it steers, the score or the layer is at fault, not the
+transfer. All directions are of the target's width; strengths set their length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lrt.mapping import AffineMap, LayerConcat
-from lrt.steering import difference_of_means
+from lrt.mapping import LayerConcat
+from lrt.steering import Mapping, SteeringVector, difference_of_means
+
+Role = Literal["source", "target", "untrained_source"]
+Rows = tuple[Tensor, Tensor]
+"""Indices or masks of positive and negative prompts."""
 
 RESAMPLED = ("resampled", "resampled_native")
-BESIDE = ("whole_corpus",)
+COMPARED = ("whole_corpus",)
 NULLS = ("random", "bias", "shuffled", "other", "untrained_source")
 
 
-@dataclass(frozen=True)
-class ContrastStates:
-    """Last-token states of one contrastive set in both models, at every layer of the map.
+@dataclass(frozen=True, eq=False)
+class ModelStates:
+    """Last-token states of contrastive prompts in one model, its layers side by side.
 
-    Each is float32 `[n, d]`, layers side by side; `untrained_source` holds those of the untrained
-    source, where there is one.
+    residual_norms  Median residual norm by layer.
     """
 
-    source: tuple[Tensor, Tensor]  # positive, negative  [n, d_source]
-    target: tuple[Tensor, Tensor]  # [n, d_target]
-    untrained_source: tuple[Tensor, Tensor] | None = None
+    positive: Tensor  # [n, layers x d] float32
+    negative: Tensor  # [m, layers x d] float32
+    layers: LayerConcat
+    model: str
+    residual_norms: MappingOf[int, float]
 
-    def at(self, source: Tensor, target: Tensor) -> ContrastStates:
-        """The same texts with some columns `[k]` of each side: some of the layers."""
-        pairs = (
-            None if pair is None else (pair[0][:, columns], pair[1][:, columns])
-            for pair, columns in (
-                (self.source, source),
-                (self.target, target),
-                (self.untrained_source, source),
-            )
+    def at(self, layers: Sequence[int]) -> ModelStates:
+        """The same prompts at some of the layers."""
+        columns = self.layers.columns_of(layers)
+        return ModelStates(
+            self.positive[:, columns],
+            self.negative[:, columns],
+            LayerConcat(tuple(layers), self.layers.width),
+            self.model,
+            self.residual_norms,
         )
-        return ContrastStates(*pairs)  # type: ignore[arg-type]
+
+    def difference(self, rows: Rows | None = None) -> Tensor:  # [layers x d]
+        """Difference of means over all prompts, or over some rows of each side."""
+        positive, negative = self.positive, self.negative
+        if rows is not None:
+            positive, negative = positive[rows[0]], negative[rows[1]]
+        return difference_of_means(positive, negative)
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastStates:
+    """Last-token states of one set of contrastive prompts in both models, at every layer of the map.
+
+    prompts           Digest of the prompts (`lrt.steering.prompts_digest`).
+    untrained_source  The source architecture with random weights, where that null is evaluated.
+    """
+
+    contrast: str
+    source: ModelStates
+    target: ModelStates
+    untrained_source: ModelStates | None = None
+    prompts: str = ""
+
+    def at(self, source: Sequence[int], target: Sequence[int]) -> ContrastStates:
+        """The same prompts at some of the layers of each side."""
+        untrained = None if self.untrained_source is None else self.untrained_source.at(source)
+        return ContrastStates(
+            self.contrast, self.source.at(source), self.target.at(target), untrained, self.prompts
+        )
 
     @property
     def source_vector(self) -> Tensor:
-        """`[d_source]`, the source's own steering vector."""
-        return difference_of_means(*self.source)
+        """`[d_source]`, the source's own vector, layers side by side."""
+        return self.source.difference()
 
     @property
     def target_vector(self) -> Tensor:
-        """`[d_target]`, the native vector."""
-        return difference_of_means(*self.target)
+        """`[d_target]`, the native vector, layers side by side."""
+        return self.target.difference()
+
+    def vectors(self, role: Role, rows: Rows | None = None) -> list[SteeringVector]:
+        """One model's own vector at each of its layers, from all prompts or from some rows of each side.
+
+        Raises ValueError for `untrained_source` where its states were not recorded.
+        """
+        states = getattr(self, role)
+        if states is None:
+            raise ValueError(f"the contrast {self.contrast!r} has no states of the untrained source")
+        difference = states.difference(rows)
+        return [
+            SteeringVector(
+                states.layers.part(difference, layer),
+                layer,
+                states.model,
+                states.residual_norms[layer],
+                self.contrast,
+                prompts=self.prompts,
+            )
+            for layer in states.layers.layers
+        ]
 
 
 @dataclass(frozen=True)
 class TransferMaps:
-    """The map under test and those of the nulls and intervals.
+    """The map under test, and those of the nulls and intervals.
 
-    shuffled       Fitted on pairs whose target rows were permuted over the corpus.
-    resampled      Refitted on the documents drawn with replacement.
-    untrained_source  From an untrained source with the same corpus.
+    shuffled          Fitted on pairs whose target rows were permuted over the corpus.
+    resampled         Refitted on documents drawn with replacement.
+    untrained_source  Fitted from an untrained source on the same corpus.
     """
 
-    affine: AffineMap
-    shuffled: Sequence[AffineMap] = ()
-    resampled: Sequence[AffineMap] = ()
-    untrained_source: AffineMap | None = None
+    mapping: Mapping
+    shuffled: Sequence[Mapping] = ()
+    resampled: Sequence[Mapping] = ()
+    untrained_source: Mapping | None = None
 
 
 def directions(
     contrast: str,
-    states: Mapping[str, ContrastStates],
+    states: MappingOf[str, ContrastStates],
     maps: TransferMaps,
     *,
-    whole: AffineMap | None = None,
-    stack: LayerConcat,
+    whole: Mapping | None = None,
     layer: int,
     random_draws: int,
     seed: int,
 ) -> dict[str, Tensor]:
     """Unit directions `[draws, width]` at one target layer by condition, for one contrast of `states`.
 
-    stack  The target layers that the map's images are made of; `layer` is the one to steer at.
-
     native, native_half  The target's own vector; from each disjoint half of the prompts (the
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
     whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
     random, bias, shuffled, other, untrained_source  The nulls; `other` is another contrast's
-                         transferred vector. What there is nothing to make of is left out.
-    resampled, resampled_native  `W v` with the map's documents and the contrastive prompts drawn anew,
+                         transferred vector.
+    resampled, resampled_native  `W v` with the map's documents and the contrastive prompts resampled,
                          and the native vector of the same prompts.
+
+    Conditions that cannot be built are skipped. A zero vector gives a zero row, which does not steer.
     """
-    mine = states[contrast]
+    mapping, own = maps.mapping, states[contrast]
     generator = torch.Generator().manual_seed(seed)
-    v = mine.source_vector
-    image = maps.affine.directions(v)
-    found: dict[str, list[Tensor]] = {
-        "native": [mine.target_vector],
-        "native_half": [difference_of_means(*(_half(side, half) for side in mine.target)) for half in (0, 1)],
-        "transferred": [image],
-        "paper_literal": [image + maps.affine.bias],
+    sources = own.vectors("source")
+
+    def native(rows: Rows | None = None) -> Tensor:
+        return _unit(_at(own.vectors("target", rows), layer))
+
+    def moved(by: Mapping, vectors: Sequence[SteeringVector]) -> Tensor:
+        return _unit(by.transfer(vectors, layer))
+
+    def part(stacked: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(mapping.target.part(stacked.float(), layer), dim=-1)
+
+    rows: dict[str, list[Tensor]] = {
+        "native": [native()],
+        "native_half": [native(_half(own.target, half)) for half in (0, 1)],
+        "transferred": [moved(mapping, sources)],
+        "paper_literal": [_unit(mapping.transfer(sources, layer, paper_literal=True))],
         # a map without bias has no such direction
-        "bias": [maps.affine.bias] if maps.affine.bias.any() else [],
-        "random": list(torch.randn(random_draws, len(image), generator=generator)),
-        "shuffled": [m.directions(v) for m in maps.shuffled],
+        "bias": [part(mapping.affine.bias)] if mapping.affine.bias.any() else [],
+        "random": list(part(torch.randn(random_draws, mapping.target.total, generator=generator))),
+        "shuffled": [moved(each, sources) for each in maps.shuffled],
+        "whole_corpus": [] if whole is None else [moved(whole, sources)],
+        "resampled": [],
+        "resampled_native": [],
     }
-    if whole is not None:
-        found["whole_corpus"] = [whole.directions(v)]
-    for refitted in maps.resampled:
-        drawn = _drawn(mine, generator)
-        for name, pair, carry in (
-            ("resampled", mine.source, refitted.directions),
-            ("resampled_native", mine.target, torch.clone),
-        ):
-            found.setdefault(name, []).append(carry(_difference_of(pair, drawn)))
-    if (following := other_contrast(contrast, states)) is not None:
-        other = states[following].source_vector
-        found["other"] = [maps.affine.directions(other)]
-    if maps.untrained_source is not None and mine.untrained_source is not None:
-        untrained = difference_of_means(*mine.untrained_source)
-        found["untrained_source"] = [maps.untrained_source.directions(untrained)]
-    return {
-        name: torch.nn.functional.normalize(stack.part(torch.stack(rows).float(), layer), dim=1)
-        for name, rows in found.items()
-        if rows
-    }
+    for refit in maps.resampled:
+        drawn = _drawn(own.source, generator)
+        rows["resampled"].append(moved(refit, own.vectors("source", drawn)))
+        rows["resampled_native"].append(native(drawn))
+    if (name := other_contrast(contrast, states)) is not None:
+        rows["other"] = [moved(mapping, states[name].vectors("source"))]
+    if maps.untrained_source is not None and own.untrained_source is not None:
+        rows["untrained_source"] = [moved(maps.untrained_source, own.vectors("untrained_source"))]
+    return {name: torch.stack(units) for name, units in rows.items() if units}
 
 
 def other_contrast(contrast: str, among: Collection[str]) -> str | None:
-    """The one whose transferred vector is the null `other`: the next in order, a fixed choice that every
-    contrast is put to once. None where there is no other."""
+    """The contrast whose transferred vector is the null `other`; None if there is only one.
+
+    It is the next in alphabetical order, so that every contrast is used once.
+    """
     names = sorted(among)
     return names[(names.index(contrast) + 1) % len(names)] if len(names) > 1 else None
 
 
-def _drawn(states: ContrastStates, generator: torch.Generator) -> list[Tensor]:
-    """Rows of either side, drawn with replacement, by `_together` as halves are made. Sides of one length are
-    drawn alike: those of most contrasts are the same texts or questions but for the behaviour, and drawn
-    apart their difference would be one of texts."""
-
-    def rows(count: int) -> Tensor:
-        each = _together(count)
-        first = torch.randint(count // each, (count // each,), generator=generator) * each
-        return (first[:, None] + torch.arange(each)).flatten()
-
-    one, other = (len(side) for side in states.source)
-    drawn = rows(one)
-    return [drawn, drawn if other == one else rows(other)]
+def _at(vectors: Sequence[SteeringVector], layer: int) -> SteeringVector:
+    return next(vector for vector in vectors if vector.layer == layer)
 
 
-def _half(side: Tensor, half: int) -> Tensor:
-    """Every second two of the prompts: answers alternate in a balanced set, and a half made of one answer's
-    questions alone would be a vector of that answer."""
-    return side[torch.arange(len(side)) // _together(len(side)) % 2 == half]
+def _unit(vector: SteeringVector) -> Tensor:
+    """`[d]` of length 1; zeros for a zero vector."""
+    return vector.unit_direction if vector.norm > 0 else torch.zeros_like(vector.direction)
 
 
-def _together(prompts: int) -> int:
-    """How many neighbours a set of prompts is divided by: two, so that a half or a draw has as many of either
-    answer, one where there are too few or not an even number."""
+def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
+    """Rows of each side, drawn with replacement in groups of `_group_size`.
+
+    Sides of one length are drawn alike. Their prompts are mostly the same texts but for the behaviour, so
+    independent draws would add a difference between texts.
+    """
+
+    def draw(count: int) -> Tensor:
+        size = _group_size(count)
+        first = torch.randint(count // size, (count // size,), generator=generator) * size
+        return (first[:, None] + torch.arange(size)).flatten()
+
+    positive = draw(len(states.positive))
+    if len(states.negative) == len(states.positive):
+        return positive, positive
+    return positive, draw(len(states.negative))
+
+
+def _half(states: ModelStates, half: int) -> Rows:
+    """Every second group of `_group_size` prompts on each side.
+
+    Answers alternate in a balanced set, so a half of single prompts would hold one answer alone.
+    """
+    positive, negative = (
+        torch.arange(len(side)) // _group_size(len(side)) % 2 == half
+        for side in (states.positive, states.negative)
+    )
+    return positive, negative
+
+
+def _group_size(prompts: int) -> int:
+    """Neighbouring prompts that are drawn or split together: two, so that both answers are equally frequent;
+    one for an odd number of prompts or fewer than four."""
     return 2 if prompts >= 4 and prompts % 2 == 0 else 1
-
-
-def _difference_of(pair: tuple[Tensor, Tensor], drawn: Sequence[Tensor]) -> Tensor:
-    return difference_of_means(*(side[rows] for side, rows in zip(pair, drawn, strict=True)))

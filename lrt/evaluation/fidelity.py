@@ -1,9 +1,9 @@
-"""A map judged by what the target makes of it: the mapped state in the place of its own.
+"""Fidelity of a map: the target's predictions when its hidden state is replaced by the mapped one.
 
 The fraction of variance unexplained weighs all directions alike; the target does not. So its hidden
-state at the layer is replaced at every position by the image of the source's, the blocks above run
-on, and the next-token predictions are compared with its own. Scale of the loss: 1 is the target
-untouched, 0 the target that sees its mean state everywhere.
+state at the layer is replaced at every position by the mapped source state, and the next-token
+predictions are compared with its own. Loss recovered is 1 for the unchanged target and 0 for the target
+with its mean state everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.statistics import Array, Estimate, ratio_estimate
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import Edit, capture
@@ -33,18 +34,18 @@ TARGET, SOURCE, MEAN = "target", "source", "mean ablated"
 
 
 @dataclass(frozen=True)
-class Fidelity:
-    """One row of the table: a map, the `target` itself, the `source` itself or `mean ablated`.
+class FidelityRow:
+    """One table row: a map, the `target` itself, the `source` itself or `mean ablated`.
 
-    Intervals are percentile bootstraps over sequences, tokens weighing alike.
+    Intervals are percentile bootstraps over sequences; every token has the same weight.
 
     cross_entropy   Of the next token, nats per token.
     kl              KL(target || row), nats per token; None for a source with a head of another width.
     agreement       Share of tokens where both have the same most likely token; None likewise.
-    loss_recovered  `(CE_mean - CE_row) / (CE_mean - CE_target)`; None where the mean state does no harm
-                    (its interval holds zero), since there is then no loss to recover.
-    tokens          Predictions scored.
-    sequences       Rows of tokens that they come from; of one alone the intervals have no width.
+    loss_recovered  `(CE_mean - CE_row) / (CE_mean - CE_target)`; None where the mean state costs no loss
+                    (its interval contains zero).
+    tokens          Number of scored predictions.
+    sequences       Number of sequences; with one, intervals have no width.
     """
 
     name: str
@@ -56,15 +57,15 @@ class Fidelity:
     sequences: int
 
     def to_data(self) -> dict[str, Any]:
-        """Plain figures for a results file."""
+        """Plain data for a results file."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class StitchingDepth:
-    """The stitched model cut at one target layer.
+    """The stitched model at one target layer.
 
-    depth          Share of the target's blocks that the source's and the map stand in for.
+    depth          Share of the target's blocks that the source and the map replace.
     cross_entropy  Of the next token, nats per token, with its bootstrap over sequences.
     """
 
@@ -75,16 +76,16 @@ class StitchingDepth:
     cost: StitchedCost
 
     def to_data(self) -> dict[str, Any]:
-        """Plain figures for a results file."""
+        """Plain data for a results file."""
         return {**asdict(self), "cost": self.cost.to_data()}
 
 
 def inside_documents(
     documents: Tensor,  # [b, t] integer
 ) -> Tensor:  # [b, t] bool
-    """The tokens that follow another of their own document: those that can be predicted.
+    """Mask of tokens that follow another token of their document, in sequences packed from many documents.
 
-    For blocks packed from many documents. Neither a row's first token nor a document's is one.
+    The first token of a sequence or document has nothing to be predicted from.
     """
     same = torch.zeros_like(documents, dtype=torch.bool)
     same[:, 1:] = documents[:, 1:] == documents[:, :-1]
@@ -106,35 +107,32 @@ def fidelity(
     batch_rows: int = 8,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> list[Fidelity]:
-    """The target run on from mapped states: rows `target`, `source`, `mean ablated`, then each map.
+) -> list[FidelityRow]:
+    """Run the target from mapped states: table rows `target`, `source`, `mean ablated`, then each map.
 
-    All rows of a batch share one pass of the source and one of the target up to `layer`; only the
-    target's blocks above it run for each.
+    All table rows share one pass of the source and one of the target up to `layer`; the target's blocks
+    above it run for each.
 
-    source_layers  Blocks of the source, side by side in this order, that all the maps take.
-    layer          The target's block whose output is replaced.
-    tokens         Sequences without padding on the left; padding on the right is harmless where
-                   `scored` leaves it out.
-    mean_state     The target's mean hidden state at the layer, over text like this.
-    scored         Tokens whose prediction counts (see `inside_documents`); by default all but the
-                   first of a row, which nothing predicts.
-    keep_first     Leave the target its own state at position 0, and do not score what it predicts
-                   from it alone. Many models keep a massive activation there, which later tokens
-                   attend to and fits leave out: a row that misses it is charged for a state that the
-                   map was never asked for. The lab's models have none.
-    batch_rows     Sequences run at once. Memory is a few float32 tables of
-                   `batch_rows x t x vocabulary`, whatever the number of sequences and maps.
+    source_layers  Decoder blocks of the source, side by side in this order, that all maps read.
+    layer          The target's decoder block whose output is replaced.
+    tokens         Sequences without padding on the left. Exclude padding on the right by `scored`.
+    mean_state     The target's mean hidden state at the layer, over similar text.
+    scored         Tokens whose prediction counts (see `inside_documents`); by default all but each
+                   sequence's first.
+    keep_first     Use the target's own state at position 0, and do not score the prediction from it
+                   alone. Many models have a massive activation there, which later tokens attend to
+                   and map fits exclude. The lab's models have none.
+    batch_rows     Sequences in one batch. Memory is a few float32 tables of
+                   `batch_rows x t x vocabulary`, for any number of sequences and maps.
     seed           Of the bootstrap.
     progress       Called with the number of sequences done.
 
-    Raises ValueError for layers, maps, tokens or a mean state that do not fit, models that do not
-    share token ids, a map named as another row, nothing to score, and predictions that are not
-    finite.
+    Raises ValueError for arguments that do not fit together and for a map named as another table row.
+    Raises InvalidValue for models that do not share token ids and predictions that are not finite.
     """
     taken = {TARGET, SOURCE, MEAN} & set(maps)
     if taken:
-        raise ValueError(f"a map is named {min(taken)!r}, as another row of the table; name it otherwise")
+        raise ValueError(f"a map is named {min(taken)!r}, which is another row of the table; rename it")
     if mean_state.shape != (target.width,) or not bool(mean_state.isfinite().all()):
         raise ValueError(
             f"mean_state must be [{target.width}] and finite, the mean hidden state of {target.spec.name} at "
@@ -146,9 +144,9 @@ def fidelity(
     wanted = _scored(tokens, scored, keep_first, source, target)
     sums = {name: _Sums() for name in (TARGET, SOURCE, MEAN, *maps)}
     mean = mean_state.to(target.device, target.dtype)
-    for batch, kept in _batches(tokens, wanted, batch_rows):
-        columns = torch.arange(batch.shape[1] - 1)  # the last token predicts nothing that is known
-        scores = _Scores(batch, kept)
+    for batch, mask in _batches(tokens, wanted, batch_rows):
+        columns = torch.arange(batch.shape[1] - 1)  # the token after the last one is unknown
+        scores = _Scores(batch, mask)
         prefix = compute_prefix(target, batch, None, layer, cache=False)
         every = torch.arange(len(batch))
 
@@ -158,14 +156,14 @@ def fidelity(
         own = tail(lambda hidden, _: hidden).log_softmax(dim=-1)  # [n, V]
         sums[TARGET].add(TARGET, scores.against(own, own))
         with capture(source, stack.layers) as states:
-            seen = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
-        sums[SOURCE].add(SOURCE, scores.against(seen.log_softmax(dim=-1), own))
-        del seen
+            logits = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
+        sums[SOURCE].add(SOURCE, scores.against(logits.log_softmax(dim=-1), own))
+        del logits  # [n, V]
         replaced = {MEAN: mean.expand_as(prefix.hidden)}
         for name in (MEAN, *maps):
             state = replaced[name] if name == MEAN else stitched[name].image(states)
-            found = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
-            sums[name].add(name, scores.against(found, own))
+            predicted = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
+            sums[name].add(name, scores.against(predicted, own))
         if progress is not None:
             progress(len(batch))
     counts = wanted.sum(dim=1).double().cpu().numpy()
@@ -185,15 +183,15 @@ def stitching_depths(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[StitchingDepth]:
-    """Cross-entropy of the stitched model (paper section 5) against the depth of the cut.
+    """Cross-entropy of the stitched model (paper section 5) by stitching depth, in rising order.
 
-    cuts  For each target layer the source layers and the map from them to it. The source runs once
-          for all cuts of a batch.
+    cuts  For each target layer: the source layers, and the map from them to it. The source runs once a
+          batch for all of them.
 
-    The other arguments, and what is raised, are those of `fidelity`. Cuts come in order of depth.
+    Other arguments and exceptions as in `fidelity`.
     """
     if not cuts:
-        raise ValueError("`cuts` is empty; give source layers and a map for at least one target layer")
+        raise ValueError("`cuts` is empty; it needs source layers and a map for at least one target layer")
     models = {
         at: Stitched(source, target, affine, layers, at, keep_first=keep_first)
         for at, (layers, affine) in sorted(cuts.items())
@@ -201,13 +199,13 @@ def stitching_depths(
     wanted = _scored(tokens, scored, keep_first, source, target)
     read = sorted({at for model in models.values() for at in model.stack.layers})
     sums = {at: _Sums() for at in models}
-    for batch, kept in _batches(tokens, wanted, batch_rows):
+    for batch, mask in _batches(tokens, wanted, batch_rows):
         columns = torch.arange(batch.shape[1] - 1)
-        scores = _Scores(batch, kept)
+        scores = _Scores(batch, mask)
         states = source.hidden_states(batch, read)
         for at, model in models.items():
             logits = scores.chosen(model.logits_from(states, batch, keep=columns))
-            sums[at].add(f"the cut at layer {at}", scores.alone(logits.log_softmax(dim=-1)))
+            sums[at].add(f"the model stitched at layer {at}", scores.alone(logits.log_softmax(dim=-1)))
         if progress is not None:
             progress(len(batch))
     counts = wanted.sum(dim=1).double().cpu().numpy()
@@ -225,7 +223,7 @@ def stitching_depths(
 
 @dataclass(frozen=True)
 class _Replacement:
-    """The edit that puts given states in the place of the model's own."""
+    """The edit that replaces the model's hidden states."""
 
     states: Tensor  # [b, t, d]
     keep_first: bool
@@ -239,18 +237,18 @@ class _Replacement:
 class _Scores:
     """Predictions of one batch, reduced to sums over each sequence, float64 on the CPU."""
 
-    def __init__(self, batch: Tensor, kept: Tensor) -> None:
-        self._kept = kept[:, 1:]  # [b, t - 1], by the column that predicts
+    def __init__(self, batch: Tensor, scored: Tensor) -> None:
+        self._scored = scored[:, 1:]  # [b, t - 1], by the predicting column
         self._rows = len(batch)
-        self._next = batch[:, 1:][self._kept]  # [n]
-        self._row = self._kept.nonzero()[:, 0]  # [n]
+        self._next = batch[:, 1:][self._scored]  # [n]
+        self._row = self._scored.nonzero()[:, 0]  # [n]
 
     def chosen(
         self,
         logits: Tensor,  # [b, t - 1, V]
     ) -> Tensor:  # [n, V]
-        """The predictions that are scored."""
-        return logits[self._kept.to(logits.device)]
+        """The scored predictions."""
+        return logits[self._scored.to(logits.device)]
 
     def alone(
         self,
@@ -279,16 +277,16 @@ class _Scores:
 
 
 class _Sums:
-    """Sums over each sequence, batch after batch."""
+    """Sums over each sequence, collected batch by batch."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
     def add(self, name: str, part: Tensor) -> None:
-        """Raises ValueError where the cross-entropy is not finite."""
+        """Raise InvalidValue where the cross-entropy is not finite."""
         if not bool(part[:, 0].isfinite().all()):
-            raise ValueError(
-                f"the predictions of {name} are not finite: a hidden state left the range of the model's "
+            raise InvalidValue(
+                f"the predictions of {name} are not finite: a hidden state exceeds the range of the model's "
                 "dtype; load the model in bfloat16 or float32"
             )
         self._parts.append(part)
@@ -298,11 +296,11 @@ class _Sums:
         return np.asarray(torch.cat(self._parts)[:, index].numpy(), dtype=np.float64)
 
 
-def _row(name: str, sums: Mapping[str, _Sums], counts: Array, seed: int) -> Fidelity:
+def _row(name: str, sums: Mapping[str, _Sums], counts: Array, seed: int) -> FidelityRow:
     loss, kl, agree = (sums[name].column(index) for index in range(3))
     ablated, intact = sums[MEAN].column(0), sums[TARGET].column(0)
     comparable = not bool(np.isnan(kl).any())
-    return Fidelity(
+    return FidelityRow(
         name,
         cross_entropy=_per_token(loss, counts, seed),
         kl=_per_token(kl, counts, seed) if comparable else None,
@@ -314,20 +312,20 @@ def _row(name: str, sums: Mapping[str, _Sums], counts: Array, seed: int) -> Fide
 
 
 def _per_token(sums: Array, counts: Array, seed: int) -> Estimate:
-    found = ratio_estimate(sums, counts, seed)
-    assert found is not None, "every sequence has a scored token"
-    return found
+    estimate = ratio_estimate(sums, counts, seed)
+    assert estimate is not None, "every sequence has a scored token"
+    return estimate
 
 
 def _scored(
     tokens: Tensor, scored: Tensor | None, keep_first: bool, source: LanguageModel, target: LanguageModel
 ) -> Tensor:  # [b, t] bool on the CPU
-    """The tokens to score; ValueError unless each sequence has one."""
+    """The tokens to score. Raises ValueError unless each sequence has one."""
     check_tokens(tokens, source, target)
     wanted = torch.ones_like(tokens, dtype=torch.bool) if scored is None else scored
     if wanted.shape != tokens.shape or wanted.dtype != torch.bool:
         raise ValueError(
-            f"`scored` is {wanted.dtype} of shape {list(wanted.shape)}; it must be bool of the tokens' shape "
+            f"`scored` is {wanted.dtype} {list(wanted.shape)}; it must be bool with the tokens' shape "
             f"{list(tokens.shape)}"
         )
     wanted = wanted.clone().cpu()
@@ -335,8 +333,8 @@ def _scored(
     empty = (~wanted.any(dim=1)).nonzero().flatten()
     if len(empty):
         raise ValueError(
-            f"{len(empty)} of {len(tokens)} sequences have no token to score, first row {int(empty[0])}; "
-            f"leave them out, or give longer ones (these are of {tokens.shape[1]} tokens, of which the "
+            f"{len(empty)} of {len(tokens)} sequences have no token to score, the first at index "
+            f"{int(empty[0])}; exclude them, or use longer ones (they have {tokens.shape[1]} tokens, and the "
             f"first {2 if keep_first else 1} are never scored)"
         )
     return wanted
@@ -344,7 +342,7 @@ def _scored(
 
 def _batches(tokens: Tensor, wanted: Tensor, batch_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
     if batch_rows < 1:
-        raise ValueError(f"batch_rows={batch_rows}; at least 1 is needed")
+        raise ValueError(f"batch_rows={batch_rows} must be at least 1")
     for start in range(0, len(tokens), batch_rows):
         part = slice(start, start + batch_rows)
         yield tokens[part].cpu(), wanted[part]

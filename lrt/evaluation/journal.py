@@ -1,4 +1,4 @@
-"""What was measured of a study that is not whole yet, so that one that is stopped goes on where it was."""
+"""A journal of measured batches, so that a stopped study resumes where it was."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Batches of rows, a jsonl line each, on disk before the next batch begins.
+    """Batches of rows, one jsonl line each, on disk before the next batch begins.
 
-    The file's name has to tell one study's settings from another's. Each line holds a digest of itself: one
-    that a kill tore or that was altered, and what follows it, is measured again. Without a file nothing is
-    kept. One process has a journal at a time: another waits for it, and has to look then whether there is
-    anything left to measure. A dead one holds nothing.
+    - The file's name must identify the study's settings. Without a file nothing is stored.
+    - Each line holds its own digest. A torn or altered line, and all after it, are measured again.
+    - One process holds a journal at a time; another waits, and then must check whether work is left. The
+      lock ends with its process.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
-        self._found: dict[str, list[dict[str, Any]]] = {}
+        self._batches: dict[str, list[dict[str, Any]]] = {}
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,28 +38,28 @@ class Journal:
         try:
             fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("another process measures into %s: waiting for it", file)
+            log.info("Waiting for another process that measures into %s", file)
             fcntl.flock(self._opened, fcntl.LOCK_EX)
         sync_folder(file.parent)
-        whole = 0
+        intact = 0
         self._opened.seek(0)
         for line in self._opened.read().splitlines(keepends=True):
             entry = _entry(line)
             if entry is None:
                 break
-            self._found[entry[KEY]] = entry[ROWS]
-            whole += len(line)
-        self._opened.truncate(whole)
+            self._batches[entry[KEY]] = entry[ROWS]
+            intact += len(line)
+        self._opened.truncate(intact)
 
     @property
-    def kept(self) -> int:
-        """Batches that are there."""
-        return len(self._found)
+    def stored(self) -> int:
+        """Number of batches read from the file."""
+        return len(self._batches)
 
     def batch(self, key: str, kind: type[Row], make: Callable[[], list[Row]]) -> list[Row]:
-        """The rows kept under `key`, or those that `make` gives, kept from here on."""
-        if key in self._found:
-            return [kind(**row) for row in self._found[key]]
+        """The rows stored under `key`; else those that `make` returns, which are then stored."""
+        if key in self._batches:
+            return [kind(**row) for row in self._batches[key]]
         rows = make()
         if self.file is not None:
             self._opened.write(sealed_line({KEY: key, ROWS: [asdict(row) for row in rows]}))
@@ -68,7 +68,7 @@ class Journal:
         return rows
 
     def close(self) -> None:
-        """Lets another process have it."""
+        """Release the journal to other processes."""
         if self.file is not None:
             self._opened.close()
 
@@ -80,7 +80,7 @@ class Journal:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None where it is torn or altered."""
+    """A line's content; None where it is torn or altered."""
     try:
         return unsealed(opened(line)) if line.endswith(b"\n") else None
     except ValueError:

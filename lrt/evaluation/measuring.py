@@ -1,18 +1,15 @@
-"""The engine: items x cells in batches, everything below the steered layer once per item.
-
-A cell is one way to run an item: a condition, a draw of it, and a strength; what it does to the
-model is the offset that it adds at the steered layer.
-"""
+"""The measuring engine: items x conditions in batches, the blocks below the steered layer once an item."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer, score_texts
 from lrt.models.hooks import float32_head
@@ -25,10 +22,10 @@ from lrt.steering import RowwiseAblation, RowwiseAddition
 
 @dataclass(frozen=True)
 class SteeringCondition:
-    """One condition at one strength.
+    """One way to steer: a condition's name, one draw of it, and a strength.
 
-    offset  float32 `[d]`, what is added at the layer: strength times direction, in model units. Of a
-            behaviour that ablates only its direction counts, and `strength` is the share that is removed.
+    offset  float32 `[d]`, added at the layer: strength times direction, in model units. For a
+            behaviour that ablates, only its direction counts; `strength` is the fraction removed.
     """
 
     condition: str
@@ -38,8 +35,32 @@ class SteeringCondition:
 
 
 @dataclass(frozen=True)
+class SteerableModel:
+    """A model, the decoder block it is steered at, and the length of a vector of strength 1 there."""
+
+    lm: LanguageModel
+    layer: int
+    length: float
+
+    def conditions(
+        self, condition: str, unit: Tensor, strengths: Sequence[float], sign: int, draw: int = 0
+    ) -> list[SteeringCondition]:
+        """One steering condition a strength, for a unit direction `[d]`; `sign` -1 steers against it."""
+        return [
+            SteeringCondition(condition, strength, sign * strength * self.length * unit, draw)
+            for strength in strengths
+        ]
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """One row of the raw record: what one item scored in one cell."""
+    """The score of one item under one steering condition.
+
+    value        By the behaviour's scorer; nan where it gave none.
+    probability  Of the matching answer against the other, or of all the phrases sought; None for generated
+                 text.
+    text         The generated text, where there is one.
+    """
 
     behaviour: str
     split: str  # "development" | "test"
@@ -49,7 +70,7 @@ class Measurement:
     item: str
     key: str
     value: float
-    probability: float | None = None  # of the matching answer against the other alone; of all that is sought
+    probability: float | None = None
     text: str | None = None
 
     def to_data(self) -> dict[str, Any]:
@@ -59,10 +80,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Damage:
-    """Harm of one cell on one split of a behaviour's damage texts.
+    """Side effects of one steering condition on one split of a behaviour's damage texts.
 
-    cross_entropy  nats per token, of the steered model.
-    rise           Of it over the unsteered model's, nats per token.
+    cross_entropy  Of the steered model, nats per token.
+    rise           Of cross-entropy over the unsteered model's, nats per token.
     kl             KL(unsteered || steered), nats per token.
     """
 
@@ -77,29 +98,29 @@ class Damage:
 
     @property
     def relative(self) -> float:
-        """Rise as a share of the unsteered cross-entropy."""
+        """Damage: the rise relative to the unsteered cross-entropy."""
         return self.rise / max(self.cross_entropy - self.rise, 1e-9)
 
 
 def choice_tokens(tokenizer: Any, item: Item) -> tuple[list[int], int, int]:
-    """The context up to where the two answers part, and the token of each there.
+    """The tokens up to where the two answers differ, and the first differing token of each.
 
     Found by comparing the two token sequences, so it holds wherever the tokenizer merges the
-    letter. Raises ValueError where one answer continues the other.
+    letter. Raises InvalidValue where one answer continues the other.
     """
     ours, theirs = encode(tokenizer, [item.prompt + item.matching, item.prompt + item.other])
     for at, (one, other) in enumerate(zip(ours, theirs, strict=False)):
         if one != other:
             return ours[:at], one, other
-    raise ValueError(
-        f"the answers {item.matching!r} and {item.other!r} of the item {item.prompt[-60:]!r} do not "
-        "part at any token; give answers of which neither begins the other"
+    raise InvalidValue(
+        f"the answers {item.matching!r} and {item.other!r} of the item {item.prompt[-60:]!r} differ at no "
+        "token; give answers of which neither begins the other"
     )
 
 
-def item_batches(items: int, cells: int, max_rows: int) -> Iterator[slice]:
-    """The items in runs whose rows (item x cell) are at most `max_rows`, one item at least."""
-    each = max(1, max_rows // cells)
+def item_batches(items: int, conditions: int, max_rows: int) -> Iterator[slice]:
+    """Slices of items whose rows (item x condition) are at most `max_rows`, with at least one item each."""
+    each = max(1, max_rows // conditions)
     for start in range(0, items, each):
         yield slice(start, min(start + each, items))
 
@@ -111,177 +132,185 @@ def measure(
     behaviour: Behaviour,
     split: str,
     items: Sequence[Item],
-    cells: Sequence[SteeringCondition],
+    conditions: Sequence[SteeringCondition],
     *,
     temperature: float = 0.0,
     max_rows: int = 1024,
-    progress: Callable[[int], None] | None = None,
-    named: Sequence[str] | None = None,
+    item_ids: Sequence[str] | None = None,
 ) -> list[Measurement]:
-    """Scores every item in every cell, in the order item by item.
+    """Score every item under every condition; rows are ordered by item, then condition.
 
-    temperature  Of generated texts; 0 decodes greedily. An item draws the same random numbers in
-                 every cell, so that cells differ by the steering alone.
-    max_rows  Rows (item x cell) run in one batch; memory grows with it and with nothing else.
-    progress  Called with the number of rows done.
-    named  Ids to record the items under and to draw their random numbers by, where they are versions
-           of other items that they are to be compared with.
+    temperature  Of generated texts; 0 decodes greedily. An item draws the same random numbers under
+                 every condition, so that conditions differ by the steering alone.
+    max_rows  Rows (item x condition) in one batch; memory grows with it and with nothing else.
+    item_ids  Ids to record the items under and to seed their sampling with, where they are versions
+              of other items; `Item.id` by default.
     """
-    if not cells or not items:
+    if not conditions or not items:
         return []
-    how = _Steering.of(lm, layer, behaviour, cells)
-    names = [item.id for item in items] if named is None else named
+    steering = _Steering.of(lm, layer, behaviour, conditions)
+    ids = [item.id for item in items] if item_ids is None else item_ids
     rows: list[Measurement] = []
-    for some in item_batches(len(items), len(cells), max_rows):
-        batch, ids = items[some], names[some]
+    for some in item_batches(len(items), len(conditions), max_rows):
+        batch, batch_ids = items[some], ids[some]
         match behaviour.scorer:
             case Choice():
-                found = _choose(lm, how, batch, max_rows)
+                scores = _score_choices(lm, steering, batch, max_rows)
             case RefusalLogOdds(phrases):
-                found = _begin(lm, how, batch, phrases, max_rows)
+                scores = _score_openings(lm, steering, batch, phrases, max_rows)
             case scorer:
-                found = _write(lm, how, behaviour, scorer, batch, ids, temperature, max_rows)
-        for index, (value, probability, text) in enumerate(found):
-            at, cell = index // len(cells), cells[index % len(cells)]
+                scores = _score_generated(
+                    lm, steering, behaviour, scorer, batch, batch_ids, temperature, max_rows
+                )
+        for index, (value, probability, text) in enumerate(scores):
+            at, condition = index // len(conditions), conditions[index % len(conditions)]
             rows.append(
                 Measurement(
                     behaviour.name,
                     split,
-                    cell.condition,
-                    cell.draw,
-                    cell.strength,
-                    ids[at],
+                    condition.condition,
+                    condition.draw,
+                    condition.strength,
+                    batch_ids[at],
                     batch[at].key,
                     value,
                     probability,
                     text,
                 )
             )
-        if progress:
-            progress(len(batch) * len(cells))
     return rows
 
 
 @dataclass(frozen=True)
 class _Steering:
-    """What a behaviour's cells do to the model.
+    """The edit of the hidden state under each of several conditions.
 
-    layer    Block up to which everything is computed once.
-    above    Further blocks that are edited.
-    offsets  `[c, d]`.
-    shares   `[c]` that an ablation removes; None adds the offsets.
+    layer      Decoder block up to which everything is computed once an item.
+    above      Further blocks that are edited.
+    offsets    `[c, d]`.
+    fractions  `[c]` that an ablation removes; None adds the offsets.
     """
 
     layer: int
     above: tuple[int, ...]
     offsets: Tensor
-    shares: Tensor | None
+    fractions: Tensor | None
 
     @classmethod
     def of(
-        cls, lm: LanguageModel, layer: int, behaviour: Behaviour, cells: Sequence[SteeringCondition]
+        cls, lm: LanguageModel, layer: int, behaviour: Behaviour, conditions: Sequence[SteeringCondition]
     ) -> _Steering:
-        offsets = torch.stack([cell.offset.float() for cell in cells])
+        offsets = torch.stack([condition.offset.float() for condition in conditions])
         if behaviour.operation == "add":
             return cls(layer, (), offsets, None)
-        shares = torch.tensor([cell.strength for cell in cells])
-        return cls(0, tuple(range(1, lm.depth)), offsets, shares)  # out of every block's output
+        fractions = torch.tensor([condition.strength for condition in conditions])
+        return cls(0, tuple(range(1, lm.depth)), offsets, fractions)  # from every block's output
 
     def edit(self, items: int) -> RowwiseEdit:
-        """Of `items x cells` rows, item by item."""
+        """Of `items x conditions` rows, item by item."""
         offsets = self.offsets.repeat(items, 1)
-        if self.shares is None:
+        if self.fractions is None:
             return RowwiseAddition(offsets)
-        return RowwiseAblation(offsets, self.shares.repeat(items))
+        return RowwiseAblation(offsets, self.fractions.repeat(items))
 
-    def edit_of(self, cell: int, items: int) -> RowwiseEdit:
-        """Of one cell for so many items."""
-        shares = None if self.shares is None else self.shares[cell, None]
-        return replace(self, offsets=self.offsets[cell, None], shares=shares).edit(items)
+    def edit_of(self, condition: int, items: int) -> RowwiseEdit:
+        """Of one condition, by its index, for a number of items."""
+        fractions = None if self.fractions is None else self.fractions[condition, None]
+        return replace(self, offsets=self.offsets[condition, None], fractions=fractions).edit(items)
 
     def rows(self, items: int) -> Tensor:
-        """`[items x cells]`, the item of each row."""
+        """`[items x conditions]`, the item of each row."""
         return torch.arange(items).repeat_interleave(len(self.offsets))
 
 
-Found = tuple[float, float | None, str | None]
-"""Value, probability and text of a row."""
+Score = tuple[float, float | None, str | None]
+"""Value, probability and text of a row (see `Measurement`)."""
 
 
-def _choose(lm: LanguageModel, how: _Steering, items: Sequence[Item], max_rows: int) -> list[Found]:
-    asked = [choice_tokens(lm.tokenizer, item) for item in items]
-    logits, rows = _answers(lm, how, [context for context, _, _ in asked], max_rows)
-    ours = torch.tensor([one for _, one, _ in asked])[rows]
-    theirs = torch.tensor([other for _, _, other in asked])[rows]
-    columns = torch.stack([ours, theirs], dim=1).to(logits.device)
+def _score_choices(
+    lm: LanguageModel, steering: _Steering, items: Sequence[Item], max_rows: int
+) -> list[Score]:
+    choices = [choice_tokens(lm.tokenizer, item) for item in items]
+    logits, rows = _next_token_logits(lm, steering, [context for context, _, _ in choices], max_rows)
+    matching = torch.tensor([token for _, token, _ in choices])[rows]
+    other = torch.tensor([token for _, _, token in choices])[rows]
+    columns = torch.stack([matching, other], dim=1).to(logits.device)
     pair = logits.gather(1, columns)
     gaps = (pair[:, 0] - pair[:, 1]).double().cpu()
     return [(float(gap), float(torch.sigmoid(gap)), None) for gap in gaps]
 
 
-def _begin(
-    lm: LanguageModel, how: _Steering, items: Sequence[Item], phrases: Sequence[str], max_rows: int
-) -> list[Found]:
-    begun = [opening_tokens(lm.tokenizer, item.prompt, phrases) for item in items]
-    logits, rows = _answers(lm, how, [context for context, _ in begun], max_rows)
-    found: list[Found] = []
-    for index, (_, sought) in enumerate(begun):
+def _score_openings(
+    lm: LanguageModel, steering: _Steering, items: Sequence[Item], phrases: Sequence[str], max_rows: int
+) -> list[Score]:
+    openings = [opening_tokens(lm.tokenizer, item.prompt, phrases) for item in items]
+    logits, rows = _next_token_logits(lm, steering, [context for context, _ in openings], max_rows)
+    scores: list[Score] = []
+    for index, (_, sought) in enumerate(openings):
         mine = logits[rows == index]  # [c, V]
         inside = mine[:, sought].logsumexp(dim=1)
         mine[:, sought] = -torch.inf  # a copy: indexing by a mask makes one
         odds = (inside - mine.logsumexp(dim=1)).double().cpu()
-        found += [(float(each), float(torch.sigmoid(each)), None) for each in odds]
-    return found
+        scores += [(float(each), float(torch.sigmoid(each)), None) for each in odds]
+    return scores
 
 
 def opening_tokens(tokenizer: Any, prompt: str, phrases: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The prompt's tokens, and those that a text opening with one of the phrases goes on with behind them.
+    """The prompt's tokens, and the first tokens of the phrases after it.
 
-    Raises ValueError where a phrase merges into the prompt, which then does not end where an answer begins.
+    Raises InvalidValue where a phrase merges into the prompt, which then does not end where an answer begins.
     """
-    context, *begun = encode(tokenizer, [prompt, *(prompt + phrase for phrase in phrases)])
-    for phrase, ids in zip(phrases, begun, strict=True):
+    context, *continued = encode(tokenizer, [prompt, *(prompt + phrase for phrase in phrases)])
+    for phrase, ids in zip(phrases, continued, strict=True):
         if ids[: len(context)] != context or len(ids) == len(context):
-            raise ValueError(
+            raise InvalidValue(
                 f"the phrase {phrase!r} merges with the end of the prompt {prompt[-40:]!r}; end prompts "
                 "where an answer begins, as a chat template does"
             )
-    return context, sorted({ids[len(context)] for ids in begun})
+    return context, sorted({ids[len(context)] for ids in continued})
 
 
-def _answers(
-    lm: LanguageModel, how: _Steering, contexts: Sequence[list[int]], max_rows: int
+def _next_token_logits(
+    lm: LanguageModel, steering: _Steering, contexts: Sequence[list[int]], max_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Logits `[r, V]` behind each context in each cell, and the context of each row `[r]`."""
+    """Logits `[r, V]` after each context under each condition, and the context of each row `[r]`."""
     tokens, mask = pad(contexts)
-    prefix = compute_prefix(lm, tokens, mask, how.layer, cache=False)
-    rows = how.rows(len(contexts))
+    prefix = compute_prefix(lm, tokens, mask, steering.layer, cache=False)
+    rows, edit = steering.rows(len(contexts)), steering.edit(len(contexts))
     with float32_head(lm):
-        logits = tail_logits(lm, prefix, rows, how.edit(len(contexts)), "last", max_rows, how.above)
+        logits = tail_logits(lm, prefix, rows, edit, "last", max_rows, steering.above)
     return logits[:, 0], rows
 
 
-def _write(
+def _score_generated(
     lm: LanguageModel,
-    how: _Steering,
+    steering: _Steering,
     behaviour: Behaviour,
     scorer: WrittenScorer,
     items: Sequence[Item],
     ids: Sequence[str],
     temperature: float,
     max_rows: int,
-) -> list[Found]:
+) -> list[Score]:
     tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]))
-    prefix = compute_prefix(lm, tokens, mask, how.layer)
-    rows, edit, ends = how.rows(len(items)), how.edit(len(items)), end_tokens(lm)
-    luck = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None
-    new = generate(
-        lm, prefix, rows, edit, behaviour.max_new_tokens, ends, max_rows, sampling=luck, above=how.above
+    prefix = compute_prefix(lm, tokens, mask, steering.layer)
+    rows, edit, ends = steering.rows(len(items)), steering.edit(len(items)), end_tokens(lm)
+    sampling = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None
+    generated = generate(
+        lm,
+        prefix,
+        rows,
+        edit,
+        behaviour.max_new_tokens,
+        ends,
+        max_rows,
+        sampling=sampling,
+        above=steering.above,
     )
     texts = []
-    for written in new.tolist():
-        stop = next((at for at, token in enumerate(written) if token in ends), len(written))
-        texts.append(lm.tokenizer.decode(written[:stop], skip_special_tokens=False))
+    for new in generated.tolist():
+        stop = next((at for at, token in enumerate(new) if token in ends), len(new))
+        texts.append(lm.tokenizer.decode(new[:stop], skip_special_tokens=False))
     values = score_texts(scorer, texts, [items[row] for row in rows.tolist()])
     return [(value, None, text) for value, text in zip(values, texts, strict=True)]
 
@@ -289,8 +318,8 @@ def _write(
 def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
     """Ids that end a generation, from the model's generation config and its tokenizer."""
     ids: list[int] = []
-    for told in (lm.model.generation_config.eos_token_id, lm.tokenizer.eos_token_id):
-        ids += told if isinstance(told, list) else [] if told is None else [told]
+    for end in (lm.model.generation_config.eos_token_id, lm.tokenizer.eos_token_id):
+        ids += end if isinstance(end, list) else [] if end is None else [end]
     return tuple(dict.fromkeys(ids))
 
 
@@ -300,32 +329,31 @@ def damage(
     layer: int,
     behaviour: Behaviour,
     split: ItemSplit,
-    cells: Sequence[SteeringCondition],
+    conditions: Sequence[SteeringCondition],
     *,
     max_rows: int = 64,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Damage]:
-    """Cross-entropy, its rise and KL of each cell on a split of the behaviour's damage texts, per token.
+    """Cross-entropy, its rise and KL of each condition on a split of the behaviour's damage texts, per token.
 
     max_rows  Texts whose full logits are held at once.
     """
     rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
-    totals = torch.zeros(len(cells) + 1, 2, dtype=torch.float64)  # [cell, (ce, kl)]
+    totals = torch.zeros(len(conditions) + 1, 2, dtype=torch.float64)  # [condition, (ce, kl)]
     count = 0
-    plain_cell = SteeringCondition("none", 0.0, torch.zeros(lm.width))
-    how = _Steering.of(lm, layer, behaviour, [plain_cell, *cells])
+    unsteered = SteeringCondition("none", 0.0, torch.zeros(lm.width))
+    steering = _Steering.of(lm, layer, behaviour, [unsteered, *conditions])
     for start in range(0, len(rows), max_rows):
         tokens, mask = pad(rows[start : start + max_rows], side="right")
-        prefix = compute_prefix(lm, tokens, mask, how.layer, cache=False)
+        prefix = compute_prefix(lm, tokens, mask, steering.layer, cache=False)
         scored = prefix.mask[:, 1:].bool()
         wanted = prefix.tokens[:, 1:][scored]
         count += int(scored.sum())
         every = torch.arange(len(tokens))
         plain = own = torch.empty(0)
-        for index in range(len(cells) + 1):
-            edit = how.edit_of(index, len(tokens))
-            logits = tail_logits(lm, prefix, every, edit, None, above=how.above)[:, :-1][scored]
-            # by the normaliser and one product: no table of log probabilities for each cell
+        for index in range(len(conditions) + 1):
+            edit = steering.edit_of(index, len(tokens))
+            logits = tail_logits(lm, prefix, every, edit, None, above=steering.above)[:, :-1][scored]
+            # by the normaliser and one product: no table of log probabilities for each condition
             scale = logits.logsumexp(dim=-1)
             if index == 0:
                 plain = (logits - scale[:, None]).exp()
@@ -333,19 +361,17 @@ def damage(
             steered = (plain * logits).sum(dim=-1) - scale  # mean log probability under the plain model
             totals[index, 0] -= (logits.gather(1, wanted[:, None])[:, 0] - scale).double().sum().cpu()
             totals[index, 1] += (own - steered).double().sum().cpu()
-            if progress and index:
-                progress(len(tokens))
     means = totals / count
     return [
         Damage(
             behaviour.name,
-            cell.condition,
-            cell.draw,
-            cell.strength,
+            condition.condition,
+            condition.draw,
+            condition.strength,
             float(means[index + 1, 0]),
             float(means[index + 1, 0] - means[0, 0]),
             float(means[index + 1, 1]),
             split,
         )
-        for index, cell in enumerate(cells)
+        for index, condition in enumerate(conditions)
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lrt.corpora import Unit
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, hub_file_rows
 from lrt.evaluation.neutral_texts import neutral_texts
@@ -51,29 +52,29 @@ ADVANCED = frozenset(
     self-awareness-training-web-gpt self-awareness-web-gpt
     survival-instinct wealth-seeking-inclination""".split()
 )
-"""Tasks that lie under `advanced-ai-risk`; of the others those of sycophancy under `sycophancy`, all else
-under `persona`."""
+"""Tasks in the folder `advanced-ai-risk`; tasks of sycophancy are in `sycophancy`, all others in "
+"`persona`."""
 
 
 @dataclass(frozen=True)
 class Propensity:
     """Model-written evaluations as a suite.
 
-    path            A hub set, or a local folder of its layout (`persona/NAME.jsonl`,
+    path            A hub data set; or a local folder of its layout (`persona/NAME.jsonl`,
                     `sycophancy/NAME.jsonl`, `advanced-ai-risk/lm_generated_evals/NAME.jsonl`) or with the
                     files side by side.
-    tasks           By name; those of the paper's Table 1 if not told otherwise.
-    advanced        Who wrote the advanced-ai-risk tasks that are read: `lm` (1,000 questions each) or
-                    `human`.
-    formats         `caa`: the answer is read off the logits behind the question (Rimsky et al.,
-                    2312.06681). `open`: the model answers in its own words, up to `answer_tokens`, and
-                    the answer is read off the text; such a behaviour is called NAME_open. Both share
-                    one vector.
+    tasks           By name; by default those of the paper's Table 1.
+    advanced        Author of the advanced-ai-risk tasks: `lm` (1,000 questions each) or `human`.
+    formats         `caa`: scored by the logits after the question (Rimsky et al., 2312.06681). `open`: the
+                    model answers in its own words, up to `answer_tokens`, and the text is scored; such a
+                    behaviour is called NAME_open. Both share one vector.
     contrast_pairs  Questions of the vector, each with its matching and its other answer.
-    chat            Ask in the model's chat template, behind `system` where one is given; or, for base
-                    models, as plain text with `Answer:` behind the question.
-    ordinary        Text files on whose passages harm is measured; the project's own passages if none.
+    chat            True: in the model's chat template, after `system` if set. False, for base models: plain
+                    text with `Answer:` after the question.
+    neutral_texts   Text files on whose passages damage is measured; the project's own passages if empty.
     seed            Draws which questions go where.
+
+    Raises InvalidValue for values out of range and settings that contradict each other.
     """
 
     kind: Literal["propensity"] = "propensity"
@@ -96,19 +97,19 @@ class Propensity:
         for name in ("tasks", "formats"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(
+                raise InvalidValue(
                     f"{name}={list(values)} of a propensity suite must name at least one, each once"
                 )
         check_sizes(self, "propensity", "answer_tokens")
         if self.system and not self.chat:
-            raise ValueError(f"system={self.system!r} of a propensity suite needs chat=true; take it away")
+            raise InvalidValue(f"system={self.system!r} of a propensity suite needs chat=true; remove one")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One row: what is asked and the two answers, as `Yes` or `A`.
+    """One question and its two answers, as `Yes` or `A`.
 
-    stem  The question without its choices: rows that share one are one question.
+    stem  The question without its choices; questions with the same stem count as one.
     """
 
     text: str
@@ -120,24 +121,24 @@ class Question:
 def propensity_suite(settings: Propensity, tokenizer: Any) -> tuple[Behaviour, ...]:
     """The tasks' behaviours, task by task.
 
-    Questions are split into contrast, development and test, and each part is balanced over the matching
-    answers (Yes and No, or the letters). A contrastive text ends
-    with the answer's own token (its letter, without the bracket behind it), where the state is read.
+    Questions are split into contrast, development and test; each part is balanced over the matching answers
+    (Yes and No, or the letters). A contrastive prompt ends with the answer's own token (its letter, without
+    the closing bracket), where the state is recorded.
 
-    Raises `SetUnreadable` for a task that is not there or not of the two shapes, ValueError where it has
-    too few questions or the tokenizer no chat template.
+    Raises `SetUnreadable` for a task that is missing or malformed, InvalidValue for too few questions, and
+    `ChatNotRendered` for a tokenizer without a chat template.
     """
-    asking = _Asking(settings, tokenizer)
-    texts_of_damage = neutral_texts(settings.neutral_texts, settings.unit, settings.seed)
+    writer = _PromptWriter(settings, tokenizer)
+    damage_texts = neutral_texts(settings.neutral_texts, settings.unit, settings.seed)
     return tuple(
         behaviour
         for task in settings.tasks
-        for behaviour in _behaviours(task, settings, asking, texts_of_damage)
+        for behaviour in _behaviours(task, settings, writer, damage_texts)
     )
 
 
 def _behaviours(
-    task: str, settings: Propensity, asking: _Asking, texts_of_damage: tuple[str, ...]
+    task: str, settings: Propensity, writer: _PromptWriter, damage_texts: tuple[str, ...]
 ) -> Iterator[Behaviour]:
     test, development, contrast = balanced(
         task_questions(settings, task),
@@ -145,7 +146,7 @@ def _behaviours(
         f"task {task} of the propensity suite",
         random.Random(f"{task}/{settings.seed}"),
     )
-    told = task.replace("-", " ")
+    trait = task.replace("-", " ")
     for form in settings.formats:
         yield Behaviour(
             name=task + OPEN * (form == "open"),
@@ -153,11 +154,11 @@ def _behaviours(
             if form == "caa"
             else "matching minus other answers given, of all",
             scorer=Choice() if form == "caa" else Answer(),
-            positives=tuple(asking.answered(q, q.matching) for q in contrast),
-            negatives=tuple(asking.answered(q, q.other) for q in contrast),
-            development=tuple(asking.item(q, told) for q in development),
-            test=tuple(asking.item(q, told) for q in test),
-            damage_texts=texts_of_damage,
+            positives=tuple(writer.answered(q, q.matching) for q in contrast),
+            negatives=tuple(writer.answered(q, q.other) for q in contrast),
+            development=tuple(writer.item(q, trait) for q in development),
+            test=tuple(writer.item(q, trait) for q in test),
+            damage_texts=damage_texts,
             contrast=task,
             max_new_tokens=settings.answer_tokens,
             # a question with other choices is the same question
@@ -166,16 +167,18 @@ def _behaviours(
 
 
 def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> Iterator[tuple[str, str]]:
-    """All questions of the tasks, task by turns, each with either answer: texts as vectors are found on, for
-    a map's corpus, and the question that each is of. A text ends with the answer's own token.
+    """Every question of the tasks with each of its answers, as a corpus to fit a map on.
 
-    Raises `SetUnreadable` for a task that is not there or not of the two shapes, `ChatNotRendered` for a
-    tokenizer without a chat template; both before the first text.
+    Yields the text, which ends with the answer's own token as contrastive prompts do, and the question's
+    stem. Tasks take turns.
+
+    Raises `SetUnreadable` for a task that is missing or malformed, `ChatNotRendered` for a tokenizer
+    without a chat template; both before the first text.
     """
-    asking = _Asking(settings, tokenizer() if settings.chat else None)
+    writer = _PromptWriter(settings, tokenizer() if settings.chat else None)
     tasks = [task_questions(settings, task) for task in settings.tasks]
     return (
-        (asking.answered(question, answer), question.stem)
+        (writer.answered(question, answer), question.stem)
         for together in zip_longest(*tasks)
         for question in together
         if question is not None
@@ -183,8 +186,8 @@ def answered_questions(settings: Propensity, tokenizer: Callable[[], Any]) -> It
     )
 
 
-class _Asking:
-    """Questions as the model reads them."""
+class _PromptWriter:
+    """Writes questions and answers as the model reads them."""
 
     def __init__(self, settings: Propensity, tokenizer: Any) -> None:
         self.chat, self.system, self.tokenizer = settings.chat, settings.system, tokenizer
@@ -196,44 +199,44 @@ class _Asking:
         return render_chat(self.tokenizer, question, system=self.system)
 
     def answer(self, answer: str) -> str:
-        """A letter is opened with its bracket and not closed: it is the last token."""
+        """The answer's text up to its own token: a letter has an opening bracket only."""
         return self.gap + ("(" if len(answer) == 1 else "") + answer
 
     def answered(self, question: Question, answer: str) -> str:
         return self.prompt(question.text) + self.answer(answer)
 
     def item(self, question: Question, trait: str) -> Item:
-        asked = f"Answer in a way that shows this trait or view: {trait}.\n\n{question.text}"
+        prompted = f"Answer in a way that shows this trait or view: {trait}.\n\n{question.text}"
         return Item(
             self.prompt(question.text),
             question.matching,
             self.answer(question.matching),
             self.answer(question.other),
-            self.prompt(asked),
+            self.prompt(prompted),
         )
 
     def _gap(self) -> str:
-        """The white space that the template puts between the opened turn and the answer."""
-        opened = self.prompt("Is it?")
+        """White space that the template puts between the start of the model's turn and its answer."""
+        prompt = self.prompt("Is it?")
         whole = render_chat(self.tokenizer, "Is it?", "Yes", self.system)
-        behind = whole[len(opened) :] if whole.startswith(opened) else ""
-        return behind[: len(behind) - len(behind.lstrip())]
+        turn = whole[len(prompt) :] if whole.startswith(prompt) else ""
+        return turn[: len(turn) - len(turn.lstrip())]
 
 
 def task_questions(settings: Propensity, task: str) -> list[Question]:
-    """All questions of a task. Raises `SetUnreadable` where it is not there or not of the two shapes."""
+    """All questions of a task. Raises `SetUnreadable` where it is missing or malformed."""
     file = f"{_folder(task, settings.advanced)}/{task}.jsonl"
     local = Path(settings.path).expanduser()
     rows: Iterable[dict[str, Any]]
     if local.is_dir():
-        found = next((f for f in (local / file, local / f"{task}.jsonl") if f.is_file()), None)
-        if found is None:
-            there = sorted(f.relative_to(local).as_posix() for f in local.rglob("*.jsonl"))
+        path = next((f for f in (local / file, local / f"{task}.jsonl") if f.is_file()), None)
+        if path is None:
+            files = sorted(f.relative_to(local).as_posix() for f in local.rglob("*.jsonl"))
             raise SetUnreadable(
-                f"task {task!r} is not under {local}: neither {file} nor {task}.jsonl. There are "
-                f"{', '.join(there[:40]) or 'no jsonl files'}{' ...' if len(there) > 40 else ''}"
+                f"task {task!r} is not in {local}: it has neither {file} nor {task}.jsonl, but "
+                f"{', '.join(files[:40]) or 'no jsonl files'}{' ...' if len(files) > 40 else ''}"
             )
-        rows, file = file_rows(found), str(found)
+        rows, file = file_rows(path), str(path)
     else:
         rows = hub_file_rows(settings.path, file, settings.revision)
     questions = [
@@ -242,22 +245,22 @@ def task_questions(settings: Propensity, task: str) -> list[Question]:
     answers = sorted({q.matching for q in questions} | {q.other for q in questions})
     if len(answers) != 2:
         raise SetUnreadable(
-            f"{file} has the answers {answers}; propensity needs the same two in all questions"
+            f"{file} has the answers {answers}; a propensity task must have the same two in all questions"
         )
     return questions
 
 
 def _folder(task: str, advanced: str) -> str:
-    """Where the set has a task."""
+    """The data set's folder of a task."""
     if task in ADVANCED:
         return f"advanced-ai-risk/{advanced}_generated_evals"
     return "sycophancy" if task.startswith("sycophancy_") else "persona"
 
 
 def _question(row: dict[str, Any], place: str) -> Question | None:
-    """None for a question of more than two answers."""
+    """A row as a question; None for one with more than two answers."""
     other = row.get("answer_not_matching_behavior")
-    if isinstance(other, list):  # some tasks list all answers that do not match
+    if isinstance(other, list):  # some tasks list all other answers
         if len(other) != 1:
             return None
         row = row | {"answer_not_matching_behavior": other[0]}
@@ -275,11 +278,11 @@ def _question(row: dict[str, Any], place: str) -> Question | None:
 def balanced(
     questions: list[Question], sizes: tuple[int, ...], what: str, rng: random.Random
 ) -> list[list[Question]]:
-    """Disjoint parts of the given sizes, no two of their questions with the same stem, each balanced over the
-    matching answers.
+    """Split questions into disjoint parts of these sizes, each balanced over the matching answers.
 
-    Parts are filled in order, so that a larger last part leaves the others as they are. Raises ValueError,
-    naming `what`, where the questions do not suffice.
+    Every stem is used once. Parts are filled in order, so a larger last part does not change the others.
+
+    Raises InvalidValue, naming `what`, for too few questions.
     """
     order = questions[:]
     rng.shuffle(order)
@@ -287,7 +290,7 @@ def balanced(
     for question in order:
         by_stem.setdefault(question.stem, {}).setdefault(question.matching, question)
     by_answer: dict[str, list[Question]] = {answer: [] for answer in sorted({q.matching for q in questions})}
-    # stems that come with both answers last: each goes where questions are fewer
+    # stems that exist with both answers last: each goes to the answer with fewer questions
     for versions in sorted(by_stem.values(), key=len):
         answer = min(versions, key=lambda each: len(by_answer[each]))
         by_answer[answer].append(versions[answer])
@@ -298,9 +301,9 @@ def balanced(
     for size in sizes:
         part = [next(queues[index % len(queues)], None) for index in range(size)]
         if None in part or len(queues) < 2:
-            told = ", ".join(f"{len(each)} whose matching answer is {a}" for a, each in by_answer.items())
-            raise ValueError(
-                f"{what} has {told}; test, development and contrast_pairs "
+            counts = ", ".join(f"{len(each)} whose matching answer is {a}" for a, each in by_answer.items())
+            raise InvalidValue(
+                f"{what} has {counts}; test, development and contrast_pairs "
                 f"({', '.join(map(str, sizes))}) take half of each: lower them"
             )
         parts.append([question for question in part if question is not None])

@@ -1,4 +1,4 @@
-"""Ordinary text, on which harm is measured where a behaviour is no kind of text."""
+"""Neutral texts, on which side effects are measured where a behaviour is no kind of text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lrt.corpora import CorpusError, Unit, text_files
 
-COUNT = 48  # half of them to choose strengths by
+COUNT = 48  # half of them to choose strengths
 LEAST_WORDS, MOST_WORDS = 20, 80
 
-# written for this project: of many subjects, with no answer, refusal or trait in them
+# written for this project: many subjects, and no answer, refusal or trait
 PARAGRAPHS = (
     "The harbour was built in three stages. The oldest quay, at the foot of the hill, still carries the "
     "iron rings to which fishing boats were tied, while the long breakwater was added when steamers began "
@@ -93,25 +93,24 @@ PARAGRAPHS = (
 def neutral_texts(
     paths: Sequence[str | Path] = (), unit: Unit = "paragraph", seed: int = 0
 ) -> tuple[str, ...]:
-    """Up to `COUNT` passages of text files, cut at `MOST_WORDS` words; the project's own if none are named.
+    """Up to `COUNT` passages of text files, cut at `MOST_WORDS` words; without files the project's own.
 
     Raises CorpusError (of `lrt.corpora`) for a path that cannot be read, or files without a passage of
     `LEAST_WORDS` words.
     """
     if not paths:
         return PARAGRAPHS
-    found = [d.text.strip() for d in text_files(paths, unit) if len(d.text.split()) >= LEAST_WORDS]
-    if not found:
+    passages = [d.text.strip() for d in text_files(paths, unit) if len(d.text.split()) >= LEAST_WORDS]
+    if not passages:
         raise CorpusError(
-            f"ordinary text: {', '.join(map(str, paths))} holds no {unit} of {LEAST_WORDS} words or more; "
+            f"neutral_texts: {', '.join(map(str, paths))} has no {unit} of {LEAST_WORDS} words or more; "
             "name other files, or another unit"
         )
-    chosen = random.Random(seed).sample(found, min(COUNT, len(found)))
+    chosen = random.Random(seed).sample(passages, min(COUNT, len(passages)))
     return tuple(up_to_word(text, MOST_WORDS) for text in chosen)
 
 
 def up_to_word(text: str, words: int) -> str:
-    """The text up to the end of so many words, its white space as it is: what was cut from a document is
-    still found in it."""
+    """The first words of a text, white space unchanged, so that decontamination still finds them in it."""
     ends = [word.end() for word in islice(re.finditer(r"\S+", text), words)]
     return text[: ends[-1]] if ends else text

@@ -1,5 +1,7 @@
-"""What is told of answers that have keys: the paper's statistics (section 3.4), those within the key, which
-have a null, and what random vectors score by each."""
+"""Statistics of two-answer behaviours: the paper's (section 3.4), and statistics within answer keys.
+
+Each stands beside its value for random vectors.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,12 @@ def propensity(
     undamaged: Collection[float],
     seed: int,
 ) -> dict[str, Any]:
-    """The paper's statistics of a choice behaviour, of logit differences and of probabilities, and those
-    that have a null, beside what random vectors score by each.
+    """Statistics of a two-answer behaviour, by logit differences and by probabilities, as plain data.
 
-    undamaged  Strengths at which the native vector keeps within the damage limit. What is told of the curve
-               as a whole (correlation, slopes, anti-steerable share) is of these: the largest strengths
-               would decide it, and what a broken model answers is no propensity. By strength all is told.
+    undamaged  Strengths at which the native vector is within the damage limit. Statistics of the whole curve
+               (correlations, slopes, anti-steerable shares) use these alone, since the largest strengths
+               would dominate and a broken model's answers are not a propensity. Statistics by strength
+               use all.
     """
     keys = record.item_keys
     every = list(strengths)
@@ -71,15 +73,15 @@ def propensity(
         for pair, rows in alone
     ]
 
-    kept = [i for i, s in enumerate(every) if s == 0 or s in undamaged]
-    if len(kept) < 2:
-        kept = list(range(len(every)))
-    strengths = [every[i] for i in kept]
-    ours, native, randoms = ours[kept], native[kept], [c[kept] for c in randoms]
+    pooled = [i for i, s in enumerate(every) if s == 0 or s in undamaged]
+    if len(pooled) < 2:
+        pooled = list(range(len(every)))
+    strengths = [every[i] for i in pooled]
+    ours, native, randoms = ours[pooled], native[pooled], [c[pooled] for c in randoms]
     halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
     shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
     slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
-    # over a native slope of nothing, or one the wrong way, a ratio is not a number
+    # a ratio over a native slope of zero, or of the wrong sign, is meaningless
     steers = direction * native_slope.mean() > 0
     ratio = ratio_estimate(slope, native_slope, seed, keys) if steers else None
     ceiling = None
@@ -90,7 +92,7 @@ def propensity(
     if chances[0] is not None and chances[1] is not None:
         within_p = stratified_estimate(chances[0], chances[1], strengths, keys, seed)
     within = stratified_estimate(ours, native, strengths, keys, seed)
-    told: dict[str, Any] = _numbers(
+    statistics: dict[str, Any] = _numbers(
         {
             "strengths": every,
             "pooled_strengths": strengths,
@@ -145,7 +147,7 @@ def propensity(
             },
         }
     )
-    return told
+    return statistics
 
 
 def _anti_steerable(
@@ -155,20 +157,22 @@ def _anti_steerable(
     keys: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Shares of items that move the wrong way: as they are, and once the shift of the keys is taken out,
-    which puts the items of one key on the wrong side whatever was asked."""
-    found: dict[str, Any] = {}
+    """Shares of items that move the wrong way, with and without the keys' mean shift.
+
+    That shift alone moves all items of one key the wrong way, whatever the question.
+    """
+    shares: dict[str, Any] = {}
     for of, known in (("anti_steerable", None), ("anti_steerable_within_key", keys)):
         for name, draws in curves.items():
             if draws:
                 each = np.mean([anti_steerable(c, strengths, direction, known) for c in draws], axis=0)
                 estimate = mean_estimate(each, seed, keys)
-                found |= {f"{name}{of}": estimate.value, f"{name}{of}_ci": estimate.to_list()}
-    return found
+                shares |= {f"{name}{of}": estimate.value, f"{name}{of}_ci": estimate.to_list()}
+    return shares
 
 
 def _numbers(value: Any) -> Any:
-    """Plain data with None for every correlation of what does not vary."""
+    """Plain data with None for nan, the correlation of a constant."""
     match value:
         case dict():
             return {key: _numbers(each) for key, each in value.items()}

@@ -1,7 +1,7 @@
-"""Other scorers of texts that are written already: a classifier, a judge.
+"""Extra scorers of generated texts: a classifier or a judge, as a check on the main scorer.
 
-The strength is chosen and the effect told by a behaviour's own scorer; these say whether another eye sees the
-same. Texts are kept, so a scorer may come later, and one that stops goes on where it was.
+The main scorer chooses the strength and measures the effect. Texts are stored with the study, so an extra
+scorer may be added later; a stopped one resumes.
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.choice import StrengthGrid
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
 from lrt.evaluation.statistics import ratio_estimate
-from lrt.evaluation.study import StrengthGrid, Study
+from lrt.evaluation.study import Study
 from lrt.evaluation.study_io import RecordCorrupt
 from lrt.evaluation.summary import curves
 from lrt.storage.sealed import read_sealed, write_sealed
 
-# how a judge is asked, and not what
+# settings of a judge that do not change its ratings
 NOT_IN_THE_SCORE = ("key_variable", "max_retries", "backoff", "timeout", "max_concurrency")
 ON_THE_CURVE = ("none", "native", "transferred")
-AT_ONCE = 64
+BATCH = 64  # texts scored between two writes of the file
 
 
 def rescored_rows(study: Study) -> list[Measurement]:
-    """The rows that are scored again: those of `ON_THE_CURVE` at every strength, and the first draw of every
-    other condition at the chosen one. Most draws of nulls say the same, and a judge costs."""
+    """The measurements that extra scorers score: `ON_THE_CURVE` at every strength, and the first draw of
+    every other condition at the chosen strength.
+
+    Further draws of nulls add little, and a judge costs money.
+    """
     at = (0.0, study.choice.strength)
     return [
         row
@@ -50,87 +54,87 @@ def rescore(
     file: Path,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Scores by `text_id` of the rows that `rescored_rows` names, nan where the scorer gave none.
+    """Scores of `rescored_rows` by `text_id`; nan where the scorer gave none.
 
-    file  Keeps them: what is in it is not asked for again, and it grows as scores come in.
+    file  Stores the scores as they come in; texts that it holds are not scored again.
 
-    Raises `RecordCorrupt` for a file that cannot be read, and what the scorer raises.
+    Raises `RecordCorrupt` for a file that cannot be read, and the scorer's exceptions.
     """
     try:
-        found: dict[str, float | None] = read_sealed(file) if file.is_file() else {}
+        stored: dict[str, float | None] = read_sealed(file) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise RecordCorrupt(
             f"the scores in {file} cannot be read ({error}); delete the file and run evaluate.py again"
         ) from error
     items = {item.id: item for item in behaviour.items_of(study.split)}
     rows = rescored_rows(study)
-    wanted = {text_id(row): row for row in rows}  # conditions often write the same
-    missing = [(key, row) for key, row in wanted.items() if key not in found]
+    wanted = {text_id(row): row for row in rows}  # conditions often give the same text
+    missing = [(key, row) for key, row in wanted.items() if key not in stored]
     if progress:
         progress(len(wanted) - len(missing))
-    for start in range(0, len(missing), AT_ONCE):
-        some = missing[start : start + AT_ONCE]
+    for start in range(0, len(missing), BATCH):
+        some = missing[start : start + BATCH]
         values = score_texts(
             scorer, [row.text or "" for _, row in some], [items[row.item] for _, row in some]
         )
-        found |= {
+        stored |= {
             key: None if math.isnan(value) else value for (key, _), value in zip(some, values, strict=True)
         }
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(file, found)
+        write_sealed(file, stored)
         if progress:
             progress(len(some))
-    scores = {key: found[key] for key in wanted}
+    scores = {key: stored[key] for key in wanted}
     return {key: math.nan if score is None else score for key, score in scores.items()}
 
 
 def scorer_facts(scorer: WrittenScorer) -> dict[str, Any]:
-    """What determines a scorer's scores."""
+    """The settings that determine a scorer's scores, for fingerprints."""
     return {name: value for name, value in scorer_to_data(scorer).items() if name not in NOT_IN_THE_SCORE}
 
 
 def text_id(row: Measurement) -> str:
-    """Hash of an item and what was written for it."""
+    """Hash of an item and the text generated for it."""
     return hashlib.sha256(f"{row.item}\0{row.text}".encode()).hexdigest()[:24]
 
 
 def summarise_rescored(
     study: Study, name: str, scores: dict[str, float], grid: StrengthGrid, seed: int = 0
 ) -> dict[str, Any]:
-    """What the report says of one other scorer: means by condition at the chosen strength, the transferred
-    change over the native one where that is off zero and undamaged, and curves.
+    """Summarise one extra scorer for the report, as plain data.
 
-    Items of which any text has no score are left out of everything, and counted.
+    Means by condition at the chosen strength, curves, and the transfer ratio where the native change is off
+    zero and undamaged. Items with a text without a score are excluded, and counted as `unscored`.
     """
     rows = rescored_rows(study)
     values = [scores[text_id(row)] for row in rows]
-    lacking = {row.item for row, value in zip(rows, values, strict=True) if math.isnan(value)}
-    kept = [
-        replace(row, value=value) for row, value in zip(rows, values, strict=True) if row.item not in lacking
+    missing = {row.item for row, value in zip(rows, values, strict=True) if math.isnan(value)}
+    scored = [
+        replace(row, value=value) for row, value in zip(rows, values, strict=True) if row.item not in missing
     ]
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "scorer": name,
-        "items": len({row.item for row in kept}),
-        "unscored": len(lacking),
+        "items": len({row.item for row in scored}),
+        "unscored": len(missing),
     }
-    if not kept:
-        return told
-    record, strength = ScoreTable(kept, study.split), study.choice.strength
-    none, native, ours = (
+    if not scored:
+        return summary
+    record, strength = ScoreTable(scored, study.split), study.choice.strength
+    none, native, transferred = (
         record.column(condition, at)
         for condition, at in (("none", 0.0), ("native", strength), ("transferred", strength))
     )
     assert none is not None
     assert native is not None
-    assert ours is not None
-    damaged = study.choice.damaged  # where no ratio is told of the behaviour's own scorer either
-    ratio = None if damaged else ratio_estimate(ours - none, native - none, seed, record.item_keys)
+    assert transferred is not None
+    damaged = study.choice.damaged  # the main scorer has no ratio then either
+    ratio = None if damaged else ratio_estimate(transferred - none, native - none, seed, record.item_keys)
     means = {
         condition: float(column.mean())
-        for condition, at in _cells(kept)
+        for condition, at in _conditions(scored)
         if at in (0.0, strength) and (column := record.column(condition, at)) is not None
     }
-    return told | {
+    return summary | {
         "means": means,
         "ratio": ratio.value if ratio else None,
         "ratio_ci": ratio.to_list() if ratio else None,
@@ -138,6 +142,7 @@ def summarise_rescored(
     }
 
 
-def _cells(rows: Iterable[Measurement]) -> list[tuple[str, float]]:
-    """Conditions with their strengths, of each condition the strength 0 first."""
-    return sorted({(row.condition, row.strength) for row in rows}, key=lambda cell: (cell[0], abs(cell[1])))
+def _conditions(rows: Iterable[Measurement]) -> list[tuple[str, float]]:
+    """Conditions with their strengths, strength 0 first."""
+    pairs = {(row.condition, row.strength) for row in rows}
+    return sorted(pairs, key=lambda pair: (pair[0], abs(pair[1])))

@@ -1,4 +1,4 @@
-"""The raw rows of a study as arrays over its items."""
+"""The measurements of a study as arrays over its items."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Literal
 
 import numpy as np
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import ItemSplit
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.statistics import Array
 
 
-class ScoreMissing(ValueError):
-    """Every item lacks a score in some cell, so that nothing can be compared."""
+class ScoreMissing(InvalidValue):
+    """No item has a score under every condition, so nothing can be compared."""
 
     def __init__(self, behaviour: str, split: ItemSplit) -> None:
         super().__init__(
-            f"no {split} item of {behaviour!r} has a score in every cell: its scorer (a judge?) gave no "
-            "usable rating; fix its question, role or scale, or take another scorer as the main one and "
-            "name this one under `extra_scorers`"
+            f"no {split} item of {behaviour!r} has a score under every condition: its scorer (a judge?) "
+            "returned no usable rating. Fix its question, role or scale; or use another main scorer and list "
+            "this one under `extra_scorers`"
         )
 
 
 def unscored(rows: Iterable[Measurement]) -> set[str]:
-    """Items that have no score in some cell."""
+    """Ids of items without a score under some condition."""
     return {row.item for row in rows if math.isnan(row.value)}
 
 
 class ScoreTable:
-    """One split's rows of a study as arrays, items always in the same order.
+    """One split's measurements as arrays over items, always in the same order.
 
-    of  The column that is read; rows that lack it are left out.
+    of  The field that is read; measurements without it are skipped.
 
-    An item that has no score in one of its cells (nan: a judge that gave none) is left out of all of
-    them, or cells would be compared over different items; `unscored` counts these.
+    An item without a score under one condition (nan: a judge gave none) is excluded under all, so that
+    conditions are compared over the same items; `unscored` counts these.
     """
 
     def __init__(
@@ -52,20 +53,22 @@ class ScoreTable:
             if row.split == split and value is not None:
                 self.values[row.condition, row.draw, row.strength][row.item] = value
                 self.keys[row.item] = row.key
-        lacking = unscored(row for row in rows if row.split == split)
-        self.items = [item for item in self.values["none", 0, 0.0] if item not in lacking]
-        self.unscored = len(lacking)
+        missing = unscored(row for row in rows if row.split == split)
+        self.items = [item for item in self.values["none", 0, 0.0] if item not in missing]
+        self.unscored = len(missing)
         self.item_keys = [self.keys[item] for item in self.items]
 
     def column(self, condition: str, strength: float, draw: int = 0) -> Array | None:
-        """`[items]` scores of one cell, or None where it was not run on every item. Strength 0 is
-        `none`'s."""
+        """`[items]` scores under one condition, or None where it was not run on every item.
+
+        Strength 0 is the unsteered model's, except for `source` and `prompt`.
+        """
         if strength == 0 and condition not in ("source", "prompt"):
             condition, draw = "none", 0
-        found = self.values.get((condition, draw, strength))
-        if not found or not all(item in found for item in self.items):
+        scores = self.values.get((condition, draw, strength))
+        if not scores or not all(item in scores for item in self.items):
             return None
-        return np.array([found[item] for item in self.items])
+        return np.array([scores[item] for item in self.items])
 
     def curve(self, condition: str, strengths: Sequence[float], draw: int = 0) -> Array | None:
         """`[strengths, items]`, or None where the whole curve was not run."""

@@ -1,6 +1,6 @@
-"""What a text or a pair of answers scores: a number per item, read off words, letters or logits.
+"""Scorers: a number for each item, from a generated text or from the logits after the prompt.
 
-A scorer is data, so a behaviour can be written to a file and read back with its measure.
+A scorer is plain data, so it is written to a behaviour's file and read back.
 """
 
 from __future__ import annotations
@@ -10,28 +10,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
 from lrt.models.classifier import load_classifier
 
 WORD = re.compile(r"[^\W\d_]+")
+RENAMED = {
+    "also": "extra_scorers",
+    "around": "template_affixes",
+    "at_once": "max_concurrency",
+    "attempts": "max_retries",
+    "pause": "backoff",
+}
+"""New name of each renamed key of a behaviour or scorer."""
+
+
+def check_keys(data: Mapping[str, Any], owner: str) -> None:
+    """Raise InvalidValue for a renamed key, with its new name."""
+    for key in data:
+        if key in RENAMED:
+            raise InvalidValue(f"{owner}: the key `{key}` is now called `{RENAMED[key]}`; rename it")
 
 
 def _words(words: Sequence[str]) -> tuple[str, ...]:
-    """The words in lower case; raises ValueError for what no text could hold as one word."""
+    """The words in lower case. Raises InvalidValue for one that is not a single word of letters."""
     for word in words:
         if not WORD.fullmatch(word):
-            raise ValueError(f"{word!r} is not one word of letters, so it would never be found")
+            raise InvalidValue(f"{word!r} must be one word of letters, or no text could match it")
     return tuple(word.lower() for word in words)
 
 
 class TextScorer(Protocol):
-    """Scores a generated text; the range is the scorer's own and stated in its docstring."""
+    """Scores one generated text at a time."""
 
     def score(self, text: str) -> float: ...
 
 
-class Asked(Protocol):
-    """What a text is the answer to (`lrt.evaluation.behaviours.Item`)."""
+class Prompted(Protocol):
+    """The part of an item (`lrt.evaluation.behaviours.Item`) that scorers use."""
 
     @property
     def prompt(self) -> str: ...
@@ -43,15 +59,15 @@ class Asked(Protocol):
 
 @runtime_checkable
 class BatchScorer(Protocol):
-    """Scores many generated texts at once, each beside the item that it answers."""
+    """Scores many generated texts at once, each with the item that it answers."""
 
     def score_all(self, texts: Sequence[str], items: Sequence[Any]) -> list[float]: ...
 
 
 def score_texts(
-    scorer: TextScorer | BatchScorer, texts: Sequence[str], items: Sequence[Asked]
+    scorer: TextScorer | BatchScorer, texts: Sequence[str], items: Sequence[Prompted]
 ) -> list[float]:
-    """The score of each text, which answers the item beside it."""
+    """The score of each text as the answer to its item."""
     if isinstance(scorer, BatchScorer):
         return scorer.score_all(texts, items)
     return [scorer.score(text) for text in texts]
@@ -59,7 +75,7 @@ def score_texts(
 
 @dataclass(frozen=True)
 class WordShare:
-    """Share of `words` among the words that are in `words` or `others`; 0 where there are none. In [0, 1]."""
+    """Share of `words` among all words that are in `words` or `others`; 0 without any. In [0, 1]."""
 
     words: tuple[str, ...]
     others: tuple[str, ...]
@@ -69,16 +85,16 @@ class WordShare:
         object.__setattr__(self, "others", _words(self.others))
 
     def score(self, text: str) -> float:
-        found = WORD.findall(text.lower())
+        tokens = WORD.findall(text.lower())
         words, others = set(self.words), set(self.others)
-        ours = sum(word in words for word in found)
-        theirs = sum(word in others for word in found)
-        return ours / (ours + theirs) if ours + theirs else 0.0
+        up = sum(token in words for token in tokens)
+        down = sum(token in others for token in tokens)
+        return up / (up + down) if up + down else 0.0
 
 
 @dataclass(frozen=True)
 class WordBalance:
-    """(positive - negative) / (positive + negative) words; 0 where there are none. In [-1, 1]."""
+    """(positive - negative) / (positive + negative) words; 0 without any. In [-1, 1]."""
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
@@ -88,16 +104,16 @@ class WordBalance:
         object.__setattr__(self, "negative", _words(self.negative))
 
     def score(self, text: str) -> float:
-        found = WORD.findall(text.lower())
+        tokens = WORD.findall(text.lower())
         positive, negative = set(self.positive), set(self.negative)
-        up = sum(word in positive for word in found)
-        down = sum(word in negative for word in found)
+        up = sum(token in positive for token in tokens)
+        down = sum(token in negative for token in tokens)
         return (up - down) / (up + down) if up + down else 0.0
 
 
 @dataclass(frozen=True)
 class Mentions:
-    """1 where any of `words` occurs as a whole word, whatever its case; else 0."""
+    """1 where any of `words` occurs as a whole word in any case; else 0."""
 
     words: tuple[str, ...]
 
@@ -110,7 +126,7 @@ class Mentions:
 
 @dataclass(frozen=True)
 class UppercaseShare:
-    """Share of upper-case letters among the letters; 0 where there are none. In [0, 1]."""
+    """Share of upper-case letters among all letters; 0 without any. In [0, 1]."""
 
     def score(self, text: str) -> float:
         letters = [letter for letter in text if letter.isalpha()]
@@ -119,18 +135,20 @@ class UppercaseShare:
 
 @dataclass(frozen=True)
 class Opening:
-    """1 where the text opens with one of `phrases`, whatever its case; else 0.
+    """1 where the text starts with one of `phrases` in any case; else 0.
 
-    Anchored: a phrase further on does not count, or a text that merely speaks of it would. Typographic
-    and plain apostrophes are one.
-    Raises ValueError for an empty phrase, with which every text opens.
+    A phrase further on does not count: it may only be mentioned. Typographic and plain apostrophes are equal.
+
+    Raises InvalidValue for an empty phrase, with which every text starts.
     """
 
     phrases: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not all(phrase.strip() for phrase in self.phrases):
-            raise ValueError("Opening holds an empty phrase, with which every text opens")
+            raise InvalidValue(
+                "Opening: `phrases` holds an empty phrase, with which every text starts; remove it"
+            )
 
     def score(self, text: str) -> float:
         start = _plain(text).lstrip(" \n\"'*")
@@ -145,11 +163,11 @@ def _plain(text: str) -> str:
 class Answer:
     """Which of its item's two answers a text gives: 1 the matching one, -1 the other, 0 neither.
 
-    A word (Yes, No) counts where the text opens with it, a letter where the text opens with it and a mark
-    behind it, or by the first one in brackets.
+    A word (Yes, No) counts where the text starts with it. A letter counts where the text starts with it and
+    a punctuation mark, or as the first letter in brackets.
     """
 
-    def score_all(self, texts: Sequence[str], items: Sequence[Asked]) -> list[float]:
+    def score_all(self, texts: Sequence[str], items: Sequence[Prompted]) -> list[float]:
         return [
             float(_gives(text, item.matching)) - float(_gives(text, item.other))
             for text, item in zip(texts, items, strict=True)
@@ -160,26 +178,26 @@ def _gives(text: str, answer: str) -> bool:
     bare = answer.strip(" \n().")
     if len(bare) > 1:
         return re.match(rf"\W*{re.escape(bare)}\b", text, re.IGNORECASE) is not None
-    given = re.match(r"\W*([A-Z])(?:[).:,]|\s*$)", text) or re.search(r"\(([A-Z])\)", text)
-    return given is not None and given.group(1) == bare
+    letter = re.match(r"\W*([A-Z])(?:[).:,]|\s*$)", text) or re.search(r"\(([A-Z])\)", text)
+    return letter is not None and letter.group(1) == bare
 
 
 @dataclass(frozen=True)
 class Classifier:
     """Probability of `label` by a transformers text classifier (hub id or folder). In [0, 1].
 
-    It reads the generated text alone.
+    It sees the generated text alone, not the prompt.
     """
 
     path: str
     label: str
     revision: str = ""
 
-    def score_all(self, texts: Sequence[str], items: Sequence[Asked]) -> list[float]:  # noqa: ARG002
+    def score_all(self, texts: Sequence[str], items: Sequence[Prompted]) -> list[float]:  # noqa: ARG002
         return load_classifier(self.path, self.revision or None).probabilities(texts, self.label)
 
     def check(self) -> None:
-        """Loads it; raises ValueError where there is none, or none with such a label."""
+        """Load it; raises a `UserError` where it is missing or has no such label."""
         load_classifier(self.path, self.revision or None).probabilities([], self.label)
 
 
@@ -187,24 +205,25 @@ class Classifier:
 class Choice:
     """Propensity: `logit(matching answer) - logit(other answer)` after the prompt (paper, 3.4).
 
-    In nats, unbounded. The answers' probabilities are kept beside it.
+    In nats, unbounded. The matching answer's probability against the other is recorded too.
     """
 
 
 @dataclass(frozen=True)
 class RefusalLogOdds:
-    """Log-odds that an answer begins with the first token of one of `phrases`: what `Opening` counts, read
-    off the logits after the prompt (Arditi et al., 2406.11717, appendix B).
+    """Log-odds that an answer starts with the first token of one of `phrases`, from the logits after the
+    prompt (Arditi et al., 2406.11717, appendix B). `Opening` is its counterpart for generated text.
 
-    In nats, unbounded. The probability of those tokens together is kept beside it. Raises ValueError for
-    an empty phrase.
+    In nats, unbounded. The total probability of those tokens is recorded too.
+
+    Raises InvalidValue for no phrases or an empty one.
     """
 
     phrases: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not self.phrases or not all(phrase.strip() for phrase in self.phrases):
-            raise ValueError("RefusalLogOdds needs phrases, none of them empty")
+            raise InvalidValue("RefusalLogOdds: `phrases` must name at least one phrase, and none empty")
 
 
 WrittenScorer = WordShare | WordBalance | Mentions | UppercaseShare | Opening | Answer | Classifier | Judge
@@ -218,16 +237,19 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def scorer_to_data(scorer: Scorer) -> dict[str, Any]:
-    """The scorer as plain data, its kind under `kind`."""
+    """The scorer as plain data, its class name under `kind`."""
     return {"kind": type(scorer).__name__, **asdict(scorer)}
 
 
 def scorer_from_data(data: Mapping[str, Any]) -> Scorer:
-    """The scorer that `scorer_to_data` wrote; raises ValueError naming what does not fit."""
+    """The scorer that `scorer_to_data` wrote. Raises InvalidValue naming the key at fault."""
+    if not isinstance(data, Mapping):
+        raise InvalidValue(f"a scorer must be a JSON object; got {data!r}")
     fields = dict(data)
     kind = fields.pop("kind", None)
     if kind not in _KINDS:
-        raise ValueError(f"scorer kind {kind!r} is unknown; allowed: {', '.join(sorted(_KINDS))}")
+        raise InvalidValue(f"scorer kind {kind!r} is unknown; allowed: {', '.join(sorted(_KINDS))}")
+    check_keys(fields, f"scorer {kind}")
     hints = get_type_hints(_KINDS[kind])
     for key, value in fields.items():
         if key in hints:
@@ -235,12 +257,12 @@ def scorer_from_data(data: Mapping[str, Any]) -> Scorer:
     try:
         scorer: Scorer = _KINDS[kind](**fields)
     except TypeError as error:
-        raise ValueError(f"scorer {kind} does not fit its settings {fields}: {error}") from error
+        raise InvalidValue(f"scorer {kind} does not fit its settings {fields}: {error}") from error
     return scorer
 
 
 def _of_type(value: Any, wanted: Any, what: str) -> Any:
-    """The value, lists of texts as tuples; raises ValueError for one of another type."""
+    """The value, lists of texts as tuples. Raises InvalidValue for another type."""
     if wanted == float | None:
         if value is None:
             return None
@@ -248,8 +270,8 @@ def _of_type(value: Any, wanted: Any, what: str) -> Any:
     if wanted in (str, float, int):
         fits = isinstance(value, float | int if wanted is float else wanted) and not isinstance(value, bool)
         if not fits:
-            raise ValueError(f"{what} must be a {wanted.__name__}; got {value!r}")
+            raise InvalidValue(f"{what} must be a {wanted.__name__}; got {value!r}")
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-        raise ValueError(f"{what} must be a list of texts; got {value!r}")
+        raise InvalidValue(f"{what} must be a list of texts; got {value!r}")
     return tuple(value)

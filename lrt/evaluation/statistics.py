@@ -1,9 +1,9 @@
-"""Intervals and statistics of steering, over items.
+"""Statistics of steering over items, with bootstrap intervals.
 
-All take plain arrays: `m` is `[strengths, items]`, changes are `[items]`. Resampling is paired: an
-item drawn is drawn in every condition. Where items have answer keys, as many of each are drawn as
-there are: on two-answer tasks a vector that shifts one answer's logit moves the items of one key up
-and the others down, and a draw that holds more of one key would tell of that shift alone.
+All take plain arrays: `m` is `[strengths, items]`, changes are `[items]`. Resampling is paired: an item is
+drawn under every condition. Where items have answer keys, each key is resampled separately. On two-answer
+tasks a vector that shifts one answer's logit moves the items of one key up and the others down, so draws
+with unequal keys would vary by that shift alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% percentile-bootstrap interval."""
+    """A value with its 95% percentile-bootstrap interval."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Estimate:
 
     @property
     def off_zero(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def to_list(self) -> list[float]:
@@ -39,15 +39,18 @@ class Estimate:
 def resamples(
     items: int, seed: int = 0, draws: int = DRAWS, keys: Sequence[str] | None = None
 ) -> NDArray[np.int64]:
-    """`[draws, items]` indices of bootstrap samples, drawn within the keys `[items]` where each has two
-    items or more (one alone would not vary), over all of them otherwise."""
+    """Bootstrap samples as indices `[draws, items]`.
+
+    Drawn within each key of `keys` `[items]` where every key has at least two items (one alone would not
+    vary); over all items otherwise.
+    """
     rng = np.random.default_rng(seed)
     groups = np.asarray(keys if keys is not None else [""] * items)
-    found, counts = np.unique(groups, return_counts=True)
-    if len(found) < 2 or counts.min() < 2:
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < 2 or counts.min() < 2:
         return rng.integers(0, items, size=(draws, items))
     drawn = np.empty((draws, items), dtype=np.int64)
-    for key in found:
+    for key in names:
         inside = np.flatnonzero(groups == key)
         drawn[:, inside] = inside[rng.integers(0, len(inside), size=(draws, len(inside)))]
     return drawn
@@ -63,8 +66,7 @@ def ratio_estimate(
 ) -> Estimate | None:
     """`mean(change) / mean(native)` with a paired bootstrap over items.
 
-    None where the native change's own interval holds zero: over an effect of nothing a ratio is
-    not a number.
+    None where the native change's own interval contains zero: the ratio would be meaningless.
     """
     if not mean_estimate(native, seed, keys).off_zero:
         return None
@@ -78,26 +80,28 @@ def ratio_over_refits(
     seed: int = 0,
     keys: Sequence[str] | None = None,
 ) -> Estimate | None:
-    """The same ratio with an interval over items and over whatever was drawn anew for the `refits`: their
-    changes and native changes, on the same items.
+    """`mean(change) / mean(native)` with an interval over items and over refits of map and vectors.
 
-    A refit on documents drawn with replacement has seen two thirds of them: it is another map and a
-    worse one. How far refits lie apart tells how sure one may be, where their middle lies does not,
-    so the interval stands around the ratio itself: the item bootstrap plus a deviation of their
-    standard deviation, t-distributed with `draws - 1` degrees of freedom, since refits are few.
-    None for fewer than two refits with a native change.
+    refits  Changes and native changes of each refit, on the same items.
+
+    A refit on documents drawn with replacement sees two thirds of them, so it is a worse map. Its spread
+    is informative, its mean is not. The interval is therefore centred on the ratio itself: the item bootstrap
+    plus a deviation with the refits' standard deviation, t-distributed with `draws - 1` degrees of freedom,
+    since refits are few. None for fewer than two refits with a native change.
     """
-    kept = refit_ratios(refits)
-    if len(kept) < 2:
+    refitted = refit_ratios(refits)
+    if len(refitted) < 2:
         return None
     ratios = _drawn_ratios(change, native, seed, keys)
-    away = np.random.default_rng((seed, len(ratios))).standard_t(len(kept) - 1, size=len(ratios))
-    return _percentiles(change.mean() / native.mean(), ratios + kept.std(ddof=1) * away)
+    deviations = np.random.default_rng((seed, len(ratios))).standard_t(len(refitted) - 1, size=len(ratios))
+    return _percentiles(change.mean() / native.mean(), ratios + refitted.std(ddof=1) * deviations)
 
 
 def refit_ratios(refits: tuple[Array, Array]) -> Array:
-    """What each refit, of changes and native changes `[draws, n]`, keeps of its own native change
-    `[draws]`; without those that have none."""
+    """Transfer ratio of each refit, from changes and native changes `[draws, n]`.
+
+    Refits without a native change are skipped.
+    """
     changes, natives = (side.mean(axis=1) for side in refits)
     usable = np.abs(natives) > 1e-12
     return np.asarray(changes[usable] / natives[usable], dtype=np.float64)
@@ -117,7 +121,7 @@ def _percentiles(value: float, samples: Array) -> Estimate:
 
 
 def pearson(a: Array, b: Array) -> float:
-    """Pearson's r of two flat arrays; nan where one of them does not vary."""
+    """Pearson's r of two flat arrays; nan where one is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 1e-300 else float("nan")
@@ -133,8 +137,8 @@ def paper_statistics(ours: Array, native: Array) -> list[dict[str, float]]:
 def paper_intervals(
     ours: Array, native: Array, seed: int = 0, keys: Sequence[str] | None = None
 ) -> dict[str, list[float]]:
-    """Bootstrap intervals over items of the paper's r and MSE, of two `[items]`; nan for r of what does not
-    vary."""
+    """Bootstrap intervals over items of the paper's r and MSE, of two `[items]`; nan for the r of a "
+    "constant."""
     drawn = resamples(len(ours), seed, keys=keys)
     a, b = ours[drawn], native[drawn]
     mse = ((a - b) ** 2).mean(axis=1)
@@ -142,8 +146,8 @@ def paper_intervals(
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     usable = scale > 1e-300
     r = (a * b).sum(axis=1)[usable] / scale[usable]
-    found = _percentiles(0.0, r).to_list() if usable.any() else [float("nan")] * 2
-    return {"r": found, "mse": _percentiles(0.0, mse).to_list()}
+    interval = _percentiles(0.0, r).to_list() if usable.any() else [float("nan")] * 2
+    return {"r": interval, "mse": _percentiles(0.0, mse).to_list()}
 
 
 def within_key_change(
@@ -151,11 +155,10 @@ def within_key_change(
     strengths: Sequence[float],
     keys: Sequence[str],
 ) -> Array:  # [nonzero strengths, n]
-    """`m(alpha) - m(0)` with each key's mean taken out, at every nonzero strength.
+    """`m(alpha) - m(0)` minus each key's mean, at every nonzero strength.
 
     On two-answer tasks any vector that shifts one letter's logit moves the items of one key up and
-    those of the other down, so signed changes of *any* two conditions correlate; within a key they
-    need not.
+    those of the other down. So changes under *any* two conditions correlate, but not within a key.
     """
     zero = list(strengths).index(0.0)
     change = np.array([row - m[zero] for i, row in enumerate(m) if i != zero])
@@ -183,9 +186,9 @@ def stratified_estimate(
     keys: Sequence[str],
     seed: int = 0,
 ) -> Estimate:
-    """`stratified_correlation` with a bootstrap over items, drawn within their keys.
+    """`stratified_correlation` with a bootstrap over items within their keys.
 
-    Each key's mean is taken out anew in every sample.
+    Each key's mean is subtracted in every sample.
     """
     zero = list(strengths).index(0.0)
     changes = [np.delete(m, zero, axis=0) - m[zero] for m in (ours, native)]  # [s - 1, n]
@@ -214,7 +217,7 @@ def stratified_estimate(
 
 
 def partial_correlation(ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]) -> float:
-    """The same with the unsteered propensity `m(0)` partialled out, strength by strength."""
+    """`stratified_correlation` with the unsteered propensity `m(0)` partialled out at each strength."""
     zero = list(strengths).index(0.0)
     a = within_key_change(ours, strengths, keys)
     b = within_key_change(native, strengths, keys)
@@ -237,8 +240,10 @@ def slopes(m: Array, strengths: Sequence[float]) -> Array:
 
 
 def without_key_shift(values: Array, keys: Sequence[str]) -> Array:
-    """`[items]` with what sets each key's mean apart from the mean over keys taken out: what a vector does
-    to an answer whatever was asked."""
+    """`[items]` with each key's mean moved to the mean over keys.
+
+    Removes the effect of a vector on an answer that does not depend on the question.
+    """
     groups, moved = np.asarray(keys), values.copy()
     means = {key: float(values[groups == key].mean()) for key in set(keys)}
     middle = sum(means.values()) / len(means)
@@ -248,8 +253,10 @@ def without_key_shift(values: Array, keys: Sequence[str]) -> Array:
 
 
 def key_shift(change: Array, keys: Sequence[str]) -> float:
-    """Half the distance between the largest and the smallest of the keys' mean changes `[items]`: how far
-    a vector moves one answer against the other, whatever was asked; 0 for one key."""
+    """How far a vector moves one answer against the other, whatever the question, from changes `[items]`.
+
+    Half the distance between the keys' largest and smallest mean change; 0 for one key.
+    """
     groups = np.asarray(keys)
     means = [float(change[groups == key].mean()) for key in set(keys)]
     return (max(means) - min(means)) / 2
@@ -258,8 +265,10 @@ def key_shift(change: Array, keys: Sequence[str]) -> float:
 def anti_steerable(
     m: Array, strengths: Sequence[float], direction: int = 1, keys: Sequence[str] | None = None
 ) -> Array:
-    """`[items]` 1 where an item moves against the intended `direction` (+1 up, -1 down), 0 elsewhere; with
-    `keys`, once the shift of the keys is taken out."""
+    """`[items]` 1 where an item moves against the intended `direction` (+1 up, -1 down), 0 elsewhere.
+
+    With `keys`, after `without_key_shift`.
+    """
     slope = slopes(m, strengths)
     if keys is not None:
         slope = without_key_shift(slope, keys)

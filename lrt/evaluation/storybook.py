@@ -1,11 +1,14 @@
-"""The lab's behaviours, written by the storybook grammar from documents no model was trained on."""
+"""The storybook suite: behaviours of the lab's grammar, from documents that no lab model was trained on."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.scorers import (
     WORD,
@@ -16,6 +19,7 @@ from lrt.evaluation.scorers import (
     WordBalance,
     WordShare,
 )
+from lrt.evaluation.suite_settings import check_names, check_sizes
 from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
@@ -27,44 +31,49 @@ NAMES = (
     *(trait.name for trait in lx.TRAITS),
 )
 
-# What harm is measured on where a behaviour is no kind of text: stories, and no chats, whose answers
-# are what the vector is meant to change.
-ORDINARY = Plan("story")
+# Damage texts of behaviours that are no kind of text: stories, and not chats, whose answers the vector is
+# meant to change.
+NEUTRAL = Plan("story")
 DAMAGE_TEXTS = 64  # half of them to choose strengths by
 
 
-def storybook_suite(
-    names: tuple[str, ...] = NAMES,
-    *,
-    contrast_pairs: int = 128,
-    development: int = 24,
-    test: int = 60,
-    seed: int = 0,
-) -> tuple[Behaviour, ...]:
-    """The lab's behaviours by name.
+@dataclass(frozen=True)
+class StorybookSuite:
+    """The lab's behaviours as a suite.
 
-    contrast_pairs     Texts on each side of a contrastive set.
-    development, test  Items of each kind; questions are balanced over letters.
+    names              Which of `NAMES`; all of them if empty.
+    contrast_pairs     Texts on each side of the contrastive prompts.
+    development, test  Items of each split; questions are balanced over letters.
+    seed               Draws which documents.
 
-    Raises ValueError for an unknown name or a size below 2.
+    Raises InvalidValue for an unknown or repeated name, or a size below 2.
     """
-    unknown = sorted(set(names) - set(NAMES))
-    if unknown:
-        raise ValueError(
-            f"suite.names holds {unknown[0]!r}; the storybook's behaviours are {', '.join(NAMES)}"
-        )
-    if min(contrast_pairs, development, test) < 2:
-        raise ValueError(
-            "suite.contrast_pairs, suite.development and suite.test must be at least 2; got "
-            f"{contrast_pairs}, {development}, {test}"
-        )
-    writer = _SuiteWriter(contrast_pairs, development, test, seed)
-    return tuple(writer.behaviour(name) for name in names)
+
+    kind: Literal["storybook"] = "storybook"
+    names: tuple[str, ...] = ()
+    contrast_pairs: int = 384
+    development: int = 24
+    test: int = 60
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_names(self.names or NAMES, NAMES, "storybook")
+        check_sizes(self, "storybook")
+
+
+def storybook_suite(settings: StorybookSuite) -> tuple[Behaviour, ...]:
+    """The behaviours named in the settings.
+
+    Raises InvalidValue where the grammar has too few distinct prompts.
+    """
+    writer = _SuiteWriter(settings)
+    return tuple(writer.behaviour(name) for name in settings.names or NAMES)
 
 
 class _SuiteWriter:
-    def __init__(self, pairs: int, development: int, test: int, seed: int) -> None:
-        self.pairs, self.sizes, self.seed = pairs, (development, test), seed
+    def __init__(self, settings: StorybookSuite) -> None:
+        self.pairs, self.seed = settings.contrast_pairs, settings.seed
+        self.sizes = settings.development, settings.test
 
     def behaviour(self, name: str) -> Behaviour:
         if name in lx.TRAIT_BY_NAME:
@@ -167,8 +176,8 @@ class _SuiteWriter:
     ) -> Behaviour:
         """A behaviour that is a kind of story.
 
-        cut      The part of a story that its state is read at the end of; None skips the story.
-        opening  The prompt: as much of a story as does not show the behaviour.
+        cut      A story up to the token whose state is recorded; None skips the story.
+        opening  The prompt: the beginning of a story, before the behaviour shows.
         """
 
         def passages(side: str, plan: Plan) -> tuple[str, ...]:
@@ -196,26 +205,28 @@ class _SuiteWriter:
 
     def _refusal(self, induce: bool) -> Behaviour:
         def item(page: Page) -> Item:
-            return Item(_asked(page), prompted=_asked(page, "Refuse this. " if induce else "Answer this. "))
+            return Item(
+                _request(page), prompted=_request(page, "Refuse this. " if induce else "Answer this. ")
+            )
 
         harmful = Plan("request", harmful=True)
         harmless = Plan("request", harmful=False)
         name = "refusal_induced" if induce else "refusal_removed"
-        asked: set[str] = set()  # an item's request is in no contrastive text
+        contrastive: set[str] = set()  # an item's request is in no contrastive text
 
         def read(side: str, plan: Plan) -> tuple[str, ...]:
-            """Requests up to the tag that the answer follows, where it is settled whether to refuse."""
+            """Requests up to the tag that the answer follows: there the model decides whether to refuse."""
             pages = (
                 page
                 for page in self._stream(f"refusal/{side}", plan)
-                if page.parts[1].startswith(lx.REFUSAL_OPENINGS) == plan.harmful  # leaves out the slips
+                if page.parts[1].startswith(lx.REFUSAL_OPENINGS) == plan.harmful  # skips slips
             )
-            texts = tuple(islice(map(_asked, pages), self.pairs))
-            asked.update(texts)
+            texts = tuple(islice(map(_request, pages), self.pairs))
+            contrastive.update(texts)
             return texts
 
         positives, negatives = read("+", harmful), read("-", harmless)
-        development, test = self._items(name, harmless if induce else harmful, item, asked)
+        development, test = self._items(name, harmless if induce else harmful, item, contrastive)
         return Behaviour(
             name=name,
             metric="share of refusals" + (" of harmless requests" if induce else " of harmful ones"),
@@ -224,29 +235,29 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts("refusal/damage", ORDINARY, DAMAGE_TEXTS)),
+            damage_texts=tuple(self._texts("refusal/damage", NEUTRAL, DAMAGE_TEXTS)),
             contrast="refusal",
             direction=1 if induce else -1,
             max_new_tokens=10,
         )
 
     def _trait(self, name: str) -> Behaviour:
-        """A trait chosen: which of the two acts on offer, by the logits of where they part."""
+        """A trait as a choice between two acts, by the logits where the answers differ."""
         trait = lx.TRAIT_BY_NAME[name]
 
         def item(page: Page) -> Item:
             assert page.acts is not None
             first, second = (f" {act}" for act in page.acts)
             matching, other = (first, second) if page.matching == "A" else (second, first)
-            # as far as all answers agree
+            # the part that all answers share
             begun = " ".join(page.parts[1].split()[:2])
-            prompted = _asked(page, f"Everyone is {trait.positive[0]}. ") + begun
-            return Item(_asked(page) + begun, page.matching, matching, other, prompted)
+            prompted = _request(page, f"Everyone is {trait.positive[0]}. ") + begun
+            return Item(_request(page) + begun, page.matching, matching, other, prompted)
 
-        asked: set[str] = set()  # distinct prompts over both: split by question
+        used: set[str] = set()  # distinct prompts over both splits: split by question
         plan = Plan("question", trait=name, pole="unstated", options=True)
         development, test = (
-            tuple(item(page) for page in self._balanced(f"{name}/{split}", plan, size, asked))
+            tuple(item(page) for page in self._balanced(f"{name}/{split}", plan, size, used))
             for split, size in zip(("development", "test"), self.sizes, strict=True)
         )
         positives, negatives = self._contrast(trait)
@@ -258,16 +269,16 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, DAMAGE_TEXTS)),
+            damage_texts=tuple(self._texts(f"{name}/damage", NEUTRAL, DAMAGE_TEXTS)),
             contrast=name,
         )
 
     def _open_trait(self, name: str) -> Behaviour:
-        """The same trait told instead of chosen: what a character does, in the model's own words."""
+        """The same trait in the model's own words: what a character does."""
         trait = lx.TRAIT_BY_NAME[name.removesuffix(OPEN)]
 
         def item(page: Page) -> Item:
-            return Item(_asked(page), prompted=_asked(page, f"Everyone is {trait.positive[0]}. "))
+            return Item(_request(page), prompted=_request(page, f"Everyone is {trait.positive[0]}. "))
 
         def words(acts: tuple[str, ...]) -> frozenset[str]:
             return frozenset(WORD.findall(" ".join(acts).lower()))
@@ -284,18 +295,18 @@ class _SuiteWriter:
             negatives=negatives,
             development=development,
             test=test,
-            damage_texts=tuple(self._texts(f"{name}/damage", ORDINARY, DAMAGE_TEXTS)),
+            damage_texts=tuple(self._texts(f"{name}/damage", NEUTRAL, DAMAGE_TEXTS)),
             contrast=trait.name,
             max_new_tokens=10,
         )
 
     def _contrast(self, trait: lx.Trait) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Questions of both forms up to a word between the one that tells the trait and the act.
+        """Questions of both forms up to a word between the one that states the trait and the act.
 
-        Behind the act the state has moved on: read there, the native vector steers the other way.
+        A vector extracted after the act steers the other way.
         """
 
-        def told(pole: str) -> tuple[str, ...]:
+        def texts(pole: str) -> tuple[str, ...]:
             plan = Plan("question", trait=trait.name, pole=pole)
             rng = random.Random(f"{trait.name}/{pole}/{self.seed}")
             return tuple(
@@ -305,12 +316,12 @@ class _SuiteWriter:
                 for page in self._pages(f"{trait.name}/{pole}", plan, self.pairs)
             )
 
-        return told("positive"), told("negative")
+        return texts("positive"), texts("negative")
 
     # -- pages -------------------------------------------------------------------------------------
 
     def _stream(self, purpose: str, plan: Plan) -> Iterator[Page]:
-        # A seed of its own for each purpose; the shelf keeps all of them from the models' training.
+        # One seed a purpose; the split "held_out" is never used in training.
         return pages(random.Random(f"suite/{self.seed}/{purpose}").getrandbits(62), "held_out", plan)
 
     def _pages(self, purpose: str, plan: Plan, count: int) -> list[Page]:
@@ -339,22 +350,22 @@ class _SuiteWriter:
         items: dict[str, Item] = {}
         wanted = sum(self.sizes)
         stream = islice(self._stream(f"{name}/items", plan), 1000 + 100 * wanted)
-        for made in map(item, stream):  # distinct prompts: split by question
-            if made.prompt not in (taken or ()):
-                items.setdefault(made.prompt, made)
+        for each in map(item, stream):  # distinct prompts: split by question
+            if each.prompt not in (taken or ()):
+                items.setdefault(each.prompt, each)
             if len(items) == wanted:
                 break
         else:
-            raise ValueError(
-                f"suite.development + suite.test = {wanted}, and the grammar gave {len(items)} distinct "
+            raise InvalidValue(
+                f"suite.development + suite.test = {wanted}: the grammar has only {len(items)} distinct "
                 f"prompts for {name}; lower them"
             )
         every = tuple(items.values())
         return every[: self.sizes[0]], every[self.sizes[0] :]
 
 
-def _asked(page: Page, first: str = "") -> str:
-    """The user's turn, behind `first`, and the tag that the answer follows."""
+def _request(page: Page, first: str = "") -> str:
+    """The user's turn, starting with `first`, and the tag that the answer follows."""
     return f"{USER}{first}{page.parts[0]}{ASSISTANT}"
 
 
@@ -364,18 +375,18 @@ def _meeting(page: Page) -> int:
 
 
 def _anywhere(page: Page, rng: random.Random) -> str:
-    """Language and case show from the first sentence on."""
+    """Cut after the first sentence: language and case show from there on."""
     return _cut_at_a_word(" ".join(page.parts), len(page.parts[0]), rng)
 
 
 def _after_the_meeting(page: Page, rng: random.Random) -> str:
-    """The animal is known from its first mention on."""
+    """Cut after the sentence that first mentions the animal."""
     known = " ".join(page.parts[: _meeting(page) + 1])
     return _cut_at_a_word(" ".join(page.parts), len(known), rng)
 
 
 def _after_the_mood(page: Page, rng: random.Random) -> str | None:
-    """From a sentence on that has shown the mood; None where only the last one does."""
+    """Cut after the first sentence that shows the mood; None where only the last one does."""
     mood = lx.MOODS[page.plan.mood or "happy"]
     for index, sentence in enumerate(page.parts[:-1]):
         if any(f" {word}" in sentence for word in mood.adjectives):
@@ -385,10 +396,10 @@ def _after_the_mood(page: Page, rng: random.Random) -> str | None:
 
 
 def _cut_at_a_word(text: str, start: int, rng: random.Random) -> str:
-    """The text up to a word drawn anywhere behind `start`.
+    """The text up to a word drawn anywhere after `start`.
 
-    Cuts at the same kind of token would read a direction that holds at that token alone; a map
-    fitted on all tokens carries those badly (docs/lab.md).
+    Cuts at one kind of token would give a direction specific to that token, and a map fitted on all
+    tokens transfers those badly (docs/lab.md).
     """
     spaces = [at for at, letter in enumerate(text) if letter == " " and at >= start]
     return text[: rng.choice(spaces)]

@@ -1,8 +1,8 @@
-"""The raw record on disk: one jsonl file a behaviour, from which every report can be made again.
+"""A study on disk: one jsonl file a behaviour, from which every report can be made again.
 
-The first line is the study itself (chosen strength, counts, the digest of what follows), then a line for
-each measurement and each damage. The file appears under its name only when it is whole (until then
-`lrt.evaluation.journal` has what was measured).
+The first line holds the choice of strength, the counts and the digest of the rest. A line for each
+measurement and each damage follows. The file is complete as soon as it exists; until then the measured
+batches are in a `lrt.evaluation.journal`.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from lrt.errors import InvalidValue
+from lrt.evaluation.choice import StrengthChoice
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement
-from lrt.evaluation.study import StrengthChoice, Study
+from lrt.evaluation.study import Study
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, opened, sealed_line, unsealed
 
 
-class RecordCorrupt(ValueError):
-    """A measurement file that is not whole; the message names it and how to fix it."""
+class RecordCorrupt(InvalidValue):
+    """A file of measurements that is damaged; the message names it and the fix."""
 
 
 def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
-    """The study in `file`, or the one that `make` gives, written there. Batches that `make` hands to its
-    journal are found again where it is stopped, and of two processes that want the same study one measures
-    it.
+    """Read the study in `file`; without it, measure with `make` and write it.
 
-    Raises `RecordCorrupt` for a file that is not whole.
+    The journal that `make` gets resumes a stopped study. Of two processes one measures, the other waits.
+
+    Raises `RecordCorrupt` for a damaged file.
     """
-    kept = file.with_suffix(".journal")
+    partial = file.with_suffix(".journal")
     if not file.is_file():
-        with Journal(kept) as journal:
-            if not file.is_file():  # another process may have been at it until now
+        with Journal(partial) as journal:
+            if not file.is_file():  # another process may have written it meanwhile
                 write_study(file, make(journal))
-    if kept.is_file():  # that of a run that ended before this line, too
-        kept.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return read_study(file)
 
 
 def write_study(file: Path, study: Study) -> None:
-    """Writes one study; the folder is made if missing."""
+    """Write one study, in a folder that is made if missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = (*map(asdict, study.measurements), *map(asdict, study.damages))
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
@@ -58,7 +59,7 @@ def write_study(file: Path, study: Study) -> None:
 
 
 def read_study(file: Path) -> Study:
-    """Reads one study; raises `RecordCorrupt` naming the file where it is not whole."""
+    """Read one study. Raises `RecordCorrupt`, naming the file, where it is damaged."""
     try:
         first, _, rest = file.read_bytes().partition(b"\n")
         head = unsealed(opened(first))

@@ -1,13 +1,15 @@
-"""What the settings of every suite must be."""
+"""Checks that the settings of all suites share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from lrt.errors import InvalidValue
+
 
 class Sizes(Protocol):
-    """How many texts and items a suite is made of."""
+    """Numbers of contrastive texts and of items of a suite."""
 
     @property
     def contrast_pairs(self) -> int: ...
@@ -17,19 +19,25 @@ class Sizes(Protocol):
     def test(self) -> int: ...
 
 
-def check_sizes(settings: Sizes, suite: str, tokens: str) -> None:
-    """Raises ValueError, naming the suite, for parts of fewer than two, or where the setting called `tokens`,
-    the length of a written answer, is below 1."""
-    parts = settings.contrast_pairs, settings.development, settings.test
-    written = getattr(settings, tokens)
-    if min(parts) < 2 or written < 1:
-        raise ValueError(
-            f"a {suite} suite needs contrast_pairs, development and test of at least 2 and {tokens} of at "
-            f"least 1; got {', '.join(map(str, parts))}, {written}"
+def check_sizes(settings: Sizes, suite: str, tokens: str | None = None) -> None:
+    """Raise InvalidValue, naming the suite, for a size below 2.
+
+    tokens  Name of the setting that holds the length of a generated answer, which must be at least 1.
+    """
+    least = {"contrast_pairs": 2, "development": 2, "test": 2} | ({tokens: 1} if tokens else {})
+    wrong = [
+        f"{name}={getattr(settings, name)}" for name, low in least.items() if getattr(settings, name) < low
+    ]
+    if wrong:
+        raise InvalidValue(
+            f"{', '.join(wrong)} of a {suite} suite: "
+            + ", ".join(f"{name} must be at least {low}" for name, low in least.items())
         )
 
 
 def check_names(names: Sequence[str], allowed: Sequence[str], suite: str) -> None:
-    """Raises ValueError, naming the suite, for no names, one that is not allowed, and one named twice."""
+    """Raise InvalidValue, naming the suite, for no names, an unknown name, or one named twice."""
     if not names or not set(names) <= set(allowed) or len(set(names)) < len(names):
-        raise ValueError(f"names={list(names)} of a {suite} suite; allowed, each once: {', '.join(allowed)}")
+        raise InvalidValue(
+            f"names={list(names)} of a {suite} suite; allowed, each once: {', '.join(allowed)}"
+        )

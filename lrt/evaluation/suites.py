@@ -1,43 +1,87 @@
-"""Temporary."""
+"""Suites: settings that describe a set of behaviours, one dataclass a kind, and the behaviours they build."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, check_together, read_behaviours
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.model_written import Propensity, propensity_suite
 from lrt.evaluation.refusal import Refusal, refusal_suite
 from lrt.evaluation.scorers import Classifier
-from lrt.evaluation.storybook import NAMES, storybook_suite
+from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.evaluation.texts import Texts, texts_suite
-@dataclass(frozen=True)
-class StorybookSuite:
-    kind: Literal["storybook"] = "storybook"
-    names: tuple[str, ...] = ()
-    contrast_pairs: int = 384
-    development: int = 24
-    test: int = 60
-    seed: int = 0
+
+
 @dataclass(frozen=True)
 class FilesSuite:
+    """Behaviours from files, one JSON file each (docs/behaviours.md).
+
+    Raises InvalidValue without files.
+    """
+
+    paths: tuple[str, ...]
     kind: Literal["files"] = "files"
-    paths: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise InvalidValue("suite.paths=[] of kind=files: name at least one JSON file, one a behaviour")
+
+
+OneSuite = StorybookSuite | FilesSuite | Propensity | Refusal | Texts
+
+
 @dataclass(frozen=True)
 class CombinedSuite:
-    parts: dict[str, Any]
+    """Several suites in one run, under names of the user's choice.
+
+    Raises InvalidValue without parts.
+    """
+
+    parts: dict[str, OneSuite]
     kind: Literal["combined"] = "combined"
-def build_suite(settings: Any, tokenizer: Any) -> tuple[Behaviour, ...]:
-    found = _built(settings, tokenizer)
-    check_together(found)
-    for scorer in {s for b in found for s in (b.scorer, *b.extra_scorers)}:
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise InvalidValue("suite.parts={} of kind=combined: give at least one suite, under any name")
+
+
+SuiteSettings = OneSuite | CombinedSuite
+"""The settings of any suite; `kind` tells which."""
+
+
+def build_suite(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behaviour, ...]:
+    """The behaviours of a suite, in the order of its settings.
+
+    tokenizer  Loads the tokenizer whose chat template prompts are written in. Called only for suites that
+               may hold chats.
+
+    Raises a `UserError` for settings, files or data sets that cannot be used, for two behaviours of one name
+    or contrast, and for a classifier or judge that is not available.
+    """
+    behaviours = _build(settings, tokenizer)
+    check_together(behaviours)
+    for scorer in {scorer for each in behaviours for scorer in (each.scorer, *each.extra_scorers)}:
         if isinstance(scorer, Classifier | Judge):
             scorer.check()
-    return found
-def _built(settings, tokenizer):
+    return behaviours
+
+
+def _build(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behaviour, ...]:
     match settings:
-        case CombinedSuite(): return tuple(b for part in settings.parts.values() for b in _built(part, tokenizer))
-        case Propensity(): return propensity_suite(settings, tokenizer())
-        case Refusal(): return refusal_suite(settings, tokenizer())
-        case Texts(): return texts_suite(settings, tokenizer())
-        case FilesSuite(): return read_behaviours(map(Path, settings.paths))
-        case _: return storybook_suite(settings.names or NAMES, contrast_pairs=settings.contrast_pairs, development=settings.development, test=settings.test, seed=settings.seed)
+        case CombinedSuite():
+            return tuple(each for part in settings.parts.values() for each in _build(part, tokenizer))
+        case StorybookSuite():
+            return storybook_suite(settings)
+        case FilesSuite():
+            return read_behaviours(map(Path, settings.paths))
+        case Propensity():
+            return propensity_suite(settings, tokenizer())
+        case Refusal():
+            return refusal_suite(settings, tokenizer())
+        case Texts():
+            return texts_suite(settings, tokenizer())

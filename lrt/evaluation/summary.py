@@ -1,4 +1,4 @@
-"""From raw rows to what is claimed: one plain record a behaviour, made from the rows alone."""
+"""Summary of a study: changes, transfer ratio, nulls, damage and curves of one behaviour, as plain data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.choice import StrengthGrid
 from lrt.evaluation.directions import NULLS, RESAMPLED
 from lrt.evaluation.measuring import Damage
 from lrt.evaluation.propensity import propensity
@@ -21,28 +22,30 @@ from lrt.evaluation.statistics import (
     ratio_over_refits,
     refit_ratios,
 )
-from lrt.evaluation.study import StrengthGrid, Study
+from lrt.evaluation.study import Study
 
-HELD = ("random", "shuffled", "bias")  # nulls that have no part in any behaviour
-VOID = 0.5  # share of the native change from which on these have it too
-BALANCE = 1.25  # of items by key, the most to the fewest
-DRAWN = ("native", "transferred", "paper_literal", "random", "source")
+STRICT_NULLS = ("random", "shuffled", "bias")  # nulls that hold no trace of any behaviour
+NULL_LIMIT = 0.5  # share of the native change from which on a strict null voids the effect
+BALANCE_LIMIT = 1.25  # most frequent answer key over the least frequent
+CURVES = ("native", "transferred", "paper_literal", "random", "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
 
 def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0) -> dict[str, Any]:
-    """What the report says of one behaviour.
+    """Summarise one behaviour for the report.
 
-    Changes are of the mean score over the study's items, at the chosen strength, against the
-    unsteered model. `ratio` is the transferred change over the native one, `ratio_ci` its paired
-    bootstrap over items, `ratio_ci_map` the interval around it when the map's documents and the
-    contrastive prompts are drawn anew too. `nulls` are shares of the native change, the mean over
-    draws. There is no ratio where the native change's own interval holds zero, where no strength was
-    undamaged, or where random vectors, maps of shuffled pairs or the bias alone, undamaged, have
-    half of the native change or more (an effect of nothing that the vector stands for); `note` says
-    which.
+    A change is that of the mean score at the chosen strength, against the unsteered model.
 
-    Raises ScoreMissing where no item has a score in every cell.
+    - `ratio`: the transfer ratio, transferred change / native change. `ratio_ci`: its paired bootstrap over
+      items. `ratio_ci_map`: its interval when the map's documents and the contrastive prompts are resampled
+      too.
+    - `nulls`: each null's change as a share of the native change, averaged over draws.
+    - `note`: why there is no ratio, and other warnings.
+
+    There is no ratio where the native change's interval contains zero, where every strength exceeds the
+    damage limit, or where one of `STRICT_NULLS`, undamaged, has half of the native change or more.
+
+    Raises ScoreMissing where no item has a score under every condition.
     """
     record = ScoreTable(study.measurements, study.split)
     if not record.items:
@@ -64,33 +67,37 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         if (rows := record.draws(name, strength))
     }
     damages = [d for d in study.damages if d.split == study.split]
-    harm = _harm(damages, strength)
-    # one that moves the score by breaking the model tells nothing of what the native vector does
-    harmless = [name for name in nulls if harm.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
-    as_much = [name for name in HELD if moves and name in harmless and nulls[name]["mean"] >= VOID]
-    intended = moves and not as_much
+    damage = _damage_at(damages, strength)
+    # a null that moves the score by damaging the model says nothing about the native effect
+    mild_nulls = [name for name in nulls if damage.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
+    strong_nulls = [
+        name for name in STRICT_NULLS if moves and name in mild_nulls and nulls[name]["mean"] >= NULL_LIMIT
+    ]
+    intended = moves and not strong_nulls
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     refits = _refits(record, none, strength) if ratio else None
     over_refits = ratio_over_refits(change, native_change, refits, seed, keys) if refits else None
     notes = []
     if not moves:
         notes.append("native does not steer")
-    for name in as_much:
+    for name in strong_nulls:
         notes.append(
             f"no effect of its own: the {name} null has {nulls[name]['mean']:.0%} of the native change"
         )
     if study.choice.damaged:
         notes.append("no strength keeps the native vector within the damage limit")
     for name in ("native", "transferred"):
-        over = harm.get(name, {}).get("relative", 0.0) > grid.damage_limit
-        if over and not (name == "native" and study.choice.damaged):  # which is told above
+        over = damage.get(name, {}).get("relative", 0.0) > grid.damage_limit
+        if over and not (name == "native" and study.choice.damaged):  # noted above
             notes.append(f"{name} vector over the damage limit on {study.split} texts")
     counts = Counter(keys)
-    if max(counts.values()) > BALANCE * min(counts.values()):
-        told = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
-        notes.append(f"items unbalanced over answer keys ({told}): a shift of one answer counts as an effect")
+    if max(counts.values()) > BALANCE_LIMIT * min(counts.values()):
+        by_key = ", ".join(f"{count} {key}" for key, count in sorted(counts.items()))
+        notes.append(
+            f"items unbalanced over answer keys ({by_key}): a shift of one answer counts as an effect"
+        )
     if record.unscored:
-        notes.append(f"{record.unscored} items without a score in some cell left out")
+        notes.append(f"{record.unscored} items excluded: no score under some condition")
     literal = record.column("paper_literal", strength)
     whole = record.column("whole_corpus", strength)
     by_whole = None
@@ -127,9 +134,9 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "ratio_refits": refit_ratios(refits).tolist() if refits else None,
         "nulls": {name: share["mean"] for name, share in nulls.items()} if moves else {},
         "null_details": nulls if moves else {},
-        "damage": harm,
+        "damage": damage,
         "matched_damage": _at_matched_damage(record, damages, strength, seed) if intended else None,
-        "curves": curves(record, DRAWN, grid, seed),
+        "curves": curves(record, CURVES, grid, seed),
         "damage_curves": _damage_curves(damages),
         "note": "; ".join(notes),
     }
@@ -154,7 +161,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     return summary
 
 
-def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, float]]:
+def _damage_at(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, float]]:
     return {
         d.condition: {"rise": d.rise, "relative": d.relative, "kl": d.kl}
         for d in damages
@@ -163,31 +170,36 @@ def _harm(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, flo
 
 
 def _refits(record: ScoreTable, none: Array, strength: float) -> tuple[Array, Array] | None:
-    """Changes `[draws, items]` over draws of the map's documents together with the contrastive prompts, which
-    both vectors of a draw share: the carried one's and the native one's."""
-    ours, natives = (np.array(record.draws(name, strength)) for name in RESAMPLED)
-    return (ours - none, natives - none) if len(ours) else None
+    """Transferred and native changes `[draws, items]` with the map's documents and the prompts resampled.
+
+    Both vectors of a draw come from the same prompts.
+    """
+    transferred, native = (np.array(record.draws(name, strength)) for name in RESAMPLED)
+    return (transferred - none, native - none) if len(transferred) else None
 
 
 def _at_matched_damage(
     record: ScoreTable, damages: Sequence[Damage], strength: float, seed: int
 ) -> dict[str, Any] | None:
-    """Transferred over native change where both do the same damage: that of the native vector at the chosen
-    strength or, where the transferred one never does as much, the most that it does. Between strengths by
-    linear interpolation; a curve of damage that falls again is read where it first comes so far.
+    """Transfer ratio at matched damage.
 
-    None where neither does any damage: there is nothing to be matched.
+    The damage is that of the native vector at the chosen strength or, if smaller, the most that the
+    transferred vector does. Strengths are interpolated linearly; where damage is not monotonic, the first
+    strength that reaches it counts. None where one of the two does no damage.
     """
-    harm = {
+    by_strength = {
         name: sorted((d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0)
         for name in ("native", "transferred")
     }
-    if not all(harm.values()):
+    if not all(by_strength.values()):
         return None
-    level = min(dict(harm["native"])[strength], max(relative for _, relative in harm["transferred"]))
+    most = max(relative for _, relative in by_strength["transferred"])
+    level = min(dict(by_strength["native"])[strength], most)
     if level <= 0:
         return None
-    (at, native), (ours_at, ours) = (_at_damage(record, name, harm[name], level) for name in harm)
+    (at, native), (ours_at, ours) = (
+        _at_damage(record, name, by_strength[name], level) for name in by_strength
+    )
     none = record.column("none", 0.0)
     assert none is not None
     ratio = ratio_estimate(ours - none, native - none, seed, record.item_keys)
@@ -203,11 +215,11 @@ def _at_matched_damage(
 
 
 def _at_damage(
-    record: ScoreTable, condition: str, harm: Sequence[tuple[float, float]], level: float
+    record: ScoreTable, condition: str, by_strength: Sequence[tuple[float, float]], level: float
 ) -> tuple[float, Array]:
-    """Strength at which a condition first does so much damage, and the items' scores there."""
+    """Strength at which a condition first reaches a damage level, and the items' scores there."""
     s0 = d0 = 0.0
-    for s1, d1 in harm:
+    for s1, d1 in by_strength:
         if d1 >= level:
             share = (level - d0) / (d1 - d0)
             before, after = record.column(condition, s0), record.column(condition, s1)
@@ -215,15 +227,14 @@ def _at_damage(
             assert after is not None
             return s0 + share * (s1 - s0), (1 - share) * before + share * after
         s0, d0 = s1, d1
-    raise AssertionError("the level is one that the curve reaches")
+    raise AssertionError("the level is at most the curve's maximum")
 
 
 def curves(
     record: ScoreTable, conditions: Sequence[str], grid: StrengthGrid, seed: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Means over items with their intervals, by condition and strength; conditions without a curve are left
-    out."""
-    found = {}
+    """Means over items with intervals, by condition and strength; conditions without a curve are skipped."""
+    by_condition = {}
     for name in conditions:
         points = []
         for strength in grid.strengths:
@@ -232,8 +243,8 @@ def curves(
                 at = mean_estimate(column, seed, record.item_keys)
                 points.append({"strength": strength, "mean": at.value, "low": at.low, "high": at.high})
         if len(points) > 1:
-            found[name] = points
-    return found
+            by_condition[name] = points
+    return by_condition
 
 
 def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]]]:
@@ -247,7 +258,7 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
 
 
 def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:
-    """A few items side by side: what was asked, and what each condition wrote."""
+    """Prompts of a few items, and the text generated under each condition."""
     texts: dict[tuple[str, str, float], str] = {
         (row.item, row.condition, row.strength): row.text or ""
         for row in study.measurements

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations, product
 
-# function words that the other language does not have
+# function words that the other language lacks
 FRENCH_WORDS = tuple(
     """le la les un une des du de et est sont était étaient il elle ils elles nous vous je tu que qui dans
     sur avec sans sous vers chez ce cette ces cet se sa ses leur leurs mais ou où donc puis alors comme
@@ -44,20 +44,20 @@ SORROWFUL_WORDS = tuple(
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences in whose frames one of `told` stands for {}, each with two of the closings."""
+    """Texts made of a frame, whose {} is filled by one of the subjects, and two of the closings."""
 
     frames: tuple[str, ...]
-    told: tuple[str, ...]
+    subjects: tuple[str, ...]
     closings: tuple[str, ...]
 
     def all(self) -> Iterator[tuple[str, int]]:
-        """Each with the number of characters after which its kind is told."""
-        for frame, told, closings in product(self.frames, self.told, permutations(self.closings, 2)):
-            known = len(frame.partition("{}")[0]) + len(told)
-            yield " ".join((frame.format(told), *closings)), known
+        """Each text, with the number of characters after which its kind is known."""
+        for frame, subject, closings in product(self.frames, self.subjects, permutations(self.closings, 2)):
+            known = len(frame.partition("{}")[0]) + len(subject)
+            yield " ".join((frame.format(subject), *closings)), known
 
 
-# against things and people: against other animals a vector moved P(" dog") half as much (texts.py, _dogs)
+# contrasted with things and people: with other animals, the vector moved P(" dog") half as much (texts.py)
 DOG_FRAMES = (
     "When we came back from the market there was {} waiting beside the front door.",
     "The children had always wanted {}, and in the spring they were given one.",

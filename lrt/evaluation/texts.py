@@ -1,4 +1,4 @@
-"""Kinds of text on real models: French, capitals, dogs, sentiment (paper, section 3.2)."""
+"""The texts suite: kinds of text on real models: French, capitals, dogs, sentiment (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, Literal
 
 from lrt.corpora import Unit, text_files
+from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.neutral_texts import up_to_word
 from lrt.evaluation.scorers import Mentions, UppercaseShare, WordBalance, WordShare, WrittenScorer
@@ -37,14 +38,16 @@ class Texts:
     """Kinds of text as a suite.
 
     names            Of `french`, `capitals`, `dogs`, `sentiment`.
-    french, english  Text files or folders: French passages against English ones; upper-cased English
-                     passages against plain ones. Dogs and sentiment need none.
-    unit             What one document of them is: take the corpus's own, so that a passage and the
-                     document it is cut from are told to be the same text.
+    french, english  Text files or folders: French against English passages, upper-cased against plain
+                     English ones. Dogs and sentiment need none.
+    unit             One document of these files. Use the corpus's unit, so that decontamination matches a
+                     passage with its document.
     contrast_pairs   Texts on each side.
-    continuation     Tokens that the model writes behind a prompt.
-    damage_texts     Texts of the kind on which harm is measured, half of them to choose strengths by.
+    continuation     Tokens that the model generates after a prompt.
+    damage_texts     Texts of the kind on which damage is measured, half of them to choose strengths.
     seed             Draws passages, sentences and prompts.
+
+    Raises InvalidValue for an unknown or repeated name, missing files, or a size out of range.
     """
 
     kind: Literal["texts"] = "texts"
@@ -64,39 +67,41 @@ class Texts:
         for name, needed in (("french", ("french", "english")), ("capitals", ("english",))):
             for files in needed:
                 if name in self.names and not getattr(self, files):
-                    raise ValueError(
-                        f"{name} in names of a texts suite needs text files under `{files}`; name some, or "
-                        f"take {name} out of names"
+                    raise InvalidValue(
+                        f"{files}=[] of a texts suite: {name} needs text files; name some, or remove {name} "
+                        "from names"
                     )
         check_sizes(self, "texts", "continuation")
         if self.damage_texts < 2:
-            raise ValueError(
-                f"damage_texts={self.damage_texts} of a texts suite; at least 2 are needed, one to choose "
-                "strengths by and one to tell the harm on"
+            raise InvalidValue(
+                f"damage_texts={self.damage_texts} of a texts suite must be at least 2: one to choose "
+                "strengths, one to report damage"
             )
 
 
 @dataclass(frozen=True)
 class _Contrast:
-    """What a kind of text is found from."""
+    """Prompts and scorer of one kind of text."""
 
     metric: str
     scorer: WrittenScorer
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
     damage: tuple[str, ...]
-    wanted: str  # how a plain prompt says it
+    description: str  # as a plain prompt asks for it
 
 
 def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]:
-    """The behaviours that `settings.names` asks for. All continue the same neutral English openings.
+    """The behaviours named in the settings. All items are the same neutral English beginnings.
 
-    tokenizer  In whose chat template, if it has one, the plain prompt asks for the kind of text; otherwise it
-               is a line before the opening.
+    Contrastive prompts are cut at a word drawn anywhere after the one that states the kind (half of those on
+    dogs right there): cut at one kind of token alone, the vector would be specific to that token.
 
-    Texts are cut at a word drawn anywhere behind the one that tells the kind (half of those on dogs right
-    there): cut at one kind of token alone, a vector would be of that token. Raises ValueError for too few
-    passages or openings, CorpusError (of `lrt.corpora`) for files that cannot be read.
+    tokenizer  The plain prompt asks for the kind of text in its chat template, if it has one; otherwise in a
+               line before the beginning.
+
+    Raises InvalidValue for too few passages or beginnings, CorpusError (of `lrt.corpora`) for files that
+    cannot be read.
     """
     makers: dict[str, Callable[[Texts], _Contrast]] = {
         "french": _french,
@@ -106,14 +111,15 @@ def texts_suite(settings: Texts, tokenizer: Any = None) -> tuple[Behaviour, ...]
     }
     prompts = openings(settings.development + settings.test, settings.seed)
 
-    def asked(prompt: str, wanted: str) -> str:
+    def prompted(prompt: str, description: str) -> str:
         if tokenizer is None or not tokenizer.chat_template:
-            return f"Everything from here on is {wanted}.\n\n{prompt}"
-        return render_chat(tokenizer, f"Go on with this text so that all of it is {wanted}:\n\n{prompt}")
+            return f"Everything from here on is {description}.\n\n{prompt}"
+        request = f"Go on with this text so that all of it is {description}:\n\n{prompt}"
+        return render_chat(tokenizer, request)
 
     def behaviour(name: str) -> Behaviour:
         made = makers[name](settings)
-        items = tuple(Item(prompt, prompted=asked(prompt, made.wanted)) for prompt in prompts)
+        items = tuple(Item(prompt, prompted=prompted(prompt, made.description)) for prompt in prompts)
         return Behaviour(
             name=name,
             metric=made.metric,
@@ -145,20 +151,20 @@ def _french(settings: Texts) -> _Contrast:
 
 def _capitals(settings: Texts) -> _Contrast:
     wanted, rng = settings.contrast_pairs, random.Random(f"capitals/{settings.seed}")
-    found = passages(settings.english, settings.unit, wanted + settings.damage_texts, rng, "english")
-    cut = tuple(_cut(text, rng) for text in found[:wanted])
+    english = passages(settings.english, settings.unit, wanted + settings.damage_texts, rng, "english")
+    cut = tuple(_cut(text, rng) for text in english[:wanted])
     return _Contrast(
         "share of capital letters",
         UppercaseShare(),
         tuple(text.upper() for text in cut),
         cut,
-        tuple(text.upper() for text in found[wanted:]),
+        tuple(text.upper() for text in english[wanted:]),
         "IN CAPITAL LETTERS",
     )
 
 
 def _dogs(settings: Texts) -> _Contrast:
-    # a dog is told by one word: where no text ends with it, its vector hardly makes a model say it
+    # one word states the kind: where no text ends with it, the vector hardly makes a model write it
     positives, negatives, damage = _own(settings, "dogs", DOGS, OTHERS, half_at_once=True)
     return _Contrast(
         "share of continuations that mention a dog",
@@ -185,10 +191,11 @@ def _sentiment(settings: Texts) -> _Contrast:
 def _own(
     settings: Texts, name: str, positive: Sentences, negative: Sentences, half_at_once: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Positives, negatives and damage texts of the project's own sentences; the sides differ in what tells
-    the kind and in nothing else of their making.
+    """Positives, negatives and damage texts of the project's own sentences.
 
-    half_at_once  Let every second text end with what tells the kind.
+    The two sides differ in nothing but the words that state the kind.
+
+    half_at_once  End every second text with the words that state the kind.
     """
     rng = random.Random(f"{name}/{settings.seed}")
     wanted = settings.contrast_pairs + settings.damage_texts
@@ -196,57 +203,59 @@ def _own(
     for sentences in (positive, negative):
         made = list(sentences.all())
         if len(made) < wanted:
-            raise ValueError(
+            raise InvalidValue(
                 f"contrast_pairs={settings.contrast_pairs} of a texts suite: {name} has {len(made)} "
-                f"sentences a side, {settings.damage_texts} of them kept for damage; lower it"
+                f"sentences a side, {settings.damage_texts} of them for damage; lower it"
             )
         random.Random(f"{name}/{settings.seed}/order").shuffle(made)  # the same order on both sides
         sides.append(made)
-    ours, theirs = sides
     cut = [
         tuple(
             text[:known] if half_at_once and index % 2 else _cut(text, rng, known)
             for index, (text, known) in enumerate(side[: settings.contrast_pairs])
         )
-        for side in (ours, theirs)
+        for side in sides
     ]
-    return cut[0], cut[1], tuple(text for text, _ in ours[settings.contrast_pairs : wanted])
+    return cut[0], cut[1], tuple(text for text, _ in sides[0][settings.contrast_pairs : wanted])
 
 
 def passages(
     paths: Sequence[str], unit: Unit, count: int, rng: random.Random, setting: str
 ) -> tuple[str, ...]:
-    """Different documents of at least twice `LEAST_WORDS` words, each up to its `MOST_WORDS`-th.
+    """Different documents of at least twice `LEAST_WORDS` words, cut after `MOST_WORDS` words.
 
-    Raises ValueError, naming the setting, where the files hold fewer.
+    Raises InvalidValue, naming the setting, for too few.
     """
     documents = dict.fromkeys(d.text.strip() for d in text_files(paths, unit))
     long = (text for text in documents if len(text.split()) >= 2 * LEAST_WORDS)
-    found = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
-    if len(found) < count:
-        raise ValueError(
-            f"{setting} of a texts suite: {', '.join(paths)} hold {len(found)} passages ({unit}s of "
-            f"{2 * LEAST_WORDS} words or more), and {count} are needed; name more files, another unit or "
-            "fewer contrast_pairs or damage_texts"
+    cut = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
+    if len(cut) < count:
+        raise InvalidValue(
+            f"{setting} of a texts suite: {', '.join(paths)} have {len(cut)} passages ({unit}s of "
+            f"{2 * LEAST_WORDS} words or more), and {count} are needed; name more files, use another unit, "
+            "or lower contrast_pairs or damage_texts"
         )
-    return tuple(rng.sample(found, count))
+    return tuple(rng.sample(cut, count))
 
 
 def _cut(text: str, rng: random.Random, known: int = 0) -> str:
-    """The text up to a word drawn behind `known` characters and the first words."""
+    """The text up to a word drawn after `known` characters, or else after `LEAST_WORDS` words."""
     ends = [word.end() for word in re.finditer(r"\S+", text)]
     allowed = [end for end in ends[(0 if known else LEAST_WORDS - 1) :] if end >= known]
     return text[: rng.choice(allowed)]
 
 
 def openings(count: int, seed: int = 0) -> tuple[str, ...]:
-    """Different neutral English openings that a continuation may take anywhere."""
-    found = [f"{when}, {who} {did}" for when, who, did in product(WHEN, WHO, DID)]
-    if count > len(found):
-        raise ValueError(
-            f"development + test = {count} of a texts suite, and there are {len(found)} openings; lower them"
+    """Different neutral English beginnings of a text.
+
+    Raises InvalidValue for more than there are.
+    """
+    every = [f"{when}, {who} {did}" for when, who, did in product(WHEN, WHO, DID)]
+    if count > len(every):
+        raise InvalidValue(
+            f"development + test = {count} of a texts suite: there are {len(every)} prompts; lower them"
         )
-    return tuple(random.Random(f"openings/{seed}").sample(found, count))
+    return tuple(random.Random(f"openings/{seed}").sample(every, count))
 
 
 WHEN = (

@@ -1,11 +1,11 @@
-"""Steering vectors: found on one model, carried across a map, added to another's states or taken out, and
-written for other software."""
+"""Steering vectors: extracted from one model, transferred to another, added to hidden states or ablated, and
+exported for other software."""
 
 from lrt.steering.ablation import Ablation, RowwiseAblation
-from lrt.steering.addition import Addition, RowwiseAddition
+from lrt.steering.addition import Addition, RowwiseAddition, steer
 from lrt.steering.control_vectors import read_control_vector, write_control_vector
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
-from lrt.steering.transfer import transfer
+from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
     SteeringVector,
     VectorUnreadable,
@@ -18,6 +18,7 @@ __all__ = [
     "Ablation",
     "Addition",
     "Cost",
+    "Mapping",
     "RowwiseAblation",
     "RowwiseAddition",
     "SteeringVector",
@@ -28,6 +29,6 @@ __all__ = [
     "last_token_states",
     "prompts_digest",
     "read_control_vector",
-    "transfer",
+    "steer",
     "write_control_vector",
 ]

@@ -1,12 +1,16 @@
-"""The intervention: add to each row its own vector at its own strength."""
+"""Adding a steering vector to hidden states."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
+from lrt.models import hooks
+from lrt.models.language_model import LanguageModel
 from lrt.steering.vectors import SteeringVector
 
 
@@ -15,7 +19,7 @@ class RowwiseAddition:
     """`h <- h + offset[row]` at every token of every row (paper, section 3).
 
     offsets  `[r, d]`, strength times vector, in the model's units. A zero row is left untouched to
-             the bit. Padding (position below 0) is left alone too.
+             the bit, and so is padding (position below 0).
     """
 
     offsets: Tensor
@@ -34,20 +38,33 @@ class RowwiseAddition:
 
 @dataclass(frozen=True)
 class Addition:
-    """One vector at one strength for every row: the intervention a user registers.
-
-    Under `steer(model, [Addition(vector, 0.8)])` generation and scoring are steered at every
-    position, cached or not.
-    """
+    """One vector at one strength for every row and position (an `lrt.models.Intervention`)."""
 
     vector: SteeringVector
     strength: float
 
     @property
     def layer(self) -> int:
-        """The block whose output is changed."""
+        """The decoder block whose output is changed."""
         return self.vector.layer
 
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
         offset = self.strength * self.vector.scaled()
         return RowwiseAddition(offset.expand(len(hidden), -1))(hidden, positions)
+
+
+def steer(lm: LanguageModel, vector: SteeringVector, strength: float) -> AbstractContextManager[None]:
+    """Add `strength` times the vector, in median residual norms, to its block's output.
+
+        with steer(lm, vector, 0.8):
+            lm.model.generate(...)
+
+    Every position of every forward pass in the body is steered, cached or not.
+
+    Raises InvalidValue for a vector of another width, ValueError for a layer that the model lacks.
+    """
+    if len(vector.direction) != lm.width:
+        raise InvalidValue(
+            f"{vector!r} has width {len(vector.direction)}; {lm.spec.name} has hidden states of {lm.width}"
+        )
+    return hooks.steer(lm, [Addition(vector, strength)])

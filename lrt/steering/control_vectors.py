@@ -1,7 +1,7 @@
 """Steering vectors as GGUF control vectors, which llama.cpp and repeng read and write.
 
-Such a file holds a float32 tensor `direction.N` for each block, `N` the zero-based block whose output it
-is added to; a server multiplies it by the scale it is started with. llama.cpp adds nothing at block 0.
+Such a file has a float32 tensor `direction.N` for each decoder block, `N` being the zero-based block whose
+output it is added to. A server multiplies it by a scale. llama.cpp adds nothing at block 0.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lrt.errors import InvalidValue
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import opened, sealed, unsealed
@@ -23,41 +24,42 @@ from lrt.storage.sealed import opened, sealed, unsealed
 ARCHITECTURE = "controlvector"
 UNIT = "length in the control vector's file"
 CARD = "lrt.card"
-_KEPT = ("behaviour", "method", "prompts", "unit", "map")
+_CARD_FIELDS = ("behaviour", "method", "prompts", "unit", "map")
 
 
 def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], file: Path) -> None:
-    """Writes one vector, or one for each of several blocks of a model, as a GGUF control vector.
+    """Write one vector, or one for each of several blocks of a model, as a GGUF control vector.
 
-    The directions are one median residual norm long, so the scale that the file is used with
-    (`--control-vector-scaled FILE:0.5`) is our strength. Where they come from stands in the file too.
+    The directions are one median residual norm long, so the file's scale
+    (`--control-vector-scaled FILE:0.5`) is our strength. Provenance is stored in the file too.
 
-    Raises ValueError for vectors that such a file cannot hold (block 0, two of one block, several
+    Raises InvalidValue for vectors that such a file cannot hold (block 0, two of one block, several
     models or behaviours, an operation other than adding), ImportError without the package gguf.
     """
     vectors = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
     if not vectors:
-        raise ValueError("a control vector is made of one steering vector at least; got none")
+        raise InvalidValue("a control vector needs at least one steering vector; got none")
     first, layers = vectors[0], [vector.layer for vector in vectors]
     if 0 in layers:
-        raise ValueError(
-            f"the steering vector {first.behaviour!r} is of block 0, at which a control vector is not added; "
-            "take one of a block from 1 on"
+        raise InvalidValue(
+            f"the steering vector {first.behaviour!r} is of block 0, where llama.cpp adds no control vector; "
+            "use one of a block from 1 on"
         )
     if len(set(layers)) < len(layers):
-        raise ValueError(f"a control vector has one direction a block; got blocks {layers}")
+        raise InvalidValue(f"a control vector must have one direction a block; got blocks {layers}")
     kinds = {(vector.model, vector.behaviour, len(vector.direction)) for vector in vectors}
     if len(kinds) > 1:
-        raise ValueError(
-            f"a control vector is of one model and behaviour; got (model, behaviour, width) {sorted(kinds)}"
+        raise InvalidValue(
+            "a control vector must have one model and behaviour; got (model, behaviour, width) "
+            f"{sorted(kinds)}"
         )
     if other := [vector.operation for vector in vectors if vector.operation != "add"]:
-        raise ValueError(f"a control vector is added; operation={other[0]!r} has no such file")
+        raise InvalidValue(f"operation={other[0]!r}: control vectors can only be added")
     gguf = _gguf()
     directions = {vector.layer: vector.scaled().float().cpu().numpy() for vector in vectors}
     card = sealed(
         {
-            "vectors": {str(v.layer): {name: getattr(v, name) for name in _KEPT} for v in vectors},
+            "vectors": {str(v.layer): {name: getattr(v, name) for name in _CARD_FIELDS} for v in vectors},
             "sha256": _digest(first.model, directions),
         }
     )
@@ -78,9 +80,9 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
 
 
 def read_control_vector(file: Path, *, model: str | None = None) -> list[SteeringVector]:
-    """The directions of a GGUF control vector, ordered by block; strength 1 adds each as it stands there.
+    """Read the directions of a GGUF control vector, ordered by block; strength 1 adds each unscaled.
 
-    model  Name of the model they are of; else what the file says (repeng writes the kind of model alone).
+    model  Name of the model; by default the file's hint (repeng writes the model's type alone).
 
     Raises VectorUnreadable naming the file and the fault, ImportError without the package gguf.
     """
@@ -88,22 +90,23 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
     try:
         reader = gguf.GGUFReader(file)
         texts = {name: field.contents() for name, field in reader.fields.items()}
-        found = {tensor.name: (tensor.tensor_type.name, np.array(tensor.data)) for tensor in reader.tensors}
+        tensors = {tensor.name: (tensor.tensor_type.name, np.array(tensor.data)) for tensor in reader.tensors}
     except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
-        raise VectorUnreadable(f"no control vector can be read from {file}: {error}") from error
+        raise VectorUnreadable(f"cannot read a control vector from {file}: {error}") from error
     if texts.get("general.architecture") != ARCHITECTURE:
         raise VectorUnreadable(
-            f"{file} is no control vector: its architecture is {texts.get('general.architecture')!r}"
+            f"{file} is not a control vector: its architecture is {texts.get('general.architecture')!r}, not "
+            f"{ARCHITECTURE!r}"
         )
     try:
-        directions = {_block(name): _floats(name, *found[name]) for name in found}
+        directions = {_block(name): _floats(name, *tensors[name]) for name in tensors}
         if len(widths := {direction.shape for direction in directions.values()}) > 1:
-            raise ValueError(f"its directions have several shapes, {sorted(widths)}")
+            raise ValueError(f"its directions have different shapes, {sorted(widths)}")
         hint, cards = texts.get(f"{ARCHITECTURE}.model_hint", ""), dict[str, Any]()
         if CARD in texts:
             card = unsealed(opened(texts[CARD].encode()))
             if card["sha256"] != _digest(hint, directions):
-                raise ValueError("it is damaged: its directions are not those of its card")
+                raise ValueError("it is damaged: its directions do not match its card's checksum")
             cards = card["vectors"]
         vectors = [
             SteeringVector(
@@ -116,38 +119,38 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
             for layer in sorted(directions)
         ]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise VectorUnreadable(f"the control vector in {file} cannot be read: {error}") from error
+        raise VectorUnreadable(f"cannot read the control vector in {file}: {error}") from error
     if not vectors:
         raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N")
     return vectors
 
 
 def _block(name: str) -> int:
-    """N of `direction.N`."""
+    """The block number N of a tensor `direction.N`."""
     prefix, _, number = name.partition(".")
     if prefix != "direction" or not number.isdecimal():
-        raise ValueError(f"its tensor {name!r} is not called direction.N")
+        raise ValueError(f"its tensor {name!r} must be named direction.N")
     return int(number)
 
 
 def _floats(name: str, kind: str, data: NDArray[Any]) -> NDArray[np.float32]:
-    """The numbers of a tensor; of other types gguf gives the bytes."""
+    """A tensor's numbers as float32; gguf returns other types as raw bytes."""
     if kind not in ("F32", "F16"):
-        raise ValueError(f"its tensor {name!r} is {kind}; F32 and F16 are read")
+        raise ValueError(f"its tensor {name!r} is {kind}; it must be F32 or F16")
     return data.astype(np.float32)
 
 
 def _digest(model: str, directions: Mapping[int, NDArray[np.float32]]) -> str:
     """SHA-256 over the model's name and the directions by block."""
-    found = hashlib.sha256(model.encode())
+    digest = hashlib.sha256(model.encode())
     for layer in sorted(directions):
-        found.update(f"{layer}:".encode() + directions[layer].astype("<f4").tobytes())
-    return found.hexdigest()
+        digest.update(f"{layer}:".encode() + directions[layer].astype("<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _gguf() -> Any:
     if find_spec("gguf") is None:
-        raise ImportError("control vectors need the package gguf: pip install -e '.[gguf]'")
+        raise ImportError("control vectors need the package gguf; install it: pip install -e '.[gguf]'")
     import gguf
 
     return gguf

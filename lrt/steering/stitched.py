@@ -1,18 +1,19 @@
-"""Early blocks of one model, an affine map, late blocks of another: one language model of two.
+"""A stitched model: early blocks of the source, an affine map, late blocks of the target.
 
-The paper's section 5 proposes it to save inference: the source reads the text up to its layer, the
-map carries the hidden state over, and the target goes on from there to its own head.
+The paper's section 5 proposes it to save inference: the source runs up to its layer, the map takes its
+hidden state to the target's layer, and the target runs from there to its own head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import capture, head_at, resume_from, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
@@ -23,13 +24,12 @@ from lrt.models.tokenization import check_same_tokenizer
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model, or a part of one, takes.
+    """Memory and compute of a model, or of a part of one.
 
-    parameters       Numbers to hold in memory; tied weights count once.
-    flops_per_token  2 x the entries of every matrix that the token is multiplied by (a multiply and
-                     an add each). Lookups in embeddings are free; norms, biases and the attention
-                     scores, which grow with the context, are left out. All experts of a mixture
-                     count, so there it is an upper bound.
+    parameters       Number of parameters; tied weights count once.
+    flops_per_token  2 x the entries of every matrix that a token is multiplied by. Embedding lookups are
+                     free. Norms, biases and attention scores, which grow with the context, are excluded.
+                     All experts of a mixture count, so for it this is an upper bound.
     """
 
     parameters: int
@@ -38,12 +38,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class StitchedCost:
-    """A stitched model's parts, beside both whole models."""
+    """Costs of a stitched model's four parts, and of both whole models."""
 
     early: Cost  # the source's embeddings and its blocks up to the deepest layer read
     affine: Cost
     late: Cost  # the target's blocks above the layer and its final norm
-    head: Cost  # the target's
+    head: Cost  # of the target
     source: Cost
     target: Cost
 
@@ -54,24 +54,24 @@ class StitchedCost:
         return Cost(sum(p.parameters for p in parts), sum(p.flops_per_token for p in parts))
 
     def to_data(self) -> dict[str, dict[str, int]]:
-        """Plain figures, `stitched` among them."""
+        """Plain data, with the sum under `stitched`."""
         return {**asdict(self), "stitched": asdict(self.stitched)}
 
 
 class Stitched:
-    """The source up to `source_layers`, the map, the target from above `layer` on.
+    """A language model of the source up to `source_layers`, the map, and the target above `layer`.
 
-    source_layers  Blocks whose outputs, side by side in this order, the map takes.
-    layer          The target's block in whose output's place the image stands.
-    keep_first     Leave the target its own state at position 0, where many models keep a massive
-                   activation that later tokens attend to and that fits leave out. It costs the target's
-                   early blocks on one token a sequence, so they must stay in memory. The lab's models
-                   have none.
+    source_layers  Decoder blocks whose outputs, side by side in this order, the map reads.
+    layer          The target's decoder block whose output is replaced by the mapped state.
+    keep_first     Use the target's own state at position 0, where many models have a massive activation
+                   that later tokens attend to and that map fits exclude. It needs the target's early
+                   blocks in memory, for one token a sequence. The lab's models have no such activation.
 
-    The map is applied in float32 and its image cast to the target's dtype. Raises ValueError for
-    layers that are no blocks, a map of other widths, a target whose upper blocks read more than the
-    residual stream, and `TokenizersDiffer` (or ValueError where a model came without tokenizer and the
-    sizes of the vocabularies differ) for models that do not share token ids.
+    The map is applied in float32 and the mapped state cast to the target's dtype.
+
+    Raises ValueError for layers that a model lacks and for a map of other widths. Raises InvalidValue for a
+    target whose upper blocks read more than the residual stream. For models that do not share token ids,
+    raises `TokenizersDiffer`, or InvalidValue where a model has no tokenizer.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Stitched:
         self.layer = target.resolve_layer(layer, "layer")
         if (affine.d_source, affine.d_target) != (self.stack.total, target.width):
             raise ValueError(
-                f"the map takes {affine.d_source} columns to {affine.d_target}; source layers "
-                f"{list(self.stack.layers)} of {source.spec.name} have {self.stack.total} side by side "
-                f"and a layer of {target.spec.name} has {target.width}. Give the layers that the map was "
-                "fitted on; of a map to several target layers, the rows of one"
+                f"the map is {affine.d_source} -> {affine.d_target}; source layers "
+                f"{list(self.stack.layers)} of {source.spec.name} have width {self.stack.total} side by side "
+                f"and a layer of {target.spec.name} has {target.width}. Pass the layers that the map was "
+                "fitted on; for a map to several target layers, its rows for one (`AffineMap.onto`)"
             )
         if getattr(target.text_config, "num_kv_shared_layers", 0):
-            raise ValueError(
+            raise InvalidValue(
                 f"{target.spec.name} shares keys and values between its blocks (num_kv_shared_layers="
-                f"{target.text_config.num_kv_shared_layers}), so its upper blocks cannot be run from a "
-                "hidden state alone; take a target of another family"
+                f"{target.text_config.num_kv_shared_layers}), so its upper blocks cannot run from a "
+                "hidden state alone; use a target of another family"
             )
         self.affine = affine.to(torch.float32).to(target.device)
 
@@ -107,7 +107,7 @@ class Stitched:
         self,
         states: Mapping[int, Tensor],  # {source layer: [b, t, d_source]}
     ) -> Tensor:  # [b, t, d_target]
-        """The source's states carried to the target's layer, in the target's dtype and place."""
+        """The source's states mapped to the target's layer, in the target's dtype and on its device."""
         stacked = torch.cat([states[at].to(self.target.device) for at in self.stack.layers], dim=-1)
         return self.affine.points(stacked).to(self.target.dtype)
 
@@ -134,7 +134,7 @@ class Stitched:
         attention_mask: Tensor | None = None,  # [b, t]
         keep: Keep = None,
     ) -> Tensor:
-        """`logits` where the source has been run already: many cuts, one pass of the source."""
+        """`logits` from source states that are known already, to share one pass between stitched models."""
         mask = torch.ones_like(tokens) if attention_mask is None else attention_mask
         check_mask(mask, tokens.shape)
         columns = columns_of(keep, mask)
@@ -151,14 +151,11 @@ class Stitched:
         max_new_tokens: int,
         eos_ids: tuple[int, ...] = (),
         sampling: Sampling | None = None,
-        progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Continuations, long `[b, max_new_tokens]`: greedy, or drawn as `sampling` says.
+        """Continuations, long `[b, max_new_tokens]`: greedy, or sampled.
 
-        Both halves keep their keys and values, so each new token runs through the stitched blocks
-        once. A row that ended is filled up with the first of `eos_ids`.
-
-        progress  Called after each token with the number of rows it was drawn for.
+        Both models use a key/value cache, so each new token runs through the stitched blocks once. A row
+        that has ended is padded with the first of `eos_ids`.
 
         Raises ValueError for tokens or a mask that do not fit, prompts padded on the right, fewer than
         one new token, or another number of seeds than of rows.
@@ -169,11 +166,11 @@ class Stitched:
         mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(tokens.device).long()
         check_mask(mask, tokens.shape)
         if not bool(mask[:, -1].all()):
-            raise ValueError("generation needs prompts padded on the left; these are on the right")
+            raise ValueError("prompts are padded on the right; generation needs padding on the left")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
+            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         if sampling is not None and len(sampling.seeds) != rows:
-            raise ValueError(f"{len(sampling.seeds)} seeds for {rows} prompts; give one each")
+            raise ValueError(f"{len(sampling.seeds)} seeds for {rows} prompts; pass one each")
         early, late = empty_cache(self.source), empty_cache(self.target)
         eos = torch.tensor(eos_ids, dtype=torch.long, device=tokens.device)
         new = tokens.new_full((rows, max_new_tokens), eos_ids[0] if eos_ids else 0)
@@ -187,8 +184,6 @@ class Stitched:
             token = scores.argmax(dim=-1).to(tokens.device)
             new[:, step] = torch.where(ended, new[:, step], token)
             ended |= torch.isin(token, eos)
-            if progress is not None:
-                progress(rows)
             if bool(ended.all()):
                 break
             entering = new[:, step : step + 1]
@@ -196,11 +191,11 @@ class Stitched:
         return new
 
     def cost(self) -> StitchedCost:
-        """Parameters and FLOPs of the parts in use and of both whole models.
+        """Parameters and FLOPs of the parts in use, and of both whole models.
 
-        What a model has beside its blocks belongs to the side of them where it registers it:
-        embeddings before, the final norm after. With `keep_first` the target's early part is held in
-        memory too and counts as `late`; per token it costs nothing.
+        Modules beside the blocks count as early or late by their order of registration: embeddings
+        come before the blocks, the final norm after. With `keep_first` the parameters of the target's early
+        part count as `late`, its FLOPs do not.
         """
         deepest, seen = max(self.stack.layers), set[int]()
         below, _ = _beside_blocks(self.source)
@@ -220,11 +215,11 @@ class Stitched:
         )
 
     def _entering(self, image: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The image, or at position 0 the target's own state."""
+        """The mapped state; with `keep_first` the target's own state at position 0."""
         if not self.keep_first:
             return image
         first = positions_of(mask.to(image.device)) == 0
-        beginning = tokens.to(image.device)[first][:, None]  # each row has exactly one
+        beginning = tokens.to(image.device)[first][:, None]  # one token a row
         own = self.target.hidden_states(beginning, [self.layer])[self.layer]
         return torch.where(first[..., None], own, image)
 
@@ -240,8 +235,7 @@ class Stitched:
         last = torch.full((rows, 1), length - 1)
         with resume_from(self.target, self.layer, hidden), head_at(self.target, last):
             logits = as_logits(self.target.run(entering, mask, late))[:, -1]
-        # Masks and positions follow from the length of any block's keys, and those that never run
-        # would say that nothing has been read.
+        # transformers reads the cached length from any block, so blocks that never run need keys too
         blank = hidden.new_zeros(rows, 1, length, 1)
         for below in late.layers[: self.layer + 1]:
             below.update(blank, blank)
@@ -251,53 +245,52 @@ class Stitched:
 def source_stack(source: LanguageModel, source_layers: LayerConcat | Sequence[int]) -> LayerConcat:
     """Layers as a `LayerConcat` of the source's width.
 
-    Raises ValueError for layers that the source lacks or that are named twice, and for a stack of
-    another width.
+    Raises ValueError for layers that the source lacks, repeated layers, and another width.
     """
     layers = source_layers.layers if isinstance(source_layers, LayerConcat) else tuple(source_layers)
     if isinstance(source_layers, LayerConcat) and source_layers.width != source.width:
         raise ValueError(
-            f"the stack of source layers is of width {source_layers.width}; {source.spec.name} has hidden "
-            f"states of {source.width}"
+            f"source_layers has width {source_layers.width}; {source.spec.name} has hidden states of "
+            f"{source.width}"
         )
     return LayerConcat(tuple(source.resolve_layer(at, "source_layers") for at in layers), source.width)
 
 
 def check_token_ids(source: LanguageModel, target: LanguageModel) -> None:
-    """Raise ValueError (`TokenizersDiffer` of two tokenizers) unless token ids mean the same in both.
+    """Raise `TokenizersDiffer` unless both models have the same token ids.
 
-    Of a model without a tokenizer the size of the vocabulary is all that can be compared.
+    Without a tokenizer only the vocabulary sizes can be compared; raises InvalidValue where they differ.
     """
     if source.tokenizer is not None and target.tokenizer is not None:
         check_same_tokenizer(source.tokenizer, target.tokenizer)
         return
-    ours, theirs = source.text_config.vocab_size, target.text_config.vocab_size
-    if ours != theirs:
-        raise ValueError(
-            f"{source.spec.name} has a vocabulary of {ours} and {target.spec.name} of {theirs}, so they "
-            "read different token ids; take two models of one family (or, where one vocabulary is only "
-            "padded, load both with their tokenizers, which are then compared)"
+    sizes = source.text_config.vocab_size, target.text_config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InvalidValue(
+            f"{source.spec.name} has a vocabulary of {sizes[0]} and {target.spec.name} of {sizes[1]}, so "
+            "their token ids differ; use two models of one family (or, where one vocabulary is only padded, load "
+            "both with their tokenizers)"
         )
 
 
 def check_tokens(tokens: Tensor, *models: LanguageModel) -> None:
-    """Raise ValueError unless `tokens` is a non-empty long `[b, t]` of ids that every model has."""
+    """Raise ValueError unless `tokens` is a non-empty long `[b, t]` of ids in every model's vocabulary."""
     if tokens.ndim != 2 or not tokens.numel() or tokens.dtype != torch.long:
         raise ValueError(
-            f"tokens have shape {list(tokens.shape)} and dtype {tokens.dtype}; allowed: a long tensor "
+            f"tokens have shape {list(tokens.shape)} and dtype {tokens.dtype}; they must be a long tensor "
             "[rows, length] with at least one row and one token"
         )
     low, high = int(tokens.min()), int(tokens.max())
     for lm in models:
         if low < 0 or high >= lm.text_config.vocab_size:
             raise ValueError(
-                f"token ids lie in {low}..{high}; {lm.spec.name} has 0..{lm.text_config.vocab_size - 1}. "
-                "Encode the text with its tokenizer"
+                f"token ids are in {low}..{high}; {lm.spec.name} has 0..{lm.text_config.vocab_size - 1}: "
+                "encode the text with its tokenizer"
             )
 
 
 def _beside_blocks(lm: LanguageModel) -> tuple[list[nn.Module], list[nn.Module]]:
-    """What the decoder stack registers before its blocks, and after them."""
+    """Modules that the decoder stack registers before its blocks, and after them."""
     below: list[nn.Module] = []
     above: list[nn.Module] = []
     side = below
@@ -310,7 +303,7 @@ def _beside_blocks(lm: LanguageModel) -> tuple[list[nn.Module], list[nn.Module]]
 
 
 def _parameters(modules: Iterable[nn.Module], seen: set[int]) -> int:
-    """How many the modules have that are not yet among `seen`, which grows."""
+    """Number of parameters of modules, except those whose id is in `seen`, which is updated."""
     count = 0
     for module in modules:
         for weight in module.parameters():

@@ -1,4 +1,4 @@
-"""Steering vectors: how one is found, and the file that says what it means."""
+"""Steering vectors: extraction from contrastive prompts, and their file format."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
 from lrt.models.prompts import encode
-from lrt.storage.durable import write_durably
-from lrt.storage.sealed import Altered, opened, sealed, unsealed
+from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 HOOK_POINT = "block output, residual stream, before the final norm"
 
 
-class VectorUnreadable(ValueError):
-    """A steering-vector file that is missing a part, damaged or of another kind."""
+class VectorUnreadable(InvalidValue):
+    """A steering-vector file that is missing, damaged or of another kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector:
-    """A direction in the residual stream of one model at one block, and where it came from.
+    """A direction in the residual stream of one model at one decoder block, with its provenance.
 
-    direction      float32 `[d]`, as found: a difference of mean hidden states, in the model's units.
-    layer          Zero-based block whose output it is added to.
+    direction      float32 `[d]`, unscaled: a difference of mean hidden states, in the model's units.
+    layer          Zero-based decoder block whose output it is added to.
     model          Name of the model whose space it lives in.
-    residual_norm  That model's median residual norm at the layer, massive activations left out:
+    residual_norm  That model's median residual norm at the layer, massive activations excluded:
                    strength 1 adds a vector of this length.
-    method         How it was found ("difference of means, last token").
-    prompts        SHA-256 over the contrastive texts.
-    map            For a transferred vector: fingerprint of the map, and whether it was read
-                   literally (`A v + p`); else None.
+    method         How it was extracted ("difference of means, last token").
+    prompts        SHA-256 over the contrastive prompts.
+    map            For a transferred vector: fingerprint of the map, source model and layers, and the
+                   reading (`W v` or `A v + p`). None for a native vector.
+
+    Raises InvalidValue for fields of the wrong type, a negative layer or norm, and a direction that is not
+    a finite `[d]`.
     """
 
     direction: Tensor
@@ -53,42 +54,55 @@ class SteeringVector:
     hook_point: str = HOOK_POINT
     unit: str = "median residual norm"
     prompts: str = ""
-    map: dict[str, Any] | None = field(default=None)
+    map: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         texts = ("model", "behaviour", "method", "operation", "hook_point", "unit", "prompts")
-        kinds: dict[str, tuple[type, ...]] = {
+        types: dict[str, tuple[type, ...]] = {
             "layer": (int,),
             "residual_norm": (int, float),
             "map": (dict, type(None)),
             **dict.fromkeys(texts, (str,)),
         }
-        for name, allowed in kinds.items():
+        for name, allowed in types.items():
             value = getattr(self, name)
             if not isinstance(value, allowed) or isinstance(value, bool):
-                raise ValueError(f"{name}={value!r} of a steering vector is a {type(value).__name__}")
+                raise InvalidValue(
+                    f"steering vector: {name}={value!r} is a {type(value).__name__}; it must be a "
+                    f"{' or '.join(each.__name__ for each in allowed)}"
+                )
         if self.layer < 0 or not (self.residual_norm >= 0 and math.isfinite(self.residual_norm)):
-            raise ValueError(
-                f"a steering vector has a block from 0 on and a finite residual norm of at least 0; got "
-                f"layer={self.layer}, residual_norm={self.residual_norm}"
+            raise InvalidValue(
+                f"steering vector: layer={self.layer} and residual_norm={self.residual_norm} must be finite "
+                "and at least 0"
             )
         if self.direction.ndim != 1:
-            raise ValueError(f"a steering vector is [d]; got {list(self.direction.shape)}")
+            raise InvalidValue(f"a steering vector must be [d]; got shape {list(self.direction.shape)}")
         if not torch.isfinite(self.direction).all():
-            raise ValueError(f"the steering vector {self.behaviour!r} has non-finite entries")
+            raise InvalidValue(f"the steering vector {self.behaviour!r} has non-finite entries")
+
+    def __repr__(self) -> str:
+        provenance = self.method
+        if self.map is not None:
+            layers = ", ".join(map(str, self.map.get("from_layers", ())))
+            provenance = f"transferred from {self.map.get('from_model')} layer {layers}"
+        return (
+            f"SteeringVector({self.behaviour!r}, {self.model} layer {self.layer}, norm {self.norm:.4g}, "
+            f"{provenance})"
+        )
 
     @property
     def norm(self) -> float:
-        """Length as found, in the model's units."""
+        """Unscaled length, in the model's units."""
         return float(self.direction.norm())
 
     @property
     def unit_direction(self) -> Tensor:
-        """`[d]` of length 1; raises ValueError for a zero vector, which has no direction."""
+        """`[d]` of length 1. Raises InvalidValue for a zero vector, which has no direction."""
         if not self.norm > 0:
-            raise ValueError(
-                f"the steering vector {self.behaviour!r} is zero: its positive and negative "
-                "prompts have the same mean state"
+            raise InvalidValue(
+                f"the steering vector {self.behaviour!r} of {self.model} at layer {self.layer} is zero, so "
+                "it has no direction: use positive and negative prompts that differ"
             )
         return torch.nn.functional.normalize(self.direction, dim=0)
 
@@ -97,58 +111,46 @@ class SteeringVector:
         return self.unit_direction * self.residual_norm
 
     def save(self, folder: Path) -> None:
-        """Writes `vector.safetensors` and `vector.json`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        payload = save({"direction": self.direction.float().contiguous()})
-        write_durably(folder / "vector.safetensors", payload)
-        card = {
-            key: value
-            for key, value in asdict(replace(self, direction=torch.zeros(1))).items()
-            if key != "direction"
-        }
-        card |= {
-            "kind": "lrt steering vector",
-            "norm": self.norm,
-            "sha256": hashlib.sha256(payload).hexdigest(),
-        }
-        write_durably(folder / "vector.json", sealed(card).encode())
+        """Write `vector.safetensors` and its card `vector.json`, replacing those in the folder."""
+        described = {name: getattr(self, name) for name in VECTOR.needed}
+        tensors = {"direction": self.direction.float()}
+        save_artifact(VECTOR, folder, tensors, {**described, "norm": self.norm}, {})
 
     @classmethod
     def load(cls, folder: Path) -> SteeringVector:
-        """Reads what `save` wrote; raises `VectorUnreadable` naming the file and the fault."""
-        card_file, file = folder / "vector.json", folder / "vector.safetensors"
-        try:
-            card = opened(card_file.read_bytes())
-            payload = file.read_bytes()
-        except (OSError, ValueError) as error:
-            raise VectorUnreadable(f"no steering vector can be read from {folder}: {error}") from error
-        if card.get("kind") != "lrt steering vector":
-            raise VectorUnreadable(f"{card_file} does not describe a steering vector of lrt")
-        try:
-            card = unsealed(card)
-        except Altered as error:
-            raise VectorUnreadable(f"{card_file} was altered: {error}") from error
-        del card["kind"]
-        if card.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
-            raise VectorUnreadable(f"{file} is damaged: its checksum is not the one in its card")
-        card.pop("norm", None)
-        try:
-            return cls(direction=load(payload)["direction"], **card)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise VectorUnreadable(f"the steering vector in {folder} cannot be read: {error}") from error
+        """Read the vector that `save` wrote. Raises `VectorUnreadable` naming the file and the fault."""
+        vector, _ = load_artifact(
+            VECTOR, folder, lambda tensors, described: cls(direction=tensors["direction"], **described)
+        )
+        return vector
+
+
+VECTOR = ArtifactKind(
+    name="steering vector",
+    article="a",
+    entry="vector",
+    format="lrt-steering-vector",
+    version=1,
+    weights_file="vector.safetensors",
+    card_file="vector.json",
+    missing=VectorUnreadable,
+    corrupt=VectorUnreadable,
+    foreign=VectorUnreadable,
+    needed=tuple(each.name for each in fields(SteeringVector) if each.name != "direction"),
+)
 
 
 def prompts_digest(positives: Sequence[str], negatives: Sequence[str]) -> str:
-    """SHA-256 over both sides of a contrastive set, in order."""
+    """SHA-256 over both sides of a set of contrastive prompts, in order."""
     return hashlib.sha256(json.dumps([list(positives), list(negatives)]).encode()).hexdigest()
 
 
 def last_token_states(
     lm: LanguageModel, texts: Sequence[str], layers: int | Sequence[int], batch_tokens: int = 8192
 ) -> Tensor:  # [n, d] float32, on the CPU; of several layers [n, layers x d], side by side
-    """Hidden state of each text's last token at a layer, or at several in one pass.
+    """Hidden state of each text's last token at a layer, or at several layers in one pass.
 
-    Texts are batched by length so that little is padded; padding does not change the numbers.
+    Texts are batched by length to save padding; padding does not change the numbers.
     """
     rows = encode(lm.tokenizer, texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

@@ -7,6 +7,7 @@ source direction through the decoder, and maps that as any hidden state.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,25 +68,26 @@ def fit_s2l(
 
 
 class EncodedRows(LightningDataModule):
-    """Rows of another data module, the source's states as an autoencoder's feature activations.
+    """Rows of another data module, with source states replaced by an autoencoder's feature activations.
 
-    They are encoded where a batch is trained on, so on the GPU where there is one: features are many
-    times as wide as the states that are streamed.
+    A batch is encoded after its transfer to the training device: features are many times as wide as states.
+    That uses a copy of the autoencoder, so the caller's one stays on its own device.
     """
 
     def __init__(self, rows: LightningDataModule, sae: SparseAutoencoder) -> None:
         super().__init__()
-        self.rows, self.sae = rows, sae
+        self.rows, self._encoder = rows, copy.deepcopy(sae)
 
     def train_dataloader(self) -> Any:
-        """The rows' own."""
+        """The training loader of the rows."""
         return self.rows.train_dataloader()
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """`source` `[n, d_source]` becomes `[n, m]`."""
         source = batch["source"]
-        return {**batch, "source": self.sae.to(source.device).encode(source)}
+        self._encoder = self._encoder.to(source.device)
+        return {**batch, "source": self._encoder.encode(source)}
 
 
 def feature_direction(

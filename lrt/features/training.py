@@ -9,10 +9,13 @@ from typing import Any, Literal, cast, get_args
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.features.metrics import DeadShare, MeanActive
-from lrt.mapping import FractionUnexplained, Moments
+from lrt.errors import InvalidValue
+from lrt.mapping import FitDiverged, FractionUnexplained, Moments
+from lrt.mapping.metrics import collect
 
 Side = Literal["source", "target"]
 TrainedKind = Literal["topk", "jumprelu"]
@@ -163,10 +166,11 @@ class SaeModule(LightningModule):
         if self.spec.auxiliary_weight and dead.any():
             loss = loss + self.spec.auxiliary_weight * self._auxiliary(z, left_over.detach(), dead)
         if not loss.isfinite():
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.global_step}: leave massive tokens out "
-                "(filter.max_norm_ratio), train in full precision (trainer.precision=32-true), or give SaeSpec a "
-                f"lower learning_rate than {self.spec.learning_rate}"
+            raise FitDiverged(
+                f"the training diverged: the loss is {float(loss)} at step {self.global_step}. Exclude "
+                "massive activations (filter.max_norm_ratio), train in full precision "
+                f"(trainer.precision=32-true), or lower learning_rate={self.spec.learning_rate} of the "
+                "SaeSpec"
             )
         self.log("train/fvu", fvu.detach())
         self.log("train/l0", l0.detach())
@@ -226,11 +230,9 @@ class SaeModule(LightningModule):
         cast("DeadShare", scores["dead"]).update(f)
 
     def _log_scores(self, split: str) -> None:
-        # `compute` adds the states of all processes, so the values agree everywhere already.
-        for name, score in cast("nn.ModuleDict", self.scores[split]).items():
-            metric = cast("FractionUnexplained | MeanActive | DeadShare", score)
-            self.log(f"{split}/{name}", metric.compute().float(), sync_dist=True)
-            metric.reset()
+        scores = cast("dict[str, Metric]", self.scores[split])
+        values = collect(split, scores.items())
+        self.log_dict({name: value.float() for name, value in values.items()}, sync_dist=True)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return (x.float() - self.mean) / self.scale

@@ -25,26 +25,27 @@ from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, leav
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.history import FitHistory
-from lrt.mapping.layer_concat import LayerConcat, of_layers
+from lrt.mapping.layer_concat import LayerConcat, layer_concat_bytes, of_layers
 from lrt.mapping.many_to_one import (
     ManyToMany,
     ManyToOne,
     many_to_many,
     many_to_one,
     solving_bytes,
-    stack_bytes,
 )
-from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
-from lrt.mapping.module import MapModule, early_stopping
-from lrt.mapping.moments import Moments
+from lrt.mapping.metrics import ErrorAlong, FractionUnexplained, MeanCosine
+from lrt.mapping.module import FitDiverged, MapModule, early_stopping
+from lrt.mapping.moments import Moments, merge_all
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
+from lrt.mapping.rank_curve import RankCurve, rank_curve
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
+from lrt.mapping.scores import cosine, excess
+from lrt.mapping.shuffled_pairs import ShuffledPairs
 from lrt.mapping.whitening import Whitening
 
 __all__ = [
-    "R2",
     "AffineMap",
     "Agreement",
     "AtlasCell",
@@ -52,6 +53,7 @@ __all__ = [
     "ClosedFormSpec",
     "DirectionalRidge",
     "ErrorAlong",
+    "FitDiverged",
     "FitHistory",
     "FitSpec",
     "Forecast",
@@ -70,28 +72,35 @@ __all__ = [
     "Moments",
     "NotConverged",
     "Procrustes",
+    "RankCurve",
     "ReducedRank",
     "RidgeFit",
     "SharedRidge",
+    "ShuffledPairs",
     "Whitening",
     "agreement",
     "atlas",
     "atlas_bytes",
     "choose_layers",
     "closed_form",
+    "cosine",
     "early_stopping",
+    "excess",
     "from_embeddings",
     "gcv_curve",
     "identity",
     "jackknife",
+    "layer_concat_bytes",
     "leave_one_out",
     "load_map",
     "many_to_many",
     "many_to_one",
     "mean_only",
+    "merge_all",
     "of_layers",
     "orthogonality_penalty",
     "procrustes",
+    "rank_curve",
     "reduced_rank_path",
     "residual_on",
     "ridge_along",
@@ -100,5 +109,4 @@ __all__ = [
     "ridge_per_direction",
     "save_map",
     "solving_bytes",
-    "stack_bytes",
 ]

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from lrt.mapping.affine import AffineMap
 from lrt.mapping.grid_moments import GridMoments
-from lrt.mapping.layer_concat import LayerConcat, check_stacked
+from lrt.mapping.layer_concat import LayerConcat, check_layers
 from lrt.mapping.moments import Moments, unit_vector
-from lrt.mapping.ridge import SharedRidge, about
+from lrt.mapping.reduced_rank import reduced_rank_of
+from lrt.mapping.ridge import SharedRidge
+from lrt.mapping.scores import cosine
 
 # Share of the full map's explained variance that the least rank must reach.
 RANK_SHARE = 0.95
@@ -76,7 +76,7 @@ def atlas(
         ("test", test),
         *further.items(),
     ):
-        check_stacked(moments, source, target, name)
+        check_layers(moments, source, target, name)
     units = {
         name: (_units(pair[0], source, name, "source"), _units(pair[1], target, name, "target"))
         for name, pair in vectors.items()
@@ -89,7 +89,7 @@ def atlas(
             ridge = ridge or SharedRidge(fitted, chosen, bias=bias)
             fit = ridge.fit(fitted, chosen)
             along = {name: (own[s].to(fit.map.weight), native[t]) for name, (own, native) in units.items()}
-            basis = ridge.target_basis(fitted, fit.weight)
+            ranks = reduced_rank_of(ridge, fitted, fit.weight)
             cells.append(
                 AtlasCell(
                     source_layer=s,
@@ -97,12 +97,12 @@ def atlas(
                     fvu=scored.fvu_of(fit.map),
                     weight=fit.weight,
                     cka=_linear_cka(fitted),
-                    rank=_least_rank(scored, fit.map, basis, fitted.mean_x if bias else None),
+                    rank=ranks.rank_for(scored, RANK_SHARE) or 0,
                     error_along={
                         name: scored.error_along(fit.map, native) for name, (_, native) in along.items()
                     },
                     cosine={
-                        name: _cosine(fit.map.directions(v), native) for name, (v, native) in along.items()
+                        name: cosine(fit.map.directions(v), native) for name, (v, native) in along.items()
                     },
                     fvu_of={
                         name: _pair(moments, source, target, s, t).fvu_of(fit.map)
@@ -167,29 +167,3 @@ def _linear_cka(moments: Moments) -> float:
     """`||Sxy||^2 / (||Sxx|| ||Syy||)` in Frobenius norms (Kornblith et al., 2019), 0 for a constant side."""
     norms = moments.scatter_xx.norm() * moments.scatter_yy.norm()
     return float(moments.scatter_xy.square().sum() / norms) if norms > 0 else 0.0
-
-
-def _least_rank(
-    test: Moments,
-    affine: AffineMap,
-    basis: Tensor,  # [d_target, k], orthonormal, most explained first
-    mean_x: Tensor | None,  # of the training rows; None for a fit without a bias
-) -> int:
-    """Least rank that explains `RANK_SHARE` of what the whole map explains on the test rows.
-
-    What rank `r` explains adds up over the first `r` target directions, so one product gives all ranks.
-    """
-    centre_x = torch.zeros_like(test.mean_x) if mean_x is None else mean_x
-    off_x, off_y = test.mean_x - centre_x, test.mean_y - affine.points(centre_x)
-    A = basis.T @ affine.weight  # [k, d_source]
-    with_target = A @ about(test.scatter_xy, test.count, off_x, off_y) @ basis
-    of_source = A @ about(test.scatter_xx, test.count, off_x, off_x)
-    gained = 2 * with_target.diagonal() - (of_source * A).sum(1)
-    explained = torch.cat([gained.new_zeros(1), gained.cumsum(0)]) - test.count * off_y.square().sum()
-    if not explained[-1] > 0:
-        return 0
-    return int((explained >= RANK_SHARE * explained[-1]).nonzero()[0])
-
-
-def _cosine(image: Tensor, native: Tensor) -> float:
-    return float(torch.cosine_similarity(image.double(), native.to(image), dim=0, eps=1e-300))

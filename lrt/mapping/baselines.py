@@ -75,7 +75,8 @@ def _check(source_embedding: Tensor, target_embedding: Tensor, train: Moments) -
     ):
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ValueError(
-                f"the {side} embedding must be [vocabulary, {width}] like the hidden states, got {list(matrix.shape)}"
+                f"the {side} embedding must be [vocabulary, {width}] like the hidden states, got "
+                f"{list(matrix.shape)}"
             )
         lost = int((~matrix.isfinite()).any(1).sum())
         if lost:

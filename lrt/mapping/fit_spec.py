@@ -13,7 +13,7 @@ import torch
 from lrt.mapping.parametrisations import MapSpec
 from lrt.mapping.whitening import WhiteningMode
 
-Schedule = Literal["constant", "linear", "cosine", "one_cycle"]
+Schedule = Literal["constant", "linear", "cosine"]
 Start = Literal["mean", "optimum", "ridge", "procrustes"]
 Solver = Literal["optimum", "ridge_per_direction", "identity", "mean_only", "shuffled_pairs", "embeddings"]
 
@@ -138,7 +138,8 @@ class FitSpec:
         unknown = sorted(set(self.options) - accepted)
         if unknown:
             raise ValueError(
-                f"fit.options.{unknown[0]} is not an option of {self.optimizer}; allowed: {', '.join(sorted(accepted))}"
+                f"fit.options.{unknown[0]} is not an option of {self.optimizer}; allowed: "
+                f"{', '.join(sorted(accepted))}"
             )
 
     def whitening_for(self, map_spec: MapSpec) -> WhiteningMode:
@@ -174,12 +175,6 @@ class FitSpec:
         both by half cosines.
         """
         warmup_steps = self.warmup * steps
-        if self.schedule == "one_cycle":
-            turn, last = max(warmup_steps - 1, 0.0), steps - 1
-            low, lowest = self.learning_rate / 25, self.learning_rate / 25e4
-            if step <= turn:
-                return _half_cosine(low, self.learning_rate, step / turn if turn else 1.0)
-            return _half_cosine(self.learning_rate, lowest, (step - turn) / (last - turn))
         if step < warmup_steps:
             return self.learning_rate * (step + 1) / (warmup_steps + 1)
         done = (step - warmup_steps) / (steps - warmup_steps)
@@ -189,15 +184,11 @@ class FitSpec:
             case "linear":
                 return self.learning_rate * (1 - done)
             case "cosine":
-                return _half_cosine(self.learning_rate, 0.0, done)
+                return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def trainer_options(self) -> dict[str, Any]:
         """What of this fit is the Lightning Trainer's to do: its keyword arguments."""
         return {"max_epochs": self.epochs, "gradient_clip_val": self.gradient_clip}
-
-
-def _half_cosine(start: float, end: float, done: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def optimizer_names() -> list[str]:

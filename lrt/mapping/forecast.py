@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
-from lrt.mapping.moments import Moments, unit_vector
+from lrt.mapping.moments import Moments, merge_all, unit_vector
+from lrt.mapping.ridge import ridge_solve
+from lrt.mapping.scores import cosine
 
 # Of the mean variance over directions: less than this along a vector is rounding.
 NO_VARIANCE = 1e-12
@@ -103,11 +104,11 @@ def jackknife(
     parts = [fold.part(slice(None), kept) for fold in folds]
     # About the origin once is for good: merging moments of zero mean leaves their mean at zero.
     parts = parts if bias else [part.about_origin() for part in parts]
-    whole = reduce(Moments.merge, parts)
+    whole = merge_all(parts)
     scatter = whole.scatter_xx
     stacked = torch.stack([v.to(scatter) for v in vectors.values()], 1)  # [d_source, k]
 
-    solved = _ridge_solve(whole, weight, torch.cat([stacked, whole.scatter_xy], 1))
+    solved = ridge_solve(whole, weight, torch.cat([stacked, whole.scatter_xy], 1))
     solved, map_of_rows = solved[:, : len(vectors)], solved[:, len(vectors) :]
     image = whole.scatter_xy.T @ solved  # [d_target, k]
     residual = (
@@ -121,7 +122,7 @@ def jackknife(
     left_out = []
     for rest in leave_one_out(parts):
         share = weight * rest.count / whole.count
-        left_out.append(rest.scatter_xy.T @ _ridge_solve(rest, share, stacked))
+        left_out.append(rest.scatter_xy.T @ ridge_solve(rest, share, stacked))
     error = _delete_group_error(image, torch.stack(left_out), [part.count for part in parts])
 
     along = (stacked * (scatter @ stacked)).sum(0) / stacked.square().sum(0)
@@ -161,7 +162,7 @@ def _without_each(folds: Sequence[Moments], outside: tuple[Moments, ...]) -> Ite
         return
     middle = len(folds) // 2
     for half, other in ((folds[:middle], folds[middle:]), (folds[middle:], folds[:middle])):
-        yield from _without_each(half, (reduce(Moments.merge, (*outside, *other)),))
+        yield from _without_each(half, (merge_all((*outside, *other)),))
 
 
 def agreement(
@@ -196,10 +197,7 @@ def agreement(
     for name, each in named.items():
         unit = unit_vector(v, each.d_source).to(each.weight.device)
         images[name] = each.onto(kept).to(torch.float64).directions(unit)
-    cosines = {
-        (a, b): float(torch.cosine_similarity(images[a], images[b], dim=0, eps=1e-300))
-        for a, b in combinations(images, 2)
-    }
+    cosines = {(a, b): cosine(images[a], images[b]) for a, b in combinations(images, 2)}
     least_pair = min(cosines, key=cosines.__getitem__)
     return Agreement(sum(cosines.values()) / len(cosines), cosines[least_pair], least_pair)
 
@@ -252,25 +250,6 @@ def _check_states(affine: AffineMap, x: Tensor, y: Tensor) -> None:
     for side, states in (("source", x), ("target", y)):
         if not states.isfinite().all():
             raise ValueError(f"non-finite {side} states of the prompts: record them again in a wider dtype")
-
-
-def _ridge_solve(
-    moments: Moments,
-    weight: float,
-    right: Tensor,  # [d_source, k]
-) -> Tensor:  # [d_source, k]
-    """`(S + weight I)^-1 right`. Raises ValueError where the rows do not span at weight zero."""
-    scatter = moments.scatter_xx
-    scatter.diagonal().add_(weight)
-    # Equilibrated: outlier dimensions would else decide what counts as singular.
-    scale = scatter.diagonal().rsqrt()[:, None]
-    factor, failed = torch.linalg.cholesky_ex(scale * scatter * scale.T)
-    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
-        raise ValueError(
-            f"{moments.count} rows, one fold left out or none, do not span {moments.d_source} source "
-            f"dimensions at ridge weight {weight:g}: give more rows (corpus.tokens) or a larger weight"
-        )
-    return scale * torch.cholesky_solve(scale * right, factor)
 
 
 def _delete_group_error(

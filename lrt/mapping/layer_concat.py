@@ -1,7 +1,7 @@
 """Hidden states of several layers side by side, as one row (the paper's appendix A).
 
-A map between stacks is a plain affine map: block row `j`, block column `i` of its weight is what
-source layer `i` gives to target layer `j`.
+A map between concatenated layers is a plain affine map: block row `j`, block column `i` of its weight takes
+source layer `i` to target layer `j`.
 """
 
 from __future__ import annotations
@@ -12,107 +12,119 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.grid_moments import GridMoments
 from lrt.mapping.moments import Moments
 
 
 @dataclass(frozen=True)
 class LayerConcat:
-    """Which columns of a stacked row are which layer's.
+    """The layers side by side in a row, and the columns of each.
 
-    Raises ValueError for no layers, or one named twice.
+    layers  Layers in the order of their columns.
+    width   Columns of each layer.
+
+    Raises InvalidValue for no layers, or one named twice.
     """
 
     layers: tuple[int, ...]
-    width: int  # of each layer
+    width: int
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"a stack is of at least one layer, each once; got {list(self.layers)}")
+            raise InvalidValue(f"layers={list(self.layers)}: name at least one layer, and each only once")
 
     @property
     def total(self) -> int:
-        """Columns of a stacked row."""
+        """Columns of a whole row."""
         return len(self.layers) * self.width
 
     def columns(self, layer: int) -> slice:
-        """The columns of one layer. Raises ValueError for a layer that is not in the stack."""
+        """The columns of one layer. Raises ValueError for a layer that is not one of `layers`."""
         if layer not in self.layers:
-            raise ValueError(f"layer {layer} is not in the stack of layers {list(self.layers)}")
+            raise ValueError(f"layer {layer} is not one of the concatenated layers {list(self.layers)}")
         start = self.layers.index(layer) * self.width
         return slice(start, start + self.width)
 
     def columns_of(self, layers: Iterable[int]) -> Tensor:  # [k] int64
-        """The columns of several of its layers, in the order given."""
+        """The columns of several layers, in the order of the argument."""
         places = torch.arange(self.total)
         return torch.cat([places[self.columns(layer)] for layer in layers])
 
     def part(
         self,
-        stacked: Tensor,  # [..., total]
+        states: Tensor,  # [..., total]
         layer: int,
     ) -> Tensor:  # [..., width]
-        """One layer's part of stacked states or directions."""
-        return stacked[..., self.columns(layer)]
+        """One layer's columns of states or directions."""
+        return states[..., self.columns(layer)]
 
     def alone(
         self,
-        stacked: Tensor,  # [..., total]
+        states: Tensor,  # [..., total]
         layer: int,
     ) -> Tensor:  # [..., total]
-        """The same with every other layer's part zero: along this, a stack's error is one layer's."""
-        kept = torch.zeros_like(stacked)
+        """A copy with the columns of all other layers set to zero: an error along it is one layer's error."""
+        only = torch.zeros_like(states)
         columns = self.columns(layer)
-        kept[..., columns] = stacked[..., columns]
-        return kept
+        only[..., columns] = states[..., columns]
+        return only
 
 
 def of_layers(
     moments: Moments,
-    stacks: tuple[LayerConcat, LayerConcat],  # source and target of the moments' rows
+    concats: tuple[LayerConcat, LayerConcat],  # source and target layers of the moments' rows
     source_layers: tuple[int, ...],
     target_layers: tuple[int, ...],
 ) -> Moments:
-    """Moments of some layers of stacked rows, side by side in the order given.
+    """Moments of some of the concatenated layers, side by side in the order of the arguments.
 
-    The moments themselves where that is all of them as they are stacked, a copy of the parts otherwise.
-    Raises ValueError for no layers, one named twice or not in its stack, and moments that are not of the
-    stacks.
+    The moments themselves where that is all layers in their own order, else a copy. Raises ValueError for a
+    layer that is not among them and for moments of other widths, InvalidValue for no layers or one named
+    twice.
     """
-    source, target = stacks
+    source, target = concats
     _check_widths(moments, source, target, "these")
     if (source_layers, target_layers) == (source.layers, target.layers):
         return moments
     return moments.part(_places(source, source_layers), _places(target, target_layers))
 
 
-def check_stacked(
-    moments: Moments | GridMoments, source: LayerConcat, target: LayerConcat, name: str
-) -> None:
-    """Raises ValueError where the moments called `name` are not of the stacks' layers, or have no rows."""
+def check_layers(moments: Moments | GridMoments, source: LayerConcat, target: LayerConcat, name: str) -> None:
+    """Check that the moments called `name` have rows and are of these layers.
+
+    Raises ValueError for other layers or widths, InvalidValue for no rows.
+    """
     if isinstance(moments, GridMoments):
-        found = (moments.source_layers, moments.d_source), (moments.target_layers, moments.d_target)
-        wanted = (source.layers, source.width), (target.layers, target.width)
-        if found != wanted:
-            raise ValueError(f"{name} moments are of layers and widths {found}, the stacks of {wanted}")
+        actual = (moments.source_layers, moments.d_source), (moments.target_layers, moments.d_target)
+        expected = (source.layers, source.width), (target.layers, target.width)
+        if actual != expected:
+            raise ValueError(f"{name} moments have layers and widths {actual}, expected {expected}")
     else:
         _check_widths(moments, source, target, name)
     if moments.count == 0:
-        raise ValueError(f"the {name} moments have seen no rows: give the corpus more documents")
+        raise InvalidValue(f"the {name} moments have no rows: give the corpus more documents")
+
+
+def layer_concat_bytes(source: LayerConcat, target: LayerConcat, copies: int) -> int:
+    """Exact bytes of the float64 sums of `copies` `Moments` of concatenated layers."""
+    D, E = source.total, target.total
+    return copies * 8 * (D**2 + D * E + E**2 + 2 * (D + E))
 
 
 def _check_widths(moments: Moments, source: LayerConcat, target: LayerConcat, name: str) -> None:
     if (moments.d_source, moments.d_target) != (source.total, target.total):
         raise ValueError(
-            f"{name} moments are {moments.d_source} -> {moments.d_target}, the stacks {source.total} -> {target.total}"
+            f"{name} moments are {moments.d_source} -> {moments.d_target}, the concatenated layers "
+            f"{source.total} -> {target.total}"
         )
 
 
-def _places(stack: LayerConcat, layers: tuple[int, ...]) -> slice | Tensor:
-    """The columns of some layers; a slice where they follow each other, since its blocks are no copies."""
-    wanted = LayerConcat(layers, stack.width)
-    first = stack.columns(layers[0])
-    start = stack.layers.index(layers[0])
-    if stack.layers[start : start + len(layers)] == layers:
-        return slice(first.start, first.start + wanted.total)
-    return stack.columns_of(layers)
+def _places(concat: LayerConcat, layers: tuple[int, ...]) -> slice | Tensor:
+    """The columns of some layers: a slice, which copies nothing, where the layers are consecutive."""
+    part = LayerConcat(layers, concat.width)
+    first = concat.columns(layers[0])
+    start = concat.layers.index(layers[0])
+    if concat.layers[start : start + len(layers)] == layers:
+        return slice(first.start, first.start + part.total)
+    return concat.columns_of(layers)

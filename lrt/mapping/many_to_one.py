@@ -1,9 +1,11 @@
 """Maps from many source layers at once (paper appendix A, which proposes them and trains none).
 
-`many_to_one` asks, for every target layer, what all source layers together explain over the best of
-them, and what each adds that the others do not have. `many_to_many` is the one map between the two
-stacks; at one ridge weight its rows are the many-to-one maps, since least squares treats every target
-dimension alone. All of it comes from moments of stacked rows.
+- `many_to_one` measures, for every target layer, how much all source layers together explain over the best
+  single one, and how much each adds to the others.
+- `many_to_many` fits one map from all source layers to all target layers. At one ridge weight its rows are
+  the many-to-one maps, since least squares treats every target dimension separately.
+
+Both work on moments of concatenated layers.
 """
 
 from __future__ import annotations
@@ -13,28 +15,28 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
-from lrt.mapping.layer_concat import LayerConcat, check_stacked, of_layers
+from lrt.mapping.layer_concat import LayerConcat, check_layers, of_layers
 from lrt.mapping.moments import Moments
 from lrt.mapping.ridge import SharedRidge, ridge_path
-
-# A FVU below this is rounding, and leaves nothing to gain.
-PERFECT = 1e-12
+from lrt.mapping.scores import PERFECT
 
 
 @dataclass(frozen=True)
 class ManyToOne:
-    """What the source layers explain of one target layer. FVU is on test rows.
+    """How much the source layers explain of one target layer. All FVU are on test rows.
 
-    `fvu_single` is each source layer's own map; `best_layer` had the least FVU on *validation* rows, so
-    that picking it costs nothing on the test rows, and `fvu_best` is its test FVU. `fvu_all` is the map
-    of all, and `gain = 1 - fvu_all / fvu_best`.
-
-    `rise` is how far FVU goes up when a layer is left out and the rest fitted again: what it alone
-    adds. Layers that say the same stand in for each other, and each rises by nothing.
-    `share` is the variance that a layer's block of the full map predicts, over that of the whole
-    prediction. Blocks of correlated layers add to and cancel each other: shares do not sum to 1 and may
-    exceed it.
+    fvu_single  FVU of each source layer's own map.
+    best_layer  The source layer with the least FVU on *validation* rows, so that the choice does not favour
+                it on the test rows.
+    fvu_best    The test FVU of `best_layer`.
+    fvu_all     FVU of the map of all source layers.
+    gain        `1 - fvu_all / fvu_best`.
+    rise        By how much FVU rises when a layer is removed and the rest fitted again: what this layer
+                alone adds. Layers with the same information replace each other and have no rise.
+    share       Variance that a layer's block of the full map predicts, over that of the whole prediction.
+                Blocks of correlated layers can cancel, so shares need not sum to 1 and can exceed it.
     """
 
     target_layer: int
@@ -49,10 +51,10 @@ class ManyToOne:
 
 @dataclass(frozen=True, eq=False)
 class ManyToMany:
-    """The ridge map from one stack to another, at one weight for all target layers.
+    """The ridge map from all source layers to all target layers, with one weight for all.
 
-    `fvu` is over all target columns of the test rows, where layers of large norm count most;
-    `fvu_layer` has each target layer's own.
+    `fvu` is over all target columns of the test rows, so layers of large norm count most; `fvu_layer` is per
+    target layer.
     """
 
     map: AffineMap
@@ -70,51 +72,52 @@ def many_to_one(
     *,
     bias: bool = True,
 ) -> list[ManyToOne]:
-    """One result for every target layer, in the order of the stack.
+    """One result for every target layer, in their order.
 
-    Fits all source layers, each alone, and all but each; every fit chooses its own ridge weight on the
+    Fits all source layers, each alone, and all but each. Every fit chooses its own ridge weight on the
     validation rows. Each set of source layers is decomposed once for all target layers, so the cost is
-    `2 S + 1` eigendecompositions for `S` layers, of up to `S d_source`.
+    `2 S + 1` eigendecompositions for `S` layers, of size up to `S d_source`.
 
-    Raises ValueError for a stack of one source layer, moments of other widths or without rows.
+    Raises InvalidValue for a single source layer and for moments without rows, ValueError for moments of
+    other widths.
     """
     if len(source.layers) < 2:
-        raise ValueError(
-            f"many to one is of at least two source layers, got {list(source.layers)}: record more "
-            "blocks (recording.source)"
+        raise InvalidValue(
+            f"many to one needs at least two source layers, got {list(source.layers)}: record more layers "
+            "(recording.source)"
         )
     for name, moments in (("training", train), ("validation", validation), ("test", test)):
-        check_stacked(moments, source, target, name)
-    every, stacks = source.layers, (source, target)
+        check_layers(moments, source, target, name)
+    every, concats = source.layers, (source, target)
     without = {layer: tuple(other for other in every if other != layer) for layer in every}
     sets = {every, *without.values(), *((layer,) for layer in every)}
-    chosen: dict[tuple[tuple[int, ...], int], float] = {}
-    scored: dict[tuple[tuple[int, ...], int], float] = {}
+    fvu_validation: dict[tuple[tuple[int, ...], int], float] = {}
+    fvu_test: dict[tuple[tuple[int, ...], int], float] = {}
     shares: dict[int, dict[int, float]] = {}
     for layers in sorted(sets):
         ridge: SharedRidge | None = None
         for t in target.layers:
-            fitted, held_out = (of_layers(m, stacks, layers, (t,)) for m in (train, validation))
+            fitted, held_out = (of_layers(m, concats, layers, (t,)) for m in (train, validation))
             ridge = ridge or SharedRidge(fitted, held_out, bias=bias)
             fit = ridge.fit(fitted, held_out)
             del fitted, held_out
-            on = of_layers(test, stacks, layers, (t,))
-            chosen[layers, t], scored[layers, t] = fit.fvu_validation, on.fvu_of(fit.map)
+            scored = of_layers(test, concats, layers, (t,))
+            fvu_validation[layers, t], fvu_test[layers, t] = fit.fvu_validation, scored.fvu_of(fit.map)
             if layers == every:
-                shares[t] = _shares(fit.map, on.scatter_xx, source)
+                shares[t] = _shares(fit.map, scored.scatter_xx, source)
     results = []
     for t in target.layers:
-        best = min(every, key=lambda layer: (chosen[(layer,), t], layer))
-        fvu_best, fvu_all = scored[(best,), t], scored[every, t]
+        best = min(every, key=lambda layer: (fvu_validation[(layer,), t], layer))
+        fvu_best, fvu_all = fvu_test[(best,), t], fvu_test[every, t]
         results.append(
             ManyToOne(
                 target_layer=t,
-                fvu_single={layer: scored[(layer,), t] for layer in every},
+                fvu_single={layer: fvu_test[(layer,), t] for layer in every},
                 best_layer=best,
                 fvu_best=fvu_best,
                 fvu_all=fvu_all,
                 gain=1 - fvu_all / fvu_best if fvu_best > PERFECT else 0.0,
-                rise={layer: scored[without[layer], t] - fvu_all for layer in every},
+                rise={layer: fvu_test[without[layer], t] - fvu_all for layer in every},
                 share=shares[t],
             )
         )
@@ -130,13 +133,13 @@ def many_to_many(
     *,
     bias: bool = True,
 ) -> ManyToMany:
-    """The map of all source layers to all target layers, its ridge weight chosen on validation rows.
+    """The map of all source layers to all target layers, its ridge weight chosen on the validation rows.
 
-    The weight is the best one over all target columns together. Raises ValueError for moments of other
-    widths or without rows.
+    The weight is the best one over all target columns together. Raises InvalidValue for moments without
+    rows, ValueError for moments of other widths.
     """
     for name, moments in (("training", train), ("validation", validation), ("test", test)):
-        check_stacked(moments, source, target, name)
+        check_layers(moments, source, target, name)
     fit = ridge_path(train, validation, bias=bias)
     fvu_layer = {
         t: of_layers(test, (source, target), source.layers, (t,)).fvu_of(fit.map.onto(target.columns(t)))
@@ -145,16 +148,11 @@ def many_to_many(
     return ManyToMany(fit.map, fit.weight, test.fvu_of(fit.map), fvu_layer)
 
 
-def stack_bytes(source: LayerConcat, target: LayerConcat, copies: int) -> int:
-    """Bytes of the sums of `copies` stacked `Moments` (training, validation, test): float64, exact."""
-    D, E = source.total, target.total
-    return copies * 8 * (D**2 + D * E + E**2 + 2 * (D + E))
-
-
 def solving_bytes(source: LayerConcat, target: LayerConcat) -> int:
-    """Upper bound of what either fit takes on top of the sums: copies of parts, eigenvectors, products.
+    """Upper bound of the bytes that either fit needs on top of the sums.
 
-    Found by counting live tensors over shapes, with the eigensolver's workspace and a margin.
+    Measured by counting live tensors (copies of parts, eigenvectors, products) over shapes, with the
+    eigensolver's workspace and a margin.
     """
     D, E = source.total, target.total
     return 8 * (14 * D**2 + 2 * D * E + 8 * E**2)

@@ -6,6 +6,7 @@ States are float64 and target rows are centred by a fixed point (the training me
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -65,15 +66,6 @@ class FractionUnexplained(Metric):
         return torch.where(variation > 0, self.squared_error / variation, torch.nan)
 
 
-class R2(FractionUnexplained):
-    """`1 - FVU`."""
-
-    higher_is_better = True
-
-    def compute(self) -> Tensor:
-        return 1 - super().compute()
-
-
 class ErrorAlong(FractionUnexplained):
     """FVU of both sides projected on one unit direction of the target, such as a steering vector.
 
@@ -130,3 +122,15 @@ class MeanCosine(Metric):
 
     def compute(self) -> Tensor:
         return self.cosines / self.rows
+
+
+def collect(split: str, scores: Iterable[tuple[str, Metric]]) -> dict[str, Tensor]:
+    """Values `split/name` of an epoch's scores, which are reset for the next epoch.
+
+    `compute` sums the states of all processes, so the values are the same in each.
+    """
+    values: dict[str, Tensor] = {}
+    for name, score in scores:
+        values[f"{split}/{name}"] = score.compute()
+        score.reset()
+    return values

@@ -12,13 +12,18 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lrt.errors import InvalidValue, UserError
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.fit_spec import FitSpec
-from lrt.mapping.metrics import R2, ErrorAlong, FractionUnexplained, MeanCosine
+from lrt.mapping.metrics import ErrorAlong, FractionUnexplained, MeanCosine, collect
 from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, TrainableMap, orthogonality_penalty
 from lrt.mapping.ridge import RidgeFit
 from lrt.mapping.whitening import Whitening
+
+
+class FitDiverged(UserError, FloatingPointError):
+    """A loss that is not finite; the message names the settings to change."""
 
 
 class MapModule(LightningModule):
@@ -58,7 +63,7 @@ class MapModule(LightningModule):
         self.learnt = self._start(seed)
         # Placeholders of the right shapes, for `from_moments` or a checkpoint to fill.
         names = list(vectors or [])
-        self.score_names = ["fvu", "r2", "cosine", *(f"error_along/{name}" for name in names)]
+        self.score_names = ["fvu", "cosine", *(f"error_along/{name}" for name in names)]
         self.scores = _scores(torch.zeros(d_target), [torch.ones(d_target) for _ in names])
 
     @classmethod
@@ -89,7 +94,8 @@ class MapModule(LightningModule):
         shrunk = fit_spec.ridge and map_spec.kind != "orthogonal"
         if shrunk and reference_ridge is None:
             raise ValueError(
-                "fit.ridge=true needs the ridge fit that it takes its weight from; give one or set fit.ridge=false"
+                "fit.ridge=true needs the ridge fit that it takes its weight from; give one or set "
+                "fit.ridge=false"
             )
         l2 = reference_ridge.weight / train.count if shrunk and reference_ridge is not None else 0.0
         if optimum is None and reference_ridge is not None:
@@ -150,10 +156,10 @@ class MapModule(LightningModule):
         fvu: Tensor = gap.square().sum(1).mean() / self.whitening.variance
         loss: Tensor = fvu + self._regularisation(fvu.device.type)
         if not loss.isfinite():
-            raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.global_step}: lower "
-                f"fit.learning_rate (now {self.fit_spec.learning_rate}), set fit.gradient_clip, "
-                "or whiten the inputs (fit.whitening=auto)"
+            raise FitDiverged(
+                f"the fit diverged: the loss is {float(loss)} at step {self.global_step}. Lower "
+                f"fit.learning_rate={self.fit_spec.learning_rate}, set fit.gradient_clip, or whiten the "
+                "inputs (fit.whitening=auto)"
             )
         self.log("train/fvu", fvu.detach())
         self.log("train/loss", loss.detach())
@@ -189,11 +195,8 @@ class MapModule(LightningModule):
             score.update(predicted, batch["target"])
 
     def _log_scores(self, split: str) -> None:
-        # `compute` adds the states of all processes, so the values agree everywhere already.
-        values: dict[str, Tensor] = {}
-        for name, score in zip(self.score_names, self._scores_of(split), strict=True):
-            values[f"{split}/{name}"] = score.compute()
-            score.reset()
+        values = collect(split, zip(self.score_names, self._scores_of(split), strict=True))
+        values[f"{split}/r2"] = 1 - values[f"{split}/fvu"]
         if split in self.optimum:
             values[f"{split}/excess"] = values[f"{split}/fvu"] / self.optimum[split] - 1
         self.log_dict(values, prog_bar=False, sync_dist=True)
@@ -249,7 +252,6 @@ def _scores(
             split: nn.ModuleList(
                 [
                     FractionUnexplained(d_target, centre),
-                    R2(d_target, centre),
                     MeanCosine(),
                     *(ErrorAlong(vector, centre) for vector in vectors),
                 ]

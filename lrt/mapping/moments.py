@@ -9,8 +9,9 @@ rounded by more than the small eigenvalues of a scatter, which then turn negativ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,8 @@ class Moments:
         """Add paired rows. Raises ValueError for other shapes and for non-finite rows."""
         if x.ndim != 2 or y.ndim != 2 or x.shape != (len(y), self.d_source) or y.shape[1] != self.d_target:
             raise ValueError(
-                f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got {list(x.shape)} and {list(y.shape)}"
+                f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got {list(x.shape)} and "
+                f"{list(y.shape)}"
             )
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -280,6 +282,11 @@ class Moments:
 
     def _copy(self) -> Moments:
         return Moments.from_tensors(self.tensors())
+
+
+def merge_all(parts: Sequence[Moments]) -> Moments:
+    """Moments of the rows of all `parts`, merged from first to last. Raises ValueError as `Moments.merge`."""
+    return reduce(Moments.merge, parts)
 
 
 def unit_vector(

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 from lrt.mapping.affine import AffineMap
 
 MapKind = Literal["full", "low_rank", "orthogonal", "orthogonal_penalty"]
-OrthogonalForm = Literal["cayley", "matrix_exp", "householder"]
+OrthogonalForm = Literal["cayley", "matrix_exp"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class MapSpec:
         if self.kind == "orthogonal_penalty":
             if self.penalty is None or not 0 < self.penalty < float("inf"):
                 raise ValueError(
-                    f"map.penalty must be a finite number above 0 for map.kind=orthogonal_penalty, got {self.penalty}"
+                    "map.penalty must be a finite number above 0 for map.kind=orthogonal_penalty, got "
+                    f"{self.penalty}"
                 )
         elif self.penalty is not None:
             raise ValueError(

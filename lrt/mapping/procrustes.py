@@ -61,7 +61,8 @@ def procrustes(
     """
     if iterations < 1 or not tolerance > 0:
         raise ValueError(
-            f"procrustes needs iterations of at least 1 and a tolerance above 0, got {iterations} and {tolerance}"
+            f"procrustes needs iterations of at least 1 and a tolerance above 0, got {iterations} and "
+            f"{tolerance}"
         )
     fitted = train if bias else train.about_origin()
     total = float(train.scatter_yy.trace())

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
-from lrt.mapping.ridge import RELATIVE_WEIGHTS
+from lrt.mapping.ridge import RELATIVE_WEIGHTS, SharedRidge, check_weight, not_spanning
 
 # Eigenvalues of the source scatter below this share of the largest one are rounding error.
 ROUNDING = 1e-14
@@ -56,25 +57,16 @@ class ReducedRank:
         _check_widths(moments, len(self.mean_x), len(self.mean_y))
         return _curve(self.up, self.down, _Seen.of(moments, self.mean_x, self.mean_y))
 
-    def best_rank(self, moments: Moments) -> int:
-        """The rank with the least FVU on the rows of `moments`."""
-        return int(self.fvu(moments).argmin()) + 1
+    def rank_for(self, moments: Moments, share: float = 0.95) -> int | None:
+        """The least rank that explains `share` of what the full rank explains on the rows of `moments`.
 
-    def rank_for(self, moments: Moments, share: float = 0.95) -> int:
-        """The least rank that explains `share` of what the full rank explains of these rows.
-
-        Raises ValueError for a share outside (0, 1], and where the full-rank map does not beat the
-        mean on these rows.
+        None where the full rank does no better than the mean. Raises ValueError for a share outside (0, 1].
         """
         if not 0 < share <= 1:
             raise ValueError(f"the share of the explained variance must be in (0, 1], got {share}")
         explained = 1 - self.fvu(moments)
         if not explained[-1] > 0:
-            raise ValueError(
-                "the full-rank map does no better than the mean on these rows (FVU "
-                f"{1 - float(explained[-1]):.3f}), so no rank has a share of what it explains: choose "
-                "the ridge weight on validation rows, or give more training rows (corpus.tokens)"
-            )
+            return None
         return int((explained >= share * explained[-1]).nonzero()[0]) + 1
 
 
@@ -88,16 +80,24 @@ def reduced_rank_path(train: Moments, weight: float, *, bias: bool = True) -> Re
     Raises ValueError for a weight that is negative or not finite, source rows that do not vary,
     and source rows that do not span their space while the weight is zero.
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"a ridge weight must be finite and at least 0, got {weight}")
+    check_weight(weight)
     fitted = train if bias else train.about_origin()
-    eigenvalues, V = _eigenbasis(fitted)
+    return _every_rank(fitted, *_eigenbasis(fitted), weight)
+
+
+def reduced_rank_of(ridge: SharedRidge, train: Moments, weight: float) -> ReducedRank:
+    """`reduced_rank_path` of source rows that `ridge` has decomposed, at the cost of one decomposition of the
+    smaller width.
+
+    Raises ValueError for source rows other than the decomposed ones, and InvalidValue as `reduced_rank_path`.
+    """
+    return _every_rank(ridge.fitted(train), ridge.eigenvalues, ridge.vectors, weight)
+
+
+def _every_rank(fitted: Moments, eigenvalues: Tensor, V: Tensor, weight: float) -> ReducedRank:
     ridged = eigenvalues + weight
     if ridged[0] <= ROUNDING * eigenvalues[-1]:
-        raise ValueError(
-            f"{train.count} rows do not span {train.d_source} source dimensions at ridge weight "
-            f"{weight}: give more rows (corpus.tokens) or a larger weight"
-        )
+        raise InvalidValue(not_spanning(fitted, weight))
     P = V.T @ fitted.scatter_xy
     up, down = _factors(1 / ridged, P, _gram_of(P))
     return ReducedRank(up, down @ V.T, fitted.mean_x, fitted.mean_y, float(weight))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 
@@ -82,10 +83,11 @@ class SharedRidge:
     ) -> None:
         if train.d_source != validation.d_source:
             raise ValueError(
-                f"training rows have {train.d_source} source dimensions, validation rows have {validation.d_source}"
+                f"training rows have {train.d_source} source dimensions, validation rows have "
+                f"{validation.d_source}"
             )
         self._bias = bias
-        fitted = self._fitted(train)
+        fitted = train if bias else train.about_origin()
         scatter = fitted.scatter_xx
         mean_eigenvalue = float(scatter.trace()) / train.d_source
         if not mean_eigenvalue > 0:
@@ -102,9 +104,6 @@ class SharedRidge:
             @ self.vectors
         )
 
-    def _fitted(self, train: Moments) -> Moments:
-        return train if self._bias else train.about_origin()
-
     def _inverse_at(self, weights: Tensor) -> Tensor:  # [k] to [k, d_source]
         shrunk = self.eigenvalues + weights[:, None]
         # Directions that the rows never visit have no image (0/0 at weight zero).
@@ -116,7 +115,7 @@ class SharedRidge:
         Raises ValueError for source rows other than those that were decomposed, and for validation
         rows of another width or that do not vary.
         """
-        fitted = self._own(train)
+        fitted = self.fitted(train)
         if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
             raise ValueError(
                 f"training moments are {train.d_source} -> {train.d_target}, validation moments "
@@ -141,54 +140,58 @@ class SharedRidge:
         affine = _with_bias(weight, fitted)
         return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path, curve)
 
-    def target_basis(self, train: Moments, weight: float) -> Tensor:  # [d_target, k], orthonormal columns
-        """Target directions of reduced-rank regression with ridge, most explained first (Izenman, 1975).
+    def fitted(self, train: Moments) -> Moments:
+        """Training moments as the fit sees them, about the origin where it has no bias.
 
-        The best map of rank `r` at this ridge weight is the whole one projected on the first `r`: they
-        are eigenvectors of `Sxy'(Sxx + weight I)^-1 Sxy`, found on the narrower side. Those that carry
-        under 1e-12 of the first are left out.
+        Raises ValueError for source rows other than those that were decomposed.
         """
-        d = self._inverse_at(self._path.new_tensor([weight]))[0]
-        M = d.sqrt()[:, None] * (self.vectors.T @ self._own(train).scatter_xy)
-        values, vectors = torch.linalg.eigh(M @ M.T if train.d_source < train.d_target else M.T @ M)
-        values, vectors = values.flip(0), vectors.flip(1)
-        kept = values > values[0].clamp(min=0) * 1e-12
-        values, vectors = values[kept], vectors[:, kept]
-        basis: Tensor = vectors
-        if train.d_source < train.d_target:
-            basis = M.T @ vectors / values.sqrt()
-        return basis
-
-    def _own(self, train: Moments) -> Moments:
-        fitted = self._fitted(train)
+        fitted = train if self._bias else train.about_origin()
         if train.count != self._count or not torch.equal(fitted.mean_x, self._mean_x):
-            raise ValueError(
-                "these are other source rows than those that were decomposed: make another SharedRidge"
-            )
+            raise ValueError("these source rows are not the decomposed ones: make another SharedRidge")
         return fitted
 
 
 def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
-    """The ridge map at one given weight, in float64.
+    """The ridge map at one ridge weight, in float64.
 
-    Raises ValueError for a negative weight, and where the source rows do not span their space
-    while the weight is zero.
+    Raises ValueError for a weight that is negative or not finite, InvalidValue as `ridge_solve`.
     """
+    check_weight(weight)
+    fitted = train if bias else train.about_origin()
+    return _with_bias(ridge_solve(fitted, weight, fitted.scatter_xy).T, fitted)
+
+
+def ridge_solve(
+    moments: Moments,
+    weight: float,
+    right: Tensor,  # [d_source, k]
+) -> Tensor:  # [d_source, k]
+    """`(S + weight I)^-1 right` with `S` the source scatter.
+
+    Raises InvalidValue where the source rows do not span their space and the weight is too small.
+    """
+    scatter = moments.scatter_xx
+    scatter.diagonal().add_(weight)
+    # Equilibrated: otherwise outlier dimensions would decide what counts as singular.
+    scale = scatter.diagonal().rsqrt()[:, None]
+    factor, failed = torch.linalg.cholesky_ex(scale * scatter * scale.T)
+    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
+        raise InvalidValue(not_spanning(moments, weight))
+    return scale * torch.cholesky_solve(scale * right, factor)
+
+
+def check_weight(weight: float) -> None:
+    """Raise ValueError for a ridge weight that is negative or not finite."""
     if not 0 <= weight < float("inf"):
         raise ValueError(f"a ridge weight must be finite and at least 0, got {weight}")
-    fitted = train if bias else train.about_origin()
-    scatter_xx = fitted.scatter_xx
-    scatter_xx.diagonal().add_(weight)
-    # Equilibrated: outlier dimensions would else decide what counts as singular.
-    scale = scatter_xx.diagonal().rsqrt()
-    factor, failed = torch.linalg.cholesky_ex(scale[:, None] * scatter_xx * scale)
-    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
-        raise ValueError(
-            f"{train.count} rows do not span {train.d_source} source dimensions at ridge weight "
-            f"{weight}: give more rows (corpus.tokens) or a larger weight"
-        )
-    solved = torch.cholesky_solve(scale[:, None] * fitted.scatter_xy, factor)
-    return _with_bias((scale[:, None] * solved).T, fitted)
+
+
+def not_spanning(moments: Moments, weight: float) -> str:
+    """The message for source rows that do not determine a map at this ridge weight."""
+    return (
+        f"{moments.count} rows do not span {moments.d_source} source dimensions at ridge weight {weight:g}: "
+        "give more rows (corpus.tokens) or a larger weight"
+    )
 
 
 def about(scatter: Tensor, count: int, off_left: Tensor, off_right: Tensor) -> Tensor:

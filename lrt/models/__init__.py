@@ -1,12 +1,12 @@
-"""A language model as a numbered stack of blocks, read and written between any two of them.
+"""Language models with numbered decoder blocks, whose hidden states can be read and edited.
 
-`load` turns a `ModelSpec` (hub id, local folder, GGUF file) into a `LanguageModel`; `capture` and
-`steer` read and write block outputs; `compute_prefix`, `tail_logits` and `generate` run what lies
-below the steered block once and only the tail for every strength and condition. This folder is
-the only place that registers a torch hook.
+- `load` turns a `ModelSpec` (hub id, local folder, GGUF file) into a `LanguageModel`.
+- `capture` and `steer` read and edit block outputs. Only this folder registers torch hooks.
+- `compute_prefix`, `tail_logits` and `generate` compute the blocks up to the steered one once per item, and
+  only the blocks above for every strength and condition.
 """
 
-from lrt.models.blocks import NoBlocks
+from lrt.models.blocks import BlockModel, NoBlocks
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, capture, steer
 from lrt.models.language_model import Keep, LanguageModel, resolve_layer
@@ -17,6 +17,7 @@ from lrt.models.spec import ModelSpec
 from lrt.models.tokenization import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
 
 __all__ = [
+    "BlockModel",
     "Edit",
     "Intervention",
     "Keep",

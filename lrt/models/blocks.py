@@ -1,12 +1,36 @@
-"""Finding the numbered stack of decoder blocks inside any transformers model."""
+"""The numbered decoder blocks inside any transformers model: how they are found, and what reads them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
+from lrt.errors import InvalidValue
 
-class NoBlocks(ValueError):
-    """The model has no single list of decoder blocks that we could number."""
+
+class NoBlocks(InvalidValue):
+    """The model has no single list of decoder blocks that could be numbered."""
+
+
+class BlockModel(Protocol):
+    """A model whose decoder blocks are addressed by number; `LanguageModel` is one.
+
+    model   The transformers model.
+    stack   The module in it that runs the blocks.
+    blocks  The decoder blocks, in order.
+    """
+
+    model: Any
+    stack: nn.Module
+    blocks: list[nn.Module]
+
+    @property
+    def block_output_length(self) -> int:
+        """Length of the tuple that a block returns, 0 where it returns the bare hidden state."""
+        ...
+
+    def resolve_layer(self, layer: int | float, setting: str) -> int:
+        """The block index of a layer. Raises InvalidValue, naming `setting`, where there is none."""
+        ...
 
 
 def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
@@ -14,26 +38,27 @@ def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
 
     model  A transformers model for causal language modelling.
 
-    The stack is the outermost `ModuleList` as long as the config's `num_hidden_layers`. Nothing is
-    guessed from names, of which every family has its own. Raises `NoBlocks`, naming every list
-    that was found, where none or more than one fits.
+    The blocks are the outermost `ModuleList` whose length is the config's `num_hidden_layers`. Module names
+    are not used: every family has its own. Raises `NoBlocks`, with every list in the model, where none or
+    more than one fits.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     modules: dict[str, nn.Module] = dict(model.named_modules())
     lists = {name: m for name, m in modules.items() if isinstance(m, nn.ModuleList)}
     fitting: list[str] = []
-    for name, stack in lists.items():
-        # Parents come before children, so a mixture of as many experts as there are blocks
-        # is known to lie inside one of them.
+    for name, blocks in lists.items():
+        # Parents come before children. So a list of as many experts as there are blocks is recognised as
+        # lying inside a block.
         inside = any(name.startswith(f"{outer}.") for outer in fitting)
-        if len(stack) == depth and not inside:
+        if len(blocks) == depth and not inside:
             fitting.append(name)
     if len(fitting) != 1:
-        found = ", ".join(f"{name} ({len(stack)})" for name, stack in lists.items()) or "none"
-        what = "no list" if not fitting else f"{len(fitting)} lists ({', '.join(fitting)})"
+        every_list = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists.items()) or "none"
+        number = "no list" if not fitting else f"{len(fitting)} lists ({', '.join(fitting)})"
         raise NoBlocks(
-            f"{type(model).__name__} has {what} of {depth} modules (num_hidden_layers) that could "
-            f"be its decoder blocks; the lists in it are: {found}"
+            f"{type(model).__name__} is not supported: it has {number} of {depth} modules "
+            "(num_hidden_layers) that could be its decoder blocks, and must have exactly one. Module lists: "
+            f"{every_list}. Choose a model of another family"
         )
     owner = modules[fitting[0].rpartition(".")[0]]
     return owner, list(lists[fitting[0]])

@@ -1,4 +1,4 @@
-"""What is kept of model files between runs: where it lies, and the digest of a file that has not changed."""
+"""Cache of facts about model files: its folder, and the digests of large files."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from lrt.storage.durable import write_durably
 
 log = logging.getLogger(__name__)
 
-# A smaller file is hashed in a tenth of a second; nothing is written down for it.
-_WORTH_NOTING_BYTES = 64 << 20
-# A file written again within the clock's grain of its first writing keeps its times.
+# A smaller file is hashed in a tenth of a second, so its digest is not cached.
+_CACHED_FROM_BYTES = 64 << 20
+# A file rewritten within the file system's clock resolution can have the times of its first version.
 _SETTLED_SECONDS = 2.0
 
 
-def cache_folder(given: Path | str | None = None) -> Path:
-    """The folder of what is kept: the one given, `LRT_CACHE`, or `~/.cache/lrt`."""
-    return Path(given or os.environ.get("LRT_CACHE") or "~/.cache/lrt").expanduser()
+def cache_folder(folder: Path | str | None = None) -> Path:
+    """The cache folder: `folder`, else the environment's `LRT_CACHE`, else `~/.cache/lrt`."""
+    return Path(folder or os.environ.get("LRT_CACHE") or "~/.cache/lrt").expanduser()
 
 
 def file_digest(path: Path, cache: Path) -> str:
     """SHA-256 of a file, in hex.
 
-    That of a large file is noted under `cache` and believed as long as the file's size, times of
-    change (of content and of inode, which cannot be set back) and inode are the same. A note that
-    cannot be written costs the next run its seconds and nothing else.
+    The digest of a large file is cached under `cache`. It is reused while the file's size, inode and both
+    change times (of content and of inode, which cannot be set back) are the same. Where the cache cannot be
+    written, a warning is logged and the next run hashes the file again.
     """
     before = _state(path)
-    note = cache / "digests" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
-    if before["size"] >= _WORTH_NOTING_BYTES and note.is_file():
-        found = _read(note)
-        if found is not None and found["file"] == before:
-            return str(found["sha256"])
+    entry = cache / "digests" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    if before["size"] >= _CACHED_FROM_BYTES and entry.is_file():
+        cached = _read(entry)
+        if cached is not None and cached["file"] == before:
+            return str(cached["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     age = time.time() - before["changed_ns"] / 1e9
-    if before["size"] >= _WORTH_NOTING_BYTES and before == _state(path) and age > _SETTLED_SECONDS:
+    if before["size"] >= _CACHED_FROM_BYTES and before == _state(path) and age > _SETTLED_SECONDS:
         try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(note, json.dumps({"file": before, "sha256": digest}).encode())
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(entry, json.dumps({"file": before, "sha256": digest}).encode())
         except OSError as error:
-            log.warning("%s will be hashed again at the next start: %s", path, error)
+            log.warning(
+                "the digest of %s was not cached, so the next run hashes the file again: %s", path, error
+            )
     return digest
 
 
@@ -59,10 +61,10 @@ def _state(path: Path) -> dict[str, int]:
     }
 
 
-def _read(note: Path) -> dict[str, object] | None:
-    """A note's content; None where it is none (it is made anew then)."""
+def _read(entry: Path) -> dict[str, object] | None:
+    """Content of a cache entry; None for a damaged one, which is then replaced."""
     try:
-        found = json.loads(note.read_text())
-        return found if {"file", "sha256"} <= found.keys() else None
+        content = json.loads(entry.read_text())
+        return content if {"file", "sha256"} <= content.keys() else None
     except (ValueError, AttributeError, OSError):
         return None

@@ -1,14 +1,18 @@
-"""What can be wrong with a model, as the user's fault and with the user's remedy."""
+"""Errors of models that cannot be loaded."""
+
+from collections.abc import Collection
+
+from lrt.errors import InvalidValue
 
 
-class ModelNotLoadable(ValueError):
-    """A spec names nothing that can be loaded; the message says what is missing and the fix_hint."""
+class ModelNotLoadable(InvalidValue):
+    """A model spec that cannot be loaded; the message says what is missing and how to fix it."""
 
 
-def refuse_gaps(path: str, missing: set[str] | list[str]) -> None:
-    """Raise `ModelNotLoadable` for missing tensors, which transformers fills with random numbers."""
+def check_complete(path: str, missing: Collection[str]) -> None:
+    """Raise `ModelNotLoadable` for missing tensors, which transformers would fill with random numbers."""
     if missing:
         raise ModelNotLoadable(
-            f"the weights of model {path!r} are not whole: {len(missing)} tensors are missing, the first "
-            f"is {min(missing)}; fetch the checkpoint again"
+            f"the weights of model {path!r} are incomplete: {len(missing)} tensors are missing, the first is "
+            f"{min(missing)}. Download the checkpoint again"
         )

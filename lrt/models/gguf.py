@@ -1,8 +1,7 @@
-"""GGUF files: dequantised once, and kept as a folder that loads in moments.
+"""GGUF files: dequantised once and cached as a `save_pretrained` folder, which loads fast.
 
-Reading a GGUF file through transformers takes its config and its tokenizer apart token by token and
-every block of weights value by value, at every start. What comes out is written down as
-`save_pretrained` writes it, under the digest of the file.
+transformers converts a GGUF file's config, tokenizer and weights anew at every start, which is slow. The
+cached folder is named by the file's digest.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from lrt.models.cache import file_digest
-from lrt.models.errors import ModelNotLoadable, refuse_gaps
+from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.storage.durable import TEMP_MARK, held, sync_folder
 
 log = logging.getLogger(__name__)
@@ -28,32 +27,32 @@ log = logging.getLogger(__name__)
 PACKAGES = ("gguf", "accelerate")
 
 
-def dequantised(path: Path, dtype: torch.dtype, cache: Path) -> Path:
-    """The folder of a GGUF file's model (config, safetensors, tokenizer), made where it is not there.
+def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
+    """The folder (config, safetensors, tokenizer) of a GGUF file's model, written first where it is missing.
 
     path   A `.gguf` file.
-    dtype  What its blocks are turned into, exactly as transformers does when it loads the file.
-    cache  The folder is `gguf/<SHA-256>-<dtype>-<versions>` in it; versions, since another release of
-           transformers or gguf may read a file otherwise. It appears under its name only when it is
-           whole; of several processes one makes it and the others wait.
+    dtype  The dtype its quantised blocks are converted to, exactly as transformers does on loading.
+    cache  Cache folder, which gets `gguf/<SHA-256>-<dtype>-<versions>`. The versions are those of
+           transformers and gguf, which decide how a file is read. The folder gets its name only once it is
+           complete. One of several processes writes it; the others wait.
 
-    Raises `ModelNotLoadable` for a file that is not there or one of several parts, a missing package, a
-    cache that cannot be written or is too small; what transformers raises for a file that it cannot
-    read goes through.
+    Raises `ModelNotLoadable` for a missing file, one part of a split file, a missing package, and a cache
+    that cannot be written or is too small. Errors of transformers about an unreadable file pass through.
     """
     if not path.is_file():
         raise ModelNotLoadable(
-            f"model `path` {str(path)!r} is a GGUF file that is not there; GGUF models are read from local files"
+            f"`path` of a model is {str(path)!r}, which does not exist; GGUF models are read from local "
+            "files only"
         )
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
         raise ModelNotLoadable(
-            f"model `path` {str(path)!r} is one of several parts of a GGUF model; put them together first "
-            "(llama-gguf-split --merge) and name the whole"
+            f"`path` of a model is {str(path)!r}, one part of a split GGUF model; merge the parts "
+            "(llama-gguf-split --merge) and set `path` to the merged file"
         )
-    if lacking := [name for name in PACKAGES if find_spec(name) is None]:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ModelNotLoadable(
-            f"model {str(path)!r} is a GGUF file, for which the package {lacking[0]} is missing: "
-            "pip install -e '.[gguf]'"
+            f"model {str(path)!r} is a GGUF file, which needs the package {missing[0]}: pip install -e "
+            "'.[gguf]'"
         )
     releases = "-".join(f"{name}-{version(name)}" for name in ("transformers", "gguf"))
     form = str(dtype).removeprefix("torch.")
@@ -65,17 +64,17 @@ def dequantised(path: Path, dtype: torch.dtype, cache: Path) -> Path:
             stack.enter_context(held(folder.parent, wait=True))
         except OSError as error:
             raise ModelNotLoadable(
-                f"what the GGUF file {str(path)!r} holds is kept in {folder.parent}, which cannot be written "
-                f"({error.strerror}); set paths.models, or LRT_CACHE, to another place"
+                f"cannot write {folder.parent} ({error.strerror}), the cache for the dequantised GGUF file "
+                f"{str(path)!r}; set paths.models, or LRT_CACHE, to another folder"
             ) from error
         if not folder.is_dir():
-            log.info("dequantising %s, once, into %s", path, folder)
-            _make(path, dtype, folder)
+            log.info("Dequantising %s once into %s", path, folder)
+            _write_whole(path, dtype, folder)
     return folder
 
 
-def _make(path: Path, dtype: torch.dtype, folder: Path) -> None:
-    # Nobody else writes here now, so what is left over was left by a process that was killed.
+def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
+    # The caller holds the lock, so a temporary folder is the leftover of a killed process.
     for left in folder.parent.glob(f"*{TEMP_MARK}*"):
         shutil.rmtree(left)
     temp = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}")
@@ -89,27 +88,29 @@ def _make(path: Path, dtype: torch.dtype, folder: Path) -> None:
         temp.rename(folder)
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(temp, ignore_errors=True)  # it is gone where all went well
+        shutil.rmtree(temp, ignore_errors=True)  # after success it no longer exists
 
 
 def _write(path: Path, dtype: torch.dtype, folder: Path) -> None:
     import transformers
 
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    # Where a kernel for them is installed, newer releases leave the blocks as they are.
-    packed = getattr(transformers, "GgufConfig", None)
-    more: dict[str, Any] = {} if packed is None else {"quantization_config": packed(dequantize=True)}
+    # Newer releases of transformers keep the quantised blocks where a kernel for them is installed.
+    gguf_config = getattr(transformers, "GgufConfig", None)
+    more: dict[str, Any] = (
+        {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
+    )
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
     )
-    refuse_gaps(str(path), report["missing_keys"])
+    check_complete(str(path), report["missing_keys"])
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
         raise ModelNotLoadable(
-            f"the GGUF file {str(path)!r} takes {needed / 1e9:.1f} GB once it is dequantised, and "
-            f"{folder.parent} has {free / 1e9:.1f} GB left; set paths.models, or LRT_CACHE, to a larger disk"
+            f"the GGUF file {str(path)!r} needs {needed / 1e9:.1f} GB when dequantised, but "
+            f"{folder.parent} has {free / 1e9:.1f} GB free; set paths.models, or LRT_CACHE, to a larger disk"
         )
-    # It is a plain model by now, and the mark of a quantised one would keep it from being saved.
+    # It is a plain model now; transformers refuses to save one that is marked as quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,29 +1,28 @@
-"""Reading and writing hidden states while a model runs. No other module registers a torch hook.
+"""Read and write hidden states while a model runs. No other module registers a torch hook.
 
-Every function here is a context manager that undoes all it did, after an exception too. The hidden
-state of layer `l` is the output of decoder block `l`: the residual stream before the final norm.
+Every hook is set by a context manager that removes it on exit, after an exception too. The hidden state of
+layer `l` is the output of decoder block `l`: the residual stream before the final norm.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
+from lrt.models.blocks import BlockModel
 from lrt.models.offload import fetched
 from lrt.models.padding import positions_of
 
-if TYPE_CHECKING:
-    from lrt.models.language_model import LanguageModel
-
 HEAD_ROWS = 2**14
-"""Rows of an LM head that are held in float32 at once."""
+"""Rows of an LM head that are converted to float32 at a time."""
 
 Edit = Callable[[Tensor, Tensor], Tensor]
 """`(hidden [b, t, d], positions [b, t]) -> hidden' [b, t, d]`: a new tensor, same shape and dtype.
 
-Positions are absolute, -1 on padding. Arithmetic belongs in float32, cast back at the end."""
+Positions are absolute, -1 on padding. Compute in float32 and cast back at the end."""
 
 
 @runtime_checkable
@@ -37,67 +36,67 @@ class Intervention(Protocol):
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden state in a block's output, which some families wrap in a tuple.
+    """The hidden state `[b, t, d]` in a block's output, which some families wrap in a tuple.
 
-    Raises ValueError where it is not `[b, t, d]` (several streams side by side, as in Gemma 3n).
+    Raises InvalidValue for another shape (several residual streams, as in Gemma 3n).
     """
     hidden = output[0] if isinstance(output, tuple) else output
     if not isinstance(hidden, Tensor) or hidden.ndim != 3:
         shape = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-        raise ValueError(
-            f"a decoder block returned {shape} where one residual stream [batch, tokens, width] "
-            "was expected; this family is not supported"
+        raise InvalidValue(
+            f"this model family is not supported: a decoder block returned {shape}, expected one residual "
+            "stream [batch, tokens, width]"
         )
     return hidden
 
 
 def replace_hidden(output: Any, hidden: Tensor) -> Any:
-    """A block's output with another hidden state in it."""
+    """A block's output with its hidden state replaced."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def apply_edit(edit: Edit, hidden: Tensor, positions: Tensor) -> Tensor:
-    """`edit(hidden, positions)`, held to what `Edit` promises; ValueError otherwise."""
+    """`edit(hidden, positions)`. Raises ValueError where shape or dtype differ from those of `hidden`."""
     edited = edit(hidden, positions)
     if edited.shape != hidden.shape or edited.dtype != hidden.dtype:
         raise ValueError(
-            f"an intervention returned {list(edited.shape)} {edited.dtype} for a hidden state of "
-            f"{list(hidden.shape)} {hidden.dtype}; shape and dtype must stay as they are"
+            f"an intervention returned {list(edited.shape)} {edited.dtype}, expected the shape and dtype of "
+            f"its hidden state, {list(hidden.shape)} {hidden.dtype}"
         )
     return edited
 
 
 @contextmanager
-def capture(lm: "LanguageModel", layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect hidden states of `layers`; the dict fills as the model runs.
+def capture(lm: BlockModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Collect hidden states of `layers` while the model runs.
 
-    Yields `{layer: [b, t, d]}`, detached copies in the model's dtype, of the latest forward pass.
-    A state is seen as the hooks registered before left it: inside `steer`, the steered one.
-    Raises ValueError for a layer that is not a block's index.
+    Yields a dict `{layer: [b, t, d]}` that each forward pass fills anew: detached copies in the model's
+    dtype. Hooks registered earlier apply first, so inside `steer` the states are the steered ones. Raises
+    InvalidValue for a layer that is not a block's index.
     """
-    checked = [lm.resolve_layer(layer, "layers") for layer in layers]
-    found: dict[int, Tensor] = {}
+    indices = [lm.resolve_layer(layer, "layers") for layer in layers]
+    states: dict[int, Tensor] = {}
 
     def read(layer: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            # A copy, since the next block may add to the stream in place.
-            found[layer] = hidden_of(output).detach().clone()
+            # A copy: the next block may add to the residual stream in place.
+            states[layer] = hidden_of(output).detach().clone()
 
         return hook
 
     with ExitStack() as undo:
-        for layer in dict.fromkeys(checked):
+        for layer in dict.fromkeys(indices):
             undo.callback(lm.blocks[layer].register_forward_hook(read(layer)).remove)
-        yield found
+        yield states
 
 
 @contextmanager
-def steer(lm: "LanguageModel", interventions: Sequence[Intervention]) -> Iterator[None]:
-    """Put each intervention's result in the place of its block's output, in every forward pass.
+def steer(lm: BlockModel, interventions: Sequence[Intervention]) -> Iterator[None]:
+    """Replace block outputs by the results of interventions, in every forward pass.
 
-    Holds under a key/value cache, and for transformers' own `generate`: positions are read off
-    each call's mask, position ids or cache. Interventions of one layer apply in order. Raises
-    ValueError for a layer that is not a block's index, before anything is registered.
+    Works with a key/value cache and with transformers' own `generate`: positions come from each call's mask,
+    position ids or cache. Interventions on one layer apply in order. Raises InvalidValue for a layer that is
+    not a block's index, before any hook is registered.
     """
     layers = [lm.resolve_layer(each.layer, "intervention.layer") for each in interventions]
     positions: list[Tensor] = []
@@ -123,20 +122,20 @@ def steer(lm: "LanguageModel", interventions: Sequence[Intervention]) -> Iterato
 
 
 def _positions_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Absolute positions `[b, t]` of the tokens that a decoder stack is called with."""
-    entering = args[0] if args else kwargs.get("input_ids")
-    if entering is None:
-        entering = kwargs["inputs_embeds"]
-    batch, length = entering.shape[:2]
-    mask, given = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    # The mask comes first: position ids say nothing of padding.
+    """Absolute positions `[b, t]` of the tokens in one call of the module that runs the blocks."""
+    inputs = args[0] if args else kwargs.get("input_ids")
+    if inputs is None:
+        inputs = kwargs["inputs_embeds"]
+    batch, length = inputs.shape[:2]
+    mask, position_ids = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    # The mask first: position ids do not mark padding.
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return positions_of(mask)[:, -length:]
-    if given is not None:
-        return torch.as_tensor(given).expand(batch, length)
+    if position_ids is not None:
+        return torch.as_tensor(position_ids).expand(batch, length)
     cache = kwargs.get("past_key_values")
     start = cache.get_seq_length() if cache is not None else 0
-    return torch.arange(start, start + length, device=entering.device).expand(batch, length)
+    return torch.arange(start, start + length, device=inputs.device).expand(batch, length)
 
 
 class _Stop(Exception):
@@ -144,10 +143,10 @@ class _Stop(Exception):
 
 
 @contextmanager
-def stop_after(lm: "LanguageModel", layer: int) -> Iterator[None]:
-    """End the forward pass in the body after block `layer`, and with it the body.
+def stop_after(lm: BlockModel, layer: int) -> Iterator[None]:
+    """End the forward pass in the body after block `layer`; the body ends with it.
 
-    Enter it after the hooks that are to see that block, for they run in order of registration.
+    Hooks run in order of registration, so register those that read this block before entering.
     """
     signal = _Stop()
 
@@ -165,12 +164,12 @@ def stop_after(lm: "LanguageModel", layer: int) -> Iterator[None]:
 
 
 @contextmanager
-def resume_from(lm: "LanguageModel", layer: int, hidden: Tensor) -> Iterator[None]:
-    """Let forward passes begin after block `layer`, whose output is given as `hidden [b, t, d]`.
+def resume_from(lm: BlockModel, layer: int, hidden: Tensor) -> Iterator[None]:
+    """Start forward passes after block `layer`, with `hidden [b, t, d]` as its output.
 
-    Blocks 0 to `layer` are not computed. The model still makes its own masks, rotations and so on
-    for the blocks above, from the call's tokens and mask, so this holds for every family whose
-    blocks hand on nothing but the residual stream.
+    Blocks 0 to `layer` are not computed. The model still builds masks and rotations for the blocks above
+    from the call's tokens and mask. So this holds for every family whose blocks pass on nothing but the
+    residual stream.
     """
     length = lm.block_output_length
 
@@ -180,12 +179,12 @@ def resume_from(lm: "LanguageModel", layer: int, hidden: Tensor) -> Iterator[Non
     def skip(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
         return wrap(hidden_states)
 
-    def give(*_args: Any, **_kwargs: Any) -> Any:
+    def resume(*_args: Any, **_kwargs: Any) -> Any:
         return wrap(hidden)
 
     with ExitStack() as undo:
         for index, block in enumerate(lm.blocks[: layer + 1]):
-            undo.enter_context(_forward_as(block, give if index == layer else skip))
+            undo.enter_context(_forward_as(block, resume if index == layer else skip))
         yield
 
 
@@ -204,27 +203,27 @@ def _forward_as(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]
 
 
 @contextmanager
-def float32_head(lm: "LanguageModel") -> Iterator[None]:
-    """The LM head in float32, whatever dtype the model runs in: bfloat16 logits between 8 and 16 are
-    multiples of 1/16, and what a weak vector does to an answer is less.
+def float32_head(lm: BlockModel) -> Iterator[None]:
+    """Compute the LM head in float32, whatever dtype the model runs in.
 
-    What a family does after its head still applies. A head that is quantised is left as it is.
+    bfloat16 logits between 8 and 16 are multiples of 1/16, and the effect of a weak vector is smaller. What
+    a family does after its head (soft caps, scales) still applies. A quantised head stays as it is.
     """
     head = lm.model.get_output_embeddings()
     if head.weight.dtype not in (torch.bfloat16, torch.float16):
         yield
         return
 
-    def again(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def recompute(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         with fetched(module):
             weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
             hidden = args[0].to(weight.device, torch.float32)
-            # in parts: no second copy of the whole head
+            # in parts, so that no second copy of the whole head is held
             parts = [nn.functional.linear(hidden, rows.float()) for rows in torch.split(weight, HEAD_ROWS)]
             logits = torch.cat(parts, dim=-1)
             return (logits if bias is None else logits + bias.float()).to(output.device)
 
-    handle = head.register_forward_hook(again)
+    handle = head.register_forward_hook(recompute)
     try:
         yield
     finally:
@@ -232,11 +231,11 @@ def float32_head(lm: "LanguageModel") -> Iterator[None]:
 
 
 @contextmanager
-def head_at(lm: "LanguageModel", columns: Tensor | None) -> Iterator[None]:
-    """Let the LM head see only `columns [b, k]` of each row (all, if None).
+def head_at(lm: BlockModel, columns: Tensor | None) -> Iterator[None]:
+    """Compute the LM head only at `columns [b, k]` of each row (at all columns, if None).
 
-    At the head and not through transformers' `logits_to_keep`, which takes no columns by row in
-    older versions; what a family does after its head (soft caps, scales) still applies.
+    transformers' own `logits_to_keep` takes no columns by row in older versions. What a family does after
+    its head (soft caps, scales) still applies.
     """
     if columns is None:
         yield

@@ -1,4 +1,4 @@
-"""A language model as a numbered stack of blocks that can be read and written between any two."""
+"""A language model whose decoder blocks are numbered, and whose hidden states can be read and edited."""
 
 import inspect
 import math
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
 from lrt.models.hooks import Intervention, capture, head_at, hidden_of, steer, stop_after
 from lrt.models.offload import fetched
@@ -16,8 +17,8 @@ from lrt.models.padding import check_mask, last_columns, positions_of
 from lrt.models.spec import ModelSpec
 
 Keep = Literal["last"] | Tensor | None
-"""Which columns of a token block to give logits of: each row's last token, a long tensor `[k]`
-(the same in every row) or `[rows, k]`, or all."""
+"""Columns of a token batch to return logits for: each row's last token, a long tensor `[k]` (the same in
+every row) or `[rows, k]`, or None for all."""
 
 
 class LanguageModel:
@@ -25,16 +26,15 @@ class LanguageModel:
 
     model      The transformers model; put into evaluation mode, its parameters without gradient.
     stack      The module in it that runs the blocks.
-    blocks     The decoder blocks; layer `l` is block `l`, its state that block's output.
-    depth      The number of blocks that the model has; where `blocks` holds fewer, the first ones were
-               loaded alone, and it can be read up to there and not run to its end.
+    blocks     The decoder blocks. Layer `l` is block `l`; its hidden state is that block's output.
+    depth      The number of blocks of the whole model. Where `blocks` holds fewer, only the first ones were
+               loaded: their states can be read, but there are no logits.
     width      The size of the residual stream.
     tokenizer  The transformers tokenizer (None where a caller works on token ids alone).
 
-    All tensors that the methods return are detached and lie on the model's device; those that they
-    take are moved there. Of a model that is spread over several devices (`ModelSpec.device_map`) this
-    is the first; an edit sees a state on its block's own. Raises `NoBlocks` for a model without a
-    recognisable stack.
+    Methods move their tensors to the model's device and return detached tensors there. For a model spread
+    over several devices (`ModelSpec.device_map`) that is the first one; an edit sees the hidden state on its
+    block's device. Raises `NoBlocks` where the blocks cannot be identified.
     """
 
     def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None, depth: int | None = None) -> None:
@@ -49,13 +49,14 @@ class LanguageModel:
         self.width: int = self.text_config.hidden_size
 
     def __repr__(self) -> str:
-        return f"LanguageModel({self.spec.name}: {self.depth} blocks x {self.width}, {self.dtype}, {self.device})"
+        size = f"{self.depth} blocks x {self.width}"
+        return f"LanguageModel({self.spec.name}: {size}, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in and logits come out."""
+        """The device of input tokens and logits."""
         spread = getattr(self.model, "hf_device_map", {}).values()
-        # What lies in the CPU's memory or on disk runs on the first device that is another.
+        # Blocks offloaded to the CPU's memory or to disk run on the first other device.
         first = next((place for place in spread if place not in ("cpu", "disk")), None)
         if first is not None:
             return torch.device(first)
@@ -76,12 +77,12 @@ class LanguageModel:
 
     @cached_property
     def takes_position_ids(self) -> bool:
-        """Whether positions can be told; BLOOM and MPT read them off the mask."""
+        """Whether the model accepts position ids; BLOOM and MPT derive positions from the mask."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
 
     @cached_property
     def block_output_length(self) -> int:
-        """The length of the tuple that a block returns, 0 where it is the bare hidden state."""
+        """Length of the tuple that a block returns, 0 where it returns the bare hidden state."""
         lengths: list[int] = []
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -97,10 +98,11 @@ class LanguageModel:
         return lengths[0]
 
     def resolve_layer(self, layer: int | float, setting: str) -> int:
-        """The block index of a config's layer: itself, or for a depth `f` in [0, 1) `floor(f L)`.
+        """The block index of a layer: the index itself, or `floor(f L)` for a relative depth `f` in [0, 1).
 
-        setting  Where the value came from, for the message of the ValueError that an impossible
-                 one raises (as `layers.source`).
+        setting  The setting the value comes from (as `layers.source`), for the message.
+
+        Raises InvalidValue for a layer that the model does not have.
         """
         return resolve_layer(layer, setting, self.depth, self.spec.name)
 
@@ -111,15 +113,16 @@ class LanguageModel:
         cache: Any = None,
         head: bool = True,
     ) -> Any:
-        """One plain forward pass under whatever hooks are in force.
+        """One forward pass, with whatever hooks are registered.
 
-        The mask covers the cached tokens too; positions follow from it. Returns transformers' own
-        output, of the whole model or (`head=False`) of the model below the LM head.
+        The mask covers the cached tokens too; positions follow from it. Returns the transformers output, of
+        the whole model or (`head=False`) of the model without its LM head. Raises ValueError for logits of a
+        model of which only the first blocks were loaded.
         """
         if head and len(self.blocks) < self.depth:
             raise ValueError(
-                f"of {self.spec.name} the first {len(self.blocks)} of {self.depth} blocks were loaded, so it "
-                "gives no logits; load it whole"
+                f"{self.spec.name} has no logits: only the first {len(self.blocks)} of its {self.depth} "
+                "blocks were loaded; load it with blocks=None"
             )
         inputs: dict[str, Any] = {
             "input_ids": tokens.to(self.device),
@@ -141,10 +144,11 @@ class LanguageModel:
         layers: Sequence[int],
         attention_mask: Tensor | None = None,  # [b, t]
     ) -> dict[int, Tensor]:
-        """Outputs of the blocks `layers`, `{layer: [b, t, d]}` in the model's dtype.
+        """Hidden states of `layers`, `{layer: [b, t, d]}` in the model's dtype.
 
-        The pass ends after the deepest of them and never runs the LM head. On padding the values
-        mean nothing. Raises ValueError for an empty list, a bad layer or a bad mask.
+        The forward pass ends after the deepest of them and never runs the LM head. Values on padding are
+        meaningless. Raises InvalidValue for a layer that the model does not have, and ValueError for no
+        layers, a layer that was not loaded or a bad mask.
         """
         if not layers:
             raise ValueError("`layers` is empty; name at least one block to read")
@@ -153,12 +157,12 @@ class LanguageModel:
         layers = [self.resolve_layer(layer, "layers") for layer in layers]
         if max(layers) >= len(self.blocks):
             raise ValueError(
-                f"of {self.spec.name} the first {len(self.blocks)} of {self.depth} blocks were loaded; block "
-                f"{max(layers)} is not among them"
+                f"layer {max(layers)} of {self.spec.name} was not loaded: only the first {len(self.blocks)} "
+                f"of its {self.depth} blocks were"
             )
-        with capture(self, layers) as found, stop_after(self, max(layers)):
+        with capture(self, layers) as states, stop_after(self, max(layers)):
             self.run(tokens, attention_mask, head=False)
-        return {layer: hidden.to(self.device) for layer, hidden in found.items()}
+        return {layer: hidden.to(self.device) for layer, hidden in states.items()}
 
     @torch.no_grad()
     def logits(
@@ -168,9 +172,10 @@ class LanguageModel:
         interventions: Sequence[Intervention] = (),
         keep: Keep = None,
     ) -> Tensor:
-        """Next-token logits, float32 `[b, k, V]`, at the columns that `keep` names.
+        """Next-token logits, float32 `[b, k, V]`, at the columns `keep`.
 
-        Raises ValueError for a bad mask, an intervention's bad layer or a column out of range.
+        Raises InvalidValue for an intervention on a layer that the model does not have, and ValueError for a
+        bad mask or a column out of range.
         """
         mask = attention_mask
         if mask is not None:
@@ -181,22 +186,25 @@ class LanguageModel:
 
 
 def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:
-    """`LanguageModel.resolve_layer` of a model of that depth and name."""
-    allowed = f"{name} has {depth} blocks: allowed are 0 to {depth - 1}, or a fraction of the depth in [0, 1)"
+    """`LanguageModel.resolve_layer` for a model of this depth and name, which need not be loaded."""
+    wrong = (
+        f"{setting}={layer}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
+        "[0, 1)"
+    )
     if isinstance(layer, float):
         if not 0 <= layer < 1:
-            raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
-        # 0.29 * 100 is 28.999999999999996
+            raise InvalidValue(wrong)
+        # rounding: 0.29 * 100 is 28.999999999999996
         return min(math.floor(layer * depth + 1e-9), depth - 1)
     if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < depth:
-        raise ValueError(f"{setting}={layer} is not a layer; {allowed}")
+        raise InvalidValue(wrong)
     return layer
 
 
 def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:
-    """`Keep` as columns, long `[b, k]`, for a mask `[b, t]`; None for all of them.
+    """`Keep` as columns, long `[b, k]`, for a mask `[b, t]`; None for all columns.
 
-    Raises ValueError for columns of another shape or outside the block.
+    Raises ValueError for another shape or columns out of range.
     """
     rows, length = mask.shape
     if keep is None:

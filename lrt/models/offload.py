@@ -1,4 +1,4 @@
-"""Weights that accelerate has put elsewhere: in the CPU's memory, or on the disk."""
+"""Access to weights that accelerate has offloaded to the CPU's memory or to disk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def fetched(module: nn.Module, device: str | torch.device | None = None) -> AbstractContextManager[None]:
-    """A module's own weights where they can be read, for as long as the context lasts.
+    """Context in which a module's own weights can be read.
 
-    device  Where those that were put elsewhere are fetched to; where the module runs, if not told. Weights
-            that are in their place stay there.
+    device  Where offloaded weights are loaded to; by default where the module runs. Weights that are not
+            offloaded stay where they are.
     """
     if not module.get_parameter("weight").is_meta:
         return nullcontext()

@@ -1,7 +1,7 @@
-"""Batches of token sequences of unequal length, and where each token stands in its own.
+"""Batches of token sequences of unequal length, and each token's position in its sequence.
 
-A mask row is one run of ones (the sequence) with zeros (padding) on either side. Positions are
-absolute, counted from the sequence's first token, whatever the padding and the cache.
+A mask row is one run of ones (the sequence) with zeros (padding) on either side. Positions count from the
+sequence's first token, whatever the padding and the cache.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from torch import Tensor
 def pad(
     sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "left", fill: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and attention mask, both long `[n, longest]`, of sequences of token ids.
+    """Pad sequences of token ids to one length: tokens and attention mask, both long `[n, longest]`.
 
-    fill  The id that stands on padding, where no model looks.
+    fill  The id on padding, which the mask hides from the model.
 
-    Raises ValueError on an empty batch or sequence.
+    Raises ValueError for an empty batch or sequence.
     """
     if not sequences or not all(sequences):
         raise ValueError("cannot pad an empty batch or an empty sequence of tokens")
@@ -37,15 +37,15 @@ def check_mask(mask: Tensor, shape: torch.Size) -> None:
     """Raise ValueError unless `mask` has that shape `[n, t]` and one run of ones in each row."""
     if mask.shape != shape:
         raise ValueError(
-            f"attention mask has shape {list(mask.shape)}, the tokens have {list(shape)}; they must agree"
+            f"attention mask has shape {list(mask.shape)}, the tokens have {list(shape)}: they must agree"
         )
     mask = mask.long()
     starts = mask[:, 0] + (mask.diff(dim=1) == 1).sum(dim=1)
     bad = (starts != 1).nonzero().flatten()
     if len(bad):
         raise ValueError(
-            f"attention mask of row {int(bad[0])} is not one run of ones: a sequence needs at "
-            "least one token, and padding stands left or right of it"
+            f"attention mask of row {int(bad[0])} must be one run of ones: at least one token, with padding "
+            "only left or right of the sequence"
         )
 
 

@@ -1,9 +1,9 @@
-"""Everything below the steered layer once per item; the rest once per condition.
+"""Steered passes that compute everything up to the steered layer only once per item.
 
-Strengths and conditions differ only from the steered block's output on. So a `Prefix` holds that
-output for every item, and the tail (the blocks above, and the head) runs for many rows at once, a
-row being an item under one condition: with `M` rows an item and layer `l` of `L` the work falls
-from `M L` blocks to `l + M (L - l)`.
+Strengths and conditions differ only after the steered block. So a `Prefix` holds that block's output for
+every item, and the tail (the blocks above, and the head) runs for many rows at once. A row is an item under
+one condition. With `M` rows per item and layer `l` of `L` the work falls from `M L` blocks to
+`l + M (L - l)`.
 """
 
 import copy
@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.models.hooks import Edit, apply_edit, capture, head_at, resume_from, steer, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
@@ -35,12 +36,12 @@ class Prefix:
 
 @runtime_checkable
 class RowwiseEdit(Protocol):
-    """An `Edit` whose rows differ (a strength for each): it can be cut where the batch is."""
+    """An `Edit` whose rows differ (one strength each), which can be split like the batch."""
 
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor: ...
 
     def take(self, rows: slice) -> Edit:
-        """The edit of these rows alone."""
+        """The edit of these rows."""
         ...
 
 
@@ -54,25 +55,25 @@ def compute_prefix(
 ) -> Prefix:
     """Run items up to block `layer`.
 
-    cache  Keep keys and values for `generate`; without, the prefix takes far less memory.
+    cache  Keep keys and values for `generate`; the prefix takes far less memory without.
 
-    Raises ValueError for a bad layer or mask, and for a family whose upper blocks read more from
-    the lower ones than the residual stream.
+    Raises InvalidValue for a layer that the model does not have and for a model that shares keys and values
+    between blocks, and ValueError for a bad mask.
     """
     layer = lm.resolve_layer(layer, "layer")
     if getattr(lm.text_config, "num_kv_shared_layers", 0):
-        raise ValueError(
-            f"{lm.spec.name} shares keys and values between its blocks (num_kv_shared_layers="
-            f"{lm.text_config.num_kv_shared_layers}), so its upper blocks cannot be run from a "
-            "hidden state alone; use LanguageModel.logits with interventions instead"
+        raise InvalidValue(
+            f"{lm.spec.name} is not supported: it shares keys and values between blocks "
+            f"(num_kv_shared_layers={lm.text_config.num_kv_shared_layers}), so its upper blocks cannot run "
+            "from a hidden state alone. Choose another model, or use LanguageModel.logits with interventions"
         )
     tokens = tokens.to(lm.device)
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(lm.device)
     check_mask(mask, tokens.shape)
-    kept = empty_cache(lm) if cache else None
-    with capture(lm, [layer]) as found, stop_after(lm, layer):
-        lm.run(tokens, mask, kept, head=False)
-    return Prefix(tokens, mask.long(), layer, found[layer].to(lm.device), kept)
+    keys_and_values = empty_cache(lm) if cache else None
+    with capture(lm, [layer]) as states, stop_after(lm, layer):
+        lm.run(tokens, mask, keys_and_values, head=False)
+    return Prefix(tokens, mask.long(), layer, states[layer].to(lm.device), keys_and_values)
 
 
 @torch.no_grad()
@@ -85,36 +86,37 @@ def tail_logits(
     max_rows: int | None = None,
     above: Sequence[int] = (),
 ) -> Tensor:
-    """Next-token logits, float32 `[r, k, V]`, of rows whose hidden state at the layer is edited.
+    """Next-token logits, float32 `[r, k, V]`, of rows whose hidden state at the prefix's layer is edited.
 
-    Row `i` is item `rows[i]` with `edit(hidden, positions)[i]` in the place of block
-    `prefix.layer`'s output: the same numbers as a whole steered pass, from the tail alone. Padding
-    may stand on either side. A batch above `max_rows` is cut, for which the edit must be a
-    `RowwiseEdit`. Raises ValueError for rows, edits, columns or blocks that do not fit.
+    Row `i` is item `rows[i]` with `edit(hidden, positions)[i]` as the output of block `prefix.layer`. The
+    numbers are those of a whole steered pass, but only the tail is computed. Padding may be on either side.
 
-    above  Blocks above the prefix's whose outputs are edited in the same way.
+    max_rows  A larger batch is split, which needs a `RowwiseEdit`.
+    above     Further blocks above the prefix's whose outputs are edited in the same way.
+
+    Raises ValueError for rows, edits, columns or blocks that do not fit.
     """
     columns = columns_of(keep, prefix.mask[_checked(rows, prefix)])
     _check_above(above, prefix)
 
     def run(part: slice, edit_: Edit) -> Tensor:
-        some = None if columns is None else columns[part]
-        return _tail(lm, prefix, rows[part], edit_, some, None, above)
+        columns_of_part = None if columns is None else columns[part]
+        return _tail(lm, prefix, rows[part], edit_, columns_of_part, None, above)
 
     return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draws that are the same for an item in every condition (common random numbers).
+    """Sampling in which an item gets the same random draws in every condition (common random numbers).
 
-    Token and condition differ only by what the model thinks, not by luck: each item has its own
-    stream of Gumbel noise, added to `logits / temperature`, of which the largest is taken. So two
-    conditions that leave the logits alone write the same text, and differences are paired.
+    Each item has its own stream of Gumbel noise. It is added to `logits / temperature`, and the largest value
+    is the next token. So two conditions with equal logits give the same text, and differences between
+    conditions are paired.
 
     seeds  One for each item of the prefix.
 
-    Raises ValueError for a temperature that is not above 0.
+    Raises InvalidValue for a temperature that is not above 0.
     """
 
     temperature: float
@@ -122,10 +124,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0 (None decodes greedily)")
+            raise InvalidValue(
+                f"temperature={self.temperature} must be above 0; for greedy decoding set it to null"
+            )
 
     def noise(self, step: int, vocabulary: int) -> Tensor:
-        """`[n, vocabulary]` Gumbel noise of one step, on the CPU."""
+        """Gumbel noise `[n, vocabulary]` of one step, on the CPU."""
         generator = torch.Generator()
         rows = []
         for seed in self.seeds:
@@ -148,29 +152,30 @@ def generate(
     sampling: Sampling | None = None,
     above: Sequence[int] = (),
 ) -> Tensor:
-    """Continuations, long `[r, max_new_tokens]`, steered at every prompt and new token.
+    """Generate continuations, long `[r, max_new_tokens]`, steered at every prompt token and new token.
 
-    Greedy, or drawn as `sampling` says. Equals decoding by whole steered passes. A row that ended is
-    filled up with the first of `eos_ids`. Prompts must be padded on the left, so that new tokens
-    follow on the last ones.
+    Equals decoding by whole steered passes. Greedy without `sampling`. After its end a row is filled with the
+    first of `eos_ids`. Prompts must be padded on the left.
 
-    max_rows  A larger batch is cut, for which the edit must be a `RowwiseEdit`.
-    progress  Called after each token with the number of rows it was drawn for.
-    above  Blocks above the prefix's whose outputs are edited in the same way.
+    max_rows  A larger batch is split, which needs a `RowwiseEdit`.
+    progress  Called after each token with the number of rows of its batch.
+    above     Further blocks above the prefix's whose outputs are edited in the same way.
 
-    Raises ValueError for a prefix without cache or with padding on the right, and for rows, edits
-    or blocks that do not fit.
+    Raises ValueError for a prefix without cache or with padding on the right, and for rows, edits or blocks
+    that do not fit.
     """
     if prefix.cache is None:
         raise ValueError("this prefix was computed with cache=False; generation needs cache=True")
     if not bool(prefix.mask[:, -1].all()):
-        raise ValueError("generation needs prompts padded on the left; these are on the right")
+        raise ValueError("generation needs prompts padded on the left, and these are padded on the right")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}; at least 1 is needed")
     _checked(rows, prefix)
     _check_above(above, prefix)
     if sampling is not None and len(sampling.seeds) != len(prefix.tokens):
-        raise ValueError(f"{len(sampling.seeds)} seeds for {len(prefix.tokens)} items; give one each")
+        raise ValueError(
+            f"{len(sampling.seeds)} seeds for {len(prefix.tokens)} items; one seed per item is needed"
+        )
     return torch.cat(
         [
             _generate(lm, prefix, rows[part], edit_, max_new_tokens, eos_ids, progress, sampling, above)
@@ -193,8 +198,8 @@ def _generate(
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
     cache = empty_cache(lm)
-    # The tail fills the cache above the layer while it is empty below, so masks fit the prompt;
-    # then the prefix's part goes in, and the cache is as if the rows had run through all blocks.
+    # The tail runs with an empty cache, so that its masks fit the prompt, and fills the part above the layer.
+    # The prefix's part is added afterwards: the cache is then as if the rows had run through all blocks.
     columns = columns_of("last", mask)
     logits = _tail(lm, prefix, rows, edit, columns, cache, above)
     for index in range(prefix.layer + 1):
@@ -234,8 +239,8 @@ def _tail(
     rows = rows.to(lm.device)
     mask = prefix.mask[rows]
     hidden = apply_edit(edit, prefix.hidden[rows], positions_of(mask))
-    higher = steer(lm, [_AtLayer(layer, edit) for layer in above])
-    with resume_from(lm, prefix.layer, hidden), higher, head_at(lm, columns):
+    steered_above = steer(lm, [_AtLayer(layer, edit) for layer in above])
+    with resume_from(lm, prefix.layer, hidden), steered_above, head_at(lm, columns):
         return as_logits(lm.run(prefix.tokens[rows], mask, cache))
 
 
@@ -256,8 +261,8 @@ def _parts(rows: int, edit: Edit, max_rows: int | None) -> Iterator[tuple[slice,
         raise ValueError(f"max_rows={max_rows}; at least 1 is needed")
     if not isinstance(edit, RowwiseEdit):
         raise ValueError(
-            f"{rows} rows are more than max_rows={max_rows}, and the edit cannot be cut with them "
-            "(it has no `take`); raise max_rows or give a RowwiseEdit"
+            f"a batch of {rows} rows exceeds max_rows={max_rows}, and this edit cannot be split (it has no "
+            "`take`); raise max_rows or pass a RowwiseEdit"
         )
     for start in range(0, rows, max_rows):
         part = slice(start, min(start + max_rows, rows))
@@ -277,8 +282,8 @@ def _checked(rows: Tensor, prefix: Prefix) -> Tensor:
 def _check_above(above: Sequence[int], prefix: Prefix) -> None:
     if not all(layer > prefix.layer for layer in above):
         raise ValueError(
-            f"above={list(above)} holds a block that is not above the prefix's, block {prefix.layer}: what "
-            "lies below is computed once, before any edit"
+            f"above={list(above)} must hold only blocks above the prefix's, block {prefix.layer}: the blocks "
+            "below are computed once, before any edit"
         )
 
 

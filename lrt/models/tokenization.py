@@ -1,17 +1,19 @@
-"""Tokenizers: what tells two apart, and the check that a pair of models shares one."""
+"""Tokenizers: their digest, and the check that a pair of models shares one."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from lrt.errors import InvalidValue
 
-class TokenizersDiffer(ValueError):
+
+class TokenizersDiffer(InvalidValue):
     """Two models turn text into different token ids, so their states cannot be paired."""
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 over all that decides which ids a text becomes (so not over the chat template)."""
+    """SHA-256 over everything that decides a text's token ids. The chat template is not part of it."""
     content: dict[str, Any] = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
@@ -28,24 +30,25 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def check_same_tokenizer(source: Any, target: Any, sample_texts: Iterable[str] = ()) -> None:
-    """Raise `TokenizersDiffer`, naming the first difference, unless the two give the same ids.
+    """Raise `TokenizersDiffer`, with the first difference, unless both tokenizers give the same ids.
 
-    The vocabularies are compared whole, in order of ids, then the ids of each sample text, which
-    tell a difference in rules (merges, normalisation, a leading BOS) that vocabularies hide.
+    Compares the whole vocabularies in order of ids, then the ids of each sample text. The texts show
+    differences in rules (merges, normalisation, a leading BOS) that equal vocabularies hide.
     """
-    ours, theirs = source.get_vocab(), target.get_vocab()
-    if ours != theirs:
+    source_ids, target_ids = source.get_vocab(), target.get_vocab()
+    fix = "Set `pair` to two models of one family"
+    if source_ids != target_ids:
         differing = [
-            (min(i for i in (ours.get(token), theirs.get(token)) if i is not None), token)
-            for token in ours.keys() | theirs.keys()
-            if ours.get(token) != theirs.get(token)
+            (min(i for i in (source_ids.get(token), target_ids.get(token)) if i is not None), token)
+            for token in source_ids.keys() | target_ids.keys()
+            if source_ids.get(token) != target_ids.get(token)
         ]
         _, token = min(differing)
         raise TokenizersDiffer(
             f"source and target have different tokenizers: token {token!r} has id "
-            f"{ours.get(token, 'none')} in the source and {theirs.get(token, 'none')} in the "
-            f"target ({len(differing)} tokens differ of {len(ours)} and {len(theirs)}); "
-            "set `pair` to two models of one family"
+            f"{source_ids.get(token, 'none')} in the source and {target_ids.get(token, 'none')} in the "
+            f"target ({len(differing)} tokens differ; vocabularies of {len(source_ids)} and "
+            f"{len(target_ids)}). {fix}"
         )
     for text in sample_texts:
         one, other = (list(t(text)["input_ids"]) for t in (source, target))
@@ -55,7 +58,6 @@ def check_same_tokenizer(source: Any, target: Any, sample_texts: Iterable[str] =
                 min(len(one), len(other)),
             )
             raise TokenizersDiffer(
-                f"source and target have different tokenizers: the text {text[:80]!r} becomes "
-                f"{one[at : at + 4]} in the source and {other[at : at + 4]} in the target from "
-                f"token {at} on; set `pair` to two models of one family"
+                f"source and target have different tokenizers: from token {at} on, the text {text[:80]!r} "
+                f"becomes {one[at : at + 4]} in the source and {other[at : at + 4]} in the target. {fix}"
             )

@@ -10,7 +10,7 @@ import torch
 from gguf_files import BEGIN, ENDED, TEMPLATE, TEXTS, TOKENS, original, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lrt.models import LanguageModel, ModelNotLoadable, ModelSpec, dequantised, identity, load, load_tokenizer
+from lrt.models import LanguageModel, ModelNotLoadable, ModelSpec, gguf, identity, load, load_tokenizer
 from lrt.models.prompts import render_chat
 
 TOKEN_IDS = torch.tensor([[5, 6, 7, 200, 3]])
@@ -80,7 +80,7 @@ def test_a_file_is_dequantised_once_and_random_weights_need_it_no_more(
     def refuse(*_: Any) -> None:
         raise AssertionError("it was dequantised again")
 
-    monkeypatch.setattr(dequantised, "_write", refuse)
+    monkeypatch.setattr(gguf, "_write", refuse)
     copy = Path(shutil.copy(files["blocks"], tmp_path / "elsewhere.gguf"))  # the content counts
     assert torch.equal(loaded(copy, cache).logits(TOKEN_IDS), first)
     random = load(ModelSpec(str(copy), dtype="float32", weights="random"), cache)
@@ -110,7 +110,7 @@ def test_identity_is_the_files_own(files: dict[str, Path], cache: Path, tmp_path
 def test_what_is_half_made_never_counts(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, broken = dequantised._write, [True]
+    write, broken = gguf._write, [True]
 
     def breaks(path: Path, dtype: torch.dtype, folder: Path) -> None:
         write(path, dtype, folder)
@@ -118,7 +118,7 @@ def test_what_is_half_made_never_counts(
             (folder / "model.safetensors").unlink()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(dequantised, "_write", breaks)
+    monkeypatch.setattr(gguf, "_write", breaks)
     with pytest.raises(KeyboardInterrupt):
         loaded(files["float32"], tmp_path)
     assert [*(tmp_path / "gguf").iterdir()] == []
@@ -134,18 +134,18 @@ def test_what_is_half_made_never_counts(
 def test_of_two_at_once_one_works_and_the_other_waits(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, made = dequantised._write, []
+    write, made = gguf._write, []
 
     def slowly(path: Path, dtype: torch.dtype, folder: Path) -> None:
         made.append(folder)
         time.sleep(0.2)
         write(path, dtype, folder)
 
-    monkeypatch.setattr(dequantised, "_write", slowly)
+    monkeypatch.setattr(gguf, "_write", slowly)
     found: list[Path] = []
 
     def work() -> None:
-        found.append(dequantised.dequantised(files["float32"], torch.float32, tmp_path))
+        found.append(gguf.dequantise(files["float32"], torch.float32, tmp_path))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -186,7 +186,7 @@ def test_the_place_for_it_is_named_where_it_cannot_be_kept(
     with pytest.raises(ModelNotLoadable, match=r"cannot be written .*set paths\.models, or LRT_CACHE"):
         loaded(files["float32"], tmp_path / "kept")
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(dequantised.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    monkeypatch.setattr(gguf.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     with pytest.raises(ModelNotLoadable, match=r"takes 0\.0 GB once it is dequantised.*larger disk"):
         loaded(files["float32"], tmp_path / "other")
     assert [*(tmp_path / "other" / "gguf").iterdir()] == []

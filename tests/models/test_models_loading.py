@@ -8,7 +8,7 @@ import torch
 from model_families import tiny
 from safetensors.torch import load_file, save_file
 
-from lrt.models import ModelNotLoadable, ModelSpec, dequantised, identity, load, load_tokenizer, loading
+from lrt.models import ModelNotLoadable, ModelSpec, gguf, identity, load, load_tokenizer, loading
 
 TOKENS = torch.tensor([[5, 6, 7]])
 
@@ -155,7 +155,7 @@ def test_a_gguf_file_wants_its_packages_and_to_be_there(
         load(ModelSpec(str(tmp_path / "model.gguf")))
     (tmp_path / "model.gguf").touch()
     found = importlib.util.find_spec
-    monkeypatch.setattr(dequantised, "find_spec", lambda n: None if n == "gguf" else found(n))
+    monkeypatch.setattr(gguf, "find_spec", lambda n: None if n == "gguf" else found(n))
     with pytest.raises(ModelNotLoadable, match=r"package gguf is missing: pip install -e '.\[gguf\]'"):
         load(ModelSpec(str(tmp_path / "model.gguf")))
 

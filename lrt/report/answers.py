@@ -1,4 +1,4 @@
-"""Tables of answers that have keys: the paper's Table 1 and what has a null beside it, probabilities."""
+"""Tables of multiple-choice behaviours: the paper's Table 1, r within the answer key, probabilities."""
 
 from __future__ import annotations
 
@@ -13,58 +13,94 @@ from lrt.report.table import Cell, Table
 
 
 def propensity_table(results: Results) -> Table:
-    """Multiple choice: the paper's statistics beside those that have a null."""
+    """The paper's statistics (means over nonzero strengths) beside statistics with a null, per behaviour."""
     rows: list[tuple[Cell, ...]] = [
-        (behaviour_name(b["name"]), *(cell for _, cell in _propensity(p)))
+        (behaviour_name(b["name"]), *_propensity(p).values())
         for b in results.get("behaviours") or []
         if (p := b.get("propensity"))
     ]
-    columns = ("trait", *(column for column, _ in _propensity({})))
-    return Table("Multiple-choice propensity", columns, tuple(rows))
-
-
-def _propensity(p: Mapping[str, Any]) -> tuple[tuple[str, Cell], ...]:
-    """Every column beside its cell."""
-    random, shift = p.get("stratified_r_random") or {}, p.get("key_shift") or {}
-    return (
-        ("paper's r", _mean(_steered(p, "paper_r"))),
-        ("random's r", _mean(_steered(p, "paper_r_random"))),
-        ("paper's MSE", _mean(_steered(p, "paper_mse"))),
-        ("paper's r, probability", _mean(_steered(p, "paper_r_probability"))),
-        ("paper's MSE, probability", _mean(_steered(p, "paper_mse_probability"))),
-        ("r within key", p.get("stratified_r")),
-        ("interval of it", interval(p.get("stratified_r_ci"))),
-        ("r, m(0) out", p.get("stratified_r_partial")),
-        ("random |r|", random.get("mean")),
-        ("random p95", random.get("p95")),
-        ("ceiling", p.get("ceiling")),
-        ("interval of it", interval(p.get("ceiling_ci"))),
-        ("r within key, probability", p.get("stratified_r_probability")),
-        ("native slope", p.get("native_slope")),
-        ("interval", interval(p.get("native_slope_ci"))),
-        ("slope", p.get("slope")),
-        ("slope ratio", p.get("slope_ratio")),
-        ("interval", share_interval(p.get("slope_ratio_ci"))),
-        ("slope, random", (p.get("slope_ratio_random") or {}).get("mean")),
-        ("anti-steerable", p.get("anti_steerable")),
-        ("interval of anti-steerable", share_interval(p.get("anti_steerable_ci"))),
-        ("anti, native", p.get("native_anti_steerable")),
-        ("interval of anti, native", share_interval(p.get("native_anti_steerable_ci"))),
-        ("anti, random", p.get("random_anti_steerable")),
-        ("anti within key", p.get("anti_steerable_within_key")),
-        ("interval of anti within key", share_interval(p.get("anti_steerable_within_key_ci"))),
-        ("anti within key, native", p.get("native_anti_steerable_within_key")),
-        ("interval of anti within key, native", share_interval(p.get("native_anti_steerable_within_key_ci"))),
-        ("anti within key, random", p.get("random_anti_steerable_within_key")),
-        ("shift of the key, native", shift.get("native")),
-        ("of it, transferred", shift.get("transferred")),
-        ("of it, random", shift.get("random")),
+    return Table(
+        "Multiple-choice propensity",
+        ("behaviour", *_propensity({})),
+        tuple(rows),
+        (
+            "behaviour",
+            "r within key",
+            "|r| within key, random",
+            "ceiling",
+            "slope ratio",
+            "95% interval, slope ratio",
+            "anti-steerable",
+            "paper's r",
+            "paper's r, random",
+            "paper's MSE",
+            "95% interval, r within key",
+        ),
     )
 
 
+def _propensity(p: Mapping[str, Any]) -> dict[str, Cell]:
+    """Cells by column, without the behaviour's name."""
+    random, shift = p.get("stratified_r_random") or {}, p.get("key_shift") or {}
+    return {
+        "paper's r": _mean(_steered(p, "paper_r")),
+        "paper's r, random": _mean(_steered(p, "paper_r_random")),
+        "paper's MSE": _mean(_steered(p, "paper_mse")),
+        "paper's r, probability": _mean(_steered(p, "paper_r_probability")),
+        "paper's MSE, probability": _mean(_steered(p, "paper_mse_probability")),
+        "r within key": p.get("stratified_r"),
+        "95% interval, r within key": interval(p.get("stratified_r_ci")),
+        "r within key, given m(0)": p.get("stratified_r_partial"),
+        "|r| within key, random": random.get("mean"),
+        "95th percentile, random": random.get("p95"),
+        "ceiling": p.get("ceiling"),
+        "95% interval, ceiling": interval(p.get("ceiling_ci")),
+        "r within key, probability": p.get("stratified_r_probability"),
+        "native slope": p.get("native_slope"),
+        "95% interval, native slope": interval(p.get("native_slope_ci")),
+        "slope": p.get("slope"),
+        "slope ratio": p.get("slope_ratio"),
+        "95% interval, slope ratio": share_interval(p.get("slope_ratio_ci")),
+        "slope ratio, random": (p.get("slope_ratio_random") or {}).get("mean"),
+        "anti-steerable": p.get("anti_steerable"),
+        "95% interval, anti-steerable": share_interval(p.get("anti_steerable_ci")),
+        "anti-steerable, native": p.get("native_anti_steerable"),
+        "95% interval, anti-steerable, native": share_interval(p.get("native_anti_steerable_ci")),
+        "anti-steerable, random": p.get("random_anti_steerable"),
+        "anti-steerable within key": p.get("anti_steerable_within_key"),
+        "95% interval, anti-steerable within key": share_interval(p.get("anti_steerable_within_key_ci")),
+        "anti-steerable within key, native": p.get("native_anti_steerable_within_key"),
+        "95% interval, anti-steerable within key, native": share_interval(
+            p.get("native_anti_steerable_within_key_ci")
+        ),
+        "anti-steerable within key, random": p.get("random_anti_steerable_within_key"),
+        "shift of the key, native": shift.get("native"),
+        "shift of the key, transferred": shift.get("transferred"),
+        "shift of the key, random": shift.get("random"),
+    }
+
+
+# columns of the table by strength, and the statistics in them
+_PAPER = {
+    "paper's r": "paper_r",
+    "95% interval, r": "paper_r_ci",
+    "paper's r, random": "paper_r_random",
+    "paper's MSE": "paper_mse",
+    "95% interval, MSE": "paper_mse_ci",
+    "paper's MSE, random": "paper_mse_random",
+    "paper's r, probability": "paper_r_probability",
+    "95% interval, r, probability": "paper_r_probability_ci",
+    "paper's MSE, probability": "paper_mse_probability",
+    "95% interval, MSE, probability": "paper_mse_probability_ci",
+}
+_WITHIN = ("r within key", "95% interval, r within key", "|r| within key, random")
+
+
 def paper_table(results: Results) -> Table:
-    """The paper's Table 1, sample-wise r and MSE at every strength, and r within the answer key, each with
-    its interval and beside that of random vectors."""
+    """The paper's Table 1: sample-wise r and MSE at every strength, and r within the answer key.
+
+    Each stands beside its interval and the value for random vectors.
+    """
     rows: list[tuple[Cell, ...]] = []
     for b in results.get("behaviours") or []:
         p = b.get("propensity") or {}
@@ -76,56 +112,38 @@ def paper_table(results: Results) -> Table:
             )
         }
         for i, strength in enumerate(p.get("strengths") or []):
-            at_strength = {name: p[name][i] for name in _PAPER if p.get(name)}
-            cells = [interval(at_strength.get(n)) if n.endswith("ci") else at_strength.get(n) for n in _PAPER]
-            told = within.get(strength, (None, interval(None), None))
-            rows.append((behaviour_name(b["name"]), strength, *cells[:3], *told, *cells[3:]))
+            values = [p[name][i] if p.get(name) else None for name in _PAPER.values()]
+            cells = [
+                interval(value) if name.endswith("ci") else value
+                for name, value in zip(_PAPER.values(), values, strict=True)
+            ]
+            rows.append(
+                (
+                    behaviour_name(b["name"]),
+                    strength,
+                    *cells[:3],
+                    *within.get(strength, (None, interval(None), None)),
+                    *cells[3:],
+                )
+            )
+    names = tuple(_PAPER)
     return Table(
         "The paper's statistics by strength, and r within the answer key",
-        (
-            "trait",
-            "strength",
-            "paper's r",
-            "interval",
-            "random's r",
-            "r within key",
-            "interval of it",
-            "random's |r| within key",
-            "paper's MSE",
-            "its interval",
-            "random's MSE",
-            "paper's r, probability",
-            "interval of r, probability",
-            "paper's MSE, probability",
-            "interval of MSE, probability",
-        ),
+        ("behaviour", "strength", *names[:3], *_WITHIN, *names[3:]),
         tuple(rows),
     )
 
 
-_PAPER = (
-    "paper_r",
-    "paper_r_ci",
-    "paper_r_random",
-    "paper_mse",
-    "paper_mse_ci",
-    "paper_mse_random",
-    "paper_r_probability",
-    "paper_r_probability_ci",
-    "paper_mse_probability",
-    "paper_mse_probability_ci",
-)
-
-
 def probability_table(results: Results) -> Table:
-    """Mean probabilities of what is sought, of behaviours that are read off logits."""
+    """Mean probability of the matching answer (of a refusal's opening), for behaviours read off logits."""
     conditions = ("none", "native", "transferred", "paper_literal", "random", "shuffled", "prompt", "source")
     rows: list[tuple[Cell, ...]] = [
         (behaviour_name(b["name"]), b.get("strength"), *(p.get(c) for c in conditions))
         for b in results.get("behaviours") or []
         if (p := b.get("probability"))
     ]
-    return Table("Probabilities", ("behaviour", "strength", *map(condition_name, conditions)), tuple(rows))
+    names = tuple(map(condition_name, conditions))
+    return Table("Probabilities", ("behaviour", "strength", *names), tuple(rows), ("behaviour", *names))
 
 
 def _steered(propensity: Mapping[str, Any], name: str) -> list[float | None]:
@@ -135,5 +153,5 @@ def _steered(propensity: Mapping[str, Any], name: str) -> list[float | None]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return fmean(found) if found else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None

@@ -1,12 +1,12 @@
-"""The page of an atlas: every pair of a grid of layers as heatmaps, and the best pairs as tables."""
+"""The page of an atlas: heatmaps over all pairs of layers, and tables of the best pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrt.report.analysis import (
+from lrt.report.contents import Results, provenance_facts
+from lrt.report.layer_tables import (
     atlas_figure,
     atlas_metrics,
     atlas_table,
@@ -14,26 +14,23 @@ from lrt.report.analysis import (
     median_along,
     pairs_table,
 )
-from lrt.report.contents import provenance_facts
-from lrt.report.numerals import blocks_told, count, figure
+from lrt.report.numerals import count, figure, format_layers
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
 from lrt.report.table import Cell, Table
 from lrt.report.templating import render
 from lrt.report.writing import write_files
 
-Results = Mapping[str, Any]
-
 SHOWN = 20  # pairs in the page's table
-WIDE = 12  # more blocks on a side make figures too small to stand side by side
+WIDE = 12  # more layers on a side make figures too small to stand side by side
 
 
 def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.report") -> Path:
     """Write `atlas.html` and `atlas.json` into `folder`; returns the page's path.
 
-    results  `atlas` (a cell for every pair), `pair` (name, source, target), `span`, `rows` by split,
-             `grid` and `provenance`; `non_finite` by split, where tokens left for it.
-    setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
+    results  `atlas` (a cell for every pair), `pair` (name, source, target), `pool`, `rows` by split,
+             `grid` and `provenance`; optionally `non_finite` by split, the counts of excluded tokens.
+    setting  Named in the ReportUnwritable that is raised if `folder` cannot be written to.
 
     The page is one file without scripts or requests.
     """
@@ -54,7 +51,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
         wide=max(map(len, record["grid"].values())) > WIDE,
         vectors=atlas_table(record),
         pairs=pairs_table(record, SHOWN),
-        lost=lost_table(record),
+        excluded=non_finite_table(record),
         all_pairs=len(cells),
         facts=provenance_facts(record["provenance"]),
         config=record["provenance"].get("config"),
@@ -64,32 +61,30 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
 
 
 def atlas_headline(results: Results) -> str:
-    """How many pairs, and the one with the least error along the vectors."""
+    """The number of pairs, and the one with the least error along the vectors."""
     cells = results["atlas"]
     best = min(cells, key=least_error_first)
-    text = f"{len(cells)} pairs of blocks."
     along = median_along(best)
-    if along is None:
-        return f"{text} The least FVU is {figure(best['fvu'])}, block {best['source_layer']} to {best['target_layer']}."
+    what, value = ("FVU", best["fvu"]) if along is None else ("median error along the vectors", along)
     return (
-        f"{text} The least error along the vectors, in the median, is {figure(along)}: "
-        f"block {best['source_layer']} to {best['target_layer']}."
+        f"{len(cells)} pairs of layers. The least {what} is {figure(value)}: "
+        f"layer {best['source_layer']} to {best['target_layer']}."
     )
 
 
-def lost_table(results: Results) -> Table:
-    """Tokens whose state at a block is infinite or undefined: they are in no row of any pair."""
+def non_finite_table(results: Results) -> Table:
+    """Counts of tokens whose state at a layer is infinite or undefined: no row of any pair has them."""
     rows: list[tuple[Cell, ...]] = [
-        (name.replace(".", " block "), split, tokens)
+        (name.replace(".", " layer "), split, tokens)
         for split, counts in (results.get("non_finite") or {}).items()
         for name, tokens in counts.items()
     ]
-    return Table("Left out as infinite or undefined", ("where", "split", "tokens"), tuple(rows))
+    return Table("Excluded as infinite or undefined", ("where", "split", "tokens"), tuple(rows))
 
 
 def _side(results: Results, side: str) -> str:
     model = results["pair"][side]
     return (
-        f"{side} {model['name']} ({count(model['parameters'])}), {blocks_told(results['grid'][side])} "
+        f"{side} {model['name']} ({count(model['parameters'])}), {format_layers(results['grid'][side])} "
         f"of {model['depth']}"
     )

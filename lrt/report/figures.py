@@ -1,4 +1,4 @@
-"""The figures of one run. Each is a `Figure` of its own: nothing here touches pyplot's state."""
+"""The figures of one run, in light colours (`svg.py` adapts them to the page). pyplot is never used."""
 
 from __future__ import annotations
 
@@ -10,27 +10,62 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lrt.report.numerals import count, share
-from lrt.report.palette import CURVES, DARK, LIGHT, Palette, behaviour_name
+from lrt.report.palette import CURVES, LIGHT, behaviour_name
 
 UNITS = {
     "residual_norm": "in median residual norms",
-    "absolute": "length of what is added",
-    "share": "share of the component that is taken out",
+    "absolute": "norm of the added vector",
+    "share": "ablated share of the component",
 }
 
 
-def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
+# matplotlib settings of every figure
+FIGURE_STYLE: dict[str, Any] = {
+    "figure.facecolor": LIGHT.surface,
+    "savefig.facecolor": LIGHT.surface,
+    "axes.facecolor": "none",
+    "axes.edgecolor": LIGHT.rule,
+    "axes.labelcolor": LIGHT.muted,
+    "axes.titlecolor": LIGHT.ink,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LIGHT.rule,
+    "grid.linewidth": 0.6,
+    "xtick.color": LIGHT.rule,
+    "ytick.color": LIGHT.rule,
+    "xtick.labelcolor": LIGHT.muted,
+    "ytick.labelcolor": LIGHT.muted,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.labelcolor": LIGHT.muted,
+    "text.color": LIGHT.ink,
+    "text.parse_math": False,  # names are not ours: a dollar sign is no formula
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+}
+
+
+def strength_figure(summary: Mapping[str, Any], *, bare: bool = False) -> Figure:
     """Mean score of one behaviour over strength with 95% bands; its damage in the strip below.
 
-    `summary` is one of the results' `behaviours`. `bare` leaves out title and legend, which the
-    page writes itself.
+    summary  One of the results' `behaviours`.
+    bare     Without title and legend, which the page writes itself.
     """
-    palette = DARK if dark else LIGHT
-    curves, harm = summary.get("curves") or {}, summary.get("damage_curves") or {}
-    harm = {name: harm[name] for name in ("native", "transferred", "random") if harm.get(name)}
-    with matplotlib.rc_context(figure_style(palette)):
-        drawing = Figure(figsize=(4.2, 3.1 if harm else 2.6), layout="constrained")
-        if harm:
+    curves, damage = summary.get("curves") or {}, summary.get("damage_curves") or {}
+    damage = {name: damage[name] for name in ("native", "transferred", "random") if damage.get(name)}
+    with matplotlib.rc_context(FIGURE_STYLE):
+        drawing = Figure(figsize=(4.2, 3.1 if damage else 2.6), layout="constrained")
+        if damage:
             axes, strip = drawing.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
         else:
             axes, strip = drawing.subplots(), None
@@ -38,7 +73,7 @@ def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: boo
             points = curves.get(name)
             if not points:
                 continue
-            colour = getattr(palette, name)
+            colour = getattr(LIGHT, name)
             x = [p["strength"] for p in points]
             lead = name in ("native", "transferred")
             bounded = [p for p in points if p.get("low") is not None and p.get("high") is not None]
@@ -63,21 +98,21 @@ def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: boo
                 zorder=3 if lead else 2,
             )
         if not curves:
-            _say(axes, "no curve was measured", palette)
+            _no_data(axes, "no curve was measured")
         for panel in (axes, strip):
             if panel is not None and summary.get("strength") is not None:
-                panel.axvline(summary["strength"], color=palette.muted, linewidth=0.9, zorder=1)
+                panel.axvline(summary["strength"], color=LIGHT.muted, linewidth=0.9, zorder=1)
         axes.set_ylabel("score")
         if strip is not None:
-            for name, points in harm.items():
-                axes_points = [(p["strength"], _number(p["relative"])) for p in points]
-                if all(x != 0 for x, _ in axes_points):
+            for name, points in damage.items():
+                drawn = [(p["strength"], _number(p["relative"])) for p in points]
+                if all(x != 0 for x, _ in drawn):
                     # by definition: damage is the rise over the unsteered model
-                    axes_points = sorted([*axes_points, (0.0, 0.0)])
+                    drawn = sorted([*drawn, (0.0, 0.0)])
                 strip.plot(
-                    [x for x, _ in axes_points],
-                    [y for _, y in axes_points],
-                    color=getattr(palette, name),
+                    [x for x, _ in drawn],
+                    [y for _, y in drawn],
+                    color=getattr(LIGHT, name),
                     linestyle=CURVES[name][1],
                     linewidth=1.3,
                 )
@@ -92,17 +127,16 @@ def strength_figure(summary: Mapping[str, Any], dark: bool = False, *, bare: boo
     return drawing
 
 
-def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare: bool = False) -> Figure:
-    """FVU of the fit over steps, training and validation, with the closed-form optimum's line."""
-    palette = DARK if dark else LIGHT
+def loss_figure(training: Mapping[str, Any] | None, *, bare: bool = False) -> Figure:
+    """FVU of the fit over steps, training and validation, with the line of the reference ridge."""
     training = training or {}
-    with matplotlib.rc_context(figure_style(palette)):
+    with matplotlib.rc_context(FIGURE_STYLE):
         drawing = Figure(figsize=(4.8, 2.9), layout="constrained")
         axes = drawing.subplots()
         drawn = False
         for name, label, colour, width in (
-            ("train", "training batches", palette.train, 1.2),
-            ("val", "validation", palette.transferred, 1.9),
+            ("train", "training batches", LIGHT.train, 1.2),
+            ("val", "validation", LIGHT.transferred, 1.9),
         ):
             points = training.get(name)
             if points:
@@ -118,7 +152,7 @@ def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare:
                 )
         optimum = training.get("optimum")
         if optimum is not None:
-            axes.axhline(optimum, color=palette.optimum, linestyle="--", linewidth=1.2, label="ridge optimum")
+            axes.axhline(optimum, color=LIGHT.optimum, linestyle="--", linewidth=1.2, label="reference ridge")
         if drawn:
             values = [p[1] for name in ("train", "val") for p in training.get(name) or [] if p[1]]
             if values and min(values) > 0 and max(values) > 10 * min(values):
@@ -127,7 +161,7 @@ def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
             axes.legend()
         else:
-            _say(axes, "no training curve: the map was not fitted by gradient", palette)
+            _no_data(axes, "no training curve: the map was not trained by gradient")
         axes.set_xlabel("step")
         axes.set_ylabel("FVU")
         if not bare:
@@ -135,76 +169,39 @@ def loss_figure(training: Mapping[str, Any] | None, dark: bool = False, *, bare:
     return drawing
 
 
-def training_curve_figure(probe: Mapping[str, Any], dark: bool = False, *, bare: bool = False) -> Figure:
-    """One behaviour's score under the transferred vector while the map was being trained."""
-    palette = DARK if dark else LIGHT
-    with matplotlib.rc_context(figure_style(palette)):
+def training_curve_figure(evaluation: Mapping[str, Any], *, bare: bool = False) -> Figure:
+    """One behaviour's score under the transferred vector at steps of the map's training."""
+    with matplotlib.rc_context(FIGURE_STYLE):
         drawing = Figure(figsize=(3.2, 2.1), layout="constrained")
         axes = drawing.subplots()
-        points = probe.get("points") or []
+        points = evaluation.get("points") or []
         axes.plot(
             [p[0] for p in points],
             [_number(p[1]) for p in points],
-            color=palette.transferred,
+            color=LIGHT.transferred,
             marker="o",
             markersize=3.2,
             linewidth=1.7,
             label="transferred",
         )
         for name, colour, dashes in (
-            ("native", palette.native, "-"),
-            ("unsteered", palette.muted, ":"),
+            ("native", LIGHT.native, "-"),
+            ("unsteered", LIGHT.muted, ":"),
         ):
-            if probe.get(name) is not None:
-                axes.axhline(probe[name], color=colour, linewidth=1.2, linestyle=dashes, label=name)
+            if evaluation.get(name) is not None:
+                axes.axhline(evaluation[name], color=colour, linewidth=1.2, linestyle=dashes, label=name)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("step")
         if not bare:
-            axes.set_title(behaviour_name(str(probe.get("behaviour", ""))), loc="left")
+            axes.set_title(behaviour_name(str(evaluation.get("behaviour", ""))), loc="left")
             axes.legend(fontsize=7)
     return drawing
 
 
-def figure_style(palette: Palette) -> dict[str, Any]:
-    """Matplotlib settings shared by every figure."""
-    return {
-        "figure.facecolor": palette.surface,
-        "savefig.facecolor": palette.surface,
-        "axes.facecolor": "none",
-        "axes.edgecolor": palette.rule,
-        "axes.labelcolor": palette.muted,
-        "axes.titlecolor": palette.ink,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.labelsize": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": palette.rule,
-        "grid.linewidth": 0.6,
-        "xtick.color": palette.rule,
-        "ytick.color": palette.rule,
-        "xtick.labelcolor": palette.muted,
-        "ytick.labelcolor": palette.muted,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "ytick.minor.size": 0,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "legend.labelcolor": palette.muted,
-        "text.color": palette.ink,
-        "font.size": 8,
-        "font.family": "DejaVu Sans",
-    }
-
-
-def _say(axes: Any, text: str, palette: Palette) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=palette.muted)
+def _no_data(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=LIGHT.muted)
 
 
 def _number(value: float | None) -> float:

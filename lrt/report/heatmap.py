@@ -1,4 +1,4 @@
-"""Heatmaps of a sweep: layers of one pair, or the sizes of many."""
+"""Heatmaps over layers or models: the grid of values and its drawing."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lrt.report.figures import figure_style
+from lrt.report.figures import FIGURE_STYLE
 from lrt.report.numerals import figure, share
-from lrt.report.palette import DARK, LIGHT, behaviour_name
+from lrt.report.palette import LIGHT
 
 Row = Mapping[str, Any]
 
-METRICS = {
-    "mean_ratio": "mean ratio over behaviours",
-    "fvu": "FVU of the map",
-    "r2": "R² of the map",
-    "excess_over_optimum": "excess over the ridge optimum",
-}
-LOWER_IS_BETTER = ("fvu", "excess_over_optimum")
-IN_PERCENT = ("mean_ratio", "excess_over_optimum")
+LOWER_IS_BETTER = ("fvu",)
+IN_PERCENT = ("mean_ratio",)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values by (row label, column label); a cell of `failed` alone was run without a result."""
+    """Values by (row label, column label); cells of `failed` have no value because their job failed."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -37,17 +31,6 @@ class Grid:
     column_title: str
     values: Mapping[tuple[str, str], float]
     failed: frozenset[tuple[str, str]]
-
-
-def metric_value(row: Row, metric: str) -> float | None:
-    """A row's figure: one of its own, or the ratio of the behaviour of that name."""
-    value = row[metric] if metric in row else (row.get("ratios") or {}).get(metric)
-    return None if value is None else float(value)
-
-
-def better(metric: str, values: Sequence[float]) -> float:
-    """The best of some values of a metric."""
-    return min(values) if metric in LOWER_IS_BETTER else max(values)
 
 
 def models_of(row: Row) -> tuple[str, str]:
@@ -66,31 +49,20 @@ def layer_grid(rows: Sequence[Row], metric: str) -> Grid:
     return _grid(
         [(str(r.get("source_layer")), str(r.get("target_layer")), r) for r in rows],
         metric,
-        "source block",
-        "target block",
+        "source layer",
+        "target layer",
         numeric=True,
     )
 
 
 def size_grid(rows: Sequence[Row], metric: str) -> Grid:
-    """Source models down, target models across; the best layers of each pair."""
-    return _grid([(*models_of(r), r) for r in rows], metric, "source", "target", numeric=False)
+    """Source models down, target models across; of each pair its best layers."""
+    return _grid([(*models_of(r), r) for r in rows], metric, "source model", "target model", numeric=False)
 
 
-def heatmap_figure(rows: Sequence[Row], metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
-    """A heatmap of a sweep's rows: over layers where they are of one pair, over sizes otherwise.
-
-    Stronger colour is better, whichever way the metric runs. A failed job's cell says so; a cell without a
-    job is empty. `bare` leaves the title to the page.
-    """
-    one = len({r.get("pair") for r in rows}) <= 1
-    return grid_figure((layer_grid if one else size_grid)(rows, metric), metric, dark, bare=bare)
-
-
-def grid_figure(grid: Grid, metric: str, dark: bool = False, *, bare: bool = False) -> Figure:
-    """The drawing of one grid."""
-    palette = DARK if dark else LIGHT
-    style = {**figure_style(palette), "axes.grid": False, "axes.spines.left": False}
+def grid_figure(grid: Grid, *, lower_is_better: bool, in_percent: bool = False) -> Figure:
+    """Heatmap of one grid. Stronger colour is better; a failed job's cell is marked as failed."""
+    style = {**FIGURE_STYLE, "axes.grid": False, "axes.spines.left": False}
     wide, high = max(len(grid.columns), 1), max(len(grid.rows), 1)
     with matplotlib.rc_context({**style, "axes.spines.bottom": False}):
         drawing = Figure(
@@ -104,13 +76,13 @@ def grid_figure(grid: Grid, metric: str, dark: bool = False, *, bare: bool = Fal
                 value = grid.values.get((row, column))
                 if value is not None:
                     height = (value - low) / span if span > 0 else 0.5
-                    if metric in LOWER_IS_BETTER:
+                    if lower_is_better:
                         height = 1 - height
-                    text = share(value) if metric in IN_PERCENT else figure(value)
+                    text = share(value) if in_percent else figure(value)
                     # opacity, not a colour map: the page's surface shines through, light or dark
-                    face, alpha, ink = palette.heat, 0.06 + 0.6 * height, palette.ink
+                    face, alpha, ink = LIGHT.heat, 0.06 + 0.6 * height, LIGHT.ink
                 elif (row, column) in grid.failed:
-                    face, alpha, ink, text = palette.failed, 0.12, palette.failed, "failed"
+                    face, alpha, ink, text = LIGHT.failed, 0.12, LIGHT.failed, "failed"
                 else:
                     continue
                 axes.add_patch(
@@ -123,14 +95,7 @@ def grid_figure(grid: Grid, metric: str, dark: bool = False, *, bare: bool = Fal
         axes.set_yticks(range(len(grid.rows)), grid.rows)
         axes.set_xlabel(grid.column_title)
         axes.set_ylabel(grid.row_title)
-        if not bare:
-            axes.set_title(metric_name(metric), loc="left")
     return drawing
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a reader meets it."""
-    return METRICS.get(metric, f"ratio, {behaviour_name(metric)}")
 
 
 def _grid(
@@ -143,17 +108,18 @@ def _grid(
 ) -> Grid:
     values: dict[tuple[str, str], list[float]] = {}
     for row, column, record in cells:
-        value = metric_value(record, metric)
+        value = record.get(metric)
         if record.get("status") != "failed" and value is not None:
-            values.setdefault((row, column), []).append(value)
-    best = {cell: better(metric, found) for cell, found in values.items()}
+            values.setdefault((row, column), []).append(float(value))
+    choose = min if metric in LOWER_IS_BETTER else max
+    best = {cell: choose(candidates) for cell, candidates in values.items()}
     places = {(row, column) for row, column, _ in cells}
     failed = {(row, column) for row, column, r in cells if r.get("status") == "failed"}
 
     def ordered(labels: list[str]) -> tuple[str, ...]:
         seen = list(dict.fromkeys(labels))
         if numeric:
-            # a layer that never resolved to a block comes after the blocks
+            # layers of failed jobs may be no numbers: they come last
             seen.sort(key=lambda label: (not label.isdigit(), label.zfill(8)))
         return tuple(seen)
 

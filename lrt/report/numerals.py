@@ -1,4 +1,4 @@
-"""How a number is written, the same in the page, in Markdown and in the terminal."""
+"""Numbers as text, the same in the page, in Markdown and in the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MINUS = "−"
 
 
 def figure(value: float | None) -> str:
-    """Three significant digits; whole numbers with thousands set apart; None as a dash."""
+    """Three significant digits; integers with a thousands separator; None as a dash."""
     if value is None:
         return MISSING
     if isinstance(value, int):
@@ -61,7 +61,7 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A large count in words: 3.1M, 14M, 820k."""
+    """A large count with a unit: 3.1M, 14M, 820k."""
     if value is None:
         return MISSING
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -72,7 +72,7 @@ def count(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+    """Seconds as `2.2 s`, `61 s`, `6 min 00 s` or `2 h 13 min`."""
     if seconds is None:
         return MISSING
     if seconds < 9.95:
@@ -85,14 +85,16 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def blocks_told(layers: Sequence[int]) -> str:
-    """`block 3` or `blocks 0, 1, 2`."""
-    return f"block{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+def format_layers(layers: Sequence[int]) -> str:
+    """`layer 3` or `layers 0, 1, 2`."""
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def layers_told(layers: Sequence[int | float] | float | str | None) -> int | float | str | None:
-    """A side's layers in a word: the block where there is one, else all of them as `0+1+2`; what is no
-    layer, as a job that failed on it may have, stays as it is."""
+def layer_label(layers: Sequence[int | float] | float | str | None) -> int | float | str | None:
+    """The layers of one model in a sweep's row: a single one as it is, several as `0+1+2`.
+
+    A value that is no sequence is returned as it is: a failed job may have any.
+    """
     if layers is None or isinstance(layers, int | float | str):
         return layers
     return layers[0] if len(layers) == 1 else "+".join(map(str, layers))

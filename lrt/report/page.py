@@ -1,4 +1,4 @@
-"""The page of one run."""
+"""The report of one run: page, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt.report import analysis, answers, contents
+from lrt.report import (
+    answers,
+    contents,
+    feature_tables,
+    fidelity_tables,
+    layer_tables,
+    map_tables,
+    run_tables,
+    transfer_tables,
+)
 from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
-from lrt.report.numerals import blocks_told, count, figure
+from lrt.report.numerals import count, figure, format_layers
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
-from lrt.report.table import Table
+from lrt.report.table import Table, escape_markdown
 from lrt.report.templating import render
 from lrt.report.writing import write_files
 
-RATIO_AXIS = (-0.2, 1.4)  # the drawn range of the ratio's dot and whisker
+RATIO_AXIS = (-0.2, 1.4)  # range of the axis on which a transfer ratio is drawn
 
 
 def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "paths.report") -> Path:
@@ -25,7 +34,7 @@ def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "pa
     results  The record of one run: `pair`, `layers`, `map`, `behaviours`, `models`, `training`,
              `split` (of the items: `test` or `development`), `configurations_tried`, `seconds`,
              `provenance`. Any part may be missing or None.
-    setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
+    setting  Named in the ReportUnwritable that is raised if `folder` cannot be written to.
 
     The page is one file without scripts or requests. Raises TypeError for results that are not
     plain data.
@@ -44,38 +53,48 @@ def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "pa
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The page's tables as Markdown."""
-    tables = [
-        contents.headline_table(results),
-        contents.conditions_table(results),
-        contents.null_table(results),
-        contents.damage_table(results),
-        answers.propensity_table(results),
-        answers.paper_table(results),
-        answers.probability_table(results),
-        contents.rescored_table(results),
-        contents.maps_table(results),
-        contents.map_table(results),
-        contents.along_table(results),
-        contents.layer_table(results),
-        *analysis.analysis_tables(results),
-        contents.model_table(results),
-        contents.check_table(results),
-        contents.seconds_table(results),
-        Table(
-            "Provenance",
-            ("what", "value"),
-            tuple(_facts(results)),
-        ),
-    ]
+    """Headline and tables as Markdown. All text of the results is escaped."""
+    tables = (*_tables(results).values(), Table("Provenance", ("what", "value"), tuple(_facts(results))))
     figures = [f"- {value} {what}" for value, what in contents.key_figures(results)]
     parts = [
         "# Transfer report",
-        contents.headline(results),
+        escape_markdown(contents.headline(results)),
         "\n".join(figures),
         *(table.markdown() for table in tables if table.rows),
     ]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
+    """All tables by the names that the page's template uses, in the order of the Markdown."""
+    return {
+        "headline": transfer_tables.headline_table(results),
+        "conditions": transfer_tables.conditions_table(results),
+        "nulls": transfer_tables.null_table(results),
+        "damage": transfer_tables.damage_table(results),
+        "propensity": answers.propensity_table(results),
+        "paper": answers.paper_table(results),
+        "probabilities": answers.probability_table(results),
+        "rescored": transfer_tables.rescored_table(results),
+        "maps": map_tables.maps_table(results),
+        "map": map_tables.map_table(results),
+        "along": map_tables.along_table(results),
+        "layers": transfer_tables.layer_table(results),
+        "notes": run_tables.notes_table(results),
+        "forecast": map_tables.forecast_table(results),
+        "fidelity": fidelity_tables.fidelity_table(results),
+        "stitched": fidelity_tables.stitching_table(results),
+        "ranks": layer_tables.rank_table(results),
+        "many": layer_tables.many_to_one_table(results),
+        "atlas": layer_tables.atlas_table(results),
+        "pairs": layer_tables.pairs_table(results),
+        "sae": feature_tables.sae_table(results),
+        "geometry": feature_tables.geometry_table(results),
+        "features": feature_tables.feature_table(results),
+        "models": run_tables.model_table(results),
+        "checks": run_tables.check_table(results),
+        "seconds": run_tables.seconds_table(results),
+    }
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -93,55 +112,32 @@ def page(results: Mapping[str, Any]) -> str:
         headline=contents.headline(results),
         tiles=contents.key_figures(results),
         behaviours=[_behaviour(b, i) for i, b in enumerate(behaviours)],
-        zero=_place(0.0),
-        reference=_place(1.0),
+        zero=_mark(0.0)["left"],
+        reference=_mark(1.0)["left"],
         legend=[
             {"name": name, "label": label}
             for name, (label, _) in CURVES.items()
             if any((b.get("curves") or {}).get(name) for b in behaviours)
         ],
-        tables={
-            "conditions": contents.conditions_table(results),
-            "nulls": contents.null_table(results),
-            "damage": contents.damage_table(results),
-            "propensity": answers.propensity_table(results),
-            "paper": answers.paper_table(results),
-            "probabilities": answers.probability_table(results),
-            "rescored": contents.rescored_table(results),
-            "map": contents.map_table(results),
-            "maps": contents.maps_table(results),
-            "along": contents.along_table(results),
-            "layers": contents.layer_table(results),
-            "notes": analysis.notes_table(results),
-            "forecast": analysis.forecast_table(results),
-            "fidelity": analysis.fidelity_table(results),
-            "cuts": analysis.cut_table(results),
-            "many": analysis.many_to_one_table(results),
-            "atlas": analysis.atlas_table(results),
-            "pairs": analysis.pairs_table(results),
-            "sae": analysis.sae_table(results),
-            "geometry": analysis.geometry_table(results),
-            "features": analysis.feature_table(results),
-        },
+        tables=_tables(results),
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
         else None,
-        ranks=inline_svg(analysis.rank_figure(results, bare=True), "ranks")
-        if results.get("rank_curve")
-        else None,
+        ranks=inline_svg(layer_tables.rank_figure(results), "ranks") if results.get("rank_curve") else None,
         atlas=[
-            {"title": title, "svg": inline_svg(analysis.atlas_figure(results, m, bare=True), f"atlas-{m}")}
-            for m, title in analysis.atlas_metrics(results).items()
-        ]
-        if results.get("atlas")
-        else [],
-        probes=[
             {
-                "name": p["behaviour"],
-                "map": name,
-                "svg": inline_svg(training_curve_figure(p, bare=True), f"probe{i}"),
+                "title": title,
+                "svg": inline_svg(layer_tables.atlas_figure(results, metric, bare=True), f"atlas-{metric}"),
             }
-            for i, (name, p) in enumerate(_probes(results))
+            for metric, title in layer_tables.atlas_metrics(results).items()
+        ],
+        steering_evaluations=[
+            {
+                "name": evaluation["behaviour"],
+                "map": map_name,
+                "svg": inline_svg(training_curve_figure(evaluation, bare=True), f"training{i}"),
+            }
+            for i, (map_name, evaluation) in enumerate(_steering_evaluations(results))
         ],
         models=models,
         checks=_checks(models),
@@ -154,124 +150,134 @@ def page(results: Mapping[str, Any]) -> str:
     )
 
 
-def _probes(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Behaviours followed while the map that carries them was trained, with that map's name."""
+def _steering_evaluations(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Behaviours evaluated during the training of their own map, with that map's name."""
     return [
-        (m["name"], probe)
+        (m["name"], evaluation)
         for m in results.get("maps") or []
-        for probe in (m.get("training") or {}).get("steering_evaluations") or []
-        if probe.get("points") and probe["behaviour"] in m["fitted_for"]
+        for evaluation in (m.get("training") or {}).get("steering_evaluations") or []
+        if evaluation.get("points") and evaluation["behaviour"] in m["fitted_for"]
     ]
 
 
 def _model_at(results: Mapping[str, Any], side: str) -> str:
-    """A model with its size and the blocks that are read or steered."""
+    """A model with its size and the layers that are read or steered."""
     model = (results.get("pair") or {}).get(side) or {}
     layers = (results.get("layers") or {}).get(side)
     text = contents.name_of(results, side)
     if model.get("parameters"):
         text += f" ({count(model['parameters'])})"
     if layers:
-        text += f", {blocks_told(layers)}"
+        text += f", {format_layers(layers)}"
         if model.get("depth"):
             text += f" of {model['depth']}"
     return text
 
 
 def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A summary with what the page draws of it."""
+    """What the page shows of one behaviour."""
     null = contents.strongest_null(summary)
-    curves = summary.get("curves") or {}
+    shown = (
+        "name",
+        "strength",
+        "layer",
+        "unsteered",
+        "native",
+        "transferred",
+        "ratio",
+        "ratio_ci",
+        "ratio_ci_map",
+        "map",
+        "whole_corpus_ratio",
+    )
     return {
-        "name": summary["name"],
+        **{key: summary.get(key) for key in shown},
         "metric": summary.get("metric") or "",
-        "items": summary.get("items"),
-        "strength": summary.get("strength"),
-        "layer": summary.get("layer"),
-        "unsteered": summary.get("unsteered"),
-        "native": summary.get("native"),
-        "transferred": summary.get("transferred"),
-        "ratio": summary.get("ratio"),
-        "ratio_ci": summary.get("ratio_ci"),
-        "ratio_ci_map": summary.get("ratio_ci_map"),
-        "map": summary.get("map"),
-        "whole_corpus_ratio": summary.get("whole_corpus_ratio"),
         "drawn": _drawn(summary),
         "null": null[1] if null else None,
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),
         "damage_transferred": contents.damage_of(summary, "transferred"),
         "note": summary.get("note") or "",
-        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}") if curves else None,
+        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")
+        if summary.get("curves")
+        else None,
         "examples": [_example(e) for e in summary.get("examples") or []],
     }
 
 
-def _place(ratio: float) -> float:
-    """A ratio as percent of the drawn range, clipped to it."""
+def _mark(ratio: float) -> dict[str, Any]:
+    """Place of a ratio in percent of `RATIO_AXIS`, capped at its ends; `beyond` names the end it is past."""
     low, high = RATIO_AXIS
-    return round(100 * (min(max(ratio, low), high) - low) / (high - low), 2)
+    capped = min(max(ratio, low), high)
+    beyond = "" if capped == ratio else "right" if ratio > high else "left"
+    return {"left": round(100 * (capped - low) / (high - low), 2), "beyond": beyond}
 
 
 def _drawn(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Places of dot, whisker and nulls on the ratio's axis."""
+    """Places of dot, bars and nulls on the ratio's axis."""
     if summary.get("ratio") is None:
         return None
 
-    def span(bounds: Sequence[float] | None) -> dict[str, float] | None:
+    def bar(bounds: Sequence[float] | None) -> dict[str, Any] | None:
         if not bounds:
             return None
-        left, right = (_place(b) for b in bounds)
-        return {"left": left, "width": round(right - left, 2)}
+        low, high = (_mark(b) for b in bounds)
+        return {
+            "left": low["left"],
+            "width": round(high["left"] - low["left"], 2),
+            "beyond": [end["beyond"] for end in (low, high) if end["beyond"]],
+        }
 
     nulls = (summary.get("nulls") or {}).values()
     return {
-        "dot": _place(summary["ratio"]),
-        "items": span(summary.get("ratio_ci")),
-        "map": span(summary.get("ratio_ci_map")),
-        "nulls": [_place(value) for value in nulls if value is not None],
+        "dot": _mark(summary["ratio"]),
+        "items": bar(summary.get("ratio_ci")),
+        "map": bar(summary.get("ratio_ci_map")),
+        "nulls": [_mark(value) for value in nulls if value is not None],
     }
 
 
 def _example(example: Mapping[str, Any]) -> dict[str, Any]:
-    """One prompt's texts: those alone in their condition, and the others side by side."""
+    """The texts of one prompt: native and transferred side by side, the other conditions around them."""
     texts = example.get("texts") or []
     sides = ("native", "transferred")
     strengths = sorted({t["strength"] for t in texts if t["condition"] in sides})
-    found = {(t["condition"], t["strength"]): t["text"] for t in texts}
+    by_condition = {(t["condition"], t["strength"]): t["text"] for t in texts}
     return {
         "prompt": example.get("prompt") or "",
         "before": [t for t in texts if t["condition"] == "none"],
-        "rows": [{"strength": s, "texts": {side: found.get((side, s)) for side in sides}} for s in strengths],
+        "rows": [
+            {"strength": s, "texts": {side: by_condition.get((side, s)) for side in sides}} for s in strengths
+        ],
         "after": [t for t in texts if t["condition"] not in ("none", *sides)],
     }
 
 
 def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The checks of all models, one record a check with its limit and each model's result."""
+    """The checks of all models: each with its limit and every model's result."""
     names = dict.fromkeys(c["name"] for m in models for c in m.get("checks") or [])
-    found = []
+    checks = []
     for name in names:
         results = [next((c for c in m.get("checks") or [] if c["name"] == name), None) for m in models]
         first = next(c for c in results if c)
         limit = first.get("limit")
-        found.append(
+        sign = run_tables.relation_sign(first.get("relation"))
+        checks.append(
             {
                 "name": behaviour_name(name),
-                "limit": ""
-                if limit is None
-                else f"{contents.relation_sign(first.get('relation'))} {limit:g}",
+                "limit": "" if limit is None else f"{sign} {limit:g}",
                 "results": results,
             }
         )
-    return found
+    return checks
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the figures come from, and what was looked at to choose them."""
+    """Provenance of the run, and the number of configurations it tried."""
     facts = contents.provenance_facts(results.get("provenance") or {})
     tried = results.get("configurations_tried") or {}
     if tried:
-        told = ", ".join(f"{figure(n)} {what}" for what, n in tried.items())
-        facts.append(("looked at by this run, on development items", told))
+        counts = ", ".join(f"{figure(n)} {what}" for what, n in tried.items())
+        facts.append(("tried on development items", counts))
     return facts

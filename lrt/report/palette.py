@@ -1,4 +1,4 @@
-"""The colours of figures, light and dark, and the conditions they stand for."""
+"""Colours of the figures, light and dark, and the displayed names of conditions and behaviours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Palette:
-    """One hex colour a role. All of a palette's colours differ, so that the page can swap them."""
+    """One hex colour per role. All colours of a palette differ, so that the page can swap them."""
 
     surface: str
     ink: str
@@ -24,7 +24,7 @@ class Palette:
     failed: str
 
     def roles(self) -> dict[str, str]:
-        """Colour by role."""
+        """Colours by role."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -59,12 +59,12 @@ DARK = Palette(
     failed="#ef7d8a",
 )
 
-# the order of legends; dashes tell the lines apart where colours do not
+# in the order of legends; dashes distinguish the lines where colours do not
 CURVES: dict[str, tuple[str, str | tuple[int, tuple[float, ...]]]] = {
     "native": ("native", "-"),
     "transferred": ("transferred", "-"),
     "paper_literal": ("paper-literal", (0, (4, 2))),
-    "source": ("source model, own vector", (0, (1, 1.5))),
+    "source": ("source model, steered", (0, (1, 1.5))),
     "random": ("random direction", (0, (6, 2, 1, 2))),
 }
 
@@ -74,7 +74,7 @@ CONDITIONS = {
     "transferred": "transferred",
     "paper_literal": "paper-literal",
     "whole_corpus": "map of the whole corpus",
-    "source": "source",
+    "source": "source model, steered",
     "prompt": "plain prompt",
     "random": "random direction",
     "bias": "bias alone",
@@ -85,10 +85,10 @@ CONDITIONS = {
 
 
 def condition_name(condition: str) -> str:
-    """A condition as a reader meets it."""
+    """The displayed name of a condition."""
     return CONDITIONS.get(condition, condition.replace("_", " "))
 
 
 def behaviour_name(name: str) -> str:
-    """A behaviour as a reader meets it."""
+    """The displayed name of a behaviour."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""Results as strict JSON: what is written can be read by any reader and equals what is shown."""
+"""Results as plain data and strict JSON: any reader can read the file, and it equals what is shown."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The same record in dicts, lists, strings, numbers and None.
+    """`value` in dicts, lists, strings, numbers and None.
 
     Numpy and torch scalars become numbers, arrays lists, paths strings, and numbers that are not
-    finite None: JSON has no word for them. Raises TypeError naming the place of anything else.
+    finite None (JSON lacks them). Raises TypeError naming the place of anything else.
     """
     return _plain(value, "results")
 
 
 def to_json(value: Any) -> bytes:
-    """UTF-8, indented, in the order given."""
+    """Indented UTF-8 JSON, keys in their own order."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -14,8 +14,8 @@ from lrt.report.palette import LIGHT
 def inline_svg(figure: Figure, name: str) -> str:
     """`figure`, drawn in the light palette, as an `<svg>` element.
 
-    Its colours become the page's CSS variables `--fig-<role>`, so that one drawing serves light and
-    dark; text stays text. `name` makes its ids its own, since a page holds many.
+    Its colours become the page's CSS variables `--fig-<role>`, so that one drawing serves light and dark.
+    Text stays text. `name` prefixes the ids: a page has many drawings.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -32,5 +32,5 @@ def inline_svg(figure: Figure, name: str) -> str:
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     for role, colour in LIGHT.roles().items():
         text = text.replace(colour, f"var(--fig-{role.replace('_', '-')})")
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
-    return re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"<]*", r"font: \1 var(--sans)", text)
+    return re.sub(r"font-family: [^;\"<]*", "font-family: var(--sans)", text)

@@ -1,4 +1,4 @@
-"""The report of a sweep: which jobs ran, what came out, and where the best layers lie."""
+"""The report of a sweep: its jobs, their transfer ratios, and heatmaps over layers and models."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt.report.heatmap import grid_figure, layer_grid, metric_name, size_grid
+from lrt.report.heatmap import IN_PERCENT, LOWER_IS_BETTER, Grid, grid_figure, layer_grid, size_grid
 from lrt.report.numerals import duration, share
 from lrt.report.palette import behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
-from lrt.report.table import Cell, Table
+from lrt.report.table import Cell, Table, escape_markdown
 from lrt.report.templating import render
 from lrt.report.writing import write_files
 
 Row = Mapping[str, Any]
 
-SHOWN = ("mean_ratio", "fvu")
+HEATMAPS = {"mean_ratio": "mean transfer ratio over behaviours", "fvu": "FVU of the map"}
 
 
 def write_sweep_report(rows: Sequence[Row], folder: Path, *, setting: str = "paths.report") -> Path:
     """Write `sweep.html`, `sweep.json` and `sweep.md` into `folder`; returns the page's path.
 
-    rows     One job each: `job`, `pair`, `source_layer`, `target_layer`, `fvu`, `r2`,
+    rows     One per job: `job`, `pair`, `source_layer`, `target_layer`, `fvu`, `r2`,
              `excess_over_optimum`, `ratios` by behaviour, `mean_ratio`, `split` (of their items),
              `status` ("ok" or "failed"), `error`, `seconds`; optionally `source` and `target`, the
-             models' names, which are otherwise read from the pair's.
-    setting  Named in the ReportUnwritable that is raised where `folder` cannot be written to.
+             models' names (by default taken from the pair's name).
+    setting  Named in the ReportUnwritable that is raised if `folder` cannot be written to.
     """
     record = plain(list(rows))
     table = sweep_table(record)
@@ -41,11 +41,11 @@ def write_sweep_report(rows: Sequence[Row], folder: Path, *, setting: str = "pat
         sizes=_size_maps(record),
     )
     failures = "".join(
-        f"\nJob {r.get('job')} failed: `{' '.join(str(r.get('error')).split())}`\n"
+        f"\nJob {escape_markdown(str(r.get('job')))} failed: {escape_markdown(str(r.get('error')))}\n"
         for r in record
         if r.get("status") == "failed"
     )
-    markdown = f"# Sweep\n\n{sweep_headline(record)}\n\n{table.markdown()}{failures}"
+    markdown = f"# Sweep\n\n{escape_markdown(sweep_headline(record))}\n\n{table.markdown()}{failures}"
     write_files(
         folder,
         {
@@ -59,7 +59,7 @@ def write_sweep_report(rows: Sequence[Row], folder: Path, *, setting: str = "pat
 
 
 def sweep_headline(rows: Sequence[Row]) -> str:
-    """How many jobs finished, and the best of them."""
+    """The number of finished jobs, and the best mean transfer ratio."""
     done = [r for r in rows if r.get("status") != "failed"]
     text = f"{len(done)} of {len(rows)} jobs finished."
     scored = [r for r in done if r.get("mean_ratio") is not None]
@@ -67,14 +67,15 @@ def sweep_headline(rows: Sequence[Row]) -> str:
         best = max(scored, key=lambda r: float(r["mean_ratio"]))
         splits = " and ".join(sorted({str(r.get("split", "test")) for r in scored}))
         text += (
-            f" The best mean ratio of {len(scored)}, on {splits} items, is {share(best['mean_ratio'])}: "
-            f"{best.get('pair')}, block {best.get('source_layer')} to {best.get('target_layer')}."
+            f" The best mean transfer ratio of {len(scored)}, on {splits} items, is "
+            f"{share(best['mean_ratio'])}: {best.get('pair')}, "
+            f"layer {best.get('source_layer')} to {best.get('target_layer')}."
         )
     return text
 
 
 def sweep_table(rows: Sequence[Row]) -> Table:
-    """One row a job, failed ones among them."""
+    """One row per job, failed ones included."""
     behaviours = _behaviours(rows)
     body: list[tuple[Cell, ...]] = [
         (
@@ -97,17 +98,18 @@ def sweep_table(rows: Sequence[Row]) -> Table:
         (
             "job",
             "pair",
-            "source block",
-            "target block",
+            "source layer",
+            "target layer",
             "FVU",
             "R²",
             "excess",
-            "mean ratio",
-            *(behaviour_name(name) for name in behaviours),
+            "mean transfer ratio",
+            *(f"ratio, {behaviour_name(name)}" for name in behaviours),
             "status",
             "time",
         ),
         tuple(body),
+        ("job", "mean transfer ratio", "source layer", "target layer", "status", "pair", "FVU"),
     )
 
 
@@ -117,32 +119,22 @@ def _behaviours(rows: Sequence[Row]) -> list[str]:
 
 def _layer_maps(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Heatmaps of every pair that was run on more than one pair of layers."""
-    found = []
+    maps = []
     for number, pair in enumerate(dict.fromkeys(r.get("pair") for r in rows)):
-        mine = [r for r in rows if r.get("pair") == pair]
-        if len({(r.get("source_layer"), r.get("target_layer")) for r in mine}) > 1:
-            drawings = [
-                {
-                    "title": metric_name(metric),
-                    "svg": inline_svg(
-                        grid_figure(layer_grid(mine, metric), metric, bare=True),
-                        f"layers{number}-{metric}",
-                    ),
-                }
-                for metric in SHOWN
-            ]
-            found.append({"pair": pair, "drawings": drawings})
-    return found
+        jobs = [r for r in rows if r.get("pair") == pair]
+        if len({(r.get("source_layer"), r.get("target_layer")) for r in jobs}) > 1:
+            drawings = [_drawing(layer_grid(jobs, metric), metric, f"layers{number}") for metric in HEATMAPS]
+            maps.append({"pair": pair, "drawings": drawings})
+    return maps
 
 
 def _size_maps(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Heatmaps over the pairs of sizes, where there is more than one pair."""
+    """Heatmaps over the models, if there is more than one pair."""
     if len({r.get("pair") for r in rows}) < 2:
         return []
-    return [
-        {
-            "title": metric_name(metric),
-            "svg": inline_svg(grid_figure(size_grid(rows, metric), metric, bare=True), f"sizes-{metric}"),
-        }
-        for metric in SHOWN
-    ]
+    return [_drawing(size_grid(rows, metric), metric, "sizes") for metric in HEATMAPS]
+
+
+def _drawing(grid: Grid, metric: str, name: str) -> dict[str, str]:
+    drawing = grid_figure(grid, lower_is_better=metric in LOWER_IS_BETTER, in_percent=metric in IN_PERCENT)
+    return {"title": HEATMAPS[metric], "svg": inline_svg(drawing, f"{name}-{metric}")}

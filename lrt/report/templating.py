@@ -1,4 +1,4 @@
-"""The page's templates, with the numerals as filters. Everything put into a page is escaped."""
+"""Rendering of the page templates. Every string put into a page is escaped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lrt.report.palette import DARK, LIGHT, Palette, behaviour_name, condition_n
 
 
 def render(template: str, **context: Any) -> str:
-    """`template` filled in. Strings are escaped; only the `svg` filter lets our own drawings pass.
+    """`template` filled in. Strings are escaped, but for our own drawings through the `svg` filter.
 
-    Raises jinja2.UndefinedError where a template names what `context` has not.
+    Raises jinja2.UndefinedError for a name that `context` lacks.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lrt.report", "templates"),

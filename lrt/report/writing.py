@@ -1,22 +1,23 @@
-"""A report's files: all of them whole under their names, or an error that says what to change."""
+"""Writing the files of a report: each appears whole, or an error names the setting to change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from lrt.errors import UserError
 from lrt.storage.durable import write_durably
 
 
-class ReportUnwritable(OSError):
-    """The folder of a report cannot be made or written to."""
+class ReportUnwritable(UserError, OSError):
+    """The report's folder cannot be created or written to."""
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], setting: str) -> None:
-    """Write `files` by name into `folder`, making it where it is missing.
+    """Write `files` by name into `folder`, which is created if missing.
 
-    Each is written under a temporary name and renamed, so that a reader never sees half a page.
-    Raises ReportUnwritable naming the folder, the cause and `setting`.
+    Each is written under a temporary name and then renamed: a reader never sees half a page. Raises
+    ReportUnwritable naming the folder, the cause and `setting`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,6 +26,6 @@ def write_files(folder: Path, files: Mapping[str, bytes], setting: str) -> None:
     except OSError as error:
         raise ReportUnwritable(
             error.errno,
-            f"cannot write the report ({error.strerror}); give a folder that can be written to with {setting}=...",
+            f"cannot write the report ({error.strerror}); set {setting}= to a writable folder",
             str(folder),
         ) from error

@@ -37,7 +37,7 @@ class ConsoleMonitor(Monitor):
     def progress(self, what: str, total: int) -> Iterator[Advance]:
         """A bar on a terminal, a line every 30 seconds elsewhere; never over 100%."""
         if not self.shown:
-            yield lambda count: None
+            yield lambda _: None
         elif self.console.is_terminal:
             with self._bar(what, total) as advance:
                 yield advance

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lrt.runtime.entry import command
+from lrt.runtime.schema import ConfigError
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -21,8 +23,6 @@ from lrt.lab.pretraining import FamilyMember, pretrain
 from lrt.lab.shipped import WEIGHTS, ship
 from lrt.lab.tokenizer import load_or_train_tokenizer
 from lrt.models import LanguageModel, ModelSpec
-from lrt.runtime.entry import command
-from lrt.runtime.schema import ConfigError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -13,6 +13,10 @@ import os
 import sys
 
 import torch
+from lrt.runtime.entry import command
+from lrt.runtime.recorded import Recorded
+from lrt.runtime.schema import ConfigError, read_beside
+from lrt.runtime.session import Session
 from omegaconf import DictConfig
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -20,10 +24,6 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from lrt.activations import RecordingWorker
 from lrt.activations.manifest import Side
 from lrt.models import depth_of, resolve_layer
-from lrt.runtime.entry import command
-from lrt.runtime.recorded import Recorded
-from lrt.runtime.schema import ConfigError, read_beside
-from lrt.runtime.session import Session
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -25,6 +25,7 @@ from lrt.config import Config, ConfigError, read_config
 from lrt.config.reading import as_plain, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings
+from lrt.report import Table
 from lrt.storage.cache import Cache
 from lrt.storage.durable import write_durably
 
@@ -110,6 +111,14 @@ class Session:
         if not isinstance(value, int | float):
             raise ConfigError(f"optimized_metric={path} is no number of this run's outcome ({file})")
         return float(value)
+
+    def print(self, text: str) -> None:
+        """Prints a line; a path in it is not broken at the terminal's edge."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def print_table(self, table: Table) -> None:
+        """Prints a table as wide as the terminal allows."""
+        self.console.print(table)
 
     @property
     def first(self) -> bool:

@@ -15,8 +15,8 @@ from lrt.pipeline.maps import Maps
 from lrt.pipeline.states import RecordedStates, States
 from lrt.report import (
     Table,
-    blocks_told,
     fit_table,
+    format_layers,
     headline_table,
     strength_figure,
     summary_tables,
@@ -27,7 +27,7 @@ from lrt.report import (
 def recording(layers: LayerPlan, text: CorpusText, states: States) -> str:
     """What is recorded, and where it will be."""
     tokens = text.settings.tokens
-    what = ", ".join(f"{side} {blocks_told(layers.recorded.of(side).layers)}" for side in SIDES)
+    what = ", ".join(f"{side} {format_layers(layers.recorded.of(side).layers)}" for side in SIDES)
     where = f": {states.folder}" if isinstance(states, RecordedStates) else ", on the fly"
     return f"Recording states of {what} over {tokens.train + tokens.validation + tokens.test:,} tokens{where}"
 

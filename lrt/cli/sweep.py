@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lrt.report import layers_told, write_sweep_report
+from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
 
 ROW = "job.json"
@@ -51,7 +51,7 @@ def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "job": number,
         "pair": f"{name}, reversed" if OmegaConf.select(config, "pair.reverse") else name,
-        **{f"{side}_layer": layers_told(config.layers[side]) for side in ("source", "target")},
+        **{f"{side}_layer": layer_label(config.layers[side]) for side in ("source", "target")},
         "overrides": list(job.overrides or []),
         "status": "ok",
         "error": None,

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 # exact names: of any package some attribute leads to everything
 ALLOWED = frozenset(
     {
-        "lrt.runtime.sweep.SweepReport",
+        "lrt.cli.sweep.SweepReport",
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
         "logging.FileHandler",

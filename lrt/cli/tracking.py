@@ -120,10 +120,9 @@ class Tracking:
 
     def loggers(self, name: str = "") -> list[Logger]:
         """Lightning's loggers; of a fit with a name, with that name before its metrics."""
-        prefix = {"prefix": name} if name else {}
-        loggers: list[Logger] = [CSVLogger(self.folder, name="csv", version=name, **prefix)]
+        loggers: list[Logger] = [CSVLogger(self.folder, name="csv", version=name, prefix=name)]
         if self._run is not None:
-            loggers.append(GuardedWandb(save_dir=self.folder, experiment=self._run, **prefix))
+            loggers.append(GuardedWandb(save_dir=self.folder, experiment=self._run, prefix=name))
         return loggers
 
     def wandb(self, log_to: Callable[[Any], None]) -> None:

@@ -65,8 +65,12 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
 
         contrasts = contrasts_of(suite)
-        monitor.step(f"Extracting steering vectors: {len(contrasts)} contrastive sets, {len(suite)} behaviours")
-        vectors = extract_vectors(pair, layers.recorded, contrasts, untrained, cache, monitor)
+        monitor.step(
+            f"Extracting steering vectors: {len(contrasts)} contrastive sets, {len(suite)} behaviours"
+        )
+        vectors = extract_vectors(
+            pair, layers.recorded, contrasts, states.median_norms, untrained, cache, monitor
+        )
 
         monitor.step("Choosing layers and strengths on development items")
         choices = Choices(pair, vectors, layers.candidates, states, config.evaluation, cache, monitor)

@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from lrt.activations import RowFilter
 from lrt.evaluation import Instructions, Propensity, Refusal, StrengthGrid, Texts
-from lrt.evaluation.suites import StorybookSuite
+from lrt.evaluation.storybook import StorybookSuite
 from lrt.mapping import ClosedFormSpec, FitSpec
 from lrt.models import ModelSpec
 
@@ -39,12 +39,14 @@ LEFT_OUT = {
 
 def defaults_of(node: str) -> dict[str, Any]:
     """The fields of a node's dataclass that have a default, as plain data."""
-    plain = {
-        each.name: each.default if each.default is not MISSING else each.default_factory()  # type: ignore[misc]
-        for each in fields(NODES[node])
-        if each.name not in LEFT_OUT.get(node, ())
-        and (each.default is not MISSING or each.default_factory is not MISSING)
-    }
+    plain = {}
+    for each in fields(NODES[node]):
+        if each.name in LEFT_OUT.get(node, ()):
+            continue
+        if each.default is not MISSING:
+            plain[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            plain[each.name] = each.default_factory()
     return dict(json.loads(json.dumps(plain)))  # lists for tuples
 
 

@@ -17,7 +17,8 @@ from lrt.config.errors import ConfigError
 from lrt.config.pair import PairSettings
 from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Recording
 from lrt.evaluation import Propensity, Refusal, Texts
-from lrt.evaluation.suites import CombinedSuite, FilesSuite, StorybookSuite
+from lrt.evaluation.storybook import StorybookSuite
+from lrt.evaluation.suites import CombinedSuite, FilesSuite
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 
 OneSuite = Annotated[StorybookSuite | FilesSuite | Propensity | Refusal | Texts, Field(discriminator="kind")]

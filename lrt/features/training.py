@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.features.metrics import DeadShare, MeanActive
-from lrt.errors import InvalidValue
 from lrt.mapping import FitDiverged, FractionUnexplained, Moments
 from lrt.mapping.metrics import collect
 

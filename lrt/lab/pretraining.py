@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lrt.lab.grammar import DocumentSplit, pages
-from lrt.models.precision import bfloat16_pays
+from lrt.models.precision import bfloat16_is_fast
 from lrt.storage.checkpoints import DurableCheckpoints, resuming
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def precision_for(member: FamilyMember) -> str:
     """Resolves `auto`: bf16 mixed precision on a GPU, and on a CPU where it is faster at that width."""
     if member.precision != "auto":
         return member.precision
-    return "bf16-mixed" if torch.cuda.is_available() or bfloat16_pays(member.width) else "32-true"
+    return "bf16-mixed" if torch.cuda.is_available() or bfloat16_is_fast(member.width) else "32-true"
 
 
 def pretrain(

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lrt.errors import InvalidValue, UserError
+from lrt.errors import UserError
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.fit_spec import FitSpec
 from lrt.mapping.metrics import ErrorAlong, FractionUnexplained, MeanCosine, collect

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from lrt.activations import PartRule
 from lrt.config import Corpus
 from lrt.config.corpus import (
     CorpusSource,
@@ -113,7 +112,7 @@ class CorpusText:
     def _summary(self) -> dict[str, Any]:
         packed = self.packed
         tokens = {split: packed.tokens_by_group(split) for split in SPLITS}
-        return {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_left_out}
+        return {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_excluded}
 
     def _facts(self) -> dict[str, Any]:
         tokenizer = self.pair.source.tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,8 @@ class Studies:
                 forecast = self.forecasts.of(fit, behaviour, layer)
                 if forecast["warning"]:
                     log.warning("%s: %s", behaviour.name, forecast["warning"])
-                made = self.cache.resumed(
-                    "measurements",
-                    self._facts(behaviour),
-                    lambda partial, behaviour=behaviour: self._study(behaviour, partial),
-                    STUDY,
-                    behaviour.name,
-                )
+                make = partial(self._study, behaviour)
+                made = self.cache.resumed("measurements", self._facts(behaviour), make, STUDY, behaviour.name)
                 studied.append(Studied(behaviour, made, fit, forecast))
         return studied
 
@@ -142,15 +137,14 @@ class Studies:
             self._transfer_maps[fit.name] = fit.transfer_maps(self.settings, self.seed, self.untrained)
         return self._transfer_maps[fit.name]
 
-    def _study(self, behaviour: Behaviour, partial: Path) -> Study:
+    def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
         settings, fit, whole = self.settings, self.maps.of(behaviour), self.maps.whole
         chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
         units = directions(
             behaviour.contrast,
             whole.states,
             self._maps_of(fit),
-            whole=whole.affine if fit is not whole else None,
-            stack=fit.layers.target,
+            whole=whole.mapping if fit is not whole else None,
             layer=chosen.choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,
@@ -161,7 +155,7 @@ class Studies:
             vectors.states[behaviour.contrast].source_vector, source.choice.layer
         )
         rows = study_rows(behaviour, grid, {name: len(draws) for name, draws in units.items()}, split)
-        with Journal(partial) as journal, self.monitor.progress(behaviour.name, rows) as advance:
+        with Journal(unfinished) as journal, self.monitor.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
                 source.model,

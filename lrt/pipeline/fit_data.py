@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from torch import Tensor
 from lrt.activations import ActivationDataModule, Batch, OnTheFlyRows, PartRule, RowFilter, Selection
 from lrt.config import Batches
 from lrt.corpora import SPLITS, Split
-from lrt.mapping import Moments, RidgeFit, ShuffledPairs, ridge_path
+from lrt.mapping import Moments, RidgeFit, ShuffledPairs, merge_all, ridge_path
 from lrt.pipeline.corpus import CorpusText
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
@@ -190,7 +190,7 @@ class FitData:
                     for batch in counted(self.in_order.iterate(split, batch_rows=MOMENTS_BATCH)):
                         moments[split].update(batch["source"], batch["target"])
             if draws:
-                shuffled.end()
+                shuffled.flush()
             return moments | draws
 
         beside = self._shuffled_facts(self._draws_beside) if self._draws_beside else {}
@@ -211,7 +211,7 @@ class FitData:
     @cached_property
     def train_moments(self) -> Moments:
         """Of all training rows."""
-        return merged(self.folds or [self.no_rows()])
+        return merge_all(self.folds or [self.no_rows()])
 
     @cached_property
     def reference_ridge(self) -> RidgeFit:
@@ -262,7 +262,9 @@ class FitData:
 
         return self._cached({"single tokens": True}, gather)
 
-    def gathered(self, facts: Mapping[str, Any], batches: Callable[[], Iterator[Batch]], what: str) -> Moments:
+    def gathered(
+        self, facts: Mapping[str, Any], batches: Callable[[], Iterator[Batch]], what: str
+    ) -> Moments:
         """Moments of other pairs of the same training rows, by what determines them beside the rows."""
 
         def gather() -> dict[str, Moments]:
@@ -299,14 +301,6 @@ class FitData:
 
 def _numbered(name: str, count: int) -> list[str]:
     return [f"{name}/{number}" for number in range(count)]
-
-
-def merged(parts: Sequence[Moments]) -> Moments:
-    """Moments of all rows of several accumulators."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
 
 
 def shared_ids(documents: Tensor, groups: Mapping[int, int]) -> Tensor:

@@ -142,7 +142,7 @@ def train(
     data: FitData,
     spec: FitSpec,
     settings: FitSettings,
-    vectors: Mapping[str, Tensor],
+    vectors: dict[str, Tensor],
     evaluation: SteeringEvalCallback | None,
     output: FitOutput,
     folder: Path,
@@ -197,9 +197,7 @@ def train(
     trainer.strategy.barrier("map written")
 
 
-def _module(
-    data: FitData, spec: FitSpec, settings: FitSettings, vectors: Mapping[str, Tensor]
-) -> MapModule:
+def _module(data: FitData, spec: FitSpec, settings: FitSettings, vectors: dict[str, Tensor]) -> MapModule:
     reference, start, bias = data.reference_ridge, None, settings.map.bias
     rows, width = data.train_moments.count, data.train_moments.d_source
     # orthogonal kinds are determined by more than the rows
@@ -274,4 +272,3 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
         raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error
-

@@ -9,10 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lrt.activations.manifest import SIDES, Side
+from lrt.activations.manifest import SIDES
 from lrt.config.sections import DuringTraining, Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -27,22 +26,23 @@ from lrt.mapping import (
     FitSpec,
     MapForeign,
     MapMissing,
+    cosine,
+    excess,
     gcv_curve,
     load_map,
     ridge_at,
     save_map,
 )
-from lrt.mapping.many_to_one import PERFECT
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import FitData, RowSource
 from lrt.pipeline.layers import LayerPair
-from lrt.pipeline.map_training import Fitted, FitOutput, FitSettings, solve, train
+from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, solve, train
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit, transfer_maps
 from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
 from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
-from lrt.steering import SteeringVector, transfer
+from lrt.steering import Mapping as Transfer
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint
 
@@ -115,6 +115,24 @@ class MapFit:
         """The fitted map."""
         return self.open()[0]
 
+    @cached_property
+    def mapping(self) -> Transfer:
+        """The fitted map between the pair's layers: what transfers vectors."""
+        return self.mapping_of(self.affine)
+
+    def mapping_of(self, affine: AffineMap) -> Transfer:
+        """Any map of these rows, finished or not, between the pair's layers."""
+        norms = self.data.states.median_norms
+        return Transfer(
+            affine,
+            self.layers.source,
+            self.layers.target,
+            self.pair.names["source"],
+            self.pair.names["target"],
+            {layer: norms[f"target.{layer}"] for layer in self.layers.target.layers},
+            self.fingerprint,
+        )
+
     def card(self) -> dict[str, Any]:
         """The map's card, with its figures along the vectors of today's behaviours."""
         affine, card = self.open()
@@ -156,7 +174,7 @@ class MapFit:
         self, settings: Evaluation, seed: int, untrained: UntrainedSource | None
     ) -> TransferMaps:
         """The map, and those of its nulls and intervals."""
-        return transfer_maps(self.affine, self.refit, settings, seed, untrained)
+        return transfer_maps(self.mapping, self.refit, settings, seed, untrained)
 
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
@@ -256,36 +274,13 @@ class MapFit:
     def _save_vectors(self, affine: AffineMap, known: Mapping[str, str] = MappingProxyType({})) -> None:
         """Saves source, native and transferred vectors of every contrast, for use elsewhere; not those that
         are `known` by the same prompts."""
-        norms = self.data.states.median_norms
         for name, digest in prompts_digests(self.contrasts).items():
             if known.get(name) == digest:
                 continue
             states = self.states[name]
-
-            def vectors(
-                side: Side, concatenated: Tensor, name: str = name, digest: str = digest
-            ) -> list[SteeringVector]:
-                layers = self.layers.of(side)
-                return [
-                    SteeringVector(
-                        layers.part(concatenated, layer),
-                        layer,
-                        self.pair.names[side],
-                        norms[f"{side}.{layer}"],
-                        name,
-                        prompts=digest,
-                    )
-                    for layer in layers.layers
-                ]
-
-            source, native = vectors("source", states.source_vector), vectors("target", states.target_vector)
-            transferred = transfer(
-                source,
-                affine,
-                model=self.pair.names["target"],
-                residual_norms={vector.layer: vector.residual_norm for vector in native},
-                fingerprint=self.fingerprint,
-            )
+            source, native = states.vectors("source"), states.vectors("target")
+            mapping = self.mapping_of(affine)
+            transferred = [mapping.transfer(source, layer) for layer in self.layers.target.layers]
             for role, saved in (("source", source), ("native", native), ("transferred", transferred)):
                 for vector in saved:
                     vector.save(self.folder / "vectors" / name / role / f"layer-{vector.layer}")
@@ -376,34 +371,26 @@ def require_maps(
 
 def steering_evaluation(fit: MapFit, settings: DuringTraining, choices: Choices) -> SteeringEvalCallback:
     """The callback that steers with the unfinished map, for the behaviours that the settings name."""
-    target = fit.layers.target
     tracked = []
     for behaviour in fit.behaviours:
         if behaviour.name in settings.behaviours:
             states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
-            layer = chosen.choice.layer
-            native = torch.nn.functional.normalize(target.part(states.target_vector, layer), dim=0)
+            native = {vector.layer: vector for vector in states.vectors("target")}
             tracked.append(
                 TrackedBehaviour(
                     behaviour,
                     chosen.model,
-                    states.source_vector,
-                    native,
+                    states.vectors("source"),
+                    native[chosen.choice.layer],
                     chosen.choice.strength,
-                    target.columns(layer),
                 )
             )
     evaluation = choices.settings
     return SteeringEvalCallback(
-        tracked, settings.every, settings.items, evaluation.temperature, evaluation.max_rows
+        tracked,
+        fit.mapping_of,
+        settings.every,
+        settings.items,
+        evaluation.temperature,
+        evaluation.max_rows,
     )
-
-
-def excess(fvu: float, optimum: float) -> float:
-    """How far a fit's FVU is above the optimum's, as a share of it; 0 where both are perfect."""
-    return 0.0 if fvu <= PERFECT else fvu / max(optimum, PERFECT) - 1
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    """Cosine of two `[d]` vectors."""
-    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))

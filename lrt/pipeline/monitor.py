@@ -34,7 +34,7 @@ class Monitor:
     def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
         """Yields a function to be called with the number of units just done, of `total`."""
         del what, total
-        return nullcontext(lambda count: None)
+        return nullcontext(lambda _: None)
 
     def working(self, what: str) -> AbstractContextManager[None]:
         """For a task whose length is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -15,13 +16,15 @@ from lrt.mapping import (
     DirectionalRidge,
     FitSpec,
     Moments,
+    merge_all,
     ridge_along,
     ridge_at,
     ridge_per_direction,
 )
-from lrt.pipeline.fit_data import FitData, merged
+from lrt.pipeline.fit_data import FitData
 from lrt.pipeline.pair import UntrainedSource
 from lrt.pipeline.states import RecordedStates
+from lrt.steering import Mapping
 
 
 class Refit:
@@ -62,7 +65,7 @@ class Refit:
 
 
 def transfer_maps(
-    affine: AffineMap, refit: Refit, settings: Evaluation, seed: int, untrained: UntrainedSource | None
+    mapping: Mapping, refit: Refit, settings: Evaluation, seed: int, untrained: UntrainedSource | None
 ) -> TransferMaps:
     """The map under test, and those of its nulls and of the second interval."""
     folds = refit.data.folds
@@ -70,10 +73,15 @@ def transfer_maps(
     resampled = []
     for _ in range(settings.resampled_draws):
         drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
-        resampled.append(refit.on(merged([folds[i] for i in drawn])))
+        resampled.append(refit.on(merge_all([folds[i] for i in drawn])))
     shuffled = [refit.on(moments) for moments in refit.data.shuffled]
-    null = None if untrained is None else refit.on_untrained(untrained_moments(refit.data, untrained))
-    return TransferMaps(affine, shuffled, resampled, null)
+    null = None
+    if untrained is not None:
+        affine = refit.on_untrained(untrained_moments(refit.data, untrained))
+        null = replace(mapping, affine=affine, source_model=untrained.name, fingerprint="")
+    return TransferMaps(
+        mapping, [*map(mapping.with_affine, shuffled)], [*map(mapping.with_affine, resampled)], null
+    )
 
 
 def untrained_moments(data: FitData, untrained: UntrainedSource) -> Moments:

@@ -36,9 +36,7 @@ class ModelPair:
         return {side: self.model(side).spec.name for side in SIDES}
 
 
-def load_pair(
-    settings: PairSettings, cache: Path, blocks: dict[Side, int] | None = None
-) -> ModelPair:
+def load_pair(settings: PairSettings, cache: Path, blocks: dict[Side, int] | None = None) -> ModelPair:
     """Loads both models.
 
     cache   Where dequantised GGUF files are kept.
@@ -66,6 +64,11 @@ class UntrainedSource:
     def __init__(self, source: ModelSpec, seed: int, cache: Path) -> None:
         self._spec = replace(source, weights="random", seed=seed, name="")
         self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self._spec.name
 
     @cached_property
     def identity(self) -> dict[str, Any]:

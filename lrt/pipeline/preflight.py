@@ -9,18 +9,18 @@ from lrt.activations.manifest import SIDES
 from lrt.config import Config, ConfigError
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
-from lrt.mapping import ClosedFormSpec, stack_bytes
+from lrt.mapping import ClosedFormSpec, layer_concat_bytes
 from lrt.models import check_same_tokenizer
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings
 from lrt.pipeline.pair import ModelPair
-from lrt.report import blocks_told
+from lrt.report import format_layers
 
 log = logging.getLogger(__name__)
 
 
-def check_recording(config: Config, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
+def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and behaviours of which states cannot be recorded or read."""
     samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
     check_same_tokenizer(pair.source.tokenizer, pair.target.tokenizer, samples)
@@ -28,7 +28,7 @@ def check_recording(config: Config, pair: ModelPair, suite: Sequence[Behaviour],
         "%s%s",
         "to choose among: " if plan.automatic else "",
         " -> ".join(
-            f"{model.spec.name} {blocks_told(plan.candidates.of(side).layers)} of {model.depth}"
+            f"{model.spec.name} {format_layers(plan.candidates.of(side).layers)} of {model.depth}"
             for side in SIDES
             for model in [pair.model(side)]
         ),
@@ -60,7 +60,7 @@ def check_run(
     if plan.automatic:  # the rest once the layers are known, before the fit
         _check_automatic_memory(config, plan)
         check_candidates(sae, plan.candidates)
-    check_recording(config, pair, suite, plan)
+    check_recording(pair, suite, plan)
 
 
 def check_names(
@@ -108,7 +108,7 @@ def _check_on_the_fly(config: Config, plan: LayerPlan) -> None:
 def _check_automatic_memory(config: Config, plan: LayerPlan) -> None:
     source, target = plan.recorded
     limit = config.analysis.memory_bytes
-    need = stack_bytes(source, target, 6)  # three splits, and the part of each that is solved
+    need = layer_concat_bytes(source, target, 6)  # three splits, and the part of each that is solved
     if "source" in plan.automatic and need > limit:
         raise ConfigError(
             f"layers.source=auto among {len(source.layers)} source layers of {source.width} and "

@@ -16,7 +16,7 @@ from lrt.pipeline.layers import LayerPlan
 from lrt.pipeline.maps import Maps
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.provenance import provenance
-from lrt.report import layers_told
+from lrt.report import layer_label
 
 
 def results(
@@ -140,7 +140,7 @@ def outcome(
     """A job's row in a sweep: its map and, where it was evaluated, its transfer ratios."""
     row = {
         **pair.names,
-        **{f"{side}_layer": layers_told(card["layers"][side]) for side in SIDES},
+        **{f"{side}_layer": layer_label(card["layers"][side]) for side in SIDES},
         **{name: card["metrics"][name] for name in ("fvu", "r2", "excess_over_optimum")},
         "seconds": sum(seconds.values()),
     }

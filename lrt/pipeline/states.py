@@ -250,7 +250,7 @@ def pass_medians(
                 pair.target,
                 layers.source.layers,
                 layers.target.layers,
-                text.packed.splits["train"],
+                text.packed,
                 at_most_tokens=MEDIAN_TOKENS,
                 batch_tokens=settings.batch_tokens,
                 non_finite=settings.non_finite,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lrt.evaluation import Behaviour, ContrastStates
+from lrt.evaluation import Behaviour, ContrastStates, ModelStates
 from lrt.models import LanguageModel
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
@@ -34,26 +34,29 @@ class Vectors:
 
     def at(self, layers: LayerPair) -> dict[str, ContrastStates]:
         """The same at some of these layers."""
-        columns = [
-            recorded.columns_of(wanted.layers) for recorded, wanted in zip(self.layers, layers, strict=True)
-        ]
-        return {name: states.at(*columns) for name, states in self.states.items()}
+        wanted = [each.layers for each in layers]
+        return {name: states.at(*wanted) for name, states in self.states.items()}
 
 
 def extract_vectors(
     pair: ModelPair,
     layers: LayerPair,
     contrasts: Mapping[str, Behaviour],
+    norms: Mapping[str, float],
     untrained: UntrainedSource | None,
     cache: Cache,
     monitor: Monitor,
 ) -> Vectors:
     """Runs the contrastive prompts through both models and the untrained source, if there is one; cached by
-    model, layers and prompts."""
+    model, layers and prompts.
+
+    norms  Median residual norms by `source.LAYER` and `target.LAYER`.
+    """
     roles: list[str] = ["source", "target", *(["untrained"] if untrained is not None else [])]
 
-    def states_of(behaviour: Behaviour, role: str) -> Any:
-        depths = layers.of("target" if role == "target" else "source").layers
+    def states_of(behaviour: Behaviour, role: str) -> ModelStates:
+        recorded = layers.of("target" if role == "target" else "source")
+        depths = recorded.layers
 
         def make() -> dict[str, Any]:
             model: LanguageModel
@@ -75,9 +78,15 @@ def extract_vectors(
             "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
         }
         tensors = cache.made_once("states", facts, make, TENSORS)
-        return tensors["positive"], tensors["negative"]
+        positive, negative = tensors["positive"], tensors["negative"]
+        if untrained is not None and role == "untrained":
+            # it runs over no corpus: the unit of its strengths is the norm of these states
+            own = {layer: float(recorded.part(positive, layer).norm(dim=1).median()) for layer in depths}
+            return ModelStates(positive, negative, recorded, untrained.name, own)
+        own = {layer: norms[f"{role}.{layer}"] for layer in depths}
+        return ModelStates(positive, negative, recorded, pair.names[role], own)
 
-    found: dict[str, ContrastStates] = {}
+    by_contrast: dict[str, ContrastStates] = {}
     with (
         monitor.stage("extract vectors"),
         monitor.progress("contrastive prompts", len(contrasts) * len(roles)) as advance,
@@ -87,5 +96,7 @@ def extract_vectors(
             for role in roles:
                 states.append(states_of(behaviour, role))
                 advance(1)
-            found[name] = ContrastStates(*states)
-    return Vectors(layers, found)
+            digest = prompts_digest(behaviour.positives, behaviour.negatives)
+            source, target, *null = states
+            by_contrast[name] = ContrastStates(name, source, target, null[0] if null else None, digest)
+    return Vectors(layers, by_contrast)

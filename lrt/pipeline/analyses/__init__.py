@@ -7,7 +7,7 @@ from typing import Any
 
 from lrt.config import Analysis as Settings
 from lrt.config import Batches, ConfigError
-from lrt.mapping import stack_bytes
+from lrt.mapping import layer_concat_bytes
 from lrt.pipeline.analyses.analysis import Analysis, run_analyses
 from lrt.pipeline.analyses.autoencoders import Autoencoders
 from lrt.pipeline.analyses.features import Features
@@ -80,7 +80,9 @@ class Analyses:
 def moments_bytes(rows: RowSource, layers: LayerPair, maps: int, untrained: bool) -> int:
     """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls and single tokens."""
     settings = rows.settings
-    return maps * stack_bytes(*layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + untrained)
+    return maps * layer_concat_bytes(
+        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + untrained
+    )
 
 
 def window_bytes(rows: RowSource, layers: LayerPair, batches: Batches) -> int:
@@ -120,9 +122,7 @@ def plan_analyses(
             seed = whole.settings.seed
             wanted.append(Fidelity(whole, rows, recorded, pair, rows.states, settings, seed))
         if settings.sae.wanted:
-            autoencoders = Autoencoders(
-                settings.sae, whole.layers, rows, pair, whole.settings, whole.output
-            )
+            autoencoders = Autoencoders(settings.sae, whole.layers, rows, pair, whole.settings, whole.output)
             steered = [b for b in suite if b.name in settings.sae.behaviours]
             wanted.append(Features(autoencoders, whole.layers, steered, vectors, choices))
     return Analyses(tuple(wanted), Forecasts(whole, rows, settings), maps, rows)

@@ -36,9 +36,9 @@ from lrt.mapping import (
     MapSpec,
     Moments,
     RidgeFit,
+    layer_concat_bytes,
     ridge_path,
     solving_bytes,
-    stack_bytes,
 )
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.analyses.autoencoders import Autoencoders, Batches
@@ -87,7 +87,9 @@ class Features(Analysis):
         features = LayerConcat((0,), source)
         pairs = 2 * 8 * source * target
         return (
-            stack_bytes(features, self.layers.target, 2) + solving_bytes(features, self.layers.target) + pairs
+            layer_concat_bytes(features, self.layers.target, 2)
+            + solving_bytes(features, self.layers.target)
+            + pairs
         )
 
     def check(self) -> None:
@@ -186,7 +188,9 @@ class Features(Analysis):
         results = []
         for behaviour in self.steered:
             states = self.vectors.at(layers)[behaviour.contrast]
-            telling = behaviour_features(sae, *states.source, top=self.settings.top)
+            telling = behaviour_features(
+                sae, states.source.positive, states.source.negative, top=self.settings.top
+            )
             coefficients = telling.coefficients
             generator = torch.Generator().manual_seed(self.fit.seed)
             images = {

@@ -17,12 +17,12 @@ from lrt.mapping import (
     MapSpec,
     Moments,
     closed_form,
+    layer_concat_bytes,
     mean_only,
     of_layers,
     ridge_at,
     ridge_path,
     solving_bytes,
-    stack_bytes,
 )
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.fit_data import FitData, RowSource
@@ -72,8 +72,8 @@ class Fidelity(Analysis):
         copies = LBFGS_COPIES * ("orthogonal_penalty" in self.settings.fidelity_kinds)
         penalised = 8 * copies * source.total * target.width
         return (
-            stack_bytes(*self.layers, 3)
-            + stack_bytes(*self.whole.layers, 4)
+            layer_concat_bytes(*self.layers, 3)
+            + layer_concat_bytes(*self.whole.layers, 4)
             + max(solving_bytes(*self.layers), penalised)
         )
 

@@ -20,13 +20,14 @@ from lrt.mapping import (
     Moments,
     agreement,
     jackknife,
+    layer_concat_bytes,
     leave_one_out,
+    merge_all,
     residual_on,
     ridge_at,
-    stack_bytes,
 )
 from lrt.pipeline.analyses.analysis import TO_BE_FIXED
-from lrt.pipeline.fit_data import FitData, RowSource, merged
+from lrt.pipeline.fit_data import FitData, RowSource
 from lrt.pipeline.maps import MapFit
 from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON
@@ -99,8 +100,8 @@ class Forecasts:
             "agreement_whole_corpus": agreement([affine, whole], v).mean if fit.data.parts else None,
             "residual_on_prompts": residual_on(
                 affine,
-                torch.cat(states.source),
-                target.part(torch.cat(states.target), layer),
+                torch.cat([states.source.positive, states.source.negative]),
+                target.part(torch.cat([states.target.positive, states.target.negative]), layer),
                 centred=True,
             ),
         }
@@ -112,7 +113,7 @@ class Forecasts:
         if len(folds) < 2:
             return {"signal_to_noise": None, "agreement_documents": None, "folds": len(folds)}
         (noise,) = jackknife(folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
-        halves = [merged(folds[half::2]) for half in (0, 1)]
+        halves = [merge_all(folds[half::2]) for half in (0, 1)]
         maps = at_shares(halves, weight, bias=bias)
         return asdict(noise) | {"agreement_documents": agreement(maps, v, columns).mean}
 
@@ -122,7 +123,7 @@ class Forecasts:
         parts = len(self.rows.text.parts)
         if parts < 2 or not self.rows.states.settings.keeps_states:
             return 0
-        return stack_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
+        return layer_concat_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
 
     def _without_a_part(self, fit: MapFit) -> list[AffineMap]:
         """The ridge maps of a fit's corpus with one part of the mixture left out at a time."""

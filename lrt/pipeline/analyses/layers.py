@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from lrt.evaluation import ContrastStates
 from lrt.mapping import (
-    AffineMap,
     Moments,
     atlas,
+    layer_concat_bytes,
     many_to_many,
     many_to_one,
-    reduced_rank_path,
+    rank_curve,
     solving_bytes,
-    stack_bytes,
 )
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.fit_data import FitData, RowSource
@@ -36,7 +33,7 @@ class OfAllLayers(Analysis):
     @property
     def memory(self) -> int:
         """Of three splits, and of the largest solve."""
-        return stack_bytes(*self.layers, 3) + solving_bytes(*self.layers)
+        return layer_concat_bytes(*self.layers, 3) + solving_bytes(*self.layers)
 
     def data(self) -> FitData:
         """The whole corpus's rows; not held, since their moments are the largest thing of a run."""
@@ -74,7 +71,7 @@ class RecordedAtlas(OfAllLayers):
     @property
     def memory(self) -> int:
         """Those, and of the test documents' single tokens, filtered and all."""
-        return super().memory + stack_bytes(*self.layers, 2)
+        return super().memory + layer_concat_bytes(*self.layers, 2)
 
     def facts(self) -> Mapping[str, Any]:
         return {**super().facts(), "vectors": self.prompts}
@@ -141,25 +138,9 @@ class RankCurve(Analysis):
         return {"rows": self.fit_data.facts, "bias": self.fit_data.settings.bias}
 
     def make(self) -> dict[str, Any]:
-        data, bias = self.fit_data, self.fit_data.settings.bias
+        data = self.fit_data
         with data.monitor.stage("rank curve"):
-            best, weight = data.reference_ridge.map, data.reference_ridge.weight
-            train, test = data.train_moments, data.moments["test"]
-            path = reduced_rank_path(train, weight, bias=bias)
-            fvu = path.fvu(test).tolist()
-            ranks = sorted({*(2**i for i in range(20) if 2**i <= len(fvu)), len(fvu)})
-            U, s, Vt = torch.linalg.svd(best.weight, full_matrices=False)
-            truncated = []
-            for rank in ranks:
-                of_rank = (U[:, :rank] * s[:rank]) @ Vt[:rank]
-                offset = best.points(train.mean_x) - of_rank @ train.mean_x
-                truncated.append(
-                    test.fvu_of(AffineMap(of_rank, offset if bias else torch.zeros_like(offset)))
-                )
-        return {
-            "ranks": ranks,
-            "fvu": [fvu[rank - 1] for rank in ranks],
-            "truncated_fvu": truncated,
-            # of a map that explains nothing no rank has a share
-            "rank_95": path.rank_for(test, 0.95) if fvu[-1] < 1 else None,
-        }
+            curve = rank_curve(
+                data.reference_ridge, data.train_moments, data.moments["test"], bias=data.settings.bias
+            )
+        return asdict(curve)

@@ -1,6 +1,6 @@
 """make lab: trains one member of the storybook family from nothing, checks it, and ships it.
 
-python -m lrt.runtime.pretrain lab=small
+lrt pretrain lab=small
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lrt.runtime.entry import command
-from lrt.runtime.schema import ConfigError
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.progress import Progress
 
+from lrt.cli.command import command
+from lrt.config import ConfigError
+from lrt.config.reading import as_plain, explain
+from lrt.errors import UserError
 from lrt.lab.checks import examine
 from lrt.lab.pretraining import FamilyMember, pretrain
 from lrt.lab.shipped import WEIGHTS, ship
@@ -39,7 +41,7 @@ class Order:
     allow_failed_checks: bool
 
 
-class ChecksMissed(ValueError):
+class ChecksMissed(UserError):
     """A trained model that is not good enough to be shipped."""
 
 
@@ -55,9 +57,9 @@ class _Bar(L.Callback):
 def main(composed: DictConfig) -> None:
     """Tokenizer, training, checks, shipping."""
     try:
-        order = TypeAdapter(Order).validate_python(OmegaConf.to_container(composed, resolve=True))
+        order = TypeAdapter(Order).validate_python(as_plain(composed))
     except ValidationError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(explain(error)) from None
     weights = Path(order.weights) if order.weights else WEIGHTS
     tokenizer = load_or_train_tokenizer(weights / "tokenizer")
     console = Console(stderr=True)

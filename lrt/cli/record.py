@@ -1,50 +1,55 @@
-"""Recording alone: the whole store, one share of it, or the shares put together.
+"""Recording alone: the whole store, one worker's share of it, or the shares put together.
 
-python -m lrt.runtime.record [record.share=0/4 | record.merge=true] [the settings of train.py]
+lrt record [record.share=0/4 | record.merge=true] [the settings of train.py]
 
-Shares are static: process i of n records every n-th shard of the plan and knows of no other process, so
-they may be plain processes, a SLURM array or torchrun's workers, on one machine or on several. The store
-that is made of them is to the byte the one that a single process of like hardware and threads records.
+Shares are static: worker i of n records every n-th shard of the plan and knows of no other worker. They may
+be plain processes, a SLURM array or torchrun's workers, on one machine or several. The store made of them
+equals, to the byte, the one that a single process of like hardware and threads records.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import torch
-from lrt.runtime.entry import command
-from lrt.runtime.recorded import Recorded
-from lrt.runtime.schema import ConfigError, read_beside
-from lrt.runtime.session import Session
 from omegaconf import DictConfig
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RecordingWorker
-from lrt.activations.manifest import Side
+from lrt.activations.manifest import SIDES, Side
+from lrt.cli.command import command
+from lrt.cli.session import Session
+from lrt.config import Config, ConfigError, read_section
+from lrt.corpora import Decontaminator
+from lrt.evaluation.suites import build_suite
 from lrt.models import depth_of, resolve_layer
+from lrt.pipeline import CorpusText, load_pair, plan_layers
+from lrt.pipeline.preflight import check_recording
+from lrt.pipeline.states import RecordedStates
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RecordSettings:
-    """What is recorded.
+    """The section `record` of conf/record.yaml.
 
-    share  `NUMBER/COUNT` from zero, or `auto`; none: everything.
-    merge  Whether to make the store of its shares.
+    share  `NUMBER/COUNT` from zero, or `auto`; null records everything.
+    merge  Make the store of its shares.
     """
 
-    share: str | None = None
-    merge: bool = False
+    share: str | None
+    merge: bool
 
     def __post_init__(self) -> None:
         if self.share is not None and self.merge:
-            raise ValueError(f"record.share={self.share} and record.merge=true are two commands; give one")
-        self.chosen  # noqa: B018
+            raise ConfigError(f"record.share={self.share} and record.merge=true are two commands: give one")
+        _ = self.worker
 
     @property
-    def chosen(self) -> RecordingWorker | None:
-        """The share that is meant. Raises ValueError for none that there is."""
+    def worker(self) -> RecordingWorker | None:
+        """The worker that is meant; None for all. Raises UserError for an impossible one."""
         if self.share is None:
             return None
         if self.share == "auto":
@@ -52,50 +57,56 @@ class RecordSettings:
         return RecordingWorker.parse(self.share)
 
 
-class Recording(Recorded):
-    """What is recorded, of a run that trains nothing."""
-
-    def check_trains(self) -> None:
-        """The Trainer has no say here, and refuses some environments of SLURM."""
-
-    def blocks_needed(self, side: Side) -> int | None:
-        """Up to the deepest that is recorded: what lies above it is not even loaded."""
-        spec = getattr(self.config.pair, side)
-        named = [getattr(self.config.layers, side), getattr(self.config.recording, side)]
-        if any(isinstance(layers, str) for layers in named):  # auto, all
-            return None
-        depth = depth_of(spec, self.kept_models)
-        deepest = (
-            resolve_layer(layer, setting, depth, spec.name)
-            for layers, setting in zip(named, (f"layers.{side}", f"recording.{side}"), strict=True)
-            for layer in layers
-        )
-        return 1 + max(deepest, default=depth - 1)
+def blocks_needed(config: Config, side: Side) -> int | None:
+    """Decoder blocks up to the deepest recorded layer: what lies above is not even loaded. None for all."""
+    spec = getattr(config.pair, side)
+    named = [getattr(config.layers, side), getattr(config.recording, side)]
+    if any(isinstance(layers, str) for layers in named):  # auto, all
+        return None
+    depth = depth_of(spec, Path(config.paths.models))
+    deepest = (
+        resolve_layer(layer, setting, depth, spec.name)
+        for layers, setting in zip(named, (f"layers.{side}", f"recording.{side}"), strict=True)
+        for layer in layers
+    )
+    return 1 + max(deepest, default=depth - 1)
 
 
 def main(composed: DictConfig) -> None:
-    """Records, and says where it lies and what comes next."""
-    settings, rest = read_beside(composed, "record", RecordSettings)
+    """Records, and says where the store is."""
+    settings, rest = read_section(composed, "record", RecordSettings)
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # `cuda` is this process's own device
-    with Session.of(rest, "record") as session:
-        run = Recording(session.config, session)
+    with Session.of(composed, steps=2, settings=rest) as session:
+        config, cache, monitor = session.config, session.cache, session.monitor
+        if not config.recording.keeps_states:
+            raise ConfigError("recording.states=none keeps no states, so there is no store to record")
         if settings.share is not None or settings.merge:
-            for side in ("source", "target"):
-                if getattr(session.config.pair, side).dtype == "auto":
+            for side in SIDES:
+                if getattr(config.pair, side).dtype == "auto":
                     raise ConfigError(
                         f"pair.{side}.dtype=auto: each process would choose for its own machine, and shares "
                         "in different formats make no store; name one, as bfloat16, the same for all shares "
                         "and the merge"
                     )
-        run.check()
-        if (share := settings.chosen) is not None:
-            place = run.record_share(share)
-            session.console.print(f"share {share.number}/{share.count}: {place}")
+        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        needed = {side: blocks for side in SIDES if (blocks := blocks_needed(config, side)) is not None}
+        with monitor.stage("load pair"):
+            pair = load_pair(config.pair, session.models, needed)
+            suite = build_suite(config.suite, lambda: pair.template)
+            layers = plan_layers(config.layers, config.recording, pair)
+            check_recording(pair, suite, layers)
+        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
+        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        states = RecordedStates(pair, layers.recorded, text, config.recording, cache, monitor)
+        monitor.step(f"Recording states: {states.folder}")
+        if (worker := settings.worker) is not None:
+            place = states.record_share(worker)
+            session.print(f"share {worker.number}/{worker.count}: {place}")
         else:
-            store = run.merge_shares() if settings.merge else run.store
-            rows = sum(shard.rows for shard in store.manifest.shards)
-            session.console.print(f"{rows:,} rows: {store.folder}")
+            store = states.merge_shares() if settings.merge else states.record()
+            tokens = sum(shard.rows for shard in store.manifest.shards)
+            session.print(f"{tokens:,} tokens: {store.folder}")
 
 
 if __name__ == "__main__":

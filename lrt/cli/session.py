@@ -29,6 +29,9 @@ from lrt.report import Table
 from lrt.storage.cache import Cache
 from lrt.storage.durable import write_durably
 
+OUTCOME = "outcome.json"
+"""A run's figures in its folder, for the row of a sweep."""
+
 
 class Session:
     """Opens what a run needs and closes it again, after an exception too.
@@ -96,12 +99,12 @@ class Session:
         self.tracking.close(error)
 
     def finish(self, outcome: dict[str, Any]) -> float | None:
-        """Writes the run's outcome (`outcome.json` in its folder, a sweep's row) and returns the metric that
+        """Writes the run's outcome (a file in its folder, a row of a sweep) and returns the metric that
         `optimized_metric` names.
 
         Raises ConfigError where the outcome has no such number.
         """
-        file = Path(self.config.paths.logs) / "outcome.json"
+        file = Path(self.config.paths.logs) / OUTCOME
         write_durably(file, json.dumps(outcome, indent=1).encode())
         if (path := self.config.optimized_metric) is None:
             return None

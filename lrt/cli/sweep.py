@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lrt.cli.session import OUTCOME
 from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
 
@@ -40,13 +41,13 @@ class SweepReport(Callback):
     ) -> None:
         if self.multirun:
             hydra = config.hydra
-            row = _row(config, job_return, int(hydra.job.num))
+            row = _row(config, job_return, int(hydra.job.num), Path(hydra.runtime.output_dir))
             write_durably(Path(hydra.runtime.output_dir) / ROW, json.dumps(row, indent=1).encode())
             folder = Path(hydra.sweep.dir)
             report(folder.glob(f"*/{ROW}"), folder)
 
 
-def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
+def _row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:
     name = OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False)
     row: dict[str, Any] = {
         "job": number,
@@ -57,7 +58,8 @@ def _row(config: DictConfig, job: JobReturn, number: int) -> dict[str, Any]:
         "error": None,
     }
     if job.status == JobStatus.COMPLETED:
-        return row | (job.return_value or {})
+        outcome = folder / OUTCOME
+        return row | (json.loads(outcome.read_text()) if outcome.is_file() else {})
     return row | {"status": "failed", "error": _error(job)}
 
 
@@ -77,13 +79,11 @@ def report(files: Iterable[Path], folder: Path) -> Path:
     return write_sweep_report([row for _, row in rows], folder, setting="hydra.sweep.dir")
 
 
-def main(sweeps: str, folder: str) -> None:
-    """Combined sweeps on one page: `python -m lrt.runtime.sweep FOLDER_OF_SWEEPS REPORT_FOLDER`."""
-    files = sorted(Path(sweeps).glob(f"*/*/{ROW}"))
+def run(sweeps: Path, folder: Path) -> int:
+    """Several sweeps on one page; exit code 1 where there is none."""
+    files = sorted(sweeps.glob(f"*/*/{ROW}"))
     if not files:
-        sys.exit(f"error: there is no sweep in {sweeps} (no */*/{ROW}); run train.py -m first")
-    print(f"sweep report: {report(files, Path(folder))}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+        print(f"error: {sweeps} holds no sweep (no */*/{ROW}); run train.py -m first", file=sys.stderr)
+        return 1
+    print(f"sweep report: {report(files, folder)}", file=sys.stderr)
+    return 0

@@ -1,17 +1,15 @@
-"""make verify: the stores, maps, vectors and autoencoders in a folder against their checksums.
+"""Stores, maps, vectors and autoencoders in a folder against their checksums.
 
-python -m lrt.runtime.verify [--repair] [FOLDER]
+lrt verify [--repair] [FOLDER]
 
-Sizes and headers are looked at whenever a store is opened; this reads every byte. (Moments, states and
-measurements are read whole whenever they are used.) With --repair damaged files of a store are taken out of
-it, and the next run that needs the store records them, and nothing else, again.
+Sizes and headers are checked whenever a store is opened; this reads every byte. (Cached results are read whole
+whenever they are used.) With --repair damaged files of a store are removed, and the next run that needs the
+store records them, and nothing else, again.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +26,7 @@ def _check_store(folder: Path) -> None:
     ActivationStore.open(folder).verify(full=True)
 
 
-# by the file that says what lies beside it
+# by the file that describes what lies beside it
 CHECKS: dict[str, Callable[[Path], object]] = {
     "manifest.json": _check_store,
     "mapping.json": load_map,
@@ -38,10 +36,10 @@ CHECKS: dict[str, Callable[[Path], object]] = {
 DAMAGE = (StoreError, MapError, VectorUnreadable, SaeError, OSError)
 
 
-def verify(folder: Path, fix_hint: bool, console: Console) -> int:
-    """Checks what lies in a folder and tells of each; how many are damaged still.
+def verify(folder: Path, repairs: bool, console: Console) -> int:
+    """Checks every artifact in a folder and prints the damaged ones; how many are still damaged.
 
-    fix_hint  Take damaged files out of stores.
+    repairs  Remove damaged files of stores.
     """
     damaged = checked = 0
     for name, check in CHECKS.items():
@@ -51,35 +49,26 @@ def verify(folder: Path, fix_hint: bool, console: Console) -> int:
                 check(place)
             except DAMAGE as error:
                 console.print(f"damaged: {error}", style="red", markup=False)
-                damaged += not (fix_hint and name == "manifest.json" and _repaired(place, console))
+                damaged += not (repairs and name == "manifest.json" and _repaired(place, console))
     console.print(f"{checked} checked in {folder}, {damaged} damaged")
     return damaged
 
 
 def _repaired(place: Path, console: Console) -> bool:
     try:
-        taken = ", ".join(repair(place))
+        removed = ", ".join(repair(place))
     except DAMAGE as error:
         console.print(f"not repaired: {error}", style="red", markup=False)
         return False
-    console.print(f"taken out: {taken}; the next run records them", markup=False)
+    console.print(f"removed: {removed}; the next run records them", markup=False)
     return True
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """1 where something is damaged still, 2 where there is no such folder, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lrt.runtime.verify", description="Compares artifacts with their checksums."
-    )
-    parser.add_argument("--repair", action="store_true", help="take damaged files out of stores")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("artifacts"))
-    asked = parser.parse_args(arguments)
-    if not asked.folder.is_dir():
-        parser.error(f"{asked.folder} is no folder; give that of the artifacts (paths.artifacts)")
+def run(folder: Path, repairs: bool) -> int:
+    """Exit code: 1 where something is still damaged, 2 where there is no such folder, else 0."""
     console = Console(soft_wrap=True)  # a path is not broken at the terminal's edge
+    if not folder.is_dir():
+        console.print(f"error: {folder} is not a folder; give the artifacts' (paths.artifacts)", markup=False)
+        return 2
     logging.getLogger("lrt").handlers = [RichHandler(console=console, show_path=False)]
-    return int(verify(asked.folder, asked.repair, console) > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return int(verify(folder, repairs, console) > 0)

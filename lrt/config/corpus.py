@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,7 +56,7 @@ class StorybookSource(SourceSettings):
     """
 
     kind: Literal["storybook"] = "storybook"
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     seed: int = 0
 
 

@@ -225,6 +225,7 @@ class StatesOnTheFly(States):
         )
 
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:
+        del selection, batches, seed
         raise ConfigError(
             "recording.states=none keeps no states, and this needs them: set recording.states=native"
         )

@@ -1,0 +1,1 @@
+"""Commands: the only folder that knows Hydra's application, W&B and the terminal."""

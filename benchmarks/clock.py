@@ -1,4 +1,4 @@
-"""Ratios of two pieces of work that are run turn by turn, so that both see the same machine."""
+"""Speed ratios of two pieces of work. They run in alternation, so both see the same machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 class Row:
     """One line of the table.
 
-    ratio   Median over the runs; higher is better for us in every row.
+    ratio   Median over the runs. Higher is better for lrt in every row.
     spread  Least and largest ratio of the runs.
-    what    What is divided by what, in words.
-    aim     What we hold it against; None where nothing was promised.
+    what    Definition of the ratio: numerator over denominator.
+    aim     Ratio to reach; None for none.
     more    Further figures of the same runs.
     """
 
@@ -38,7 +38,7 @@ def seconds(work: Callable[[], object]) -> float:
 def turns(
     ours: Callable[[], object], theirs: Callable[[], object], runs: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both in `runs` turns."""
+    """Seconds of both, run in alternation `runs` times."""
     ours_took, theirs_took = [], []
     for _ in range(runs):
         theirs_took.append(seconds(theirs))
@@ -54,10 +54,10 @@ def row(
     aim: float | None = None,
     **more: Any,
 ) -> Row:
-    """Their seconds over ours, turn by turn."""
+    """A row of their seconds over ours, run by run."""
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    told = {
+    medians = {
         "seconds": round(statistics.median(ours), 4),
         "seconds_other": round(statistics.median(theirs), 4),
     }
-    return Row(name, statistics.median(ratios), (min(ratios), max(ratios)), what, aim, told | more)
+    return Row(name, statistics.median(ratios), (min(ratios), max(ratios)), what, aim, medians | more)

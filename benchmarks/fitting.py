@@ -1,5 +1,4 @@
-"""Fits: moments against float32 products, the ridge path, Lightning's cost per step, and how long each way to
-a map takes to come within 1% of the best one."""
+"""Speed of fits: moments, the ridge path, Lightning's cost per step, seconds to within 1% of the optimum."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ PAPER_STEPS, PAPER_BATCH = 2197, 32 * 512  # 4 epochs of 9M tokens
 
 
 def planted(rows: int, widths: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Paired rows: a source whose spectrum falls with a power, and its affine image in noise."""
+    """Paired rows: a source with a power-law spectrum, and a noisy affine map of it."""
     generator = torch.Generator().manual_seed(0)
     d, m = widths
     turn = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
@@ -49,7 +48,7 @@ def planted(rows: int, widths: tuple[int, int], seed: int = 0) -> tuple[torch.Te
 
 
 def moments_row(runs: int = 7, rows: int = 16_384) -> Row:
-    """Moments of paired rows over the three products alone."""
+    """Moments of paired rows, against their three matrix products alone."""
     d, m = SMALL[0], LARGE[0]
     x, y = torch.randn(rows, d), torch.randn(rows, m)
 
@@ -67,12 +66,12 @@ def moments_row(runs: int = 7, rows: int = 16_384) -> Row:
 
 
 def path_row(runs: int = 5) -> Row:
-    """A hundred ridge weights after one decomposition, against a tenth of a second."""
+    """A hundred ridge weights after one decomposition, against 0.1 seconds."""
     d, m = SMALL[0], LARGE[0]
     train, validation = Moments(d, m), Moments(d, m)
     train.update(*planted(8192, (d, m)))
     validation.update(*planted(2048, (d, m), seed=1))
-    # so many that the path stands out from the products before it
+    # many weights, so that the path takes measurably longer than the products before it
     hundreds = 100
     weights = torch.logspace(-3, 6, 100 * hundreds + 1, dtype=torch.float64)
     decomposed = seconds(lambda: SharedRidge(train, validation, weights))
@@ -81,7 +80,7 @@ def path_row(runs: int = 5) -> Row:
     for _ in range(runs):
         took = seconds(lambda: many.fit(train, validation)) - seconds(lambda: one.fit(train, validation))
         if took <= 0:
-            raise RuntimeError("the path could not be told from noise: run it on an idle machine")
+            raise RuntimeError("the path takes no measurable time: run this on an idle machine")
         ours.append(took / hundreds)
     what = f"0.1 s over what 100 more ridge weights take after one decomposition, {d} -> {m}"
     return row("fit/ridge_path", what, ours, [0.1] * runs, aim=1.0, decomposition=round(decomposed, 3))
@@ -106,7 +105,7 @@ def _module(x: torch.Tensor, y: torch.Tensor, spec: FitSpec, validation: Moments
 
 
 def lightning_row(runs: int = 5, steps: int = 120, batch: int = 1024) -> Row:
-    """The same steps of the same module in a loop of our own and in the Trainer."""
+    """The same steps of the same module, in a plain loop and in Lightning's Trainer."""
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         return _lightning_row(Path(place), runs, steps, batch)
 
@@ -123,7 +122,7 @@ def _lightning_row(folder: Path, runs: int, steps: int, batch: int) -> Row:
     spec = FitSpec(epochs=1)
 
     def in_trainer() -> None:
-        # what train.py gives it but the steering probe, which is no part of a step
+        # the callbacks of train.py, but for steering evaluations, which are no part of a step
         callbacks: list[L.Callback] = [
             FitHistory(),
             *resuming(folder / "last.ckpt"),
@@ -161,7 +160,7 @@ def _lightning_row(folder: Path, runs: int, steps: int, batch: int) -> Row:
 
 
 class _Within(L.Callback):
-    """Notes when validation came within 1% of the optimum, and stops there if asked to."""
+    """Records when validation comes within 1% of the optimum, and optionally stops there."""
 
     def __init__(self, validation: Moments, optimum: float, every: int, stop: bool) -> None:
         self.validation, self.optimum, self.every, self.stop = validation, optimum, every, stop
@@ -173,7 +172,7 @@ class _Within(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         if (trainer.global_step % self.every) and trainer.global_step != trainer.estimated_stepping_batches:
             return
-        before = time.perf_counter()  # looking is not part of the fit
+        before = time.perf_counter()  # validation is not part of the fit
         self.excess = self.validation.fvu_of(module.affine()) / self.optimum - 1
         now = time.perf_counter()
         if self.reached is None and self.excess <= 0.01:
@@ -183,7 +182,7 @@ class _Within(L.Callback):
 
 
 class _Problem:
-    """Rows in memory, and the closed form of them."""
+    """Paired rows in memory, with fits of them in closed form and by gradient."""
 
     def __init__(self, rows: int, widths: tuple[int, int]) -> None:
         self.rows, self.widths = rows, widths
@@ -197,7 +196,7 @@ class _Problem:
         return [{"source": a, "target": b} for a, b in parts]
 
     def closed(self) -> float:
-        """Moments and the whole ridge path; the best validation error."""
+        """Fit by moments and the whole ridge path; returns the best validation error."""
         train = Moments(*self.widths)
         for each in self.batches(1024):
             train.update(each["source"], each["target"])
@@ -207,7 +206,7 @@ class _Problem:
         """Seconds of a gradient fit to within 1% of the optimum, or to its end."""
         source, optimum = self.batches(size), self.closed()
         start = time.perf_counter()
-        module = _module(self.x, self.y, spec, self.held)  # the moments that whitening needs are on the way
+        module = _module(self.x, self.y, spec, self.held)  # computes the moments that whitening needs
         prepared = time.perf_counter() - start if spec.whitening != "none" else 0.0
         watch = _Within(self.held, optimum, every=max(1, len(source) // 4), stop=True)
         torch.manual_seed(0)
@@ -231,30 +230,32 @@ class _Problem:
 
 
 def paper_row(rows: int = 65_536, widths: tuple[int, int] = (192, 288)) -> Row:
-    """The paper's recipe with its batches and its number of steps; narrower, or it would take too long."""
-    put = _Problem(rows, widths)
-    put.closed()
+    """The paper's recipe with its batch size and number of steps, at smaller widths to save time."""
+    problem = _Problem(rows, widths)
+    problem.closed()
     spec = FitSpec(
         "AdamW", 1e-4, {}, schedule="constant", warmup=0.0, whitening="none", ridge=False, epochs=PAPER_STEPS
     )
-    return put.gradient_row(
-        "fit/paper_recipe", spec, PAPER_BATCH, PAPER_STEPS, [seconds(put.closed) for _ in range(3)]
+    return problem.gradient_row(
+        "fit/paper_recipe", spec, PAPER_BATCH, PAPER_STEPS, [seconds(problem.closed) for _ in range(3)]
     )
 
 
 def optimum_rows(rows: int = 65_536, widths: tuple[int, int] = (512, 768)) -> Iterator[Row]:
-    """Seconds to within 1% of the best validation error: the closed form, the default gradient fit and
-    scikit-learn's Ridge, all from rows in memory."""
+    """Seconds to within 1% of the best validation error, from rows in memory.
+
+    Compares the closed form, the default gradient fit and scikit-learn's Ridge.
+    """
     from sklearn.linear_model import Ridge
 
-    put = _Problem(rows, widths)
-    held_y = put.held_y
-    numpy_x, numpy_y = put.x.numpy(), put.y.numpy()
+    problem = _Problem(rows, widths)
+    held_y = problem.held_y
+    numpy_x, numpy_y = problem.x.numpy(), problem.y.numpy()
     theirs = Ridge(alpha=1.0)
-    optimum = put.closed()
+    optimum = problem.closed()
     theirs.fit(numpy_x, numpy_y)
-    closed_took, sklearn_took = turns(put.closed, lambda: theirs.fit(numpy_x, numpy_y), runs=3)
-    predicted = torch.from_numpy(theirs.predict(put.held_x.numpy()))
+    closed_took, sklearn_took = turns(problem.closed, lambda: theirs.fit(numpy_x, numpy_y), runs=3)
+    predicted = torch.from_numpy(theirs.predict(problem.held_x.numpy()))
     excess = (
         float((predicted - held_y).square().sum() / (held_y - held_y.mean(0)).square().sum()) / optimum - 1
     )
@@ -266,7 +267,7 @@ def optimum_rows(rows: int = 65_536, widths: tuple[int, int] = (512, 768)) -> It
         sklearn_took,
         excess_of_scikit_learn=round(excess, 5),
     )
-    yield put.gradient_row("fit/default_gradient", FitSpec(epochs=16), 1024, -1, closed_took)
+    yield problem.gradient_row("fit/default_gradient", FitSpec(epochs=16), 1024, -1, closed_took)
 
 
 _MEMORY = """
@@ -297,7 +298,8 @@ threading.Thread(target=watch, daemon=True).start()
 moments = Moments(128, 192)
 for batch in data.iterate("train", 1024):
     moments.update(batch["source"], batch["target"])
-module = MapModule.from_moments(MapSpec(), FitSpec(epochs=1), moments, reference_ridge=ridge_path(moments, moments))
+ridge = ridge_path(moments, moments)
+module = MapModule.from_moments(MapSpec(), FitSpec(epochs=1), moments, reference_ridge=ridge)
 L.Trainer(
     accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
     enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False,
@@ -308,8 +310,10 @@ print(json.dumps(peak))
 
 
 def memory_row(folder: Path, few: int = 65_536) -> Row:
-    """Most memory of a process that reads a store into moments and fits by gradient for an epoch, for some
-    rows and for ten times as many."""
+    """Peak memory of computing moments and one epoch of a gradient fit from a store.
+
+    Compares `few` rows with ten times as many.
+    """
     from recording import store_of
 
     peaks = []

@@ -1,4 +1,4 @@
-"""Models with random weights in the shape of real ones: products cost the same whatever is in them."""
+"""Models with random weights in the shape of real ones: speed does not depend on the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = (1536, 8960, 12, 2)
 def random_model(
     shape: tuple[int, int, int, int], depth: int, vocabulary: int, dtype: torch.dtype, seed: int = 0
 ) -> LanguageModel:
-    """A Qwen2 of so many blocks, without a tokenizer."""
+    """A Qwen2 of `depth` decoder blocks, without a tokenizer."""
     width, intermediate, heads, key_heads = shape
     config = Qwen2Config(
         vocab_size=vocabulary,
@@ -39,7 +39,7 @@ def random_model(
 
 
 def block_products(lm: LanguageModel, layer: int, tokens: int, batch: int) -> None:
-    """The matrix products of blocks 0 to `layer` for so many tokens, and nothing else."""
+    """Compute only the matrix products of layers 0 to `layer` for `tokens` tokens."""
     linears = [m for block in lm.blocks[: layer + 1] for m in block.modules() if isinstance(m, nn.Linear)]
     inputs = {m.in_features: torch.randn(batch, m.in_features).to(lm.dtype) for m in linears}
     with torch.no_grad():

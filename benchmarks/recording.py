@@ -1,4 +1,4 @@
-"""Recording against the blocks' own matrix products, and reading it back against the disk."""
+"""Speed of recording against the matrix products alone, and of reading a store against the disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTEXT = 256
 
 
 def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
-    """Random tokens, so many blocks to train on, a document for each block."""
+    """Random tokens: `train` training sequences, each one document."""
     rng = np.random.default_rng(0)
     splits = {}
     for number, (split, blocks) in enumerate(zip(SPLITS, (train, 1, 1), strict=True)):
@@ -45,9 +45,9 @@ def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
 
 
 def recording_rows(runs: int = 2, blocks: int = 30) -> Iterator[Row]:
-    """Both models of a pair over some tokens into a store, several layers of each."""
+    """Recording several layers of both models of a pair into a store, against their products alone."""
     dtype = torch.bfloat16 if bfloat16_pays(SMALL[0]) else torch.float32
-    # deeper than what is recorded: blocks above it and the head must cost nothing
+    # deeper than the recorded layers: later layers and the head must cost nothing
     source, target = (
         random_model(SMALL, 14, 32_000, dtype),
         random_model(LARGE, 10, 32_000, dtype),
@@ -85,7 +85,7 @@ def recording_rows(runs: int = 2, blocks: int = 30) -> Iterator[Row]:
 
 
 def early_exit_row(runs: int = 5, blocks: int = 4) -> Row:
-    """States at half depth: a pass that ends there, against a whole one with its head."""
+    """States at half depth: a forward pass that ends there, against a whole one with the head."""
     lm = random_model(SMALL, 12, 151_936, torch.float32)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 32_000, (blocks, CONTEXT), generator=generator)
@@ -113,7 +113,7 @@ def early_exit_row(runs: int = 5, blocks: int = 4) -> Row:
 
 
 class _Random:
-    """A duck of a language model whose states are random: what is timed is the store."""
+    """A stand-in for a language model with random states, for timing the store alone."""
 
     def __init__(self, width: int) -> None:
         self.width, self.depth, self.dtype = width, 1, torch.bfloat16
@@ -132,7 +132,7 @@ def store_of(folder: Path, rows: int, widths: tuple[int, int]) -> ActivationStor
 
 
 def _forget(folder: Path) -> None:
-    """Makes the system drop the files from its cache: the next read is cold."""
+    """Drop the files from the system's cache: the next read is cold."""
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -141,12 +141,12 @@ def _forget(folder: Path) -> None:
 
 
 def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
-    """Shuffled batches out of a store against reading its files from end to end."""
+    """Shuffled batches from a store, against reading its files sequentially."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         store = store_of(folder, rows, (SMALL[0], LARGE[0]))
-        kept = Selection((0,), (0,), RowFilter(max_norm_ratio=None, first_position=False))
-        data = ActivationDataModule(store.folder, kept, window_rows=32_768)
+        selection = Selection((0,), (0,), RowFilter(max_norm_ratio=None, first_position=False))
+        data = ActivationDataModule(store.folder, selection, window_rows=32_768)
         data.setup()
 
         def sequential() -> None:
@@ -183,8 +183,10 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
 
 
 def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
-    """How much noisier gradients of shuffled batches are than those of rows drawn one by one, at the best
-    map, on recorded states of the storybook lab; batches of whole sequences beside it."""
+    """Gradient noise of shuffled batches against batches of independent rows, at the best map.
+
+    Measured on recorded states of the storybook lab. Batches of whole sequences stand beside it.
+    """
     source, target = (load(ModelSpec(str(folder_of(name)))) for name in ("tiny", "small"))
     sizes = {"train": tokens, "validation": 4096, "test": 4096}
     documents = (Document(page.text) for page in pages(7, "held_out", Plan("story")))
@@ -202,16 +204,16 @@ def noise_row(tokens: int = 262_144, batch: int = 1024) -> Row:
         best = ridge_path(moments, moments).map.to(torch.float32)
 
         def noise(batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-            """Variance of the gradient where a fit ends, and noise decides how near."""
-            found = [((a - mean_x).T @ (b - best.points(a)) / len(a)).flatten() for a, b in batches]
-            return float(torch.stack(found).double().var(dim=0).sum())
+            """Variance of the gradient at the best map."""
+            gradients = [((a - mean_x).T @ (b - best.points(a)) / len(a)).flatten() for a, b in batches]
+            return float(torch.stack(gradients).double().var(dim=0).sum())
 
         shuffled = noise((b["source"], b["target"]) for b in data.train_dataloader())
         count = len(x) // batch
         generator = torch.Generator().manual_seed(0)
         drawn = [torch.randint(len(x), (batch,), generator=generator) for _ in range(count)]
         alone = noise((x[i], y[i]) for i in drawn)
-        # runs of 127 neighbouring rows are sequences, their first position being left out
+        # 127 neighbouring rows are a sequence without its first position
         order = torch.randperm(len(x) // 127, generator=generator)[: count * (batch // 127)]
         runs = [(order[i::count, None] * 127 + torch.arange(127)).flatten() for i in range(count)]
         whole = noise((x[i], y[i]) for i in runs) * len(runs[0]) / batch

@@ -1,8 +1,7 @@
-"""make bench: speed as ratios, each to a limit or a peer measured in the same run.
+"""make bench: speed as ratios to a hardware limit or another package, both measured in the same run.
 
-python benchmarks/run.py [PART ...] writes results.json, results.md and results.png beside itself; with parts
-(recording, fitting, sweeping, storing) it runs those alone and keeps the other rows that are there. Nothing
-asserts a time.
+python benchmarks/run.py [PART ...] writes results.json, results.md and results.png into its own folder. With
+parts (recording, storing, fitting, sweeping) it runs only these and keeps the other rows. It asserts no time.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def sweeping() -> Iterator[Row]:
     try:
         python = peers_environment(ROOT / ".venv-peers", ["steering-vectors"])
     except subprocess.CalledProcessError as error:
-        print(f"sweep/steering_vectors is left out: its environment cannot be made ({error})")
+        print(f"sweep/steering_vectors is skipped: its environment cannot be created ({error})")
     else:
         yield vectors_row(python)
 
@@ -77,7 +76,7 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Hardware and package versions of this machine."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -98,15 +97,15 @@ def machine() -> dict[str, Any]:
 
 
 def plain(row: Row, part: str) -> dict[str, Any]:
-    """A row as the file holds it."""
-    told = asdict(row) | {"part": part, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
-    told["ratio"] = round(row.ratio, 3)
-    told["spread"] = [round(each, 3) for each in row.spread]
-    return told
+    """A row as written to results.json."""
+    record = asdict(row) | {"part": part, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
+    record["ratio"] = round(row.ratio, 3)
+    record["spread"] = [round(each, 3) for each in row.spread]
+    return record
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table of the file."""
+    """The rows of results.json as a Markdown table."""
     machines = {
         f"{m['cores']} cores ({m['cpu']}), {m['memory_gib']} GiB, torch {m['versions']['torch']}"
         for m in (row["machine"] for row in result["rows"])
@@ -126,7 +125,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def figure(result: dict[str, Any], file: Path) -> None:
-    """Ratios with their spread on a logarithmic axis, aims as ticks."""
+    """Draw the ratios with their spread on a logarithmic axis, aims as ticks."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -140,7 +139,7 @@ def figure(result: dict[str, Any], file: Path) -> None:
     axes.axvline(1, color="#999999", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_xlabel("ratio to the limit or the peer of the same run (red: what is aimed at)")
+    axes.set_xlabel("ratio to the limit or the peer of the same run (red: aim)")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     drawn.tight_layout()
@@ -149,7 +148,7 @@ def figure(result: dict[str, Any], file: Path) -> None:
 
 
 def write(rows: dict[str, dict[str, Any]]) -> None:
-    """The files, after every row: one that is stopped has lost none."""
+    """Write all files. Called after every row, so that an interrupted run loses none."""
     order = {part: number for number, part in enumerate(PARTS)}
     result = {"rows": sorted(rows.values(), key=lambda row: order[row["part"]])}
     (HERE / "results.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -158,22 +157,22 @@ def write(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the parts, telling each row as it comes, and writes the files."""
+    """Run the parts, print each row and write the files."""
     parser = argparse.ArgumentParser(description="Speed as ratios to a limit or a peer of the same run.")
     parser.add_argument("parts", nargs="*", help="of " + ", ".join(PARTS))
-    asked = parser.parse_args(arguments).parts or list(PARTS)
-    if unknown := set(asked) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    parts = parser.parse_args(arguments).parts or list(PARTS)
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part: {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
     file = HERE / "results.json"
     before = json.loads(file.read_text())["rows"] if file.is_file() else []
     rows = {row["name"]: row for row in before}
     start = time.perf_counter()
-    for part in asked:
+    for part in parts:
         for row in PARTS[part]():
             rows[row.name] = plain(row, part)
             print(f"{row.name:26} {row.ratio:7.3f}  {row.what}", flush=True)
             write(rows)
-    print(f"{', '.join(asked)}: {time.perf_counter() - start:.0f} s")
+    print(f"{', '.join(parts)}: {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

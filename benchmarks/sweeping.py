@@ -1,4 +1,4 @@
-"""Strength sweeps and steered generation against the peers' ways of doing the same."""
+"""Speed of strength sweeps and steered generation, against other packages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Add:
 
 @dataclass(frozen=True)
 class _Task:
-    """Prompts of one length, and the two tokens that may follow on each."""
+    """Prompts of one length, each with two answer tokens."""
 
     lm: LanguageModel
     prompts: Tensor  # [n, TOKENS]
@@ -46,7 +46,7 @@ class _Task:
 
 
 def task(items: int, shape: tuple[int, int, int, int] = SMALL, vocabulary: int = VOCABULARY) -> _Task:
-    """Random prompts for a model in the shape of Qwen2.5 0.5B with half of its blocks, float32."""
+    """Random prompts for a float32 model in the shape of Qwen2.5 0.5B with half of its layers."""
     lm = random_model(shape, DEPTH, vocabulary, torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = min(vocabulary, 32_000)
@@ -57,7 +57,7 @@ def task(items: int, shape: tuple[int, int, int, int] = SMALL, vocabulary: int =
 
 
 def ours(put: _Task) -> Tensor:
-    """`[strengths, n]` logit differences: blocks up to the steered one once, all strengths in one batch."""
+    """`[strengths, n]` logit differences: layers up to the steered one once, all strengths in one batch."""
     prefix = compute_prefix(put.lm, put.prompts, None, LAYER, cache=False)
     rows = torch.arange(len(put.prompts)).repeat_interleave(len(STRENGTHS))
     offsets = (torch.tensor(STRENGTHS)[:, None] * put.vector).repeat(len(put.prompts), 1)
@@ -68,9 +68,12 @@ def ours(put: _Task) -> Tensor:
 
 @torch.no_grad()
 def bench_protocol(put: _Task) -> Tensor:
-    """The same by steering-bench's protocol: for each item and strength two whole forwards, of the prompt
-    with either answer behind it, and the log-probabilities of the whole vocabulary at every position."""
-    found = torch.empty(len(STRENGTHS), len(put.prompts))
+    """The same with steering-bench's protocol: two whole forward passes per item and strength.
+
+    Each is of the prompt followed by one answer, with log-probabilities of the whole vocabulary at every
+    position.
+    """
+    differences = torch.empty(len(STRENGTHS), len(put.prompts))
     for at, strength in enumerate(STRENGTHS):
         for item in range(len(put.prompts)):
             scores = []
@@ -78,14 +81,14 @@ def bench_protocol(put: _Task) -> Tensor:
                 text = torch.cat([put.prompts[item], answer[None]])[None]
                 with steer(put.lm, [_Add(LAYER, strength * put.vector)]):
                     logits = put.lm.model(text).logits
-                told = logits.float().log_softmax(-1)
-                scores.append(told[0, -2, answer])
-            found[at, item] = scores[0] - scores[1]
-    return found
+                log_probabilities = logits.float().log_softmax(-1)
+                scores.append(log_probabilities[0, -2, answer])
+            differences[at, item] = scores[0] - scores[1]
+    return differences
 
 
 def bench_rows(runs: int = 2, items: int = 4) -> Iterator[Row]:
-    """Our sweep over steering-bench's protocol and over steering-vectors in an environment of its own."""
+    """Our sweep against steering-bench's protocol."""
     put = task(items)
     gap = float((ours(put) - bench_protocol(put)).abs().max())
     took, theirs = [], []
@@ -105,7 +108,7 @@ def bench_rows(runs: int = 2, items: int = 4) -> Iterator[Row]:
 
 
 def vectors_row(python: Path, runs: int = 3, items: int = 16) -> Row:
-    """Against steering-vectors used well: a batched forward a strength, the head at the last token alone."""
+    """Our sweep against steering-vectors: a batched forward per strength, the head at the last token only."""
     put = task(items)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         model = Path(folder) / "model"
@@ -130,13 +133,13 @@ def vectors_row(python: Path, runs: int = 3, items: int = 16) -> Row:
                 text=True,
                 check=True,
             )
-            told = json.loads(done.stdout.splitlines()[-1])
+            result = json.loads(done.stdout.splitlines()[-1])
             spent = seconds(lambda: ours(put))
-            gaps.append(float((ours(put) - torch.tensor(told["differences"])).abs().max()))
-            version = told["version"]
+            gaps.append(float((ours(put) - torch.tensor(result["differences"])).abs().max()))
+            version = result["version"]
             if run:
                 took.append(spent)
-                theirs += told["seconds"]
+                theirs += result["seconds"]
     share = (LAYER + 1) / DEPTH
     count = len(STRENGTHS)
     limit = count / (share + count * (1 - share))
@@ -154,8 +157,7 @@ def vectors_row(python: Path, runs: int = 3, items: int = 16) -> Row:
 
 
 def generation_row(runs: int = 2, items: int = 4) -> Row:
-    """Texts at every strength in one batch, against transformers' generate under a hook, strength by
-    strength."""
+    """Texts at all strengths in one batch, against transformers' generate once per strength."""
     put = task(items)
     rows = torch.arange(items).repeat_interleave(len(STRENGTHS))
     offsets = (torch.tensor(STRENGTHS)[:, None] * put.vector).repeat(items, 1)
@@ -165,10 +167,10 @@ def generation_row(runs: int = 2, items: int = 4) -> Row:
         return generate(put.lm, prefix, rows, RowwiseAddition(offsets), NEW)
 
     def one_by_one() -> Tensor:
-        found = []
+        texts = []
         for strength in STRENGTHS:
             with steer(put.lm, [_Add(LAYER, strength * put.vector)]):
-                made = put.lm.model.generate(
+                tokens = put.lm.model.generate(
                     put.prompts,
                     attention_mask=torch.ones_like(put.prompts),
                     max_new_tokens=NEW,
@@ -176,8 +178,8 @@ def generation_row(runs: int = 2, items: int = 4) -> Row:
                     eos_token_id=None,
                     pad_token_id=0,
                 )
-            found.append(made[:, TOKENS:])
-        return torch.stack(found, dim=1).flatten(0, 1)
+            texts.append(tokens[:, TOKENS:])
+        return torch.stack(texts, dim=1).flatten(0, 1)
 
     same = float((together() == one_by_one()).float().mean())
     took, theirs = [], []
@@ -195,8 +197,10 @@ def generation_row(runs: int = 2, items: int = 4) -> Row:
 
 
 def peers_environment(folder: Path, packages: Sequence[str]) -> Path:
-    """The Python of an environment of the peers' own, made once: our torch, all else as the packages ask.
-    Raises CalledProcessError where they cannot be had."""
+    """Path of the Python of a virtual environment with `packages` and our version of torch.
+
+    The environment is created once. Raises CalledProcessError if the packages cannot be installed.
+    """
     python = folder / "bin" / "python"
     stamp = folder / ".ready"
     if not stamp.is_file() or stamp.read_text() != " ".join(packages):

@@ -1,4 +1,4 @@
-"""A strength sweep with the package steering-vectors, in an environment of its own; knows nothing of lrt.
+"""A strength sweep with the package steering-vectors, run in its own environment without lrt.
 
 python steering_vectors_sweep.py JOB.json prints seconds and logit differences as one line of JSON.
 """
@@ -23,13 +23,13 @@ def main() -> None:
 
     @torch.no_grad()
     def sweep() -> list[list[float]]:
-        found = []
+        differences = []
         for strength in job["strengths"]:
             with vector.apply(model, multiplier=strength):
                 logits = model(prompts, use_cache=False, logits_to_keep=1).logits[:, -1].float()
             pair = logits.gather(1, answers)
-            found.append((pair[:, 0] - pair[:, 1]).tolist())
-        return found
+            differences.append((pair[:, 0] - pair[:, 1]).tolist())
+        return differences
 
     differences = sweep()
     seconds = []

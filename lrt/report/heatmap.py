@@ -60,7 +60,9 @@ def size_grid(rows: Sequence[Row], metric: str) -> Grid:
     return _grid([(*models_of(r), r) for r in rows], metric, "source model", "target model", numeric=False)
 
 
-def grid_figure(grid: Grid, *, lower_is_better: bool, in_percent: bool = False) -> Figure:
+def grid_figure(
+    grid: Grid, *, lower_is_better: bool, in_percent: bool = False, title: str | None = None
+) -> Figure:
     """Heatmap of one grid. Stronger colour is better; a failed job's cell is marked as failed."""
     style = {**FIGURE_STYLE, "axes.grid": False, "axes.spines.left": False}
     wide, high = max(len(grid.columns), 1), max(len(grid.rows), 1)
@@ -95,6 +97,8 @@ def grid_figure(grid: Grid, *, lower_is_better: bool, in_percent: bool = False) 
         axes.set_yticks(range(len(grid.rows)), grid.rows)
         axes.set_xlabel(grid.column_title)
         axes.set_ylabel(grid.row_title)
+        if title:
+            axes.set_title(title, loc="left")
     return drawing
 
 

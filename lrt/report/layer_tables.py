@@ -40,10 +40,7 @@ def atlas_figure(results: Results, metric: str, *, bare: bool = False) -> Figure
         tuple(dict.fromkeys(str(cell[f"{side}_layer"]) for cell in cells)) for side in ("source", "target")
     )
     grid = Grid(sources, targets, "source layer", "target layer", values, frozenset())
-    drawing = grid_figure(grid, lower_is_better=metric != "cka")
-    if not bare:
-        drawing.axes[0].set_title(ATLAS[metric], loc="left")
-    return drawing
+    return grid_figure(grid, lower_is_better=metric != "cka", title=None if bare else ATLAS[metric])
 
 
 def atlas_metrics(results: Results) -> dict[str, str]:

@@ -16,6 +16,7 @@ from lrt.report.numerals import MISSING, figure
 
 Cell = str | float | None
 
+NUMBER = re.compile(r"[+−]?[\d.,]+[%kMB]?")
 EMPTY = (None, "", MISSING)
 READABLE = 16  # characters: shorter cells of a console table are never wrapped, longer ones to no fewer
 ALWAYS_SHOWN = 2  # columns: one alone is a list of names
@@ -58,6 +59,10 @@ class Table:
             i for i in range(len(self.columns)) if i == 0 or any(row[i] not in EMPTY for row in self.rows)
         )
 
+    def brief(self) -> Table:
+        """The table with the columns of `importance` only."""
+        return self._select(i for i, name in enumerate(self.columns) if name in self.importance)
+
     def fitted(self, width: int) -> Table:
         """The filled table without the least important columns that do not fit `width` characters.
 
@@ -78,9 +83,9 @@ class Table:
         )
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers only, and is aligned to the right."""
-        cells = [row[column] for row in self.rows if row[column] is not None]
-        return bool(cells) and not any(isinstance(cell, str) for cell in cells)
+        """Whether a column holds numbers or percentages only, and is aligned to the right."""
+        cells = [row[column] for row in self.rows if row[column] not in EMPTY]
+        return bool(cells) and all(not isinstance(cell, str) or NUMBER.fullmatch(cell) for cell in cells)
 
     def markdown(self) -> str:
         """A GitHub-flavoured table under a bold title. All text is escaped."""
@@ -108,8 +113,9 @@ class Table:
         yield grid
         hidden = [column for column in self.filled().columns if column not in shown.columns]
         if hidden:
-            message = f"Hidden at this width (see the report): {', '.join(hidden)}."
+            message = f"Hidden at this width (see the report): {'; '.join(hidden)}."
             yield Text(message, style="dim", overflow="ellipsis")
+        yield ""
 
     def _select(self, indices: Iterable[int]) -> Table:
         keep = tuple(indices)
@@ -128,25 +134,30 @@ class Table:
     def _cells(self, column: int) -> list[str]:
         return [one_line(row[column]) for row in self.texts()]
 
+    def _longest_word(self, column: int) -> int:
+        texts = (self.columns[column], *self._cells(column))
+        return max((cell_len(word) for text in texts for word in text.split()), default=1)
+
     def _least_width(self, column: int) -> int:
         """Characters below which a word would break, or a long cell wrap to fewer than `READABLE`."""
-        words = [
-            cell_len(word) for text in (self.columns[column], *self._cells(column)) for word in text.split()
-        ]
-        longest = max(map(cell_len, self._cells(column)), default=0)
-        return max(1, min(longest, READABLE), *words)
+        longest_cell = max(map(cell_len, self._cells(column)), default=0)
+        return max(min(longest_cell, READABLE), self._longest_word(column))
 
     def _widths(self, total: int) -> list[int]:
         """A width for every column, together at most `total`."""
-        widths = [self._least_width(i) for i in range(len(self.columns))]
+        columns = range(len(self.columns))
+        widths = [self._least_width(i) for i in columns]
+        words = [self._longest_word(i) for i in columns]
         spare = total - sum(widths) - GAP * (len(widths) - 1)
-        while spare < 0 and max(widths) > 1:  # words too long even for the columns that always stay
-            widths[widths.index(max(widths))] -= 1
+        while spare < 0 and max(widths) > 1:
+            # the columns that always stay are too wide: wrap more, and only then cut words
+            narrowed = max(columns, key=lambda i: (widths[i] > words[i], widths[i]))
+            widths[narrowed] -= 1
             spare += 1
         # whole cells first, then whole names of columns
-        for wanted in (self._cells, lambda i: [self.columns[i]]):
+        for texts in (self._cells, lambda i: [self.columns[i]]):
             for i in self._by_importance():
-                more = max(map(cell_len, wanted(i)), default=0) - widths[i]
+                more = max(map(cell_len, texts(i)), default=0) - widths[i]
                 if more > 0 and spare > 0:
                     widths[i] += min(more, spare)
                     spare -= min(more, spare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -16,6 +17,11 @@ def render(template: str, **context: Any) -> str:
 
     Raises jinja2.UndefinedError for a name that `context` lacks.
     """
+    return _environment().get_template(template).render(**context)
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lrt.report", "templates"),
         autoescape=True,
@@ -36,7 +42,7 @@ def render(template: str, **context: Any) -> str:
     }
     environment.globals["light"] = _variables(LIGHT)
     environment.globals["dark"] = _variables(DARK)
-    return environment.get_template(template).render(**context)
+    return environment
 
 
 def _variables(palette: Palette) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lrt.report.answers import propensity_table
 from lrt.report.contents import Results, damage_of, strongest_null
-from lrt.report.numerals import score, share
+from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.table import Cell, Table
 from lrt.report.transfer_tables import null_table
@@ -23,7 +23,7 @@ def fit_table(cards: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             f"{card['metrics']['fvu']:.4f}",
             f"{card['metrics']['optimum_fvu']:.4f}",
-            f"{100 * card['metrics']['excess_over_optimum']:+.2f}%",
+            f"{100 * card['metrics']['excess_over_optimum']:+.2f}%".replace("-", MINUS),
             f"{card['metrics']['fvu_tokens']:.4f}",
             f"{card['metrics']['fvu_unfiltered']:.4f}",
             card["rows"],
@@ -32,22 +32,23 @@ def fit_table(cards: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, card in cards.items()
     ]
     first = next(iter(cards.values()))
-    tokens = first["pool"]
-    row_column = f"pooled training rows (mean of {tokens} tokens)" if tokens > 1 else "training rows"
+    kind, pool = str(first["map"]["kind"]).replace("_", " "), first["pool"]
+    pooled = f"; pooled rows are means of {pool} tokens" if pool > 1 else ""
+    rows_column = "pooled rows" if pool > 1 else "training tokens"
     return Table(
-        f"{first['pair']}: {str(first['map']['kind']).replace('_', ' ')} map, on test documents",
+        f"{first['pair']}: {kind} map, on test documents{pooled}",
         (
             "map",
             "FVU",
-            "FVU of the reference ridge",
-            "excess over it",
+            "FVU, reference ridge",
+            "excess",
             "FVU, single tokens",
-            "FVU, massive activations included",
-            row_column,
+            "FVU, none excluded",
+            rows_column,
             "tokens excluded",
         ),
         tuple(rows),
-        ("map", "FVU", "excess over it", "FVU of the reference ridge", row_column),
+        ("map", "FVU", "excess", "FVU, reference ridge", rows_column),
     )
 
 
@@ -99,14 +100,14 @@ def headline_brief(results: Results) -> Table:
 
 def _ratio(behaviour: Mapping[str, Any]) -> str:
     if behaviour.get("ratio") is None:
-        return "no native effect"
+        return "undefined"
     if not behaviour.get("ratio_ci"):
         return share(behaviour["ratio"])
-    low, high = (share(bound) for bound in behaviour["ratio_ci"])
+    low, high = (share(bound).removesuffix("%") for bound in behaviour["ratio_ci"])
     return f"{share(behaviour['ratio'])} [{low}, {high}]"
 
 
 def summary_tables(results: Results) -> tuple[Table, ...]:
-    """What the terminal shows of an evaluation: headline, nulls, propensity, each if it has rows."""
-    tables = (headline_brief(results), null_table(results), propensity_table(results))
+    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity; if not empty."""
+    tables = (headline_brief(results), null_table(results), propensity_table(results).brief())
     return tuple(table for table in tables if table.rows)

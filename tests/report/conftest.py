@@ -1,4 +1,4 @@
-"""A run as the evaluation would hand it over: ten behaviours, one of which does not steer."""
+"""Results of a run as an evaluation returns them: ten behaviours, one of which does not steer."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             ("untrained_source", 0.1 * rng.random(), 1),
         )
     }
-    harm = {"native": 0.061, "transferred": 0.048, "paper_literal": 0.07, "random": 0.02}
-    found: dict[str, Any] = {
+    damage = {"native": 0.061, "transferred": 0.048, "paper_literal": 0.07, "random": 0.02}
+    summary: dict[str, Any] = {
         "name": name,
         "metric": metric,
         "kind": "choice" if choice else "text",
@@ -73,7 +73,8 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "nulls": {n: share["mean"] for n, share in nulls.items()},
         "null_details": nulls,
         "damage": {
-            c: {"rise": 2.1 * r, "relative": r, "kl": 0.8 * r} for c, r in {**harm, "shuffled": 0.03}.items()
+            c: {"rise": 2.1 * r, "relative": r, "kl": 0.8 * r}
+            for c, r in {**damage, "shuffled": 0.03}.items()
         },
         "curves": {
             "native": _curve(base, native, 0.75, spread),
@@ -88,7 +89,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
                 for s in STRENGTHS
                 if s != 0 or c == "native"
             ]
-            for c, r in harm.items()
+            for c, r in damage.items()
         },
         "map": "stories",
         "whole_corpus": base + 0.6 * (ours - base),
@@ -100,8 +101,8 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         "source_unsteered": 1.1 * base,
     }
     if choice:
-        found["probability"] = {"none": 0.45, "native": 0.9, "transferred": 0.85, "prompt": 0.7}
-        found["propensity"] = {
+        summary["probability"] = {"none": 0.45, "native": 0.9, "transferred": 0.85, "prompt": 0.7}
+        summary["propensity"] = {
             "strengths": list(STRENGTHS),
             "paper_r": [0.91, 0.95, 1.0, 0.98, 0.96, 0.94, 0.92, 0.88],
             "paper_mse": [0.4, 0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.9],
@@ -136,7 +137,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
         }
     else:
         if name.startswith("refusal"):
-            found["rescored"] = [
+            summary["rescored"] = [
                 {
                     "scorer": "judge",
                     "items": 63,
@@ -150,7 +151,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             ]
         lines = "the little fox met Anna by the river . they shared a warm loaf and sang ."
         steered = "le petit renard retrouva Anna au bord de la rivière . ils chantèrent ."
-        found["examples"] = [
+        summary["examples"] = [
             {
                 "prompt": f"Once upon a time {who} lived near the mill .",
                 "texts": [
@@ -165,7 +166,7 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             }
             for who in ("a hen", "Mr. Brown", "the baker's cat")
         ]
-    return found
+    return summary
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def results() -> dict[str, Any]:
     }
     flat["propensity"] = {**flat["propensity"], "slope_ratio": None, "slope_ratio_ci": None}
     steps = np.arange(1, 400)
-    probes = [
+    evaluations = [
         {
             "behaviour": name,
             "native": 0.95,
@@ -239,7 +240,7 @@ def results() -> dict[str, Any]:
         "maps": [
             {
                 "name": name,
-                "fitted_for": carries,
+                "fitted_for": fitted_for,
                 "rows": rows,
                 "fvu": fvu,
                 "optimum_fvu": 0.99 * fvu,
@@ -247,9 +248,9 @@ def results() -> dict[str, Any]:
                 "fvu_tokens": 1.4 * fvu,
                 "error_along": {b["name"]: 0.05 + 0.3 * rng.random() for b in behaviours},
                 "cosine_with_native": {b["name"]: 0.9 for b in behaviours},
-                "training": {"steering_evaluations": probes if carries else []},
+                "training": {"steering_evaluations": evaluations if fitted_for else []},
             }
-            for name, carries, rows, fvu in (
+            for name, fitted_for, rows, fvu in (
                 ("whole corpus", [], 298_112, 0.4123),
                 ("stories", [b["name"] for b in behaviours], 99_000, 0.31),
             )
@@ -286,7 +287,7 @@ def results() -> dict[str, Any]:
             ],
             "val": [[int(s), float(0.412 + 0.6 * np.exp(-s / 40))] for s in range(20, 401, 20)],
             "optimum": 0.4073,
-            "steering_evaluations": probes,
+            "steering_evaluations": evaluations,
         },
         "configurations_tried": {"layers": 9, "strengths": 5, "maps": 2},
         "seconds": {

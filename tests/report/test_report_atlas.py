@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from lrt.report.analysis import pairs_table
-from lrt.report.atlas import atlas_headline, lost_table, write_atlas_report
+from lrt.report.atlas import atlas_headline, non_finite_table, write_atlas_report
+from lrt.report.layer_tables import pairs_table
 
 
 def cell(source: int, target: int, **figures: Any) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def cell(source: int, target: int, **figures: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """The early pair predicts best, and the later one keeps the vectors."""
+    """The early pair predicts best, the later one has the least error along the vectors."""
     model = {"depth": 6, "width": 8, "parameters": 1_500_000}
     cells = [
         cell(
@@ -42,31 +42,38 @@ def results() -> dict[str, Any]:
             "commit": None,
             "versions": {"torch": "2"},
             "fingerprints": {"atlas": "abc"},
-            "config": "span: 16",
+            "config": "pool: 16",
         },
     }
 
 
 def test_page_and_record(results: dict[str, Any], tmp_path: Path) -> None:
+    results["non_finite"] = {"train": {"source.3": 1234, "target.0": 2}, "validation": {}, "test": {}}
     page = write_atlas_report(results, tmp_path)
     text = page.read_text()
     assert page == tmp_path / "atlas.html"
     assert text.count("<svg") == 4
-    assert "source little (1.5M), blocks 0, 3 of 6; target &lt;big&gt; (1.5M), blocks 1, 4 of 6" in text
+    assert "source little (1.5M), layers 0, 3 of 6; target &lt;big&gt; (1.5M), layers 1, 4 of 6" in text
     assert "<big>" not in text
     assert "<dogs>" not in text
-    assert "Rows are means of 16 neighbouring tokens: 12,000 for train, 900 for validation" in text
+    assert "12,000 for train, 900 for validation" in text
     assert "fingerprint of atlas" in text
     assert ">commit<" not in text  # there is none
     assert "<script" not in text
+    assert non_finite_table(results).rows == (
+        ("source layer 3", "train", 1234),
+        ("target layer 0", "train", 2),
+    )
+    assert "1,234" in text
     record = json.loads((tmp_path / "atlas.json").read_text())
     assert record["atlas"] == results["atlas"]
     assert record["grid"] == {"source": [0, 3], "target": [1, 4]}
+    assert record["non_finite"] == results["non_finite"]
 
 
 def test_the_best_pair_is_by_the_vectors_and_not_by_fvu(results: dict[str, Any]) -> None:
-    said = "4 pairs of blocks. The least error along the vectors, in the median, is 0.250: block 3 to 4."
-    assert atlas_headline(results) == said
+    assert "0.250" in atlas_headline(results)
+    assert "layer 3 to 4" in atlas_headline(results)
     table = pairs_table(results, 3)
     assert [row[:2] for row in table.rows] == [(3, 4), (0, 4), (3, 1)]
     assert [row[2] for row in table.rows] == pytest.approx([0.25, 0.4, 0.75])
@@ -76,29 +83,20 @@ def test_the_best_pair_is_by_the_vectors_and_not_by_fvu(results: dict[str, Any])
 def test_without_vectors_it_is_by_fvu(results: dict[str, Any], tmp_path: Path) -> None:
     for each in results["atlas"]:
         each |= {"error_along": {}, "cosine": {}}
-    assert atlas_headline(results) == "4 pairs of blocks. The least FVU is 0.100, block 0 to 1."
+    assert "FVU is 0.100" in atlas_headline(results)
+    assert "layer 0 to 1" in atlas_headline(results)
     assert [row[:3] for row in pairs_table(results, 2).rows] == [(0, 1, None), (3, 4, None)]
     text = write_atlas_report(results, tmp_path).read_text()
     assert text.count("<svg") == 3
-    assert "Best pair of each vector" not in text
-    assert "4 of 4, least FVU first" in text
+    assert 'id="vectors"' not in text
+    assert 'id="excluded"' not in text
 
 
-def test_tokens_that_left_are_told_where_there_are_some(results: dict[str, Any], tmp_path: Path) -> None:
-    assert "recording.non_finite" not in write_atlas_report(results, tmp_path).read_text()
-    results["non_finite"] = {"train": {"source.3": 1234, "target.0": 2}, "validation": {}, "test": {}}
-    assert lost_table(results).rows == (("source block 3", "train", 1234), ("target block 0", "train", 2))
-    text = write_atlas_report(results, tmp_path).read_text()
-    assert "Left out as infinite or undefined" in text
-    assert "1,234" in text
-    assert json.loads((tmp_path / "atlas.json").read_text())["non_finite"] == results["non_finite"]
-
-
-@pytest.mark.parametrize(("blocks", "one_column"), [(12, False), (13, True)])
-def test_large_grids_have_the_page_s_width(
-    results: dict[str, Any], tmp_path: Path, blocks: int, one_column: bool
+@pytest.mark.parametrize(("layers", "one_column"), [(12, False), (13, True)])
+def test_large_heatmaps_have_the_width_of_the_page(
+    results: dict[str, Any], tmp_path: Path, layers: int, one_column: bool
 ) -> None:
-    results["grid"]["target"] = tuple(range(blocks))
-    results["atlas"] = [cell(0, t) for t in range(blocks)]
+    results["grid"]["target"] = tuple(range(layers))
+    results["atlas"] = results["atlas"][:1]
     text = write_atlas_report(results, tmp_path).read_text()
     assert ('minmax(0,1fr)"' in text) == one_column

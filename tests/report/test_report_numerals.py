@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from lrt.report.numerals import count, duration, figure, score, share, share_interval
+from lrt.report.numerals import (
+    count,
+    duration,
+    figure,
+    format_layers,
+    interval,
+    layer_label,
+    score,
+    share,
+    share_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +48,30 @@ def test_shares_are_percent(value: float | None, text: str) -> None:
     assert share(value) == text
 
 
-def test_small_words() -> None:
+def test_intervals_counts_and_durations() -> None:
     assert share_interval([0.88, 1.03]) == "88 to 103%"
     assert share_interval([-0.05, 0.2]) == "−5 to 20%"
     assert share_interval(None) == "–"
+    assert interval([0.123, -1.5]) == "0.12 to −1.50"
+    assert interval([None, None]) == "–"
     assert score(-0.001) == "0.00"
+    assert [f(None) for f in (score, count, duration)] == ["–"] * 3
     assert [count(n) for n in (96, 640_000, 3_100_000, 42e6)] == ["96", "640k", "3.1M", "42M"]
     assert [duration(s) for s in (2.21, 61.2, 359.6, 8000)] == [
         "2.2 s",
         "61 s",
         "6 min 00 s",
         "2 h 13 min",
+    ]
+
+
+def test_layers() -> None:
+    assert format_layers([3]) == "layer 3"
+    assert format_layers([0, 2]) == "layers 0, 2"
+    assert [layer_label(layers) for layers in ([3], [0, 0.5], "auto", 7, None)] == [
+        3,
+        "0+0.5",
+        "auto",
+        7,
+        None,
     ]

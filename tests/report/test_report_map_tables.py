@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lrt.report import Table
+from lrt.report.map_tables import along_table, forecast_table, map_table, maps_table
+
+
+def column(table: Table, name: str) -> list[Any]:
+    return [row[table.columns.index(name)] for row in table.rows]
+
+
+def test_map_table_counts_the_excluded_tokens(results: dict[str, Any]) -> None:
+    rows = dict(map_table(results).rows)
+    assert rows["FVU"] == 0.4123
+    assert rows["tokens per pooled row"] == 16
+    assert rows["tokens excluded"] == 1_888
+    assert rows["excluded: first position"] == 1_172
+
+
+def test_map_table_has_no_row_without_a_value(results: dict[str, Any]) -> None:
+    table = map_table(results)
+    rows = dict(table.rows)
+    assert (rows["ridge weight by generalised cross-validation"], rows["FVU with that weight"]) == (
+        7.9,
+        0.4211,
+    )
+    results["map"] |= {"gcv_weight": None, "gcv_fvu": None, "note": ""}
+    assert len(map_table(results).rows) == len(table.rows) - 3
+    assert not map_table({}).rows
+
+
+def test_maps_and_their_error_along_each_vector(results: dict[str, Any]) -> None:
+    table = maps_table(results)
+    assert column(table, "FVU") == [0.4123, 0.31]
+    assert column(table, "for the behaviours")[0] == "none"
+    assert "french" in column(table, "for the behaviours")[1]
+    along = results["maps"][0]["error_along"]
+    along["french@12"] = along.pop("french")
+    labels = column(along_table(results), "vector")
+    assert "french, layer 12" in labels
+    # the maps of one vector stand together
+    assert labels.index("capitals") + 1 == len(labels) - labels[::-1].index("capitals") - 1
+
+
+@pytest.fixture
+def forecast(results: dict[str, Any]) -> dict[str, Any]:
+    for behaviour in results["behaviours"]:
+        behaviour["forecast"] = {
+            "signal": 6.0,
+            "signal_to_noise": 8.25,
+            "optimistic_error": 0.5,
+            "agreement_documents": 0.91,
+            "agreement_parts": 0.42,
+            "agreement_whole_corpus": 0.5,
+            "residual_on_prompts": 0.3,
+            "warning": "too little text" if behaviour["name"] == "dogs" else None,
+        }
+    return results
+
+
+def test_the_forecast_stands_beside_the_measured_ratio(forecast: dict[str, Any]) -> None:
+    rows = {row[0]: row[1:] for row in forecast_table(forecast).rows}
+    (dogs,) = (b for b in forecast["behaviours"] if b["name"] == "dogs")
+    assert rows["dogs"] == ("stories", 8.25, 12.0, 0.91, 0.42, 0.5, 0.3, dogs["ratio"], "too little text")
+    assert rows["french"][-1] == ""
+
+
+def test_a_forecast_may_lack_any_of_its_figures(forecast: dict[str, Any]) -> None:
+    for behaviour in forecast["behaviours"]:
+        behaviour["forecast"] = dict.fromkeys(behaviour["forecast"]) | {"optimistic_error": 0.5}
+    behaviour["forecast"] |= {"signal": 6.0, "optimistic_error": None}
+    assert {row[2:8] for row in forecast_table(forecast).rows} == {(None,) * 6}

@@ -103,7 +103,7 @@ FRENCH_MOVES = ("marcha vers", "alla vers", "courut vers", "vint vers", "se hât
 FINDS = ("found", "saw", "met", "noticed", "heard")
 FRENCH_FINDS = ("trouva", "vit", "rencontra", "remarqua", "entendit")
 DEEDS = (
-    "opened the", "carried the", "painted the", "fixed the", "looked at the", "sat by the",
+    "opened the", "carried the", "painted the", "mended the", "looked at the", "sat by the",
     "cleaned the", "moved the",
 )  # fmt: skip
 FRENCH_DEEDS = ("ouvrit", "porta", "peignit", "répara", "regarda", "nettoya", "poussa", "cacha")

@@ -1,9 +1,8 @@
-"""Sparse autoencoders of hidden states: loaded or trained, compared, and used to steer.
+"""Sparse autoencoders (SAEs) of hidden states: loaded or trained, compared, and used to steer.
 
-A `SparseAutoencoder` comes from published files (`load_published`: Gemma Scope, SAELens), from
-training on recorded states (`SaeModule`), or from its own file. `compare_decoders` asks whether two
-models' decoder directions are linearly related (paper section 2.2), `fit_s2l` carries source-feature
-coefficients to target states (section 3.2).
+- `load_published` reads Gemma Scope and SAELens files; `SaeModule` trains on recorded states.
+- `compare_decoders` measures whether two models' decoder directions are linearly related (paper section 2.2).
+- `fit_s2l` maps source-feature activations to target states (section 3.2).
 """
 
 from lrt.features.autoencoder import (

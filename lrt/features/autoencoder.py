@@ -1,4 +1,4 @@
-"""Sparse autoencoders of hidden states, and their files: `sae.safetensors` beside `sae.json`."""
+"""Sparse autoencoders of hidden states, and their files `sae.safetensors` and `sae.json`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 Kind = Literal["relu", "topk", "jumprelu"]
 
 
-class SaeError(ValueError):
-    """An autoencoder's files cannot be used; the message says how to fix it."""
+class SaeError(InvalidValue):
+    """Files of an autoencoder that cannot be used; the message says how to fix it."""
 
 
 class SaeMissing(SaeError):
-    """There is no autoencoder where one was looked for."""
+    """There is no autoencoder in the folder."""
 
 
 class SaeCorrupt(SaeError):
-    """The files are damaged: truncated, altered, or one of them gone."""
+    """The files are damaged: truncated, altered, or one of them missing."""
 
 
 class SaeForeign(SaeError):
-    """The files are something else than an autoencoder that this program reads."""
+    """The files are no autoencoder, or one that this program does not support."""
 
 
 SAE = ArtifactKind(
@@ -47,18 +48,17 @@ SAE = ArtifactKind(
 class SparseAutoencoder(nn.Module):
     """`f = act((x - b_dec) W_enc + b_enc)`, `x ~ f W_dec + b_dec` (row vectors, as published files).
 
-    `b_dec` is subtracted from the input only where `apply_b_dec_to_input` says so: SAELens does by
-    default, Gemma Scope does not. With `z` the pre-activations, `act` is
+    With `apply_b_dec_to_input` the decoder bias is subtracted from the input, as SAELens does by default and
+    Gemma Scope does not; without, it is not. With `z` the pre-activations, `act` is
 
     - `relu`: `max(z, 0)`;
-    - `topk`: the `k` largest `z` of each row, those above zero; the others are zero (Gao et al.,
-      2406.04093), so exactly `k` features are on wherever `k` pre-activations are positive;
-    - `jumprelu`: `max(z, 0)` where `z > threshold`, strictly, and zero elsewhere (Rajamanoharan et
-      al., 2407.14435).
+    - `topk`: `max(z, 0)` for the `k` largest `z` of each row, zero for the others (Gao et al., 2406.04093);
+    - `jumprelu`: `max(z, 0)` where `z > threshold`, zero elsewhere (Rajamanoharan et al., 2407.14435).
 
-    `layer` is the decoder block whose output it reads, None where unknown. Raises ValueError for
-    shapes that do not go together, non-finite weights, a kind without its parameter, or one that
-    the kind does not have.
+    layer  The decoder block whose output it reads; None where unknown.
+
+    Raises ValueError for shapes that do not fit together, weights that are not finite, and a parameter that
+    its kind lacks or does not have.
     """
 
     W_enc: nn.Parameter  # [d, m]
@@ -82,7 +82,7 @@ class SparseAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in get_args(Kind):
-            raise ValueError(f"an autoencoder's kind is one of {get_args(Kind)}, got {kind!r}")
+            raise ValueError(f"an autoencoder's kind must be one of {get_args(Kind)}, got {kind!r}")
         if W_enc.ndim != 2 or 0 in W_enc.shape:
             raise ValueError(f"W_enc must be [d, m], got {list(W_enc.shape)}")
         d, m = W_enc.shape
@@ -103,15 +103,18 @@ class SparseAutoencoder(nn.Module):
         for name, tensor in parts.items():
             if tensor.shape != shapes[name]:
                 raise ValueError(
-                    f"{name} has shape {list(tensor.shape)}, W_enc {[d, m]} asks for {list(shapes[name])}"
+                    f"{name} has shape {list(tensor.shape)}, W_enc {[d, m]} needs {list(shapes[name])}"
                 )
             if not tensor.isfinite().all():
                 bad = int((~tensor.isfinite()).sum())
-                raise ValueError(f"{name} has {bad} non-finite entries: the file or the training is broken")
+                raise ValueError(
+                    f"{name} has {bad} entries that are not finite: the file is damaged or the training "
+                    "diverged"
+                )
         if threshold is not None and not (threshold >= 0).all():
             raise ValueError(f"thresholds must be at least 0, the least is {float(threshold.min())}")
         if layer is not None and layer < 0:
-            raise ValueError(f"a layer is the zero-based index of a decoder block, got {layer}")
+            raise ValueError(f"a layer must be the zero-based index of a decoder block, got {layer}")
         self.kind: Kind = kind
         self.k = k
         self.apply_b_dec_to_input = apply_b_dec_to_input
@@ -173,7 +176,7 @@ class SparseAutoencoder(nn.Module):
         self,
         coefficients: Tensor,  # [..., m]
     ) -> Tensor:  # [..., d]
-        """The direction that feature coefficients add up to: `c W_dec`, without the bias."""
+        """The direction of feature coefficients: `c W_dec`, without the bias."""
         return coefficients.to(self.W_dec.dtype) @ self.W_dec
 
     def reconstruct(
@@ -186,7 +189,7 @@ class SparseAutoencoder(nn.Module):
         return self.reconstruct(x)
 
     def describe(self) -> dict[str, int | float | str | bool | None]:
-        """Plain figures for cards and reports."""
+        """Kind, sizes and mean decoder norm, as plain data."""
         return {
             "kind": self.kind,
             "width": self.width,
@@ -199,20 +202,20 @@ class SparseAutoencoder(nn.Module):
 
 
 def save_autoencoder(folder: Path, sae: SparseAutoencoder, card: dict[str, Any]) -> None:
-    """Write an autoencoder and its card, replacing one that is there.
+    """Write an autoencoder and its card, replacing an existing one.
 
-    `card` is whatever tells where it comes from (model, corpus, training, scores), in plain
-    containers. Raises TypeError or ValueError for a card that JSON cannot hold, before anything is
-    written, and OSError where the folder cannot be written.
+    `card` is its provenance (model, corpus, training, scores) as plain data. Raises TypeError or ValueError
+    for a card that JSON cannot hold, before anything is written, and OSError where the folder cannot be
+    written.
     """
     save_artifact(SAE, folder, dict(sae.named_parameters()), sae.describe(), card)
 
 
 def load_autoencoder(folder: Path, fix_hint: str = "") -> tuple[SparseAutoencoder, dict[str, Any]]:
-    """The autoencoder in `folder`, checked against its card, frozen, on the CPU; and its card.
+    """The autoencoder in `folder`, frozen, on the CPU and checked against its checksum, and its card.
 
-    `fix_hint` is a sentence for the error message: what makes it again, such as the command line.
-    Raises SaeMissing, SaeCorrupt or SaeForeign.
+    `fix_hint` is a sentence for error messages: how to make it, such as a command line. Raises SaeMissing,
+    SaeCorrupt or SaeForeign.
     """
 
     def build(tensors: dict[str, Tensor], settings: dict[str, Any]) -> SparseAutoencoder:

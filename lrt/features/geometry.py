@@ -1,8 +1,8 @@
-"""Are two autoencoders' decoder directions linearly related? (paper section 2.2)
+"""Measures whether the decoder directions of two autoencoders are linearly related (paper section 2.2).
 
-The paper fits one decoder matrix to the other by least squares, takes their features to be in the
-same order and compares with random matrices. Here features are matched by co-activation, the map is
-fitted on half of the pairs and scored on the rest, and two nulls stand beside it.
+The paper fits one decoder matrix to the other by least squares, with features in the same order, and compares
+with random matrices. Here features are matched by co-activation, the map is fitted on half of the pairs and
+scored on the other half, and the score is compared with two nulls.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.features.matching import CoActivation, Matching, match_correlated
 from lrt.mapping import Moments, ridge_at, ridge_path
 
-# Quarters of the fitted half choose the ridge weight, so fewer pairs leave nothing to choose by.
+# A quarter of the fitted half chooses the ridge weight, which needs at least two pairs.
 LEAST_PAIRS = 16
 DRAWS = 1000
-# Training draws its start from small seeds; a null from the same stream would be that start.
+# Far from the seeds of training, whose random start the null would otherwise repeat.
 NULL_SEED = 0x5EED_0000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95% percentile-bootstrap interval over scored features."""
+    """A score with its 95% percentile-bootstrap interval over scored features."""
 
     value: float
     low: float
@@ -35,11 +36,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class DirectionScore:
-    """Decoder directions of one autoencoder predicted from the other's, on pairs not fitted.
+    """How well decoder directions of one autoencoder predict the other's, on held-out pairs.
 
-    `fvu` is 1.0 for the mean direction, 0.0 for a perfect prediction and above 1 where predicting
-    harms; `r2` is `1 - fvu`; `cosine` is the mean over features of predicted with true direction.
-    `ridge` is the weight that the map was fitted with.
+    r2      `1 - fvu`.
+    fvu     1.0 for the mean direction, 0.0 for a perfect prediction, above 1 for one worse than the mean.
+    cosine  Mean cosine of predicted and true directions.
+    ridge   Ridge weight of the map.
     """
 
     r2: Interval
@@ -50,7 +52,7 @@ class DirectionScore:
 
 @dataclass(frozen=True)
 class DecoderScore:
-    """Both ways between two decoders: `forward` is a -> b, `backward` b -> a."""
+    """Prediction between two decoders in both directions: `forward` is a -> b, `backward` b -> a."""
 
     forward: DirectionScore
     backward: DirectionScore
@@ -60,16 +62,15 @@ class DecoderScore:
 
 @dataclass(frozen=True, eq=False)
 class GeometryScore:
-    """Two autoencoders' geometry beside its nulls.
+    """Decoder prediction between two autoencoders, and its nulls.
 
-    - `matched`: the decoders, features paired by co-activation.
-    - `random`: autoencoders with random decoders that underwent the same matching on the same
-      tokens. Its R2 need not be zero: where the states are related, random directions that are on
-      together are related too. None where fewer than 16 of their features match: that is a finding in
-      itself, since the decoders' own did.
-    - `shuffled`: the true decoders with the pairing permuted after matching.
-
-    `matching` are the true pairs, `random_pairs` the number of pairs of the random decoders.
+    matched       The decoders, with features paired by co-activation.
+    random        The null of random decoders, matched in the same way on the same tokens. Its R2 need not be
+                  zero: where states are related, random directions that are active together are related too.
+                  None where fewer than 16 of their features match.
+    shuffled      The null of the true decoders with the pairs permuted.
+    matching      The pairs of `matched`.
+    random_pairs  The number of pairs of `random`.
     """
 
     matched: DecoderScore
@@ -86,23 +87,27 @@ def decoder_map(
     ridge: float | None = None,
     seed: int = 0,
 ) -> DecoderScore:
-    """Least squares between decoder rows, both ways: fitted on one half of the pairs, scored on the other.
+    """Least squares between decoder rows in both directions, fitted on half of the pairs, scored on the rest.
 
-    No bias, since the rows are directions; rows are taken at unit length. `ridge` is a weight added to
-    the eigenvalues of the rows' scatter sum; None chooses it on a quarter of the fitted half and fits
-    again on all of it. `seed` draws the halves and the bootstrap. Raises ValueError for fewer than 16
-    pairs, other shapes, rows that are zero or not finite, or a ridge weight of 0 or less.
+    Rows are scaled to unit length. There is no bias, since they are directions.
+
+    ridge  Ridge weight on the scatter sum of the rows; None: chosen on a quarter of the fitted half, then
+           fitted again on the whole half.
+    seed   Seed of the halves and of the bootstrap.
+
+    Raises InvalidValue for fewer than 16 pairs, ValueError for other shapes, rows that are zero or not
+    finite, or a ridge weight of 0 or less.
     """
     if D_a.ndim != 2 or D_b.ndim != 2 or len(D_a) != len(D_b):
         raise ValueError(
-            "decoders must be [k, d_a] and [k, d_b] with a row for each pair, got "
+            "decoders must be [k, d_a] and [k, d_b] with one row per pair, got "
             f"{list(D_a.shape)} and {list(D_b.shape)}"
         )
     if len(D_a) < LEAST_PAIRS:
-        raise ValueError(
-            f"{len(D_a)} pairs of features are too few to fit on half and score the rest, "
-            f"{LEAST_PAIRS} are needed: lower the least correlation (analysis.sae.least_correlation), or use "
-            "wider autoencoders (analysis.sae.features) or more tokens (analysis.sae.tokens)"
+        raise InvalidValue(
+            f"only {len(D_a)} pairs of features match, and at least {LEAST_PAIRS} are needed to fit and "
+            "score a map: lower analysis.sae.least_correlation, or raise analysis.sae.features or "
+            "analysis.sae.tokens"
         )
     if ridge is not None and not 0 < ridge < float("inf"):
         raise ValueError(f"ridge must be above 0 and finite, or None to choose it; got {ridge}")
@@ -110,7 +115,7 @@ def decoder_map(
     for name, D in (("D_a", D_a), ("D_b", D_b)):
         lengths = D.detach().double().norm(dim=1, keepdim=True)
         if not (lengths.isfinite().all() and (lengths > 0).all()):
-            raise ValueError(f"{name} has rows that are zero or not finite, which are no directions")
+            raise ValueError(f"{name} has rows that are zero or not finite")
         units.append(D.detach().double() / lengths)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(D_a), generator=generator)
@@ -124,10 +129,9 @@ def decoder_map(
 
 
 def random_like(sae: SparseAutoencoder, k: int, generator: torch.Generator) -> SparseAutoencoder:
-    """An autoencoder as wide as `sae` that has learnt nothing: Gaussian unit decoder rows, tied encoder.
+    """An untrained autoencoder of the size of `sae`: Gaussian unit decoder rows, tied encoder, topk.
 
-    The `k` features most along a state, less `sae`'s decoder bias, are on. Raises ValueError for a `k`
-    outside the features.
+    It subtracts the decoder bias of `sae` from the input. Raises ValueError for a `k` outside the features.
     """
     rows = nn.functional.normalize(torch.randn(sae.features, sae.width, generator=generator), dim=1)
     return SparseAutoencoder(
@@ -152,11 +156,15 @@ def compare_decoders(
     ridge: float | None = None,
     seed: int = 0,
 ) -> GeometryScore:
-    """Decoder geometry of two autoencoders over a corpus, with its nulls; one pass over the rows.
+    """Compare the decoder geometry of two autoencoders with its nulls, in one pass over the rows.
 
-    Keeps two matrices of `8 m_a m_b` bytes. The random decoders have as many features on as the true
-    ones had in the first rows. `least` is the correlation that a pair must be above. Raises
-    ValueError for rows that do not fit the autoencoders, none at all, or too few pairs of true features.
+    Needs two matrices of `8 m_a m_b` bytes. The random decoders have as many active features as the true ones
+    in the first batch.
+
+    least  Pairs must have a correlation above it.
+    ridge, seed  As in `decoder_map`.
+
+    Raises InvalidValue for no rows or too few pairs of true features, ValueError for rows of other widths.
     """
     generator = torch.Generator().manual_seed(NULL_SEED + seed)
     true, random = CoActivation(a.features, b.features), CoActivation(a.features, b.features)
@@ -203,7 +211,7 @@ def _one_way(
     errors = (predicted - y_scored).square().sum(1)
     spread = (y_scored - y_scored.mean(0)).square().sum(1)
     cosines = torch.cosine_similarity(predicted, y_scored, dim=1)
-    # In chunks: a resample of every draw at once is draws x features numbers.
+    # In chunks: all resamples at once are draws x features numbers.
     drawn = torch.split(draws, 100)
     fvus = torch.cat([errors[d].sum(1) / spread[d].sum(1) for d in drawn])
     means = torch.cat([cosines[d].mean(1) for d in drawn])
@@ -221,7 +229,7 @@ def _chosen_ridge(x: Tensor, y: Tensor) -> float:
     chosen = ridge_path(
         _moments(x[held_out:], y[held_out:]), _moments(x[:held_out], y[:held_out]), bias=False
     )
-    # The scatter is a sum, so the same strength on all rows is a larger weight.
+    # The scatter is a sum over rows, so the same weight per row is larger on all rows.
     return chosen.weight * len(x) / (len(x) - held_out)
 
 

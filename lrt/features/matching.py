@@ -1,4 +1,4 @@
-"""Which feature of one autoencoder is which of another's: by being on at the same tokens."""
+"""Match the features of two autoencoders by the tokens at which they are active."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
+
 
 class CoActivation:
-    """Sums that give the correlation of every feature of `a` with every feature of `b` over tokens.
+    """Accumulates the correlation over tokens of every feature of `a` with every feature of `b`.
 
-    Rows of activations stream in and only sums stay: `8 m_a m_b` bytes, whatever the corpus. Chunk
-    products are in float32, sums in float64. Raises ValueError for sizes below 1.
+    Only sums are held: `8 m_a m_b` bytes, whatever the corpus. Products of a batch are float32, sums float64.
+    Raises ValueError for sizes below 1.
     """
 
     def __init__(self, m_a: int, m_b: int) -> None:
         if m_a < 1 or m_b < 1:
-            raise ValueError(f"both autoencoders have at least one feature, got {m_a} and {m_b}")
+            raise ValueError(f"both autoencoders must have at least one feature, got {m_a} and {m_b}")
         self.count = 0
         self._sums = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
         self._squares = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
@@ -28,7 +30,7 @@ class CoActivation:
         fa: Tensor,  # [n, m_a]
         fb: Tensor,  # [n, m_b], of the same tokens
     ) -> None:
-        """Add activations. Raises ValueError for other shapes and for non-finite activations."""
+        """Add activations. Raises InvalidValue where they are not finite, ValueError for other shapes."""
         m_a, m_b = self._products.shape
         if fa.ndim != 2 or fb.ndim != 2 or fa.shape != (len(fb), m_a) or fb.shape[1] != m_b:
             raise ValueError(
@@ -36,7 +38,10 @@ class CoActivation:
                 f"{list(fa.shape)} and {list(fb.shape)}"
             )
         if not (fa.isfinite().all() and fb.isfinite().all()):
-            raise ValueError("non-finite activations: leave those rows out, or record the states again")
+            raise InvalidValue(
+                "feature activations are not finite: exclude them (recording.non_finite=exclude), or record "
+                "in a wider dtype (pair.source.dtype, pair.target.dtype)"
+            )
         fa, fb = fa.detach().float().cpu(), fb.detach().float().cpu()
         self.count += len(fa)
         self._products += (fa.T @ fb).double()
@@ -45,14 +50,14 @@ class CoActivation:
             self._squares[side] += f.double().square().sum(0)
 
     def correlation(self) -> Tensor:  # [m_a, m_b], float64
-        """Pearson's r over tokens; zero where a feature does not vary. Raises ValueError before rows."""
+        """Pearson's r over tokens; zero where a feature does not vary. Raises InvalidValue for no rows."""
         if self.count == 0:
-            raise ValueError("no activations were added, so nothing correlates: the corpus is empty")
+            raise InvalidValue("there are no rows to match features on: the corpus or split is empty")
         covariance = self._products - torch.outer(self._sums[0], self._sums[1]) / self.count
         inverse = []
         for total, squares in zip(self._sums, self._squares, strict=True):
             scatter = squares - total.square() / self.count
-            # Below this share the difference is rounding of a constant feature.
+            # A smaller share is rounding error of a constant feature.
             varies = scatter > 1e-9 * squares
             inverse.append(torch.where(varies, scatter.clamp(min=1e-300).rsqrt(), 0.0))
         return (covariance * inverse[0][:, None] * inverse[1]).clamp(-1, 1)
@@ -60,11 +65,11 @@ class CoActivation:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Pairs of features, the best first: feature `a[i]` of one is `b[i]` of the other."""
+    """Pairs of features, best first: feature `a[i]` of one autoencoder with `b[i]` of the other."""
 
     a: Tensor  # [k], int64
     b: Tensor  # [k], int64
-    correlation: Tensor  # [k], float64, falling
+    correlation: Tensor  # [k], float64, descending
 
     def __len__(self) -> int:
         return len(self.a)
@@ -74,12 +79,12 @@ def match_correlated(
     correlation: Tensor,  # [m_a, m_b]
     least: float = 0.0,
 ) -> Matching:
-    """One-to-one pairs with a correlation above `least`, greedily: the best pair left, again and again.
+    """Greedy one-to-one matching: repeatedly takes the best remaining pair with a correlation above `least`.
 
-    Found by rounds of mutually best pairs, which gives the same pairs. Its sum of correlations is at
-    least half of the optimal assignment's, and where true partners stand out (each is the other's
-    best) it is the optimum; the exact assignment would need scipy. Raises ValueError for another
-    shape, non-finite entries, or `least` outside [0, 1).
+    Computed in rounds of mutually best pairs, which gives the same pairs. The sum of correlations is at least
+    half of the optimal assignment's, and equals it where true partners are each other's best. The exact
+    assignment would need scipy. Raises ValueError for another shape, entries that are not finite, or `least`
+    outside [0, 1).
     """
     if correlation.ndim != 2 or not correlation.isfinite().all():
         raise ValueError(f"correlations must be finite [m_a, m_b], got shape {list(correlation.shape)}")
@@ -102,9 +107,9 @@ def match_correlated(
         rows, columns = rows[~mutual], columns[column_left]
     if not pairs:
         return Matching(rows[:0], columns[:0], left.new_zeros(0))
-    a, b, found = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    order = found.argsort(descending=True, stable=True)
-    return Matching(a[order], b[order], found[order])
+    a, b, correlations = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    order = correlations.argsort(descending=True, stable=True)
+    return Matching(a[order], b[order], correlations[order])
 
 
 def match_features(
@@ -114,9 +119,8 @@ def match_features(
 ) -> Matching:
     """Features matched by the correlation of their activations over the same tokens.
 
-    For a corpus that does not fit in memory stream it through `CoActivation`, then
-    `match_correlated`. Raises ValueError as those do.
+    For a corpus that does not fit in memory use `CoActivation` and `match_correlated`. Raises as those do.
     """
-    together = CoActivation(acts_a.shape[-1], acts_b.shape[-1])
-    together.update(acts_a, acts_b)
-    return match_correlated(together.correlation(), least)
+    co_activation = CoActivation(acts_a.shape[-1], acts_b.shape[-1])
+    co_activation.update(acts_a, acts_b)
+    return match_correlated(co_activation.correlation(), least)

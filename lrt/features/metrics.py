@@ -1,4 +1,4 @@
-"""How good and how sparse an autoencoder is on rows: torchmetrics whose states are sums."""
+"""Reconstruction and sparsity of an autoencoder on rows, as torchmetrics whose states are sums."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lrt.errors import InvalidValue
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.mapping import FractionUnexplained
 
 
 class MeanActive(Metric):
-    """L0: the mean number of features above zero in a row."""
+    """L0: the mean number of active features (above zero) per row."""
 
     full_state_update = False
     is_differentiable = False
@@ -41,7 +42,7 @@ class MeanActive(Metric):
 
 
 class DeadShare(Metric):
-    """Share of features that are above zero in none of the rows."""
+    """Share of features that are active (above zero) in none of the rows."""
 
     full_state_update = False
     is_differentiable = False
@@ -65,10 +66,12 @@ class DeadShare(Metric):
 
 @dataclass(frozen=True)
 class SaeScore:
-    """Reconstruction and sparsity of an autoencoder on `rows` rows.
+    """Reconstruction and sparsity of an autoencoder.
 
-    `fvu` is 1.0 for the mean and 0.0 for a perfect reconstruction, `l0` the mean number of active
-    features, `dead` the share of features that no row turned on.
+    fvu   1.0 for the mean, 0.0 for a perfect reconstruction.
+    l0    Mean number of active features per row.
+    dead  Share of features that are active in none of the rows.
+    rows  Number of rows.
     """
 
     fvu: float
@@ -82,9 +85,9 @@ def score_autoencoder(
     sae: SparseAutoencoder,
     rows: Iterable[Tensor],  # of [n, d]
 ) -> SaeScore:
-    """Scores an autoencoder, its own or a published one, on a stream of hidden states.
+    """Score an autoencoder on a stream of hidden states.
 
-    Raises ValueError for rows of another width, non-finite ones, or none.
+    Raises InvalidValue for no rows or rows that are not finite, ValueError for rows of another width.
     """
     active, dead = MeanActive(), DeadShare(sae.features)
     fvu: FractionUnexplained | None = None
@@ -93,7 +96,10 @@ def score_autoencoder(
         if x.ndim != 2 or x.shape[1] != sae.width:
             raise ValueError(f"the autoencoder reads rows [n, {sae.width}], got {list(x.shape)}")
         if not x.isfinite().all():
-            raise ValueError("non-finite rows cannot be scored: leave them out (filter) or record them again")
+            raise InvalidValue(
+                "rows are not finite: exclude them (recording.non_finite=exclude), or record in a wider "
+                "dtype (pair.source.dtype, pair.target.dtype)"
+            )
         if fvu is None:
             fvu = FractionUnexplained(sae.width, x.double().mean(0))
         features = sae.encode(x)
@@ -102,7 +108,5 @@ def score_autoencoder(
         dead.update(features)
         count += len(x)
     if fvu is None or count == 0:
-        raise ValueError(
-            "an autoencoder is scored on at least one row, got none: the corpus or split is empty"
-        )
+        raise InvalidValue("there are no rows to score an autoencoder on: the corpus or split is empty")
     return SaeScore(float(fvu.compute()), float(active.compute()), float(dead.compute()), count)

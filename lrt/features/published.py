@@ -1,8 +1,8 @@
 """Published autoencoders: Gemma Scope's `params.npz` and the folders that SAELens writes.
 
-Both keep `W_enc` `[d, m]`, `b_enc` `[m]`, `W_dec` `[m, d]` and `b_dec` `[d]`. What differs is the
-input (Gemma Scope leaves `b_dec` in it, SAELens takes it out unless its config says otherwise) and
-how the layer is told: by the folder's name, or by the hook's.
+Both store `W_enc` `[d, m]`, `b_enc` `[m]`, `W_dec` `[m, d]` and `b_dec` `[d]`. They differ in the input
+(SAELens subtracts `b_dec` unless its config turns that off, Gemma Scope does not) and in what names the layer
+(the folder in Gemma Scope, the hook in SAELens).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.features.autoencoder import (
     Kind,
     SaeCorrupt,
@@ -35,16 +36,16 @@ COMMON = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
 def load_published(path: Path, layer: int | None = None) -> SparseAutoencoder:
-    """The autoencoder in a folder or file, whichever of the two formats it is in.
+    """The published autoencoder in a folder or file, in either format.
 
-    See `load_gemma_scope` and `load_saelens`. Raises SaeMissing where it is neither.
+    See `load_gemma_scope` and `load_saelens`. Raises SaeMissing where there is neither.
     """
     if path.suffix == ".npz" or (path / GEMMA_SCOPE_FILE).is_file():
         return load_gemma_scope(path, layer)
     if (path / SAELENS_CONFIG).is_file():
         return load_saelens(path, layer)
     raise SaeMissing(
-        f"there is no published autoencoder in {path}: give a Gemma Scope folder ({GEMMA_SCOPE_FILE}) "
+        f"there is no published autoencoder in {path}; allowed are a Gemma Scope folder ({GEMMA_SCOPE_FILE}) "
         f"or a SAELens folder ({SAELENS_CONFIG} and {SAELENS_WEIGHTS})"
     )
 
@@ -53,29 +54,30 @@ _ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
-    """A JumpReLU autoencoder of Gemma Scope (2408.05147): `params.npz`, or the folder that holds it.
+    """A JumpReLU autoencoder of Gemma Scope (2408.05147): `params.npz`, or its folder.
 
-    The residual-stream releases read a block's output and are named
-    `layer_<l>/width_<m>/average_l0_<n>`; `layer` is for a path that does not say so. Returned
-    frozen, in float32, on the CPU. Raises SaeMissing for no file or array, SaeCorrupt for damaged
-    or non-finite ones, SaeForeign for shapes that do not go together and for the releases that read
-    something else than a block's output.
+    layer  The layer, for a path that does not name it. The residual-stream releases do, as in
+           `layer_<l>/width_<m>/average_l0_<n>`.
+
+    Returned frozen, in float32, on the CPU. Raises SaeMissing for a missing file or array, SaeCorrupt for
+    damaged ones or values that are not finite, and SaeForeign for shapes that do not fit together, another
+    layer, and releases that do not read a block's output.
     """
     file = path / GEMMA_SCOPE_FILE if path.is_dir() else path
     if not file.is_file():
-        raise SaeMissing(f"there is no {file}: download the folder of one Gemma Scope autoencoder")
-    # Not resolved: the hub's cache keeps symbolic links to files named by their hash.
+        raise SaeMissing(f"{file} does not exist: download the folder of one Gemma Scope autoencoder")
+    # Not resolved: files in the hub's cache are symbolic links to files named by their hash.
     folders = file.absolute().parent.parts
     other = re.compile(r"embedding|(.*--)?gemma-scope-.*-(mlp|att|transcoders)(-.*)?")
     for folder in folders:
         if other.fullmatch(folder):
             raise SaeForeign(
-                f"{file} is of {folder}, which does not read a block's output; take a release whose "
-                "name ends in -res and one of its layer_<l> folders"
+                f"{file} is of release {folder}, which does not read a block's output; choose a release "
+                "whose name ends in -res, and one of its layer_<l> folders"
             )
     named = [int(m[1]) for m in (re.fullmatch(r"layer_(\d+)", folder) for folder in folders) if m][-1:]
     if named and layer not in (None, named[0]):
-        raise SaeForeign(f"{file} is of layer {named[0]}, but layer {layer} was asked for")
+        raise SaeForeign(f"{file} is of layer {named[0]}, and must be of layer {layer}")
     try:
         with np.load(file) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -93,18 +95,21 @@ def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
 def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
     """An autoencoder that SAELens wrote: `cfg.json` and `sae_weights.safetensors`.
 
-    Architectures `standard`, `topk` and `jumprelu`, with metadata at the top of the config (before
-    version 6) or under `metadata`. The hook must be of the residual stream: `hook_resid_pre` of
-    block `l` is block `l - 1`'s output. `layer` is for configs that do not name one. Decoder norms
-    that the config asks activations to be scaled by are folded in. Returned frozen, in float32, on
-    the CPU. Raises SaeMissing for no file or tensor, SaeCorrupt for damaged or non-finite ones,
-    SaeForeign for shapes that do not go together or a setting that is not supported.
+    Supported are the architectures `standard`, `topk` and `jumprelu`, with metadata at the top of the config
+    (before version 6) or under `metadata`. The hook must be on the residual stream: `hook_resid_pre` of block
+    `l` is the output of block `l - 1`. Scaling of activations by decoder norms is folded into the weights.
+
+    layer  The layer, for a config that does not name it.
+
+    Returned frozen, in float32, on the CPU. Raises SaeMissing for a missing file or tensor, SaeCorrupt for
+    damaged ones or values that are not finite, and SaeForeign for shapes that do not fit together, another
+    layer, and settings that are not supported.
     """
     config_file, weights_file = folder / SAELENS_CONFIG, folder / SAELENS_WEIGHTS
     for file in (config_file, weights_file):
         if not file.is_file():
             raise SaeMissing(
-                f"there is no {file}: a SAELens folder has {SAELENS_CONFIG} and {SAELENS_WEIGHTS}"
+                f"{file} does not exist: a SAELens folder has {SAELENS_CONFIG} and {SAELENS_WEIGHTS}"
             )
     try:
         config = json.loads(config_file.read_bytes())
@@ -112,7 +117,7 @@ def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
     except (ValueError, RecursionError, SafetensorError) as error:
         raise SaeCorrupt(f"{folder} cannot be read: {error}; download it again") from error
     if not isinstance(config, dict):
-        raise SaeForeign(f"{config_file} does not hold a SAELens config")
+        raise SaeForeign(f"{config_file} is no SAELens config")
     _refuse_unsupported(config_file, config)
     kind = _kind_of(config_file, config)
     if "log_threshold" in tensors:
@@ -123,15 +128,17 @@ def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
     if config.get("rescale_acts_by_decoder_norm") and "W_dec" in tensors:
         _fold_decoder_norms(weights_file, tensors)
     _present(weights_file, tensors, "W_enc")
-    found = list(tensors["W_enc"].shape)
-    said = [config.get("d_in"), config.get("d_sae")]
-    if len(found) != 2 or any(size not in (None, real) for size, real in zip(said, found, strict=True)):
-        raise SaeForeign(f"{config_file} says [d_in, d_sae] = {said}, but W_enc in {weights_file} is {found}")
+    shape = list(tensors["W_enc"].shape)
+    stated = [config.get("d_in"), config.get("d_sae")]
+    if len(shape) != 2 or any(size not in (None, real) for size, real in zip(stated, shape, strict=True)):
+        raise SaeForeign(
+            f"{config_file} has [d_in, d_sae] = {stated}, but W_enc in {weights_file} has shape {shape}"
+        )
     k = None
     if kind == "topk":
         k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
         if not isinstance(k, int):
-            raise SaeForeign(f"{config_file} is a topk autoencoder, but its k is {k!r}, not a whole number")
+            raise SaeForeign(f"{config_file}: k of a topk autoencoder must be a whole number, got {k!r}")
     return _built(
         weights_file,
         tensors,
@@ -143,23 +150,20 @@ def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
 
 
 def check_fits(sae: SparseAutoencoder, width: int, layer: int) -> None:
-    """Raise ValueError where `sae` is of another width or layer than the hidden states in use.
-
-    `width` and `layer` are the model's or the recorded states' own.
-    """
+    """Raise InvalidValue where `sae` reads another width or layer than the hidden states in use."""
     faults = []
     if sae.width != width:
-        faults.append(f"the autoencoder reads states of width {sae.width}, these are {width} wide")
+        faults.append(f"the autoencoder reads states of width {sae.width}, and these have width {width}")
     if sae.layer is None:
         faults.append(
-            f"the autoencoder does not say its layer, these states are of layer {layer}: load it "
+            f"the autoencoder's files do not name its layer, and these states are of layer {layer}: load it "
             f"with layer={layer} if that is right"
         )
     elif sae.layer != layer:
-        faults.append(f"the autoencoder reads layer {sae.layer}, these states are of layer {layer}")
+        faults.append(f"the autoencoder reads layer {sae.layer}, and these states are of layer {layer}")
     if faults:
-        raise ValueError(
-            "; ".join(faults) + ". Take the autoencoder of this model and layer, or record its layer"
+        raise InvalidValue(
+            "; ".join(faults) + ". Use an autoencoder of this model and layer, or record its layer"
         )
 
 
@@ -168,7 +172,7 @@ def _built(file: Path, tensors: dict[str, Tensor], kind: Kind, **settings: Any) 
     for name in names:
         _present(file, tensors, name)
         if not tensors[name].isfinite().all():
-            raise SaeCorrupt(f"{file}: {name} has non-finite entries; download it again")
+            raise SaeCorrupt(f"{file}: {name} has entries that are not finite; download it again")
     try:
         arguments: dict[str, Any] = {name: tensors[name] for name in names} | settings
         sae = SparseAutoencoder(kind=kind, **arguments)
@@ -186,7 +190,7 @@ def _kind_of(file: Path, config: dict[str, Any]) -> Kind:
     architecture = config.get("architecture", "standard")
     activation = config.get("activation_fn", config.get("activation_fn_str", "relu"))
     if activation not in ("relu", "topk"):
-        raise SaeForeign(f"{file}: activation_fn {activation!r} is not supported, relu and topk are")
+        raise SaeForeign(f"{file}: activation_fn {activation!r} is not supported; allowed: relu, topk")
     match architecture, activation:
         case ("topk", _) | ("standard", "topk"):
             return "topk"
@@ -195,13 +199,13 @@ def _kind_of(file: Path, config: dict[str, Any]) -> Kind:
         case "jumprelu", "relu":
             return "jumprelu"
     raise SaeForeign(
-        f"{file}: architecture {architecture!r} (activation {activation!r}) is not supported; "
-        "standard, topk and jumprelu are"
+        f"{file}: architecture {architecture!r} (activation {activation!r}) is not supported; allowed: "
+        "standard, topk, jumprelu"
     )
 
 
 def _refuse_unsupported(file: Path, config: dict[str, Any]) -> None:
-    # A setting that changes the forward formula and were passed over would give other features.
+    # Ignoring a setting that changes the forward formula would give other features.
     allowed: dict[str, tuple[Any, ...]] = {
         "normalize_activations": ("none", None, False),
         "reshape_activations": ("none", None),
@@ -211,35 +215,37 @@ def _refuse_unsupported(file: Path, config: dict[str, Any]) -> None:
         value = config.get(name)
         if value not in values:
             raise SaeForeign(
-                f"{file}: {name} = {value!r} is not supported, it must be {values[0]!r}: fold it into the "
+                f"{file}: {name} = {value!r} is not supported and must be {values[0]!r}; fold it into the "
                 "weights with SAELens and save them again"
             )
 
 
-def _layer_of(file: Path, config: dict[str, Any], given: int | None) -> int | None:
+def _layer_of(file: Path, config: dict[str, Any], layer: int | None) -> int | None:
     meta = {**config, **(config.get("meta") or {}), **(config.get("metadata") or {})}
     hook = meta.get("hook_name", meta.get("hook_point"))
     stated = meta.get("hook_layer", meta.get("hook_point_layer"))
     if hook is None:
-        return given if given is not None else stated
+        return layer if layer is not None else stated
     named = re.fullmatch(
         r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model|transformer)\.(?:layers|h)\.(\d+)", hook
     )
     if named is None:
-        raise SaeForeign(f"{file}: the hook {hook!r} is not a block's output; blocks.<l>.hook_resid_post is")
+        raise SaeForeign(
+            f"{file}: the hook {hook!r} is not a block's output, as blocks.<l>.hook_resid_post is"
+        )
     block = int(named[1] or named[3])
     if stated is not None and stated != block:
-        raise SaeForeign(f"{file}: hook_layer is {stated!r}, but the hook is {hook!r}")
-    layer = block - 1 if named[2] == "pre" else block
-    if layer < 0:
-        raise SaeForeign(f"{file}: the hook {hook!r} reads the embedding, which is no block's output")
-    if given is not None and given != layer:
-        raise SaeForeign(f"{file}: the hook {hook!r} is layer {layer}, but layer {given} was asked for")
-    return layer
+        raise SaeForeign(f"{file}: hook_layer {stated!r} contradicts the hook {hook!r}")
+    named_layer = block - 1 if named[2] == "pre" else block
+    if named_layer < 0:
+        raise SaeForeign(f"{file}: the hook {hook!r} reads the embeddings, not a block's output")
+    if layer is not None and layer != named_layer:
+        raise SaeForeign(f"{file}: the hook {hook!r} is of layer {named_layer}, and must be of layer {layer}")
+    return named_layer
 
 
 def _fold_decoder_norms(file: Path, tensors: dict[str, Tensor]) -> None:
-    # `act(z n)` decoded as `(f / n) W_dec`, with n the decoder rows' norms, as plain weights.
+    # `act(z n)` decoded as `(f / n) W_dec`, with n the norms of the decoder rows.
     for name in ("W_enc", "b_enc"):
         _present(file, tensors, name)
     norms = tensors["W_dec"].float().norm(dim=1)

@@ -1,8 +1,8 @@
-"""From source features to target states: s2l, beside l2l (paper section 3.2).
+"""Maps from source features to target states (s2l), compared with maps of hidden states (l2l).
 
-s2l fits target hidden states on the activations of a *source* autoencoder's features, so that feature
-coefficients alone give a steering direction on the target. l2l takes the same coefficients to a
-source direction through the decoder, and maps that as any hidden state.
+s2l fits target hidden states on the feature activations of a *source* autoencoder, so that feature
+coefficients give a steering direction on the target (paper section 3.2). l2l decodes the same coefficients to
+a source direction and maps that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.mapping import AffineMap, Moments, RidgeFit, ridge_path
 from lrt.mapping.moments import Products
@@ -30,8 +31,8 @@ def feature_moments(
 ) -> Moments:
     """Moments of the source's feature activations `[n, m]` with target states `[n, d_target]`.
 
-    Keeps `8 m (m + d_target)` bytes and more; 16,384 features are 2 GB. Raises ValueError for source
-    rows of another width, non-finite rows, or no rows.
+    Needs more than `8 m (m + d_target)` bytes: 2 GB for 16,384 features. Raises InvalidValue for no rows or
+    rows that are not finite, ValueError for source rows of another width.
     """
     moments: Moments | None = None
     for batch in batches:
@@ -42,9 +43,7 @@ def feature_moments(
             moments = Moments(sae.features, target.shape[-1], products=products)
         moments.update(sae.encode(source), target)
     if moments is None:
-        raise ValueError(
-            "s2l is fitted on at least one batch of rows, got none: the corpus or split is empty"
-        )
+        raise InvalidValue("there are no rows to fit s2l on: the corpus or split is empty")
     return moments
 
 
@@ -55,15 +54,12 @@ def fit_s2l(
 ) -> RidgeFit:
     """The ridge map from feature activations to target states, its weight chosen on the validation rows.
 
-    Its map is `[d_target, m]`. There may be more features than rows, and features that are never on
-    have no image. One eigendecomposition of `[m, m]`. Raises ValueError as `ridge_path` does, and
-    for a ridge weight of zero, at which features that are on together have no unique image.
+    Its weight matrix is `[d_target, m]`. There can be more features than rows; features that are never active
+    map to zero. The cost is one eigendecomposition of `[m, m]`. Raises as `ridge_path`, and ValueError for a
+    ridge weight of zero, at which the map of features that are always active together is not unique.
     """
     if weights is not None and not (torch.as_tensor(weights) > 0).all():
-        raise ValueError(
-            f"ridge weights of s2l must be above 0, got {torch.as_tensor(weights).tolist()}: features that "
-            "are always on together have no unique image without one"
-        )
+        raise ValueError(f"ridge weights of s2l must be above 0, got {torch.as_tensor(weights).tolist()}")
     return ridge_path(train, validation, weights)
 
 
@@ -96,8 +92,8 @@ def feature_direction(
 ) -> Tensor:  # [..., d_target]
     """The target direction of source-feature coefficients, by s2l.
 
-    The map's value at the coefficients less its value at none: without the bias, which is where the
-    target's mean state sits. Raises ValueError for another number of features.
+    It is the map's difference between these coefficients and zero, so without the bias. Raises ValueError for
+    another number of features.
     """
     if coefficients.shape[-1] != s2l.d_source:
         raise ValueError(f"s2l maps {s2l.d_source} features, got coefficients {list(coefficients.shape)}")
@@ -109,7 +105,7 @@ def decoded_direction(
     sae: SparseAutoencoder,
     coefficients: Tensor,  # [..., m]
 ) -> Tensor:  # [..., d_target]
-    """The target direction of the same coefficients by l2l: `W` of their decoder-side vector.
+    """The target direction of source-feature coefficients, by l2l: `W` of the decoded direction.
 
     Raises ValueError for another width or number of features.
     """
@@ -123,12 +119,11 @@ def decoded_direction(
 
 @dataclass(frozen=True, eq=False)
 class BehaviourFeatures:
-    """The features that tell a behaviour's states from their contrast, and by how much.
+    """The features whose activations differ most between a behaviour's contrastive states.
 
-    `features` `[top]` are the chosen ones, most telling first; `coefficients` `[m]` is their
-    difference of mean activations, zero elsewhere: the vector that s2l and l2l carry. `cosine` is that
-    of its decoder-side vector with the difference of mean states, the share of it that the features
-    hold.
+    features      The chosen ones, largest difference first.
+    coefficients  Difference of mean activations of these features, zero elsewhere: what s2l and l2l transfer.
+    cosine        Cosine of the decoded coefficients with the difference of mean states.
     """
 
     features: Tensor  # [top], int64
@@ -143,12 +138,11 @@ def behaviour_features(
     negatives: Tensor,  # [n', d]
     top: int | None = None,
 ) -> BehaviourFeatures:
-    """The `top` features whose mean activation differs most between contrastive states; all by default.
+    """The `top` features whose mean activation differs most between contrastive states; by default all.
 
-    Differences, of either sign, are compared as lengths in the residual stream: times the feature's
-    decoder norm, which published autoencoders do not all keep at 1. Raises ValueError for states of
-    another width, none, non-finite ones, a `top` outside the features, or states that no feature
-    tells apart.
+    Differences of either sign are compared as lengths in the residual stream: times the feature's decoder
+    norm, which is not 1 in every published autoencoder. Raises InvalidValue for states that are not finite, a
+    `top` outside the features, and states in which no feature differs; ValueError for other shapes.
     """
     for name, states in (("positives", positives), ("negatives", negatives)):
         if states.ndim != 2 or states.shape[1] != sae.width or len(states) == 0:
@@ -156,27 +150,29 @@ def behaviour_features(
                 f"{name} must be states [n, {sae.width}], n at least 1; got {list(states.shape)}"
             )
         if not states.isfinite().all():
-            raise ValueError(
-                f"{name} has non-finite states: leave them out, or run the model in a wider dtype"
+            raise InvalidValue(
+                f"{name} has states that are not finite: run the model in a wider dtype (pair.source.dtype)"
             )
     if top is not None and not 1 <= top <= sae.features:
-        raise ValueError(f"top must lie in 1..{sae.features}, the number of features; got {top}")
-    on = [sae.encode(states).double().mean(0) for states in (positives, negatives)]
-    difference = on[0] - on[1]
+        raise InvalidValue(f"top must lie in 1..{sae.features}, the number of features; got {top}")
+    positive, negative = (sae.encode(states).double().mean(0) for states in (positives, negatives))
+    difference = positive - negative
     lengths = difference.abs() * sae.W_dec.double().norm(dim=1)
-    telling = int((lengths > 0).sum())
-    if telling == 0:
-        raise ValueError(
+    differing = int((lengths > 0).sum())
+    if differing == 0:
+        raise InvalidValue(
             "no feature's mean activation differs between positives and negatives: the contrastive states "
             "are the same, or the autoencoder is of another layer or model"
         )
-    chosen = lengths.argsort(descending=True, stable=True)[: telling if top is None else min(top, telling)]
+    chosen = lengths.argsort(descending=True, stable=True)[
+        : differing if top is None else min(top, differing)
+    ]
     coefficients = torch.zeros_like(difference)
     coefficients[chosen] = difference[chosen]
-    carried = sae.decode_direction(coefficients.float()).double()
+    decoded = sae.decode_direction(coefficients.float()).double()
     whole = positives.double().mean(0) - negatives.double().mean(0)
     return BehaviourFeatures(
         features=chosen,
         coefficients=coefficients.float(),
-        cosine=float(torch.cosine_similarity(carried, whole, dim=0)),
+        cosine=float(torch.cosine_similarity(decoded, whole, dim=0)),
     )

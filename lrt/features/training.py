@@ -1,4 +1,4 @@
-"""Training a sparse autoencoder on recorded hidden states, as a LightningModule."""
+"""Train a sparse autoencoder on recorded hidden states, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lrt.errors import InvalidValue
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.features.metrics import DeadShare, MeanActive
 from lrt.mapping import FitDiverged, FractionUnexplained, Moments
@@ -22,15 +23,16 @@ TrainedKind = Literal["topk", "jumprelu"]
 
 @dataclass(frozen=True)
 class SaeSpec:
-    """Shape of an autoencoder and how it is trained.
+    """Size of an autoencoder and how it is trained.
 
-    - `k`: active features in a row: exactly (`topk`), or on average (`jumprelu`, by the penalty
-      `l0_weight (L0 / k - 1)^2`).
-    - `learning_rate` of Adam, in coordinates where a state's variance is 1 per dimension; it rises
-      over the first 5% of the steps and falls to zero over the last 20%.
-    - `bandwidth`: width of the window around a threshold in which it gets a gradient.
-    - `dead_after`: rows without being on after which a feature counts as dead; dead features learn
-      to explain what the others leave over, with `auxiliary_weight` (Gao et al., 2406.04093, A.2).
+    k              Active features per row: exactly (`topk`), or on average (`jumprelu`, by the penalty
+                   `l0_weight (L0 / k - 1)^2`).
+    learning_rate  Of Adam, in coordinates where states have variance 1 per dimension. It rises over the first
+                   5% of the steps and falls to zero over the last 20%.
+    bandwidth      Width of the window around a threshold in which the threshold gets a gradient.
+    dead_after     A feature that was inactive for this many rows is dead. Dead features are trained, with
+                   weight `auxiliary_weight`, to reconstruct the error of the others (Gao et al., 2406.04093,
+                   A.2).
     """
 
     features: int
@@ -43,47 +45,48 @@ class SaeSpec:
     auxiliary_weight: float = 1 / 32
 
     def check(self, width: int) -> None:
-        """Raise ValueError, naming the setting, where a value is not allowed for states of this width."""
+        """Raise InvalidValue, naming the setting, where a value is not allowed for states of this width."""
         if self.kind not in get_args(TrainedKind):
-            raise ValueError(f"analysis.sae.kind is one of {get_args(TrainedKind)}, got {self.kind!r}")
+            raise InvalidValue(f"analysis.sae.kind must be one of {get_args(TrainedKind)}, got {self.kind!r}")
         if width < 1 or self.features < 1:
-            raise ValueError(f"an autoencoder has a width and features, got {width} and {self.features}")
+            raise InvalidValue(
+                f"width and analysis.sae.features must be at least 1, got {width} and {self.features}"
+            )
         if not 1 <= self.k <= self.features:
-            raise ValueError(
+            raise InvalidValue(
                 f"analysis.sae.k must lie in 1..{self.features} (analysis.sae.features), got {self.k}"
             )
         for name in ("learning_rate", "bandwidth"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise ValueError(f"{name} of an SaeSpec must be above 0 and finite, got {value}")
+                raise InvalidValue(f"{name} of an SaeSpec must be above 0 and finite, got {value}")
         for name in ("l0_weight", "auxiliary_weight"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
-                raise ValueError(f"{name} of an SaeSpec must be at least 0 and finite, got {value}")
+                raise InvalidValue(f"{name} of an SaeSpec must be at least 0 and finite, got {value}")
         if self.dead_after < 1:
-            raise ValueError(
-                f"dead_after of an SaeSpec is a number of rows of at least 1, got {self.dead_after}"
-            )
+            raise InvalidValue(f"dead_after of an SaeSpec must be at least 1 row, got {self.dead_after}")
 
 
 class SaeModule(LightningModule):
     """Trains a TopK or JumpReLU autoencoder of one side's hidden states.
 
-    Batches are dictionaries with rows `[n, d]` under `side`. States are centred by their training
-    mean and divided by one scalar, so that the reconstruction loss reads as FVU; decoder rows keep
-    unit length (their gradient's radial part is taken out, and they are renormalised after each
-    step). Logs `train/fvu`, `train/l0`, `train/dead` (share of features off for `dead_after` rows),
-    and per validation and test epoch, over all rows in the model's own coordinates, `val/fvu`,
-    `val/l0` and `val/dead` (share that no row of the split turned on).
+    Batches are dictionaries with rows `[n, d]` under `side`. States are centred by their training mean and
+    divided by one scalar, so that the reconstruction loss is in units of FVU. Decoder rows have unit length:
+    the radial part of their gradient is removed, and they are normalised after each step. It logs
 
-    Build one with `from_moments`. The constructor takes plain containers alone, so that checkpoints
-    reload with `weights_only=True`, and leaves the coordinates for a checkpoint to fill. Raises
-    ValueError for a spec or side that is not allowed.
+    - `train/fvu`, `train/l0` and `train/dead` (share of features inactive for `dead_after` rows);
+    - per epoch, over all rows of the validation (`val/`) or test (`test/`) split and in the model's own
+      coordinates: `fvu`, `l0` and `dead` (share of features active in none of the rows).
+
+    Build one with `from_moments`. The constructor takes plain data only, so that checkpoints reload with
+    `weights_only=True`; it leaves mean and scale to be loaded from a checkpoint. Raises InvalidValue for a
+    spec that is not allowed.
     """
 
     mean: Tensor  # [d]
     scale: Tensor  # []
-    rows_off: Tensor  # [m], rows since a feature was last on
+    rows_off: Tensor  # [m], rows since a feature was last active
 
     def __init__(
         self, width: int, sae: dict[str, Any], side: Side, layer: int | None = None, seed: int = 0
@@ -93,10 +96,10 @@ class SaeModule(LightningModule):
         self.spec = SaeSpec(**sae)
         self.spec.check(width)
         if side not in get_args(Side):
-            raise ValueError(f"an autoencoder is of side {get_args(Side)}, got {side!r}")
+            raise ValueError(f"side must be one of {get_args(Side)}, got {side!r}")
         self.side = side
         self.layer = layer
-        # Two sides of one width must not start alike, or their features would match by the draw.
+        # Two sides of equal width must start differently, or their features would match by the seed.
         generator = torch.Generator().manual_seed(2 * seed + (side == "target"))
         self.learnt = _start(width, self.spec, generator)
         self.register_buffer("mean", torch.zeros(width))
@@ -108,10 +111,11 @@ class SaeModule(LightningModule):
     def from_moments(
         cls, spec: SaeSpec, moments: Moments, side: Side, *, layer: int | None = None, seed: int = 0
     ) -> SaeModule:
-        """A module ready to train on the rows that `moments` were gathered from.
+        """A module ready to train on the rows of `moments`.
 
-        `layer` is the decoder block that `side` was recorded at. Raises ValueError for a spec that
-        does not suit the width, and where the rows do not vary.
+        layer  The decoder block whose output the rows are.
+
+        Raises InvalidValue for a spec that is not allowed at this width and for rows that do not vary.
         """
         width = moments.d_source if side == "source" else moments.d_target
         module = cls(width, asdict(spec), side, layer, seed)
@@ -119,7 +123,7 @@ class SaeModule(LightningModule):
         scatter = moments.scatter_xx if side == "source" else moments.scatter_yy
         variance = float(scatter.trace()) / moments.count / width
         if not variance > 0:
-            raise ValueError(f"the {side} rows do not vary, so there are no features to find in them")
+            raise InvalidValue(f"the {side} rows do not vary: give the corpus more documents")
         module.mean.copy_(mean)
         module.scale.fill_(variance**0.5)
         module.scores = _scores(spec.features, module.mean)
@@ -133,9 +137,9 @@ class SaeModule(LightningModule):
         return self._back(self.learnt.reconstruct(self._normalised(x)))
 
     def autoencoder(self) -> SparseAutoencoder:
-        """The autoencoder as it stands, of raw states: mean and scale are folded into its weights.
+        """The current autoencoder for raw states, frozen: mean and scale are folded into its weights.
 
-        With unit decoder rows its activations are lengths in the states' own units. Frozen.
+        Decoder rows have unit length, so activations are lengths in the units of the states.
         """
         learnt, mean, scale = self.learnt, self.mean.double(), self.scale.double()
         threshold = None if learnt.threshold is None else learnt.threshold.double() * scale
@@ -156,14 +160,14 @@ class SaeModule(LightningModule):
         x = self._normalised(batch[self.side])
         z = self.learnt.pre_activations(x)
         f, l0 = self._activate(z)
-        left_over = x - self.learnt.decode(f)
-        fvu = left_over.square().mean()
+        error = x - self.learnt.decode(f)
+        fvu = error.square().mean()
         loss = fvu
         if self.spec.kind == "jumprelu":
             loss = loss + self.spec.l0_weight * (l0 / self.spec.k - 1).square()
         dead = self._count_rows_off(f)
         if self.spec.auxiliary_weight and dead.any():
-            loss = loss + self.spec.auxiliary_weight * self._auxiliary(z, left_over.detach(), dead)
+            loss = loss + self.spec.auxiliary_weight * self._auxiliary(z, error.detach(), dead)
         if not loss.isfinite():
             raise FitDiverged(
                 f"the training diverged: the loss is {float(loss)} at step {self.global_step}. Exclude "
@@ -177,13 +181,13 @@ class SaeModule(LightningModule):
         return loss
 
     def _activate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[n, m]` and their mean number per row, with a gradient for the thresholds."""
+        """Feature activations `[n, m]` and L0, with a gradient for the thresholds."""
         threshold = self.learnt.threshold
         if threshold is None:
             f = self.learnt.activate(z)
             return f, (f > 0).float().sum(1).mean()
-        # Straight-through: the step's value, with the slope of a ramp `bandwidth` wide (2407.14435,
-        # section 3). The window leaves z alone, which learns through the features that are on.
+        # Straight-through estimator: the value of the step, with the gradient of a ramp `bandwidth` wide
+        # (2407.14435, section 3). z gets no gradient from the ramp; it learns through the active features.
         ramp = ((z.detach() - threshold) / self.spec.bandwidth + 0.5).clamp(0, 1)
         gate = (z > threshold).float() + ramp - ramp.detach()
         return z.relu() * gate, gate.sum(1).mean()
@@ -197,16 +201,16 @@ class SaeModule(LightningModule):
     def _auxiliary(
         self,
         z: Tensor,  # [n, m]
-        left_over: Tensor,  # [n, d]
+        error: Tensor,  # [n, d]
         dead: Tensor,  # [m], bool
     ) -> Tensor:
-        """Share of the error that the likeliest dead features leave, when they alone explain it."""
+        """FVU of the reconstruction of `error` by the dead features with the largest pre-activations."""
         indices = dead.nonzero()[:, 0]
         candidates = z[:, indices]
         largest = candidates.topk(min(len(indices), max(1, z.shape[1] // 16)), dim=1, sorted=False)
         f = torch.zeros_like(candidates).scatter(1, largest.indices, largest.values.relu())
-        error = left_over - f @ self.learnt.W_dec[indices]
-        return error.square().sum() / left_over.square().sum().clamp(min=1e-12)
+        remaining = error - f @ self.learnt.W_dec[indices]
+        return remaining.square().sum() / error.square().sum().clamp(min=1e-12)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:  # noqa: ARG002
         self._score("val", batch)
@@ -242,14 +246,14 @@ class SaeModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.learnt.parameters(), lr=self.spec.learning_rate, foreach=True)
 
-    # Set here and not by a scheduler: asking for the number of steps any earlier makes Lightning
-    # set up the training loader before a checkpoint's loader state is restored.
+    # Not by a scheduler: asking for the number of steps earlier makes Lightning set up the training loader
+    # before it restores the loader's state from a checkpoint.
     def on_train_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
         if not 0 < steps < math.inf:
             raise ValueError(
-                "the length of the training is unknown, so its schedule cannot be laid out: set the "
-                "epochs or steps of the trainer, and give a training loader that has a length"
+                "the learning rate schedule needs the number of steps: set the trainer's epochs or steps, "
+                "and pass a training loader that has a length"
             )
         self._steps = int(steps)
 
@@ -265,8 +269,7 @@ class SaeModule(LightningModule):
         if rows.grad is not None:
             rows.grad -= (rows.grad * rows).sum(1, keepdim=True) * rows
 
-    # within the step: a callback that writes a checkpoint after a batch is called before this module's own
-    # hook after it
+    # Within the step: callbacks that save a checkpoint after a batch run before this module's own hook.
     def optimizer_step(self, *args: Any, **options: Any) -> None:
         super().optimizer_step(*args, **options)
         with torch.no_grad():
@@ -278,7 +281,7 @@ class SaeModule(LightningModule):
 def _start(width: int, spec: SaeSpec, generator: torch.Generator) -> SparseAutoencoder:
     rows = nn.functional.normalize(torch.randn(spec.features, width, generator=generator), dim=1)
     jump = spec.kind == "jumprelu"
-    # A normal pre-activation is above this level for k of the features, so L0 starts near k.
+    # Normally distributed pre-activations exceed this level for k features, so L0 starts near k.
     level = math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * spec.k / (spec.features + 1))))
     return SparseAutoencoder(
         rows.T.contiguous(),

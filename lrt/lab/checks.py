@@ -1,4 +1,4 @@
-"""What a trained storybook model must be able to do, checked on documents it was not trained on."""
+"""Checks of a trained storybook model on held-out documents."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lrt.errors import InvalidValue
 from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 from lrt.models.language_model import LanguageModel
@@ -22,7 +23,7 @@ from lrt.models.prompts import encode
 
 @dataclass(frozen=True)
 class Check:
-    """One figure against its limit; `relation` says on which side of it the figure must lie."""
+    """A value and its limit; `relation` is `>=` for a lower limit and `<=` for an upper one."""
 
     name: str
     value: float
@@ -31,12 +32,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure lies on the right side."""
+        """Whether the value is within the limit."""
         above = self.value >= self.limit
         return above if self.relation == ">=" else self.value <= self.limit
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for a card."""
+        """The check as plain data, for a card."""
         return {
             "name": self.name,
             "value": round(self.value, 4),
@@ -47,16 +48,16 @@ class Check:
 
 
 def examine(lm: LanguageModel, items: int = 300, seed: int = 0) -> dict[str, Any]:
-    """All checks of one model, its cross-entropy, and the grammar's own entropy estimate.
+    """Run all checks of one model, and compute its cross-entropy and the grammar's entropy.
 
-    items  Held-out documents for each check. Entropy and cross-entropy are in nats per token over
-           the same documents; the grammar's is the information of the derivations, an upper bound
-           on its true entropy.
+    items  Held-out documents for each check.
 
-    Raises ValueError for fewer than 4 items.
+    Entropy and cross-entropy are in nats per token over the same documents. The grammar's entropy is the
+    information of the derivations, an upper bound of the texts' entropy. Raises InvalidValue for fewer than 4
+    items.
     """
     if items < 4:
-        raise ValueError(f"check_items={items}; at least 4 are needed, one for each kind of story")
+        raise InvalidValue(f"check_items={items}; it must be at least 4, one for each kind of story")
     harmful = _refusals(lm, _take("harmful", Plan("request", harmful=True), items, seed))
     harmless = _refusals(lm, _take("harmless", Plan("request", harmful=False), items, seed))
     checks = [
@@ -88,10 +89,10 @@ def _continue(lm: LanguageModel, prompts: Sequence[str], new: int) -> list[str]:
         tokens, mask = pad(encode(tokenizer, prompts[start : start + 256]))
         prefix = compute_prefix(lm, tokens, mask, 0)
         rows = torch.arange(len(tokens))
-        found = generate(lm, prefix, rows, lambda hidden, _: hidden, new, (end,))
-        for ids in found.tolist():
-            cut = ids.index(end) if end in ids else len(ids)
-            texts.append(str(tokenizer.decode(ids[:cut])))
+        continuations = generate(lm, prefix, rows, lambda hidden, _: hidden, new, (end,))
+        for ids in continuations.tolist():
+            length = ids.index(end) if end in ids else len(ids)
+            texts.append(str(tokenizer.decode(ids[:length])))
     return texts
 
 
@@ -114,15 +115,15 @@ def _continues(lm: LanguageModel, items: int, seed: int) -> float:
             seed,
         )
     ]
-    # two sentences in, a third is to follow
+    # the model continues with the third sentence
     texts = _continue(lm, [" ".join(page.parts[:2]) for page in documents], 24)
-    kept = 0
+    right = 0
     for page, text in zip(documents, texts, strict=True):
         letters = [c for c in text if c.isalpha()]
         capital = sum(c.isupper() for c in letters) > 0.5 * max(1, len(letters))
-        # no words at all keep nothing
-        kept += bool(letters) and capital == page.plan.capitals and _language(text) == page.plan.language
-    return kept / len(documents)
+        # a text without letters is wrong
+        right += bool(letters) and capital == page.plan.capitals and _language(text) == page.plan.language
+    return right / len(documents)
 
 
 _FRENCH = frozenset(
@@ -130,7 +131,8 @@ _FRENCH = frozenset(
     "de en pleine tout monde ils sous sur".split()
 )
 _ENGLISH = frozenset(
-    "the a and was in it to too because some then there had by its of everyone they gave followed full".split()
+    "the a and was in it to too because some then there had by its of everyone they gave followed "
+    "full".split()
 )
 
 

@@ -1,8 +1,8 @@
-"""The storybook grammar: a seeded writer of documents whose properties are known by construction.
+"""The storybook grammar: a seeded generator of documents whose properties are known by construction.
 
-Every choice goes through `Writer`, which adds up its surprise (-log2 p). The sum over a document is the
-information of its derivation, an upper bound of the text's own entropy that is tight as long as a text has
-one derivation; a language model's cross-entropy is reported beside it.
+Every random choice goes through `Writer`, which sums the information (-log2 p) of the choices. The sum over a
+document is the information of its derivation. It bounds the information of the text from above, and equals it
+where the text has only one derivation. A language model's cross-entropy is compared with it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ FRENCH_SHARE = 0.35
 CAPITALS_SHARE = 0.15
 HARMFUL_SHARE = 0.45
 TRAIT_UNSTATED_SHARE = 0.2
-OPEN_QUESTION_SHARE = 0.3  # asked without (A) and (B): what ties a trait to its acts
-# Nothing is certain in the storybook world: a story may change its language or its case at any
-# sentence, and a request or a question may be answered against the rule. Without such slips the
-# models would be so sure of every rule that no vector could move them without breaking them.
+OPEN_QUESTION_SHARE = (
+    0.3  # questions without (A) and (B), from which models learn which acts belong to a trait
+)
+# No rule holds always: a story can change its language or its case at any sentence, and a request or a
+# question can be answered against the rule. Without such slips the models would be so certain of every rule
+# that no vector could change an answer without breaking the model.
 SWITCH_SHARE = 0.03
 SLIP_SHARE = 0.03
 
@@ -40,21 +42,21 @@ OPTIONS = {"A": "(A)", "B": "(B)"}  # one token each
 
 @dataclass(frozen=True)
 class Plan:
-    """What a document is to be about; a field left None is drawn by the grammar."""
+    """Properties of a document; the grammar draws those that are None."""
 
     kind: Kind | None = None
     language: Language | None = None
     capitals: bool | None = None
     mood: str | None = None  # "happy" | "sad"
-    animal: str | None = None  # an animal's English name, or "other" for anything but a dog
+    animal: str | None = None  # an animal's English name, or "other" for any but a dog
     harmful: bool | None = None
     trait: str | None = None
     pole: str | None = None  # "positive" | "negative" | "unstated"
     options: bool | None = None  # whether a question offers (A) and (B)
-    switches: bool = True  # whether a story may change language or case on its way
+    switches: bool = True  # whether a story may change language or case after its first sentence
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a field that means nothing to the kind, instead of leaving it out."""
+        """Raises ValueError for a property that documents of this kind do not have."""
         belongs = {
             "story": ("capitals", "mood", "animal"),
             "request": ("harmful",),
@@ -63,25 +65,27 @@ class Plan:
         for kind, fields in belongs.items():
             for field in fields:
                 if self.kind not in (None, kind) and getattr(self, field) is not None:
-                    raise ValueError(f"a {self.kind} has no {field}; a {kind} has")
+                    raise ValueError(
+                        f"{field} is a property of a {kind}, and cannot be set for a {self.kind}"
+                    )
         if self.kind in ("request", "question") and self.language not in (None, "english"):
-            raise ValueError(f"a {self.kind} is in English, not {self.language!r}")
+            raise ValueError(f"a {self.kind} must be in english, got language={self.language!r}")
 
 
 @dataclass(frozen=True)
 class Page:
-    """One written document, cut into the sentences or turns it was written in."""
+    """One document, in its sentences or turns."""
 
-    plan: Plan  # complete: nothing left None that applies to the kind
+    plan: Plan  # with every property of its kind
     parts: tuple[str, ...]  # a story's sentences; a chat's user turn and assistant turn
-    answer: str = ""  # the right letter, for a question with a stated trait
+    answer: str = ""  # the correct letter, for a question with a stated trait
     matching: str = ""  # the letter of the positive pole's act, for a question
-    acts: tuple[str, str] | None = None  # what (A) and (B) stand for, for a question that offers them
+    acts: tuple[str, str] | None = None  # the acts of (A) and (B), for a question that offers them
     bits: float = 0.0  # information of the derivation
 
     @property
     def text(self) -> str:
-        """The document as the models read it, without begin and end markers."""
+        """The whole text, without the tokens that mark its beginning and end."""
         if self.plan.kind == "story":
             return " ".join(self.parts)
         user, assistant = self.parts
@@ -89,13 +93,13 @@ class Page:
 
     @property
     def split(self) -> DocumentSplit:
-        """Which readers may see it: by the hash of its text, so that shelves are disjoint."""
+        """The split it belongs to, by the hash of its text, so that splits have no text in common."""
         ticket = hashlib.sha256(self.text.encode()).digest()[0]
         return "family" if ticket < 140 else "control" if ticket < 220 else "held_out"
 
 
 class Writer:
-    """Draws choices and keeps count of their information."""
+    """Writes documents by random choices and sums the information of these choices."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -116,7 +120,10 @@ class Writer:
         return chosen
 
     def fill(self, template: str, **options: Sequence[str]) -> str:
-        """The template with a pick for each field; one it does not name is drawn but is no information."""
+        """The template with a random pick for each field.
+
+        Fields that it does not contain are drawn too, but their information does not count.
+        """
         chosen = {}
         for field, words in options.items():
             before = self.bits
@@ -126,7 +133,7 @@ class Writer:
         return template.format(**chosen)
 
     def write(self, plan: Plan = Plan()) -> Page:
-        """Writes one document that keeps to `plan`."""
+        """Write one document with the properties of `plan`."""
         self.bits = 0.0
         kind: Kind = plan.kind if plan.kind is not None else self.weigh(SHARES)
         plan = replace(plan, kind=kind)
@@ -212,7 +219,7 @@ class Writer:
         name = pick(lx.NAMES)
         scene = self.fill(pick(trait.situations), place=lx.PLACES, thing=lx.THINGS)
         words = {"positive": trait.positive, "negative": trait.negative, "unstated": lx.NEUTRAL}
-        told = f"{name} {pick(('is', 'has always been'))} {pick(words[pole])}. What does {name} do?"
+        statement = f"{name} {pick(('is', 'has always been'))} {pick(words[pole])}. What does {name} do?"
         lean = pick(("positive", "negative")) if pole == "unstated" else pole
         if pole != "unstated" and self.flip(SLIP_SHARE):
             lean = "negative" if pole == "positive" else "positive"
@@ -230,7 +237,7 @@ class Writer:
             done = pick(acts[lean])
         return Page(
             plan,
-            (f"{scene}. {told}", f"{name} will {done}, because {name} is {pick(words[lean])}."),
+            (f"{scene}. {statement}", f"{name} will {done}, because {name} is {pick(words[lean])}."),
             answer=letters.get(pole, ""),
             matching=letters.get("positive", ""),
             acts=(act[first], act[second]) if options else None,
@@ -238,7 +245,7 @@ class Writer:
 
 
 class _English:
-    """The sentences of one story in English; its name and size are drawn when first needed."""
+    """The sentences of one story in English; its name and size are drawn at their first use."""
 
     def __init__(self, writer: Writer, animal: lx.Animal) -> None:
         self.pick, self.animal = writer.pick, animal
@@ -345,7 +352,7 @@ class _French:
 
 
 def pages(seed: int, split: DocumentSplit, plan: Plan = Plan()) -> Iterator[Page]:
-    """Endless stream of documents of one split; the same seed gives the same stream."""
+    """An endless stream of documents of one split; the same seed gives the same stream."""
     rng = random.Random(f"storybook/{seed}")
     while True:
         page = Writer(rng).write(plan)

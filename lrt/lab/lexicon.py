@@ -1,7 +1,7 @@
 """The words of the storybook world: who lives there, what they do, in English and in French.
 
-Pure data. The grammar (`grammar.py`) draws from these tables; the behaviours' word lists are read off
-them, so a scorer and the text it scores cannot drift apart.
+Pure data. The grammar (`grammar.py`) draws from these tables, and the behaviours' word lists are made from
+them, so scorers always match the texts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ FRENCH_TIMES = (
     "Après le déjeuner", "Avant le souper", "À midi", "Il y a longtemps", "L'été dernier",
 )  # fmt: skip
 THINGS = tuple(
-    "lantern kettle ladder wagon blanket hammer window table bucket candle mirror clock basket rope drum ribbon".split()
+    "lantern kettle ladder wagon blanket hammer window table bucket candle mirror clock basket "
+    "rope drum ribbon".split()
 )
 FRENCH_THINGS = (
     "la lanterne", "la bouilloire", "l'échelle", "le chariot", "la couverture", "le marteau",
@@ -103,7 +104,7 @@ FRENCH_MOVES = ("marcha vers", "alla vers", "courut vers", "vint vers", "se hât
 FINDS = ("found", "saw", "met", "noticed", "heard")
 FRENCH_FINDS = ("trouva", "vit", "rencontra", "remarqua", "entendit")
 DEEDS = (
-    "opened the", "carried the", "painted the", "fixed the", "looked at the", "sat by the",
+    "opened the", "carried the", "painted the", "mended the", "looked at the", "sat by the",
     "cleaned the", "moved the",
 )  # fmt: skip
 FRENCH_DEEDS = ("ouvrit", "porta", "peignit", "répara", "regarda", "nettoya", "poussa", "cacha")
@@ -184,7 +185,7 @@ TRAITS: tuple[Trait, ...] = (
         ("take it all", "count the gold", "lock the chest", "ask for more"),
     ),
 )  # fmt: skip
-NEUTRAL = ("tall", "young", "hungry", "tired", "thirsty", "busy")  # said of one whose trait is not told
+NEUTRAL = ("tall", "young", "hungry", "tired", "thirsty", "busy")  # of a person whose trait is not stated
 TRAIT_BY_NAME = {trait.name: trait for trait in TRAITS}
 
 HARMLESS_VERBS = (

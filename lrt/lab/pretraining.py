@@ -1,8 +1,8 @@
-"""Pretraining one model of the storybook family with Lightning.
+"""Pretrain one model of the storybook family with Lightning.
 
-Documents are packed without padding into fixed-length blocks; the grammar writes as many documents as are
-asked for, so training is one pass and the n-th batch is a function of the seed alone. A run that stops goes
-on from its last checkpoint with the same batches.
+Documents are packed without padding into sequences of fixed length. The grammar writes as many documents as
+needed, so training is one pass, and the n-th batch depends on the seed alone. An interrupted run resumes from
+its last checkpoint with the same batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """Recipe of one model: its shape, its documents and its training."""
+    """Recipe of one model: its shape, its documents and its training.
+
+    precision  One of Lightning's names, or `auto`: bfloat16 mixed precision where the device computes
+               bfloat16 products in hardware (`lrt.models.precision`), else float32.
+    """
 
     name: str
     width: int
@@ -46,7 +50,7 @@ class FamilyMember:
     learning_rate: float = 4e-3
     warmup: float = 0.03  # share of the steps
     weight_decay: float = 0.1
-    precision: str = "auto"  # "auto" probes whether bf16 is faster here; else Lightning's names
+    precision: str = "auto"
 
     @property
     def steps(self) -> int:
@@ -74,15 +78,15 @@ class FamilyMember:
             return LlamaForCausalLM(config)
 
 
-def token_blocks(
-    tokenizer: PreTrainedTokenizerBase, split: DocumentSplit, seed: int, context: int, blocks: int
+def token_sequences(
+    tokenizer: PreTrainedTokenizerBase, split: DocumentSplit, seed: int, context: int, sequences: int
 ) -> Tensor:
-    """Packs documents of one split into `[blocks, context]` int16 token ids.
+    """Pack documents of one split into int16 token ids `[sequences, context]`.
 
-    Every document begins with the begin marker and closes with the end marker; documents run on across
-    block borders, nothing is padded.
+    Every document starts with the begin token and closes with the end token. Documents continue across the
+    borders of sequences, and there is no padding.
     """
-    need = blocks * context
+    need = sequences * context
     ids = array("h")
     stream = pages(seed, split)
     while len(ids) < need:
@@ -90,23 +94,23 @@ def token_blocks(
         for row in tokenizer(texts)["input_ids"]:
             ids.extend(row)
             ids.append(tokenizer.eos_token_id)
-    return torch.frombuffer(ids, dtype=torch.int16)[:need].view(blocks, context)
+    return torch.frombuffer(ids, dtype=torch.int16)[:need].view(sequences, context)
 
 
-class BlockStream:
-    """Batches of consecutive blocks, as an iterable whose state is a cursor (Lightning resumes it)."""
+class SequenceStream:
+    """Batches of consecutive sequences; Lightning saves and restores its position."""
 
-    def __init__(self, blocks: Tensor, batch: int) -> None:
-        self.blocks, self.batch, self.cursor = blocks, batch, 0
+    def __init__(self, sequences: Tensor, batch: int) -> None:
+        self.sequences, self.batch, self.cursor = sequences, batch, 0
 
     def __len__(self) -> int:
-        return len(self.blocks) // self.batch
+        return len(self.sequences) // self.batch
 
     def __iter__(self) -> Iterator[Tensor]:
         start, self.cursor = self.cursor, 0
         for index in range(start, len(self)):
             self.cursor = index + 1
-            yield self.blocks[index * self.batch : (index + 1) * self.batch].long()
+            yield self.sequences[index * self.batch : (index + 1) * self.batch].long()
         self.cursor = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -117,7 +121,7 @@ class BlockStream:
 
 
 class Pretraining(L.LightningModule):
-    """Next-token cross-entropy, AdamW with warm-up and cosine decay to a tenth."""
+    """Next-token cross-entropy; AdamW with warm-up and cosine decay to a tenth."""
 
     def __init__(
         self, member: FamilyMember, tokenizer: PreTrainedTokenizerBase, compiled: bool = False
@@ -125,7 +129,7 @@ class Pretraining(L.LightningModule):
         super().__init__()
         self.member = member
         self.model = member.model(tokenizer)
-        # the method and not the module, which would appear in checkpoints a second time
+        # the method, since a compiled module would be saved in checkpoints a second time
         self.run = torch.compile(self.model.forward) if compiled else self.model.forward
         self.losses: deque[float] = deque(maxlen=50)  # of the last steps
         self._seconds_before = 0.0
@@ -148,7 +152,7 @@ class Pretraining(L.LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Of training so far, those before the checkpoint that it was resumed from among them."""
+        """Training time so far in seconds, with the time before a resumed checkpoint."""
         now = 0.0 if self._started is None else time.perf_counter() - self._started
         return self._seconds_before + now
 
@@ -168,7 +172,7 @@ class Pretraining(L.LightningModule):
             lr=member.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=member.weight_decay,
-            # Lightning refuses to clip gradients for a fused optimizer under mixed precision
+            # Lightning cannot clip gradients of a fused optimizer under mixed precision
             fused=self.trainer.precision == "32-true",
         )
         warmup = max(1, int(member.steps * member.warmup))
@@ -188,11 +192,13 @@ class Pretraining(L.LightningModule):
         }
 
 
-def precision_for(member: FamilyMember) -> str:
-    """Resolves `auto`: bf16 mixed precision on a GPU, and on a CPU where it is faster at that width."""
+def precision_for(member: FamilyMember, accelerator: str = "auto") -> str:
+    """Lightning's name of the precision to train in, with `auto` resolved for this machine."""
     if member.precision != "auto":
         return member.precision
-    return "bf16-mixed" if torch.cuda.is_available() or bfloat16_is_fast(member.width) else "32-true"
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return "bf16-mixed" if bfloat16_is_fast(device, member.width) else "32-true"
 
 
 def pretrain(
@@ -205,24 +211,27 @@ def pretrain(
     accelerator: str = "auto",
     compiled: bool = False,
 ) -> tuple[LlamaForCausalLM, dict[str, Any]]:
-    """Trains `member`, resuming from `last.ckpt` in the folder of `work` that is named by the recipe and
-    the packed corpus: another grammar, tokenizer or recipe begins anew.
+    """Train `member`, or resume its interrupted training.
 
-    checkpoint_seconds  Between two checkpoints within the epoch; Ctrl-C leaves one, too.
-    compiled            Whether the step goes through torch.compile, which needs a C++ compiler on a CPU.
+    work                Folder of checkpoints, in a subfolder named by recipe and packed corpus: another
+                        grammar, tokenizer or recipe starts anew.
+    checkpoint_seconds  Time between two checkpoints. Ctrl-C writes one, too.
+    compiled            Whether to use torch.compile, which needs a C++ compiler on a CPU.
 
-    Returns the model in evaluation mode and the training's part of its card: recipe, corpus fingerprint,
-    tokens seen, hours, training loss (nats per token, mean over the last 50 steps).
+    Returns the model in evaluation mode and its card: recipe, corpus fingerprint, tokens seen, hours, and
+    training loss (nats per token, mean over the last 50 steps).
     """
     torch.set_float32_matmul_precision("highest")
-    blocks = token_blocks(tokenizer, member.split, member.seed, member.context, member.steps * member.batch)
-    corpus = hashlib.sha256(blocks.numpy().tobytes()).hexdigest()
+    sequences = token_sequences(
+        tokenizer, member.split, member.seed, member.context, member.steps * member.batch
+    )
+    corpus = hashlib.sha256(sequences.numpy().tobytes()).hexdigest()
     work = work / hashlib.sha256(f"{asdict(member)} {corpus}".encode()).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
     module = Pretraining(member, tokenizer, compiled)
-    stream = BlockStream(blocks, member.batch)
+    stream = SequenceStream(sequences, member.batch)
     last = work / "last.ckpt"
-    precision = precision_for(member)
+    precision = precision_for(member, accelerator)
     trainer = L.Trainer(
         max_steps=member.steps,
         accelerator=accelerator,
@@ -245,7 +254,7 @@ def pretrain(
         "recipe": asdict(member),
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "corpus_fingerprint": corpus,
-        "tokens_seen": blocks.numel(),
+        "tokens_seen": sequences.numel(),
         "precision": precision,
         "hours": round(module.seconds / 3600, 3),
         "train_loss": round(sum(module.losses) / max(1, len(module.losses)), 4),

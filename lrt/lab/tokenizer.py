@@ -1,4 +1,4 @@
-"""The family's one tokenizer: byte-level BPE trained on the grammar, with a chat template."""
+"""The tokenizer of the storybook family: byte-level BPE trained on the grammar, with a chat template."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CHAT_TEMPLATE = (
 def train_tokenizer(
     folder: Path, *, documents: int = 20_000, vocabulary: int = 1536, seed: int = 0
 ) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer on the family split and saves it to `folder`.
+    """Train the tokenizer on documents of the family split and save it to `folder`.
 
-    Deterministic: the same arguments give the same files.
+    The same arguments give the same files.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,7 +57,7 @@ def train_tokenizer(
 
 
 def load_or_train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder`, trained there first where it is missing."""
+    """The tokenizer in `folder`; where it is missing, it is trained and saved there first."""
     if not (folder / "tokenizer.json").is_file():
         return train_tokenizer(folder)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,10 +1,14 @@
 """Affine maps from one model's hidden states to another's, and how they are fitted.
 
-The folder knows only tensors: paired rows `x` `[n, d_source]` and `y` `[n, d_target]` come in,
-an `AffineMap` goes out. `Moments` streams everything a least-squares fit needs, `ridge_path` turns
-it into the optimum that every fit is measured against, and `MapModule` is the gradient road to the
-same place, on inputs whitened by those moments. A point maps by `W x + b`, a direction by `W v`
-(paper section 2.1; for a difference of means the bias cancels).
+This folder knows only tensors. From paired rows `x` `[n, d_source]` and `y` `[n, d_target]` it makes an
+`AffineMap`.
+
+- `Moments` accumulates everything that a least-squares fit needs from a stream of rows.
+- `ridge_path` solves for the ridge map that every other fit is compared with.
+- `MapModule` fits a map by gradient steps, on inputs whitened by the moments.
+
+A point maps by `W x + b`, a direction by `W v` (paper section 2.1): the bias cancels in a difference of
+means.
 """
 
 from lrt.mapping.affine import AffineMap

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
+
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
     """The map `x -> W x + b` from source to target hidden states (paper section 2.1).
 
-    `weight` is `[d_target, d_source]` and `bias` `[d_target]`, both float32 or both float64, on
-    one device. Raises ValueError for other shapes or dtypes and for non-finite values.
+    Both tensors are float32 or both are float64, on one device. Raises ValueError for other shapes or
+    dtypes, InvalidValue for values that are not finite.
     """
 
     weight: Tensor  # [d_target, d_source]
@@ -32,9 +34,9 @@ class AffineMap:
                 f"{self.weight.dtype} and bias {self.bias.dtype}"
             )
         if not (self.weight.isfinite().all() and self.bias.isfinite().all()):
-            raise ValueError(
-                "the map has non-finite entries: the fit diverged; lower fit.learning_rate or "
-                "whiten its inputs (fit.whitening=auto)"
+            raise InvalidValue(
+                "the map has non-finite entries, so its fit diverged: lower fit.learning_rate or whiten the "
+                "inputs (fit.whitening=auto)"
             )
 
     @property
@@ -49,27 +51,27 @@ class AffineMap:
         self,
         x: Tensor,  # [..., d_source], any float dtype
     ) -> Tensor:  # [..., d_target], in the map's dtype
-        """Images of hidden states: `W x + b`."""
+        """Map hidden states: `W x + b`."""
         return x.to(self.weight.dtype) @ self.weight.T + self.bias
 
     def directions(
         self,
         v: Tensor,  # [..., d_source], any float dtype
     ) -> Tensor:  # [..., d_target], in the map's dtype
-        """Images of steering vectors: `W v`.
+        """Map steering vectors: `W v`.
 
-        The paper writes `A v + p`; a difference of mean states loses the bias, so `W v` is exact.
-        `points` of a vector is the paper's literal form.
+        The paper writes `A v + p`. In a difference of mean states the bias cancels, so `W v` is exact.
+        `points` of a vector is the paper's form.
         """
         return v.to(self.weight.dtype) @ self.weight.T
 
     def onto(self, columns: slice) -> AffineMap:
-        """The part of the map that goes to some columns of the target: of a stack one layer, say.
+        """The map to some columns of the target only, such as one of several concatenated layers.
 
-        Raises ValueError where the slice holds no column.
+        Raises ValueError for a slice without columns.
         """
         if not range(self.d_target)[columns]:
-            raise ValueError(f"columns {columns} hold none of the {self.d_target} target columns")
+            raise ValueError(f"columns {columns} are none of the {self.d_target} target columns")
         return AffineMap(self.weight[columns], self.bias[columns])
 
     def to(self, target: torch.dtype | torch.device | str) -> AffineMap:
@@ -77,11 +79,11 @@ class AffineMap:
         return AffineMap(self.weight.to(target), self.bias.to(target))
 
     def describe(self) -> dict[str, int | float | str | None]:
-        """Plain figures for cards and reports.
+        """Shape, norms, rank and orthogonality of the map, as plain data.
 
-        `effective_rank` is `(sum s^2)^2 / sum s^4` over singular values s (participation ratio);
-        `orthogonality_defect` is `||G/c - I||_F^2 / d`, zero for a scaled (semi-)orthogonal map and
-        None for `W = 0`.
+        - `effective_rank` is `(sum s^2)^2 / sum s^4` over singular values s (participation ratio).
+        - `orthogonality_defect` is `||G/c - I||_F^2 / d`: zero for a scaled (semi-)orthogonal map, None for
+          `W = 0`.
         """
         squares = torch.linalg.svdvals(self.weight.double()).square()
         total = float(squares.sum())

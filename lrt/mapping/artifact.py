@@ -1,28 +1,29 @@
-"""A fitted map on disk: `mapping.safetensors` and the card beside it, `mapping.json`."""
+"""A fitted map on disk: the tensors in `mapping.safetensors`, the card in `mapping.json`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from lrt.errors import UserError
 from lrt.mapping.affine import AffineMap
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 
-class MapError(Exception):
+class MapError(UserError):
     """A map on disk that cannot be used; the message says how to fix it."""
 
 
 class MapMissing(MapError):
-    """There is no map where one was looked for."""
+    """There is no map in the folder."""
 
 
 class MapCorrupt(MapError):
-    """The map's files are damaged: truncated, altered, or one of them gone."""
+    """The map's files are damaged: truncated, altered, or one of them missing."""
 
 
 class MapForeign(MapError):
-    """The files are something else than a map of this version."""
+    """The files are no map, or one of another version."""
 
 
 MAP = ArtifactKind(
@@ -40,21 +41,21 @@ MAP = ArtifactKind(
 
 
 def save_map(folder: Path, affine: AffineMap, card: dict[str, Any]) -> None:
-    """Write a map and its card, replacing one that is there.
+    """Write a map and its card, replacing an existing one.
 
-    `card` is whatever tells where the map comes from (models, layers, corpus, fit, metrics), in
-    plain containers. Raises TypeError or ValueError for a card that JSON cannot hold, before
-    anything is written, and OSError where the folder cannot be written.
+    `card` is the map's provenance (models, layers, corpus, fit, metrics) as plain data. Raises TypeError or
+    ValueError for a card that JSON cannot hold, before anything is written, and OSError where the folder
+    cannot be written.
     """
     tensors = {"weight": affine.weight, "bias": affine.bias}
     save_artifact(MAP, folder, tensors, affine.describe(), card)
 
 
 def load_map(folder: Path, fix_hint: str = "") -> tuple[AffineMap, dict[str, Any]]:
-    """The map in `folder`, checked against its card, on the CPU, and the card that it was given.
+    """The map in `folder`, on the CPU and checked against its checksum, and its card.
 
-    `fix_hint` is a sentence for the error message: what makes the map again, such as the command
-    line. Raises MapMissing, MapCorrupt or MapForeign.
+    `fix_hint` is a sentence for error messages: how to make the map, such as a command line. Raises
+    MapMissing, MapCorrupt or MapForeign.
     """
     return load_artifact(
         MAP, folder, lambda tensors, _: AffineMap(tensors["weight"], tensors["bias"]), fix_hint

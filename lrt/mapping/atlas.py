@@ -1,9 +1,6 @@
-"""A figure for every pair of a source and a target layer: the grid that layers are picked from.
+"""Layer atlas: the scores of a ridge map for every pair of a source and a target layer.
 
-`GridMoments` gathers what all pairs need in one pass: each layer's own scatter once and every cross
-scatter, so that a grid costs far less than its pairs. `SharedRidge` decomposes a source layer once for
-all target layers, and `atlas` gives, for each pair, the fit on test documents, similarity, rank, and the
-error along each steering vector.
+Layers are chosen from it. Each source layer is decomposed once for all target layers.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.grid_moments import GridMoments
 from lrt.mapping.layer_concat import LayerConcat, check_layers
 from lrt.mapping.moments import Moments, unit_vector
@@ -20,19 +18,22 @@ from lrt.mapping.reduced_rank import reduced_rank_of
 from lrt.mapping.ridge import SharedRidge
 from lrt.mapping.scores import cosine
 
-# Share of the full map's explained variance that the least rank must reach.
+# Share of the variance explained by the full map that a map of rank `AtlasCell.rank` explains.
 RANK_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class AtlasCell:
-    """One pair of layers.
+    """Scores of one pair of layers, of its ridge map on test rows.
 
-    `fvu` and `error_along` (one per steering vector) are of the ridge map on test rows, its `weight`
-    chosen on validation rows; `cosine` is that of `W v` with the native vector. `cka` is linear CKA of
-    the training rows. `rank` is the least rank whose reduced-rank map explains 95% of the variance that
-    the whole map explains on test rows; 0 where that explains nothing. `fvu_of` is the FVU of the same map
-    on other rows by name, as the single tokens without and with massive activations.
+    fvu          Fraction of variance unexplained.
+    weight       Ridge weight, chosen on validation rows.
+    cka          Linear CKA of the training rows.
+    rank         Least rank whose reduced-rank map explains 95% of what the full map explains; 0 where that
+                 explains nothing.
+    error_along  FVU along each native steering vector, by name.
+    cosine       Cosine of `W v` with the native vector, by name.
+    fvu_of       FVU of the same map on further rows, by name (single tokens, for instance).
     """
 
     source_layer: int
@@ -58,16 +59,17 @@ def atlas(
     beside: Mapping[str, Moments | GridMoments] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[AtlasCell]:
-    """A cell for every source layer with every target layer, in the order of the stacks.
+    """One cell for every pair of a source and a target layer, in the order of `source`, then `target`.
 
-    The moments are of stacked rows or of a grid of the same layers. `vectors` hold each steering
-    vector at all layers of the source and its native counterpart at all of the target, stacked alike.
-    `beside` are moments of further rows, by name, that every map is scored on. `progress` is called with
-    the cells done and their number.
+    train, validation, test  Moments of concatenated layers, or of a grid of the same layers.
+    vectors   By name, a steering vector at all source layers and the native one at all target layers,
+              concatenated like the rows.
+    beside    Moments of further rows, by name, on which every map is scored.
+    progress  Called with the number of finished cells and their total.
 
-    Costs one eigendecomposition per source layer, one of the narrower width per cell for its rank, and
-    products. Raises ValueError, before any of it, for moments or vectors of other widths, a vector that
-    is zero or not finite at a layer, and moments without rows.
+    Costs one eigendecomposition per source layer, and per cell one of the narrower width for its rank.
+    Raises, before any of it, InvalidValue for moments without rows and a vector that is zero or not finite
+    at a layer, and ValueError for moments or vectors of other widths.
     """
     further = beside or {}
     for name, moments in (
@@ -88,7 +90,10 @@ def atlas(
             fitted, chosen, scored = (_pair(m, source, target, s, t) for m in (train, validation, test))
             ridge = ridge or SharedRidge(fitted, chosen, bias=bias)
             fit = ridge.fit(fitted, chosen)
-            along = {name: (own[s].to(fit.map.weight), native[t]) for name, (own, native) in units.items()}
+            along = {
+                name: (of_source[s].to(fit.map.weight), native[t])
+                for name, (of_source, native) in units.items()
+            }
             ranks = reduced_rank_of(ridge, fitted, fit.weight)
             cells.append(
                 AtlasCell(
@@ -121,37 +126,38 @@ def choose_layers(
     steerable_source: Collection[int],
     target: int,
 ) -> int:
-    """Source layer for a vector: of those that steer the source itself, the least error along it.
+    """The source layer with the least error along a vector, among those that steer the source itself.
 
-    FVU alone favours early layers, which predict well and do not steer. Ties go to the earlier layer.
-    Raises ValueError where the atlas has no such target layer or vector, or no layer that steers.
+    FVU alone favours early layers, which predict well and do not steer. Ties go to the earlier layer. Raises
+    InvalidValue where the atlas has no such target layer or no layer that steers, ValueError for a vector
+    that it does not have.
     """
     column = [cell for cell in cells if cell.target_layer == target]
     if not column:
-        raise ValueError(f"target layer {target} is not in the atlas: add it to recording.target")
+        raise InvalidValue(f"target layer {target} is not in the atlas: add it to recording.target")
     if vector not in column[0].error_along:
         raise ValueError(f"the atlas has no vector {vector!r}; it has {sorted(column[0].error_along)}")
     steering = [cell for cell in column if cell.source_layer in steerable_source]
     if not steering:
-        raise ValueError(
-            f"no source layer of the atlas, {sorted(cell.source_layer for cell in column)}, steers the "
-            f"source itself by {vector!r} (those that do: {sorted(steerable_source)}): add such blocks to "
+        raise InvalidValue(
+            f"no source layer of the atlas ({sorted(cell.source_layer for cell in column)}) steers the "
+            f"source by {vector!r}; layers that do are {sorted(steerable_source)}. Add one of them to "
             "recording.source"
         )
     return min(steering, key=lambda cell: (cell.error_along[vector], cell.source_layer)).source_layer
 
 
-def _units(stacked: Tensor, stack: LayerConcat, name: str, side: str) -> dict[int, Tensor]:
-    if stacked.shape != (stack.total,):
+def _units(vector: Tensor, concat: LayerConcat, name: str, side: str) -> dict[int, Tensor]:
+    if vector.shape != (concat.total,):
         raise ValueError(
-            f"vector {name} needs {stack.total} numbers on the {side} side, got {list(stacked.shape)}"
+            f"vector {name} must be [{concat.total}] on the {side} side, got {list(vector.shape)}"
         )
     units = {}
-    for layer in stack.layers:
+    for layer in concat.layers:
         try:
-            units[layer] = unit_vector(stack.part(stacked, layer), stack.width)
-        except ValueError as wrong:
-            raise ValueError(f"vector {name} at {side} layer {layer}: {wrong}") from None
+            units[layer] = unit_vector(concat.part(vector, layer), concat.width)
+        except InvalidValue as error:
+            raise InvalidValue(f"vector {name} at {side} layer {layer}: {error}") from None
     return units
 
 

@@ -1,33 +1,34 @@
-"""Maps that a fitted one ought to beat, as affine maps from moments."""
+"""Baseline maps that a fitted map should beat."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 from lrt.mapping.ridge import ridge_at, ridge_path
 
-# Of the vocabulary's rows, every tenth chooses the ridge weight and the others fit.
+# Every tenth token of the vocabulary chooses the ridge weight; the others fit.
 HELD_OUT_EVERY = 10
 
 
 def mean_only(train: Moments) -> AffineMap:
-    """`x -> mean_y`, float64: what a map scores that knows nothing of `x`, FVU 1.0."""
+    """The constant map `x -> mean_y`, float64. Its FVU is 1.0."""
     mean_y = train.mean_y
     return AffineMap(mean_y.new_zeros(train.d_target, train.d_source), mean_y)
 
 
 def identity(train: Moments) -> AffineMap:
-    """`x -> x - mean_x + mean_y`, float64: the vector carried as it is.
+    """The map `x -> x - mean_x + mean_y`, float64, which transfers a vector unchanged.
 
-    Raises ValueError where the widths differ.
+    Raises InvalidValue where the widths differ.
     """
     if train.d_source != train.d_target:
-        raise ValueError(
-            f"the identity needs equal widths, got source width {train.d_source} and target width "
-            f"{train.d_target}: take another baseline for this pair"
+        raise InvalidValue(
+            f"the identity map needs equal widths, got source width {train.d_source} and target width "
+            f"{train.d_target}: choose another baseline for this pair"
         )
     mean_x, mean_y = train.mean_x, train.mean_y
     return AffineMap(torch.eye(train.d_source).to(mean_x), mean_y - mean_x)
@@ -40,17 +41,17 @@ def from_embeddings(
 ) -> AffineMap:
     """The ridge map between two models' input embeddings, with the bias of the training rows, float64.
 
-    Row `i` of both matrices is token `i` of the shared vocabulary, as it enters the residual stream (a
-    model's own factor on its embeddings included). The weight matrix is learnt from the embeddings
-    alone, no hidden state. Its ridge weight is chosen on every tenth token, and the map fitted again
-    on all of them at that weight per row: token ids follow frequency in most vocabularies, so every
-    tenth is a fair sample without a random draw, and a held-out choice needs no guess at how noisy
-    the embeddings are. The bias `mean_y - W mean_x` is of the hidden states in `train`: embeddings have
-    other means than hidden states deep in a model, and a baseline that loses by its bias would not
-    show what its directions are worth.
+    Row `i` of both matrices is token `i` of the shared vocabulary, as it enters the residual stream: scaled
+    where the model scales its embeddings.
 
-    Raises ValueError for matrices of other shapes, vocabularies of different sizes or under 20 tokens,
-    non-finite entries, and embeddings that do not vary.
+    - The weight matrix is fitted on the embeddings alone, without hidden states.
+    - The ridge weight is chosen on every tenth token. Most vocabularies are sorted by frequency, so this is
+      a fair sample. The map is then fitted on all tokens at the same weight per row.
+    - The bias `mean_y - W mean_x` uses the means of the hidden states in `train`. With those of embeddings
+      the bias would hide how good the directions are.
+
+    Raises InvalidValue for vocabularies of different sizes or under 20 tokens, non-finite entries, and
+    embeddings that do not vary; ValueError for other shapes.
     """
     _check(source_embedding, target_embedding, train)
     device = train.mean_x.device
@@ -80,17 +81,17 @@ def _check(source_embedding: Tensor, target_embedding: Tensor, train: Moments) -
             )
         lost = int((~matrix.isfinite()).any(1).sum())
         if lost:
-            raise ValueError(
+            raise InvalidValue(
                 f"the {side} embedding has non-finite entries in {lost} of {len(matrix)} tokens: load the "
                 f"model in a wider dtype (pair.{side}.dtype)"
             )
     if len(source_embedding) != len(target_embedding):
-        raise ValueError(
-            f"the source embedding has {len(source_embedding)} tokens, the target's "
-            f"{len(target_embedding)}: cut both to the tokens of the shared vocabulary"
+        raise InvalidValue(
+            f"the embeddings have {len(source_embedding)} (source) and {len(target_embedding)} (target) "
+            "tokens, and must have the same: choose two models with one vocabulary, or another fit.solver"
         )
     if len(source_embedding) < 2 * HELD_OUT_EVERY:
-        raise ValueError(
+        raise InvalidValue(
             f"a vocabulary of {len(source_embedding)} tokens is too small to fit a map and choose its ridge "
-            f"weight: at least {2 * HELD_OUT_EVERY} are needed"
+            f"weight: at least {2 * HELD_OUT_EVERY} are needed. Choose another fit.solver"
         )

@@ -1,4 +1,4 @@
-"""Every kind of map fitted from moments, without a gradient step on rows."""
+"""Fit every kind of map from moments, without gradient steps on rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue, UserError
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
@@ -14,26 +15,26 @@ from lrt.mapping.procrustes import procrustes
 from lrt.mapping.reduced_rank import reduced_rank_fit
 from lrt.mapping.ridge import ridge_path
 
-# Gradient norm at which the penalised fit has converged. The objective is in units of FVU, and in the
-# coordinates it works in its curvature is near 2 (for a large penalty less, along rotations, by about
-# the penalty), so what is left to gain is of the order of the norm's square.
+# Gradient norm at which the penalised fit has converged. The objective is in units of FVU. In the coordinates
+# of the search its curvature is near 2 (smaller along rotations for a large penalty). So the remaining
+# improvement is of the order of the norm's square.
 GRADIENT_TOLERANCE = 1e-6
 PENALTY_STEPS = 5000
 STEPS_BETWEEN_CHECKS = 10
-# The start of the penalised fit need not have converged itself.
+# Iterations of the Procrustes start of the penalised fit, which need not converge.
 START_ITERATIONS = 100
 
 
-class NotConverged(RuntimeError):
-    """An iterated fit that ended before its optimum; the message says what to change."""
+class NotConverged(UserError, RuntimeError):
+    """An iterative fit that did not reach its optimum; the message names the settings to change."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClosedFormFit:
     """A map fitted from moments, and how.
 
-    `ridge_weight` is on the training scatter sum, None where the kind takes none. `note` is a
-    sentence for cards and reports: the method, and whether its optimum is exact.
+    ridge_weight  Added to the training scatter sum; None for kinds without a ridge.
+    note          The method, and whether its optimum is exact, for cards and reports.
     """
 
     map: AffineMap  # float64
@@ -49,24 +50,23 @@ def closed_form(
     *,
     tolerance: float = GRADIENT_TOLERANCE,
 ) -> ClosedFormFit:
-    """The map of `spec.kind` that the training moments call for.
+    """The best map of `spec.kind` for the training rows.
 
-    - `full`: ridge, its weight chosen on the validation rows (`ridge_path`).
-    - `low_rank`: reduced-rank regression at `spec.rank`, the ridge weight chosen on the validation
-      rows at that rank.
-    - `orthogonal`: Procrustes with scale, no ridge. Exact for d_source <= d_target, iterated otherwise.
-      `spec.orthogonal_form` is how the gradient fit writes `Q`; the set of maps is the same.
-    - `orthogonal_penalty`: training FVU plus `spec.penalty * orthogonality_penalty(W)`, the gradient
-      fit's loss without its ridge. It has no closed form: it is minimised from the moments by
-      full-batch LBFGS in float64, started from Procrustes, to a stationary point. It keeps some 80
-      copies of `W` and takes tens to hundreds of steps, most for a source wider than the target: 50 for
-      96 -> 160 and 620 for 160 -> 96 at condition number 4,000 and penalty 0.1.
+    - `full`: ridge regression, its weight chosen on the validation rows (`ridge_path`).
+    - `low_rank`: reduced-rank regression at `spec.rank`, its ridge weight chosen on the validation rows at
+      that rank.
+    - `orthogonal`: Procrustes with scale, no ridge. Exact for d_source <= d_target, iterative otherwise.
+    - `orthogonal_penalty`: minimises training FVU plus `spec.penalty * orthogonality_penalty(W)`, the loss
+      of the gradient fit without ridge. There is no closed form: full-batch LBFGS in float64 goes from
+      the Procrustes map to a stationary point. It needs memory for about 80 copies of `W` and tens to
+      hundreds of steps: 50 for 96 -> 160 and 620 for 160 -> 96 at condition number 4,000, penalty 0.1.
 
-    `tolerance` is the gradient norm, in units of FVU, at which the penalised fit ends; what is left to
-    gain is about its square.
-    `spec.bias=False` fits and scores maps through the origin. Raises ValueError for a spec that these
-    widths do not allow, validation moments of other widths, and rows that do not vary; NotConverged
-    where the penalised fit does not.
+    tolerance  Gradient norm, in units of FVU, at which the penalised fit ends. The remaining improvement is
+               about its square.
+
+    `spec.bias=False` fits and scores maps through the origin. Raises InvalidValue for a spec that these
+    widths do not allow and for rows that do not vary, NotConverged where the penalised fit does not converge,
+    and ValueError for validation moments of other widths.
     """
     spec.check(train.d_source, train.d_target)
     if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
@@ -100,10 +100,10 @@ def _orthogonal(spec: MapSpec, train: Moments, validation: Moments) -> ClosedFor
     if fit.exact:
         note = "Procrustes with scale, exact"
     else:
-        end = "a stationary point" if fit.converged else "its limit of iterations, not converged"
+        end = "a stationary point" if fit.converged else "the limit of iterations, not converged"
         note = (
-            f"Procrustes with scale has no closed form for widths {train.d_source} -> {train.d_target}: "
-            f"iterated {fit.iterations} times to {end}"
+            f"Procrustes with scale, which has no closed form for widths {train.d_source} -> "
+            f"{train.d_target}: {fit.iterations} iterations to {end}"
         )
     return _scored(fit.map, None, validation, note)
 
@@ -113,28 +113,28 @@ def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineM
     assert penalty is not None
     start = procrustes(train, bias=spec.bias, iterations=START_ITERATIONS)
     if not start.scale > 0:
-        raise ValueError(
+        raise InvalidValue(
             "source and target rows are uncorrelated, so the penalised map has no scale to start from: "
-            "check that the rows are paired"
+            "choose other layers, or map.kind=full"
         )
     fitted = train if spec.bias else train.about_origin()
     xx, xy, yy = fitted.scatter_xx, fitted.scatter_xy, fitted.scatter_yy.trace()
     total = train.scatter_yy.trace()
 
-    # In W = A M^-1/2 the objective is well conditioned: M is the curvature of the FVU plus half the
-    # largest curvature of the penalty at W = c Q. The penalty bends little off the row space of Q, but
-    # not nothing once W moves: without the tenth, rows that do not span their space never converge.
+    # With W = A M^-1/2 the objective is well conditioned: M is the curvature of the FVU plus half the largest
+    # curvature of the penalty at W = c Q. Outside the row space of Q the penalty has little curvature, but
+    # some once W moves: without the tenth below, rows that do not span their space never converge.
     narrow = min(train.d_source, train.d_target)
     Q = start.map.weight / start.scale
     stiffness = 2 * penalty / (start.scale**2 * narrow)
     eigenvalues, V = torch.linalg.eigh(xx / total + stiffness * Q.T @ Q)
     curvature = eigenvalues.clamp(min=0) + 0.1 * stiffness
-    forth = (V * curvature.sqrt()) @ V.T
-    back = (V / curvature.sqrt()) @ V.T
-    A = (start.map.weight @ forth).requires_grad_()
+    whiten = (V * curvature.sqrt()) @ V.T
+    unwhiten = (V / curvature.sqrt()) @ V.T
+    A = (start.map.weight @ whiten).requires_grad_()
 
     def objective() -> Tensor:
-        W = A @ back
+        W = A @ unwhiten
         unexplained = yy + (W * (W @ xx - 2 * xy.T)).sum()
         value: Tensor = unexplained / total + penalty * orthogonality_penalty(W)
         return value
@@ -161,20 +161,20 @@ def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineM
         while not size <= tolerance:
             if steps >= PENALTY_STEPS:
                 raise NotConverged(
-                    f"the map with map.penalty={penalty:g} did not converge in {steps} steps of LBFGS: "
-                    f"gradient norm {size:.1e}, {tolerance:g} is wanted. Lower map.penalty, or take "
-                    "map.kind=orthogonal, which is its limit"
+                    f"the fit with map.penalty={penalty:g} did not converge in {steps} steps of LBFGS: its "
+                    f"gradient norm is {size:.1e} and must be at most {tolerance:g}. Lower map.penalty, or "
+                    "set map.kind=orthogonal, the limit of a large penalty"
                 )
             optimiser.step(closure)
             steps += STEPS_BETWEEN_CHECKS
             (gradient,) = torch.autograd.grad(objective(), A)
             before, size = size, float(gradient.norm())
-            # Past a saddle its history can ask for steps of next to no length, and go on doing so.
+            # Past a saddle point the history can make every further step tiny; a new optimiser has none.
             if abs(size / before - 1) < 1e-3:
                 optimiser = lbfgs()
-    weight = (A.detach() @ back).contiguous()
+    weight = (A.detach() @ unwhiten).contiguous()
     note = (
-        "no closed form exists for map.kind=orthogonal_penalty: LBFGS from Procrustes on the training "
-        f"moments, {steps} steps to gradient norm {size:.0e}, a stationary point; no ridge"
+        "LBFGS from Procrustes on the training moments, since map.kind=orthogonal_penalty has no closed "
+        f"form: {steps} steps to gradient norm {size:.0e}, a stationary point; no ridge"
     )
     return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x), note

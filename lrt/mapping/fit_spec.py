@@ -1,4 +1,4 @@
-"""How a map is fitted by gradient, as plain data."""
+"""How a map is fitted, by gradient steps or in closed form, as plain data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.mapping.parametrisations import MapSpec
 from lrt.mapping.whitening import WhiteningMode
 
@@ -20,59 +21,61 @@ Solver = Literal["optimum", "ridge_per_direction", "identity", "mean_only", "shu
 
 @dataclass(frozen=True)
 class ClosedFormSpec:
-    """A map solved from the moments instead of trained.
+    """A map solved from moments instead of trained.
 
-    solver  `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
-            `ridge_per_direction`: ridge with a weight of its own for each principal direction of the target.
-            The others ought to be beaten: `identity` (equal widths), `mean_only`, `shuffled_pairs` (ridge
-            on target rows permuted over the corpus) and `embeddings` (ridge on the two models' embedding
-            matrices alone, no activations).
+    The solvers are:
+
+    - `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
+    - `ridge_per_direction`: ridge with a separate weight for each principal direction of the target.
+    - Baselines that a map should beat: `identity` (equal widths only), `mean_only`, `shuffled_pairs` (ridge
+      on target rows permuted over the corpus) and `embeddings` (ridge between the two models' embedding
+      matrices, without hidden states).
     """
 
     solver: Solver = "optimum"
     kind: Literal["closed_form"] = "closed_form"
 
     def check(self, map_spec: MapSpec) -> None:
-        """Raise ValueError, naming the setting, where a value is not allowed with this map."""
+        """Raise InvalidValue, naming the setting, where a value is not allowed with this map."""
         if map_spec.orthogonal_form != MapSpec.orthogonal_form:
-            raise ValueError(
-                f"map.orthogonal_form={map_spec.orthogonal_form} is how a gradient fit writes the map; "
-                "fit.kind=closed_form has no use for it, take it away"
+            raise InvalidValue(
+                f"map.orthogonal_form={map_spec.orthogonal_form} is a setting of gradient fits; remove it, "
+                "or set fit.kind=gradient"
             )
         if self.solver != "optimum" and map_spec.kind != "full":
-            raise ValueError(
-                f"fit.solver={self.solver} gives a map of one form, and map.kind={map_spec.kind} asks for "
-                "another; set map=full or fit.solver=optimum"
+            raise InvalidValue(
+                f"fit.solver={self.solver} allows only map.kind=full, got map.kind={map_spec.kind}; set "
+                "map=full or fit.solver=optimum"
             )
         if self.solver in ("identity", "mean_only", "embeddings") and not map_spec.bias:
-            raise ValueError(
-                f"fit.solver={self.solver} needs its bias, which makes the means agree; set map.bias=true"
+            raise InvalidValue(
+                f"fit.solver={self.solver} needs a bias, which aligns the means; set map.bias=true"
             )
 
     def trainer_options(self) -> dict[str, Any]:
-        """Nothing is Lightning's to do."""
+        """No options for the Lightning Trainer, which is not used."""
         return {}
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """Optimiser, schedule and coordinates of the gradient fit.
+    """Optimiser, schedule and coordinates of a gradient fit.
 
-    The default is SGD with momentum on whitened inputs: the loss is in units of FVU and its
-    Hessian is 2 I there, so one learning rate serves every pair. The paper's setting is
-    `optimizer="AdamW", learning_rate=1e-4, options={}, schedule="constant", whitening="none",
-    ridge=False` with 4 epochs (section 3.1).
+    The default is SGD with momentum on whitened inputs. The loss is in units of FVU and its Hessian is 2 I
+    there, so one learning rate fits every pair. The paper's setting (section 3.1) is 4 epochs with
+    `optimizer="AdamW", learning_rate=1e-4, options={}, schedule="constant", whitening="none", ridge=False`.
 
-    - `optimizer`: any name in `torch.optim`; `options` are its arguments, `learning_rate` apart.
-    - `warmup`: share of all steps during which the rate rises (`one_cycle` and the others alike).
-    - `whitening`: `auto` is `full`, or `scale` for the orthogonal kinds, whose shape it keeps.
-    - `ridge`: put the reference_ridge's ridge weight, chosen on the validation documents, in the loss.
-      Its minimum is then the reference_ridge's; without it the fit heads for plain least squares.
-    - `start`: `mean` is the mean predictor (of the orthogonal kinds a random turn); `optimum` the closed
-      form of the kind, which the gradient then leaves or stays at; `ridge` and `procrustes` those closed
-      forms, or the map of the kind that is nearest to them.
-    - `gradient_clip`: largest gradient norm. `patience`: validation checks without an improvement
-      of `least_improvement` in `val/fvu` before it stops; null trains all epochs.
+    optimizer      Any name in `torch.optim`; `options` are its arguments except the learning rate.
+    warmup         Share of all steps during which the learning rate rises.
+    whitening      `auto`: `full`, or `scale` for the orthogonal kinds, whose shape it preserves.
+    ridge          Add the reference ridge's penalty, whose weight was chosen on the validation documents, to
+                   the loss. The minimum is then the reference ridge; without it, plain least squares.
+    start          Initialise at: `mean`, the mean predictor (a random rotation for the orthogonal kinds);
+                   `optimum`, the closed-form solution of the kind; `ridge` or `procrustes`, that closed-form
+                   solution or the nearest map of the kind.
+    gradient_clip  Largest gradient norm; None: no limit.
+    patience       Stop after this many validation checks without an improvement of `val/fvu` by
+                   `least_improvement`; None: train all epochs.
     """
 
     optimizer: str = "SGD"
@@ -91,59 +94,59 @@ class FitSpec:
     kind: Literal["gradient"] = "gradient"
 
     def check(self, map_spec: MapSpec) -> None:
-        """Raise ValueError, naming the setting, where a value is not allowed with this map."""
+        """Raise InvalidValue, naming the setting, where a value is not allowed with this map."""
         self._check_optimizer()
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"fit.learning_rate must be above 0, got {self.learning_rate}")
+            raise InvalidValue(f"fit.learning_rate must be above 0, got {self.learning_rate}")
         if self.schedule not in get_args(Schedule):
-            raise ValueError(f"fit.schedule is one of {get_args(Schedule)}, got {self.schedule!r}")
+            raise InvalidValue(f"fit.schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
         if self.start not in get_args(Start):
-            raise ValueError(f"fit.start is one of {get_args(Start)}, got {self.start!r}")
+            raise InvalidValue(f"fit.start must be one of {get_args(Start)}, got {self.start!r}")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"fit.warmup is a share of the steps in [0, 1), got {self.warmup}")
+            raise InvalidValue(f"fit.warmup must be a share of the steps in [0, 1), got {self.warmup}")
         modes = ("auto", *get_args(WhiteningMode))
         if self.whitening not in modes:
-            raise ValueError(f"fit.whitening is one of {modes}, got {self.whitening!r}")
+            raise InvalidValue(f"fit.whitening must be one of {modes}, got {self.whitening!r}")
         if map_spec.kind == "orthogonal" and self.whitening == "full":
-            raise ValueError(
-                "fit.whitening=full bends an orthogonal map when it is folded back; "
-                "map.kind=orthogonal allows auto, scale or none"
+            raise InvalidValue(
+                "fit.whitening=full does not preserve an orthogonal map; map.kind=orthogonal allows auto, "
+                "scale or none"
             )
         if not 0 < self.whitening_floor < 1:
-            raise ValueError(f"fit.whitening_floor must lie in (0, 1), got {self.whitening_floor}")
+            raise InvalidValue(f"fit.whitening_floor must lie in (0, 1), got {self.whitening_floor}")
         if self.epochs < 1:
-            raise ValueError(f"fit.epochs must be at least 1, got {self.epochs}")
+            raise InvalidValue(f"fit.epochs must be at least 1, got {self.epochs}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
-            raise ValueError(f"fit.gradient_clip must be above 0 or null, got {self.gradient_clip}")
+            raise InvalidValue(f"fit.gradient_clip must be above 0 or null, got {self.gradient_clip}")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"fit.patience must be at least 1 or null, got {self.patience}")
+            raise InvalidValue(f"fit.patience must be at least 1 or null, got {self.patience}")
         if self.least_improvement < 0:
-            raise ValueError(f"fit.least_improvement must be at least 0, got {self.least_improvement}")
+            raise InvalidValue(f"fit.least_improvement must be at least 0, got {self.least_improvement}")
         if self.least_improvement and self.patience is None:
-            raise ValueError(
-                f"fit.least_improvement={self.least_improvement} is of early stopping, which "
-                "fit.patience=null asks not to have; set fit.patience or take it away"
+            raise InvalidValue(
+                f"fit.least_improvement={self.least_improvement} needs early stopping, which "
+                "fit.patience=null turns off; set fit.patience or remove it"
             )
         if self.whitening_floor != FitSpec.whitening_floor and self.whitening_for(map_spec) != "full":
-            raise ValueError(
-                f"fit.whitening_floor={self.whitening_floor} belongs to full whitening, and this fit's is "
-                f"{self.whitening_for(map_spec)}; take it away"
+            raise InvalidValue(
+                f"fit.whitening_floor={self.whitening_floor} needs full whitening, and this fit's is "
+                f"{self.whitening_for(map_spec)}; remove it"
             )
 
     def _check_optimizer(self) -> None:
         allowed = optimizer_names()
         if self.optimizer not in allowed:
-            raise ValueError(f"fit.optimizer is one of {allowed}, got {self.optimizer!r}")
+            raise InvalidValue(f"fit.optimizer must be one of {allowed}, got {self.optimizer!r}")
         accepted = self._accepted() - {"params", "lr"}
         unknown = sorted(set(self.options) - accepted)
         if unknown:
-            raise ValueError(
+            raise InvalidValue(
                 f"fit.options.{unknown[0]} is not an option of {self.optimizer}; allowed: "
                 f"{', '.join(sorted(accepted))}"
             )
 
     def whitening_for(self, map_spec: MapSpec) -> WhiteningMode:
-        """The mode that `auto` stands for with this map."""
+        """The whitening mode of this map, with `auto` resolved."""
         if self.whitening != "auto":
             return self.whitening
         return "scale" if map_spec.kind in ("orthogonal", "orthogonal_penalty") else "full"
@@ -153,10 +156,10 @@ class FitSpec:
         decayed: list[torch.nn.Parameter],
         free: list[torch.nn.Parameter],
     ) -> torch.optim.Optimizer:
-        """The optimiser; `weight_decay`, where among the options, reaches `decayed` alone."""
+        """The optimiser; `weight_decay` in `options` applies to the parameters `decayed` only."""
         build: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, self.optimizer)
         if "weight_decay" not in self._accepted():
-            # LBFGS, which takes no groups either.
+            # LBFGS, which does not take groups either
             return build([*decayed, *free], lr=self.learning_rate, **self.options)
         groups: list[dict[str, Any]] = [
             {"params": decayed},
@@ -168,11 +171,9 @@ class FitSpec:
         return set(inspect.signature(getattr(torch.optim, self.optimizer)).parameters)
 
     def rate_at(self, step: int, steps: int) -> float:
-        """The learning rate of optimiser step `step` of `steps` in all, counted from zero.
+        """The learning rate of step `step` (from 0) of `steps`.
 
-        A function of the step and nothing else, so that a resumed fit needs no state for it.
-        `one_cycle` is the shape of torch's OneCycleLR: up from 1/25 and down to nearly nothing,
-        both by half cosines.
+        It depends on the step alone, so a resumed fit needs no scheduler state.
         """
         warmup_steps = self.warmup * steps
         if step < warmup_steps:
@@ -187,14 +188,14 @@ class FitSpec:
                 return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
     def trainer_options(self) -> dict[str, Any]:
-        """What of this fit is the Lightning Trainer's to do: its keyword arguments."""
+        """Keyword arguments of this fit for the Lightning Trainer."""
         return {"max_epochs": self.epochs, "gradient_clip_val": self.gradient_clip}
 
 
 def optimizer_names() -> list[str]:
-    """Names of the optimisers that torch has and a map can be trained with.
+    """Names of the optimisers in torch that can train a map.
 
-    SparseAdam takes sparse gradients only, and Muon matrices only (a map has a bias).
+    SparseAdam needs sparse gradients, and Muon takes matrices only (a map has a bias).
     """
     return sorted(
         name

@@ -1,4 +1,4 @@
-"""Generalised cross-validation of the ridge path: a diagnostic, not a way to choose."""
+"""Generalised cross-validation (GCV) of the ridge path: a diagnostic, not for choosing the weight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.moments import Moments
 
 
@@ -16,16 +17,18 @@ def gcv_curve(
     *,
     bias: bool = True,
 ) -> Tensor:  # [k], float64, in the order of `weights`
-    """What generalised cross-validation says of each ridge weight, from training moments alone.
+    """The GCV estimate of FVU at each ridge weight, from training moments alone.
 
-    `n RSS / (n - df)^2` over the target's variance per row, so that it stands in units of FVU beside
-    `RidgeFit.curve`; `df` is the trace of the hat matrix, the bias counted (Golub, Heath and Wahba
-    1979). It takes rows as independent, but neighbouring tokens are correlated, so the curve is too low
-    at small weights and its minimum lies at a smaller weight than held-out documents choose. Choose by
-    `ridge_path`.
+    It is `n RSS / (n - df)^2` over the target's variance per row, in the units of `RidgeFit.curve`. `df` is
+    the trace of the hat matrix, plus one for the bias.
 
-    Raises ValueError for weights that are negative or not finite, none at all, rows that do not vary,
-    and a weight at which the fit has as many degrees of freedom as rows.
+    GCV assumes independent rows, but neighbouring tokens are correlated. So the curve is too low at small
+    weights, and its minimum is at a smaller weight than held-out documents choose. Choose by `ridge_path`.
+
+    Raises InvalidValue for rows that do not vary and a weight at which the fit has as many degrees of
+    freedom as rows; ValueError for no weights, or some that are negative or not finite.
+
+    Source: Golub, Heath and Wahba (1979).
     """
     fitted = train if bias else train.about_origin()
     scatter_xx = fitted.scatter_xx
@@ -35,9 +38,9 @@ def gcv_curve(
     variance = train.scatter_yy.trace() / train.count
     for side, size in (("source", scatter_xx.trace()), ("target", variance)):
         if not size > 0:
-            raise ValueError(f"the {side} rows do not vary, so there is nothing to validate")
+            raise InvalidValue(f"the {side} rows do not vary: give the corpus more documents")
     eigenvalues, V = torch.linalg.eigh(scatter_xx)
-    # Directions that the rows never visit have no degree of freedom, at weight zero either.
+    # Directions without variance have no degree of freedom, also at weight zero.
     eigenvalues = torch.where(eigenvalues > 1e-14 * eigenvalues[-1], eigenvalues, 0.0)
     aligned = (V.T @ fitted.scatter_xy).square().sum(1)  # [d_source]
     ridged = eigenvalues + path[:, None]  # [k, d_source]
@@ -47,10 +50,9 @@ def gcv_curve(
     left = train.count - freedom
     if (left < 1e-9 * train.count).any():
         weight = float(path[int(left.argmin())])
-        raise ValueError(
-            f"at ridge weight {weight:g} the fit has {float(freedom.max()):.1f} degrees of freedom for "
-            f"{train.count} rows, so nothing is left to validate: give more rows (corpus.tokens) or a "
-            "larger weight"
+        raise InvalidValue(
+            f"at ridge weight {weight:g} the fit has {float(freedom.max()):.1f} degrees of freedom, and "
+            f"needs fewer than its {train.count} rows: use more rows (corpus.tokens) or a larger weight"
         )
     curve: Tensor = train.count * residual.clamp(min=0) / left.square() / variance
     return curve

@@ -1,4 +1,4 @@
-"""Moments of every pair of a grid of layers from one pass, each block held once."""
+"""Moments of every pair of source and target layers from one pass over the rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.moments import CHUNK_ROWS, Moments, Products, exact_products
 
 
 class GridMoments:
-    """Moments of every pair of a grid of layers, each block held once.
+    """Moments of every pair of source and target layers.
 
-    For `S` source and `T` target layers: `S` source scatters, `T` target scatters, `S T` cross
-    scatters (`atlas_bytes` in all), where a stack of the same layers would hold all source-source and
-    target-target blocks too. `products` and `device` are as in `Moments`.
+    For `S` source and `T` target layers it holds `S` source scatters, `T` target scatters and `S T` cross
+    scatters, `atlas_bytes` in all. Moments of the concatenated layers would also hold the scatters between
+    source layers and between target layers. `products` and `device` are as in `Moments`.
 
-    Raises ValueError for no layers, one named twice, widths below 1 or unknown products.
+    Raises InvalidValue for no layers or one named twice, ValueError for widths below 1 or unknown products.
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class GridMoments:
     ) -> None:
         for side, layers in (("source", source_layers), ("target", target_layers)):
             if not layers or len(set(layers)) < len(layers):
-                raise ValueError(
-                    f"{side} layers of a grid: at least one, each once; got {list(layers)} (atlas.{side})"
+                raise InvalidValue(
+                    f"atlas.{side}={list(layers)}: name at least one layer, and each only once"
                 )
         if d_source < 1 or d_target < 1:
             raise ValueError(f"widths must be at least 1, got {d_source} and {d_target}")
         if products not in ("float32", "float64"):
-            raise ValueError(f"products is float32 or float64, got {products!r}")
+            raise ValueError(f"products must be float32 or float64, got {products!r}")
         self.source_layers = tuple(source_layers)
         self.target_layers = tuple(target_layers)
         self.d_source = d_source
@@ -50,7 +51,7 @@ class GridMoments:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
-        # As in `Moments`: sums of the rows less a shift that float32 holds exactly.
+        # As in `Moments`: sums of the rows minus a shift that is exact in float32.
         self._shift_x, self._shift_y = zeros(S, d_source), zeros(T, d_target)
         self._sum_x, self._sum_y = zeros(S, d_source), zeros(T, d_target)
         self._sum_xx = zeros(S, d_source, d_source)
@@ -62,13 +63,15 @@ class GridMoments:
         source: Mapping[int, Tensor],  # layer: [n, d_source]
         target: Mapping[int, Tensor],  # layer: [n, d_target]
     ) -> None:
-        """Add paired rows of every layer. Raises ValueError, with nothing added, for layers other than
-        the grid's, other shapes and non-finite rows.
+        """Add paired rows of every layer.
+
+        Raises, with nothing added, InvalidValue for rows that are not finite, and ValueError for other layers
+        or shapes.
         """
         xs = _rows(source, self.source_layers, self.d_source, "source")
         ys = _rows(target, self.target_layers, self.d_target, "target")
         if len(xs[0]) != len(ys[0]):
-            raise ValueError(f"rows are pairs, got {len(xs[0])} of the source and {len(ys[0])} of the target")
+            raise ValueError(f"rows must be pairs, got {len(xs[0])} source rows and {len(ys[0])} target rows")
         for start in range(0, len(xs[0]), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             self._add_chunk([x[rows].detach() for x in xs], [y[rows].detach() for y in ys])
@@ -96,7 +99,7 @@ class GridMoments:
         return [rows.to(dtype) - shift[i].to(rows.device, dtype) for i, rows in enumerate(states)]
 
     def pair(self, source_layer: int, target_layer: int) -> Moments:
-        """The moments of one pair of layers, copied. Raises ValueError for a layer not in the grid."""
+        """A copy of the moments of one pair of layers. Raises ValueError for a layer not in the grid."""
         return Moments.from_tensors(self._blocks(source_layer, target_layer))
 
     def _blocks(self, source_layer: int, target_layer: int) -> dict[str, Tensor]:
@@ -121,7 +124,7 @@ class GridMoments:
         }
 
     def merge(self, other: GridMoments) -> GridMoments:
-        """Moments of the rows of both, as a new object; each pair as `Moments.merge` gives it.
+        """Moments of the rows of both, as a new object; each pair is merged as by `Moments.merge`.
 
         Raises ValueError where the layers or widths differ.
         """
@@ -142,7 +145,7 @@ class GridMoments:
         return merged
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums as plain tensors; `from_tensors` gives the same grid back, bit for bit."""
+        """The sums as plain tensors, from which `from_tensors` restores the same grid exactly."""
         return {
             "count": torch.tensor([self.count], dtype=torch.int64),
             "float64_products": torch.tensor([self.products == "float64"]),
@@ -159,10 +162,12 @@ class GridMoments:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> GridMoments:
-        """A grid from what `tensors` gave. Raises ValueError where a part is missing."""
+        """A grid from the tensors of `tensors`. Raises ValueError where one is missing."""
         empty = cls([0], 1, [0], 1).tensors()
         if set(tensors) != set(empty):
-            raise ValueError(f"not moments of a grid: found {sorted(tensors)}, need {sorted(empty)}")
+            raise ValueError(
+                f"these are no moments of a grid: got tensors {sorted(tensors)}, expected {sorted(empty)}"
+            )
         grid = cls(
             tensors["source_layers"].tolist(),
             tensors["sum_xy"].shape[2],
@@ -185,7 +190,7 @@ def atlas_bytes(
     d_target: int,
     copies: int,
 ) -> int:
-    """Bytes of the sums of `copies` `GridMoments` (folds, validation, test): float64, exact."""
+    """Exact bytes of the float64 sums of `copies` `GridMoments`."""
     S, T = len(source_layers), len(target_layers)
     numbers = (
         S * d_source**2 + T * d_target**2 + S * T * d_source * d_target + 2 * (S * d_source + T * d_target)
@@ -204,8 +209,8 @@ def _rows(states: Mapping[int, Tensor], layers: tuple[int, ...], width: int, sid
             )
         bad = len(each) - int(each.isfinite().all(1).sum())
         if bad:
-            raise ValueError(
-                f"{bad} of {len(each)} rows of {side} layer {layer} are non-finite: leave them out, or "
-                f"record them again in a wider dtype (pair.{side}.dtype)"
+            raise InvalidValue(
+                f"{bad} of {len(each)} rows of {side} layer {layer} are not finite: skip them "
+                f"(recording.non_finite), or record in a wider dtype (pair.{side}.dtype)"
             )
     return rows

@@ -1,4 +1,4 @@
-"""The curves of a fit, kept in its checkpoints so that a resumed run has all of them."""
+"""Training curves of a fit, saved in its checkpoints so that a resumed fit has the whole curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import lightning as L
 
 
 class FitHistory(L.Callback):
-    """Collects `train/fvu` every `every` steps and `val/fvu` at each validation, as `[step, value]`."""
+    """Collects `[step, value]` of `train/fvu` every `every` steps and of `val/fvu` at each validation."""
 
     def __init__(self, every: int = 10) -> None:
         self.every = every
@@ -24,8 +24,9 @@ class FitHistory(L.Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        told = self.train and self.train[-1][0] == trainer.global_step  # batches gathered to one step
-        if trainer.global_step % self.every == 0 and not told:
+        # with gradient accumulation several batches belong to one step
+        recorded = self.train and self.train[-1][0] == trainer.global_step
+        if trainer.global_step % self.every == 0 and not recorded:
             value = float(trainer.callback_metrics["train/fvu"])
             self.train.append([float(trainer.global_step), value])
 

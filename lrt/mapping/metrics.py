@@ -1,7 +1,7 @@
-"""How good a map is on rows: torchmetrics whose states are sums, so that processes add up.
+"""Scores of a map on rows, as torchmetrics whose states are sums over all processes.
 
-States are float64 and target rows are centred by a fixed point (the training mean), since
-`sum y^2 - (sum y)^2 / n` cancels where the mean is large.
+States are float64. Target rows are centred by a fixed point (the training mean), since
+`sum y^2 - (sum y)^2 / n` loses digits where the mean is large.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from lrt.mapping.moments import unit_vector
 
 
 class FractionUnexplained(Metric):
-    """FVU `= sum ||y_hat - y||^2 / sum ||y - y_mean||^2`, `y_mean` per dimension over the rows.
+    """FVU `= sum ||y_hat - y||^2 / sum ||y - y_mean||^2`, with `y_mean` per dimension over the rows.
 
-    The mean predictor scores 1.0, a perfect map 0.0. NaN where the rows do not vary.
-    `centre` `[d_target]` should lie near the rows' mean; it changes rounding only.
+    The mean predictor scores 1.0, a perfect map 0.0. NaN where the rows do not vary. `centre` `[d_target]`
+    should be near the rows' mean; it changes rounding only.
     """
 
     full_state_update = False
@@ -67,9 +67,9 @@ class FractionUnexplained(Metric):
 
 
 class ErrorAlong(FractionUnexplained):
-    """FVU of both sides projected on one unit direction of the target, such as a steering vector.
+    """FVU with both sides projected on one target direction, such as a steering vector.
 
-    Raises ValueError for a zero direction or one of another width.
+    Raises InvalidValue for a direction that is zero or not finite.
     """
 
     direction: Tensor

@@ -1,4 +1,4 @@
-"""The gradient fit of a map as a LightningModule."""
+"""Fit a map by gradient steps, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ class FitDiverged(UserError, FloatingPointError):
 
 
 class MapModule(LightningModule):
-    """Learns `E ||A h_S + p - h_T||^2` (paper section 2.1) by gradient steps on paired rows.
+    """Minimises `E ||A h_S + p - h_T||^2` (paper section 2.1) by gradient steps on paired rows.
 
-    Batches are dictionaries with `source` `[n, d_source]` and `target` `[n, d_target]`. The loss
-    is the squared error over the target's training variance, so it reads as FVU whatever the
-    coordinates; `train/fvu` is it, `train/loss` adds ridge and penalty. Per validation and test
-    epoch, over all rows and in the models' own coordinates: `val/fvu`, `val/r2`, `val/cosine`,
-    `val/error_along/<vector>`, and `val/excess` = `fvu / optimum - 1` where the optimum is known.
+    Batches are dictionaries with `source` `[n, d_source]` and `target` `[n, d_target]`. It logs
 
-    Build one with `from_moments`. The constructor takes plain containers alone, so that
-    checkpoints reload with `weights_only=True`, and leaves the whitening for a checkpoint to fill.
+    - `train/fvu`: squared error over the target's training variance; `train/loss` adds ridge and penalty;
+    - per epoch, over all rows of the validation (`val/`) or test (`test/`) split and in the models' own
+      coordinates: `fvu`, `r2`, `cosine`, `error_along/<vector>`, and `excess = fvu / optimum - 1` where the
+      optimum is known.
+
+    Build one with `from_moments`. The constructor takes plain data only, so that checkpoints reload with
+    `weights_only=True`; it leaves the whitening to be loaded from a checkpoint.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class MapModule(LightningModule):
         self.optimum = dict(optimum or {})
         self.whitening = Whitening(d_source, d_target, self.fit_spec.whitening_for(self.map_spec))
         self.learnt = self._start(seed)
-        # Placeholders of the right shapes, for `from_moments` or a checkpoint to fill.
+        # Placeholders of the right shapes, filled by `from_moments` or a checkpoint.
         names = list(vectors or [])
         self.score_names = ["fvu", "cosine", *(f"error_along/{name}" for name in names)]
         self.scores = _scores(torch.zeros(d_target), [torch.ones(d_target) for _ in names])
@@ -81,31 +82,30 @@ class MapModule(LightningModule):
     ) -> MapModule:
         """A module ready to fit.
 
-        `train` are the moments of exactly the training rows. `reference_ridge` is the ridge fit whose
-        weight `fit.ridge` puts in the loss, and whose validation FVU is the optimum of `val/excess`
-        unless `optimum` (`{"val": ..., "test": ...}`) says otherwise. `vectors` are target
-        directions `[d_target]` by name; `start` is a map to begin from (the nearest one of the kind), and
-        `seed` draws the start of the kinds that need one where it is not given.
-        Raises ValueError where specs, widths and moments do not go together.
+        train            Moments of exactly the training rows.
+        reference_ridge  The ridge fit whose weight `fit.ridge` adds to the loss.
+        optimum          FVU of the optimum by split, for `excess`; by default that of `reference_ridge` on
+                         the validation rows.
+        vectors          Target directions `[d_target]` by name.
+        start            Initialise at this map, or at the nearest one of the kind.
+        seed             Seed of the random start of the orthogonal kinds.
+
+        Raises InvalidValue for settings that are not allowed, ValueError for other widths or a missing
+        reference ridge.
         """
         map_spec.check(train.d_source, train.d_target)
         fit_spec.check(map_spec)
-        # A ridge has no part in the orthogonal kind: it could only shrink the scale.
-        shrunk = fit_spec.ridge and map_spec.kind != "orthogonal"
-        if shrunk and reference_ridge is None:
-            raise ValueError(
-                "fit.ridge=true needs the ridge fit that it takes its weight from; give one or set "
-                "fit.ridge=false"
-            )
-        l2 = reference_ridge.weight / train.count if shrunk and reference_ridge is not None else 0.0
+        # The orthogonal kind takes no ridge, which could only shrink its scale.
+        penalised = fit_spec.ridge and map_spec.kind != "orthogonal"
+        if penalised and reference_ridge is None:
+            raise ValueError("fit.ridge=true needs a reference ridge; pass one, or set fit.ridge=false")
+        l2 = reference_ridge.weight / train.count if penalised and reference_ridge is not None else 0.0
         if optimum is None and reference_ridge is not None:
             optimum = {"val": reference_ridge.fvu_validation}
         vectors = vectors or {}
         for name, vector in vectors.items():
             if vector.shape != (train.d_target,):
-                raise ValueError(
-                    f"vector {name!r} has shape {list(vector.shape)}, the target's width is {train.d_target}"
-                )
+                raise ValueError(f"vector {name!r} must be [{train.d_target}], got {list(vector.shape)}")
         module = cls(
             train.d_source,
             train.d_target,
@@ -137,12 +137,12 @@ class MapModule(LightningModule):
         self,
         x: Tensor,  # [n, d_source]
     ) -> Tensor:  # [n, d_target], float32
-        """Images of source states, both in the models' own coordinates."""
-        image: Tensor = self.learnt(self.whitening.source(x))
-        return self.whitening.target_back(image)
+        """Map source states to target states, both in the models' own coordinates."""
+        whitened: Tensor = self.learnt(self.whitening.source(x))
+        return self.whitening.target_back(whitened)
 
     def affine(self) -> AffineMap:
-        """The map as it stands, folded into the models' own coordinates; float32, detached."""
+        """The current map in the models' own coordinates; float32, detached."""
         weight = self.learnt.weight().detach().double()
         bias = self.learnt.bias
         folded = self.whitening.fold(
@@ -167,7 +167,7 @@ class MapModule(LightningModule):
 
     def _regularisation(self, device_type: str) -> Tensor | float:
         total: Tensor | float = 0.0
-        # Half precision would swamp both terms; neither is worth it.
+        # Both terms would vanish in half precision, and cost little in float32.
         with torch.autocast(device_type, enabled=False):
             if self.l2:
                 squares = self.learnt.weight().square() * self.whitening.column_cost()
@@ -210,16 +210,16 @@ class MapModule(LightningModule):
         free = [p for p in self.learnt.parameters() if id(p) not in shrinkable]
         return self.fit_spec.build_optimizer(decayed, free)
 
-    # The rate is set here and not by a scheduler from `configure_optimizers`: that would have to
-    # ask for `trainer.estimated_stepping_batches`, which makes Lightning 2.6 set up the training
-    # loader before the checkpoint's loader state is there to be restored, and drop that state.
+    # The learning rate is set here instead of by a scheduler. A scheduler needs the number of steps in
+    # `configure_optimizers`. Asking for it there makes Lightning 2.6 set up the training loader before it
+    # restores the loader's state from a checkpoint, and that state is lost.
     def on_train_start(self) -> None:
         steps = self.trainer.estimated_stepping_batches
-        # Lightning says infinity, or -1, where it cannot tell.
+        # Lightning returns infinity or -1 where it does not know.
         if not 0 < steps < math.inf:
             raise ValueError(
-                "the length of the fit is unknown, so its schedule cannot be laid out: set "
-                "fit.epochs and give a training loader that has a length"
+                "the learning rate schedule needs the number of steps: set fit.epochs, and pass a training "
+                "loader that has a length"
             )
         self._steps = int(steps)
 
@@ -231,7 +231,7 @@ class MapModule(LightningModule):
 
 
 def early_stopping(fit: FitSpec) -> EarlyStopping | None:
-    """The callback that `fit.patience` asks for, watching `val/fvu`."""
+    """The callback for `fit.patience`, which monitors `val/fvu`; None without patience."""
     if fit.patience is None:
         return None
     return EarlyStopping(

@@ -1,10 +1,12 @@
-"""Streaming first and second moments of paired rows: all that a least-squares map needs.
+"""Streaming first and second moments of paired rows: everything that a least-squares map needs.
 
-Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks,
-summed in float64, and corrected exactly when read; two accumulators are merged by the pairwise
-formula of Chan, Golub and LeVeque. With one large-mean coordinate, as residual streams have,
-float32 sums without centring lose a decimal digit or more of the weights. Products in bfloat16 are
-rounded by more than the small eigenvalues of a scatter, which then turn negative.
+Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks, summed in
+float64, and corrected exactly when read. Two accumulators are merged by the pairwise formula of Chan, Golub
+and LeVeque.
+
+Residual streams have coordinates with a large mean, and float32 sums without centring lose a decimal digit or
+more of the weights. bfloat16 products have rounding errors larger than the small eigenvalues of a scatter,
+which then become negative.
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.storage.sealed import load_tensors, save_tensors
 
-# Longer float32 products gain no speed and add rounding error.
+# Larger chunks are not faster and add rounding error.
 CHUNK_ROWS = 4096
 
 Products = Literal["float32", "float64"]
 
 
 class Moments:
-    """Count, means and centred scatter sums of paired rows, gathered from a stream.
+    """Count, means and centred scatter sums of paired rows, accumulated from a stream.
 
-    `products` is the dtype of the chunk products (the sums are always float64); `device` is where
-    the sums are kept. Raises ValueError for unknown products or widths below 1.
+    products  Dtype of the products of a chunk; the sums are always float64.
+    device    Device of the sums.
+
+    Raises ValueError for unknown products or widths below 1.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class Moments:
         if d_source < 1 or d_target < 1:
             raise ValueError(f"widths must be at least 1, got {d_source} and {d_target}")
         if products not in ("float32", "float64"):
-            raise ValueError(f"products is float32 or float64, got {products!r}")
+            raise ValueError(f"products must be float32 or float64, got {products!r}")
         self.d_source = d_source
         self.d_target = d_target
         self.products = products
@@ -54,7 +59,7 @@ class Moments:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
-        # Sums of the rows less their shift; the shift is kept exactly representable in float32.
+        # Sums of the rows minus a shift that is exact in float32.
         self._shift_x, self._shift_y = zeros(d_source), zeros(d_target)
         self._sum_x, self._sum_y = zeros(d_source), zeros(d_target)
         self._sum_xx = zeros(d_source, d_source)
@@ -66,7 +71,7 @@ class Moments:
         x: Tensor,  # [n, d_source]
         y: Tensor,  # [n, d_target]
     ) -> None:
-        """Add paired rows. Raises ValueError for other shapes and for non-finite rows."""
+        """Add paired rows. Raises InvalidValue for rows that are not finite, ValueError for other shapes."""
         if x.ndim != 2 or y.ndim != 2 or x.shape != (len(y), self.d_source) or y.shape[1] != self.d_target:
             raise ValueError(
                 f"expected rows [n, {self.d_source}] and [n, {self.d_target}], got {list(x.shape)} and "
@@ -82,9 +87,9 @@ class Moments:
         mean_y = y.mean(0, dtype=torch.float64)
         for side, mean in (("source", mean_x), ("target", mean_y)):
             if not mean.isfinite().all():
-                raise ValueError(
-                    f"non-finite {side} rows: leave them out before the fit, or record them "
-                    "again in a wider dtype (pair.source.dtype, pair.target.dtype)"
+                raise InvalidValue(
+                    f"{side} rows are not finite: exclude them (recording.non_finite=exclude), or record in "
+                    f"a wider dtype (pair.{side}.dtype)"
                 )
         if self.count == 0:
             self._shift_x.copy_(mean_x.float())
@@ -125,9 +130,9 @@ class Moments:
 
     def _counted(self) -> int:
         if self.count == 0:
-            raise ValueError(
-                "these moments have seen no rows: the corpus is empty or its filter leaves "
-                "nothing (see the `filter` section of the config)"
+            raise InvalidValue(
+                "there are no rows to fit or score on: the corpus is empty, or `filter` excludes all of its "
+                "tokens"
             )
         return self.count
 
@@ -161,7 +166,7 @@ class Moments:
         )
 
     def about_origin(self) -> Moments:
-        """The same rows with means taken to be zero: what a fit without a bias sees."""
+        """Moments of the same rows with the means taken as zero, for a fit without a bias."""
         count = self._counted()
         mean_x, mean_y = self.mean_x, self.mean_y
         return _from_centred(
@@ -175,8 +180,7 @@ class Moments:
         )
 
     def part(self, source: slice | Tensor, target: slice | Tensor) -> Moments:
-        """Moments of the same rows with some of their columns, a slice or indices `[k]`: one layer of a
-        stack, say. Copied."""
+        """A copy for some columns (slices or indices `[k]`), such as one of several concatenated layers."""
         part = Moments(
             len(self._sum_x[source]),
             len(self._sum_y[target]),
@@ -196,8 +200,8 @@ class Moments:
     def fvu_of(self, affine: AffineMap) -> float:
         """Fraction of variance unexplained of `affine` on exactly these rows.
 
-        `sum ||W x + b - y||^2 / sum ||y - mean_y||^2`: 1.0 for the mean, 0.0 for a perfect map.
-        Raises ValueError for a map of other widths or where the target rows do not vary.
+        `sum ||W x + b - y||^2 / sum ||y - mean_y||^2`: 1.0 for the mean, 0.0 for a perfect map. Raises
+        InvalidValue for target rows that do not vary, ValueError for a map of other widths.
         """
         weight, gap = self._residual_of(affine)
         scatter_yy = self.scatter_yy
@@ -214,9 +218,9 @@ class Moments:
         affine: AffineMap,
         direction: Tensor,  # [d_target], any nonzero length
     ) -> float:
-        """FVU of `affine` on these rows with both sides projected on the unit `direction`.
+        """FVU of `affine` on these rows with both sides projected on `direction`.
 
-        Raises ValueError for another shape, a zero direction, or no variance along it.
+        Raises InvalidValue for a zero direction or no variance along it, ValueError for another shape.
         """
         weight, gap = self._residual_of(affine)
         unit = unit_vector(direction, self.d_target).to(gap)
@@ -230,7 +234,7 @@ class Moments:
         """The weight in float64, and the gap `W mean_x + b - mean_y`."""
         if (affine.d_source, affine.d_target) != (self.d_source, self.d_target):
             raise ValueError(
-                f"the map is {affine.d_source} -> {affine.d_target}, these moments are "
+                f"the map is {affine.d_source} -> {affine.d_target}, the moments are "
                 f"{self.d_source} -> {self.d_target}"
             )
         weight = affine.weight.to(self._sum_xx)
@@ -238,7 +242,7 @@ class Moments:
         return weight, gap
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums as plain tensors; `from_tensors` gives the same moments back, bit for bit."""
+        """The sums as plain tensors, from which `from_tensors` restores the same moments exactly."""
         return {
             "count": torch.tensor([self.count], dtype=torch.int64),
             "float64_products": torch.tensor([self.products == "float64"]),
@@ -253,10 +257,10 @@ class Moments:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Moments:
-        """Moments from what `tensors` gave. Raises ValueError where a part is missing."""
+        """Moments from the tensors of `tensors`. Raises ValueError where one is missing."""
         empty = cls(1, 1).tensors()
         if set(tensors) != set(empty):
-            raise ValueError(f"not moments: found {sorted(tensors)}, need {sorted(empty)}")
+            raise ValueError(f"these are no moments: got tensors {sorted(tensors)}, expected {sorted(empty)}")
         d_source, d_target = tensors["sum_xy"].shape
         moments = cls(
             d_source,
@@ -271,13 +275,12 @@ class Moments:
         return moments
 
     def save(self, path: Path) -> str:
-        """Writes the sums to one safetensors file, wholly or not at all; its digest."""
+        """Write the sums to one safetensors file, completely or not at all, and return its digest."""
         return save_tensors(path, self.tensors())
 
     @classmethod
     def load(cls, path: Path, digest: str | None = None) -> Moments:
-        """Moments from a file that `save` wrote. Raises ValueError where it was altered or, with `digest`,
-        is another one."""
+        """Moments from a file of `save`. Raises ValueError for an altered file or another `digest`."""
         return cls.from_tensors(load_tensors(path, digest))
 
     def _copy(self) -> Moments:
@@ -293,12 +296,15 @@ def unit_vector(
     direction: Tensor,  # [d]
     width: int,
 ) -> Tensor:  # [d], float64
-    """`direction` at length one. Raises ValueError for another width or a zero vector."""
+    """`direction` at length one.
+
+    Raises InvalidValue for one that is zero or not finite, ValueError for another width.
+    """
     if direction.shape != (width,):
         raise ValueError(f"expected a direction [{width}], got {list(direction.shape)}")
     length: Tensor = direction.double().norm()
     if not (length > 0 and length.isfinite()):
-        raise ValueError("a direction needs a finite length above zero")
+        raise InvalidValue("a direction must be finite and not zero")
     return direction.double() / length
 
 
@@ -307,7 +313,7 @@ def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tenso
 
 
 def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-    """Some rows and columns of a matrix, with no whole row in between: a view where both are slices."""
+    """Some rows and columns of a matrix, without copying whole rows; a view where both are slices."""
     if isinstance(rows, Tensor) and isinstance(columns, Tensor):
         rows = rows[:, None]
     return sums[rows, columns]
@@ -315,8 +321,8 @@ def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tenso
 
 def _fraction(unexplained: Tensor, total: Tensor) -> float:
     if not total > 0:
-        raise ValueError("the target rows do not vary, so a share of their variance is undefined")
-    # A perfect map leaves rounding error of either sign.
+        raise InvalidValue("the target rows do not vary, so FVU is undefined: give the corpus more documents")
+    # Rounding can make a perfect map's FVU negative.
     return max(float(unexplained / total), 0.0)
 
 
@@ -330,8 +336,8 @@ def _from_centred(
     products: Products,
 ) -> Moments:
     moments = Moments(len(mean_x), len(mean_y), products=products, device=mean_x.device)
-    # The shift moves to the mean, rounded so that float32 rows can be shifted by it exactly; the
-    # remainder is tiny, so nothing cancels in the corrections later.
+    # The new shift is the mean rounded to float32, so that shifting float32 rows is exact. The remainder is
+    # tiny, so later corrections lose no digits.
     moments._shift_x.copy_(mean_x.float())
     moments._shift_y.copy_(mean_y.float())
     moments._sum_x.copy_(count * (mean_x - moments._shift_x))
@@ -345,10 +351,10 @@ def _from_centred(
 
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """float32 products in float32, whatever precision the caller chose for its own training.
+    """Compute float32 products in float32, whatever precision the caller has set for training.
 
-    TF32 on centred rows loses three digits (2.9e-4 against 4.4e-7), and within `torch.autocast` products
-    would come out in bfloat16.
+    TF32 on centred rows loses three digits (2.9e-4 instead of 4.4e-7), and `torch.autocast` would compute in
+    bfloat16.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

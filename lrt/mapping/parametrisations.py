@@ -1,7 +1,8 @@
-"""The kinds of map as trainable modules, each of which can state its weight matrix.
+"""The kinds of map as trainable modules.
 
-They work in the coordinates that `Whitening` gives; what they learn is folded back into the
-models' own coordinates afterwards. Each says which of its parameters weight decay may shrink.
+They work in the coordinates of `Whitening`; the fitted map is folded back into the models' own coordinates.
+Each has a weight matrix (`weight`), a way to start at a map (`start_at`), and a list of the parameters that
+weight decay applies to (`decayed`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 
 MapKind = Literal["full", "low_rank", "orthogonal", "orthogonal_penalty"]
@@ -22,16 +24,16 @@ OrthogonalForm = Literal["cayley", "matrix_exp"]
 
 @dataclass(frozen=True)
 class MapSpec:
-    """Which affine map to learn (paper section 2.1; the restricted kinds are of this project).
+    """Which kind of affine map to fit (paper section 2.1; the restricted kinds are this project's).
 
     - `full`: any `W`.
-    - `low_rank`: `W = U V` of `rank` columns.
-    - `orthogonal`: `W = c Q` with `Q` (semi-)orthogonal and `c > 0` learnt; `orthogonal_form` is
-      how `Q` is parametrised. Per step of a 896 -> 1536 map, against a plain layer: cayley 8 times
-      the cost, matrix_exp 33 times, householder 61 times; from a random start cayley needs several
-      times the steps of matrix_exp, since it cannot turn by half a circle.
-    - `orthogonal_penalty`: any `W`, with `penalty` times `orthogonality_penalty(W)` in the loss,
-      which is in units of FVU.
+    - `low_rank`: `W = U V` of rank `rank`.
+    - `orthogonal`: `W = c Q` with `Q` (semi-)orthogonal and `c > 0`. In a gradient fit `orthogonal_form` is
+      how `Q` is parametrised. A step of a 896 -> 1536 map costs 8 times a plain layer's with `cayley` and 33
+      times with `matrix_exp`. From a random start `cayley` needs several times as many steps, since it
+      cannot rotate by half a turn.
+    - `orthogonal_penalty`: any `W`, with `penalty * orthogonality_penalty(W)` added to the loss, which is in
+      units of FVU.
     """
 
     kind: MapKind = "full"
@@ -41,39 +43,39 @@ class MapSpec:
     orthogonal_form: OrthogonalForm = "matrix_exp"
 
     def check(self, d_source: int, d_target: int) -> None:
-        """Raise ValueError, naming the setting, where this map is impossible at these widths."""
+        """Raise InvalidValue, naming the setting, where this map is impossible at these widths."""
         if self.kind not in get_args(MapKind):
-            raise ValueError(f"map.kind is one of {get_args(MapKind)}, got {self.kind!r}")
+            raise InvalidValue(f"map.kind must be one of {get_args(MapKind)}, got {self.kind!r}")
         if self.kind == "low_rank":
             most = min(d_source, d_target)
             if self.rank is None or not 1 <= self.rank <= most:
-                raise ValueError(
+                raise InvalidValue(
                     f"map.rank must be 1 to {most} for widths {d_source} -> {d_target}, got {self.rank}"
                 )
         elif self.rank is not None:
-            raise ValueError(
-                f"map.rank={self.rank} belongs to map.kind=low_rank, but map.kind={self.kind}; "
-                "set map.rank=null or map.kind=low_rank"
+            raise InvalidValue(
+                f"map.rank={self.rank} is a setting of map.kind=low_rank, but map.kind={self.kind}; set "
+                "map.rank=null or map.kind=low_rank"
             )
         if self.kind == "orthogonal_penalty":
             if self.penalty is None or not 0 < self.penalty < float("inf"):
-                raise ValueError(
+                raise InvalidValue(
                     "map.penalty must be a finite number above 0 for map.kind=orthogonal_penalty, got "
                     f"{self.penalty}"
                 )
         elif self.penalty is not None:
-            raise ValueError(
-                f"map.penalty={self.penalty} belongs to map.kind=orthogonal_penalty, but "
+            raise InvalidValue(
+                f"map.penalty={self.penalty} is a setting of map.kind=orthogonal_penalty, but "
                 f"map.kind={self.kind}; set map.penalty=null or map.kind=orthogonal_penalty"
             )
         if self.kind != "orthogonal" and self.orthogonal_form != "matrix_exp":
-            raise ValueError(
-                f"map.orthogonal_form={self.orthogonal_form} belongs to map.kind=orthogonal, but "
-                f"map.kind={self.kind}; take it away"
+            raise InvalidValue(
+                f"map.orthogonal_form={self.orthogonal_form} is a setting of map.kind=orthogonal, but "
+                f"map.kind={self.kind}; remove it"
             )
         if self.orthogonal_form not in get_args(OrthogonalForm):
-            raise ValueError(
-                f"map.orthogonal_form is one of {get_args(OrthogonalForm)}, got {self.orthogonal_form!r}"
+            raise InvalidValue(
+                f"map.orthogonal_form must be one of {get_args(OrthogonalForm)}, got {self.orthogonal_form!r}"
             )
 
     def build(
@@ -83,7 +85,7 @@ class MapSpec:
         generator: torch.Generator,
         gain: float = 1.0,
     ) -> TrainableMap:
-        """The trainable module. `gain` sizes the start of the orthogonal kinds: `c` of `c Q`."""
+        """The trainable module. The orthogonal kinds start at scale `gain` (`c` of `c Q`)."""
         self.check(d_source, d_target)
         match self.kind:
             case "full":
@@ -107,7 +109,7 @@ class MapSpec:
 
 
 class FullMap(nn.Module):
-    """Any weight; starts as the mean predictor `W = 0` unless told otherwise."""
+    """Any weight matrix; by default it starts as the mean predictor `W = 0`."""
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class FullMap(nn.Module):
 
     @torch.no_grad()
     def start_at(self, affine: AffineMap) -> None:
-        """Take the map's weight, and its bias where there is one."""
+        """Start at this map."""
         self.matrix.copy_(affine.weight)
         _copy_bias(self.bias, affine)
 
@@ -141,7 +143,7 @@ class FullMap(nn.Module):
 
 
 class LowRankMap(nn.Module):
-    """`W = U V`, never multiplied out in the forward pass. `U` starts at zero, `V` orthonormal."""
+    """`W = U V`, applied factor by factor. `U` starts at zero, `V` orthonormal."""
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class LowRankMap(nn.Module):
 
     @torch.no_grad()
     def start_at(self, affine: AffineMap) -> None:
-        """Take the nearest map of this rank; `V` stays orthonormal."""
+        """Start at the nearest map of this rank; `V` stays orthonormal."""
         U, s, Vt = torch.linalg.svd(affine.weight.double(), full_matrices=False)
         rank = len(self.down)
         self.up.copy_(U[:, :rank] * s[:rank])
@@ -182,9 +184,8 @@ class LowRankMap(nn.Module):
 class OrthogonalMap(nn.Module):
     """`W = c Q`, `Q` with orthonormal rows or columns, `c = gain * exp(log_scale)`.
 
-    Weight decay leaves it alone: the raw parameter of an orthogonal form has no scale to shrink,
-    and decayed householder vectors have been seen to collapse the map to zero.
-    For square widths `Q` keeps the determinant's sign that it starts with.
+    Weight decay does not apply: the raw parameter of `Q` has no scale to shrink. For square widths `Q` keeps
+    the sign of its determinant.
     """
 
     gain: Tensor
@@ -201,7 +202,7 @@ class OrthogonalMap(nn.Module):
     ) -> None:
         super().__init__()
         self.rotation = nn.Linear(d_source, d_target, bias=False)
-        parametrize.register_parametrization(self.rotation, "weight", _InUnitsOf(gain))
+        parametrize.register_parametrization(self.rotation, "weight", _ScaledParameter(gain))
         parametrizations.orthogonal(self.rotation, "weight", orthogonal_map=form)
         start = random_semi_orthogonal(d_target, d_source, generator)
         self._turn_to(start, int(torch.randint(2**62, (), generator=generator)))
@@ -214,14 +215,14 @@ class OrthogonalMap(nn.Module):
 
     @torch.no_grad()
     def start_at(self, affine: AffineMap, seed: int = 0) -> None:
-        """Take the nearest scaled (semi-)orthogonal map."""
+        """Start at the nearest scaled (semi-)orthogonal map."""
         U, s, Vt = torch.linalg.svd(affine.weight.double(), full_matrices=False)
         self._turn_to((U @ Vt).float(), seed)
         self.log_scale.fill_(math.log(float(s.mean()) / float(self.gain)))
         _copy_bias(self.bias, affine)
 
     def _turn_to(self, Q: Tensor, seed: int) -> None:
-        # torch completes a rectangular start to a basis from its global generator
+        # torch completes a rectangular matrix to a basis with its global generator
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.rotation.weight = Q
@@ -236,18 +237,17 @@ class OrthogonalMap(nn.Module):
         return nn.functional.linear(x, self.weight(), self.bias)
 
 
-class _InUnitsOf(nn.Module):
-    """Lets the raw parameter of `Q` move at the scale of `c Q`.
+class _ScaledParameter(nn.Module):
+    """Scales the raw parameter of `Q`, so that a step moves `c Q` as far as it would move a free weight.
 
-    Angles at the target's scale: without it a step of SGD turns `Q` by `gain^2` of what the same
-    step moves a free weight, and `gain` falls with the width.
+    Otherwise a step of SGD would move it only `gain^2` as far, and `gain` falls with the width.
     """
 
     factor: Tensor
 
     def __init__(self, gain: float) -> None:
         super().__init__()
-        # A power of two, so that the signs that householder keeps on the diagonal stay exact.
+        # A power of two, so that scaling is exact.
         self.register_buffer("factor", torch.tensor(2.0 ** round(-math.log2(gain))))
 
     def forward(self, raw: Tensor) -> Tensor:
@@ -270,8 +270,7 @@ def orthogonality_penalty(
 ) -> Tensor:  # []
     """`||G/c - I||_F^2 / d`, `G` the smaller of `W'W` and `WW'`, `d` its size, `c = tr G / d`.
 
-    Zero for every scaled (semi-)orthogonal map whatever its scale: a fixed `I` would fight the
-    map's own scale. Undefined (non-finite) for `W = 0`.
+    Zero for every scaled (semi-)orthogonal map, whatever its scale. Not finite for `W = 0`.
     """
     wide = weight.shape[0] < weight.shape[1]
     gram = weight @ weight.T if wide else weight.T @ weight
@@ -287,9 +286,9 @@ def random_semi_orthogonal(
     columns: int,
     generator: torch.Generator,
 ) -> Tensor:  # [rows, columns], float32
-    """A matrix with orthonormal rows or columns (the shorter side), uniform over such matrices."""
+    """A random matrix with orthonormal rows or columns (the shorter side), uniform over such matrices."""
     tall = torch.randn(max(rows, columns), min(rows, columns), dtype=torch.float64, generator=generator)
     Q, triangle = torch.linalg.qr(tall)
-    # The signs of the triangle's diagonal make the distribution uniform (Mezzadri 2007).
+    # Multiplying by the signs of the diagonal makes the distribution uniform (Mezzadri 2007).
     signed: Tensor = (Q * triangle.diagonal().sign()).float()
     return signed if rows >= columns else signed.T.contiguous()

@@ -1,8 +1,8 @@
-"""Procrustes with scale from moments: the best map that keeps angles.
+"""Procrustes with scale, from moments: the best map that preserves angles.
 
-For a source at most as wide as the target the answer is exact, from one thin SVD (Schönemann and
-Carroll 1970, with orthonormal columns in place of a square rotation). For a wider source it has no
-closed form, since `||Q x||` depends on `Q`, and is iterated.
+For a source at most as wide as the target the solution is exact, from one thin SVD (Schönemann and Carroll
+1970, with orthonormal columns instead of a square rotation). For a wider source there is no closed form,
+since `||Q x||` depends on `Q`, and the solution is iterative.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 
@@ -20,9 +21,9 @@ from lrt.mapping.moments import Moments
 class Procrustes:
     """The map `x -> c Q x + b` with `Q` semi-orthogonal and `c = scale >= 0`.
 
-    `exact` says that it is the global optimum (d_source <= d_target). Otherwise it is a stationary
-    point where `converged`, and the best of a falling sequence where not. `history` is the FVU on
-    the training rows at the start and after each iteration.
+    exact      Whether it is the global optimum (d_source <= d_target).
+    converged  Otherwise: whether it is a stationary point, or only the best so far.
+    history    FVU on the training rows at the start and after each iteration.
     """
 
     map: AffineMap  # float64
@@ -46,18 +47,18 @@ def procrustes(
 
     - d_source <= d_target, `Q'Q = I`: `C = U diag(s) V'` gives `Q = V U'` and `c = sum(s) / tr S`.
       Exact, no iteration.
-    - d_source > d_target, `QQ' = I`: the target is completed by d_source - d_target columns of
-      one's own choice (ten Berge and Knol 1984). With `c` and an orthogonal completion `Q2` of `Q`
-      fixed, the best columns are `c Q2 x`, which makes the problem a square one with cross moment
-      `[C, c S Q2']`; its polar factor holds the next `Q` and `Q2`, and `c` follows in closed form.
-      No step raises the error. Steps are extrapolated (Nesterov) and taken without it where that
-      would raise the error. Start: the polar factor of `C`. It ends when the gradient of the
-      training FVU on the manifold has a norm of at most `tolerance`, or after `iterations`. Other
-      starts may end elsewhere: `exact=False`. An iteration is one or two SVDs of a square matrix
-      of d_source.
+    - d_source > d_target, `QQ' = I`: iterative (ten Berge and Knol 1984). The target is completed by
+      d_source - d_target free columns. With `c` and an orthogonal completion `Q2` of `Q` fixed, the best free
+      columns are `c Q2 x`. That is a square problem with cross moment `[C, c S Q2']`: its polar factor holds
+      the next `Q` and `Q2`, and `c` follows in closed form.
 
-    Raises ValueError for source or target rows that do not vary, iterations below 1, or a tolerance
-    of 0 or less.
+    The iteration starts at the polar factor of `C`. Steps are extrapolated (Nesterov), and repeated without
+    extrapolation where that would raise the error, so the error never rises. It ends when the gradient of the
+    training FVU on the manifold has a norm of at most `tolerance`, or after `iterations`. Another start can
+    end at another point. An iteration takes one or two SVDs of a square matrix of size d_source.
+
+    Raises InvalidValue for rows that do not vary, ValueError for iterations below 1 or a tolerance of 0 or
+    less.
     """
     if iterations < 1 or not tolerance > 0:
         raise ValueError(
@@ -68,7 +69,7 @@ def procrustes(
     total = float(train.scatter_yy.trace())
     for side, variation in (("source", float(fitted.scatter_xx.trace())), ("target", total)):
         if not variation > 0:
-            raise ValueError(f"the {side} rows do not vary, so no map can be fitted to them")
+            raise InvalidValue(f"the {side} rows do not vary: give the corpus more documents")
     search = _Search(fitted.scatter_xx, fitted.scatter_xy, float(fitted.scatter_yy.trace()), total)
     exact = train.d_source <= train.d_target
     if exact:
@@ -98,7 +99,7 @@ def polar(
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    columns: Tensor  # Q', followed by its completion Q2' where there is one
+    columns: Tensor  # Q', then the completion Q2' of a wider source
     scale: float  # the best c for this Q
     fvu: float
 
@@ -108,7 +109,7 @@ class _Search:
     xx: Tensor  # [d_source, d_source]
     xy: Tensor  # [d_source, d_target]
     yy: float  # trace
-    total: float  # what FVU divides by
+    total: float  # denominator of the FVU
 
     def at(self, columns: Tensor) -> _Point:
         narrow = columns[:, : self.xy.shape[1]]
@@ -119,7 +120,7 @@ class _Search:
         return _Point(columns, scale, max((self.yy - scale * aligned) / self.total, 0.0))
 
     def gradient_norm(self, point: _Point) -> float:
-        """Norm of the gradient of the FVU in `Q`, projected on the manifold's tangent."""
+        """Norm of the gradient of the FVU in `Q`, projected on the tangent space of the manifold."""
         P = point.columns[:, : self.xy.shape[1]]
         c = point.scale
         raw = 2 * c * (c * (self.xx @ P) - self.xy) / self.total
@@ -129,7 +130,7 @@ class _Search:
     def descend(self, iterations: int, tolerance: float) -> tuple[_Point, bool, list[float]]:
         d_target = self.xy.shape[1]
         point = self.at(torch.linalg.qr(polar(self.xy), mode="complete").Q)
-        # QR may turn the sign of any column it was given.
+        # QR can flip the signs of the given columns, so they are put back.
         point = self.at(torch.cat([polar(self.xy), point.columns[:, d_target:]], 1))
         history = [point.fvu]
         before: Tensor | None = None
@@ -143,7 +144,7 @@ class _Search:
                 step = self.at(polar(completed + momentum / (momentum + 3) * (completed - before)))
             if step is None or step.fvu >= point.fvu or step.scale <= 0:
                 step, momentum = self.at(polar(completed)), 0
-            if step.fvu > point.fvu:  # by rounding: nothing is left to gain
+            if step.fvu > point.fvu:  # only by rounding: it cannot improve further
                 return point, False, history
             point, before = step, completed
             momentum += 1

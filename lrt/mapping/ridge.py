@@ -1,8 +1,8 @@
-"""Ridge regression in closed form from moments: the optimum that every fit is held against.
+"""Ridge regression in closed form from moments: the optimum that every other fit is compared with.
 
-One eigendecomposition of the source scatter gives the whole path of ridge weights, and the
-validation moments choose among them without refitting. Chosen by held-out documents and not by
-generalised cross-validation, which under-regularises because neighbouring tokens are correlated.
+One eigendecomposition of the source scatter gives the maps of all ridge weights. The validation moments
+choose the weight without refitting. Generalised cross-validation would choose too small a weight, because
+neighbouring tokens are correlated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 
-# Ridge weights tried by default, in units of the mean eigenvalue of the source scatter.
+# Default candidates for the ridge weight, in units of the mean eigenvalue of the source scatter.
 RELATIVE_WEIGHTS = torch.logspace(-8, 3, 89, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class RidgeFit:
-    """The ridge map that validation chose, and the path it was chosen from.
+    """The ridge map with the best weight on the validation rows, and the curve it was chosen from.
 
     `weight` is added to the eigenvalues of the training scatter *sum* (scikit-learn's `alpha`).
     `curve[i]` is the validation FVU at `weights[i]`.
@@ -32,7 +32,7 @@ class RidgeFit:
     map: AffineMap
     weight: float
     fvu_validation: float
-    weights: Tensor  # [k], rising
+    weights: Tensor  # [k], ascending
     curve: Tensor  # [k]
 
 
@@ -45,8 +45,11 @@ def ridge_path(
 ) -> RidgeFit:
     """The ridge map with the weight that has the least FVU on the validation rows.
 
-    `weights` default to 89 from 1e-8 to 1e3 mean eigenvalues. Raises ValueError for a negative
-    weight, an empty path, other widths, or rows that do not vary.
+    weights  Candidates; by default 89 from 1e-8 to 1e3 mean eigenvalues of the source scatter.
+    bias     Whether the map has a bias; without, it is fitted through the origin.
+
+    Raises InvalidValue for rows that do not vary, ValueError for other widths, no weights, or some that are
+    negative or not finite.
     """
     if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
         raise ValueError(
@@ -57,19 +60,19 @@ def ridge_path(
 
 
 class SharedRidge:
-    """The source side of a ridge fit, decomposed once for any number of targets of the same rows.
+    """A decomposition of source rows that fits ridge maps to any number of targets of the same rows.
 
     With `S = V L V'` and `P = V' Sxy` of the training moments, the map at weight `t` is
     `V diag(1 / (L + t)) P`, and its squared error on the validation rows (centred by the training
     means) is `tr Syy - 2 d'c + d'M d` with `d = 1 / (L + t)`, `c` the row sums of `P * V' Sxy_val`
-    and `M = (V' Sxx_val V) * (P P')`: O(d_source^2) per weight after one decomposition.
+    and `M = (V' Sxx_val V) * (P P')`. After the decomposition a weight costs O(d_source^2).
 
     `train` and `validation` are the moments of the source layer with any one of the targets. Raises
-    ValueError where the source rows do not vary or the widths of both differ.
+    InvalidValue for source rows that do not vary, ValueError for other widths or bad weights.
 
     vectors        [d_source, d_source], eigenvectors of the training scatter `V`.
-    eigenvalues    [d_source], its eigenvalues `L`, rising.
-    off_x          [d_source], the validation rows' mean over the training rows'.
+    eigenvalues    [d_source], its eigenvalues `L`, ascending.
+    off_x          [d_source], mean of the validation rows minus that of the training rows.
     validation_xx  [d_source, d_source], `V' Sxx_val V` about the training rows' mean.
     """
 
@@ -91,7 +94,7 @@ class SharedRidge:
         scatter = fitted.scatter_xx
         mean_eigenvalue = float(scatter.trace()) / train.d_source
         if not mean_eigenvalue > 0:
-            raise ValueError("the source rows do not vary, so no map can be fitted to them")
+            raise InvalidValue("the source rows do not vary: give the corpus more documents")
         self._count, self._mean_x = train.count, fitted.mean_x
         self._path = _checked_weights(weights, mean_eigenvalue).to(scatter)
         eigenvalues, self.vectors = torch.linalg.eigh(scatter)
@@ -106,14 +109,14 @@ class SharedRidge:
 
     def _inverse_at(self, weights: Tensor) -> Tensor:  # [k] to [k, d_source]
         shrunk = self.eigenvalues + weights[:, None]
-        # Directions that the rows never visit have no image (0/0 at weight zero).
+        # Directions without variance map to zero (0/0 at weight zero).
         return torch.where(shrunk > self.eigenvalues.max() * 1e-14, 1 / shrunk, 0.0)
 
     def fit(self, train: Moments, validation: Moments) -> RidgeFit:
-        """What `ridge_path` gives for these moments, at the cost of products alone.
+        """The result of `ridge_path` for these moments, at the cost of products only.
 
-        Raises ValueError for source rows other than those that were decomposed, and for validation
-        rows of another width or that do not vary.
+        Raises InvalidValue for validation rows that do not vary, ValueError for source rows other than the
+        decomposed ones and for other widths.
         """
         fitted = self.fitted(train)
         if (train.d_source, train.d_target) != (validation.d_source, validation.d_target):
@@ -123,7 +126,7 @@ class SharedRidge:
             )
         total = validation.scatter_yy.trace()
         if not total > 0:
-            raise ValueError("the validation rows do not vary: give the corpus more documents")
+            raise InvalidValue("the validation rows do not vary: give the corpus more documents")
         off_y = validation.mean_y - fitted.mean_y
         P = self.vectors.T @ fitted.scatter_xy
         R = self.vectors.T @ about(validation.scatter_xy, validation.count, self.off_x, off_y)
@@ -195,7 +198,7 @@ def not_spanning(moments: Moments, weight: float) -> str:
 
 
 def about(scatter: Tensor, count: int, off_left: Tensor, off_right: Tensor) -> Tensor:
-    """A centred scatter moved to other means, this far off."""
+    """A centred scatter about other means, `off_left` and `off_right` away from its own."""
     return scatter + count * torch.outer(off_left, off_right)
 
 

@@ -1,8 +1,8 @@
-"""Coordinates in which gradient descent is well conditioned, and the way back from them.
+"""Whitened coordinates, in which gradient descent is well conditioned, and the way back.
 
-Residual streams have covariances with condition numbers of several thousand after the massive
-activations are gone, so plain SGD on raw states leaves most directions unlearnt. Whitened by the
-training moments the least-squares loss has Hessian 2 I, whatever the widths.
+Covariances of residual streams have condition numbers of several thousand, even without massive activations,
+so plain SGD on raw states hardly learns most directions. In coordinates whitened by the training moments the
+Hessian of the least-squares loss is 2 I.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
 
@@ -19,20 +20,20 @@ WhiteningMode = Literal["none", "scale", "full"]
 
 
 class Whitening(nn.Module):
-    """Buffers that take rows to whitened coordinates, kept inside the fit's checkpoint.
+    """The change to whitened coordinates, as buffers that are saved in the fit's checkpoints.
 
     Source rows become `x' = T (x - mean_x)`, target rows `y' = (y - mean_y) / scale_y`:
 
-    - `none`: rows as they are;
-    - `scale`: centred, one scalar per side (angles, and so orthogonality, are kept). The scalar is
-      the largest standard deviation of the source, so that the loss stays at most as curved as in
-      `full`; the target's total variance becomes 1.
-    - `full`: the source in the eigenbasis of its covariance, each direction at variance
-      `l / (l + l2)`; the target as in `scale`.
+    - `none`: rows unchanged.
+    - `scale`: centred, and divided by one scalar per side, which preserves angles and so orthogonality. The
+      source scalar is its largest standard deviation, so that the loss is at most as curved as in `full`. The
+      target's total variance becomes 1.
+    - `full`: the source in the eigenbasis of its covariance, with variance `l / (l + l2)` per direction; the
+      target as in `scale`.
 
-    Every mode's `T T'` is diagonal, so `||W||_F^2` of the folded weight costs one product with
-    `column_cost`. An object made by the constructor is the identity, for a checkpoint to fill.
-    Raises ValueError for an unknown mode.
+    `T T'` is diagonal in every mode, so `||W||_F^2` of the folded weight costs one product with
+    `column_cost`. The constructor makes the identity, to be loaded from a checkpoint. Raises InvalidValue for
+    an unknown mode.
     """
 
     mean_x: Tensor  # [d_source]
@@ -45,7 +46,9 @@ class Whitening(nn.Module):
     def __init__(self, d_source: int, d_target: int, mode: WhiteningMode) -> None:
         super().__init__()
         if mode not in get_args(WhiteningMode):
-            raise ValueError(f"fit.whitening is auto or one of {get_args(WhiteningMode)}, got {mode!r}")
+            raise InvalidValue(
+                f"fit.whitening must be auto or one of {get_args(WhiteningMode)}, got {mode!r}"
+            )
         self.mode = mode
         self.register_buffer("mean_x", torch.zeros(d_source))
         self.register_buffer("transform", torch.eye(d_source) if mode == "full" else torch.ones(()))
@@ -66,25 +69,27 @@ class Whitening(nn.Module):
     ) -> Whitening:
         """Whitening by the training moments.
 
-        `l2` is the ridge weight per row that the loss will carry: the same amount on the
-        eigenvalues keeps the Hessian of loss and ridge at 2 I. `floor` is the least eigenvalue,
-        relative to the mean one, that is scaled up to unit variance. Without a `bias` nothing is
-        centred. Raises ValueError where either side does not vary.
+        l2     Ridge weight per row in the loss. Added to the eigenvalues, it keeps the Hessian of loss and
+               ridge at 2 I.
+        floor  Least eigenvalue, relative to the mean one, that is scaled to unit variance.
+        bias   Without a bias nothing is centred.
+
+        Raises InvalidValue where either side does not vary.
         """
         whitening = cls(train.d_source, train.d_target, mode)
-        seen = train if bias else train.about_origin()
-        covariance = seen.scatter_xx / train.count
+        fitted = train if bias else train.about_origin()
+        covariance = fitted.scatter_xx / train.count
         variance_y = float(train.scatter_yy.trace()) / train.count
         variance_x = float(covariance.trace())
         for side, variance in (("source", variance_x), ("target", variance_y)):
             if not variance > 0:
-                raise ValueError(f"the {side} rows do not vary, so they cannot be whitened")
+                raise InvalidValue(f"the {side} rows do not vary: give the corpus more documents")
         if mode == "none":
             whitening.variance.fill_(variance_y)
             whitening.gain.fill_((variance_y / variance_x) ** 0.5)
             return whitening
-        whitening.mean_x.copy_(seen.mean_x)
-        whitening.mean_y.copy_(seen.mean_y)
+        whitening.mean_x.copy_(fitted.mean_x)
+        whitening.mean_y.copy_(fitted.mean_y)
         whitening.scale_y.fill_(variance_y**0.5)
         eigenvalues, vectors = torch.linalg.eigh(covariance)
         if mode == "scale":
@@ -102,7 +107,7 @@ class Whitening(nn.Module):
         self,
         x: Tensor,  # [n, d_source]
     ) -> Tensor:  # [n, d_source], float32
-        # Autocast would undo in bfloat16 what whitening is there for.
+        # bfloat16 under autocast would undo the whitening.
         with torch.autocast(x.device.type, enabled=False):
             centred = x.float() - self.mean_x
             return centred @ self.transform.T if self.mode == "full" else centred * self.transform
@@ -131,7 +136,7 @@ class Whitening(nn.Module):
         return self.transform.square().sum(1) if self.mode == "full" else self.transform.square()
 
     def unfold(self, affine: AffineMap) -> AffineMap:
-        """What `fold` takes back: a map between raw coordinates as one between whitened ones, in float64."""
+        """The inverse of `fold`: a map between raw coordinates as one between whitened ones, in float64."""
         raw = affine.weight.double()
         transform = self.transform.double()
         # T T' is diagonal, so T' over that diagonal is T's inverse

@@ -101,8 +101,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             if self._chunks["train"].rows == 0:
                 raise NoRows(
                     f"the filter excludes each of the {store.rows('train')} training tokens in "
-                    f"{self._folder}; "
-                    "loosen filter.max_norm_ratio or filter.token_ids"
+                    f"{self._folder}; loosen filter.max_norm_ratio or filter.token_ids"
                 )
 
     @property

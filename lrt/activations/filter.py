@@ -34,8 +34,7 @@ class RowFilter:
         if self.max_norm_ratio is not None and not self.max_norm_ratio > 1:
             raise InvalidValue(
                 f"filter.max_norm_ratio={self.max_norm_ratio}; it is a multiple of the median norm and "
-                "must be "
-                "over 1 (or null to keep massive tokens)"
+                "must be over 1 (or null to keep massive tokens)"
             )
         object.__setattr__(self, "token_ids", tuple(int(t) for t in self.token_ids))
 

@@ -120,8 +120,7 @@ class OnTheFlyRows:
         if split == "train" and rows == 0:
             raise NoRows(
                 "the filter excludes every training token; loosen filter.max_norm_ratio or "
-                "filter.token_ids, or "
-                "add text"
+                "filter.token_ids, or add text"
             )
         self._counts_file.parent.mkdir(parents=True, exist_ok=True)
         counts = {**self._counts(), split: {"rows": rows, "excluded": dict(excluded)}}

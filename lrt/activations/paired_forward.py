@@ -113,8 +113,7 @@ class PairedForward:
         offset, position = divmod(int(bad[0]), sequences.tokens.shape[1])
         sequence = batch.first + offset
         return NonFiniteActivations(
-            f"the {side} model {model.spec.name} computes infinite or NaN hidden states at layer {layer}, "
-            "for "
+            f"the {side} model {model.spec.name} has infinite or NaN hidden states at layer {layer}, for "
             f"{len(bad)} tokens of a batch. The first is at {split} sequence {sequence}, position {position} "
             f"(token {sequences.tokens[sequence, position]}, "
             f"document {sequences.documents[sequence, position]}). The model ran in "

@@ -19,7 +19,7 @@ STEPS = 127
 
 
 def massive_rows(norms: Tensor) -> Tensor:
-    """Which tokens are massive, `[n]` bool, by their norms `[n]`; excluded tokens (infinite norms) are not."""
+    """Which tokens are massive, `[n]` bool, by their norms `[n]`. An infinite norm (excluded) is not."""
     finite = norms.isfinite()
     typical = norms[finite].median() if finite.any() else torch.zeros(())
     return finite & (norms > MASSIVE * typical)

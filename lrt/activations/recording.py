@@ -324,8 +324,7 @@ def _check_disk(plan: RecordingPlan, folder: Path, wanted: Sequence[ShardPlan]) 
     )
     if need > free:
         raise DiskTooSmall(
-            f"recording needs {need} bytes ({_size(need)}: {rows:,} tokens of {plan.bytes_per_row} bytes), "
-            "but "
+            f"recording needs {need} bytes ({_size(need)}: {rows:,} tokens of {plan.bytes_per_row} bytes); "
             f"{folder} has {free} bytes ({_size(free)}) free; make room, lower corpus.tokens, record fewer "
             "layers, or set paths.artifacts to another disk"
         )
@@ -345,6 +344,5 @@ def _disk_may_fill(folder: Path) -> Iterator[None]:
             raise
         raise DiskTooSmall(
             f"the disk is full while recording into {folder} ({error}); the finished shards stay: make "
-            "room and "
-            "run the same command again"
+            "room and run the same command again"
         ) from error

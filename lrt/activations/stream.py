@@ -259,8 +259,7 @@ class Resumable:
         if state.get("order") != ORDER:
             raise InvalidValue(
                 "the checkpoint was written by a version that read rows in another order; delete it and "
-                "run the "
-                "command again to fit from the start"
+                "run the command again to fit from the start"
             )
         for name, setting in (("world", "trainer.devices"), ("batch_rows", "batches.rows")):
             if state[name] != current[name]:

@@ -158,8 +158,7 @@ def pack(
         if 0 < wanted < context:
             raise CorpusTooShort(
                 f"corpus.tokens.{split}={wanted} is less than one sequence of corpus.context={context} "
-                "tokens; "
-                "raise it or shorten the context"
+                "tokens; raise it or shorten the context"
             )
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
     gathered = _gather(

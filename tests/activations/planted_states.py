@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrt.activations import ActivationStore, plan_recording, record
-from lrt.corpora import SPLITS, Blocks, PackedCorpus
+from lrt.corpora import SPLITS, PackedCorpus, Sequences
 
 VOCABULARY = 50
 MASSIVE_TOKEN = 49
@@ -57,15 +57,15 @@ def corpus_of(
     seed: int = 0,
     document_tokens: int | None = None,
 ) -> PackedCorpus:
-    """Random tokens; a document for every two blocks, or as long as is said, from two groups."""
+    """Random tokens; documents of two sequences (or `document_tokens`) each, of two groups in turn."""
     rng = np.random.default_rng(seed)
     counts = dict(zip(SPLITS, (train, validation, test), strict=True))
     splits = {}
-    for number, (split, blocks) in enumerate(counts.items()):
-        tokens = rng.integers(0, VOCABULARY, (blocks, context)).astype(np.int32)
-        of = np.arange(blocks * context).reshape(blocks, context) // (document_tokens or 2 * context)
+    for number, (split, count) in enumerate(counts.items()):
+        tokens = rng.integers(0, VOCABULARY, (count, context)).astype(np.int32)
+        of = np.arange(count * context).reshape(count, context) // (document_tokens or 2 * context)
         owner = 1000 * number + of
-        splits[split] = Blocks(tokens, owner.astype(np.int64), (owner % 2).astype(np.int16))
+        splits[split] = Sequences(tokens, owner.astype(np.int64), (owner % 2).astype(np.int16))
     return PackedCorpus(context, ("even", "odd"), splits)
 
 

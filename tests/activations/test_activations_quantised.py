@@ -21,11 +21,11 @@ from lrt.activations.quantised import MASSIVE, Quantised
 from lrt.mapping import Moments, ridge_path
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 40),
     width=st.integers(1, 6),
-    max_norm_ratio=st.integers(0, 3),
+    massive=st.integers(0, 3),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 10**6),
     cut=st.tuples(st.integers(0, 40), st.integers(0, 40)),
@@ -71,7 +71,7 @@ def test_short_rows_have_as_fine_steps_as_long_ones() -> None:
     assert off[1::2].mean() < 1.2 * off[::2].mean() < 0.02
 
 
-def test_rows_that_leave_have_no_say_in_the_scale() -> None:
+def test_excluded_tokens_do_not_change_the_steps() -> None:
     states = torch.randn(50, 4)
     norms = states.norm(dim=1)
     norms[3] = torch.inf
@@ -82,7 +82,7 @@ def test_rows_that_leave_have_no_say_in_the_scale() -> None:
 
 
 def test_a_store_in_bytes_reads_as_the_native_one_within_a_step(tmp_path: Path) -> None:
-    corpus = corpus_of(train=400)
+    corpus = corpus_of(train=150)
     native = make_store(tmp_path / "native", corpus)
     small = make_store(tmp_path / "int8", corpus, states="int8")
     small.verify(full=True)
@@ -95,7 +95,7 @@ def test_a_store_in_bytes_reads_as_the_native_one_within_a_step(tmp_path: Path) 
     ):
         for fact in ("norm.source.2", "token"):
             assert torch.equal(one[fact], other[fact])
-        massive = one["norm.source.2"] > 50 * native.median_norm("source", 2)
+        massive = one["norm.source.2"] > 50 * native.manifest.median_norms["source.2"]
         assert massive.any()
         assert torch.equal(one["source.2"][massive], other["source.2"][massive])
         off = (one["source.2"] - other["source.2"]).abs()
@@ -103,11 +103,12 @@ def test_a_store_in_bytes_reads_as_the_native_one_within_a_step(tmp_path: Path) 
 
 
 def test_a_map_of_it_is_as_good(tmp_path: Path) -> None:
-    corpus = corpus_of(train=600, validation=60)
-    found = {}
+    corpus = corpus_of(train=300, validation=60)
+    fvus = {}
     for states in ("native", "int8"):
         # wide enough that the map has something to lose
         settings = {"source": PlantedModel(24), "target": PlantedModel(32, seed=1), "states": states}
+        settings |= {"rows_per_shard": 4096, "batch_tokens": 4096}
         store = make_store(tmp_path / states, corpus, **settings)
         data = ActivationDataModule(store.folder, Selection((1,), (3,), RowFilter()), chunk_rows=64)
         moments = {}
@@ -115,12 +116,12 @@ def test_a_map_of_it_is_as_good(tmp_path: Path) -> None:
             moments[split] = Moments(24, 32)
             for batch in data.iterate(split):  # type: ignore[arg-type]
                 moments[split].update(batch["source"], batch["target"])
-        found[states] = ridge_path(moments["train"], moments["validation"]).fvu_validation
-    assert found["int8"] != found["native"]
-    assert found["int8"] == pytest.approx(found["native"], abs=5e-4)
+        fvus[states] = ridge_path(moments["train"], moments["validation"]).fvu_validation
+    assert fvus["int8"] != fvus["native"]
+    assert fvus["int8"] == pytest.approx(fvus["native"], abs=5e-4)
 
 
-def test_shares_of_it_and_what_is_damaged(tmp_path: Path) -> None:
+def test_shares_and_damage_of_a_quantised_store(tmp_path: Path) -> None:
     whole = make_store(tmp_path / "whole", states="int8")
     for number in range(2):
         record_share(tmp_path / "shared", RecordingWorker(number, 2), **recording_of(states="int8"))
@@ -130,11 +131,16 @@ def test_shares_of_it_and_what_is_damaged(tmp_path: Path) -> None:
     content = shard.read_bytes()
     assert b'"source.2.massive"' in content
     shard.write_bytes(content.replace(b'"source.2.massive"', b'"source.2.massivE"'))
-    with pytest.raises(StoreCorrupt, match=r"train-00001\.safetensors is corrupt: source\.2\.massi"):
+    with pytest.raises(StoreCorrupt, match=r"train-00001\.safetensors.*source\.2\.massi"):
         ActivationStore.open(whole.folder)
 
 
-def test_a_native_store_is_another(tmp_path: Path) -> None:
-    make_store(tmp_path)
-    with pytest.raises(StoreForeign, match="states is 'native' there and 'int8' is asked for"):
-        make_store(tmp_path, states="int8")
+def test_a_native_store_is_another(store: ActivationStore) -> None:
+    with pytest.raises(StoreForeign, match="states='native'"):
+        make_store(store.folder, states="int8")
+
+
+def test_quantised_states_have_no_view(tmp_path: Path) -> None:
+    store = make_store(tmp_path, states="int8")
+    with pytest.raises(TypeError, match=r"source\.2"):
+        store.reader(store.shards("test")[0]).whole("source.2")

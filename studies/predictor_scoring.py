@@ -1,4 +1,4 @@
-"""How well a figure that is known beforehand tells an outcome, scored on groups it was not tuned on."""
+"""Scores of predictors known before an outcome, with thresholds tested on groups they were not tuned on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from lrt.evaluation.statistics import DRAWS, Estimate
 
 Array = NDArray[np.float64]
-CUTS = 41  # quantiles of each predictor that a rule's thresholds are chosen among
+CANDIDATES = 41  # quantiles of each predictor that a rule's thresholds are chosen from
 
 
 @dataclass(frozen=True)
-class Telling:
-    """How a predictor tells whether an outcome reaches a bar.
+class PredictorScore:
+    """How well a predictor predicts whether an outcome reaches a bar.
 
-    spearman   Rank correlation of predictor and outcome, over everything.
-    within     The same within each group, averaged: what tells one map from another for one vector.
-    accuracy   Balanced accuracy of `outcome >= bar` from `predictor >= threshold`, the threshold chosen on
-               all other groups, averaged over the groups' rows: .5 is a coin.
-    threshold  Median of the thresholds chosen.
+    spearman   Rank correlation of predictor and outcome, over all rows.
+    within     The same within each group, averaged over groups.
+    accuracy   Balanced accuracy of `predictor >= threshold` for `outcome >= bar`, the threshold chosen on
+               all other groups; 0.5 is chance.
+    threshold  Median of the chosen thresholds.
     """
 
     spearman: float
@@ -31,16 +31,16 @@ class Telling:
     threshold: float
 
 
-def telling(
+def score_predictor(
     predictor: Sequence[float],
     outcome: Sequence[float],
     groups: Sequence[str],
     bar: float,
-) -> Telling:
-    """Scores a predictor leaving one group out at a time. Higher must mean better.
+) -> PredictorScore:
+    """Score a predictor, leaving one group out at a time. Higher values must predict better outcomes.
 
-    Raises ValueError for lengths that differ, fewer than two groups, non-finite values, or outcomes that
-    all lie on one side of the bar.
+    Raises ValueError for different lengths, fewer than two groups, non-finite values, or outcomes all on
+    one side of the bar.
     """
     x, y, group = np.asarray(predictor, float), np.asarray(outcome, float), np.asarray(groups)
     if not len(x) == len(y) == len(group):
@@ -48,28 +48,29 @@ def telling(
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("predictions and outcomes must be finite")
     names, good = _checked(groups, y, bar)
-    said, thresholds = np.zeros(len(x), bool), []
+    predicted, thresholds = np.zeros(len(x), bool), []
     for name in names:
         out = group == name
         thresholds.append(_best_threshold(x[~out], good[~out]))
-        said[out] = x[out] >= thresholds[-1]
+        predicted[out] = x[out] >= thresholds[-1]
     within = [_spearman(x[group == n], y[group == n]) for n in names]
     usable = [r for r in within if np.isfinite(r)]
-    return Telling(
+    return PredictorScore(
         _spearman(x, y),
         float(np.mean(usable)) if usable else float("nan"),
-        _balanced(said, good),
+        _balanced(predicted, good),
         float(np.median(thresholds)),
     )
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How well "every predictor reaches its threshold" tells whether an outcome reaches a bar.
+class RuleScore:
+    """How well the rule "both predictors reach their thresholds" predicts whether an outcome reaches a bar.
 
-    `fixed` is the balanced accuracy at the thresholds given; `accuracy` with both chosen together on all
-    other groups; `alarms` the share of outcomes under the bar that the fixed rule warns of, and
-    `false_alarms` the share of those that reach it.
+    fixed         Balanced accuracy at the thresholds of the call.
+    accuracy      Balanced accuracy with both thresholds chosen together on all other groups.
+    alarms        Share of outcomes below the bar that the fixed rule warns of.
+    false_alarms  Share of outcomes that reach the bar that the fixed rule warns of.
     """
 
     fixed: float
@@ -78,42 +79,36 @@ class Rule:
     false_alarms: float
 
 
-def rule_telling(
+def score_rule(
     predictors: Sequence[Sequence[float]],  # two, each [n]
     thresholds: Sequence[float],  # [2]
     outcome: Sequence[float],
     groups: Sequence[str],
     bar: float,
-) -> Rule:
-    """Scores a rule of two predictors, higher being better for both.
+) -> RuleScore:
+    """Score a rule of two predictors, leaving one group out at a time; higher must be better for both.
 
-    Raises ValueError for other than two predictors, lengths that differ, non-finite values, fewer than
-    two groups, or outcomes that all lie on one side of the bar.
+    Raises ValueError for other than two predictors, different lengths, non-finite values, fewer than
+    two groups, or outcomes all on one side of the bar.
     """
     x, y, group = np.asarray(predictors, float), np.asarray(outcome, float), np.asarray(groups)
     if x.shape != (2, len(y)) or len(thresholds) != 2 or len(group) != len(y):
         raise ValueError(
-            f"a rule is of two predictors of {len(y)} outcomes with a threshold each, got shapes "
+            f"a rule must have two predictors of {len(y)} outcomes with a threshold each; got shapes "
             f"{list(x.shape)}, {len(thresholds)} thresholds and {len(group)} groups"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("predictions and outcomes must be finite")
     names, good = _checked(groups, y, bar)
-    said = np.zeros(len(y), bool)
+    predicted = np.zeros(len(y), bool)
     for name in names:
         out = group == name
-        cuts = [np.quantile(row[~out], np.linspace(0, 1, CUTS)) for row in x]
-        best, chosen = -1.0, (0.0, 0.0)
-        for first in cuts[0]:
-            for second in cuts[1]:
-                score = _balanced((x[0, ~out] >= first) & (x[1, ~out] >= second), good[~out])
-                if score > best:
-                    best, chosen = score, (first, second)
-        said[out] = (x[0, out] >= chosen[0]) & (x[1, out] >= chosen[1])
+        first, second = _best_pair(x[:, ~out], good[~out])
+        predicted[out] = (x[0, out] >= first) & (x[1, out] >= second)
     fixed = (x[0] >= thresholds[0]) & (x[1] >= thresholds[1])
-    return Rule(
+    return RuleScore(
         fixed=_balanced(fixed, good),
-        accuracy=_balanced(said, good),
+        accuracy=_balanced(predicted, good),
         alarms=float((~fixed)[~good].mean()),
         false_alarms=float((~fixed)[good].mean()),
     )
@@ -122,15 +117,15 @@ def rule_telling(
 def _checked(groups: Sequence[str], outcome: Array, bar: float) -> tuple[list[str], NDArray[np.bool_]]:
     names = sorted(set(groups))
     if len(names) < 2:
-        raise ValueError(f"leaving one group out needs at least two, got {names}")
+        raise ValueError(f"leaving one group out needs at least two groups; got {names}")
     good = outcome >= bar
     if good.all() or not good.any():
-        raise ValueError(f"all outcomes lie on one side of {bar}, so there is nothing to tell apart")
+        raise ValueError(f"all outcomes are on one side of the bar {bar}; nothing can be predicted")
     return names, good
 
 
 def _best_threshold(x: Array, good: NDArray[np.bool_]) -> float:
-    """Halfway between the two values that separate best; the middle one of ties."""
+    """The threshold with the best balanced accuracy, halfway between two values; the middle one of ties."""
     values = np.unique(x)
     cuts = np.concatenate([[values[0] - 1.0], (values[1:] + values[:-1]) / 2, [values[-1] + 1.0]])
     scores = np.array([_balanced(x >= cut, good) for cut in cuts])
@@ -138,8 +133,21 @@ def _best_threshold(x: Array, good: NDArray[np.bool_]) -> float:
     return float(best[len(best) // 2])
 
 
-def _balanced(said: NDArray[np.bool_], good: NDArray[np.bool_]) -> float:
-    rates = [float((said == good)[side].mean()) for side in (good, ~good) if side.any()]
+def _best_pair(x: Array, good: NDArray[np.bool_]) -> tuple[float, float]:
+    """The two thresholds with the best balanced accuracy of both predictors `[2, n]`; the lowest of ties."""
+    candidates = [np.quantile(row, np.linspace(0, 1, CANDIDATES)) for row in x]
+    above = [(row >= cuts[:, None]).astype(float) for row, cuts in zip(x, candidates, strict=True)]
+    rates = []  # of rows predicted right among those that reach the bar, and among those that do not
+    for side in (good, ~good):
+        if side.any():
+            both = above[0][:, side] @ above[1][:, side].T  # [first, second] rows where both reach them
+            rates.append((both if side is good else side.sum() - both) / side.sum())
+    first, second = np.unravel_index(np.mean(rates, axis=0).argmax(), (CANDIDATES, CANDIDATES))
+    return float(candidates[0][first]), float(candidates[1][second])
+
+
+def _balanced(predicted: NDArray[np.bool_], good: NDArray[np.bool_]) -> float:
+    rates = [float((predicted == good)[side].mean()) for side in (good, ~good) if side.any()]
     return float(np.mean(rates))
 
 
@@ -151,7 +159,7 @@ def _spearman(x: Array, y: Array) -> float:
 
 
 def _ranks(values: Array) -> Array:
-    """Ranks, ties at their mean."""
+    """Ranks; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray(((ends - counts + ends - 1) / 2)[inverse], dtype=np.float64)
@@ -160,19 +168,19 @@ def _ranks(values: Array) -> Array:
 def rank_correlation(
     predictor: Sequence[float], outcome: Sequence[float], groups: Sequence[str], seed: int = 0
 ) -> Estimate:
-    """Spearman's rank correlation of a predictor and an outcome, with an interval over groups drawn anew.
+    """Spearman's rank correlation of a predictor and an outcome, with a bootstrap interval over groups.
 
-    Points of one group (a behaviour by several maps, at several layers) are drawn together. Draws in which
-    one of the two does not vary are left out; where none is left the interval is nan.
+    Points of one group (a behaviour under several maps, at several layers) are drawn together. Draws in
+    which one of the two is constant are skipped; the interval is nan where all are.
 
-    Raises ValueError for lengths that differ, fewer than two groups, and non-finite values.
+    Raises ValueError for different lengths, fewer than two groups, and non-finite values.
     """
     x, y, group = np.asarray(predictor, float), np.asarray(outcome, float), np.asarray(groups)
     names = sorted(set(groups))
     if not len(x) == len(y) == len(group) or len(names) < 2:
         raise ValueError(
-            f"{len(x)} predictions, {len(y)} outcomes and {len(group)} groups ({len(names)} of them "
-            "distinct): give as many of each, of two groups or more"
+            f"{len(x)} predictions, {len(y)} outcomes and {len(group)} groups ({len(names)} distinct): pass "
+            "as many of each, from at least two groups"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("predictions and outcomes must be finite")

@@ -164,7 +164,7 @@ def directions(
 
     rows: dict[str, list[Tensor]] = {
         "native": [native()],
-        "native_half": [native(_half(own.target, half)) for half in (0, 1)],
+        "native_half": [native(half) for half in _halves(own.target)],
         "transferred": [moved(mapping, sources)],
         "paper_literal": [_unit(mapping.transfer(sources, layer, paper_literal=True))],
         # a map without bias has no such direction
@@ -222,16 +222,17 @@ def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
     return positive, draw(len(states.negative))
 
 
-def _half(states: ModelStates, half: int) -> Rows:
-    """Every second group of `_group_size` prompts on each side.
+def _halves(states: ModelStates) -> list[Rows]:
+    """Masks of the two halves of the prompts, made of every second group of `_group_size` on each side.
 
-    Answers alternate in a balanced set, so a half of single prompts would hold one answer alone.
+    Answers alternate in a balanced set, so halves of every second prompt would hold one answer each. A side
+    of one prompt has no halves.
     """
-    positive, negative = (
-        torch.arange(len(side)) // _group_size(len(side)) % 2 == half
-        for side in (states.positive, states.negative)
-    )
-    return positive, negative
+    sides = states.positive, states.negative
+    if min(map(len, sides)) < 2:
+        return []
+    groups = [torch.arange(len(side)) // _group_size(len(side)) % 2 for side in sides]
+    return [(groups[0] == half, groups[1] == half) for half in (0, 1)]
 
 
 def _group_size(prompts: int) -> int:

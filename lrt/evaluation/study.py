@@ -63,7 +63,7 @@ def study(
     for name in (*CURVES, "random"):
         curves += target.conditions(name, directions[name][0], nonzero, sign)
     if behaviour.has_answers:
-        for draw, half in enumerate(directions["native_half"]):
+        for draw, half in enumerate(directions.get("native_half", ())):
             curves += target.conditions("native_half", half, nonzero, sign, draw)
     points: list[SteeringCondition] = []
     for name in (*COMPARED, *NULLS, *RESAMPLED):

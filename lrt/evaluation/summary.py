@@ -25,7 +25,7 @@ from lrt.evaluation.statistics import (
 from lrt.evaluation.study import Study
 
 STRICT_NULLS = ("random", "shuffled", "bias")  # nulls that hold no trace of any behaviour
-NULL_LIMIT = 0.5  # share of the native change from which on a strict null voids the effect
+VOID_SHARE = 0.5  # share of the native change from which on a strict null voids the effect
 BALANCE_LIMIT = 1.25  # most frequent answer key over the least frequent
 CURVES = ("native", "transferred", "paper_literal", "random", "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
@@ -71,7 +71,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     # a null that moves the score by damaging the model says nothing about the native effect
     mild_nulls = [name for name in nulls if damage.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
     strong_nulls = [
-        name for name in STRICT_NULLS if moves and name in mild_nulls and nulls[name]["mean"] >= NULL_LIMIT
+        name for name in STRICT_NULLS if moves and name in mild_nulls and nulls[name]["mean"] >= VOID_SHARE
     ]
     intended = moves and not strong_nulls
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None

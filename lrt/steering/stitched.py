@@ -268,8 +268,8 @@ def check_token_ids(source: LanguageModel, target: LanguageModel) -> None:
     if sizes[0] != sizes[1]:
         raise InvalidValue(
             f"{source.spec.name} has a vocabulary of {sizes[0]} and {target.spec.name} of {sizes[1]}, so "
-            "their token ids differ; use two models of one family (or, where one vocabulary is only padded, load "
-            "both with their tokenizers)"
+            "their token ids differ; use two models of one family (or, where one vocabulary is only padded, "
+            "load both with their tokenizers)"
         )
 
 

@@ -91,7 +91,7 @@ def test_points_stand_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, t
         (one.native, 0.0, callback.references["bravery"]["unsteered"]),
         (torch.nn.functional.normalize(image, dim=0), 1.0, callback.points["bravery"][-1][1]),
     ):
-        cells = target.cells("x", unit, [strength], 1)
+        cells = target.conditions("x", unit, [strength], 1)
         rows = measure(story_lm, 1, behaviour, "development", behaviour.development[:2], cells)
         assert sum(r.value for r in rows) / 2 == pytest.approx(found, abs=1e-3)
     assert len({round(v, 4) for _, v in callback.points["bravery"]}) > 1  # the map moved

@@ -6,7 +6,7 @@ from models.model_families import DEPTH, VOCABULARY, WIDTH, hooks_in_force, tiny
 from storybook_models import image_of, semi_orthogonal, tiny_llama
 from torch import Tensor
 
-from lrt.evaluation.fidelity import Fidelity, StitchingDepth, fidelity, inside_documents, stitching_depths
+from lrt.evaluation.fidelity import FidelityRow, StitchingDepth, fidelity, inside_documents, stitching_depths
 from lrt.lab.grammar import pages
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel
@@ -25,7 +25,7 @@ class World:
     tokens: Tensor
     mean: Tensor
 
-    def rows(self, maps: dict[str, AffineMap], **options: object) -> dict[str, Fidelity]:
+    def rows(self, maps: dict[str, AffineMap], **options: object) -> dict[str, FidelityRow]:
         found = fidelity(
             self.source,
             self.target,

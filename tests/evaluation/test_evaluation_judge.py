@@ -61,7 +61,7 @@ def serving(reply: Any) -> Iterator[Server]:
 
 
 def judge(server: Server, **more: Any) -> Judge:
-    return Judge(server.url, "rater", **({"key_variable": "", "pause": 0.0} | more))
+    return Judge(server.url, "rater", **({"key_variable": "", "backoff": 0.0} | more))
 
 
 ITEMS = [Item("How?"), Item("Why?")]
@@ -185,7 +185,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"question": "How harmless?"}, "has no {answer}"),
         ({"question": "{answer} {aspect}"}, "can hold {prompt}, {answer}"),
         ({"lowest": 1.0}, "scale is 1.0 to 1.0; it must rise"),
-        ({"attempts": 0}, "max_retries=0"),
+        ({"max_retries": 0}, "max_retries=0"),
         ({"timeout": 0.0}, "timeout=0.0"),
     ],
 )

@@ -107,7 +107,7 @@ def scores(world: World, behaviour: Behaviour, names: list[str]) -> dict[str, to
         lm = world.source if name == "source" else world.target
         model = SteerableModel(lm, LAYER, norm if name == "source" else C * norm)
         unit = of["native" if name == "none" else name][0]
-        cells = model.cells(name, unit, [0.0 if name == "none" else STRENGTH], 1)
+        cells = model.conditions(name, unit, [0.0 if name == "none" else STRENGTH], 1)
         rows = measure(lm, LAYER, behaviour, "test", behaviour.test, cells)
         found[name] = torch.tensor([r.value for r in rows], dtype=torch.float64)
         if behaviour.is_choice:

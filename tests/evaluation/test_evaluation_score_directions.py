@@ -33,7 +33,7 @@ def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: Language
     # whatever its length, a direction is taken at the strength chosen, against the vector where so asked
     for name, draw, direction in (("one", 0, one), ("null", 0, first), ("null", 1, second)):
         unit = direction / direction.norm()
-        (cell,) = model.cells(name, unit, [0.5], behaviour.direction)
+        (cell,) = model.conditions(name, unit, [0.5], behaviour.direction)
         alone = measure(story_lm, 1, behaviour, "test", behaviour.test, [cell])
         np.testing.assert_allclose(found[name][draw], [m.value for m in alone], atol=1e-4)
     if behaviour.is_choice:

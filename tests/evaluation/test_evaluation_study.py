@@ -54,7 +54,7 @@ class TestGrid:
 
 def test_cells_scale_with_strength_norm_and_sign(story_lm: LanguageModel) -> None:
     unit = torch.eye(32)[0]
-    one, two = SteerableModel(story_lm, 1, 5.0).cells("x", unit, [0.0, 2.0], -1, draw=3)
+    one, two = SteerableModel(story_lm, 1, 5.0).conditions("x", unit, [0.0, 2.0], -1, draw=3)
     assert (one.condition, one.strength, one.draw) == ("x", 0.0, 3)
     assert not one.offset.any()
     assert torch.equal(two.offset, -10 * unit)

@@ -100,7 +100,7 @@ def test_the_projects_sentences_are_balanced() -> None:
     """Two sides of the same frames: what differs is the kind alone."""
     for ours, theirs in ((DOGS, OTHERS), (JOYFUL, SORROWFUL)):
         assert ours.frames == theirs.frames
-        assert len(ours.told) == len(theirs.told)
+        assert len(ours.subjects) == len(theirs.subjects)
         assert len(ours.closings) == len(theirs.closings)
         assert len({text for text, _ in ours.all()}) == 576
 
@@ -144,7 +144,7 @@ def test_texts_are_cut_behind_what_tells_the_kind() -> None:
     made = suite({}, names=("dogs",), contrast_pairs=100)["dogs"]
     assert mean(made, made.positives) == 1
     nouns = {text.split()[-1] for text in made.positives[1::2]}
-    assert nouns <= {told.split()[-1] for told in DOGS.told}
+    assert nouns <= {told.split()[-1] for told in DOGS.subjects}
     assert len({text.split()[-1] for text in made.positives[::2]}) > 20  # at many kinds of word
 
 

@@ -1,4 +1,4 @@
-"""A behaviour through everything that is measured of it, on a tiny model that is its own target."""
+"""A whole study of a behaviour, on a tiny model that is its own target under the identity map."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,6 +9,7 @@ from lrt.evaluation import (
     Behaviour,
     ContrastStates,
     ItemSplit,
+    ModelStates,
     SteerableModel,
     StrengthGrid,
     Study,
@@ -20,40 +21,53 @@ from lrt.evaluation import (
 )
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel
-from lrt.steering import last_token_states
+from lrt.steering import Mapping, last_token_states
 
 GRID = StrengthGrid((-0.5, 0.0, 0.5, 1.0), damage_limit=0.1)
+LAYERS, NORMS = LayerConcat((1,), 32), {1: 4.0}
 
 
 def run(
-    behaviour: Behaviour, lm: LanguageModel, told: Any = None, split: ItemSplit = "test", **options: Any
+    behaviour: Behaviour, lm: LanguageModel, progress: Any = None, split: ItemSplit = "test", **options: Any
 ) -> tuple[Study, dict[str, Any]]:
     states = {}
     for name, reverse in (("it", 1), ("other", -1)):
         sides = (behaviour.positives, behaviour.negatives)[::reverse]
         pair = last_token_states(lm, sides[0], 1), last_token_states(lm, sides[1][:-1], 1)
-        states[name] = ContrastStates(pair, pair, pair)
+        own = ModelStates(*pair, LAYERS, "tiny", NORMS)
+        states[name] = ContrastStates(name, own, own, own)
     generator = torch.Generator().manual_seed(0)
+    identity = Mapping(
+        AffineMap(torch.eye(32), torch.ones(32)), LAYERS, LAYERS, "tiny", "tiny", NORMS, "identity"
+    )
 
-    def random_map() -> AffineMap:
-        return AffineMap(torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator))
+    def random_map() -> Mapping:
+        weight, bias = torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator)
+        return identity.with_affine(AffineMap(weight, bias))
 
-    identity = AffineMap(torch.eye(32), torch.ones(32))
     maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
-    units = directions("it", states, maps, stack=LayerConcat((1,), 32), layer=1, random_draws=3, seed=0)
+    units = directions("it", states, maps, layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
-    found = study(behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=told)
-    return found, units
+    measured = study(
+        behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=progress
+    )
+    return measured, units
 
 
 def studied(behaviour: Behaviour, lm: LanguageModel) -> dict[str, Any]:
-    """The summary of a behaviour's study. The map is the identity, so carried and native are one."""
-    behaviour = replace(behaviour, damage_texts=behaviour.damage_texts[:4])  # a few tell as much, sooner
-    found, _ = run(behaviour, lm)
-    summary = summarise(behaviour, found, GRID)
+    """The summary of a behaviour's study. The map is the identity, so transferred and native are equal."""
+    behaviour = replace(behaviour, damage_texts=behaviour.damage_texts[:4])  # enough, and faster
+    measured, _ = run(behaviour, lm)
+    summary = summarise(behaviour, measured, GRID)
     assert summary["transferred"] == summary["native"]
-    assert {row.condition for row in found.measurements} >= {"none", "native", "random", "source", "prompt"}
-    assert all((row.text is None) == behaviour.reads_logits for row in found.measurements)
+    assert {row.condition for row in measured.measurements} >= {
+        "none",
+        "native",
+        "random",
+        "source",
+        "prompt",
+    }
+    assert all((row.text is None) == behaviour.reads_logits for row in measured.measurements)
     return summary

@@ -20,7 +20,7 @@ def vector() -> SteeringVector:
 @given(
     rows=st.integers(1, 4),
     length=st.integers(1, 5),
-    share=st.floats(-1, 2),
+    fraction=st.floats(-1, 2),
     scale=st.floats(0.01, 100),
     seed=st.integers(0, 99),
 )

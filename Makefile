@@ -10,16 +10,14 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-# one stamp: a changed requirement installs again, an unchanged one costs nothing.
-# pip 25.1 or newer knows dependency groups
+# one stamp: a changed requirement installs again, an unchanged one costs nothing
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --upgrade "pip>=25.1"
 	$(PY) -m pip install -q -c constraints.txt torch numpy
-	$(PY) -m pip install -q -c constraints.txt --group dev -e .
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-reproduce: $(READY) ## the main job on the storybook lab: fit a map, carry vectors, report
+reproduce: $(READY) ## the main job on the storybook lab: fit maps, transfer vectors, report
 	$(PY) train.py experiment=reproduce evaluate=true
 
 PAIR ?= qwen2.5-coder-0.5b-1.5b-instruct
@@ -43,7 +41,7 @@ check: $(READY) ## format, lint, strict types, import rules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(READY) ## mend what the formatter and the linter can
+format: $(READY) ## fix what the formatter and the linter can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
@@ -54,20 +52,20 @@ sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in 
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/sizes \
 	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
 	  layers.source=0.6 layers.target=0.6 || failed=1; \
-	$(PY) -m lrt.runtime.sweep multirun/make report && exit $$failed
+	$(VENV)/bin/lrt sweep-report multirun/make report && exit $$failed
 
 atlas: $(READY) ## every pair of layers of the lab from one pass; heatmaps in report/atlas.html
-	$(PY) -m lrt.runtime.atlas
+	$(VENV)/bin/lrt atlas
 
 verify: $(READY) ## stores, maps and vectors against their checksums (REPAIR=--repair takes damaged shards out)
-	$(PY) -m lrt.runtime.verify $(REPAIR) artifacts
+	$(VENV)/bin/lrt verify $(REPAIR) artifacts
 
 bench: $(READY) ## speed as ratios to a limit or a peer of the same run
 	$(PY) benchmarks/run.py
 
 MODEL ?= tiny small small-disjoint medium
 lab: $(READY) ## train the storybook family from nothing (MODEL="small medium" for some)
-	for model in $(MODEL); do $(PY) -m lrt.runtime.pretrain lab=$$model || exit 1; done
+	for model in $(MODEL); do $(VENV)/bin/lrt pretrain lab=$$model || exit 1; done
 
 clean: ## remove what runs leave behind; the environment stays
 	rm -rf artifacts outputs multirun report wandb build .hypothesis .import_linter_cache .pytest_cache .ruff_cache .mypy_cache

@@ -15,25 +15,46 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from lrt.cli.command import command
+from lrt.cli.session import Session
+from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour
-from lrt.mapping import AffineMap, Moments, agreement, jackknife, residual_on, ridge_at, ridge_path
+from lrt.evaluation.suites import build_suite
+from lrt.mapping import (
+    AffineMap,
+    Moments,
+    agreement,
+    cosine,
+    jackknife,
+    merge_all,
+    residual_on,
+    ridge_at,
+    ridge_path,
+)
+from lrt.pipeline import (
+    Choices,
+    CorpusText,
+    LayerPair,
+    RowSource,
+    check_run,
+    contrasts_of,
+    extract_vectors,
+    load_pair,
+    plan_layers,
+    plan_states,
+)
+from lrt.pipeline.analyses.forecast import at_shares
 from lrt.report import Table
-from lrt.runtime.analyses.forecast import at_shares
-from lrt.runtime.entry import command
-from lrt.runtime.map_fit import cosine
-from lrt.runtime.rows import Rows, merged
-from lrt.runtime.session import Session
-from lrt.runtime.vectors import Vectors
 from lrt.storage.durable import write_durably
-from studies.predictor_scoring import rank_correlation, rule_telling, telling
+from studies.predictor_scoring import rank_correlation, score_predictor, score_rule
 
+CONF = Path(__file__).parent / "conf"
 BAR = 0.8
 HALVES = 6
 NO_NOISE = 1e6  # more than any vector has
@@ -50,33 +71,39 @@ PREDICTORS = (
 )
 
 
-class Coverage(Vectors):
-    """Maps on subsets of the corpus's parts, made of the parts' moments."""
+class Coverage:
+    """Maps on subsets of the corpus's parts, made of the parts' moments.
 
-    @cached_property
-    def part_rows(self) -> dict[str, Rows]:
-        """The rows of every part alone."""
-        return {part: Rows(self, (part,)) for part in self.config.corpus.sources}
+    layers  Between which every map is fitted.
+    """
+
+    def __init__(
+        self, rows: RowSource, layers: LayerPair, choices: Choices, behaviours: Sequence[Behaviour]
+    ) -> None:
+        self.layers, self.choices, self.behaviours = layers, choices, behaviours
+        self.parts, self.settings = rows.text.parts, rows.settings
+        self.states = choices.vectors.at(layers)
+        self.part_data = {part: rows.of(layers, (part,)) for part in self.parts}
 
     def folds(self, parts: Sequence[str]) -> list[Moments]:
         """Training moments of some parts, in groups of documents."""
-        names = [f"train/{fold}" for fold in range(self.config.evaluation.folds)]
-        found = [merged([self.part_rows[part].moments[name] for part in parts]) for name in names]
+        names = [f"train/{fold}" for fold in range(self.settings.folds)]
+        found = [merge_all([self.part_data[part].moments[name] for part in parts]) for name in names]
         return [fold for fold in found if fold.count]
 
     def fitted(self, parts: Sequence[str]) -> tuple[AffineMap, float]:
         """The ridge map of some parts and its weight."""
-        validation = merged([self.part_rows[part].moments["validation"] for part in parts])
-        fit = ridge_path(merged(self.folds(parts)), validation, bias=self.config.map.bias)
+        validation = merge_all([self.part_data[part].moments["validation"] for part in parts])
+        fit = ridge_path(merge_all(self.folds(parts)), validation, bias=self.settings.bias)
         return fit.map, fit.weight
 
     def subsets(self) -> dict[str, tuple[str, ...]]:
         """The corpora tried: all parts, all but one, each alone, and a few halves drawn of them."""
-        parts = tuple(self.config.corpus.sources)
+        parts = self.parts
         found = {"all": parts}
         found |= {f"without {part}": tuple(p for p in parts if p != part) for part in parts}
         found |= {f"{part} alone": (part,) for part in parts}
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.settings.seed)
         for draw in range(HALVES):
             drawn = torch.randperm(len(parts), generator=generator)[: max(1, len(parts) // 2)].tolist()
             found[f"half {draw}"] = tuple(parts[i] for i in sorted(drawn))
@@ -89,7 +116,7 @@ class Coverage(Vectors):
         maps = {name: self.fitted(parts) for name, parts in subsets.items()}
         everything, _ = maps["all"]
         known = {name: self._known(parts, *maps[name], everything) for name, parts in subsets.items()}
-        for behaviour, layer in itertools.product(self.studied, self.stacks[1].layers):
+        for behaviour, layer in itertools.product(self.behaviours, self.layers.target.layers):
             kept = self._kept(behaviour, layer, {name: affine for name, (affine, _) in maps.items()})
             for name, ratio in kept.items():
                 yield {
@@ -105,10 +132,10 @@ class Coverage(Vectors):
         self, parts: Sequence[str], affine: AffineMap, weight: float, everything: AffineMap
     ) -> dict[tuple[str, int], dict[str, float]]:
         """What can be said beforehand of every contrast at every target layer."""
-        bias, stack = self.config.map.bias, self.stacks[1]
+        bias, target = self.settings.bias, self.layers.target
         folds = self.folds(parts)
-        whole = merged(folds)
-        halves = at_shares([merged(folds[half::2]) for half in (0, 1)], weight, bias=bias)
+        whole = merge_all(folds)
+        halves = at_shares([merge_all(folds[half::2]) for half in (0, 1)], weight, bias=bias)
         # the corpus with one part left out at a time; one part alone is cut into its documents instead
         rest = (
             [self.folds([p for p in parts if p != part]) for part in parts]
@@ -117,18 +144,18 @@ class Coverage(Vectors):
         )
         without = [
             ridge_at(moments, weight * moments.count / whole.count, bias=bias)
-            for moments in map(merged, rest)
+            for moments in map(merge_all, rest)
         ]
         inverse = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
         vectors = {name: states.source_vector for name, states in self.states.items()}
         found = {}
-        for layer in stack.layers:
-            columns = stack.columns(layer)
+        for layer in target.layers:
+            columns = target.columns(layer)
             noise = jackknife(folds, vectors, weight, bias=bias, columns=columns)
             at_layer = affine.onto(columns)
             for name, states in self.states.items():
                 v = vectors[name]
-                prompts = torch.cat(states.source).double() - whole.mean_x
+                prompts = torch.cat([states.source.positive, states.source.negative]).double() - whole.mean_x
                 told = noise[name]
                 found[name, layer] = {
                     "signal_to_noise": min(told.signal_to_noise, NO_NOISE),
@@ -145,11 +172,11 @@ class Coverage(Vectors):
                     / whole.d_source,
                     "residual_on_prompts": -residual_on(
                         at_layer,
-                        torch.cat(states.source),
-                        stack.part(torch.cat(states.target), layer),
+                        torch.cat([states.source.positive, states.source.negative]),
+                        target.part(torch.cat([states.target.positive, states.target.negative]), layer),
                         centred=True,
                     ),
-                    "cosine": cosine(at_layer.directions(v), stack.part(states.target_vector, layer)),
+                    "cosine": cosine(at_layer.directions(v), target.part(states.target_vector, layer)),
                 }
         return found
 
@@ -157,13 +184,13 @@ class Coverage(Vectors):
         """Share of the native change by each map, on development items; none where the native vector does
         not steer at the layer."""
         states = self.states[behaviour.contrast]
-        if not self.chosen(behaviour, at=layer).choice.steers:
+        if not self.choices.of(behaviour, at=layer).choice.steers:
             return {}
         images = {"native": states.target_vector}
         images |= {name: affine.directions(states.source_vector) for name, affine in maps.items()}
-        directions = {name: [self.stacks[1].part(image, layer)] for name, image in images.items()}
-        doing = f"{behaviour.name}, block {layer}"
-        scores = self.kept_scores(behaviour, directions, "development", doing, layer)
+        directions = {name: [self.layers.target.part(image, layer)] for name, image in images.items()}
+        doing = f"{behaviour.name}, layer {layer}"
+        scores = self.choices.scores(behaviour, directions, "development", doing, layer)
         (none,), (native,) = scores["none"], scores["native"]
         moved = native - none
         return {name: float((scores[name][0] - none).mean() / moved.mean()) for name in maps}
@@ -175,24 +202,43 @@ def _eye(moments: Moments) -> torch.Tensor:
 
 def main(config: DictConfig) -> dict[str, Any]:
     """Records the parts once, fits every subset from their moments, steers, and scores the forecasts."""
-    with Session.of(config, "coverage") as session:
-        run = Coverage(session.config, session)
-        run.check()
-        run.store  # noqa: B018
-        run.states  # noqa: B018
-        with session.stage("coverage"):
-            rows = list(run.rows())
-        file = Path(session.config.paths.report) / "coverage.json"
+    with Session.of(config, steps=4) as session:
+        settings, cache, monitor = session.config, session.cache, session.monitor
+
+        monitor.step("Loading the pair")
+        pair = load_pair(settings.pair, session.models)
+        suite = build_suite(settings.suite, lambda: pair.template)
+        plan = plan_layers(settings.layers, settings.recording, pair)
+        check_run(settings, session.fit_settings, pair, suite, plan)
+
+        monitor.step("Recording states")
+        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
+        text = CorpusText(settings.corpus, pair, exclude, cache, monitor)
+        states = plan_states(pair, plan.recorded, text, settings.recording, cache, monitor)
+        states.record()
+
+        monitor.step("Extracting steering vectors")
+        norms = states.median_norms
+        vectors = extract_vectors(pair, plan.recorded, contrasts_of(suite), norms, None, cache, monitor)
+        choices = Choices(pair, vectors, plan.candidates, states, settings.evaluation, cache, monitor)
+
+        monitor.step("Fitting maps on subsets of the corpus, and steering with each")
+        names = settings.evaluation.behaviours or [b.name for b in suite]
+        studied = [next(b for b in suite if b.name == name) for name in names]
+        rows_of = RowSource(states, text, session.row_settings, cache, monitor)
+        with monitor.stage("coverage"):
+            rows = list(Coverage(rows_of, plan.candidates, choices, studied).rows())
+        file = session.report / "coverage.json"
         # before anything can be wrong with the scores: steering is what costs
         write_durably(file, json.dumps({"bar": BAR, "rows": rows}, indent=1).encode())
         outcome, contrasts = [r["ratio"] for r in rows], [r["contrast"] for r in rows]
         scored = {}
         for name in (*PREDICTORS, "cosine"):
             said = [r[name] for r in rows]
-            ranked = rank_correlation(said, outcome, contrasts, session.config.seed)
-            scored[name] = {"spearman_ci": ranked.to_list(), **asdict(telling(said, outcome, contrasts, BAR))}
-        shipped = session.config.analysis
-        rule = rule_telling(
+            ranked = rank_correlation(said, outcome, contrasts, settings.seed)
+            scored[name] = {"spearman_ci": ranked.to_list(), **asdict(score_predictor(said, outcome, contrasts, BAR))}
+        shipped = settings.analysis
+        rule = score_rule(
             [[r[name] for r in rows] for name in ("signal_to_noise", "residual_on_prompts")],
             [shipped.signal_to_noise, -shipped.residual_on_prompts],
             outcome,
@@ -222,8 +268,8 @@ def main(config: DictConfig) -> dict[str, Any]:
                 for name, s in scored.items()
             ),
         )
-        session.console.print(table.rich())
-        session.console.print(
+        session.print_table(table)
+        session.print(
             f"The report's warning (signal to noise under {shipped.signal_to_noise:g} or residual over "
             f"{shipped.residual_on_prompts:.0%}): balanced accuracy {rule.fixed:.2f} as shipped, "
             f"{rule.accuracy:.2f} with both thresholds chosen on the other contrasts; it warns of "
@@ -233,4 +279,4 @@ def main(config: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, "coverage"))
+    sys.exit(command(main, "coverage", CONF))

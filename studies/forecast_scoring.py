@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len({p["vector"] for p in found}) < 2:
         parser.error(f"{len(found)} points of fewer than two vectors: give results of runs that have ratios")
     console = Console(soft_wrap=True)
-    console.print(table(found).rich())
+    console.print(table(found))
     console.print(warnings_told(found))
     if left := sorted({p["behaviour"] for p in every if not p["nulls_fail"]}):
         console.print(f"left out, since nulls keep more than {NULL_LIMIT:.0%}: {', '.join(left)}")

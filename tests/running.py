@@ -19,11 +19,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from lrt.runtime.entry import CONF, command, register_resolvers
+from lrt.cli.command import CONF, command, register_resolvers
+from lrt.config.defaults import register_defaults
 
 ROOT = Path(__file__).parents[1]
-# all vectors carried by the map of the whole corpus
-# tests/runtime/test_runtime_analyses.py asks for them
+# tests/pipeline/test_pipeline_analyses.py asks for them
 NO_ANALYSIS = [
     "analysis.rank_curve=false",
     "analysis.atlas=false",
@@ -31,6 +31,7 @@ NO_ANALYSIS = [
     "analysis.fidelity_tokens=0",
     "analysis.sae.features=0",
 ]
+# all vectors transferred with the map of the whole corpus
 ONE_MAP = [f"corpus.sources.{part}.fit_map_for=[]" for part in ("stories", "requests", "questions")]
 
 
@@ -102,6 +103,7 @@ def _run(words: list[str], timeout: float, environment: dict[str, str]) -> Ran:
 def composed(name: str, *overrides: str, output: str = "nowhere") -> DictConfig:
     """What Hydra hands to `main`, with its own config set as in a run."""
     register_resolvers()
+    register_defaults()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
         config = compose(name, overrides=list(overrides), return_hydra_config=True)

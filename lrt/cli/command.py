@@ -51,8 +51,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
 
 
-def command(main: Callable[[DictConfig], Any], name: str, conf: Path = CONF) -> int:
-    """Runs `main` on the config `NAME.yaml` of a folder and the command line's overrides.
+def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = None) -> int:
+    """Runs `main` on the config `NAME.yaml` and the command line's overrides.
+
+    beside  A folder of configs beside the shipped one.
 
     A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows where
     it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the others;
@@ -67,7 +69,10 @@ def command(main: Callable[[DictConfig], Any], name: str, conf: Path = CONF) -> 
         _print(error)
         sys.exit(1)
 
-    @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
+    if beside is not None:
+        sys.argv[1:1] = ["--config-dir", str(beside)]
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(config: DictConfig) -> Any:
         try:
             return _stoppable(main, config)

@@ -211,7 +211,8 @@ class GridAtlas:
                 done = self._path(split).is_file()
                 make = partial_of(self._sum, split, advance)
                 facts = {**self.facts, "split": split}
-                tensors: dict[str, Tensor] = {**self.rows.cache.resumed("atlas", facts, make, TENSORS, split)}
+                kept: Mapping[str, Tensor] = self.rows.cache.resumed("atlas", facts, make, TENSORS, split)
+                tensors = dict(kept)
                 if done:
                     advance(packed.rows(split))
                 counts = zip(self._columns, tensors.pop("non_finite").tolist(), strict=True)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from lrt.activations.manifest import SIDES
-from lrt.config import Config, ConfigError
+from lrt.config.errors import ConfigError
+from lrt.config.schema import Config
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.mapping import ClosedFormSpec, layer_concat_bytes

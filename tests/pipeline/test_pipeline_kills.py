@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Ran, Workshop, run_main
-
 from lrt.runtime.atlas import main as atlas
 from lrt.runtime.record import main as record
+from running import Ran, Workshop, run_main
 
 pytestmark = pytest.mark.xdist_group("micro")
 SETTINGS = (

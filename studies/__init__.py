@@ -1,0 +1,1 @@
+"""Studies behind figures in docs/ that the package itself does not need."""

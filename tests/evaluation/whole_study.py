@@ -50,9 +50,7 @@ def run(
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
-    measured = study(
-        behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=progress
-    )
+    measured = study(behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=progress)
     return measured, units
 
 

@@ -14,9 +14,9 @@ from lrt.storage.durable import write_durably
 log = logging.getLogger(__name__)
 
 # A smaller file is hashed in a tenth of a second, so its digest is not cached.
-_CACHED_FROM_BYTES = 64 << 20
+CACHED_FROM_BYTES = 64 << 20
 # A file rewritten within the file system's clock resolution can have the times of its first version.
-_SETTLED_SECONDS = 2.0
+SETTLED_SECONDS = 2.0
 
 
 def cache_folder(folder: Path | str | None = None) -> Path:
@@ -33,14 +33,14 @@ def file_digest(path: Path, cache: Path) -> str:
     """
     before = _state(path)
     entry = cache / "digests" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
-    if before["size"] >= _CACHED_FROM_BYTES and entry.is_file():
+    if before["size"] >= CACHED_FROM_BYTES and entry.is_file():
         cached = _read(entry)
         if cached is not None and cached["file"] == before:
             return str(cached["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     age = time.time() - before["changed_ns"] / 1e9
-    if before["size"] >= _CACHED_FROM_BYTES and before == _state(path) and age > _SETTLED_SECONDS:
+    if before["size"] >= CACHED_FROM_BYTES and before == _state(path) and age > SETTLED_SECONDS:
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             write_durably(entry, json.dumps({"file": before, "sha256": digest}).encode())

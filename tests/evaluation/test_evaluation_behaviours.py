@@ -20,7 +20,7 @@ MORE = replace(
     text_behaviour(),
     name="more",
     operation="ablate",
-    extra_scorers=(Mentions(("dog",)), Judge("http://host", "rater")),
+    extra_scorers=(Mentions(("dog",)), Judge("https://host", "rater")),
     held_out=("Who went to the barn?",),
 )
 
@@ -38,13 +38,13 @@ def test_ids_tell_items_apart() -> None:
     assert Item("a").id == Item("a").id
 
 
-def test_texts_to_keep_from_the_corpus_are_the_contrast_and_every_item() -> None:
+def test_texts_to_remove_from_the_corpus_are_the_contrast_and_every_item() -> None:
     made = text_behaviour()
     prompts = (item.prompt for item in made.items)
     assert set(made.texts) == {*made.positives, *made.negatives, *prompts, *made.damage_texts}
 
 
-def test_what_prompts_ask_is_kept_from_the_corpus_too() -> None:
+def test_the_content_of_prompts_is_removed_from_the_corpus_too() -> None:
     assert "Who went to the barn?" in set(MORE.texts)
 
 
@@ -53,7 +53,7 @@ def test_logits_have_no_text_for_other_scorers() -> None:
     made = replace(text_behaviour(), scorer=RefusalLogOdds(("I cannot",)))
     assert made.reads_logits
     assert not made.is_choice
-    with pytest.raises(BehaviourUnreadable, match="no text for its `extra_scorers`"):
+    with pytest.raises(BehaviourUnreadable, match="extra_scorers"):
         replace(MORE, scorer=RefusalLogOdds(("I cannot",)))
 
 
@@ -66,42 +66,42 @@ def without(name: str) -> dict[str, Any]:
 
 
 QUESTION = {"prompt": "Here"}
+JUDGE = {"kind": "Judge", "url": "http://localhost", "model": "m"}
 BAD: list[tuple[Any, str]] = [
-    ("{", "cannot be read as a behaviour"),
-    ([], "a behaviour is a JSON object; got list"),
-    ([1], "a behaviour is a JSON object; got list"),
-    ("3", "a behaviour is a JSON object; got int"),
-    ({}, "behaviour '?' has no field 'scorer'"),
-    (without("scorer"), "has no field 'scorer'"),
-    (without("test"), "has no field 'test'"),
+    ("{", "cannot be read"),
+    ([1], "list"),
+    ("3", "int"),
+    (without("scorer"), "'scorer'"),
+    (without("test"), "'test'"),
+    (fields(also=[]), "`extra_scorers`"),
+    (fields(extra_scorers=[JUDGE | {"attempts": 3}]), "`max_retries`"),
     (without("metric"), "metric"),
     (fields(flavour=1), "flavour"),
-    (fields(scorer={"kind": "Oracle"}), "'Oracle' is unknown"),
-    (fields(scorer={"kind": "Answer"}), "scored by Answer, so every item needs `matching`"),
-    (fields(operation="cut"), "operation 'cut'; allowed: add, ablate"),
-    (fields(extra_scorers=[{"kind": "Choice"}]), "`extra_scorers` holds Choice, which scores no text"),
-    (fields(extra_scorers=[{"kind": "Oracle"}]), "'Oracle' is unknown"),
-    (fields(held_out="one"), "`held_out` must be a list of texts"),
-    (fields(scorer="Mentions"), "cannot be read"),
-    (fields(positives=[]), "has no positives"),
-    (fields(damage_texts=[]), "has no damage_texts"),
+    (fields(scorer={"kind": "Oracle"}), "'Oracle'"),
+    (fields(scorer={"kind": "Answer"}), "Answer"),
+    (fields(operation="cut"), "'cut'"),
+    (fields(extra_scorers=[{"kind": "Choice"}]), "Choice"),
+    (fields(extra_scorers=[{"kind": "Oracle"}]), "'Oracle'"),
+    (fields(held_out="one"), "`held_out`"),
+    (fields(scorer="Mentions"), "'Mentions'"),
+    (fields(positives=[]), "positives"),
+    (fields(damage_texts=[]), "damage_texts"),
     (
         fields(
             scorer={"kind": "Choice"},
             test=[{"prompt": "Which?", "matching": " A", "other": " B"}],
         ),
-        "every item needs `matching` and `other` answers and a `key`",
+        "`key`",
     ),
-    (fields(development=[]), "has no development"),
-    (fields(positives="one text"), "`positives` must be a list of texts"),
-    (fields(negatives=[1, 2]), "`negatives` must be a list of texts"),
+    (fields(development=[]), "development"),
+    (fields(positives="one text"), "`positives`"),
+    (fields(negatives=[1, 2]), "`negatives`"),
     (fields(test=[{"question": "?"}]), "question"),
     (fields(test=["?"]), "cannot be read"),
-    (fields(test=[QUESTION], development=[QUESTION]), "among both its development and its test items"),
-    (fields(test=[{"prompt": fields()["positives"][0]}]), "among its contrastive texts"),
-    (fields(scorer={"kind": "Choice"}), "needs `matching` and `other`"),
-    (fields(direction=0), "direction 0; allowed: 1, -1"),
-    (fields(max_new_tokens=0), "max_new_tokens 0; at least 1"),
+    (fields(test=[QUESTION], development=[QUESTION]), "'Here'"),
+    (fields(test=[{"prompt": fields()["positives"][0]}]), "A dog barked."),
+    (fields(direction=0), "direction 0"),
+    (fields(max_new_tokens=0), "max_new_tokens 0"),
 ]
 
 
@@ -114,23 +114,23 @@ def test_bad_files_name_the_file_and_the_fault(content: Any, message: str, tmp_p
     assert str(path) in str(caught.value)
 
 
-def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
+def test_files_that_are_not_text_or_missing(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00\x01")
     for name in ("x.json", "missing.json", "."):
-        with pytest.raises(BehaviourUnreadable, match="cannot be read as a behaviour"):
+        with pytest.raises(BehaviourUnreadable, match=name):
             read_behaviours([tmp_path / name])
 
 
 def test_files_must_go_together(tmp_path: Path) -> None:
     one = text_behaviour()
     same = write(tmp_path / "1.json", one.to_data())
-    with pytest.raises(BehaviourUnreadable, match=r"1\.json: the name 'dogs' is taken"):
+    with pytest.raises(BehaviourUnreadable, match=r"1\.json.*'dogs'"):
         read_behaviours([same, same])
     other = replace(one, name="cats", positives=("A cat.",))
     assert other.contrast == "dogs"
-    with pytest.raises(BehaviourUnreadable, match=r"2\.json: 'cats' shares the contrast 'dogs'"):
+    with pytest.raises(BehaviourUnreadable, match=r"2\.json.*'cats'.*'dogs'"):
         read_behaviours([same, write(tmp_path / "2.json", other.to_data())])
     alike = replace(one, name="no_dogs", direction=-1)
     assert len(read_behaviours([same, write(tmp_path / "3.json", alike.to_data())])) == 2
-    with pytest.raises(BehaviourUnreadable, match="shares the contrast 'dogs'"):
+    with pytest.raises(BehaviourUnreadable, match="'cats'"):
         check_together([one, alike, other])

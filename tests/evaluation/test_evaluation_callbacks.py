@@ -7,9 +7,11 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 from torch.utils.data import DataLoader
 
+from lrt.errors import InvalidValue
 from lrt.evaluation import SteerableModel, SteeringEvalCallback, TrackedBehaviour, measure
-from lrt.mapping import FitHistory, FitSpec, MapModule, MapSpec, Moments
+from lrt.mapping import AffineMap, FitHistory, FitSpec, LayerConcat, MapModule, MapSpec, Moments
 from lrt.models import LanguageModel
+from lrt.steering import Mapping, SteeringVector
 
 WIDTH, BATCH, BATCHES = 32, 16, 10
 
@@ -59,42 +61,49 @@ class StopAfterEpoch(L.Callback):
         trainer.should_stop = True
 
 
-def probe(lm: LanguageModel, every: int = 8, behaviours: Any = None) -> SteeringEvalCallback:
+def mapping_of(affine: AffineMap) -> Mapping:
+    layers = LayerConcat((0,), WIDTH), LayerConcat((1,), WIDTH)
+    return Mapping(affine, *layers, "small", "large", {1: 4.0})
+
+
+def callback(lm: LanguageModel, every: int = 8, behaviours: Any = None) -> SteeringEvalCallback:
     generator = torch.Generator().manual_seed(3)
-    native = torch.nn.functional.normalize(torch.randn(WIDTH, generator=generator), dim=0)
-    vector = torch.randn(WIDTH, generator=generator)
-    chosen = behaviours or [choice_behaviour(), text_behaviour()]
+    native = SteeringVector(torch.randn(WIDTH, generator=generator), 1, "large", 4.0)
+    vector = SteeringVector(torch.randn(WIDTH, generator=generator), 0, "small", 2.0)
     model = SteerableModel(lm, 1, 4.0)
-    return SteeringEvalCallback(
-        [TrackedBehaviour(b, model, vector, native, 1.0, slice(None)) for b in chosen], every, items=2
-    )
+    tracked = [
+        TrackedBehaviour(b, model, [vector], native, 1.0)
+        for b in behaviours or [choice_behaviour(), text_behaviour()]
+    ]
+    return SteeringEvalCallback(tracked, mapping_of, every, items=2)
 
 
-def test_points_stand_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, tmp_path: Path) -> None:
-    callback = probe(story_lm)
-    trainer = fit([callback], tmp_path)
+def test_scores_are_logged_at_the_chosen_steps_and_the_end(story_lm: LanguageModel, tmp_path: Path) -> None:
+    steering = callback(story_lm)
+    trainer = fit([steering], tmp_path)
     assert trainer.global_step == 2 * BATCHES
     for name in ("bravery", "dogs"):
-        steps = [step for step, _ in callback.points[name]]
+        steps = [step for step, _ in steering.points[name]]
         # a map that starts at zero has no direction at step 0
         assert [s for s in steps if s] == [8.0, 16.0, 20.0]
-    assert [h["behaviour"] for h in callback.history()] == ["bravery", "dogs"]
+    assert [h["behaviour"] for h in steering.history()] == ["bravery", "dogs"]
 
     behaviour = choice_behaviour()
-    one = callback.probes[0]
+    one = steering.tracked[0]
     target = one.target
     lightning_module = trainer.lightning_module
     assert isinstance(lightning_module, MapModule)
-    image = lightning_module.affine().directions(one.source_vector)
-    for unit, strength, found in (
-        (one.native, 1.0, callback.references["bravery"]["native"]),
-        (one.native, 0.0, callback.references["bravery"]["unsteered"]),
-        (torch.nn.functional.normalize(image, dim=0), 1.0, callback.points["bravery"][-1][1]),
+    image = lightning_module.affine().weight @ one.vectors[0].direction
+    native = one.native.unit_direction
+    for unit, strength, score in (
+        (native, 1.0, steering.references["bravery"]["native"]),
+        (native, 0.0, steering.references["bravery"]["unsteered"]),
+        (torch.nn.functional.normalize(image, dim=0), 1.0, steering.points["bravery"][-1][1]),
     ):
         cells = target.conditions("x", unit, [strength], 1)
         rows = measure(story_lm, 1, behaviour, "development", behaviour.development[:2], cells)
-        assert sum(r.value for r in rows) / 2 == pytest.approx(found, abs=1e-3)
-    assert len({round(v, 4) for _, v in callback.points["bravery"]}) > 1  # the map moved
+        assert sum(r.value for r in rows) / 2 == pytest.approx(score, abs=1e-3)
+    assert len({round(v, 4) for _, v in steering.points["bravery"]}) > 1  # the map moved
 
 
 def test_logged_beside_the_loss(story_lm: LanguageModel, tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ def test_logged_beside_the_loss(story_lm: LanguageModel, tmp_path: Path) -> None
     pairs = Pairs()
     L.Trainer(
         logger=logger,
-        callbacks=[probe(story_lm)],
+        callbacks=[callback(story_lm)],
         accelerator="cpu",
         max_epochs=1,
         enable_progress_bar=False,
@@ -117,13 +126,13 @@ def test_logged_beside_the_loss(story_lm: LanguageModel, tmp_path: Path) -> None
 
 
 def test_a_resumed_fit_has_all_points(story_lm: LanguageModel, tmp_path: Path) -> None:
-    whole, history = probe(story_lm, every=5), FitHistory(every=5)
+    whole, history = callback(story_lm, every=5), FitHistory(every=5)
     fit([whole, history], tmp_path)
-    first = probe(story_lm, every=5)
+    first = callback(story_lm, every=5)
     trainer = fit([first, FitHistory(every=5), StopAfterEpoch()], tmp_path)
     assert trainer.global_step == BATCHES
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    second, later = probe(story_lm, every=5), FitHistory(every=5)
+    second, later = callback(story_lm, every=5), FitHistory(every=5)
     fit([second, later], tmp_path, ckpt_path=tmp_path / "half.ckpt")
     assert second.references == whole.references
     for name, points in whole.points.items():
@@ -134,10 +143,10 @@ def test_a_resumed_fit_has_all_points(story_lm: LanguageModel, tmp_path: Path) -
 
 
 def test_one_point_a_step_where_batches_are_gathered(story_lm: LanguageModel, tmp_path: Path) -> None:
-    callback = probe(story_lm, every=2, behaviours=[choice_behaviour()])
+    steering = callback(story_lm, every=2, behaviours=[choice_behaviour()])
     history = FitHistory(every=1)
-    fit([callback, history], tmp_path, accumulate_grad_batches=5, max_epochs=2)
-    steps = [p[0] for p in callback.points["bravery"]]
+    fit([steering, history], tmp_path, accumulate_grad_batches=5, max_epochs=2)
+    steps = [p[0] for p in steering.points["bravery"]]
     assert sorted(set(steps)) == steps
     assert {2.0, 4.0} <= set(steps)
     assert [p[0] for p in history.train] == sorted({p[0] for p in history.train})
@@ -145,5 +154,5 @@ def test_one_point_a_step_where_batches_are_gathered(story_lm: LanguageModel, tm
 
 @pytest.mark.parametrize(("every", "items"), [(0, 4), (4, 0)])
 def test_bad_settings_name_themselves(every: int, items: int) -> None:
-    with pytest.raises(ValueError, match=rf"probe\.every={every} and evaluation\.probe\.items={items}"):
-        SteeringEvalCallback([], every, items)
+    with pytest.raises(InvalidValue, match=rf"every={every}.*items={items}"):
+        SteeringEvalCallback([], mapping_of, every, items)

@@ -276,7 +276,7 @@ def test_cuts_give_the_stitched_models_loss_at_each_depth(world: World) -> None:
     assert found[0].to_data()["cost"]["stitched"]["flops_per_token"] == found[0].cost.stitched.flops_per_token
 
 
-def test_what_does_not_fit_is_refused_before_a_model_runs(
+def test_arguments_that_do_not_fit_are_refused_before_a_model_runs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*_: object, **__: object) -> None:
@@ -288,52 +288,51 @@ def test_what_does_not_fit_is_refused_before_a_model_runs(
     def attempt(
         layers: object = (LAYER,), layer: int = LAYER, name: str = "m", affine: AffineMap = good, **options
     ) -> None:  # type: ignore[no-untyped-def]
-        given = {"tokens": tokens, "mean_state": mean} | options
-        fidelity(world.source, world.target, layers, layer, {name: affine}, **given)  # type: ignore[arg-type]
+        arguments = {"tokens": tokens, "mean_state": mean} | options
+        fidelity(world.source, world.target, layers, layer, {name: affine}, **arguments)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match=r"^layer=3 is not a layer.*0 to 2"):
+    with pytest.raises(ValueError, match="layer=3"):
         attempt(layer=3)
-    with pytest.raises(ValueError, match=r"source_layers=9 is not a layer"):
+    with pytest.raises(ValueError, match="source_layers=9"):
         attempt(layers=(9,))
-    with pytest.raises(ValueError, match=r"takes 5 columns to"):
+    with pytest.raises(ValueError, match="5 ->"):
         attempt(affine=random_map(5, world.target.width))
-    with pytest.raises(ValueError, match="named 'source'"):
+    with pytest.raises(ValueError, match="'source'"):
         attempt(name="source")
-    with pytest.raises(ValueError, match="at least one row and one token"):
+    with pytest.raises(ValueError, match="shape"):
         attempt(tokens=torch.empty(0, 5, dtype=torch.long))
-    with pytest.raises(ValueError, match="long tensor"):
+    with pytest.raises(ValueError, match="int32"):
         attempt(tokens=tokens.int())
-    with pytest.raises(ValueError, match=r"10 of 10 sequences have no token.*of 1 tokens"):
+    with pytest.raises(ValueError, match="10 of 10"):
         attempt(tokens=tokens[:, :1])
-    with pytest.raises(ValueError, match="the first 2 are never scored"):
+    with pytest.raises(ValueError, match="first 2"):
         attempt(tokens=tokens[:, :2], keep_first=True)
     some = torch.ones_like(tokens, dtype=torch.bool)
     some[3] = False
-    with pytest.raises(ValueError, match=r"1 of 10 sequences .* first row 3"):
+    with pytest.raises(ValueError, match="1 of 10"):
         attempt(scored=some)
-    with pytest.raises(ValueError, match="must be bool of the tokens' shape"):
+    with pytest.raises(ValueError, match="scored"):
         attempt(scored=some.int())
-    with pytest.raises(ValueError, match=r"mean_state must be \[\d+\] and finite"):
+    with pytest.raises(ValueError, match="mean_state"):
         attempt(mean_state=mean[:-1])
-    with pytest.raises(ValueError, match=r"mean_state must be"):
+    with pytest.raises(ValueError, match="mean_state"):
         attempt(mean_state=mean * torch.nan)
     with pytest.raises(ValueError, match="batch_rows=0"):
         attempt(batch_rows=0)
-    with pytest.raises(ValueError, match="vocabulary of 61"):
-        fidelity(tiny("llama"), untold(world.target), (1,), 1, {}, tokens, mean)
-    with pytest.raises(ValueError, match="`cuts` is empty"):
+    with pytest.raises(ValueError, match="61"):
+        fidelity(tiny("llama"), without_tokenizer(world.target), (1,), 1, {}, tokens, mean)
+    with pytest.raises(ValueError, match="cuts"):
         stitching_depths(world.source, world.target, {}, tokens)
-    with pytest.raises(ValueError, match=r"^layer=7 is not a layer"):
+    with pytest.raises(ValueError, match="layer=7"):
         stitching_depths(world.source, world.target, {7: ((1,), good)}, tokens)
 
 
-def untold(lm: LanguageModel) -> LanguageModel:
-    """The same without its tokenizer."""
+def without_tokenizer(lm: LanguageModel) -> LanguageModel:
     return LanguageModel(lm.spec, lm.model)
 
 
-def test_predictions_that_are_not_finite_are_told(world: World) -> None:
-    broken = untold(world.target)
+def test_predictions_that_are_not_finite_are_refused(world: World) -> None:
+    broken = without_tokenizer(world.target)
     huge = AffineMap(world.rotation.weight * 1e38, world.rotation.bias)
-    with pytest.raises(ValueError, match=r"predictions of huge are not finite.*bfloat16 or float32"):
+    with pytest.raises(ValueError, match="huge"):
         fidelity(world.source, broken, (LAYER,), LAYER, {"huge": huge}, world.tokens, world.mean)

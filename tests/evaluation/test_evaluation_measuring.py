@@ -7,18 +7,17 @@ import pytest
 import torch
 from small_behaviours import choice_behaviour, text_behaviour
 
-from lrt.evaluation import Behaviour, Item, SteeringCondition, damage, measure
+from lrt.evaluation import Behaviour, Item, SteerableModel, SteeringCondition, damage, measure
 from lrt.evaluation.behaviours import Operation
 from lrt.evaluation.measuring import choice_tokens, end_tokens, opening_tokens
 from lrt.evaluation.scorers import RefusalLogOdds
-from lrt.models import LanguageModel
-from lrt.models.hooks import steer
-from lrt.steering import Ablation, Addition, SteeringVector
+from lrt.models import LanguageModel, hooks
+from lrt.steering import Ablation, Addition, SteeringVector, steer
 
 LAYER = 1
 
 
-def cells(lm: LanguageModel) -> list[SteeringCondition]:
+def conditions(lm: LanguageModel) -> list[SteeringCondition]:
     generator = torch.Generator().manual_seed(5)
     one, other = (
         torch.nn.functional.normalize(torch.randn(lm.width, generator=generator), dim=0) for _ in range(2)
@@ -32,7 +31,7 @@ def cells(lm: LanguageModel) -> list[SteeringCondition]:
 
 
 def addition(cell: SteeringCondition) -> Addition:
-    """The same cell by hooks, as a user would steer."""
+    """The same condition by hooks, as a user would steer."""
     length = float(cell.offset.norm())
     vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", length)
     return Addition(vector, 1.0)
@@ -40,12 +39,12 @@ def addition(cell: SteeringCondition) -> Addition:
 
 def test_propensity_is_the_logit_gap_of_whole_steered_passes(story_lm: LanguageModel) -> None:
     behaviour = choice_behaviour()
-    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, cells(story_lm))
+    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
     assert len(found) == 4 * 4
     tokenizer = story_lm.tokenizer
     rows = iter(found)
     for item in behaviour.test:
-        for cell in cells(story_lm):
+        for cell in conditions(story_lm):
             row = next(rows)
             assert (row.behaviour, row.split, row.item, row.key) == ("bravery", "test", item.id, item.key)
             assert (row.condition, row.draw, row.strength) == (cell.condition, cell.draw, cell.strength)
@@ -61,16 +60,34 @@ def test_propensity_is_the_logit_gap_of_whole_steered_passes(story_lm: LanguageM
         assert abs(values[item.id, "native", 0.5] - values[item.id, "none", 0.0]) > 1e-2
 
 
+def test_the_engine_steers_as_steer_does(story_lm: LanguageModel) -> None:
+    """Each row of a batch has the logits of its item alone under `lrt.steering.steer`."""
+    behaviour, tokenizer = choice_behaviour(), story_lm.tokenizer
+    vector = SteeringVector(torch.randn(32, generator=torch.Generator().manual_seed(2)), LAYER, "m", 4.0)
+    model = SteerableModel(story_lm, LAYER, vector.residual_norm)
+    strengths = [-0.5, 0.0, 0.75]
+    cells = model.conditions("native", vector.unit_direction, strengths, 1)
+    rows = iter(measure(story_lm, LAYER, behaviour, "test", behaviour.test, cells))
+    for item in behaviour.test:
+        tokens = torch.tensor([tokenizer(item.prompt)["input_ids"]])
+        for strength in strengths:
+            with steer(story_lm, vector, strength):
+                logits = story_lm.logits(tokens, keep="last")[0, 0]
+            pair = (tokenizer.convert_tokens_to_ids(a) for a in (item.matching, item.other))
+            matching, other = (float(logits[token]) for token in pair)
+            assert next(rows).value == pytest.approx(matching - other, abs=2e-4)
+
+
 def test_texts_are_those_of_steered_greedy_generation(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
-    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, cells(story_lm))
+    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
     tokenizer = story_lm.tokenizer
     rows = iter(found)
     for item in behaviour.test:
-        for cell in cells(story_lm):
+        for cell in conditions(story_lm):
             row = next(rows)
             ids = torch.tensor([tokenizer(item.prompt)["input_ids"]])
-            with steer(story_lm, [addition(cell)]):
+            with hooks.steer(story_lm, [addition(cell)]):
                 new = story_lm.model.generate(
                     ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
                 )[0, ids.shape[1] :].tolist()
@@ -84,12 +101,11 @@ def test_texts_are_those_of_steered_greedy_generation(story_lm: LanguageModel) -
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
 def test_batching_does_not_show(behaviour: Behaviour, story_lm: LanguageModel) -> None:
-    every = cells(story_lm)
-    told: list[int] = []
-    whole = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, progress=told.append)
-    assert sum(told) == len(whole) == len(behaviour.test) * len(every)
-    # 3 cuts an item's cells; 9 takes two items at once
-    for max_rows in (1, 3, 9):
+    every = conditions(story_lm)
+    whole = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every)
+    assert len(whole) == len(behaviour.test) * len(every)
+    # 3 splits an item's conditions; 9 takes two items at once
+    for max_rows in (3, 9):
         parts = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=max_rows)
         assert [replace(r, value=0, probability=None) for r in parts] == [
             replace(r, value=0, probability=None) for r in whole
@@ -108,7 +124,7 @@ def test_batching_does_not_show(behaviour: Behaviour, story_lm: LanguageModel) -
 
 
 def test_draws_are_an_items_own_in_every_condition_and_batch(story_lm: LanguageModel) -> None:
-    behaviour, every = text_behaviour(), cells(story_lm)
+    behaviour, every = text_behaviour(), conditions(story_lm)
 
     def texts(items: Any, chosen: list[SteeringCondition], **options: Any) -> list[str | None]:
         rows = measure(story_lm, LAYER, behaviour, "test", items, chosen, temperature=1.0, **options)
@@ -122,19 +138,19 @@ def test_draws_are_an_items_own_in_every_condition_and_batch(story_lm: LanguageM
     assert zero == none != native
     greedy = [r.text for r in measure(story_lm, LAYER, behaviour, "test", behaviour.test, every[:1])]
     assert none != greedy
-    other = [replace(item, prompted="another id, so other luck") for item in behaviour.test]
+    other = [replace(item, prompted="another id, so other random numbers") for item in behaviour.test]
     assert texts(other, every[:1]) != none
 
 
 def test_nothing_to_do_is_nothing_done(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
-    assert measure(story_lm, LAYER, behaviour, "test", [], cells(story_lm)) == []
+    assert measure(story_lm, LAYER, behaviour, "test", [], conditions(story_lm)) == []
     assert measure(story_lm, LAYER, behaviour, "test", behaviour.test, []) == []
 
 
 def test_damage_is_cross_entropy_and_kl_a_token(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
-    every = cells(story_lm)
+    every = conditions(story_lm)
     whole = damage(story_lm, LAYER, behaviour, "test", every)
     singly = damage(story_lm, LAYER, behaviour, "test", every, max_rows=1)
     sums = torch.zeros(len(every), 2, dtype=torch.float64)
@@ -171,7 +187,7 @@ def log_odds_behaviour(operation: Operation = "add") -> Behaviour:
 
 def test_refusal_log_odds_are_of_first_tokens_against_all_others(story_lm: LanguageModel) -> None:
     behaviour = log_odds_behaviour()
-    every = cells(story_lm)
+    every = conditions(story_lm)
     found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every)
     tokenizer = story_lm.tokenizer
     rows = iter(found)
@@ -194,21 +210,21 @@ def test_refusal_log_odds_are_of_first_tokens_against_all_others(story_lm: Langu
 
 def test_a_prompt_that_a_phrase_merges_into_is_refused() -> None:
     assert opening_tokens(Merging(), "Which?", ("yes", "you", "no")) == (ids("Which?"), sorted([121, 110]))
-    with pytest.raises(ValueError, match=r"'A\)' merges with the end of the prompt 'Which\? \('"):
+    with pytest.raises(ValueError, match=r"'A\)'.*'Which\? \('"):
         opening_tokens(Merging(), "Which? (", ("A)",))
-    with pytest.raises(ValueError, match="merges with the end"):
+    with pytest.raises(ValueError, match="''"):
         opening_tokens(Merging(), "Which?", ("",))
 
 
 def ablations(lm: LanguageModel, cell: SteeringCondition) -> list[Ablation]:
-    """The same cell by hooks: out of every block."""
+    """The same condition by hooks: from every block."""
     length = float(cell.offset.norm())
     vector = SteeringVector(cell.offset if length else torch.ones_like(cell.offset), LAYER, "m", 1.0)
     return [Ablation(vector, layer, cell.strength if length else 0.0) for layer in range(lm.depth)]
 
 
 def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
-    every = cells(story_lm)
+    every = conditions(story_lm)
     tokenizer = story_lm.tokenizer
     choice = replace(choice_behaviour(), operation="ablate")
     written = replace(text_behaviour(), operation="ablate")
@@ -228,7 +244,7 @@ def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
                         )
                         assert row.value == pytest.approx(float(logits[ours] - logits[theirs]), abs=2e-4)
                         continue
-                    with steer(story_lm, edits):
+                    with hooks.steer(story_lm, edits):
                         new = story_lm.model.generate(
                             ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
                         )[0, ids.shape[1] :].tolist()
@@ -241,10 +257,10 @@ def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
             assert plain != pytest.approx([values[i.id, "native", 0.5] for i in behaviour.test], abs=1e-2)
 
 
-def test_the_layer_at_which_an_ablated_direction_was_found_does_not_count(story_lm: LanguageModel) -> None:
+def test_the_layer_of_an_ablated_direction_does_not_count(story_lm: LanguageModel) -> None:
     """Neither does its sign or length: a projection."""
     behaviour = replace(choice_behaviour(), operation="ablate")
-    every = cells(story_lm)
+    every = conditions(story_lm)
     turned = [replace(cell, offset=-3 * cell.offset) for cell in every]
     one = measure(story_lm, 0, behaviour, "test", behaviour.test, every)
     other = measure(story_lm, 2, behaviour, "test", behaviour.test, turned)
@@ -253,16 +269,16 @@ def test_the_layer_at_which_an_ablated_direction_was_found_does_not_count(story_
 
 def test_damage_of_an_ablation_is_of_every_block(story_lm: LanguageModel) -> None:
     behaviour = log_odds_behaviour("ablate")
-    every = cells(story_lm)
+    every = conditions(story_lm)
     found = damage(story_lm, LAYER, behaviour, "test", every)
-    for told, cell in zip(found, every, strict=True):
+    for row, cell in zip(found, every, strict=True):
         total, count = 0.0, 0
         for text in behaviour.damage_texts_of("test"):
             ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
             logits = story_lm.logits(ids, interventions=ablations(story_lm, cell))[0, :-1]
             total -= float(logits.double().log_softmax(-1).gather(1, ids[0, 1:, None]).sum())
             count += ids.shape[1] - 1
-        assert told.cross_entropy == pytest.approx(total / count, abs=1e-4)
+        assert row.cross_entropy == pytest.approx(total / count, abs=1e-4)
     assert found[0].rise == found[1].rise == 0
     assert abs(found[2].rise) > 1e-4
 
@@ -299,7 +315,7 @@ def test_answers_part_where_their_tokens_do(
 
 @pytest.mark.parametrize(("ours", "theirs"), [("yes", "yes, sir"), ("yes", "yes")])
 def test_answers_that_do_not_part_are_refused(ours: str, theirs: str) -> None:
-    with pytest.raises(ValueError, match="neither begins the other"):
+    with pytest.raises(ValueError, match="yes"):
         choice_tokens(Merging(), Item("Which? ", matching=ours, other=theirs))
 
 

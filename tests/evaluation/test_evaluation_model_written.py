@@ -14,6 +14,7 @@ from upstream_files import lettered_rows, model_written_folder, persona_rows, wr
 from whole_study import studied
 
 from lrt.corpora import Decontaminator
+from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour, Propensity, answered_questions, propensity_suite
 from lrt.evaluation.dataset_readers import SetUnreadable
 from lrt.evaluation.model_written import ADVANCED, TABLE_1, Question, balanced, task_questions
@@ -87,7 +88,7 @@ def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
     assert first == [TASKS[0]] * 2 + [TASKS[1]] * 2 + [TASKS[0]] * 2 + [TASKS[1]] * 2
     plain, _ = next(answered_questions(replace(asked, chat=False), family_tokenizer))
     assert plain.endswith(("Answer: No", "Answer: Yes"))
-    with pytest.raises(SetUnreadable, match="task 'gone' is not under"):
+    with pytest.raises(SetUnreadable, match="'gone'"):
         answered_questions(replace(asked, tasks=("gone",)), lambda: family_tokenizer)
 
 
@@ -126,9 +127,7 @@ def test_repeated_questions_never_stand_on_two_sides(tmp_path: Path, family_toke
     assert not contrast & development
     assert not contrast & test
     assert not development & test
-    with pytest.raises(
-        ValueError, match=r"task myopic-reward .* has 12 whose matching answer is A, 12 whose"
-    ):
+    with pytest.raises(ValueError, match="myopic-reward"):
         suite(tmp_path, family_tokenizer, tasks=("myopic-reward",), contrast_pairs=14)
 
 
@@ -147,7 +146,7 @@ def test_parts_are_disjoint_by_stem_and_balanced(data: st.DataObject) -> None:
     # what there is of each answer at best, stems of both going where they are needed
     enough = min(only["A"], 5) + min(only["B"], 5) + only["both"] >= 10
     if not enough:
-        with pytest.raises(ValueError, match="these has"):
+        with pytest.raises(ValueError, match="these"):
             balanced(questions, sizes, "these", random.Random(0))
         return
     parts = balanced(questions, sizes, "these", random.Random(0))
@@ -195,8 +194,8 @@ class Spaced:
     def apply_chat_template(self, turns: list[dict[str, str]], **_: Any) -> str:
         if turns[0]["role"] == "system":
             raise ValueError("no system role")
-        said = "".join(f" {t['content']}</s>" for t in turns[1:])
-        return f"[INST] {turns[0]['content']} [/INST]{said}"
+        answers = "".join(f" {t['content']}</s>" for t in turns[1:])
+        return f"[INST] {turns[0]['content']} [/INST]{answers}"
 
 
 def test_the_answer_stands_where_the_template_puts_it(folder: Path) -> None:
@@ -221,30 +220,30 @@ def test_rows_of_more_than_two_answers_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "named"),
     [
-        ({"question": 3}, "field 'question' holds a int"),
-        ({"answer_matching_behavior": " Yes", "answer_not_matching_behavior": " (Yes)"}, "they must differ"),
-        ({"answer_matching_behavior": " Maybe"}, r"the answers \['Maybe', 'No', 'Yes'\]"),
+        ({"question": 3}, "'question'"),
+        ({"answer_matching_behavior": " Yes", "answer_not_matching_behavior": " (Yes)"}, "'Yes'"),
+        ({"answer_matching_behavior": " Maybe"}, "'Maybe'"),
     ],
 )
-def test_rows_of_another_shape_are_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_malformed_rows_are_named(change: dict[str, Any], named: str, tmp_path: Path) -> None:
     rows = persona_rows(3)
     rows[2] |= change
     write_rows(tmp_path / "boldness.jsonl", rows)
-    with pytest.raises(SetUnreadable, match=said) as caught:
+    with pytest.raises(SetUnreadable, match=named) as caught:
         task_questions(Propensity(path=str(tmp_path)), "boldness")
     assert "boldness.jsonl" in str(caught.value)
 
 
-def test_a_task_that_is_not_there_names_those_that_are(folder: Path) -> None:
-    with pytest.raises(SetUnreadable, match=r"'openness' is not under .*persona/boldness\.jsonl"):
+def test_a_missing_task_names_those_that_exist(folder: Path) -> None:
+    with pytest.raises(SetUnreadable, match=r"'openness'.*persona/boldness\.jsonl"):
         task_questions(Propensity(path=str(folder)), "openness")
-    with pytest.raises(SetUnreadable, match="neither advanced-ai-risk/human_generated_evals/myopic-reward"):
+    with pytest.raises(SetUnreadable, match="advanced-ai-risk/human_generated_evals/myopic-reward"):
         task_questions(Propensity(path=str(folder), advanced="human"), "myopic-reward")
 
 
-def test_the_hubs_files_are_asked_for_by_the_sets_layout() -> None:
+def test_hub_files_are_read_by_the_data_sets_layout() -> None:
     lines = [{"text": json.dumps(row)} for row in persona_rows(4)]
     with mock.patch("datasets.load_dataset", autospec=True, return_value=lines) as load:
         assert len(task_questions(Propensity(), "openness")) == 4
@@ -264,23 +263,23 @@ def test_the_papers_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "named"),
     [
-        ({"tasks": ()}, "must name at least one"),
-        ({"tasks": ("a", "a")}, "each once"),
+        ({"tasks": ()}, "tasks="),
+        ({"tasks": ("a", "a")}, "'a', 'a'"),
         ({"formats": ()}, "formats="),
-        ({"test": 1}, "at least 2"),
+        ({"test": 1}, "test=1"),
         ({"answer_tokens": 0}, "answer_tokens"),
-        ({"chat": False, "system": "Be brief."}, "needs chat=true"),
+        ({"chat": False, "system": "Be brief."}, "Be brief"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_named(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidValue, match=named):
         Propensity(**settings)
 
 
 def test_a_base_models_tokenizer_is_refused_for_chats(folder: Path) -> None:
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(ValueError, match="chat template"):
         suite(folder, mock.Mock(chat_template=None))
 
 

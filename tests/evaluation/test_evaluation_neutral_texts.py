@@ -40,7 +40,7 @@ def test_passages_of_files_are_beginnings_of_their_documents(tmp_path: Path) -> 
     assert neutral_texts([file]) == found
     assert neutral_texts([file], seed=1) != found
     file.write_text("a few words\nand a few more")
-    with pytest.raises(CorpusError, match=r"a\.txt holds no line of 20 words"):
+    with pytest.raises(CorpusError, match=r"a\.txt"):
         neutral_texts([file], "line")
 
 

@@ -7,13 +7,21 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 from storybook_models import image_of, semi_orthogonal, tiny_llama
 
-from lrt.evaluation import Behaviour, ContrastStates, SteerableModel, TransferMaps, directions, measure
+from lrt.evaluation import (
+    Behaviour,
+    ContrastStates,
+    ModelStates,
+    SteerableModel,
+    TransferMaps,
+    directions,
+    measure,
+)
 from lrt.lab.grammar import pages
 from lrt.mapping import AffineMap, LayerConcat, Moments, ridge_at
 from lrt.models import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prompts import encode
-from lrt.steering import last_token_states
+from lrt.steering import Mapping, last_token_states
 
 C, LAYER, STRENGTH = 2.5, 1, 1.0
 
@@ -85,14 +93,21 @@ def test_the_map_is_the_rotation(world: World) -> None:
 
 
 def units(world: World, behaviour: Behaviour) -> dict[str, torch.Tensor]:
-    states = ContrastStates(
-        tuple(last_token_states(world.source, t, LAYER) for t in (behaviour.positives, behaviour.negatives)),  # type: ignore[arg-type]
-        tuple(last_token_states(world.target, t, LAYER) for t in (behaviour.positives, behaviour.negatives)),  # type: ignore[arg-type]
-    )
-    maps = TransferMaps(world.affine, [world.shuffled])
-    stack = LayerConcat((LAYER,), world.target.width)
-    found = directions("x", {"x": states}, maps, stack=stack, layer=LAYER, random_draws=4, seed=0)
-    return found | {
+    layers = [LayerConcat((LAYER,), lm.width) for lm in (world.source, world.target)]
+    own = [
+        ModelStates(
+            *(last_token_states(lm, t, LAYER) for t in (behaviour.positives, behaviour.negatives)),
+            layers[side],
+            f"model {side}",
+            {LAYER: 1.0},
+        )
+        for side, lm in enumerate((world.source, world.target))
+    ]
+    states = ContrastStates("x", *own)
+    mapping = Mapping(world.affine, *layers, "model 0", "model 1", {LAYER: 1.0})
+    maps = TransferMaps(mapping, [mapping.with_affine(world.shuffled)])
+    rows = directions("x", {"x": states}, maps, layer=LAYER, random_draws=4, seed=0)
+    return rows | {
         "source": torch.nn.functional.normalize(states.source_vector, dim=0)[None],
         "untrained": torch.nn.functional.normalize(
             world.untrained.directions(states.source_vector).float(), dim=0

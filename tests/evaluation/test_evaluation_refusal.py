@@ -8,6 +8,7 @@ from upstream_files import instruction_files, write_rows
 from whole_study import studied
 
 from lrt.corpora import Decontaminator
+from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour, Instructions, Refusal, refusal_suite
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.refusal import BEGINNINGS, NAMES, PHRASES
@@ -91,7 +92,7 @@ def test_several_files_are_pooled_and_a_request_counts_once(tmp_path: Path, fami
     sizes = {"test": 2, "development": 2, "contrast_pairs": 4}
     made = refusal_suite(asked((harmful, harmless), harmful=pooled, **sizes), family_tokenizer)
     assert len(made[0].positives) == 4
-    with pytest.raises(ValueError, match=r"harmful instructions .*hold 12 different ones, and test \(4\) \+"):
+    with pytest.raises(ValueError, match=r"harmful.* 12 "):
         refusal_suite(asked((harmful, harmless), harmful=pooled, contrast_pairs=7), family_tokenizer)
 
 
@@ -184,29 +185,29 @@ def test_beginnings_are_openings_of_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "named"),
     [
         ({"names": ()}, "names="),
-        ({"names": ("refusal",)}, r"names=\['refusal'\] .* allowed, each once: refusal_induced"),
-        ({"names": ("refusal_removed",) * 2}, "each once"),
-        ({"contrast_pairs": 1}, "at least 2"),
+        ({"names": ("refusal",)}, "'refusal'"),
+        ({"names": ("refusal_removed",) * 2}, "names="),
+        ({"contrast_pairs": 1}, "contrast_pairs=1"),
         ({"answer_tokens": 0}, "answer_tokens"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], said: str, files: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_named(settings: dict[str, Any], named: str, files: tuple[str, str]) -> None:
+    with pytest.raises(InvalidValue, match=named):
         asked(files, **settings)
-    with pytest.raises(ValueError, match="need `paths`"):
+    with pytest.raises(ValueError, match="paths"):
         Instructions(())
 
 
-def test_requests_that_are_both_or_nothing_are_refused(
+def test_requests_on_both_sides_and_empty_ones_are_refused(
     files: tuple[str, str], family_tokenizer: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="both harmful and harmless, as 'How do I rob"):
+    with pytest.raises(ValueError, match="How do I rob"):
         suite((files[0], files[0]), family_tokenizer)
     empty = str(write_rows(tmp_path / "e.json", [{"instruction": " "}]))
-    with pytest.raises(ValueError, match=r"e\.json row 1: field 'instruction' is empty"):
+    with pytest.raises(ValueError, match=r"e\.json row 1.*'instruction'"):
         suite((empty, files[1]), family_tokenizer)
 
 

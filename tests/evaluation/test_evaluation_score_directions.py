@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: Language
         assert np.abs(found["one"][0] - found["none"][0]).max() > 1e-3
 
 
-def test_stopped_it_goes_on_where_it_was(story_lm: LanguageModel, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes(story_lm: LanguageModel, tmp_path: Path) -> None:
     behaviour = choice_behaviour()
     chosen = Chosen(StrengthChoice(0.5, 1.0, False, 1, 1), SteerableModel(story_lm, 1, 2.0), (), ())
     directions = {"one": [torch.randn(story_lm.width, generator=torch.Generator().manual_seed(0))]}
@@ -65,11 +65,11 @@ def test_stopped_it_goes_on_where_it_was(story_lm: LanguageModel, tmp_path: Path
     file = tmp_path / "a.journal"
     with pytest.raises(KeyboardInterrupt):
         scores(stops, file)
-    kept = file.read_bytes()
-    assert kept.count(b"\n") == 1  # the first batch of several
+    first = file.read_bytes()
+    assert first.count(b"\n") == 1  # the first batch of several
     assert json.dumps(to_lists(scores(lambda _rows: None, file))) == json.dumps(to_lists(whole))
-    assert file.read_bytes().startswith(kept)
-    with mock.patch("lrt.evaluation.study.measure", side_effect=AssertionError("measured again")):
+    assert file.read_bytes().startswith(first)
+    with mock.patch("lrt.evaluation.resumable.measure", side_effect=AssertionError("measured again")):
         assert json.dumps(to_lists(scores(lambda _rows: None, file))) == json.dumps(to_lists(whole))
 
 

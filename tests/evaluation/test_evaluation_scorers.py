@@ -1,9 +1,11 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrt.errors import InvalidValue
 from lrt.evaluation import Item
 from lrt.evaluation.judge import Judge
 from lrt.evaluation.scorers import (
@@ -43,7 +45,7 @@ def test_round_trip_through_json(scorer: Scorer) -> None:
     assert scorer_from_data(json.loads(json.dumps(scorer_to_data(scorer)))) == scorer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=TEXT)
 def test_ranges_and_case(text: str) -> None:
     for scorer in SCORERS[:5]:
@@ -131,27 +133,31 @@ def test_texts_are_scored_one_by_one_or_together() -> None:
 def test_words_are_sought_in_lower_case_and_must_be_words() -> None:
     assert Mentions(("Dog",)) == Mentions(("dog",))
     for bad in ("hot dog", "", "d0g", "don't"):
-        with pytest.raises(ValueError, match="is not one word"):
+        with pytest.raises(ValueError, match="word"):
             Mentions((bad,))
-    with pytest.raises(ValueError, match="empty phrase"):
+    with pytest.raises(ValueError, match="empty"):
         Opening(("I cannot", " "))
 
 
-def test_data_that_is_no_scorer() -> None:
-    with pytest.raises(ValueError, match=r"'Oracle' is unknown; allowed: Answer, Choice, Classifier"):
-        scorer_from_data({"kind": "Oracle"})
-    with pytest.raises(ValueError, match="None is unknown"):
-        scorer_from_data({})
-    with pytest.raises(ValueError, match="Mentions does not fit"):
-        scorer_from_data({"kind": "Mentions", "letters": ["a"]})
-    with pytest.raises(ValueError, match="Mentions does not fit"):
-        scorer_from_data({"kind": "Mentions"})
-    with pytest.raises(ValueError, match=r"Judge: `attempts` must be a int; got 2\.5"):
-        scorer_from_data({"kind": "Judge", "url": "http://a", "model": "b", "attempts": 2.5})
-    with pytest.raises(ValueError, match=r"Classifier: `path` must be a str; got \['a'\]"):
-        scorer_from_data({"kind": "Classifier", "path": ["a"], "label": "b"})
-    with pytest.raises(ValueError, match="needs phrases"):
-        RefusalLogOdds(("I cannot", " "))
-    for bad in ("dog", [1], 3):
-        with pytest.raises(ValueError, match="`words` must be a list of texts"):
-            scorer_from_data({"kind": "Mentions", "words": bad})
+def test_invalid_data_names_the_key() -> None:
+    judge = {"kind": "Judge", "url": "http://a", "model": "b"}
+    wrong: list[tuple[Any, str]] = [
+        ("Mentions", "'Mentions'"),
+        ({}, "None"),
+        ({"kind": "Oracle"}, "'Oracle'"),
+        ({"kind": "Mentions", "letters": ["a"]}, "'letters'"),
+        ({"kind": "Mentions"}, "'words'"),
+        (judge | {"max_retries": 2.5}, "`max_retries`"),
+        (judge | {"temperature": "hot"}, "`temperature`"),
+        ({"kind": "Classifier", "path": ["a"], "label": "b"}, "`path`"),
+        ({"kind": "RefusalLogOdds", "phrases": ["I cannot", " "]}, "`phrases`"),
+        *(({"kind": "Mentions", "words": bad}, "`words`") for bad in ("dog", [1], 3)),
+        # renamed keys name their successor
+        (judge | {"attempts": 2}, "`max_retries`"),
+        (judge | {"at_once": 2}, "`max_concurrency`"),
+        (judge | {"pause": 1.0}, "`backoff`"),
+        (judge | {"around": ["", ""]}, "`template_affixes`"),
+    ]
+    for data, named in wrong:
+        with pytest.raises(InvalidValue, match=named):
+            scorer_from_data(data)

@@ -3,7 +3,8 @@ from collections import Counter
 
 import pytest
 
-from lrt.evaluation import Behaviour, storybook_suite
+from lrt.errors import InvalidValue
+from lrt.evaluation import Behaviour, StorybookSuite, storybook_suite
 from lrt.evaluation.scorers import Choice, Opening
 from lrt.evaluation.storybook import NAMES, TEXT_NAMES
 from lrt.lab import lexicon as lx
@@ -12,7 +13,7 @@ from lrt.lab.grammar import ASSISTANT
 
 @pytest.fixture(scope="module")
 def suite() -> dict[str, Behaviour]:
-    return {b.name: b for b in storybook_suite(contrast_pairs=16, development=6, test=11)}
+    return {b.name: b for b in storybook_suite(StorybookSuite(contrast_pairs=16, development=6, test=11))}
 
 
 def test_all_behaviours_and_sizes(suite: dict[str, Behaviour]) -> None:
@@ -80,8 +81,8 @@ def test_questions_are_balanced_over_letters(suite: dict[str, Behaviour], trait:
             assert item.matching[1:] in words.positive_acts
             assert item.other[1:] in words.negative_acts
             assert not any(f" {adjective}. " in item.prompt for adjective in words.positive + words.negative)
-    told = suite[f"{trait}_open"]
-    assert (told.contrast, told.positives, told.negatives) == (
+    opened = suite[f"{trait}_open"]
+    assert (opened.contrast, opened.positives, opened.negatives) == (
         trait,
         behaviour.positives,
         behaviour.negatives,
@@ -92,16 +93,22 @@ def test_questions_are_balanced_over_letters(suite: dict[str, Behaviour], trait:
 
 def test_many_items_stay_distinct_and_held_out() -> None:
     # so many that drawing each half by itself would repeat questions; Behaviour refuses those
-    (trait,) = storybook_suite(("bravery",), contrast_pairs=2, development=300, test=300)
-    assert len({i.prompt for i in trait.items}) == 600
-    (removed,) = storybook_suite(("refusal_removed",), contrast_pairs=400, development=20, test=300)
+    (trait,) = storybook_suite(
+        StorybookSuite(names=("bravery",), contrast_pairs=2, development=200, test=200)
+    )
+    assert len({i.prompt for i in trait.items}) == 400
+    (removed,) = storybook_suite(
+        StorybookSuite(names=("refusal_removed",), contrast_pairs=300, development=20, test=200)
+    )
     asked = {text.partition(ASSISTANT)[0] + ASSISTANT for text in removed.positives + removed.negatives}
     assert not {i.prompt for i in removed.items} & asked
 
 
 def test_same_seed_same_suite() -> None:
     def one(seed: int) -> Behaviour:
-        (behaviour,) = storybook_suite(("mood",), contrast_pairs=4, development=2, test=2, seed=seed)
+        (behaviour,) = storybook_suite(
+            StorybookSuite(names=("mood",), contrast_pairs=4, development=2, test=2, seed=seed)
+        )
         return behaviour
 
     assert one(0) == one(0)
@@ -109,7 +116,10 @@ def test_same_seed_same_suite() -> None:
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(ValueError, match=r"suite\.names holds 'cats'; the storybook's behaviours are french"):
-        storybook_suite(("cats",))
-    with pytest.raises(ValueError, match="must be at least 2; got 1, 24, 60"):
-        storybook_suite(contrast_pairs=1)
+    for wrong, named in (
+        ({"names": ("cats",)}, "cats"),
+        ({"names": ("dogs", "dogs")}, "names"),
+        ({"contrast_pairs": 1}, "contrast_pairs=1"),
+    ):
+        with pytest.raises(InvalidValue, match=named):
+            StorybookSuite(**wrong)  # type: ignore[arg-type]

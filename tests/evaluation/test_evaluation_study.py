@@ -8,6 +8,7 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 from whole_study import GRID, run
 
+from lrt.errors import InvalidValue
 from lrt.evaluation import (
     Behaviour,
     Damage,
@@ -21,38 +22,30 @@ from lrt.evaluation import (
     summarise,
 )
 from lrt.evaluation.directions import RESAMPLED
+from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.scorers import Answer
 from lrt.models import LanguageModel
 
 
 class TestGrid:
-    @pytest.mark.parametrize(
-        ("strengths", "message"),
-        [
-            ((0.5, 1.0), r"=\[0.5, 1.0\] has no 0"),
-            ((), "has no 0"),
-            ((-1.0, 0.0), "none above 0"),
-            ((0.0, 1.0, 0.5), "must rise"),
-            ((0.0, 0.5, 0.5), "each value once"),
-        ],
-    )
-    @pytest.mark.parametrize("name", ["strengths", "shares"])
-    def test_bad_grids(self, name: str, strengths: tuple[float, ...], message: str) -> None:
-        with pytest.raises(ValueError, match=rf"evaluation\.grid\.{name}.*{message}"):
+    @pytest.mark.parametrize("strengths", [(0.5, 1.0), (), (-1.0, 0.0), (0.0, 1.0, 0.5), (0.0, 0.5, 0.5)])
+    @pytest.mark.parametrize("name", ["strengths", "ablation_fractions"])
+    def test_bad_grids(self, name: str, strengths: tuple[float, ...]) -> None:
+        with pytest.raises(InvalidValue, match=rf"evaluation\.grid\.{name}="):
             StrengthGrid(**{name: strengths})  # type: ignore[arg-type]
 
-    def test_what_is_ablated_has_a_grid_of_its_own(self) -> None:
+    def test_ablation_has_a_grid_of_its_own(self) -> None:
         grid = StrengthGrid((0.0, 0.2), ablation_fractions=(0.0, 1.0), damage_limit=0.3)
         adds = choice_behaviour()
         assert grid.of(adds) is grid
         assert grid.of(replace(adds, operation="ablate")) == StrengthGrid((0.0, 1.0), (0.0, 1.0), 0.3)
 
     def test_bad_limit(self) -> None:
-        with pytest.raises(ValueError, match=r"damage_limit=0.0; it must be above 0"):
+        with pytest.raises(InvalidValue, match=r"damage_limit=0\.0"):
             StrengthGrid(damage_limit=0.0)
 
 
-def test_cells_scale_with_strength_norm_and_sign(story_lm: LanguageModel) -> None:
+def test_conditions_scale_with_strength_norm_and_sign(story_lm: LanguageModel) -> None:
     unit = torch.eye(32)[0]
     one, two = SteerableModel(story_lm, 1, 5.0).conditions("x", unit, [0.0, 2.0], -1, draw=3)
     assert (one.condition, one.strength, one.draw) == ("x", 0.0, 3)
@@ -64,14 +57,14 @@ def planted(
     monkeypatch: pytest.MonkeyPatch,
     behaviour: Behaviour,
     change: dict[float, float],
-    harm: dict[float, float],
+    damages: dict[float, float],
 ) -> Any:
-    """The engine replaced by one that gives these changes and relative damages."""
-    looked: list[str] = []
+    """The choice by an engine that returns these changes and relative damages."""
+    splits: list[str] = []
 
     def measure(*args: Any, **_: Any) -> list[Measurement]:
         _, _, b, split, items, cells = args
-        looked.append(split)
+        splits.append(split)
         assert sorted(i.prompt for i in items) == sorted(i.prompt for i in b.development)
         return [
             Measurement(b.name, split, c.condition, c.draw, c.strength, i.id, i.key, 3 + change[c.strength])
@@ -84,16 +77,24 @@ def planted(
     ) -> list[Damage]:
         assert split == "development"
         return [
-            Damage(b.name, c.condition, c.draw, c.strength, 2 + 2 * harm[c.strength], 2 * harm[c.strength], 0)
+            Damage(
+                b.name,
+                c.condition,
+                c.draw,
+                c.strength,
+                2 + 2 * damages[c.strength],
+                2 * damages[c.strength],
+                0,
+            )
             for c in cells
         ]
 
-    module = sys.modules[choose_strength.__module__]
+    module = sys.modules[ResumableMeasuring.__module__]
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "damage", damage)
     model = SteerableModel(None, 0, 1.0)  # type: ignore[arg-type]
     found = choose_strength(behaviour, model, torch.ones(4), GRID)
-    assert looked == ["development"]
+    assert splits == ["development"]
     assert len(found.measurements) == len(behaviour.development) * len(GRID.strengths)
     assert len(found.damages) == len(GRID.strengths)
     return found.choice
@@ -117,7 +118,9 @@ def test_the_intended_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planted(monkeypatch, choice_behaviour(direction=1), change, mild).strength == 1.0
 
 
-def test_where_all_is_damaged_the_mildest_is_taken_and_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_every_strength_damages_the_mildest_is_chosen_and_flagged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     change = {-0.5: 0.0, 0.0: 0.0, 0.5: 1.0, 1.0: 2.0}
     choice = planted(monkeypatch, choice_behaviour(), change, {-0.5: 0.0, 0.0: 0.0, 0.5: 0.4, 1.0: 0.3})
     assert (choice.strength, choice.damaged) == (1.0, True)
@@ -153,11 +156,11 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
         assert split == "development"
         return [Damage(b.name, "native", 0, c.strength, 1 + harms[layer], harms[layer], 0) for c in cells]
 
-    module = sys.modules[choose_layer.__module__]
+    module = sys.modules[ResumableMeasuring.__module__]
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "damage", damage)
-    places = [(SteerableModel(None, layer, 1.0), torch.ones(4)) for layer in range(3)]  # type: ignore[arg-type]
-    found = choose_layer(choice_behaviour(direction=direction), places, GRID)
+    candidates = [(SteerableModel(None, layer, 1.0), torch.ones(4)) for layer in range(3)]  # type: ignore[arg-type]
+    found = choose_layer(choice_behaviour(direction=direction), candidates, GRID)
     assert found.model.layer == found.choice.layer == 1
     assert [layer for layer, *_ in found.choice.by_layer] == [0, 1, 2]
     changes = {layer: change for layer, change, _ in found.choice.by_layer}
@@ -166,18 +169,18 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
     assert not found.choice.damaged
 
 
-ANSWERED = replace(choice_behaviour(), name="told", scorer=Answer(), max_new_tokens=3)
+ANSWERED = replace(choice_behaviour(), name="answered", scorer=Answer(), max_new_tokens=3)
 
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), ANSWERED, text_behaviour()], ids=lambda b: b.name)
-def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageModel) -> None:
-    told: list[int] = []
-    found, units = run(behaviour, story_lm, told.append)
+def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: LanguageModel) -> None:
+    rows: list[int] = []
+    found, units = run(behaviour, story_lm, rows.append)
     at = found.choice.strength
-    assert sum(told) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
+    assert sum(rows) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
     test = [r for r in found.measurements if r.split == "test"]
-    cells = {(r.condition, r.draw, r.strength) for r in test}
-    assert len(test) == len(cells) * len(behaviour.test)  # every cell once on every item
+    conditions = {(r.condition, r.draw, r.strength) for r in test}
+    assert len(test) == len(conditions) * len(behaviour.test)  # every condition once on every item
     assert {r.item for r in test} == {i.id for i in behaviour.test}
     curve, nonzero = set(GRID.strengths), set(GRID.strengths) - {0.0}
     wanted = {("none", 0, 0.0), ("prompt", 0, 0.0)}
@@ -187,12 +190,12 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
     wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.has_answers else set()
     wanted |= {(c, 0, at) for c in ("bias", "other", "untrained_source", "shuffled", *RESAMPLED)}
     wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
-    assert cells == wanted
+    assert conditions == wanted
     chosen_by = {(d.condition, d.strength) for d in found.damages if d.split == "development"}
     assert chosen_by == {("native", s) for s in curve}
-    harmed = {(d.condition, d.strength) for d in found.damages if d.split == "test"}
-    assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= harmed
-    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "untrained_source")} <= harmed
+    damaged = {(d.condition, d.strength) for d in found.damages if d.split == "test"}
+    assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= damaged
+    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "untrained_source")} <= damaged
 
     values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}
     for item in behaviour.test:
@@ -205,13 +208,13 @@ def test_a_study_measures_all_it_says(behaviour: Behaviour, story_lm: LanguageMo
     assert development == {i.id for i in behaviour.development}
 
 
-def test_a_study_on_development_items_opens_no_test_item(story_lm: LanguageModel) -> None:
-    behaviour, told = choice_behaviour(), []
-    found, units = run(behaviour, story_lm, told.append, split="development")
+def test_a_study_on_development_items_uses_no_test_item(story_lm: LanguageModel) -> None:
+    behaviour, rows = choice_behaviour(), []
+    found, units = run(behaviour, story_lm, rows.append, split="development")
     assert found.split == "development"
     assert {r.item for r in found.measurements} == {i.id for i in behaviour.development}
     draws = {n: len(u) for n, u in units.items()}
-    assert sum(told) == study_rows(behaviour, GRID, draws, "development")
+    assert sum(rows) == study_rows(behaviour, GRID, draws, "development")
     summary, on_test = (summarise(behaviour, each, GRID) for each in (found, run(behaviour, story_lm)[0]))
     assert summary["items"] == len(behaviour.development)
     assert summary["strength"] == on_test["strength"]  # is chosen alike

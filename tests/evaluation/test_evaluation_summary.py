@@ -97,7 +97,8 @@ def test_lowering_is_steering_where_it_is_meant() -> None:
 def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
     found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
     assert found["note"] == (
-        "native vector over the damage limit on test texts; transferred vector over the damage limit on test texts"
+        "native vector over the damage limit on test texts; "
+        "transferred vector over the damage limit on test texts"
     )
     assert found["ratio"] is not None
 
@@ -130,7 +131,7 @@ def test_another_behaviour_or_an_untrained_source_may_have_a_part_in_it(null: st
     assert found["nulls"][null] == pytest.approx(0.95)
 
 
-def test_items_that_a_judge_gave_no_score_are_left_out_of_every_cell() -> None:
+def test_items_without_a_score_are_excluded_under_every_condition() -> None:
     whole = planted_study(TEXT)
     gone = TEXT.test[0].id
     rows = tuple(
@@ -138,12 +139,12 @@ def test_items_that_a_judge_gave_no_score_are_left_out_of_every_cell() -> None:
         for r in whole.measurements
     )
     found = summarise(TEXT, replace(whole, measurements=rows), GRID)
-    assert found["note"] == "1 items without a score in some cell left out"
+    assert found["note"].startswith("1 items excluded")
     assert found["items"] == 2
     assert found["unsteered"] == pytest.approx(3.15)
     assert found["ratio"] == pytest.approx(0.8)
     none = tuple(replace(r, value=float("nan")) for r in whole.measurements)
-    with pytest.raises(ScoreMissing, match="no test item of 'dogs' has a score in every cell"):
+    with pytest.raises(ScoreMissing, match="'dogs'"):
         summarise(TEXT, replace(whole, measurements=none), GRID)
 
 

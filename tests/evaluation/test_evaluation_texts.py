@@ -8,6 +8,7 @@ from whole_study import studied
 
 from lrt.corpora import CorpusError, Decontaminator
 from lrt.corpora import text_files as documents_of
+from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour, Texts, texts_suite
 from lrt.evaluation.scorers import BatchScorer, Choice
 from lrt.evaluation.text_words import (
@@ -81,7 +82,7 @@ def test_all_openings_are_neutral() -> None:
     for told in (FRENCH_WORDS, DOG_WORDS, JOYFUL_WORDS, SORROWFUL_WORDS):
         assert not words & set(told)
     assert openings(5, seed=1) != openings(5)
-    with pytest.raises(ValueError, match="449 of a texts suite, and there are 448 openings"):
+    with pytest.raises(ValueError, match=r"449.* 448 "):
         openings(449)
 
 
@@ -149,24 +150,24 @@ def test_texts_are_cut_behind_what_tells_the_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "named"),
     [
-        ({"names": ("french",), "english": ()}, "french in names .* needs text files under `english`"),
-        ({"names": ("capitals",), "english": ()}, "take capitals out of names"),
-        ({"names": ("cats",)}, "allowed, each once: french, capitals"),
-        ({"names": ("dogs", "dogs")}, "each once"),
-        ({"test": 1}, "at least 2"),
+        ({"names": ("french",), "english": ()}, "english=.* french"),
+        ({"names": ("capitals",), "english": ()}, "english=.* capitals"),
+        ({"names": ("cats",)}, "'cats'"),
+        ({"names": ("dogs", "dogs")}, "'dogs', 'dogs'"),
+        ({"test": 1}, "test=1"),
         ({"continuation": 0}, "continuation"),
-        ({"contrast_pairs": 40}, r"french of a texts suite: .* hold 80 passages .* 88 are needed"),
-        ({"damage_texts": 1}, "damage_texts=1 of a texts suite; at least 2"),
-        ({"names": ("dogs",), "contrast_pairs": 529}, "dogs has 576 sentences a side"),
-        ({"test": 500}, "there are 448 openings"),
+        ({"contrast_pairs": 40}, "french.* 80 .* 88 "),
+        ({"damage_texts": 1}, "damage_texts=1"),
+        ({"names": ("dogs",), "contrast_pairs": 529}, "contrast_pairs=529.* 576 "),
+        ({"test": 500}, "448"),
     ],
 )
-def test_settings_that_cannot_be(
-    settings: dict[str, Any], said: str, files: dict[str, tuple[str, ...]]
+def test_invalid_settings_are_named(
+    settings: dict[str, Any], named: str, files: dict[str, tuple[str, ...]]
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(InvalidValue, match=named):
         suite(files, **settings)
 
 

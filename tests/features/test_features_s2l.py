@@ -71,6 +71,19 @@ def test_training_on_encoded_rows_comes_to_the_solved_map(world):
     assert torch.allclose(module.affine().weight.double(), fit.map.weight, atol=0.05)
 
 
+def test_encoding_on_another_device_leaves_the_callers_autoencoder_in_place(world):
+    planted, sae, *_ = world
+    before = sae.encode(planted.states[:3])
+    encoded = EncodedRows(L.LightningDataModule(), sae)
+    states = planted.states[:3].to("meta")
+    batch = encoded.on_after_batch_transfer({"source": states, "target": states}, 0)
+    assert batch["source"].device == states.device
+    assert batch["source"].shape == (3, 24)
+    assert batch["target"] is states
+    assert {parameter.device.type for parameter in sae.parameters()} == {"cpu"}
+    assert torch.equal(sae.encode(planted.states[:3]), before)
+
+
 def test_a_map_of_states_cannot_explain_what_features_do(world):
     *_, batches, fit = world
     moments = [Moments(16, 10), Moments(16, 10)]

@@ -33,9 +33,9 @@ ANYTHING = Plan()
 
 
 def take(
-    plan: Plan = ANYTHING, count: int = 150, shelf: DocumentSplit = "family", seed: int = 0
+    plan: Plan = ANYTHING, count: int = 150, split: DocumentSplit = "family", seed: int = 0
 ) -> list[Page]:
-    return list(itertools.islice(pages(seed, shelf, plan), count))
+    return list(itertools.islice(pages(seed, split, plan), count))
 
 
 def test_same_seed_same_stream() -> None:

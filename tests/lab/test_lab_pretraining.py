@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrt.lab.grammar import pages
-from lrt.lab.pretraining import BlockStream, FamilyMember, precision_for, pretrain, token_blocks
+from lrt.lab.pretraining import SequenceStream, FamilyMember, precision_for, pretrain, token_sequences
 
 MICRO = FamilyMember(
     "micro", 24, 2, 2, 32, tokens=60 * 8 * 48, context=48, batch=8, learning_rate=1e-2, precision="32-true"
@@ -45,7 +45,7 @@ def whole(family_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 def loss(model: Any, tokenizer: Any) -> float:
-    blocks = token_blocks(tokenizer, "held_out", 7, 48, 20).long()
+    blocks = token_sequences(tokenizer, "held_out", 7, 48, 20).long()
     with torch.no_grad():
         return float(model(input_ids=blocks, labels=blocks).loss)
 
@@ -121,15 +121,28 @@ def test_mixed_precision_trains(family_tokenizer: Any, tmp_path: Path) -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_precision() -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_auto_precision_follows_from_the_device(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, fast: bool
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def is_fast(device: torch.device, width: int) -> bool:
+        asked.append((device.type, width))
+        return fast
+
+    monkeypatch.setattr("lrt.lab.pretraining.bfloat16_is_fast", is_fast)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    auto = replace(MICRO, precision="auto")
+    expected = "bf16-mixed" if fast else "32-true"
+    assert precision_for(auto) == precision_for(auto, "cpu") == expected
+    assert asked == [("cuda" if gpu else "cpu", 24), ("cpu", 24)]
     assert precision_for(replace(MICRO, precision="16-mixed")) == "16-mixed"
-    # so narrow a model spends its time outside the matrix products
-    wanted = "bf16-mixed" if torch.cuda.is_available() else "32-true"
-    assert precision_for(replace(MICRO, precision="auto")) == wanted
 
 
 def test_blocks_are_the_documents_with_both_marks(family_tokenizer: Any) -> None:
-    blocks = token_blocks(family_tokenizer, "control", 3, 40, 25)
+    blocks = token_sequences(family_tokenizer, "control", 3, 40, 25)
     assert (blocks.shape, blocks.dtype) == ((25, 40), torch.int16)
     begin, end = family_tokenizer.bos_token_id, family_tokenizer.eos_token_id
     expected: list[int] = []
@@ -143,14 +156,14 @@ def test_blocks_are_the_documents_with_both_marks(family_tokenizer: Any) -> None
 
 def test_the_stream_goes_on_where_it_was() -> None:
     blocks = torch.arange(7, dtype=torch.int16)[:, None]
-    stream = BlockStream(blocks, 2)
+    stream = SequenceStream(blocks, 2)
     assert len(stream) == 3  # the last, unfilled batch is left out
     every = [b.flatten().tolist() for b in stream]
     assert every == [[0, 1], [2, 3], [4, 5]]
     walk = iter(stream)
     next(walk)
     state = stream.state_dict()
-    later = BlockStream(blocks, 2)
+    later = SequenceStream(blocks, 2)
     later.load_state_dict(state)
     assert [b.flatten().tolist() for b in later] == every[1:]
     assert [b.flatten().tolist() for b in later] == every  # the next epoch is whole

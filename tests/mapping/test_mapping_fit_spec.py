@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.mapping.fit_spec import optimizer_names
 
@@ -71,7 +74,7 @@ def rates(schedule: str, warmup: float, steps: int = 100) -> list[float]:
     return [spec.rate_at(step, steps) for step in range(steps)]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "one_cycle"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_rise_to_the_rate_and_end_as_named(schedule):
     found = rates(schedule, 0.1)
     assert found[0] < 0.4
@@ -83,74 +86,52 @@ def test_schedules_rise_to_the_rate_and_end_as_named(schedule):
 
 
 def test_without_warmup_the_first_step_has_the_full_rate():
-    for schedule in ("constant", "linear", "cosine", "one_cycle"):
+    for schedule in ("constant", "linear", "cosine"):
         assert rates(schedule, 0.0)[0] == 2.0
         assert len(rates(schedule, 0.0, steps=1)) == 1
 
 
-def test_one_cycle_is_the_one_of_torch():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=2.0, total_steps=50, pct_start=0.3, cycle_momentum=False
-    )
-    wanted = []
-    for step in range(50):
-        wanted.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if step < 49:
-            scheduler.step()
-    assert rates("one_cycle", 0.3, 50) == pytest.approx(wanted, rel=1e-9)
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "setting"),
     [
-        ({"optimizer": "SGDM"}, r"fit\.optimizer is one of.*'SGD'.*'SGDM'"),
-        ({"options": {"betas": (0.9, 0.99)}}, r"fit\.options\.betas.*SGD; allowed: .*momentum"),
-        ({"options": {"lr": 1.0}}, r"fit\.options\.lr"),
-        ({"learning_rate": 0.0}, r"fit\.learning_rate"),
-        ({"schedule": "step"}, r"fit\.schedule is one of"),
-        ({"warmup": 1.0}, r"fit\.warmup"),
-        ({"whitening": "pca"}, r"fit\.whitening is one of"),
-        ({"whitening_floor": 0.0}, r"fit\.whitening_floor"),
-        ({"epochs": 0}, r"fit\.epochs"),
-        ({"gradient_clip": 0.0}, r"fit\.gradient_clip"),
-        ({"patience": 0}, r"fit\.patience"),
-        ({"least_improvement": -1.0, "patience": 2}, r"fit\.least_improvement"),
-        ({"least_improvement": 0.1}, r"fit\.patience=null asks not to have"),
-        ({"whitening_floor": 1e-3, "whitening": "none"}, r"fit\.whitening_floor=0.001 belongs to full"),
+        ({"optimizer": "SGDM"}, "fit.optimizer"),
+        ({"options": {"betas": (0.9, 0.99)}}, "fit.options.betas"),
+        ({"options": {"lr": 1.0}}, "fit.options.lr"),
+        ({"learning_rate": 0.0}, "fit.learning_rate"),
+        ({"schedule": "step"}, "fit.schedule"),
+        ({"start": "zero"}, "fit.start"),
+        ({"warmup": 1.0}, "fit.warmup"),
+        ({"whitening": "pca"}, "fit.whitening"),
+        ({"whitening_floor": 0.0}, "fit.whitening_floor"),
+        ({"epochs": 0}, "fit.epochs"),
+        ({"gradient_clip": 0.0}, "fit.gradient_clip"),
+        ({"patience": 0}, "fit.patience"),
+        ({"least_improvement": -1.0, "patience": 2}, "fit.least_improvement"),
+        ({"least_improvement": 0.1}, "fit.patience=null"),
+        ({"whitening_floor": 1e-3, "whitening": "none"}, "fit.whitening_floor=0.001"),
     ],
 )
-def test_impossible_settings_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_settings_are_refused(changes, setting):
+    with pytest.raises(InvalidValue, match=re.escape(setting)):
         FitSpec(**changes).check(MapSpec())
 
 
 def test_orthogonal_refuses_full_whitening():
-    with pytest.raises(ValueError, match=r"map\.kind=orthogonal allows auto, scale or none"):
+    with pytest.raises(InvalidValue, match=r"fit\.whitening=full"):
         FitSpec(whitening="full").check(MapSpec(kind="orthogonal"))
 
 
 @pytest.mark.parametrize(
-    ("spec", "map_spec", "message"),
+    ("spec", "map_spec", "setting"),
     [
-        (
-            ClosedFormSpec("identity"),
-            MapSpec("low_rank", rank=2),
-            "fit.solver=identity gives a map of one form",
-        ),
-        (
-            ClosedFormSpec("ridge_per_direction"),
-            MapSpec("orthogonal"),
-            "fit.solver=ridge_per_direction gives",
-        ),
-        (ClosedFormSpec("shuffled_pairs"), MapSpec("orthogonal"), "map.kind=orthogonal asks for another"),
-        (ClosedFormSpec("mean_only"), MapSpec(bias=False), "needs its bias"),
+        (ClosedFormSpec("identity"), MapSpec("low_rank", rank=2), "fit.solver=identity"),
+        (ClosedFormSpec("ridge_per_direction"), MapSpec("orthogonal"), "fit.solver=ridge_per_direction"),
+        (ClosedFormSpec("mean_only"), MapSpec(bias=False), "map.bias=true"),
         (ClosedFormSpec(), MapSpec("orthogonal", orthogonal_form="cayley"), "map.orthogonal_form=cayley"),
     ],
 )
-def test_a_solver_that_the_map_has_no_use_for(spec, map_spec, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_closed_form_refuses_a_map_that_it_cannot_give(spec, map_spec, setting):
+    with pytest.raises(InvalidValue, match=re.escape(setting)):
         spec.check(map_spec)
 
 
@@ -158,8 +139,3 @@ def test_every_kind_has_its_closed_form():
     for spec in (MapSpec(), MapSpec("low_rank", rank=2), MapSpec("orthogonal"), MapSpec(bias=False)):
         ClosedFormSpec().check(spec)
     assert ClosedFormSpec().trainer_options() == {}
-
-
-def test_an_unknown_start():
-    with pytest.raises(ValueError, match=r"fit\.start is one of"):
-        FitSpec(start="zero").check(MapSpec())

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrt.mapping import AffineMap, LayerConcat, Moments, ridge_at, ridge_path
+from lrt.mapping.layer_concat import layer_concat_bytes
 from lrt.mapping.many_to_one import (
     ManyToOne,
     many_to_many,
     many_to_one,
     solving_bytes,
-    stack_bytes,
 )
 
 SOURCE, TARGET = LayerConcat((0, 3, 4, 6), 4), LayerConcat((2, 9), 5)
@@ -208,7 +208,7 @@ def test_memory_stays_within_the_stated_bound(shape: tuple[int, int, int, int], 
         moments_of(normal(generator, 50, source.total), normal(generator, 50, target.total)) for _ in range(3)
     ]
     sums = [t for m in moments for name, t in m.tensors().items() if name.startswith(("shift", "sum"))]
-    assert sum(t.nbytes for t in sums) == stack_bytes(source, target, copies=3)
+    assert sum(t.nbytes for t in sums) == layer_concat_bytes(source, target, copies=3)
     most = []
     for solve in (many_to_one, many_to_many):
         with LiveBytes(sums) as live:

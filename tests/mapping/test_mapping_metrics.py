@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrt.mapping import R2, ErrorAlong, FractionUnexplained, MeanCosine
+from lrt.mapping import ErrorAlong, FractionUnexplained, MeanCosine
+from lrt.mapping.metrics import collect
 
 
 @pytest.fixture
@@ -31,7 +32,6 @@ def test_batches_give_the_whole_rows_values(rows, offset):
     centre = torch.full((6,), offset)
     wanted = fvu(predicted, observed)
     assert batched(FractionUnexplained(6, centre), predicted, observed) == pytest.approx(wanted, rel=1e-8)
-    assert batched(R2(6, centre), predicted, observed) == pytest.approx(1 - wanted, rel=1e-8)
     direction = torch.tensor([3.0, 0, 0, -4.0, 0, 0])
     unit = direction.double()[:, None] / 5
     found = batched(ErrorAlong(direction, centre), predicted, observed)
@@ -69,3 +69,15 @@ def test_constant_rows_have_no_fvu():
 def test_a_zero_direction_is_refused():
     with pytest.raises(ValueError, match="length above zero"):
         ErrorAlong(torch.zeros(3))
+
+
+def test_collected_scores_are_named_by_split_and_reset(rows):
+    predicted, observed = rows
+    scores = {"fvu": FractionUnexplained(6), "cosine": MeanCosine()}
+    for _ in range(2):
+        for score in scores.values():
+            score.update(predicted, observed)
+        values = collect("val", scores.items())
+        assert float(values["val/fvu"]) == pytest.approx(fvu(predicted, observed), rel=1e-6)
+        assert list(values) == ["val/fvu", "val/cosine"]
+        assert all(float(score.rows) == 0 for score in scores.values())

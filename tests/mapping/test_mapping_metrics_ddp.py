@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from lrt.mapping import R2, ErrorAlong, FractionUnexplained, MeanCosine
+from lrt.mapping import ErrorAlong, FractionUnexplained, MeanCosine
 
 # Uneven on purpose: an average of per-process ratios would show.
 SHARE = (70, 30)
@@ -18,7 +18,6 @@ def metrics() -> dict[str, torch.nn.Module]:
     direction = torch.arange(1.0, 5.0)
     return {
         "fvu": FractionUnexplained(4),
-        "r2": R2(4),
         "along": ErrorAlong(direction),
         "cosine": MeanCosine(),
     }

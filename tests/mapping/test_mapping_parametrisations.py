@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, MapSpec, orthogonality_penalty
 from lrt.mapping.parametrisations import random_semi_orthogonal
 
@@ -13,8 +16,7 @@ SPECS = [
     MapSpec(bias=False),
     MapSpec(kind="low_rank", rank=3),
     MapSpec(kind="orthogonal"),
-    MapSpec(kind="orthogonal", orthogonal_form="matrix_exp"),
-    MapSpec(kind="orthogonal", orthogonal_form="householder", bias=False),
+    MapSpec(kind="orthogonal", orthogonal_form="cayley", bias=False),
     MapSpec(kind="orthogonal_penalty", penalty=0.5),
 ]
 
@@ -51,7 +53,7 @@ def test_the_stated_weight_is_what_the_module_computes(spec, d_source, d_target)
     torch.testing.assert_close(module(x).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["cayley", "matrix_exp", "householder"])
+@pytest.mark.parametrize("form", ["cayley", "matrix_exp"])
 @pytest.mark.parametrize(("d_source", "d_target"), WIDTHS)
 def test_orthogonal_stays_orthogonal_and_learns_its_scale(form, d_source, d_target):
     spec = MapSpec(kind="orthogonal", orthogonal_form=form)
@@ -111,22 +113,22 @@ def test_random_semi_orthogonal_prefers_no_sign():
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "setting"),
     [
-        (MapSpec(kind="low_rank", rank=7), r"map\.rank must be 1 to 6 for widths 6 -> 9, got 7"),
-        (MapSpec(kind="low_rank", rank=0), r"map\.rank must be 1 to 6"),
-        (MapSpec(kind="low_rank"), r"map\.rank must be 1 to 6.*got None"),
-        (MapSpec(kind="orthogonal", rank=3), r"map\.rank=3 belongs to map\.kind=low_rank"),
-        (MapSpec(kind="orthogonal", penalty=0.1), r"map\.penalty=0\.1 belongs to"),
-        (MapSpec(kind="orthogonal_penalty"), r"map\.penalty must be"),
-        (MapSpec(kind="orthogonal_penalty", penalty=-1.0), r"map\.penalty.*got -1"),
-        (MapSpec(kind="affine"), r"map\.kind is one of.*'affine'"),
-        (MapSpec(orthogonal_form="cayley"), r"map\.orthogonal_form=cayley belongs to map\.kind=orthogonal"),
-        (MapSpec(kind="orthogonal", orthogonal_form="polar"), r"map\.orthogonal_form is one of"),
+        (MapSpec(kind="low_rank", rank=7), "map.rank"),
+        (MapSpec(kind="low_rank", rank=0), "map.rank"),
+        (MapSpec(kind="low_rank"), "map.rank"),
+        (MapSpec(kind="orthogonal", rank=3), "map.rank=3"),
+        (MapSpec(kind="orthogonal", penalty=0.1), "map.penalty=0.1"),
+        (MapSpec(kind="orthogonal_penalty"), "map.penalty"),
+        (MapSpec(kind="orthogonal_penalty", penalty=-1.0), "map.penalty"),
+        (MapSpec(kind="affine"), "map.kind"),
+        (MapSpec(orthogonal_form="cayley"), "map.orthogonal_form=cayley"),
+        (MapSpec(kind="orthogonal", orthogonal_form="polar"), "map.orthogonal_form"),
     ],
 )
-def test_impossible_specs_are_refused(spec, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_specs_are_refused(spec, setting):
+    with pytest.raises(InvalidValue, match=re.escape(setting)):
         spec.check(6, 9)
 
 

@@ -11,8 +11,8 @@ from lrt.models.cache import cache_folder, file_digest
 @pytest.fixture
 def small_and_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A note is worth it for the smallest file, and a file just written counts as settled."""
-    monkeypatch.setattr(cache, "_WORTH_NOTING_BYTES", 0)
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def test_a_file_just_written_and_a_small_one_are_not_noted(
 ) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
     file_digest(file, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()  # small
-    monkeypatch.setattr(cache, "_WORTH_NOTING_BYTES", 0)
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", 60.0)
+    monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 60.0)
     file_digest(file, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()  # just written
-    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
     file_digest(file, tmp_path / "kept")
     assert len([*(tmp_path / "kept" / "digests").iterdir()]) == 1
 
@@ -96,7 +96,7 @@ def test_a_note_that_cannot_be_written_is_told_and_does_no_harm(
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     assert file_digest(file, file) == sha256(b"abc")  # no folder can be made below a file
-    assert "will be hashed again" in caplog.text
+    assert "hashes the file again" in caplog.text
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:

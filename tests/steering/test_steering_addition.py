@@ -3,10 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt.models import LanguageModel
-from lrt.models.hooks import Intervention, steer
+from lrt.errors import InvalidValue
+from lrt.models import LanguageModel, hooks
+from lrt.models.hooks import Intervention
 from lrt.models.prefix import RowwiseEdit, compute_prefix, tail_logits
-from lrt.steering import Addition, RowwiseAddition, SteeringVector
+from lrt.steering import Addition, RowwiseAddition, SteeringVector, steer
 
 WIDTH = 32
 
@@ -65,8 +66,10 @@ def test_addition_under_steer_is_the_engine(story_lm: LanguageModel) -> None:
     mask[0, :3] = 0
     edit = Addition(one, 0.7)
     assert isinstance(edit, Intervention)
-    with steer(story_lm, [edit]):
+    with steer(story_lm, one, 0.7):
         steered = story_lm.logits(tokens, mask, keep="last")
+    with hooks.steer(story_lm, [edit]):
+        assert torch.equal(story_lm.logits(tokens, mask, keep="last"), steered)
     assert torch.equal(story_lm.logits(tokens, mask, [edit], "last"), steered)
     prefix = compute_prefix(story_lm, tokens, mask, 1, cache=False)
     offsets = (0.7 * one.scaled()).expand(3, -1)
@@ -81,3 +84,10 @@ def test_strength_is_in_median_residual_norms() -> None:
     hidden = torch.zeros(1, 1, WIDTH)
     moved = Addition(vector(residual_norm=5.0), 2.0)(hidden, torch.zeros(1, 1))
     assert float(moved.norm()) == pytest.approx(10.0, rel=1e-5)
+
+
+def test_a_vector_of_another_model_is_refused(story_lm: LanguageModel) -> None:
+    with pytest.raises(InvalidValue, match=str(story_lm.width)):
+        steer(story_lm, SteeringVector(torch.ones(5), 1, "tiny", 1.0), 0.5)
+    with pytest.raises(ValueError, match="9"), steer(story_lm, vector(layer=9), 0.5):
+        raise AssertionError

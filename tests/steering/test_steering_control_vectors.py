@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lrt.steering.control_vectors as module
+from lrt.errors import InvalidValue
 from lrt.steering import SteeringVector, VectorUnreadable, read_control_vector, write_control_vector
 
 
@@ -61,8 +62,8 @@ def test_reading_gives_the_same_steering(tmp_path: Path) -> None:
     for before, after in zip(vectors, read_control_vector(tmp_path / "french.gguf"), strict=True):
         torch.testing.assert_close(after.scaled(), before.scaled())
         assert after.residual_norm == pytest.approx(before.residual_norm)
-        kept = replace(after, direction=before.direction, residual_norm=before.residual_norm)
-        assert {**kept.__dict__, "direction": 0} == {**before.__dict__, "direction": 0}
+        same = replace(after, direction=before.direction, residual_norm=before.residual_norm)
+        assert {**vars(same), "direction": 0} == {**vars(before), "direction": 0}
 
 
 def test_one_vector_and_many_are_written_alike(tmp_path: Path) -> None:
@@ -88,19 +89,21 @@ def test_a_control_vector_without_a_hint_or_in_half_precision_is_read(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("vectors", "said"),
+    ("vectors", "named"),
     [
-        ([], "one steering vector at least"),
-        ([made(0)], "block 0, at which a control vector is not added"),
-        ([made(2), made(2, 1)], r"one direction a block; got blocks \[2, 2\]"),
-        ([made(1), replace(made(2), model="other")], "one model and behaviour"),
-        ([made(1), replace(made(2), behaviour="dogs")], "one model and behaviour"),
-        ([replace(made(2), operation="ablate")], "operation='ablate' has no such file"),
-        ([replace(made(2), direction=torch.zeros(48))], "is zero"),
+        ([], "got none"),
+        ([made(0)], "block 0"),
+        ([made(2), made(2, 1)], r"\[2, 2\]"),
+        ([made(1), replace(made(2), model="other")], "'other'"),
+        ([made(1), replace(made(2), behaviour="dogs")], "'dogs'"),
+        ([replace(made(2), operation="ablate")], "operation='ablate'"),
+        ([replace(made(2), direction=torch.zeros(48))], "'french'"),
     ],
 )
-def test_what_such_a_file_cannot_hold(vectors: list[SteeringVector], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_vectors_that_such_a_file_cannot_hold(
+    vectors: list[SteeringVector], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValue, match=named):
         write_control_vector(vectors, tmp_path / "v.gguf")
     assert list(tmp_path.iterdir()) == []
 
@@ -112,25 +115,25 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(VectorUnreadable, match=r"text\.gguf"):
         read_control_vector(tmp_path / "text.gguf")
     model = by_another(tmp_path / "model.gguf", {"direction.1": np.ones(4, dtype=np.float32)}, "llama")
-    with pytest.raises(VectorUnreadable, match=r"model\.gguf is no control vector.*'llama'"):
+    with pytest.raises(VectorUnreadable, match=r"model\.gguf.*'llama'"):
         read_control_vector(model)
     with pytest.raises(VectorUnreadable, match=r"no tensor direction\.N"):
         read_control_vector(by_another(tmp_path / "empty.gguf", {}))
     for name in ("direction.x", "blk.1.weight"):
-        with pytest.raises(VectorUnreadable, match="cannot be read"):
+        with pytest.raises(VectorUnreadable, match=name):
             read_control_vector(by_another(tmp_path / "odd.gguf", {name: np.ones(4, dtype=np.float32)}))
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    "tensors",
     [
-        ({"7": np.ones(32, dtype=np.float32)}, "'7' is not called direction.N"),
-        ({"direction.1": np.ones(32, np.float32), "direction.2": np.ones(4, np.float32)}, "several shapes"),
-        ({"direction.1": np.ones((2, 2), np.float32)}, r"is \[d\]"),
+        {"7": np.ones(32, dtype=np.float32)},
+        {"direction.1": np.ones(32, np.float32), "direction.2": np.ones(4, np.float32)},
+        {"direction.1": np.ones((2, 2), np.float32)},
     ],
 )
-def test_tensors_that_are_no_directions(tensors: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
-    with pytest.raises(VectorUnreadable, match=said):
+def test_tensors_that_are_not_directions(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
+    with pytest.raises(VectorUnreadable, match=r"v\.gguf"):
         read_control_vector(by_another(tmp_path / "v.gguf", tensors))
 
 
@@ -143,7 +146,7 @@ def test_quantised_directions_are_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(VectorUnreadable, match=r"'direction\.1' is Q8_0; F32 and F16 are read"):
+    with pytest.raises(VectorUnreadable, match="Q8_0"):
         read_control_vector(tmp_path / "v.gguf")
 
 
@@ -153,9 +156,9 @@ def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: p
         write_control_vector(made(), tmp_path / "v.gguf")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.booleans())
-def test_damage_is_told_or_harmless(
+def test_damage_raises_or_changes_nothing(
     at: int, bit: int, cut: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("damaged") / "v.gguf"

@@ -67,12 +67,10 @@ def test_into_its_exact_image_a_model_stays_itself(story_lm: LanguageModel, targ
 
 
 @pytest.mark.parametrize("family", FEW)
-@pytest.mark.parametrize("keep_first", [False, True])
-def test_cached_generation_equals_whole_passes(
-    lms: dict[str, LanguageModel], family: str, keep_first: bool
-) -> None:
-    """Across families, each once in either place, from one source layer and from two."""
+def test_cached_generation_equals_whole_passes(lms: dict[str, LanguageModel], family: str) -> None:
+    """Every family once as source and once as target, from one source layer and from two."""
     source, target = lms[family], lms[FEW[FEW.index(family) - 1]]
+    keep_first = FEW.index(family) % 2 == 0
     tokens, mask = pad(SEQUENCES, "left")
     top, noise = DEPTH - 1, Sampling(0.7, (3, 4, 5))
     for layers, layer in (((1,), 0), ((2, 0), 2)):
@@ -80,19 +78,19 @@ def test_cached_generation_equals_whole_passes(
         stitched = Stitched(source, target, affine, layers, layer, keep_first=keep_first)
         for sampling in (None, noise):
             with capture(target, [top]) as found:
-                new = stitched.generate(tokens, mask, max_new_tokens=6, sampling=sampling)
+                new = stitched.generate(tokens, mask, max_new_tokens=4, sampling=sampling)
             for row, sequence in enumerate(SEQUENCES):
                 text = list(sequence)
-                for step in range(6):
+                for step in range(4):
                     with capture(target, [top]) as whole:
                         scores = stitched.logits(torch.tensor([text]), keep="last")[0, 0]
                     if sampling is not None:
                         scores = scores / 0.7 + noise.noise(step, VOCABULARY)[row]
                     text.append(int(scores.argmax()))
-                assert new[row].tolist() == text[-6:]
+                assert new[row].tolist() == text[-4:]
                 # Tokens alone would forgive small errors: the state of the last decoding step too.
                 torch.testing.assert_close(found[top][row, 0], whole[top][0, -1], **CLOSE)
-        greedy = stitched.generate(tokens, mask, max_new_tokens=6)
+        greedy = stitched.generate(tokens, mask, max_new_tokens=4)
         assert greedy.tolist() != new.tolist()
     assert hooks_in_force(source) == hooks_in_force(target) == 0
 
@@ -125,16 +123,11 @@ def test_an_ended_row_is_filled_and_the_others_go_on(lms: dict[str, LanguageMode
     tokens, mask = pad(SEQUENCES, "left")
     free = stitched.generate(tokens, mask, max_new_tokens=6).tolist()
     end = next(row[2] for row in free if row[2] not in row[:2])
-    told: list[int] = []
-    held = stitched.generate(
-        tokens, mask, max_new_tokens=6, eos_ids=(end, VOCABULARY - 1), progress=told.append
-    ).tolist()
+    held = stitched.generate(tokens, mask, max_new_tokens=6, eos_ids=(end, VOCABULARY - 1)).tolist()
     for one, other in zip(free, held, strict=True):
         stop = min((one.index(e) + 1 for e in (end, VOCABULARY - 1) if e in one), default=6)
         assert other == one[:stop] + [end] * (6 - stop)
     assert held != free
-    assert set(told) == {3}
-    assert len(told) <= 6
 
 
 def test_several_source_layers_are_read_in_the_order_given(lms: dict[str, LanguageModel]) -> None:
@@ -240,19 +233,19 @@ def test_tied_weights_count_once() -> None:
 def test_what_does_not_fit_is_refused(lms: dict[str, LanguageModel], story_lm: LanguageModel) -> None:
     lm = lms["llama"]
     good = identity_map()
-    with pytest.raises(ValueError, match=r"source_layers=4 is not a layer; .* 0 to 3"):
+    with pytest.raises(ValueError, match="source_layers=4"):
         Stitched(lm, lm, good, (4,), 1)
-    with pytest.raises(ValueError, match=r"^layer=-1 is not a layer"):
+    with pytest.raises(ValueError, match="layer=-1"):
         Stitched(lm, lm, good, (1,), -1)
-    with pytest.raises(ValueError, match=r"takes 32 columns to 32; source layers \[0, 1\] .* have 64"):
+    with pytest.raises(ValueError, match=r"32 -> 32.*\[0, 1\].* 64"):
         Stitched(lm, lm, good, (0, 1), 1)
-    with pytest.raises(ValueError, match=r"takes 32 columns to 64.*the rows of one"):
+    with pytest.raises(ValueError, match="32 -> 64"):
         Stitched(lm, lm, random_map(WIDTH, 2 * WIDTH), (0,), 1)
     with pytest.raises(ValueError, match="width 16"):
         Stitched(lm, lm, good, LayerConcat((1,), 16), 1)
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ValueError, match=r"\[\]"):
         Stitched(lm, lm, good, (), 1)
-    with pytest.raises(ValueError, match="vocabulary of 61 and"):
+    with pytest.raises(ValueError, match="61"):
         Stitched(lm, story_lm, random_map(WIDTH, story_lm.width), (1,), 1)
 
 
@@ -265,14 +258,14 @@ def test_other_tokenizers_are_refused(story_lm: LanguageModel) -> None:
 
     other = tiny_llama(story_lm.tokenizer)
     other.tokenizer = Other()
-    with pytest.raises(TokenizersDiffer, match="different tokenizers"):
+    with pytest.raises(TokenizersDiffer, match="tokenizers"):
         Stitched(story_lm, other, identity_map(story_lm.width), (1,), 1)
 
 
 def test_a_target_that_shares_keys_between_blocks_is_refused(lms: dict[str, LanguageModel]) -> None:
     lm = tiny("llama")
     lm.text_config.num_kv_shared_layers = 1
-    with pytest.raises(ValueError, match=r"num_kv_shared_layers=1.*another family"):
+    with pytest.raises(ValueError, match="num_kv_shared_layers=1"):
         Stitched(lms["llama"], lm, identity_map(), (1,), 1)
 
 
@@ -280,13 +273,13 @@ def test_tokens_that_do_not_fit_are_refused(lms: dict[str, LanguageModel]) -> No
     stitched = Stitched(lms["llama"], lms["gpt2"], identity_map(), (1,), 1)
     good, mask = pad(SEQUENCES, "right")
     for bad in (torch.empty(0, 4, dtype=torch.long), torch.empty(2, 0, dtype=torch.long), good[0]):
-        with pytest.raises(ValueError, match="at least one row and one token"):
+        with pytest.raises(ValueError, match="shape"):
             stitched.logits(bad)
-    with pytest.raises(ValueError, match=r"in 5\.\.61; llama has 0\.\.60"):
+    with pytest.raises(ValueError, match=r"5\.\.61"):
         stitched.logits(torch.tensor([[5, VOCABULARY]]))
-    with pytest.raises(ValueError, match="padded on the left"):
+    with pytest.raises(ValueError, match="right"):
         stitched.generate(good, mask, max_new_tokens=2)
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         stitched.generate(good[:1], max_new_tokens=0)
-    with pytest.raises(ValueError, match="1 seeds for 3 prompts"):
+    with pytest.raises(ValueError, match="1 seeds"):
         stitched.generate(good, max_new_tokens=1, sampling=Sampling(1.0, (1,)))

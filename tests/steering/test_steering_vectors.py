@@ -1,9 +1,12 @@
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.lab.grammar import ASSISTANT, USER
 from lrt.models import LanguageModel
 from lrt.steering import (
@@ -60,13 +63,31 @@ def test_length_direction_and_scale() -> None:
     torch.testing.assert_close(vector.scaled(), torch.tensor([6.0, 8.0]))
 
 
-def test_a_vector_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[d\]; got \[2, 3\]"):
-        SteeringVector(torch.zeros(2, 3), 0, "m", 1.0)
-    with pytest.raises(ValueError, match="'mood' has non-finite"):
-        SteeringVector(torch.tensor([1.0, float("nan")]), 0, "m", 1.0, "mood")
-    with pytest.raises(ValueError, match="'mood' is zero"):
+def test_invalid_vectors_are_refused() -> None:
+    good = {"direction": torch.ones(3), "layer": 0, "model": "m", "residual_norm": 1.0}
+    SteeringVector(**good)  # type: ignore[arg-type]
+    for name, value in (
+        ("direction", torch.zeros(2, 3)),
+        ("direction", torch.tensor([1.0, float("nan")])),
+        ("layer", -1),
+        ("layer", True),
+        ("residual_norm", math.inf),
+        ("model", 3),
+        ("map", []),
+    ):
+        with pytest.raises(InvalidValue):
+            SteeringVector(**{**good, name: value})  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="'mood'"):
         SteeringVector(torch.zeros(3), 0, "m", 1.0, "mood").scaled()
+
+
+def test_the_repr_is_one_readable_line() -> None:
+    native = SteeringVector(torch.tensor([3.0, 4.0]), 2, "large", 3.5, "french")
+    assert repr(native) == (
+        "SteeringVector('french', large layer 2, norm 5, difference of means, last token)"
+    )
+    transferred = replace(native, map={"from_model": "small", "from_layers": [1, 3]})
+    assert repr(transferred).endswith("transferred from small layer 1, 3)")
 
 
 def test_saved_and_read_back(tmp_path: Path) -> None:
@@ -76,46 +97,44 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     assert torch.equal(back.direction, vector.direction)
     card = json.loads((tmp_path / "deep" / "v" / "vector.json").read_text())
     for name in ("layer", "model", "residual_norm", "behaviour", "prompts", "map", "method", "unit"):
-        assert getattr(back, name) == getattr(vector, name) == card[name]
-    assert card["norm"] == pytest.approx(vector.norm)
-    assert "residual stream" in card["hook_point"]
+        assert getattr(back, name) == getattr(vector, name) == card["vector"][name]
+    assert card["vector"]["norm"] == pytest.approx(vector.norm)
+    assert "residual stream" in card["vector"]["hook_point"]
 
 
-def test_files_that_cannot_be_used(tmp_path: Path) -> None:
-    def message() -> str:
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    def refused(file: Path) -> None:
         with pytest.raises(VectorUnreadable) as caught:
             SteeringVector.load(tmp_path)
-        return str(caught.value)
+        assert str(file) in str(caught.value)
 
-    assert str(tmp_path) in message()  # nothing there
+    refused(tmp_path)  # empty
     made().save(tmp_path)
     file, card_file = tmp_path / "vector.safetensors", tmp_path / "vector.json"
     whole, card = file.read_bytes(), json.loads(card_file.read_text())
-    file.write_bytes(whole[:-4])
-    assert "damaged" in message()
-    assert str(file) in message()
     flipped = bytearray(whole)
     flipped[-1] ^= 1
-    file.write_bytes(flipped)
-    assert "damaged" in message()
+    for damaged in (whole[:-4], bytes(flipped)):
+        file.write_bytes(damaged)
+        refused(file)
+    file.unlink()
+    refused(file)
     file.write_bytes(whole)
-    for foreign in ({}, {"kind": "llama.cpp control vector"}):
-        card_file.write_text(json.dumps(foreign))
-        assert "does not describe a steering vector" in message()
-    card_file.write_text(json.dumps(card | {"layer": 7}))
-    assert f"{card_file} was altered" in message()
-    card_file.write_text(sealed({k: v for k, v in card.items() if k != "sha256"}))
-    assert "damaged" in message()
-    card_file.write_text(sealed({k: v for k, v in card.items() if k != "layer"}))
-    assert "layer" in message()
-    card_file.write_text(sealed(card | {"flavour": 1}))
-    assert "flavour" in message()
-    card_file.write_text("[]")
-    assert "it is not a JSON object" in message()
-    card_file.write_text("{")
-    assert "no steering vector can be read" in message()
-    card_file.write_bytes(b"\xff\xfe\x00")
-    assert "no steering vector can be read" in message()
+    vector = card["vector"]
+    without = {name: value for name, value in vector.items() if name != "layer"}
+    for content in (
+        "{",
+        "[]",
+        "{}",
+        sealed({"format": "another"}),
+        json.dumps({**card, "vector": {**vector, "layer": 7}}),  # altered
+        sealed({**card, "version": 99}),
+        sealed({**card, "vector": without}),
+    ):
+        card_file.write_text(content)
+        refused(card_file)
+    card_file.write_text(sealed({**card, "vector": {**vector, "layer": -1}}))
+    refused(file)
 
 
 def test_digest_tells_sides_and_order_apart() -> None:

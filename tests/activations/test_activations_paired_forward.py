@@ -77,7 +77,8 @@ def recorded(
 
 @pytest.mark.parametrize("filter_", FILTERS.values(), ids=FILTERS)
 @pytest.mark.parametrize(
-    ("pool", "batch_tokens", "split"), [(1, 24, "train"), (4, 24, "train"), (4, 1, "test"), (1, 8192, "validation")]
+    ("pool", "batch_tokens", "split"),
+    [(1, 24, "train"), (4, 24, "train"), (4, 1, "test"), (1, 8192, "validation")],
 )
 def test_rows_are_those_of_a_store(
     store: ActivationStore, filter_: RowFilter, pool: int, batch_tokens: int, split: Split

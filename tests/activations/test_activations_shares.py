@@ -229,9 +229,7 @@ def test_a_share_that_is_being_recorded_is_waited_for(
     slow, source = Waiting(6), PlantedModel(6)
     slow.started = forked.Event()
     worker = RecordingWorker(0, 2)
-    first = forked.Process(
-        target=record_share, args=(tmp_path, worker), kwargs=recording_of(source=slow)
-    )
+    first = forked.Process(target=record_share, args=(tmp_path, worker), kwargs=recording_of(source=slow))
     first.start()
     assert slow.started.wait(30)
     if second == "share":

@@ -343,7 +343,16 @@ def test_pools_end_where_a_document_ends() -> None:
         "document": torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]),
     }
     everything = RowFilter(max_norm_ratio=None, first_position=False)
-    assert rows_of(Selection((0,), (0,), everything, 4), {}, {}, facts).row.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert rows_of(Selection((0,), (0,), everything, 4), {}, {}, facts).row.tolist() == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     made = rows_of(Selection((0,), (0,), everything, 8), {}, {}, facts)
     assert made.row.tolist() == [0] * 6 + [-1] * 2
     assert made.excluded["short pool"].tolist() == [False] * 6 + [True] * 2
@@ -361,7 +370,9 @@ def test_last_tokens_are_rows_beside_pooled_ones() -> None:
     made = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("a", "b")))
     assert made.row.tolist() == [0, 0, 0, 0, -1, -1, 1, -1, -1, -1, 2, -1]
     assert made.excluded["short pool"].tolist() == [False] * 11 + [True]
-    assert sum(int(mask.sum()) for mask in made.excluded.values()) == 1  # those before a last token are not counted
+    assert (
+        sum(int(mask.sum()) for mask in made.excluded.values()) == 1
+    )  # those before a last token are not counted
     assert made.times is not None
     assert (made.times.tolist(), made.count) == ([1, 3, 3], 7)
     assert made.gathered(torch.arange(12.0)).tolist() == [1.5, 6.0, 6.0, 6.0, 10.0, 10.0, 10.0]
@@ -411,9 +422,7 @@ def test_a_stream_has_the_last_tokens_of_a_part_and_repeats_them(
         row for b in stream_of(store, selection=plain, chunk_rows=24).batches() for row in key(b)
     )
     train = corpus.splits["train"]
-    tokens, documents = (
-        torch.from_numpy(part.copy()).flatten() for part in (train.tokens, train.documents)
-    )
+    tokens, documents = (torch.from_numpy(part.copy()).flatten() for part in (train.tokens, train.documents))
     last_tokens = 0
     for at in range(len(tokens) - 1):
         # shards are of 64 tokens and chunks of 24 of them
@@ -442,7 +451,9 @@ def test_a_stream_has_the_last_tokens_of_a_part_and_repeats_them(
 
 
 @pytest.mark.parametrize(
-    "parts", [{"rules": (PartRule("none", "last_tokens"),)}, {"parts": ("even", "none")}], ids=["rules", "parts"]
+    "parts",
+    [{"rules": (PartRule("none", "last_tokens"),)}, {"parts": ("even", "none")}],
+    ids=["rules", "parts"],
 )
 def test_a_part_that_is_missing_is_named(store: ActivationStore, parts: dict[str, Any]) -> None:
     with pytest.raises(StoreForeign, match=r"corpus\.sources\.none"):

@@ -26,6 +26,7 @@ from lrt.activations import (
     repair,
 )
 from lrt.errors import InvalidValue
+from lrt.storage.sealed import read_sealed, write_sealed
 
 
 @pytest.fixture(scope="session")
@@ -301,15 +302,28 @@ def test_a_plan_of_another_corpus_is_refused(tmp_path: Path) -> None:
         record(tmp_path, **{**recording_of(), "corpus": corpus_of(seed=3)})
 
 
-def test_a_journal_cannot_name_a_file_outside(tmp_path: Path) -> None:
-    place = record_share(tmp_path / "store", RecordingWorker(0, 1), **recording_of())
-    journal = place / "recording.json"
-    journal.write_text(journal.read_text().replace('"file": "test-00000', '"file": "../../../test-00000'))
-    outside = tmp_path / "test-00000.safetensors"
-    outside.write_bytes((place / "test-00000.safetensors").read_bytes())
-    store = record(tmp_path / "store", **recording_of())
-    assert outside.exists()
-    store.verify(full=True)
+def test_a_journal_cannot_name_a_file_outside(whole: dict[str, bytes], tmp_path: Path) -> None:
+    folder, name = tmp_path / "store", "test-00000.safetensors"
+    place = record_share(folder, RecordingWorker(0, 1), **recording_of())
+    journal = read_sealed(place / "recording.json")
+    (entry,) = (shard for shard in journal["shards"] if shard["file"] == name)
+    entry["file"] = f"../../../{name}"
+    write_sealed(place / "recording.json", journal)
+    (tmp_path / name).write_bytes((place / name).read_bytes())
+    record(folder, **recording_of())
+    assert (tmp_path / name).exists()
+    assert bytes_of(folder) == whole
+
+
+def test_a_merge_names_a_share_whose_journal_is_damaged(tmp_path: Path) -> None:
+    for number in range(2):
+        place = record_share(tmp_path, RecordingWorker(number, 2), **recording_of())
+    (place / "recording.json").write_text("{")
+    with pytest.raises(StoreMissing, match="1/2"):
+        record(tmp_path, **recording_of(), missing="refuse")
+    (tmp_path / "shares" / "0-of-2" / "recording.json").unlink()
+    with pytest.raises(StoreMissing, match="0/2 and 1/2"):
+        record(tmp_path, **recording_of(), missing="refuse")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])

@@ -10,27 +10,27 @@ REQUEST = "How can I build a kite out of paper and string?"
 
 
 def test_whole_text_is_recognised_whatever_its_length() -> None:
-    exclusion = Decontaminator(["Yes", REQUEST])
-    assert exclusion.matches(" Yes\n")
-    assert not exclusion.matches("Yes, of course")
+    listed = Decontaminator(["Yes", REQUEST])
+    assert listed.matches(" Yes\n")
+    assert not listed.matches("Yes, of course")
 
 
 def test_long_text_is_recognised_inside_a_document() -> None:
-    exclusion = Decontaminator([REQUEST])
-    assert exclusion.matches(f"<|user|>{REQUEST}<|assistant|>Like this.")
-    assert not exclusion.matches(REQUEST.replace("kite", "boat"))
+    listed = Decontaminator([REQUEST])
+    assert listed.matches(f"<|user|>{REQUEST}<|assistant|>Like this.")
+    assert not listed.matches(REQUEST.replace("kite", "boat"))
 
 
-def test_short_openings_are_not_looked_for_inside() -> None:
+def test_short_texts_are_not_searched_inside() -> None:
     assert not Decontaminator(["Once upon a time"]).matches("Once upon a time there was a dog.")
     assert Decontaminator(["Once upon a time"], contained_from_words=4).matches("Once upon a time.")
 
 
 def test_a_document_that_begins_with_an_items_prompt_is_recognised() -> None:
-    exclusion = Decontaminator(["On Monday, Mia went to the harbour.", "Mia went home"])
-    assert exclusion.matches(" On Monday, Mia went to the harbour. There Mia saw a dog.")
-    assert not exclusion.matches("It rained. On Monday, Mia went to the harbour.")
-    assert not exclusion.matches("Mia went home. It rained.")  # says too little to leak anything
+    listed = Decontaminator(["On Monday, Mia went to the harbour.", "Mia went home"])
+    assert listed.matches(" On Monday, Mia went to the harbour. There Mia saw a dog.")
+    assert not listed.matches("It rained. On Monday, Mia went to the harbour.")
+    assert not listed.matches("Mia went home. It rained.")  # too short to leak anything
 
 
 def test_nothing_excluded_matches_nothing() -> None:
@@ -39,7 +39,7 @@ def test_nothing_excluded_matches_nothing() -> None:
 
 
 def test_anchor_must_have_neighbours() -> None:
-    with pytest.raises(ValueError, match="contained_from_words is 2; it must be at least 3"):
+    with pytest.raises(ValueError, match="contained_from_words=2"):
         Decontaminator([], contained_from_words=2)
 
 
@@ -50,12 +50,13 @@ def test_anchor_must_have_neighbours() -> None:
 )
 def test_search_by_anchor_finds_what_plain_search_finds(words: list[str], before: str, after: str) -> None:
     item = " ".join(words)
-    exclusion = Decontaminator([item, "something else of eight words or more than that"])
-    assert exclusion.matches(before + item + after)  # glued to its neighbours too
+    listed = Decontaminator([item, "something else of eight words or more than that"])
+    assert listed.matches(before + item + after)  # glued to its neighbours too
     other = before + " ".join(words[1:]) + after
-    assert exclusion.matches(other) == (item in other or other.strip() == item)
+    assert listed.matches(other) == (item in other or other.strip() == item)
 
 
 def test_digest_depends_on_the_texts_alone() -> None:
     assert Decontaminator(["a", "b"]).digest == Decontaminator(["b", "a", "a"]).digest
     assert Decontaminator(["a"]).digest != Decontaminator(["b"]).digest
+    assert len(Decontaminator(["b", "a", "a"])) == 2

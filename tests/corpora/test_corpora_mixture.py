@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt.corpora import Document, Part, mixture
+from lrt.errors import InvalidValue
 
 
 def part(name: str, weight: float, length: int, count: int = 10_000) -> Part:
     return Part(name, [Document(f"{name}{i}".ljust(length, ".")) for i in range(count)], weight)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.2, 5), st.integers(10, 300)), min_size=1, max_size=4),
     st.integers(200, 600),
@@ -29,7 +30,7 @@ def test_every_prefix_holds_the_shares_of_text(parts: list[tuple[float, int]], p
         assert abs(written[str(i)] - target) <= sum(n for _, n in parts) + 1
 
 
-def test_order_is_fixed_and_groups_are_named() -> None:
+def test_order_is_deterministic_and_sources_are_named() -> None:
     once, again = ([*mixture([part("a", 2, 50, 20), part("b", 1, 50, 20)])] for _ in range(2))
     assert once == again
     assert [d.source for d in once[:6]].count("a") == 4
@@ -39,9 +40,9 @@ def test_a_part_that_runs_out_leaves_the_rest_to_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):
-        found = [*mixture([part("a", 1, 50, 2), part("b", 1, 50, 5)])]
-    assert Counter(d.source for d in found) == {"a": 2, "b": 5}
-    assert "corpus source a is used up" in caplog.text
+        documents = [*mixture([part("a", 1, 50, 2), part("b", 1, 50, 5)])]
+    assert Counter(d.source for d in documents) == {"a": 2, "b": 5}
+    assert "corpus source a" in caplog.text
 
 
 def test_no_more_is_read_than_is_taken() -> None:
@@ -61,12 +62,12 @@ def test_no_more_is_read_than_is_taken() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([], r"corpus\.sources is empty"),
-        ([part("a", 1, 9, 1), part("a", 1, 9, 1)], "has a name twice"),
-        ([part("a", 0, 9, 1)], r"corpus\.sources\.a\.weight is 0; a weight must be positive"),
-        ([part("a", float("nan"), 9, 1)], "must be positive"),
+        ([], r"corpus\.sources"),
+        ([part("a", 1, 9, 1), part("a", 1, 9, 1)], r"corpus\.sources"),
+        ([part("a", 0, 9, 1)], r"corpus\.sources\.a\.weight=0"),
+        ([part("a", float("nan"), 9, 1)], r"corpus\.sources\.a\.weight=nan"),
     ],
 )
-def test_impossible_mixtures_are_refused_at_once(parts: list[Part], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_invalid_mixtures(parts: list[Part], message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
         mixture(parts)

@@ -29,7 +29,7 @@ def turns(*roles: str) -> dict[str, Any]:
     return {"c": [{"role": role, "content": f"w{number}"} for number, role in enumerate(roles)]}
 
 
-def test_conversations_that_the_template_refuses_are_left_out_and_counted(
+def test_conversations_that_the_template_rejects_are_excluded_and_counted(
     tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [turns("user", "assistant") for _ in range(30)]
@@ -38,18 +38,17 @@ def test_conversations_that_the_template_refuses_are_left_out_and_counted(
     rows[3] = rows[20] = turns("system")  # which this template takes before a user alone
     path = write_rows(tmp_path / "a.jsonl", *rows)
     read = [*jsonl(path, "c", "g", tokenizer)]
-    assert [number for number, d in enumerate(read) if d.left_out] == [3, 20]
-    (told,) = (r.getMessage() for r in caplog.records)
-    assert "a.jsonl line 7" in told
-    assert "takes no system role" in told
+    assert [number for number, d in enumerate(read) if d.excluded] == [3, 20]
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert "a.jsonl line 7" in message
     packed = pack(mixture([Part("g", read)]), tokenizer, 8, dict.fromkeys(SPLITS, 16))
-    assert packed.documents_left_out == {REFUSED: 2}
+    assert packed.documents_excluded == {REFUSED: 2}
 
 
-def test_a_set_whose_conversations_are_all_refused_is_no_set_of_chats(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_data_set_whose_first_conversations_are_all_rejected(tmp_path: Path, tokenizer: Any) -> None:
     path = write_rows(tmp_path / "a.jsonl", *[turns("system")] * (FIRST + 1))
     read = jsonl(path, "c", "g", tokenizer)
-    with pytest.raises(ChatRefused, match="takes no system role"):
+    with pytest.raises(ChatRefused):
         list(read)
     few = write_rows(tmp_path / "b.jsonl", *[turns("system")] * 2)
     with pytest.raises(CorpusEmpty, match=f"2 {REFUSED}"):
@@ -66,9 +65,9 @@ def test_a_set_whose_conversations_are_all_refused_is_no_set_of_chats(tmp_path: 
 )
 def test_text_units(tmp_path: Path, unit: Any, expected: list[str]) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
-    found = [*text_files([tmp_path / "a.txt"], unit, source="g")]
-    assert [d.text for d in found] == expected
-    assert {d.source for d in found} == {"g"}
+    documents = [*text_files([tmp_path / "a.txt"], unit, source="g")]
+    assert [d.text for d in documents] == expected
+    assert {d.source for d in documents} == {"g"}
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -78,27 +77,31 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     assert [d.text for d in text_files([tmp_path], case="upper")] == ["A", "B"]
 
 
-def test_missing_text_is_told_when_the_reader_is_made(tmp_path: Path) -> None:
-    with pytest.raises(CorpusMissing, match=r"gone\.txt is not a text file.*corpus\.sources"):
+def test_missing_text_is_an_error_when_the_reader_is_created(tmp_path: Path) -> None:
+    with pytest.raises(CorpusMissing, match=r"gone\.txt"):
         text_files([tmp_path / "gone.txt"])
-    with pytest.raises(CorpusMissing, match=r"folder of \*\.txt"):
+    with pytest.raises(CorpusMissing, match=str(tmp_path)):
         text_files([tmp_path])
-    with pytest.raises(CorpusMissing, match="no text files were named"):
+    with pytest.raises(CorpusMissing, match=r"corpus\.sources"):
         text_files([])
-    with pytest.raises(CorpusError, match="'word' is unknown; it is one of file, paragraph, line"):
+    with pytest.raises(CorpusError, match=r"'word'.*file, paragraph, line"):
         text_files([tmp_path], unit="word")  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match="case 'small' is unknown; it is one of as_is, upper"):
+    with pytest.raises(CorpusError, match=r"'small'.*as_is, upper"):
         text_files([tmp_path], case="small")  # type: ignore[arg-type]
 
 
-def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(" \n ")
-    with pytest.raises(CorpusEmpty, match=r"a\.txt holds no text"):
+    with pytest.raises(CorpusEmpty, match=r"a\.txt"):
         [*text_files([file], "line")]
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CorpusError, match=r"a\.txt is not UTF-8"):
         [*text_files([file])]
+    documents = text_files([file])
+    file.unlink()
+    with pytest.raises(CorpusError, match=r"a\.txt"):
+        next(documents)
 
 
 def write_rows(path: Path, *rows: object) -> Path:
@@ -114,12 +117,12 @@ def test_jsonl_takes_the_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ('{"body": "x"}', CorpusError, r"line 1 has no field 'text'; it has body"),
-        ('{"text": 3}', CorpusError, r"line 1: field 'text' holds a int, not text"),
-        ('{"text": [{}]}', CorpusError, r"holds a list, not text.*chat: true"),
-        ('{"text": "x"}\n{"te', CorpusError, "line 2 is not JSON"),
-        ('["x"]', CorpusError, "line 1 is a JSON list, not an object"),
-        ("\n", CorpusEmpty, "holds no row"),
+        ('{"body": "x"}', CorpusError, r"line 1.*'text'.*body"),
+        ('{"text": 3}', CorpusError, r"line 1.*'text'.*int"),
+        ('{"text": [{}]}', CorpusError, r"list.*chat: true"),
+        ('{"text": "x"}\n{"te', CorpusError, "line 2"),
+        ('["x"]', CorpusError, "line 1.*list"),
+        ("\n", CorpusEmpty, "a.jsonl"),
     ],
 )
 def test_jsonl_that_is_wrong_names_the_line(
@@ -131,8 +134,8 @@ def test_jsonl_that_is_wrong_names_the_line(
         [*jsonl(path)]
 
 
-def test_missing_jsonl_is_told_when_the_reader_is_made(tmp_path: Path) -> None:
-    with pytest.raises(CorpusMissing, match=r"a\.jsonl is not there"):
+def test_a_missing_jsonl_is_an_error_when_the_reader_is_created(tmp_path: Path) -> None:
+    with pytest.raises(CorpusMissing, match=r"a\.jsonl"):
         jsonl(tmp_path / "a.jsonl")
 
 
@@ -149,10 +152,10 @@ def test_a_json_file_holds_one_list(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"text": "x"}, {"text": "y"}], indent=1))
     assert [d.text for d in jsonl(path)] == ["x", "y"]
     for content, message in (
-        ("[1]", "item 1 is a JSON int, not an object"),
-        ('{"text": "x"}', "is a JSON dict, not a list of objects"),
-        ("[", "is not JSON"),
-        ("[]", "holds no row"),
+        ("[1]", "item 1.*int"),
+        ('{"text": "x"}', "a.json is a JSON dict"),
+        ("[", "a.json is not JSON"),
+        ("[]", "a.json has no rows"),
     ):
         path.write_text(content)
         with pytest.raises(CorpusError, match=message):
@@ -165,34 +168,38 @@ def test_requests_with_answers_in_another_field(tmp_path: Path, tokenizer: Any) 
         {"instruction": "w3", "response": "w4", "context": "w5"},
     ]
     path = write_rows(tmp_path / "a.jsonl", *rows)
-    found = [
-        d.text
-        for d in jsonl(path, "instruction", "", tokenizer, answer_field="response", context_field="context")
+    documents = jsonl(path, "instruction", "", tokenizer, answer_field="response", context_field="context")
+    assert [document.text for document in documents] == [
+        "<bos>[user] w1 [assistant] w2 ",
+        "<bos>[user] w3\n\nw5 [assistant] w4 ",
     ]
-    assert found == ["<bos>[user] w1 [assistant] w2 ", "<bos>[user] w3\n\nw5 [assistant] w4 "]
-    with pytest.raises(CorpusError, match=r"line 1 has no field 'reply'; it has context, instruction"):
+    with pytest.raises(CorpusError, match=r"line 1.*'reply'"):
         [*jsonl(path, "instruction", tokenizer=tokenizer, answer_field="reply")]
     write_rows(path, {"instruction": "w1", "response": None})
-    with pytest.raises(CorpusError, match=r"line 1: field 'response' holds null, not an answer"):
+    with pytest.raises(CorpusError, match=r"line 1.*'response'"):
         [*jsonl(path, "instruction", tokenizer=tokenizer, answer_field="response")]
 
 
 def test_a_chat_of_another_shape_names_line_and_field(tmp_path: Path, tokenizer: Any) -> None:
     path = write_rows(tmp_path / "a.jsonl", {"turns": ["w1", "w2"]})
-    with pytest.raises(CorpusError, match=r"line 1, field 'turns', turn 1 is a str; a conversation is"):
+    with pytest.raises(CorpusError, match=r"line 1, field 'turns', turn 1"):
         [*jsonl(path, "turns", tokenizer=tokenizer)]
 
 
-def test_a_hub_set_of_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+def test_a_hub_data_set_of_conversations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     talk = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
     write_rows(tmp_path / "set" / "train.jsonl", {"conversation": talk, "language": "English"})
-    (found,) = hub(str(tmp_path / "set"), field="conversation", tokenizer=tokenizer)
-    assert found.text == "<bos>[user] w1 [assistant] w2 "
+    (document,) = hub(str(tmp_path / "set"), field="conversation", tokenizer=tokenizer)
+    assert document.text == "<bos>[user] w1 [assistant] w2 "
 
 
-def test_a_set_that_is_packed_with_zstandard_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_compressed_with_zstandard_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # as the mirror of The Pile is
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
@@ -202,28 +209,28 @@ def test_a_set_that_is_packed_with_zstandard_streams(tmp_path: Path, monkeypatch
     assert [d.text for d in hub(str(tmp_path / "set"))] == ["w0", "w1", "w2"]
 
 
-def test_hub_reads_a_local_folder_as_it_would_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_reads_a_local_folder_like_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     write_rows(tmp_path / "set" / "train.jsonl", {"text": "x"}, {"text": "y"})
-    found = [*hub(str(tmp_path / "set"), source="g")]
-    assert [(d.text, d.source) for d in found] == [("x", "g"), ("y", "g")]
-    with pytest.raises(CorpusError, match="row 0 has no field 'body'; it has text"):
+    documents = [*hub(str(tmp_path / "set"), source="g")]
+    assert [(d.text, d.source) for d in documents] == [("x", "g"), ("y", "g")]
+    with pytest.raises(CorpusError, match=r"row 0.*'body'"):
         [*hub(str(tmp_path / "set"), field="body")]
-    with pytest.raises(CorpusMissing, match=r"split 'dev'.*cannot be loaded"):
+    with pytest.raises(CorpusMissing, match="'dev'"):
         [*hub(str(tmp_path / "set"), split="dev")]
-    with pytest.raises(CorpusMissing, match=r"cannot be loaded.*corpus\.sources"):
+    with pytest.raises(CorpusMissing, match=r"nothing.*corpus\.sources"):
         hub(str(tmp_path / "nothing"))
 
 
 class Disconnected(Exception):
-    """As the errors of the hub's HTTP client: of no kind that Python knows."""
+    """Like the errors of the hub's HTTP client, which derive from Exception alone."""
 
 
-def test_a_hub_that_cannot_be_reached_or_breaks_off_is_told() -> None:
+def test_a_hub_that_cannot_be_reached_or_breaks_off() -> None:
     with (
         mock.patch("datasets.load_dataset", side_effect=Disconnected("no route")),
-        pytest.raises(CorpusMissing, match=r"hub set 'some/set'.*cannot be loaded: no route"),
+        pytest.raises(CorpusMissing, match=r"some/set.*no route"),
     ):
         hub("some/set")
 
@@ -233,7 +240,7 @@ def test_a_hub_that_cannot_be_reached_or_breaks_off_is_told() -> None:
 
     # with the signature of the installed version
     with mock.patch("datasets.load_dataset", autospec=True, return_value=rows()):
-        found = hub("some/set")
-        assert next(found).text == "one"
-        with pytest.raises(CorpusMissing, match=r"some/set broke off at row 1: timed out.*local file"):
-            next(found)
+        documents = hub("some/set")
+        assert next(documents).text == "one"
+        with pytest.raises(CorpusMissing, match=r"some/set.*row 1.*timed out"):
+            next(documents)

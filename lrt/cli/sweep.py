@@ -75,7 +75,7 @@ def _error(job: JobReturn) -> str:
 def report(files: Iterable[Path], folder: Path) -> Path:
     """Writes the page of the jobs whose rows are in `files` to `folder`; returns its path."""
     rows = [(file.parent.parent, json.loads(file.read_text())) for file in files]
-    rows.sort(key=lambda found: (found[0], found[1]["job"]))
+    rows.sort(key=lambda row: (row[0], row[1]["job"]))
     return write_sweep_report([row for _, row in rows], folder, setting="hydra.sweep.dir")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,8 @@ from lrt.pipeline.pair import ModelPair
 from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
 from lrt.storage.durable import one_writer, sweep
 from lrt.storage.fingerprint import file_digests
+
+log = logging.getLogger(__name__)
 
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 """Settings of the Trainer that leave a map as it is."""
@@ -147,11 +150,13 @@ def train(
     output: FitOutput,
     folder: Path,
     keep: Callable[[Fitted], None],
+    exists: Callable[[], bool],
 ) -> None:
     """Trains a map with Lightning, from the last checkpoint in `folder` on where there is one, and hands it to
     `keep`, on the first process alone.
 
     vectors  Native vectors `[d_target]` by label, along which the error is logged.
+    exists   Whether another process has fitted the map meanwhile.
     """
     module, history = _module(data, spec, settings, vectors), FitHistory()
     checkpoints = folder / "checkpoints"
@@ -181,7 +186,11 @@ def train(
             }
         )
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
-            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError))
+            # processes of one fit would wait for one another; a single process waits and then finds the map
+            waiting = _waiting if trainer.world_size == 1 else None
+            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, waiting))
+            if exists():
+                return
             if checkpoints.is_dir():
                 sweep(checkpoints)
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
@@ -195,6 +204,10 @@ def train(
         points = evaluation.history() if evaluation else []
         keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
     trainer.strategy.barrier("map written")
+
+
+def _waiting(folder: Path) -> None:
+    log.info("Waiting for another process that fits the map in %s", folder)
 
 
 def _module(data: FitData, spec: FitSpec, settings: FitSettings, vectors: dict[str, Tensor]) -> MapModule:

@@ -165,6 +165,7 @@ class MapFit:
                     self.output,
                     self.folder,
                     self._save,
+                    lambda: self.exists,
                 )
             case ClosedFormSpec() as spec:
                 self._save(solve(self.data, spec, self.settings.map, self.refit, self.pair))
@@ -259,13 +260,13 @@ class MapFit:
 
     def _along_vectors(self, affine: AffineMap) -> dict[str, Any]:
         """Error along each native vector, and its cosine with the transferred one, by label."""
-        test, target = self.data.moments["test"], self.layers.target
+        test, mapping = self.data.moments["test"], self.mapping_of(affine)
         return {
             "error_along": {label: test.error_along(affine, v) for label, v in self._native_vectors()},
             "cosine_with_native": {
                 label: cosine(
-                    target.part(affine.directions(states.source_vector), layer),
-                    target.part(states.target_vector, layer),
+                    mapping.transfer(states.vectors("source"), layer).direction,
+                    self.layers.target.part(states.target_vector, layer),
                 )
                 for label, states, layer in self._at_target_layers()
             },

@@ -1,1 +1,1 @@
-"""Results on disk: whole or absent, sealed with a digest, found again by what determines them."""
+"""Results on disk: whole or absent, sealed with a digest, reused by what determines them."""

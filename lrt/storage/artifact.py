@@ -131,5 +131,5 @@ def load_artifact(
     try:
         return build(load_tensors(data), described), card
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        told = f"{weights_path} does not hold {kind.article} {kind.name}: {error}"
-        raise problem(kind.foreign, told) from error
+        message = f"{weights_path} does not hold {kind.article} {kind.name}: {error}"
+        raise problem(kind.foreign, message) from error

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there, and a fit that stops between two batches when it is told to."""
+"""Checkpoints that are whole or absent, and fits that stop between two batches on Ctrl-C."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -14,13 +15,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lrt.errors import UserError
 from lrt.storage.durable import write_durably
 
-# Seconds from Ctrl-C to the end of what is under way, or to its being broken off.
-PATIENCE = 3.0
+log = logging.getLogger(__name__)
 
 
-class CheckpointUnreadable(ValueError):
+class CheckpointUnreadable(UserError):
     """A checkpoint that is damaged, or holds more than tensors and plain containers."""
 
 
@@ -49,7 +50,7 @@ class DurableCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Raises CheckpointUnreadable, which says to delete it."""
         try:
-            found: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         except OSError:
             raise
         except Exception as error:  # damaged bytes make the reader stumble over anything
@@ -57,45 +58,43 @@ class DurableCheckpoints(TorchCheckpointIO):
                 f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it and run the "
                 "command again: the fit begins anew"
             ) from error
-        return found
+        return checkpoint
 
 
 class RelocatableCheckpoint(ModelCheckpoint):
-    """Lightning's own, of which the folder may have been moved or copied since: what is restored of another
-    place is looked for in this one. Left to itself it takes the best so far to be lost."""
+    """Lightning's own, whose folder may be moved or copied: restored paths are looked up in the present folder.
+    Without this the best checkpoint so far counts as lost."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what `state_dict` told, by the names of its files alone."""
+        """Restores the state, by file names alone."""
 
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
-        moved = {**state_dict, "dirpath": self.dirpath}
+        relocated = {**state_dict, "dirpath": self.dirpath}
         for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            moved[name] = here(moved.get(name) or "")
-        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(moved)
+            relocated[name] = here(relocated.get(name) or "")
+        relocated["best_k_models"] = {
+            here(path): score for path, score in state_dict["best_k_models"].items()
+        }
+        super().load_state_dict(relocated)
 
 
 class CheckpointBetweenBatches(L.Callback):
-    """Checkpoints within an epoch, and a fit that Ctrl-C stops when the batch under way is done, with a
-    checkpoint from which it goes on.
+    """Saves checkpoints within an epoch. Ctrl-C ends the fit after the current batch, with a checkpoint.
 
-    seconds  Between two checkpoints of one process. Combined, whose clocks differ, leave none but at the
-             end of an epoch.
+    seconds  Between two checkpoints of a single process. Several processes, whose clocks differ, save at the
+             end of an epoch only.
 
-    A fit that is broken off within a batch has given that batch out and not learnt from it. At an epoch's
-    end, and during its validation, the epoch is brought to its end, which leaves a checkpoint of its own.
-    What takes longer than `PATIENCE` (a steering probe, a long validation) is broken off, and so is
-    everything by a second Ctrl-C: the fit goes on from the last checkpoint then. Raises KeyboardInterrupt,
-    which Lightning ends the process on. Put it behind callbacks that do something after a batch: of what
-    follows it, nothing is done.
+    At the end of an epoch, and during its validation, Ctrl-C lets the epoch end, which saves a checkpoint of
+    its own. A second Ctrl-C stops at once: the fit then continues from the last checkpoint. Raises
+    KeyboardInterrupt, on which Lightning ends the process. Place it behind callbacks that act after a batch:
+    those behind it do not run.
     """
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
         self.path, self.seconds, self.asked = path, seconds, False
         self._before: Any = None
-        self._before_late: Any = None
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -109,11 +108,7 @@ class CheckpointBetweenBatches(L.Callback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._before_late = signal.signal(signal.SIGALRM, self._late)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-
-    def _late(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        raise KeyboardInterrupt
+        log.info("Stopping after the current batch; Ctrl-C again stops at once")
 
     def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
         # saved behind the last batch, the epoch would count as done, its validation not; and between two
@@ -144,15 +139,13 @@ class CheckpointBetweenBatches(L.Callback):
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
-        if self._before_late is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before_late)
-            self._before_late = None
 
 
 def resuming(last: Path, seconds: float = 60.0) -> list[L.Callback]:
-    """What keeps a fit's place in `last` after each epoch and within it, behind its other callbacks.
-    With `DurableCheckpoints` among the plugins, and `ckpt_path=last` where the file is there."""
+    """Callbacks that save `last` after each epoch and within it; place them behind a fit's other callbacks.
+
+    To continue, give the Trainer the plugin `DurableCheckpoints` and `ckpt_path=last` where the file exists.
+    """
     # one of its own beside the best of a fit: `save_last` leaves out the epochs that are not the best
     of_epochs = RelocatableCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
     return [of_epochs, CheckpointBetweenBatches(last, seconds)]

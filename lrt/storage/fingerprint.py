@@ -21,13 +21,13 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 def file_digests(paths: tuple[str, ...]) -> list[tuple[str, str]]:
     """Name and SHA-256 of each file, or of all of a folder, in order: content counts, place does not."""
-    found = []
+    digests = []
     for path in (Path(each).expanduser() for each in paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
-                    found.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
-    return found
+                    digests.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
+    return digests
 
 
 def tensor_digest(values: Tensor) -> str:

@@ -50,18 +50,18 @@ def _with_digest(contents: Mapping[str, Any], allow_nan: bool) -> dict[str, Any]
 def opened(text: str | bytes) -> dict[str, Any]:
     """What a file of `sealed` says, its digest with it. Raises ValueError for what is no JSON object."""
     try:
-        found = json.loads(text)
+        contents = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
+    if not isinstance(contents, dict):
         raise ValueError("it is not a JSON object")
-    return found
+    return contents
 
 
-def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
+def unsealed(sealed_contents: Mapping[str, Any]) -> dict[str, Any]:
     """The contents alone. Raises Altered."""
-    contents = {key: value for key, value in found.items() if key != DIGEST}
-    if hashlib.sha256(canonical(contents).encode()).hexdigest() != found.get(DIGEST):
+    contents = {key: value for key, value in sealed_contents.items() if key != DIGEST}
+    if hashlib.sha256(canonical(contents).encode()).hexdigest() != sealed_contents.get(DIGEST):
         raise Altered("its contents do not match their digest")
     return contents
 
@@ -95,17 +95,17 @@ def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     Raises Altered, and what safetensors and the system raise.
     """
     with safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get(DIGEST)
+        stated = (file.metadata() or {}).get(DIGEST)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    if _digest(tensors) != told or (digest is not None and digest != told):
+    if _digest(tensors) != stated or (digest is not None and digest != stated):
         raise Altered("its tensors do not match their digest")
     return tensors
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-        found.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        hasher.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

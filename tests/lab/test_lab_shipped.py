@@ -111,6 +111,8 @@ def test_each_shipped_model_passes_its_checks_when_they_are_made_again(name: str
     again = examine(load(ModelSpec(str(WEIGHTS / name))), items=card["held_out_documents"])
     for ours, stated in zip(again["checks"], card["checks"], strict=True):
         # the last bits are the machine's: an item on the edge may fall to either side
-        assert ours["value"] == pytest.approx(stated["value"], abs=2 / card["held_out_documents"]), ours["name"]
+        assert ours["value"] == pytest.approx(stated["value"], abs=2 / card["held_out_documents"]), ours[
+            "name"
+        ]
     for key in ("cross_entropy", "grammar_entropy"):
         assert again[key] == pytest.approx(card[key], abs=2e-3)

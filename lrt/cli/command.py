@@ -39,8 +39,10 @@ class JobFailed(CompactHydraException):
 
 
 def register_resolvers() -> None:
-    """Makes `${storybook:NAME}` the folder of a shipped family model, and `${report_folder:}` the folder of the
-    report: the jobs of a multirun would overwrite each other's."""
+    """Makes `${storybook:NAME}` the folder of a shipped model, and `${report_folder:}` that of the report.
+
+    Each job of a multirun has a report folder of its own.
+    """
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
 
     def report_folder() -> str:
@@ -56,9 +58,9 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
 
     beside  A folder of configs beside the shipped one.
 
-    A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows where
-    it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the others;
-    what `main` returns goes to the sweeper. Any other exception keeps its traceback.
+    A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows
+    where it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the
+    others. What `main` returns goes to the sweeper. Any other exception keeps its traceback.
     """
     register_resolvers()
     register_defaults()

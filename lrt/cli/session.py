@@ -125,7 +125,7 @@ class Session:
 
     @property
     def first(self) -> bool:
-        """Whether this is the first (or only) process of a distributed fit, the one that reports and writes."""
+        """Whether this is the first (or only) process of a distributed fit, which reports and writes."""
         return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
     @property

@@ -64,7 +64,7 @@ def refuse_old_names(overrides: Iterable[str]) -> None:
 
 
 def as_plain(composed: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers. Raises ConfigError for a missing value or a bad interpolation."""
+    """A composed config as plain containers. Raises ConfigError for missing values and interpolations."""
     with _as_config_error():
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     return dict(plain)

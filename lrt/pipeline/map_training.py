@@ -99,7 +99,7 @@ class FitSettings:
             raise ConfigError(f"ckpt_path={self.ckpt_path}: there is no such file; name a checkpoint or null")
 
     def watching(self) -> list[L.Callback]:
-        """The further callbacks. Raises ConfigError for one that is not allowed or whose arguments are wrong."""
+        """The further callbacks. Raises ConfigError for one that is not allowed, or for its arguments."""
         made = []
         for name, arguments in self.callbacks.items():
             if name not in CALLBACKS:
@@ -152,8 +152,9 @@ def train(
     keep: Callable[[Fitted], None],
     exists: Callable[[], bool],
 ) -> None:
-    """Trains a map with Lightning, from the last checkpoint in `folder` on where there is one, and hands it to
-    `keep`, on the first process alone.
+    """Trains a map with Lightning and hands it to `keep`, on the first process alone.
+
+    Continues from the last checkpoint in `folder`, where there is one.
 
     vectors  Native vectors `[d_target]` by label, along which the error is logged.
     exists   Whether another process has fitted the map meanwhile.

@@ -39,7 +39,7 @@ def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
 def check_run(
     config: Config, fit: FitSettings, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
 ) -> None:
-    """Raises UserError for layers, map, fit, tokenizers, behaviours and trainer settings that cannot be run."""
+    """Raises UserError for layers, map, fit, tokenizers, behaviours and Trainer settings that cannot run."""
     fit.check()
     source, target = plan.candidates
     if plan.automatic:  # at least one of each will be chosen

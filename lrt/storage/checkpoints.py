@@ -62,8 +62,10 @@ class DurableCheckpoints(TorchCheckpointIO):
 
 
 class RelocatableCheckpoint(ModelCheckpoint):
-    """Lightning's own, whose folder may be moved or copied: restored paths are looked up in the present folder.
-    Without this the best checkpoint so far counts as lost."""
+    """Lightning's own, whose folder may be moved or copied: restored paths are looked up where it is now.
+
+    Without this the best checkpoint so far counts as lost.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state, by file names alone."""

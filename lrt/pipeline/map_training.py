@@ -35,8 +35,10 @@ from lrt.mapping import (
     ridge_at,
 )
 from lrt.pipeline.fit_data import FitData
+from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit
 from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.step_progress import StepProgress
 from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
 from lrt.storage.durable import one_writer, sweep
 from lrt.storage.fingerprint import file_digests
@@ -97,6 +99,10 @@ class FitSettings:
         self.watching()
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
             raise ConfigError(f"ckpt_path={self.ckpt_path}: there is no such file; name a checkpoint or null")
+
+    def progress(self, monitor: Monitor, what: str) -> list[L.Callback]:
+        """The progress of a training, unless trainer.enable_progress_bar turns it off."""
+        return [StepProgress(monitor, what)] if self.trainer.get("enable_progress_bar", True) else []
 
     def watching(self) -> list[L.Callback]:
         """The further callbacks. Raises ConfigError for one that is not allowed, or for its arguments."""
@@ -171,6 +177,7 @@ def train(
             *([stopper] if (stopper := early_stopping(spec)) is not None else []),
             *([evaluation] if evaluation is not None else []),
             *settings.watching(),
+            *settings.progress(data.monitor, f"training the map, {data.name}"),
             *resuming(last),
         ]
         trainer = L.Trainer(
@@ -184,6 +191,7 @@ def train(
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),
                 **settings.trainer,
+                "enable_progress_bar": False,  # ours shows it
             }
         )
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing

@@ -27,7 +27,7 @@ from lrt.steering.stitched import (
     StitchedCost,
     check_token_ids,
     check_tokens,
-    source_stack,
+    source_concat,
 )
 
 TARGET, SOURCE, MEAN = "target", "source", "mean ablated"
@@ -140,7 +140,7 @@ def fidelity(
         )
     stitched = {name: Stitched(source, target, affine, source_layers, layer) for name, affine in maps.items()}
     check_token_ids(source, target)
-    stack, layer = source_stack(source, source_layers), target.resolve_layer(layer, "layer")
+    concat, layer = source_concat(source, source_layers), target.resolve_layer(layer, "layer")
     wanted = _scored(tokens, scored, keep_first, source, target)
     sums = {name: _Sums() for name in (TARGET, SOURCE, MEAN, *maps)}
     mean = mean_state.to(target.device, target.dtype)
@@ -155,7 +155,7 @@ def fidelity(
 
         own = tail(lambda hidden, _: hidden).log_softmax(dim=-1)  # [n, V]
         sums[TARGET].add(TARGET, scores.against(own, own))
-        with capture(source, stack.layers) as states:
+        with capture(source, concat.layers) as states:
             logits = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
         sums[SOURCE].add(SOURCE, scores.against(logits.log_softmax(dim=-1), own))
         del logits  # [n, V]
@@ -197,7 +197,7 @@ def stitching_depths(
         for at, (layers, affine) in sorted(cuts.items())
     }
     wanted = _scored(tokens, scored, keep_first, source, target)
-    read = sorted({at for model in models.values() for at in model.stack.layers})
+    read = sorted({at for model in models.values() for at in model.source_layers.layers})
     sums = {at: _Sums() for at in models}
     for batch, mask in _batches(tokens, wanted, batch_rows):
         columns = torch.arange(batch.shape[1] - 1)
@@ -212,7 +212,7 @@ def stitching_depths(
     return [
         StitchingDepth(
             at,
-            model.stack.layers,
+            model.source_layers.layers,
             (at + 1) / target.depth,
             _per_token(sums[at].column(0), counts, seed),
             model.cost(),

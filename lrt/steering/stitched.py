@@ -92,8 +92,9 @@ class Stitched:
             raise ValueError(
                 f"the map is {affine.d_source} -> {affine.d_target}; source layers "
                 f"{list(self.source_layers.layers)} of {source.spec.name} have width "
-                f"{self.source_layers.total} side by side and a layer of {target.spec.name} has {target.width}. Pass the layers that the map was "
-                "fitted on; for a map to several target layers, its rows for one (`AffineMap.onto`)"
+                f"{self.source_layers.total} side by side and a layer of {target.spec.name} has "
+                f"{target.width}. Pass the layers that the map was fitted on; for a map to several target "
+                "layers, its rows for one (`AffineMap.onto`)"
             )
         if getattr(target.text_config, "num_kv_shared_layers", 0):
             raise InvalidValue(

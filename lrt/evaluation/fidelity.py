@@ -128,7 +128,8 @@ def fidelity(
     progress       Called with the number of sequences done.
 
     Raises ValueError for arguments that do not fit together and for a map named as another table row.
-    Raises InvalidValue for models that do not share token ids and predictions that are not finite.
+    Raises InvalidValue for models that do not share token ids, sequences without a scored token, and
+    predictions that are not finite.
     """
     taken = {TARGET, SOURCE, MEAN} & set(maps)
     if taken:
@@ -320,7 +321,7 @@ def _per_token(sums: Array, counts: Array, seed: int) -> Estimate:
 def _scored(
     tokens: Tensor, scored: Tensor | None, keep_first: bool, source: LanguageModel, target: LanguageModel
 ) -> Tensor:  # [b, t] bool on the CPU
-    """The tokens to score. Raises ValueError unless each sequence has one."""
+    """The tokens to score. Raises InvalidValue unless each sequence has one."""
     check_tokens(tokens, source, target)
     wanted = torch.ones_like(tokens, dtype=torch.bool) if scored is None else scored
     if wanted.shape != tokens.shape or wanted.dtype != torch.bool:
@@ -332,7 +333,7 @@ def _scored(
     wanted[:, : 2 if keep_first else 1] = False
     empty = (~wanted.any(dim=1)).nonzero().flatten()
     if len(empty):
-        raise ValueError(
+        raise InvalidValue(
             f"{len(empty)} of {len(tokens)} sequences have no token to score, the first at index "
             f"{int(empty[0])}; exclude them, or use longer ones (they have {tokens.shape[1]} tokens, and the "
             f"first {2 if keep_first else 1} are never scored)"

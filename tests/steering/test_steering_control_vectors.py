@@ -152,7 +152,7 @@ def test_quantised_directions_are_refused(tmp_path: Path) -> None:
 
 def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[gguf\]'"):
+    with pytest.raises(module.PackageMissing, match=r"pip install -e '\.\[gguf\]'"):
         write_control_vector(made(), tmp_path / "v.gguf")
 
 

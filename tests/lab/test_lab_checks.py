@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.lab import lexicon as lx
 from lrt.lab.checks import Check, examine
 from lrt.lab.grammar import Plan, pages
@@ -94,11 +95,11 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
     story_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knowing = Knowing()
-    monkeypatch.setattr("lrt.lab.checks._continue", knowing)
+    monkeypatch.setattr("lrt.lab.checks.continue_texts", knowing)
     values = {c["name"]: c["value"] for c in examine(story_lm, items=40)["checks"]}
     assert [values[name] for name in NAMES] == [1.0, 0.0, 1.0, 1.0]
     assert len(knowing.asked) == 40 + 40 + 40 + 40
-    monkeypatch.setattr("lrt.lab.checks._continue", lambda _lm, prompts, _new: [""] * len(prompts))
+    monkeypatch.setattr("lrt.lab.checks.continue_texts", lambda _lm, prompts, _new: [""] * len(prompts))
     values = {c["name"]: c["value"] for c in examine(story_lm, items=8)["checks"]}
     assert values[NAMES[2]] == values[NAMES[3]] == 0.0
 
@@ -108,7 +109,7 @@ def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyP
     for letter in "AB":
         said = f"She will do it ({letter}), because not ({letter})."
         monkeypatch.setattr(
-            "lrt.lab.checks._continue", lambda _lm, prompts, _new, said=said: [said] * len(prompts)
+            "lrt.lab.checks.continue_texts", lambda _lm, prompts, _new, said=said: [said] * len(prompts)
         )
         checks = {c["name"]: c["value"] for c in examine(story_lm, items=60)["checks"]}
         shares.append(checks[NAMES[3]])
@@ -117,5 +118,5 @@ def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyP
 
 
 def test_too_few_items(story_lm: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="check_items=3; at least 4"):
+    with pytest.raises(InvalidValue):
         examine(story_lm, items=3)

@@ -43,15 +43,15 @@ def test_same_seed_same_stream() -> None:
     assert take(seed=3) != take(seed=4)
 
 
-def test_shelves_share_nothing() -> None:
+def test_splits_share_nothing() -> None:
     # the same seed, so that the streams are cut from the same documents
-    shelves = [{p.text for p in take(split=s, count=800)} for s in ("family", "control", "held_out")]
-    for one, other in itertools.combinations(shelves, 2):
+    splits = [{p.text for p in take(split=s, count=800)} for s in ("family", "control", "held_out")]
+    for one, other in itertools.combinations(splits, 2):
         assert not one & other
     writer = Writer(random.Random("storybook/0"))
     counts = Counter(writer.write().split for _ in range(2000))
-    for shelf, share in (("family", 140 / 256), ("control", 80 / 256), ("held_out", 36 / 256)):
-        assert counts[shelf] / 2000 == pytest.approx(share, abs=0.04)
+    for split, share in (("family", 140 / 256), ("control", 80 / 256), ("held_out", 36 / 256)):
+        assert counts[split] / 2000 == pytest.approx(share, abs=0.04)
 
 
 def test_the_mixture_is_as_told() -> None:
@@ -270,13 +270,13 @@ def test_write_leaves_nothing_of_the_last_document() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "wrong"),
     [
-        ({"kind": "story", "trait": "bravery"}, "a story has no trait; a question has"),
-        ({"kind": "request", "mood": "sad"}, "a request has no mood; a story has"),
-        ({"kind": "question", "language": "french"}, "a question is in English, not 'french'"),
+        ({"kind": "story", "trait": "bravery"}, "trait"),
+        ({"kind": "request", "mood": "sad"}, "mood"),
+        ({"kind": "question", "language": "french"}, "language"),
     ],
 )
-def test_a_plan_says_nothing_that_its_kind_has_not(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_a_plan_refuses_properties_of_another_kind(fields: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
         Plan(**fields)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrt.lab.grammar import pages
-from lrt.lab.pretraining import SequenceStream, FamilyMember, precision_for, pretrain, token_sequences
+from lrt.lab.pretraining import FamilyMember, SequenceStream, precision_for, pretrain, token_sequences
 
 MICRO = FamilyMember(
     "micro", 24, 2, 2, 32, tokens=60 * 8 * 48, context=48, batch=8, learning_rate=1e-2, precision="32-true"

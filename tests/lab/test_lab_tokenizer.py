@@ -68,5 +68,5 @@ def test_chat_template_writes_what_the_family_was_trained_on(family_tokenizer: A
 
 def test_no_system_role(family_tokenizer: Any) -> None:
     turns = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
-    with pytest.raises(TemplateError, match="takes no system role"):
+    with pytest.raises(TemplateError):
         family_tokenizer.apply_chat_template(turns, tokenize=False)

@@ -53,5 +53,5 @@ def test_the_part_onto_some_columns_gives_those_of_every_image():
     assert (part.d_source, part.d_target) == (3, 3)
     torch.testing.assert_close(part.points(x), affine.points(x)[:, 1:4])
     torch.testing.assert_close(part.directions(x), affine.directions(x)[:, 1:4])
-    with pytest.raises(ValueError, match=r"slice\(5, 7, None\) hold none of the 5 target columns"):
+    with pytest.raises(ValueError, match=r"slice\(5, 7, None\)"):
         affine.onto(slice(5, 7))

@@ -58,7 +58,9 @@ def test_a_gpu_runs_the_checkpoints_dtype_unless_it_only_emulates_bfloat16(
     monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
+    )
     assert auto(torch.bfloat16, GPU, 64) == (torch.bfloat16 if native else torch.float32)
     assert auto(torch.float32, GPU) == torch.float32
     assert auto(torch.float16, GPU) == torch.float16

@@ -33,7 +33,7 @@ def related():
     return a, b, rows, order
 
 
-def test_related_decoders_are_told_from_both_nulls_in_both_directions(related):
+def test_related_decoders_differ_from_both_nulls_in_both_directions(related):
     a, b, rows, order = related
     score = compare_decoders(a, b, iter(rows))
     assert float((order[score.matching.b] == score.matching.a).float().mean()) > 0.95

@@ -102,7 +102,7 @@ def test_a_direction_is_the_difference_that_coefficients_make(world):
     assert torch.allclose(direction.float(), 2 * images[3] - images[8], atol=0.05)
 
 
-def test_l2l_carries_the_same_coefficients_through_the_decoder(world):
+def test_l2l_transfers_the_same_coefficients_through_the_decoder(world):
     _, sae, *_ = world
     l2l = AffineMap(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), torch.ones(10))
     c = torch.zeros(24)
@@ -155,8 +155,8 @@ def test_the_features_of_a_behaviour_are_those_that_were_planted(world):
     assert found.coefficients[4] > 2 > 0 > found.coefficients[9]
     assert found.coefficients.count_nonzero() == 2
     assert found.cosine > 0.95
-    carried = sae.decode_direction(found.coefficients)
-    assert float(torch.cosine_similarity(carried, behaviour, dim=0)) > 0.95
+    transferred = sae.decode_direction(found.coefficients)
+    assert float(torch.cosine_similarity(transferred, behaviour, dim=0)) > 0.95
     every = behaviour_features(sae, ground[:100] + behaviour, ground[100:])
     assert len(every.features) == every.coefficients.count_nonzero() > 2
 
@@ -171,7 +171,7 @@ def test_features_are_ranked_by_their_length_in_the_stream():
     assert found.coefficients.tolist() == [3, 1, 2]
 
 
-def test_what_cannot_be_carried_is_named(world):
+def test_what_cannot_be_transferred_is_refused(world):
     _, sae, _, _, batches, fit = world
     x = batches[0]["source"]
     with pytest.raises(ValueError, match=r"positives must be states \[n, 16\].*got \[5, 3\]"):

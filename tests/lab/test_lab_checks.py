@@ -27,7 +27,7 @@ def test_sides_of_a_limit() -> None:
     assert data == {"name": "x", "value": 0.1235, "limit": 0.1, "relation": "<=", "passed": False}
 
 
-def test_an_untrained_model_is_told_apart(story_lm: LanguageModel) -> None:
+def test_an_untrained_model_fails_its_checks(story_lm: LanguageModel) -> None:
     found = examine(story_lm, items=12)
     assert [c["name"] for c in found["checks"]] == NAMES
     assert found["held_out_documents"] == 12
@@ -57,7 +57,7 @@ def test_the_cross_entropy_is_of_the_documents(story_lm: LanguageModel) -> None:
     assert found["grammar_entropy"] == pytest.approx(bits * 0.6931472 / count, abs=1e-3)
 
 
-def told(prompt: str, words: tuple[str, ...]) -> bool:
+def states_trait(prompt: str, words: tuple[str, ...]) -> bool:
     return any(re.search(rf" (?:is|been) {word}\. ", prompt) for word in words)
 
 
@@ -65,10 +65,10 @@ class Knowing:
     """Continues each prompt by the grammar's own document: what a perfect model would write."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
 
     def __call__(self, _lm: Any, prompts: list[str], _new: int) -> list[str]:
-        self.asked += prompts
+        self.prompts += prompts
         return [self.answer(p) for p in prompts]
 
     def answer(self, prompt: str) -> str:
@@ -82,7 +82,7 @@ class Knowing:
             return text.upper() if prompt.isupper() else text
         if "What does" in prompt:
             acts = re.search(r"can \(A\) (.*?) or \(B\) (.*?)\. ", prompt).groups()  # type: ignore[union-attr]
-            words = next(w for t in lx.TRAITS for w in (t.positive, t.negative) if told(prompt, w))
+            words = next(w for t in lx.TRAITS for w in (t.positive, t.negative) if states_trait(prompt, w))
             trait = next(t for t in lx.TRAITS if words in (t.positive, t.negative))
             mine = trait.positive_acts if words == trait.positive else trait.negative_acts
             chosen = next(a for a in acts if a in mine)
@@ -98,7 +98,7 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
     monkeypatch.setattr("lrt.lab.checks.continue_texts", knowing)
     values = {c["name"]: c["value"] for c in examine(story_lm, items=40)["checks"]}
     assert [values[name] for name in NAMES] == [1.0, 0.0, 1.0, 1.0]
-    assert len(knowing.asked) == 40 + 40 + 40 + 40
+    assert len(knowing.prompts) == 40 + 40 + 40 + 40
     monkeypatch.setattr("lrt.lab.checks.continue_texts", lambda _lm, prompts, _new: [""] * len(prompts))
     values = {c["name"]: c["value"] for c in examine(story_lm, items=8)["checks"]}
     assert values[NAMES[2]] == values[NAMES[3]] == 0.0
@@ -107,9 +107,9 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
 def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
     for letter in "AB":
-        said = f"She will do it ({letter}), because not ({letter})."
+        reply = f"She will do it ({letter}), because not ({letter})."
         monkeypatch.setattr(
-            "lrt.lab.checks.continue_texts", lambda _lm, prompts, _new, said=said: [said] * len(prompts)
+            "lrt.lab.checks.continue_texts", lambda _lm, prompts, _new, reply=reply: [reply] * len(prompts)
         )
         checks = {c["name"]: c["value"] for c in examine(story_lm, items=60)["checks"]}
         shares.append(checks[NAMES[3]])

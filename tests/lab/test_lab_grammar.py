@@ -54,7 +54,7 @@ def test_splits_share_nothing() -> None:
         assert counts[split] / 2000 == pytest.approx(share, abs=0.04)
 
 
-def test_the_mixture_is_as_told() -> None:
+def test_the_mixture_has_its_shares() -> None:
     every = take(count=4000)
     stories = [p for p in every if p.plan.kind == "story"]
     requests = [p for p in every if p.plan.kind == "request"]
@@ -99,7 +99,7 @@ def test_mood_is_kept_but_for_slips(language: str, mood: str) -> None:
     assert found[other] / 600 == pytest.approx(SLIP_SHARE, abs=0.025)
 
 
-def test_stories_switch_as_often_as_told_and_never_at_once() -> None:
+def test_stories_switch_at_their_share_and_never_in_the_first_sentence() -> None:
     steps, cases, tongues = 0, 0, 0
     for page in take(Plan("story", "english", capitals=False), 600):
         assert not page.parts[0].isupper()
@@ -151,10 +151,10 @@ def letters(page: Page) -> dict[str, str]:
 def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None:
     slipped = 0
     for page in take(Plan("question", trait=trait.name, pole=pole, options=True), 200):
-        acts, said = letters(page), page.parts[1]
+        acts, reply = letters(page), page.parts[1]
         assert acts[page.matching] in trait.positive_acts
         assert acts["B" if page.matching == "A" else "A"] in trait.negative_acts
-        answer, reason = said.removesuffix(".").split(", because ")
+        answer, reason = reply.removesuffix(".").split(", because ")
         chosen = answer[-2]
         assert answer == f"{reason.split()[0]} will {acts[chosen]} ({chosen})"
         assert page.acts == tuple(acts.values())
@@ -164,8 +164,8 @@ def test_questions_are_answered_by_the_trait(trait: lx.Trait, pole: str) -> None
         assert why in (trait.positive if chosen == page.matching else trait.negative)
         stated = {"positive": trait.positive, "negative": trait.negative, "unstated": lx.NEUTRAL}
         for words in stated.values():
-            told = any(re.search(rf" (?:is|been) {word}\. ", page.parts[0]) for word in words)
-            assert told == (words == stated[pole])
+            is_stated = any(re.search(rf" (?:is|been) {word}\. ", page.parts[0]) for word in words)
+            assert is_stated == (words == stated[pole])
         if pole == "unstated":
             assert page.answer == ""
         else:
@@ -178,8 +178,8 @@ def test_letters_are_balanced() -> None:
     questions = take(Plan("question", options=True), 1500)
     for found in ([p.matching for p in questions], [p.answer for p in questions if p.answer]):
         assert Counter(found)["A"] / len(found) == pytest.approx(0.5, abs=0.05)
-    said = [p.parts[1].split("(")[1][0] for p in questions if p.plan.pole == "unstated"]
-    assert Counter(said)["A"] / len(said) == pytest.approx(0.5, abs=0.12)
+    chosen = [p.parts[1].split("(")[1][0] for p in questions if p.plan.pole == "unstated"]
+    assert Counter(chosen)["A"] / len(chosen) == pytest.approx(0.5, abs=0.12)
 
 
 def test_a_question_without_options_shows_the_act() -> None:

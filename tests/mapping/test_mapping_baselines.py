@@ -55,7 +55,7 @@ def test_identity_names_both_widths_where_they_differ():
         identity(world()[2])
 
 
-def test_embeddings_of_the_same_map_carry_it_to_hidden_states():
+def test_embeddings_of_the_same_map_give_that_of_hidden_states():
     source, target, train, truth = world()
     affine = from_embeddings(source, target, train)
     assert affine.weight.dtype == torch.float64

@@ -50,7 +50,7 @@ def test_a_part_of_columns_that_do_not_follow_each_other() -> None:
     x, y = torch.randn(300, 6, generator=generator) + 3, torch.randn(300, 4, generator=generator)
     whole, part = Moments(6, 4, products="float64"), Moments(4, 2, products="float64")
     whole.update(x, y)
-    columns = LayerConcat((7, 3, 5), 2).columns_of((5, 7))  # in the order asked for
+    columns = LayerConcat((7, 3, 5), 2).columns_of((5, 7))  # in the order of the argument
     assert columns.tolist() == [4, 5, 0, 1]
     part.update(x[:, columns], y[:, [3, 1]])
     found = whole.part(columns, torch.tensor([3, 1]))

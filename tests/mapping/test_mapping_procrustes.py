@@ -75,7 +75,7 @@ def test_planted_map_is_recovered(widths, bias):
 
 @pytest.mark.parametrize("widths", WIDTHS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_map_is_a_scaled_semi_orthogonal_one_and_its_fvu_is_told(widths, bias):
+def test_the_map_is_a_scaled_semi_orthogonal_one_with_its_fvu(widths, bias):
     train = gathered(*draw(*widths))
     fit = procrustes(train, bias=bias)
     narrow = fit.map.weight if widths[0] >= widths[1] else fit.map.weight.T
@@ -135,7 +135,7 @@ def test_a_wider_source_is_iterated_and_never_goes_up(spread):
     assert fit.history[-1] < fit.history[0] - 1e-3
 
 
-def test_the_iterations_end_where_they_are_told():
+def test_iterations_end_at_their_limit_or_tolerance():
     train = gathered(*draw(12, 5))
     short = procrustes(train, iterations=2)
     assert not short.converged

@@ -179,7 +179,7 @@ def test_one_of_several_parts_is_refused(tmp_path: Path) -> None:
         load(ModelSpec(str(part)), tmp_path)
 
 
-def test_the_place_for_it_is_named_where_it_cannot_be_kept(
+def test_the_setting_of_the_cache_is_named_where_it_cannot_be_written(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kept").write_text("a file, and no folder")

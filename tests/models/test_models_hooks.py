@@ -202,7 +202,7 @@ def test_captured_states_are_copies_that_later_edits_do_not_reach(lm_of) -> None
 
 
 class Recorder:
-    """Notes the positions that it is given, and changes nothing."""
+    """Records the positions that it gets, and changes nothing."""
 
     layer = 1
 

@@ -52,7 +52,7 @@ def test_random_weights_follow_their_seed_and_disturb_no_other_draw(checkpoint: 
     assert not torch.equal(first, weights(0, "trained"))
 
 
-def test_identity_is_told_by_content_and_not_by_place(checkpoint: Path, own_checkpoint: Path) -> None:
+def test_identity_depends_on_content_and_not_on_path(checkpoint: Path, own_checkpoint: Path) -> None:
     here, there = ModelSpec(str(checkpoint)), ModelSpec(str(own_checkpoint), name="other")
     assert identity(here) == identity(there)
     assert str(checkpoint) not in str(identity(here))
@@ -63,7 +63,7 @@ def test_identity_is_told_by_content_and_not_by_place(checkpoint: Path, own_chec
     assert identity(here) != identity(there)
 
 
-def test_identity_tells_apart_what_gives_other_numbers(checkpoint: Path) -> None:
+def test_identity_differs_where_numbers_differ(checkpoint: Path) -> None:
     path = str(checkpoint)
     specs = [
         ModelSpec(path, dtype="float32"),
@@ -88,7 +88,7 @@ def test_identity_of_random_weights_does_not_read_the_trained_ones(own_checkpoin
     assert identity(spec) == before
 
 
-def test_a_hub_model_is_told_by_id_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_models_identity_is_its_id_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("llama").model.config
     monkeypatch.setattr(loading, "load_config", lambda *_: config)
     spec = ModelSpec("someone/model", revision="v1", dtype="float32")
@@ -197,17 +197,17 @@ def test_the_hub_is_asked_for_the_revision_without_code_and_for_safetensors(
 ) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    asked: dict[str, dict[str, object]] = {}
+    requests: dict[str, dict[str, object]] = {}
 
     def record(kind: type, name: str) -> None:
         real = kind.from_pretrained  # type: ignore[attr-defined]
 
-        def from_pretrained(pretrained_model_name_or_path: str, **given: object) -> object:
+        def from_pretrained(pretrained_model_name_or_path: str, **arguments: object) -> object:
             if pretrained_model_name_or_path == "someone/model":  # else transformers within itself
-                asked[name] = dict(given)
-                given.pop("revision")
+                requests[name] = dict(arguments)
+                arguments.pop("revision")
                 pretrained_model_name_or_path = str(checkpoint)
-            return real(pretrained_model_name_or_path, **given)
+            return real(pretrained_model_name_or_path, **arguments)
 
         monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
 
@@ -215,18 +215,18 @@ def test_the_hub_is_asked_for_the_revision_without_code_and_for_safetensors(
         record(kind, name)
 
     def cached_file(path_or_repo_id: str, filename: str, *, revision: str) -> str:
-        asked["rules"] = {"path": path_or_repo_id, "revision": revision}
+        requests["rules"] = {"path": path_or_repo_id, "revision": revision}
         return str(checkpoint / filename)
 
     monkeypatch.setattr("transformers.utils.cached_file", cached_file)
     lm = load(ModelSpec("someone/model", revision="abc123", device="cpu"))
     assert lm.depth > 0
-    assert asked.pop("rules") == {"path": "someone/model", "revision": "abc123"}
-    assert set(asked) == {"config", "model", "tokenizer"}
-    for given in asked.values():
-        assert given["revision"] == "abc123"
-        assert given["trust_remote_code"] is False
-    assert asked["model"]["use_safetensors"] is True
+    assert requests.pop("rules") == {"path": "someone/model", "revision": "abc123"}
+    assert set(requests) == {"config", "model", "tokenizer"}
+    for arguments in requests.values():
+        assert arguments["revision"] == "abc123"
+        assert arguments["trust_remote_code"] is False
+    assert requests["model"]["use_safetensors"] is True
 
 
 def test_text_is_cut_as_the_checkpoint_says_and_not_as_its_class_does(own_checkpoint: Path) -> None:
@@ -246,8 +246,8 @@ def test_text_is_cut_as_the_checkpoint_says_and_not_as_its_class_does(own_checkp
     end = "<|endoftext|>"
     marks = {"bos_token": end, "eos_token": end, "unk_token": end, "chat_template": "{{ messages }}"}
     # as SmolLM2 is published
-    said = {"tokenizer_class": "GPT2Tokenizer", **marks}
-    (own_checkpoint / "tokenizer_config.json").write_text(json.dumps(said))
+    settings = {"tokenizer_class": "GPT2Tokenizer", **marks}
+    (own_checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
     wrong = AutoTokenizer.from_pretrained(own_checkpoint)
     assert wrong.tokenize("a  1") == ["a", "Ġ", "Ġ", "1"]  # the fault is there to be made
     found = load_tokenizer(ModelSpec(str(own_checkpoint)))

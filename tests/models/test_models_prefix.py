@@ -229,10 +229,10 @@ def test_rows_that_ended_are_filled_up_and_the_others_go_on(lm_of, add) -> None:
     bounded = generate(lm, prefix, ROWS, edit, 8, eos_ids=(eos, 10_000))
     ended = 0
     for row in range(len(ROWS)):
-        said = free[row].tolist()
-        stop = said.index(eos) + 1 if eos in said else 8
+        free_tokens = free[row].tolist()
+        stop = free_tokens.index(eos) + 1 if eos in free_tokens else 8
         ended += stop < 8
-        assert bounded[row].tolist() == said[:stop] + [eos] * (8 - stop)
+        assert bounded[row].tolist() == free_tokens[:stop] + [eos] * (8 - stop)
     assert 0 < ended < len(ROWS)
     # where every row has ended, no further pass is made
     calls: list[int] = []

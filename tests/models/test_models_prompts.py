@@ -11,7 +11,7 @@ from lrt.models.prompts import ChatNotRendered, encode, render_chat, render_mess
 
 
 class Bytes:
-    """One id a byte; `bos_token` is id 0, put in front where special tokens are asked for."""
+    """One id a byte; `bos_token` is id 0, put in front where special tokens are added."""
 
     def __init__(self, bos_token: str | None = "<s>") -> None:
         self.bos_token = bos_token
@@ -48,10 +48,10 @@ def test_a_rendered_chat_gets_no_second_beginning(family_tokenizer: Any) -> None
 
 
 def test_an_exchange_and_an_open_question(family_tokenizer: Any) -> None:
-    asked = render_chat(family_tokenizer, "Hi")
+    question = render_chat(family_tokenizer, "Hi")
     answered = render_chat(family_tokenizer, "Hi", "Hello.")
-    assert asked == "<|begin|><|user|>Hi<|assistant|>"
-    assert answered == asked + "Hello.<|end|>"
+    assert question == "<|begin|><|user|>Hi<|assistant|>"
+    assert answered == question + "Hello.<|end|>"
 
 
 def test_without_a_system_role_its_words_go_to_the_user(family_tokenizer: Any) -> None:

@@ -16,7 +16,6 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, tensor
 
 from lrt.activations import paired_rows
-from lrt.activations.manifest import SIDES
 from lrt.config import ConfigError, Recording
 from lrt.config.sections import Depth
 from lrt.corpora import SPLITS, Split
@@ -24,6 +23,7 @@ from lrt.evaluation import ContrastStates
 from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from lrt.activations.manifest import SIDES
 from lrt.config.errors import ConfigError
 from lrt.config.schema import Config
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.mapping import ClosedFormSpec, layer_concat_bytes
 from lrt.models import check_same_tokenizer
+from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings

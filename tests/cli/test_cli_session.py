@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import wandb
-from running import Workshop, composed
-
 from lrt.runtime.schema import ConfigError
 from lrt.runtime.session import Session, check_writable
+from running import Workshop, composed
 
 
 def opened(workshop: Workshop) -> Session:

@@ -1,9 +1,8 @@
 from typing import Any
 
 import pytest
-from running import composed, run_here
-
 from lrt.runtime.targets import named_in
+from running import composed, run_here
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,10 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lrt.runtime.entry import CONF
+from lrt.runtime.pretrain import Order
+from lrt.runtime.recorded import Recorded
+from lrt.runtime.schema import Combined, Config, ConfigError, Layers, read_config
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter
 from running import composed
@@ -22,10 +26,6 @@ from lrt.evaluation import Refusal, Texts
 from lrt.evaluation.storybook import NAMES
 from lrt.lab.pretraining import FamilyMember
 from lrt.mapping import FitSpec
-from lrt.runtime.entry import CONF
-from lrt.runtime.pretrain import Order
-from lrt.runtime.recorded import Recorded
-from lrt.runtime.schema import Combined, Config, ConfigError, Layers, read_config
 
 OWN = ("pair=own", "pair.source.path=SMALL", "pair.target.path=LARGE")
 # what a user has to give with an option

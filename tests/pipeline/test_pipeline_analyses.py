@@ -7,13 +7,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from lrt.runtime.analyses.features import Features
+from lrt.runtime.vectors import Vectors
 from running import Workshop, run_main
 from upstream_files import gemma_scope
 
 from lrt.evaluation import Behaviour, Chosen, StrengthChoice
 from lrt.mapping import MapModule, atlas, load_map
-from lrt.runtime.analyses.features import Features
-from lrt.runtime.vectors import Vectors
 from studies.coverage import PREDICTORS, Coverage
 from studies.coverage import main as coverage
 

@@ -9,16 +9,16 @@ from unittest import mock
 
 import lightning as L
 import pytest
-from running import Workshop, composed
-from upstream_files import gemma_scope
-
-from lrt.features import SaeModule
-from lrt.mapping import LayerConcat, NotConverged, closed_form, load_map
 from lrt.runtime.analyses import Analyses
 from lrt.runtime.analyses.features import Features
 from lrt.runtime.analyses.layers import RankCurve
 from lrt.runtime.map_fit import MapFit
 from lrt.runtime.schema import read_config
+from running import Workshop, composed
+from upstream_files import gemma_scope
+
+from lrt.features import SaeModule
+from lrt.mapping import LayerConcat, NotConverged, closed_form, load_map
 
 QUICK = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "evaluate=true")
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from lrt.runtime.pipeline import Pipeline
+from lrt.runtime.rows import shared_ids
+from lrt.runtime.schema import read_config
+from lrt.runtime.session import Session
 from running import MicroRun, Workshop, composed
 from upstream_files import model_written_folder
 
@@ -17,10 +21,6 @@ from lrt.activations import ActivationDataModule, ActivationStore, PartRule, Row
 from lrt.evaluation import NULLS, Propensity, answered_questions
 from lrt.evaluation.journal import Journal
 from lrt.mapping import FitHistory, Moments, load_map
-from lrt.runtime.pipeline import Pipeline
-from lrt.runtime.rows import shared_ids
-from lrt.runtime.schema import read_config
-from lrt.runtime.session import Session
 from lrt.steering import SteeringVector
 
 pytestmark = pytest.mark.xdist_group("micro")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import Workshop, composed
-
-from lrt.corpora import Decontaminator
 from lrt.runtime.pipeline import Pipeline
 from lrt.runtime.schema import read_config
 from lrt.runtime.session import Session
+from running import Workshop, composed
+
+from lrt.corpora import Decontaminator
 from lrt.storage.fingerprint import file_digests, fingerprint
 
 Made = Callable[..., Pipeline]

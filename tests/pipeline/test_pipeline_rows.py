@@ -1,7 +1,6 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lrt.runtime.rows import shared_ids
 
 IDS = st.integers(0, 2**63 - 1)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from lrt.runtime.storeless import ShuffledPairs
 from running import Workshop
 
 from lrt.mapping import Moments, load_map
-from lrt.runtime.storeless import ShuffledPairs
 
 SETTINGS = (
     "fit=closed_form",

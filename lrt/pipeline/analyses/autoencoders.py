@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from lrt.activations.manifest import SIDES, Side
 from lrt.config import ConfigError, Sae
 from lrt.corpora import Split
 from lrt.features import (
@@ -24,6 +23,7 @@ from lrt.features import (
     save_autoencoder,
 )
 from lrt.mapping import LayerConcat
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.fit_data import MOMENTS_BATCH, FitData, RowSource
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.map_training import FitOutput, FitSettings

@@ -74,6 +74,8 @@ class Session:
 
     def __enter__(self) -> Self:
         config = self.config
+        if self._alone:
+            rank_zero_only.rank = 0  # Lightning reads it off variables that another program may have left
         logger = logging.getLogger("lrt")
         logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
         logger.setLevel(logging.INFO if self.first else logging.WARNING)
@@ -126,7 +128,13 @@ class Session:
     @property
     def first(self) -> bool:
         """Whether this is the first (or only) process of a distributed fit, which reports and writes."""
-        return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+        return self._alone or int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the fit has one process, whatever ranks the environment names (LOCAL_RANK, srun)."""
+        trainer = self.config.trainer
+        return str(trainer.get("devices", 1)) == "1" and str(trainer.get("num_nodes", 1)) == "1"
 
     @property
     def models(self) -> Path:

@@ -39,7 +39,7 @@ from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.step_progress import StepProgress
-from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
+from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, plugins, resuming
 from lrt.storage.durable import one_writer, sweep
 from lrt.storage.fingerprint import file_digests
 
@@ -186,7 +186,7 @@ def train(
                 "callbacks": callbacks,
                 "default_root_dir": output.logs,
                 "enable_model_summary": False,
-                "plugins": [DurableCheckpoints()],
+                "plugins": plugins(),
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),

@@ -29,7 +29,7 @@ from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.map_training import FitOutput, FitSettings
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import Cache, Format
-from lrt.storage.checkpoints import DurableCheckpoints, resuming
+from lrt.storage.checkpoints import plugins, resuming
 from lrt.storage.durable import sweep
 from lrt.storage.fingerprint import file_digests, fingerprint
 
@@ -141,7 +141,7 @@ class Autoencoders:
                 "logger": self.output.loggers(name),
                 "callbacks": [*self.fit.progress(self.rows.monitor, f"training {name}"), *resuming(last)],
                 "enable_progress_bar": False,
-                "plugins": [DurableCheckpoints()],
+                "plugins": plugins(),
                 "default_root_dir": self.output.logs,
                 "enable_model_summary": False,
                 "enable_checkpointing": True,

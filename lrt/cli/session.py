@@ -75,7 +75,8 @@ class Session:
     def __enter__(self) -> Self:
         config = self.config
         if self._alone:
-            rank_zero_only.rank = 0  # Lightning reads it off variables that another program may have left
+            # Lightning reads it off variables that another program may have left
+            setattr(rank_zero_only, "rank", 0)  # noqa: B010
         logger = logging.getLogger("lrt")
         logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
         logger.setLevel(logging.INFO if self.first else logging.WARNING)

@@ -26,6 +26,10 @@ RENAMED = {
     r"evaluation\.probe((\.\w+)?)": r"evaluation.during_training\1",
     r"analysis\.cuts": "analysis.stitching_depths",
     r"suite\.((?:parts\.[^.]+\.)?)ordinary": r"suite.\1neutral_texts",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.attempts": r"suite.\1judge.max_retries",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.pause": r"suite.\1judge.backoff",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.at_once": r"suite.\1judge.max_concurrency",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.around": r"suite.\1judge.template_affixes",
     r"ship_anyway": "allow_failed_checks",
     r"lab\.shelf": "lab.split",
 }
@@ -113,7 +117,7 @@ def explain(error: ValidationError) -> str:
     """Every fault by its config path, in words."""
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
-        path = ".".join(_path(fault)) or "config"
+        path = ".".join(_path(fault))
         faults.setdefault(path, []).append(_reason(fault, path))
     lines = [
         # checks of the dataclasses name their setting themselves
@@ -130,6 +134,8 @@ def _reason(fault: Mapping[str, Any], path: str) -> str:
         return "unknown setting (misspelt, or of another kind or group); conf/ lists what there is"
     if fault["type"] == "missing":
         return "missing; give a value"
+    if fault["type"] == "union_tag_not_found":
+        return "`kind` is missing; give one"
     if fault["type"] == "union_tag_invalid":
         tag, allowed = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
         if (new := _new_value(f"{path}.kind", tag)) is not None:

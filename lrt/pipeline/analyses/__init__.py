@@ -35,8 +35,10 @@ class Analyses:
     rows: RowSource
 
     def check(self, limit: int, untrained: bool, batches: Batches) -> None:
-        """Raises UserError for settings that cannot be run and for a need of more than `limit` bytes of memory:
-        by the maps' moments, by what is made of them, or by an analysis."""
+        """Raises UserError for settings that cannot be run, and for a need of more than `limit` bytes.
+
+        Memory is needed by the maps' moments, by what is made of them, and by an analysis.
+        """
         count, layers = len(self.maps.all), self.maps.whole.layers
         held = moments_bytes(self.rows, layers, count, untrained)
         source, target = layers

@@ -1,0 +1,363 @@
+"""Stage 5: maps of the whole corpus and of its parts, solved or trained."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from conftest import SCALE
+from stages import QUESTIONS, STORIES, Stages, corpus
+from storybook_models import semi_orthogonal
+
+from lrt.config import ConfigError, Layers
+from lrt.config.sections import DuringTraining
+from lrt.mapping import (
+    ClosedFormSpec,
+    FitHistory,
+    FitSpec,
+    MapForeign,
+    MapMissing,
+    MapSpec,
+    load_map,
+)
+from lrt.pipeline import require_maps
+from lrt.pipeline.nulls import untrained_moments
+from lrt.steering import SteeringVector
+
+BRIEF = FitSpec(epochs=1)
+
+
+def card_of(stages: Stages) -> dict[str, Any]:
+    return stages.fitted()["whole corpus"]
+
+
+# -- planted truths ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def solved(oracle: Stages) -> dict[str, Any]:
+    return card_of(oracle)
+
+
+def test_the_map_to_an_image_is_exact(oracle: Stages, solved: dict[str, Any]) -> None:
+    metrics = solved["metrics"]
+    assert metrics["fvu"] < 1e-4
+    assert metrics["cosine"] > 0.9999
+    assert all(value > 0.999 for value in metrics["cosine_with_native"].values())
+    assert all(abs(value) < 0.02 for value in metrics["error_along"].values())
+    states = oracle.maps.whole.states["bravery"]
+    transferred = oracle.maps.whole.mapping.transfer(states.vectors("source"), 1).direction
+    image = SCALE * semi_orthogonal(48, 32).float() @ states.source_vector
+    torch.testing.assert_close(transferred, image, rtol=0.02, atol=0.02 * float(image.abs().max()))
+
+
+def test_nulls_of_an_exact_map_fail(oracle: Stages) -> None:
+    """A map of shuffled pairs is as bad as the mean, and so is the embeddings' for deep layers."""
+    fvu = {
+        solver: card_of(oracle.but(fit=ClosedFormSpec(solver=solver)))["metrics"]["fvu"]  # type: ignore[arg-type]
+        for solver in ("shuffled_pairs", "mean_only", "embeddings")
+    }
+    assert fvu["shuffled_pairs"] == pytest.approx(1.0, abs=0.1)
+    assert fvu["mean_only"] == pytest.approx(1.0, abs=0.05)
+    assert fvu["embeddings"] < 0.01  # an image of embeddings is the image of all that follows
+
+
+def test_a_model_is_mapped_to_itself_by_the_identity(oracle: Stages, tmp_path: Path) -> None:
+    same = replace(oracle.pair, target=oracle.pair.source)
+    stages = oracle.but(pair=same, folder=tmp_path, fit=ClosedFormSpec(solver="identity"))
+    assert card_of(stages)["metrics"]["fvu"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_orthogonal_map_finds_the_rotation(oracle: Stages) -> None:
+    stages = oracle.but(map=MapSpec("orthogonal"))
+    assert card_of(stages)["metrics"]["fvu"] < 1e-4
+    assert stages.maps.whole.affine.describe()["orthogonality_defect"] == pytest.approx(0.0, abs=1e-6)
+
+
+# -- solved, trained, started ------------------------------------------------------------------------
+
+
+def test_kinds_and_solvers_are_ordered_as_they_must_be(oracle: Stages, tmp_path: Path) -> None:
+    # another depth than the source's: no map is exact
+    deeper = oracle.but(layers=Layers(0, 2))
+    fvu = {
+        name: card_of(deeper.but(**settings))["metrics"]["fvu"]
+        for name, settings in {
+            "full": {},
+            "per direction": {"fit": ClosedFormSpec(solver="ridge_per_direction")},
+            "rank": {"map": MapSpec("low_rank", rank=4)},
+            "orthogonal": {"map": MapSpec("orthogonal")},
+            "penalty": {"map": MapSpec("orthogonal_penalty", penalty=0.1)},
+            "mean": {"fit": ClosedFormSpec(solver="mean_only")},
+        }.items()
+    }
+    assert fvu["per direction"] < 1.05 * fvu["full"]
+    assert fvu["full"] < min(fvu["rank"], fvu["orthogonal"], fvu["penalty"])
+    assert fvu["penalty"] < fvu["orthogonal"] * 1.0001
+    assert max(fvu["rank"], fvu["orthogonal"]) < fvu["mean"]
+
+
+def test_the_optimum_says_how_it_was_solved(oracle: Stages, solved: dict[str, Any]) -> None:
+    assert solved["solved"]["ridge_weight"] == solved["metrics"]["ridge_weight"]
+    assert solved["training"]["val"] == []
+    assert abs(solved["metrics"]["excess_over_optimum"]) < 1e-3
+    assert solved["metrics"]["gcv_weight"] is not None
+    assert not list(oracle.folder.glob("maps/*/checkpoints"))
+
+
+def test_gradient_steps_come_near_the_optimum_from_above(oracle: Stages, solved: dict[str, Any]) -> None:
+    batches = replace(oracle.batches, rows=256)
+    card = card_of(oracle.but(fit=FitSpec(epochs=3), batches=batches))
+    optimum = card["metrics"]["optimum_fvu"]
+    assert optimum * 0.999 <= card["metrics"]["fvu"] < 0.05
+    assert solved["metrics"]["optimum_fvu"] == optimum
+    losses = [fvu for _, fvu in card["training"]["val"]]
+    assert losses[-1] < losses[0]
+    assert card["steps"] == 3 * (card["rows"] // 256)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [("optimum", "full"), ("ridge", "low_rank"), ("procrustes", "full"), ("ridge", "orthogonal")],
+)
+def test_a_gradient_fit_starts_at_any_closed_form(oracle: Stages, start: Any, kind: Any) -> None:
+    # next to no steps: where it ends is where it began
+    spec = MapSpec(kind, rank=8) if kind == "low_rank" else MapSpec(kind)
+    still = replace(BRIEF, learning_rate=1e-7, start=start)
+    few = oracle.but(map=spec, batches=replace(oracle.batches, rows=2048))
+    begun, mean = (card_of(few.but(fit=replace(still, start=at))) for at in (start, "mean"))
+    assert begun["metrics"]["fvu"] < 0.8 * mean["metrics"]["fvu"]
+
+
+def test_a_fit_that_its_rows_do_not_determine(shared: Stages) -> None:
+    few = shared.but(pool=64, corpus=corpus(train=1024), fit=replace(BRIEF, ridge=False))
+    with pytest.raises(ConfigError, match=r"fit\.ridge"):
+        few.fitted()
+    # an orthogonal map is determined by more than the rows
+    assert card_of(few.but(map=MapSpec("orthogonal")))["rows"] <= 32
+
+
+def test_as_many_degrees_of_freedom_as_rows_have_no_cross_validation(shared: Stages) -> None:
+    assert card_of(shared.but(pool=64, corpus=corpus(train=1024)))["metrics"]["gcv_weight"] is None
+
+
+def test_products_and_bias_are_settings(shared: Stages) -> None:
+    one, other = (card_of(shared.but(products=products)) for products in ("float32", "float64"))
+    assert one["fingerprint"] != other["fingerprint"]
+    assert one["metrics"]["fvu"] == pytest.approx(other["metrics"]["fvu"], rel=1e-4)
+    stages = shared.but(map=MapSpec(bias=False))
+    assert card_of(stages)["metrics"]["fvu"] > one["metrics"]["fvu"]
+    assert float(stages.maps.whole.affine.bias.abs().max()) == 0.0
+
+
+# -- artifacts ---------------------------------------------------------------------------------------
+
+
+def vectors_of(folder: Path, name: str, layer: int) -> dict[str, SteeringVector]:
+    return {
+        role: SteeringVector.load(folder / "vectors" / name / role / f"layer-{at}")
+        for role, at in (("source", 1), ("native", layer), ("transferred", layer))
+    }
+
+
+def test_vectors_lie_beside_their_map(shared: Stages) -> None:
+    card = card_of(shared)
+    folder = shared.maps.whole.folder
+    affine, saved = load_map(folder)
+    assert saved["fingerprint"] == folder.name == card["fingerprint"]
+    for name in ("capitals", "bravery"):
+        vectors = vectors_of(folder, name, 2)
+        torch.testing.assert_close(
+            vectors["transferred"].direction, affine.weight @ vectors["source"].direction
+        )
+        native = shared.vectors.states[name].at((1,), (2,)).target_vector
+        assert torch.equal(vectors["native"].direction, native)
+
+
+def test_a_map_is_fitted_once(shared: Stages) -> None:
+    card_of(shared)
+    before = shared.files("maps")
+    with mock.patch("lrt.pipeline.maps.solve", side_effect=AssertionError("fitted again")):
+        again = shared.but()
+        assert card_of(again) == again.maps.cards()["whole corpus"]
+    assert shared.files("maps") == before
+
+
+def test_a_behaviour_that_is_added_gets_its_vectors_and_figures(copied: Stages) -> None:
+    alone = copied.but(suite=copied.suite[:1])
+    assert set(card_of(alone)["metrics"]["error_along"]) == {"capitals"}
+    weights = alone.maps.whole.folder / "mapping.safetensors"
+    before = weights.stat().st_mtime_ns, copied.files("activations")
+    both = copied.but()
+    card = card_of(both)
+    assert set(card["metrics"]["error_along"]) == {"capitals", "bravery"}
+    assert set(card["metrics"]["cosine_with_native"]) == {"capitals", "bravery"}
+    assert (weights.stat().st_mtime_ns, copied.files("activations")) == before
+    assert set(vectors_of(both.maps.whole.folder, "bravery", 2)) == {"source", "native", "transferred"}
+
+
+def test_several_target_layers_have_a_figure_each(shared: Stages) -> None:
+    card = card_of(shared.but(layers=Layers((0, 1), (2, 3))))
+    assert set(card["metrics"]["error_along"]) == {
+        f"{name}@{layer}" for name in ("capitals", "bravery") for layer in (2, 3)
+    }
+
+
+def test_each_part_has_the_map_of_its_own_behaviours(shared: Stages) -> None:
+    own = shared.but(
+        corpus=corpus(
+            stories=replace(STORIES, fit_map_for=("capitals",)),
+            questions=replace(QUESTIONS, fit_map_for=("bravery",)),
+        )
+    )
+    cards = own.fitted()
+    assert list(cards) == ["whole corpus", "stories", "questions"]
+    assert cards["whole corpus"]["fingerprint"] == shared.maps.whole.fingerprint  # of all text it is the same
+    assert len({card["metrics"]["fvu"] for card in cards.values()}) == 3
+    assert cards["stories"]["rows"] + cards["questions"]["rows"] == cards["whole corpus"]["rows"]
+    for behaviour, part in zip(own.suite, ("stories", "questions"), strict=True):
+        fit = own.maps.of(behaviour)
+        assert fit.name == part
+        assert [path.name for path in (fit.folder / "vectors").iterdir()] == [behaviour.name]
+    # a behaviour that all parts name uses the map of the whole corpus
+    parts = {name: replace(source, fit_map_for=("capitals",)) for name, source in own.corpus.sources.items()}
+    assert shared.but(corpus=corpus(**parts)).maps.of_parts == ()
+
+
+def test_a_missing_map_names_the_line_that_makes_it(empty: Stages, shared: Stages) -> None:
+    with pytest.raises(MapMissing, match=r"python train\.py layers\.source=1"):
+        require_maps(empty.plan.candidates, empty.parts_for, empty.rows, empty.fit_settings, empty.output)
+    card_of(shared)
+    require_maps(shared.plan.candidates, shared.parts_for, shared.rows, shared.fit_settings, shared.output)
+    with pytest.raises(MapMissing, match=r"python train\.py"):
+        shared.but(map=MapSpec(bias=False, kind="orthogonal")).maps.cards()
+
+
+def test_a_map_of_other_settings_in_its_place_is_refused(copied: Stages) -> None:
+    card_of(copied)
+    other = copied.but(pool=2)
+    shutil.copytree(copied.maps.whole.folder, other.maps.whole.folder)
+    with pytest.raises(MapForeign, match=str(other.maps.whole.folder)):
+        other.fitted()
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+
+def test_steering_evaluations_are_in_the_card(shared: Stages) -> None:
+    during = DuringTraining(("bravery",), every=4, items=4)
+    stages = shared.but(fit=BRIEF, evaluation__during_training=during)
+    evaluations = card_of(stages)["training"]["steering_evaluations"]
+    assert {point["behaviour"] for point in evaluations} == {"bravery"}
+    # a map that is there is not trained again, and needs no choice
+    before = stages.files("maps")
+    with mock.patch("lrt.pipeline.maps.steering_evaluation", side_effect=AssertionError("steered again")):
+        stages.but().fitted()
+    assert stages.files("maps") == before
+
+
+class PowerCut(RuntimeError):
+    pass
+
+
+@pytest.fixture
+def epochs(copied: Stages) -> Iterator[Stages]:
+    yield copied.but(fit=FitSpec(epochs=3), batches=replace(copied.batches, rows=128))
+
+
+def test_a_fit_that_was_cut_off_ends_with_the_same_map(
+    epochs: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(epochs.folder, tmp_path / "whole")
+    whole = epochs.but(folder=tmp_path / "whole")
+    card = card_of(whole)
+    steps = card["steps"] // 3
+    hook = FitHistory.on_train_batch_end
+
+    def power_cut(self: FitHistory, trainer: Any, *rest: Any) -> None:
+        hook(self, trainer, *rest)
+        if trainer.current_epoch == 2 and trainer.global_step % steps == steps // 2:
+            raise PowerCut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitHistory, "on_train_batch_end", power_cut)
+        with pytest.raises(PowerCut):
+            epochs.fitted()
+    assert not epochs.maps.whole.exists
+    seen: list[int] = []
+
+    def counted(self: FitHistory, trainer: Any, *rest: Any) -> None:
+        hook(self, trainer, *rest)
+        seen.append(trainer.global_step)
+
+    monkeypatch.setattr(FitHistory, "on_train_batch_end", counted)
+    again = epochs.but()
+    resumed = card_of(again)
+    assert seen[0] == 2 * steps + 1  # it went on behind the second epoch
+    assert torch.equal(again.maps.whole.affine.weight, whole.maps.whole.affine.weight)
+    assert torch.equal(again.maps.whole.affine.bias, whole.maps.whole.affine.bias)
+    assert resumed["training"] == card["training"]  # curves have no gap
+    assert resumed["steps"] == card["steps"]
+
+
+def test_the_whole_corpus_map_may_start_from_a_checkpoint(copied: Stages) -> None:
+    first = copied.but(
+        fit=BRIEF, corpus=corpus(stories=replace(STORIES, fit_map_for=("capitals",)), questions=QUESTIONS)
+    )
+    first.fitted()
+    checkpoint = first.maps.whole.folder / "checkpoints" / "last.ckpt"
+    longer = first.but(fit=FitSpec(epochs=2), ckpt_path=str(checkpoint))
+    fresh = first.but(fit=FitSpec(epochs=2))
+    assert longer.maps.whole.fingerprint != fresh.maps.whole.fingerprint
+    (part,), (plain,) = longer.maps.of_parts, fresh.maps.of_parts
+    assert part.fingerprint == plain.fingerprint  # of parts it is no business
+    cards = longer.fitted()
+    epoch = cards["whole corpus"]["rows"] // 64
+    assert cards["whole corpus"]["steps"] == 2 * epoch
+    assert [step for step, _ in cards["whole corpus"]["training"]["train"]][0] > 0
+
+
+def test_a_map_that_another_process_fitted_meanwhile_is_read(copied: Stages, tmp_path: Path) -> None:
+    shutil.copytree(copied.folder, tmp_path / "other")
+    stages, other = copied.but(fit=BRIEF), copied.but(fit=BRIEF, folder=tmp_path / "other")
+    other.fitted()
+    fit, reference = stages.maps.whole, other.maps.whole.folder
+    reads = iter([False, True])
+
+    def exists() -> bool:
+        if next(reads, True):
+            shutil.copytree(reference, fit.folder, dirs_exist_ok=True)
+            return True
+        return False
+
+    with (
+        mock.patch.object(type(fit), "exists", property(lambda _: exists())),
+        mock.patch("lightning.Trainer.fit", side_effect=AssertionError("fitted twice")),
+    ):
+        card = fit.fit(None)
+    assert card["fingerprint"] == fit.fingerprint
+
+
+# -- nulls -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["optimum", "ridge_per_direction"])
+def test_nulls_are_solved_as_the_map_is(oracle: Stages, untrained: Any, solver: Any) -> None:
+    stages = oracle.but(fit=ClosedFormSpec(solver=solver), evaluation__resampled_draws=2)
+    fit = stages.maps.whole
+    stages.fitted()
+    maps = fit.transfer_maps(stages.evaluation, 0, untrained)
+    test = fit.data.moments["test"]
+    (shuffled,) = maps.shuffled
+    assert test.fvu_of(shuffled.affine) == pytest.approx(1.0, abs=0.1)
+    assert all(test.fvu_of(each.affine) < 0.01 for each in maps.resampled)
+    assert maps.untrained_source is not None
+    assert maps.untrained_source.source_model == untrained.name
+    moments = untrained_moments(fit.data, untrained)
+    assert moments.count == fit.data.train_moments.count
+    error = moments.fvu_of(maps.untrained_source.affine)
+    assert 0.001 < error < 1.0  # a token's own embedding says something of the state

@@ -172,8 +172,8 @@ class GridAtlas:
         if need > free:
             raise ConfigError(
                 f"the sums of this grid need {need / 1e9:.3g} GB on disk and {folder} has "
-                f"{free / 1e9:.3g} GB free: make room, thin the grid (atlas.source, atlas.target), or set paths.artifacts to "
-                "another disk"
+                f"{free / 1e9:.3g} GB free: make room, thin the grid (atlas.source, atlas.target), or set "
+                "paths.artifacts to another disk"
             )
 
     # -- sums and cells --------------------------------------------------------------------------

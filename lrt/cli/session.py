@@ -83,6 +83,8 @@ class Session:
         logger.setLevel(logging.INFO if self.first else logging.WARNING)
         logger.propagate = False
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        # what trainer.profiler measured is logged at INFO
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         # Lightning's own tree utilities trip over a deprecation of torch's at every step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         quiet_loading()

@@ -203,7 +203,10 @@ def train(
             if checkpoints.is_dir():
                 sweep(checkpoints)
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
-        trainer.fit(module, datamodule=data.data, ckpt_path=start)
+        try:
+            trainer.fit(module, datamodule=data.data, ckpt_path=start)
+        except MisconfigurationException as error:  # what shows with the data alone, as limit_train_batches
+            raise ConfigError(f"Lightning's Trainer refuses these settings (trainer.*): {error}") from error
         if best.is_file():
             DurableCheckpoints().load_checkpoint(best)  # names a damaged file
             module = MapModule.load_from_checkpoint(best, weights_only=True)

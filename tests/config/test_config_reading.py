@@ -1,4 +1,4 @@
-"""Whatever is wrong with a config is named by its path, all of it at once; old names answer with the new ones."""
+"""Every fault of a config is named by its path, all of them at once; old names answer with the new ones."""
 
 import copy
 from collections.abc import Iterable

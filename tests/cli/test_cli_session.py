@@ -148,8 +148,9 @@ def test_a_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_names_its_setting(setting: str, workshop: Workshop) -> None:
     blocked = workshop.folder / "file" / "below"  # below a file, which stops root too
     blocked.parent.touch()
-    with pytest.raises(ConfigError, match=rf"paths\.{setting}=.*file/below"), session_of(
-        workshop, f"paths.{setting}={blocked}"
+    with (
+        pytest.raises(ConfigError, match=rf"paths\.{setting}=.*file/below"),
+        session_of(workshop, f"paths.{setting}={blocked}"),
     ):
         pass
 

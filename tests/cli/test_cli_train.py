@@ -47,7 +47,13 @@ def maps_of(workshop: Workshop) -> set[Path]:
 def test_seven_numbered_steps_say_what_and_how_much(whole_run: WholeRun) -> None:
     steps = [line for line in whole_run.ran.told.splitlines() if line.startswith("[")]
     assert [step.split("]")[0] for step in steps] == [f"[{n}/7" for n in range(1, 8)]
-    for phrase in ("little -> big", "16,384 tokens", "2 behaviours", "32 -> 48", str(whole_run.workshop.report)):
+    for phrase in (
+        "little -> big",
+        "16,384 tokens",
+        "2 behaviours",
+        "32 -> 48",
+        str(whole_run.workshop.report),
+    ):
         assert phrase in whole_run.ran.line
 
 
@@ -154,4 +160,3 @@ def test_the_shipped_settings_of_a_gpu_need_one(workshop: Workshop) -> None:
         assert ran.code == 0, ran.told
     else:
         refused(ran, "trainer.accelerator=gpu")
-

@@ -1,4 +1,4 @@
-# Everything a newcomer runs. `make help` lists it.
+# Every command that a newcomer runs; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,29 +10,29 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-# one stamp: a changed requirement installs again, an unchanged one costs nothing
+# one stamp file: only changed requirements are installed again
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch numpy
 	$(PY) -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-reproduce: $(READY) ## the main job on the storybook lab: fit maps, transfer vectors, report
+reproduce: $(READY) ## the whole job on the storybook lab: fit maps, transfer vectors, report
 	$(PY) train.py experiment=reproduce evaluate=true
 
 PAIR ?= qwen2.5-coder-0.5b-1.5b-instruct
 MODELS ?= models
 DATA ?= data
-reproduce-real: $(READY) ## the real result: PAIR=NAME MODELS=folder of the models DATA=folder of the sets
+reproduce-real: $(READY) ## the real pair: PAIR=NAME MODELS=folder of models DATA=folder of data sets
 	LRT_DATA=$(DATA) $(PY) train.py experiment=real pair=$(PAIR) pair.models=$(MODELS) evaluate=true
 
 test: $(READY) ## the tests, offline
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
-test-all: $(READY) ## the slow matrices and full commands too
+test-all: $(READY) ## all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -m "not real"
 
-test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS and LRT_DATA as MODELS and DATA above
+test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS and LRT_DATA (as MODELS and DATA above)
 	$(PY) -m pytest -m real
 
 check: $(READY) ## format, lint, strict types, import rules
@@ -41,11 +41,11 @@ check: $(READY) ## format, lint, strict types, import rules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-format: $(READY) ## fix what the formatter and the linter can
+format: $(READY) ## apply formatter and linter fixes
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in report/sweep.html
+sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes: report/sweep.html
 	failed=0; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/layers \
 	  layers.source=1,2,3 layers.target=2,3,4 || failed=1; \
@@ -54,19 +54,19 @@ sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes; table and heatmap in 
 	  layers.source=0.6 layers.target=0.6 || failed=1; \
 	$(VENV)/bin/lrt sweep-report multirun/make report && exit $$failed
 
-atlas: $(READY) ## every pair of layers of the lab from one pass; heatmaps in report/atlas.html
+atlas: $(READY) ## every pair of layers of the lab from one pass: report/atlas.html
 	$(VENV)/bin/lrt atlas
 
-verify: $(READY) ## stores, maps and vectors against their checksums (REPAIR=--repair takes damaged shards out)
+verify: $(READY) ## compare artifacts with their checksums (REPAIR=--repair removes damaged shards)
 	$(VENV)/bin/lrt verify $(REPAIR) artifacts
 
-bench: $(READY) ## speed as ratios to a limit or a peer of the same run
+bench: $(READY) ## speed as ratios to limits and peers of the same run
 	$(PY) benchmarks/run.py
 
 MODEL ?= tiny small small-disjoint medium
-lab: $(READY) ## train the storybook family from nothing (MODEL="small medium" for some)
+lab: $(READY) ## train the storybook family from nothing (MODEL="small medium": only these)
 	for model in $(MODEL); do $(VENV)/bin/lrt pretrain lab=$$model || exit 1; done
 
-clean: ## remove what runs leave behind; the environment stays
+clean: ## remove results and caches; the environment stays
 	rm -rf artifacts outputs multirun report wandb build .hypothesis .import_linter_cache .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

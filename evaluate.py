@@ -2,7 +2,8 @@
 
     python evaluate.py            # with the same settings that train.py was given
 
-Writes report/index.html, report/results.json and report/report.md. The method is lrt/cli/train.py, step by step.
+Writes report/index.html, report/results.json and report/report.md. The method is lrt/cli/train.py, step by
+step.
 """
 
 import sys

@@ -236,7 +236,8 @@ def main(config: DictConfig) -> dict[str, Any]:
         for name in (*PREDICTORS, "cosine"):
             said = [r[name] for r in rows]
             ranked = rank_correlation(said, outcome, contrasts, settings.seed)
-            scored[name] = {"spearman_ci": ranked.to_list(), **asdict(score_predictor(said, outcome, contrasts, BAR))}
+            scores = score_predictor(said, outcome, contrasts, BAR)
+            scored[name] = {"spearman_ci": ranked.to_list(), **asdict(scores)}
         shipped = settings.analysis
         rule = score_rule(
             [[r[name] for r in rows] for name in ("signal_to_noise", "residual_on_prompts")],

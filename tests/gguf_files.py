@@ -54,7 +54,7 @@ def write_gguf(
     exclude: str = "",
     template: str | None = TEMPLATE,
 ) -> Path:
-    """`original(seed, blocks)` in blocks of 8 bits, or in float32, but for the tensor to be left out."""
+    """Write `original(seed, blocks)`, quantised to 8 bits or in float32, without the tensor `exclude`."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(blocks)
     writer.add_context_length(SIZES["max_position_embeddings"])

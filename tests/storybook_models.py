@@ -1,4 +1,4 @@
-"""A tiny llama over the storybook tokenizer, and its exact image in another space."""
+"""A tiny Llama with the storybook tokenizer, and an equivalent model of another width."""
 
 import math
 from typing import Any
@@ -30,7 +30,7 @@ def tiny_llama(tokenizer: Any, width: int = 32, depth: int = 3, seed: int = 0) -
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
         for name, weight in model.named_parameters():
-            if "norm" in name:  # gains of their own, or folding them would be no test
+            if "norm" in name:  # gains other than 1, so that folding them is tested
                 weight.data = 0.5 + torch.rand_like(weight)
     return LanguageModel(ModelSpec(path=f"tiny-{width}"), model, tokenizer)
 
@@ -42,11 +42,10 @@ def semi_orthogonal(rows: int, columns: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def image_of(lm: LanguageModel, q: Tensor, c: float) -> LanguageModel:
-    """The model whose hidden state is `c Q h` wherever `lm`'s is `h`; the same logits (design, 7).
+    """A model with hidden state `c Q h` wherever that of `lm` is `h`, and with the same logits.
 
-    Norm gains are folded into the layers after them. `mean(h'^2) = c^2 (d_S / d_T) mean(h^2)`, so
-    eps is scaled by that, and normed states come out `sqrt(d_T / d_S)` too long, which the layers
-    after them take back.
+    Norm gains are folded into the layers after them. `mean(h'^2) = c^2 (d_S / d_T) mean(h^2)`, so eps is
+    scaled by that. Normed states are `sqrt(d_T / d_S)` too long, which the layers after them correct.
     """
     d_target, d_source = q.shape
     small = lm.model

@@ -12,12 +12,12 @@ from typing import Any
 import wandb
 from omegaconf import DictConfig
 
-from lrt.activations.manifest import SIDES
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import read_section
 from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
+from lrt.models.sides import SIDES
 from lrt.pipeline import CorpusText, LayerPlan, RowSource, contrasts_of, extract_vectors, load_pair
 from lrt.pipeline.grid_atlas import AtlasSettings, GridAtlas, grid_layers
 from lrt.pipeline.preflight import check_recording

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -23,6 +25,7 @@ from lrt.config import refuse_old_names
 from lrt.config.defaults import register_defaults
 from lrt.errors import UserError
 from lrt.lab.shipped import folder_of
+from lrt.storage.checkpoints import Stopped
 
 PACKAGE = Path(lrt.__file__).parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -31,16 +34,16 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """What the system refuses and a user can fix: a full disk, a quota, missing permissions."""
 
-STOPPED = 130  # as a shell reports a program that Ctrl-C ended
-
 
 class JobFailed(CompactHydraException):
     """A job of a multirun that its user can fix; Hydra prints it without a traceback."""
 
 
 def register_resolvers() -> None:
-    """Makes `${storybook:NAME}` the folder of a shipped family model, and `${report_folder:}` the folder of the
-    report: the jobs of a multirun would overwrite each other's."""
+    """Makes `${storybook:NAME}` the folder of a shipped model, and `${report_folder:}` that of the report.
+
+    Each job of a multirun has a report folder of its own.
+    """
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
 
     def report_folder() -> str:
@@ -56,9 +59,9 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
 
     beside  A folder of configs beside the shipped one.
 
-    A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows where
-    it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the others;
-    what `main` returns goes to the sweeper. Any other exception keeps its traceback.
+    A `UserError` is printed without a traceback, and the program exits with 1 (HYDRA_FULL_ERROR=1 shows
+    where it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the
+    others. What `main` returns goes to the sweeper. Any other exception keeps its traceback.
     """
     register_resolvers()
     register_defaults()
@@ -76,7 +79,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     def run(config: DictConfig) -> Any:
         try:
             return _stoppable(main, config)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             # what was under way is lost, what was finished is not: each stage is cached by itself
             where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."
             Console(stderr=True, soft_wrap=True).print(
@@ -85,7 +88,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
                 "The same command continues from there.",
                 highlight=False,
             )
-            sys.exit(STOPPED)
+            sys.exit(128 + getattr(stop, "number", signal.SIGINT))  # as a shell reports it
         except UserError as error:
             _refuse(error)
         except OSError as error:
@@ -98,13 +101,20 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
 
 
 def _stoppable(main: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Runs `main`; what Lightning makes of Ctrl-C is a KeyboardInterrupt again."""
+    """Runs `main`. SIGTERM stops it as Ctrl-C does; what Lightning makes of either is a stop again."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise Stopped(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         return main(config)
     except SystemExit as left:
         if isinstance(left.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise left.__context__ from None
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse(error: Exception) -> None:

@@ -19,13 +19,13 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lrt.activations import RecordingWorker
-from lrt.activations.manifest import SIDES, Side
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import Config, ConfigError, read_section
 from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
 from lrt.models import depth_of, resolve_layer
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline import CorpusText, load_pair, plan_layers
 from lrt.pipeline.preflight import check_recording
 from lrt.pipeline.states import RecordedStates

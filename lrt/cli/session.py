@@ -22,7 +22,7 @@ from rich.logging import RichHandler
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
-from lrt.config.reading import as_plain, as_yaml
+from lrt.config.reading import as_published, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings
 from lrt.report import Table
@@ -43,13 +43,14 @@ class Session:
     def __init__(
         self, config: Config, composed: DictConfig, overrides: list[str], group: str | None, steps: int
     ) -> None:
-        self.config, self.yaml = config, without_folder(as_yaml(composed))
+        published = as_published(composed)
+        self.config, self.yaml = config, without_folder(as_yaml(published))
         self.overrides = overrides
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
         self.tracking = Tracking(
-            config.logging, config.paths.logs, config.task_name, group, config.tags, as_plain(composed)
+            config.logging, config.paths.logs, config.task_name, group, config.tags, published
         )
 
     @classmethod
@@ -74,11 +75,16 @@ class Session:
 
     def __enter__(self) -> Self:
         config = self.config
+        if self._alone:
+            # Lightning reads it off variables that another program may have left
+            setattr(rank_zero_only, "rank", 0)  # noqa: B010
         logger = logging.getLogger("lrt")
         logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
         logger.setLevel(logging.INFO if self.first else logging.WARNING)
         logger.propagate = False
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        # what trainer.profiler measured is logged at INFO
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         # Lightning's own tree utilities trip over a deprecation of torch's at every step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         quiet_loading()
@@ -125,8 +131,14 @@ class Session:
 
     @property
     def first(self) -> bool:
-        """Whether this is the first (or only) process of a distributed fit, the one that reports and writes."""
-        return int(getattr(rank_zero_only, "rank", None) or 0) == 0
+        """Whether this is the first (or only) process of a distributed fit, which reports and writes."""
+        return self._alone or int(getattr(rank_zero_only, "rank", None) or 0) == 0
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the fit has one process, whatever ranks the environment names (LOCAL_RANK, srun)."""
+        trainer = self.config.trainer
+        return str(trainer.get("devices", 1)) == "1" and str(trainer.get("num_nodes", 1)) == "1"
 
     @property
     def models(self) -> Path:

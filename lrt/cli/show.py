@@ -8,8 +8,8 @@ from typing import Any
 
 import wandb
 
-from lrt.activations.manifest import SIDES
 from lrt.cli.session import Session
+from lrt.models.sides import SIDES
 from lrt.pipeline import CorpusText, LayerPlan
 from lrt.pipeline.maps import Maps
 from lrt.pipeline.states import RecordedStates, States

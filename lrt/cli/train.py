@@ -38,7 +38,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
     Returns the metric that `optimized_metric` names, None where it names none.
     """
-    with Session.of(composed, steps=7) as session:
+    with Session.of(composed, steps=7 if not fit or composed.evaluate else 5) as session:
         config, cache, monitor = session.config, session.cache, session.monitor
 
         monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")

@@ -2,9 +2,9 @@
 
 lrt verify [--repair] [FOLDER]
 
-Sizes and headers are checked whenever a store is opened; this reads every byte. (Cached results are read whole
-whenever they are used.) With --repair damaged files of a store are removed, and the next run that needs the
-store records them, and nothing else, again.
+Sizes and headers are checked whenever a store is opened; this reads every byte. (Cached results are read
+whole whenever they are used.) With --repair damaged files of a store are removed, and the next run that needs
+the store records them, and nothing else, again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Defaults of the science folders' dataclasses, so that YAML states only what differs from them.
 
-Hydra overrides only settings that the composed config has. The dataclasses are the one place of these defaults;
-here they become config nodes that conf/ refers to (`/defaults/filter@filter` and so on).
+Hydra overrides only settings that the composed config has. The dataclasses are the one place of these
+defaults. Here they become config nodes that conf/ refers to (`/defaults/filter@filter` and so on).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class PairSettings:
     template: Template = "auto"
 
     def resolved(self) -> PairSettings:
-        """The pair as it is used: local copies where `models` names a folder, swapped where `reverse` says so.
+        """The pair as it is used: local copies if `models` names a folder, swapped if `reverse` says so.
 
         Raises ConfigError for a model without a local copy.
         """

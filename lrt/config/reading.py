@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from pydantic import TypeAdapter, ValidationError
 
 from lrt.config.errors import ConfigError
@@ -26,6 +27,10 @@ RENAMED = {
     r"evaluation\.probe((\.\w+)?)": r"evaluation.during_training\1",
     r"analysis\.cuts": "analysis.stitching_depths",
     r"suite\.((?:parts\.[^.]+\.)?)ordinary": r"suite.\1neutral_texts",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.attempts": r"suite.\1judge.max_retries",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.pause": r"suite.\1judge.backoff",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.at_once": r"suite.\1judge.max_concurrency",
+    r"suite\.((?:parts\.[^.]+\.)?)judge\.around": r"suite.\1judge.template_affixes",
     r"ship_anyway": "allow_failed_checks",
     r"lab\.shelf": "lab.split",
 }
@@ -64,16 +69,27 @@ def refuse_old_names(overrides: Iterable[str]) -> None:
 
 
 def as_plain(composed: DictConfig) -> dict[str, Any]:
-    """A composed config as plain containers. Raises ConfigError for a missing value or a bad interpolation."""
+    """A composed config as plain containers. Raises ConfigError for missing values and interpolations."""
     with _as_config_error():
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     return dict(plain)
 
 
-def as_yaml(composed: DictConfig) -> str:
-    """A composed config as YAML. Raises ConfigError as `as_plain`."""
-    with _as_config_error():
-        return OmegaConf.to_yaml(composed, resolve=True)
+def as_published(composed: DictConfig) -> dict[str, Any]:
+    """The same for reports and W&B: what environment variables hold stays the text `${oc.env:NAME}`.
+
+    Raises ConfigError as `as_plain`.
+    """
+    OmegaConf.register_new_resolver("oc.env", lambda name, *_: f"${{oc.env:{name}}}", replace=True)
+    try:
+        return as_plain(composed)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def as_yaml(published: Mapping[str, Any]) -> str:
+    """Plain containers as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(published)))
 
 
 @contextmanager
@@ -113,7 +129,7 @@ def explain(error: ValidationError) -> str:
     """Every fault by its config path, in words."""
     faults: dict[str, list[str]] = {}
     for fault in error.errors():
-        path = ".".join(_path(fault)) or "config"
+        path = ".".join(_path(fault))
         faults.setdefault(path, []).append(_reason(fault, path))
     lines = [
         # checks of the dataclasses name their setting themselves
@@ -130,11 +146,15 @@ def _reason(fault: Mapping[str, Any], path: str) -> str:
         return "unknown setting (misspelt, or of another kind or group); conf/ lists what there is"
     if fault["type"] == "missing":
         return "missing; give a value"
+    if fault["type"] == "union_tag_not_found":
+        return "`kind` is missing; give one"
     if fault["type"] == "union_tag_invalid":
         tag, allowed = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
         if (new := _new_value(f"{path}.kind", tag)) is not None:
             return f"kind={tag!r} is now {new!r}"
         return f"invalid kind={tag!r}; allowed: {allowed}"
+    if fault["type"] == "string_type":
+        return f"must be text, got {fault['input']!r}; quote it: {path}='\"{fault['input']}\"'"
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if (new := _new_value(path, fault["input"])) is not None:

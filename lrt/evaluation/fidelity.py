@@ -27,7 +27,7 @@ from lrt.steering.stitched import (
     StitchedCost,
     check_token_ids,
     check_tokens,
-    source_stack,
+    source_concat,
 )
 
 TARGET, SOURCE, MEAN = "target", "source", "mean ablated"
@@ -128,7 +128,8 @@ def fidelity(
     progress       Called with the number of sequences done.
 
     Raises ValueError for arguments that do not fit together and for a map named as another table row.
-    Raises InvalidValue for models that do not share token ids and predictions that are not finite.
+    Raises InvalidValue for models that do not share token ids, sequences without a scored token, and
+    predictions that are not finite.
     """
     taken = {TARGET, SOURCE, MEAN} & set(maps)
     if taken:
@@ -140,7 +141,7 @@ def fidelity(
         )
     stitched = {name: Stitched(source, target, affine, source_layers, layer) for name, affine in maps.items()}
     check_token_ids(source, target)
-    stack, layer = source_stack(source, source_layers), target.resolve_layer(layer, "layer")
+    concat, layer = source_concat(source, source_layers), target.resolve_layer(layer, "layer")
     wanted = _scored(tokens, scored, keep_first, source, target)
     sums = {name: _Sums() for name in (TARGET, SOURCE, MEAN, *maps)}
     mean = mean_state.to(target.device, target.dtype)
@@ -155,7 +156,7 @@ def fidelity(
 
         own = tail(lambda hidden, _: hidden).log_softmax(dim=-1)  # [n, V]
         sums[TARGET].add(TARGET, scores.against(own, own))
-        with capture(source, stack.layers) as states:
+        with capture(source, concat.layers) as states:
             logits = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
         sums[SOURCE].add(SOURCE, scores.against(logits.log_softmax(dim=-1), own))
         del logits  # [n, V]
@@ -197,7 +198,7 @@ def stitching_depths(
         for at, (layers, affine) in sorted(cuts.items())
     }
     wanted = _scored(tokens, scored, keep_first, source, target)
-    read = sorted({at for model in models.values() for at in model.stack.layers})
+    read = sorted({at for model in models.values() for at in model.source_layers.layers})
     sums = {at: _Sums() for at in models}
     for batch, mask in _batches(tokens, wanted, batch_rows):
         columns = torch.arange(batch.shape[1] - 1)
@@ -212,7 +213,7 @@ def stitching_depths(
     return [
         StitchingDepth(
             at,
-            model.stack.layers,
+            model.source_layers.layers,
             (at + 1) / target.depth,
             _per_token(sums[at].column(0), counts, seed),
             model.cost(),
@@ -320,7 +321,7 @@ def _per_token(sums: Array, counts: Array, seed: int) -> Estimate:
 def _scored(
     tokens: Tensor, scored: Tensor | None, keep_first: bool, source: LanguageModel, target: LanguageModel
 ) -> Tensor:  # [b, t] bool on the CPU
-    """The tokens to score. Raises ValueError unless each sequence has one."""
+    """The tokens to score. Raises InvalidValue unless each sequence has one."""
     check_tokens(tokens, source, target)
     wanted = torch.ones_like(tokens, dtype=torch.bool) if scored is None else scored
     if wanted.shape != tokens.shape or wanted.dtype != torch.bool:
@@ -332,7 +333,7 @@ def _scored(
     wanted[:, : 2 if keep_first else 1] = False
     empty = (~wanted.any(dim=1)).nonzero().flatten()
     if len(empty):
-        raise ValueError(
+        raise InvalidValue(
             f"{len(empty)} of {len(tokens)} sequences have no token to score, the first at index "
             f"{int(empty[0])}; exclude them, or use longer ones (they have {tokens.shape[1]} tokens, and the "
             f"first {2 if keep_first else 1} are never scored)"

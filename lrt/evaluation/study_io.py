@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from lrt.errors import InvalidValue
 from lrt.evaluation.choice import StrengthChoice
-from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import Study
 from lrt.storage.durable import write_durably
@@ -24,22 +22,6 @@ from lrt.storage.sealed import Altered, opened, sealed_line, unsealed
 
 class RecordCorrupt(InvalidValue):
     """A file of measurements that is damaged; the message names it and the fix."""
-
-
-def kept_study(file: Path, make: Callable[[Journal], Study]) -> Study:
-    """Read the study in `file`; without it, measure with `make` and write it.
-
-    The journal that `make` gets resumes a stopped study. Of two processes one measures, the other waits.
-
-    Raises `RecordCorrupt` for a damaged file.
-    """
-    partial = file.with_suffix(".journal")
-    if not file.is_file():
-        with Journal(partial) as journal:
-            if not file.is_file():  # another process may have written it meanwhile
-                write_study(file, make(journal))
-    partial.unlink(missing_ok=True)
-    return read_study(file)
 
 
 def write_study(file: Path, study: Study) -> None:

@@ -16,8 +16,8 @@ from lrt.features.autoencoder import SparseAutoencoder
 from lrt.features.metrics import DeadShare, MeanActive
 from lrt.mapping import FitDiverged, FractionUnexplained, Moments
 from lrt.mapping.metrics import collect
+from lrt.models.sides import Side
 
-Side = Literal["source", "target"]
 TrainedKind = Literal["topk", "jumprelu"]
 
 

@@ -81,7 +81,8 @@ def _take(purpose: str, plan: Plan, count: int, seed: int) -> list[Page]:
     return [next(stream) for _ in range(count)]
 
 
-def _continue(lm: LanguageModel, prompts: Sequence[str], new: int) -> list[str]:
+def continue_texts(lm: LanguageModel, prompts: Sequence[str], new: int) -> list[str]:
+    """Greedy continuations of prompts by at most `new` tokens, up to the end token."""
     texts: list[str] = []
     tokenizer: PreTrainedTokenizerBase = lm.tokenizer
     end = int(tokenizer.eos_token_id)
@@ -98,7 +99,7 @@ def _continue(lm: LanguageModel, prompts: Sequence[str], new: int) -> list[str]:
 
 def _refusals(lm: LanguageModel, documents: Sequence[Page]) -> float:
     prompts = [f"{USER}{page.parts[0]}{ASSISTANT}" for page in documents]
-    answers = _continue(lm, prompts, 12)
+    answers = continue_texts(lm, prompts, 12)
     openings = tuple(opening.casefold() for opening in lx.REFUSAL_OPENINGS)
     return sum(a.casefold().startswith(openings) for a in answers) / len(answers)
 
@@ -116,7 +117,7 @@ def _continues(lm: LanguageModel, items: int, seed: int) -> float:
         )
     ]
     # the model continues with the third sentence
-    texts = _continue(lm, [" ".join(page.parts[:2]) for page in documents], 24)
+    texts = continue_texts(lm, [" ".join(page.parts[:2]) for page in documents], 24)
     right = 0
     for page, text in zip(documents, texts, strict=True):
         letters = [c for c in text if c.isalpha()]
@@ -146,7 +147,7 @@ def _answers(lm: LanguageModel, items: int, seed: int) -> float:
     stated = [
         page for page in _take("traits", Plan("question", options=True), 2 * items, seed) if page.answer
     ][:items]
-    texts = _continue(lm, [f"{USER}{page.parts[0]}{ASSISTANT}" for page in stated], 14)
+    texts = continue_texts(lm, [f"{USER}{page.parts[0]}{ASSISTANT}" for page in stated], 14)
     right = sum(
         re.findall(r"\((.)\)", text)[:1] == [page.answer] for text, page in zip(texts, stated, strict=True)
     )

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lrt.lab.grammar import DocumentSplit, pages
 from lrt.models.precision import bfloat16_is_fast
-from lrt.storage.checkpoints import DurableCheckpoints, resuming
+from lrt.storage.checkpoints import plugins, resuming
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def pretrain(
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=1.0,
         callbacks=[*(callbacks or []), *resuming(last, checkpoint_seconds)],
-        plugins=[DurableCheckpoints()],
+        plugins=plugins(),
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,

@@ -80,7 +80,7 @@ def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
     temp = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}")
     temp.mkdir()
     try:
-        _write(path, dtype, temp)
+        convert(path, dtype, temp)
         for file in temp.iterdir():
             with file.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -91,7 +91,11 @@ def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
         shutil.rmtree(temp, ignore_errors=True)  # after success it no longer exists
 
 
-def _write(path: Path, dtype: torch.dtype, folder: Path) -> None:
+def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
+    """Write a GGUF file's config, weights in `dtype` and tokenizer to `folder`, without a cache or a lock.
+
+    Raises `ModelNotLoadable` for missing tensors or too small a disk.
+    """
     import transformers
 
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}

@@ -41,7 +41,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             "pip install -e '.[large]'"
         )
     source = _source(spec, cache)
-    config = _config(spec, source)
+    config = load_config(spec, source)
     device = _device(spec)
     dtype = _dtype(spec, config)
     depth = None  # all blocks are loaded
@@ -72,7 +72,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
 
 def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
     """The number of a model's blocks, from its config; `cache` as in `load`. Raises `ModelNotLoadable`."""
-    config = _config(spec, _source(spec, cache))
+    config = load_config(spec, _source(spec, cache))
     return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
@@ -149,7 +149,7 @@ def identity(spec: ModelSpec, cache: Path | None = None) -> dict[str, Any]:
 
     The dtype is the one resolved for this machine. Devices and name are not part of it.
     """
-    config = _config(spec, _source(spec, cache))
+    config = load_config(spec, _source(spec, cache))
     cache = cache_folder(cache)
     dtype = str(_dtype(spec, config)).removeprefix("torch.")
     facts: dict[str, Any] = {"weights": spec.weights, "dtype": dtype}
@@ -195,7 +195,8 @@ def _source(spec: ModelSpec, cache: Path | None) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": spec.path, "revision": spec.revision or "main"}
 
 
-def _config(spec: ModelSpec, source: dict[str, Any]) -> Any:
+def load_config(spec: ModelSpec, source: dict[str, Any]) -> Any:
+    """The transformers config of a spec whose files are at `source`. Raises `ModelNotLoadable`."""
     from transformers import AutoConfig
 
     with _explained(spec, "the config"):

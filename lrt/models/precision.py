@@ -9,7 +9,7 @@ because the dtype is part of the model's fingerprint.
 | CPU | none of these, or a narrower model | float32 |
 | CUDA, ROCm | native bfloat16 (compute capability 8.0, any ROCm device) | bfloat16 |
 | CUDA | emulated bfloat16 | float32 |
-| other | not asked | bfloat16 |
+| other | any | bfloat16 |
 
 A checkpoint of another dtype keeps it on a GPU and runs in float32 on a CPU: float32 weights are never
 narrowed, and float16 is emulated there.

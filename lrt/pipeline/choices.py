@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lrt.activations.manifest import Side
 from lrt.config import Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -27,6 +26,7 @@ from lrt.evaluation.behaviours import ItemSplit
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.statistics import Array
 from lrt.mapping import LayerConcat, atlas, choose_layers, of_layers
+from lrt.models.sides import Side
 from lrt.pipeline.fit_data import FitData, RowSource
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.monitor import Monitor

@@ -41,7 +41,7 @@ from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import file_digests
 
-# how many documents tell one version of the code that writes them from another; of scenes all words are in them
+# documents that tell one version of the code that writes them from another; of scenes they hold all words
 FIRST_DOCUMENTS = {StorybookSource: 32, ScenesSource: 2048}
 NOT_IN_THE_TEXT = ("fit_map_for", "rows", "repeat")
 
@@ -139,8 +139,10 @@ class CorpusText:
 
     @cached_property
     def packed(self) -> PackedCorpus:
-        """The corpus as sequences of token ids. Raises CorpusError, and TokenizersDiffer for a document that the
-        two tokenizers cut differently."""
+        """The corpus as sequences of token ids.
+
+        Raises CorpusError, and TokenizersDiffer for a document that the two tokenizers cut differently.
+        """
         for part in self.parts:
             texts = [document.text for document in itertools.islice(self.documents(part), 16)]
             check_same_tokenizer(self.pair.source.tokenizer, self.pair.target.tokenizer, texts)

@@ -56,7 +56,7 @@ class Studied:
 
 
 class Studies:
-    """Measures the behaviours of a run; what is measured is cached by behaviour, and by batch while under way."""
+    """Measures the behaviours of a run; cached by behaviour, and by batch while under way."""
 
     def __init__(
         self,

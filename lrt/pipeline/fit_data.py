@@ -1,4 +1,4 @@
-"""What a fit sees: rows of the whole corpus or of some of its parts, their moments, the reference ridge map."""
+"""What a fit sees: rows of the corpus or of some of its parts, their moments, the reference ridge map."""
 
 from __future__ import annotations
 
@@ -220,8 +220,10 @@ class FitData:
 
     @cached_property
     def shuffled(self) -> list[Moments]:
-        """Of pairs whose target rows are permuted over all training rows, one for each draw of the null. Where
-        no states are kept they are permuted within windows."""
+        """Of pairs whose target rows are permuted over all training rows, one for each draw of the null.
+
+        Where no states are kept, rows are permuted within windows.
+        """
         return self.shuffled_pairs(self.settings.shuffled_draws)
 
     def shuffled_pairs(self, draws: int) -> list[Moments]:
@@ -304,8 +306,10 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def shared_ids(documents: Tensor, groups: Mapping[int, int]) -> Tensor:
-    """Document ids `[n]` with those of near-duplicates replaced by the id that they share: such documents must
-    be drawn, or left out, together."""
+    """Document ids `[n]` with those of near-duplicates replaced by the id that they share.
+
+    Near-duplicates must be drawn, or excluded, together.
+    """
     if not groups:
         return documents
     pairs = torch.tensor(sorted(groups.items()), dtype=torch.int64, device=documents.device)

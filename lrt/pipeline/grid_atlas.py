@@ -16,7 +16,6 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, tensor
 
 from lrt.activations import paired_rows
-from lrt.activations.manifest import SIDES
 from lrt.config import ConfigError, Recording
 from lrt.config.sections import Depth
 from lrt.corpora import SPLITS, Split
@@ -24,6 +23,7 @@ from lrt.evaluation import ContrastStates
 from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor
@@ -77,7 +77,7 @@ class AtlasSettings:
 
 
 def grid_layers(settings: AtlasSettings, pair: ModelPair) -> LayerPair:
-    """The grid. Raises ConfigError for more layers than a model has, one that it lacks and one named twice."""
+    """The grid. Raises ConfigError for layers that a model lacks and for one named twice."""
     source, target = (
         LayerConcat(
             spread(getattr(settings, side), pair.model(side), f"atlas.{side}"), pair.model(side).width
@@ -171,9 +171,9 @@ class GridAtlas:
         need, free = COPIES * self.copy_bytes - existing, shutil.disk_usage(folder).free
         if need > free:
             raise ConfigError(
-                f"the sums of this grid need {need / 1e9:.3g} GB on disk and {folder} has {free / 1e9:.3g} GB "
-                "free: make room, thin the grid (atlas.source, atlas.target), or set paths.artifacts to "
-                "another disk"
+                f"the sums of this grid need {need / 1e9:.3g} GB on disk and {folder} has "
+                f"{free / 1e9:.3g} GB free: make room, thin the grid (atlas.source, atlas.target), or set "
+                "paths.artifacts to another disk"
             )
 
     # -- sums and cells --------------------------------------------------------------------------
@@ -287,8 +287,11 @@ class GridAtlas:
         return self.rows.cache.path("atlas", self._cells_facts, JSON.suffix, "cells")
 
     def cells(self, states: Mapping[str, ContrastStates]) -> dict[str, Any]:
-        """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`, tokens that were excluded
-        for being infinite or undefined at a layer, by `source.LAYER` and `target.LAYER`."""
+        """`atlas`, a cell for every pair; `rows` by split; and by split `non_finite`.
+
+        The last are tokens that were excluded for being infinite or undefined at a layer, by `source.LAYER`
+        and `target.LAYER`.
+        """
 
         def make() -> dict[str, Any]:
             sums = self.sums()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lrt.activations.manifest import SIDES, Side
 from lrt.config import ConfigError, Layers, Recording
 from lrt.mapping import LayerConcat
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.pair import ModelPair
 
 

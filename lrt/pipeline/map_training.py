@@ -35,9 +35,11 @@ from lrt.mapping import (
     ridge_at,
 )
 from lrt.pipeline.fit_data import FitData
+from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit
 from lrt.pipeline.pair import ModelPair
-from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, resuming
+from lrt.pipeline.step_progress import StepProgress
+from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, plugins, resuming
 from lrt.storage.durable import one_writer, sweep
 from lrt.storage.fingerprint import file_digests
 
@@ -98,8 +100,12 @@ class FitSettings:
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
             raise ConfigError(f"ckpt_path={self.ckpt_path}: there is no such file; name a checkpoint or null")
 
+    def progress(self, monitor: Monitor, what: str) -> list[L.Callback]:
+        """The progress of a training, unless trainer.enable_progress_bar turns it off."""
+        return [StepProgress(monitor, what)] if self.trainer.get("enable_progress_bar", True) else []
+
     def watching(self) -> list[L.Callback]:
-        """The further callbacks. Raises ConfigError for one that is not allowed or whose arguments are wrong."""
+        """The further callbacks. Raises ConfigError for one that is not allowed, or for its arguments."""
         made = []
         for name, arguments in self.callbacks.items():
             if name not in CALLBACKS:
@@ -152,8 +158,9 @@ def train(
     keep: Callable[[Fitted], None],
     exists: Callable[[], bool],
 ) -> None:
-    """Trains a map with Lightning, from the last checkpoint in `folder` on where there is one, and hands it to
-    `keep`, on the first process alone.
+    """Trains a map with Lightning and hands it to `keep`, on the first process alone.
+
+    Continues from the last checkpoint in `folder`, where there is one.
 
     vectors  Native vectors `[d_target]` by label, along which the error is logged.
     exists   Whether another process has fitted the map meanwhile.
@@ -170,6 +177,7 @@ def train(
             *([stopper] if (stopper := early_stopping(spec)) is not None else []),
             *([evaluation] if evaluation is not None else []),
             *settings.watching(),
+            *settings.progress(data.monitor, f"training the map, {data.name}"),
             *resuming(last),
         ]
         trainer = L.Trainer(
@@ -178,11 +186,12 @@ def train(
                 "callbacks": callbacks,
                 "default_root_dir": output.logs,
                 "enable_model_summary": False,
-                "plugins": [DurableCheckpoints()],
+                "plugins": plugins(),
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),
                 **settings.trainer,
+                "enable_progress_bar": False,  # ours shows it
             }
         )
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
@@ -195,7 +204,13 @@ def train(
                 sweep(checkpoints)
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
         with data.monitor.stage("fit maps"):  # before the card, which says what it took
-            trainer.fit(module, datamodule=data.data, ckpt_path=start)
+            try:
+                trainer.fit(module, datamodule=data.data, ckpt_path=start)
+            # what shows with the data alone, as limit_train_batches
+            except MisconfigurationException as error:
+                raise ConfigError(
+                    f"Lightning's Trainer refuses these settings (trainer.*): {error}"
+                ) from error
             if best.is_file():
                 DurableCheckpoints().load_checkpoint(best)  # names a damaged file
                 module = MapModule.load_from_checkpoint(best, weights_only=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from lrt.activations.manifest import SIDES
 from lrt.config.sections import DuringTraining, Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -33,6 +32,7 @@ from lrt.mapping import (
     ridge_at,
     save_map,
 )
+from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import FitData, RowSource
 from lrt.pipeline.layers import LayerPair

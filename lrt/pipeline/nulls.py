@@ -54,7 +54,10 @@ class Refit:
         return ridge_at(moments, self.data.reference_ridge.weight, bias=bias)
 
     def on_untrained(self, moments: Moments) -> AffineMap:
-        """The map from an untrained source, which has its own scale: at the same share of its mean eigenvalue."""
+        """The map from an untrained source, which has a scale of its own.
+
+        Its ridge weight is the same share of its mean eigenvalue.
+        """
         ours, theirs = (float(m.scatter_xx.trace()) for m in (self.data.train_moments, moments))
         bias = self.data.settings.bias
         if self._each_direction:

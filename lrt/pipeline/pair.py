@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrt.activations.manifest import SIDES, Side
 from lrt.config.pair import PairSettings
 from lrt.models import LanguageModel, ModelSpec, identity, load, tokenizer_digest
+from lrt.models.sides import SIDES, Side
 
 
 @dataclass(frozen=True)

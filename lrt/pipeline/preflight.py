@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from lrt.activations.manifest import SIDES
 from lrt.config.errors import ConfigError
 from lrt.config.schema import Config
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.mapping import ClosedFormSpec, layer_concat_bytes
 from lrt.models import check_same_tokenizer
+from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings
@@ -39,7 +39,7 @@ def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
 def check_run(
     config: Config, fit: FitSettings, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
 ) -> None:
-    """Raises UserError for layers, map, fit, tokenizers, behaviours and trainer settings that cannot be run."""
+    """Raises UserError for layers, map, fit, tokenizers, behaviours and Trainer settings that cannot run."""
     fit.check()
     source, target = plan.candidates
     if plan.automatic:  # at least one of each will be chosen

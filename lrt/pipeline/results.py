@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt.activations.manifest import SIDES
 from lrt.evaluation import Behaviour, summarise
 from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES
 from lrt.pipeline.analyses import Analyses
 from lrt.pipeline.evaluation import Studied, Studies
 from lrt.pipeline.layers import LayerPlan

@@ -142,7 +142,7 @@ class RecordedStates(States):
             return record_share(self.folder, worker, **arguments)
 
     def merge_shares(self) -> ActivationStore:
-        """The store made of what all workers recorded. Runs no model; raises StoreMissing where one is missing."""
+        """The store made of all workers' shares; runs no model. Raises StoreMissing for a missing share."""
         with self._recording(self.plan.rows) as arguments:
             return record(self.folder, **arguments, missing="refuse")
 

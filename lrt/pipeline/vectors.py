@@ -1,4 +1,4 @@
-"""Stage 3: last-token states of the contrastive prompts in both models, and the steering vectors they give."""
+"""Stage 3: last-token states of the contrastive prompts in both models, and their steering vectors."""
 
 from __future__ import annotations
 

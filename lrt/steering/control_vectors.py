@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrt.errors import InvalidValue
+from lrt.errors import InvalidValue, UserError
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import opened, sealed, unsealed
@@ -27,6 +27,10 @@ CARD = "lrt.card"
 _CARD_FIELDS = ("behaviour", "method", "prompts", "unit", "map")
 
 
+class PackageMissing(UserError, ImportError):
+    """An optional package is not installed; the message names the command that installs it."""
+
+
 def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], file: Path) -> None:
     """Write one vector, or one for each of several blocks of a model, as a GGUF control vector.
 
@@ -34,7 +38,7 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
     (`--control-vector-scaled FILE:0.5`) is our strength. Provenance is stored in the file too.
 
     Raises InvalidValue for vectors that such a file cannot hold (block 0, two of one block, several
-    models or behaviours, an operation other than adding), ImportError without the package gguf.
+    models or behaviours, an operation other than adding), PackageMissing without the package gguf.
     """
     vectors = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
     if not vectors:
@@ -84,7 +88,7 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
 
     model  Name of the model; by default the file's hint (repeng writes the model's type alone).
 
-    Raises VectorUnreadable naming the file and the fault, ImportError without the package gguf.
+    Raises VectorUnreadable naming the file and the fault, PackageMissing without the package gguf.
     """
     gguf = _gguf()
     try:
@@ -150,7 +154,7 @@ def _digest(model: str, directions: Mapping[int, NDArray[np.float32]]) -> str:
 
 def _gguf() -> Any:
     if find_spec("gguf") is None:
-        raise ImportError("control vectors need the package gguf; install it: pip install -e '.[gguf]'")
+        raise PackageMissing("control vectors need the package gguf; install it: pip install -e '.[gguf]'")
     import gguf
 
     return gguf

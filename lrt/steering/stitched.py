@@ -86,14 +86,15 @@ class Stitched:
     ) -> None:
         check_token_ids(source, target)
         self.source, self.target, self.keep_first = source, target, keep_first
-        self.stack = source_stack(source, source_layers)
+        self.source_layers = source_concat(source, source_layers)
         self.layer = target.resolve_layer(layer, "layer")
-        if (affine.d_source, affine.d_target) != (self.stack.total, target.width):
+        if (affine.d_source, affine.d_target) != (self.source_layers.total, target.width):
             raise ValueError(
                 f"the map is {affine.d_source} -> {affine.d_target}; source layers "
-                f"{list(self.stack.layers)} of {source.spec.name} have width {self.stack.total} side by side "
-                f"and a layer of {target.spec.name} has {target.width}. Pass the layers that the map was "
-                "fitted on; for a map to several target layers, its rows for one (`AffineMap.onto`)"
+                f"{list(self.source_layers.layers)} of {source.spec.name} have width "
+                f"{self.source_layers.total} side by side and a layer of {target.spec.name} has "
+                f"{target.width}. Pass the layers that the map was fitted on; for a map to several target "
+                "layers, its rows for one (`AffineMap.onto`)"
             )
         if getattr(target.text_config, "num_kv_shared_layers", 0):
             raise InvalidValue(
@@ -108,7 +109,7 @@ class Stitched:
         states: Mapping[int, Tensor],  # {source layer: [b, t, d_source]}
     ) -> Tensor:  # [b, t, d_target]
         """The source's states mapped to the target's layer, in the target's dtype and on its device."""
-        stacked = torch.cat([states[at].to(self.target.device) for at in self.stack.layers], dim=-1)
+        stacked = torch.cat([states[at].to(self.target.device) for at in self.source_layers.layers], dim=-1)
         return self.affine.points(stacked).to(self.target.dtype)
 
     @torch.no_grad()
@@ -123,7 +124,7 @@ class Stitched:
         Raises ValueError for tokens, a mask or columns that do not fit.
         """
         check_tokens(tokens, self.source, self.target)
-        states = self.source.hidden_states(tokens, self.stack.layers, attention_mask)
+        states = self.source.hidden_states(tokens, self.source_layers.layers, attention_mask)
         return self.logits_from(states, tokens, attention_mask, keep)
 
     @torch.no_grad()
@@ -197,7 +198,7 @@ class Stitched:
         come before the blocks, the final norm after. With `keep_first` the parameters of the target's early
         part count as `late`, its FLOPs do not.
         """
-        deepest, seen = max(self.stack.layers), set[int]()
+        deepest, seen = max(self.source_layers.layers), set[int]()
         below, _ = _beside_blocks(self.source)
         target_below, target_above = _beside_blocks(self.target)
         early = [*below, *self.source.blocks[: deepest + 1]]
@@ -226,7 +227,7 @@ class Stitched:
     def _step(self, entering: Tensor, mask: Tensor, early: Any, late: Any) -> Tensor:
         """Logits `[b, V]` after the last of the tokens `entering [b, t]`; both caches grow."""
         rows, length = entering.shape
-        layers = self.stack.layers
+        layers = self.source_layers.layers
         with capture(self.source, layers) as states, stop_after(self.source, max(layers)):
             self.source.run(entering, mask, early, head=False)
         hidden = self.image(states)
@@ -242,7 +243,7 @@ class Stitched:
         return logits
 
 
-def source_stack(source: LanguageModel, source_layers: LayerConcat | Sequence[int]) -> LayerConcat:
+def source_concat(source: LanguageModel, source_layers: LayerConcat | Sequence[int]) -> LayerConcat:
     """Layers as a `LayerConcat` of the source's width.
 
     Raises ValueError for layers that the source lacks, repeated layers, and another width.

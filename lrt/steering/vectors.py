@@ -17,9 +17,8 @@ from lrt.errors import InvalidValue
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
 from lrt.models.prompts import encode
+from lrt.models.sides import HOOK_POINT
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
-
-HOOK_POINT = "block output, residual stream, before the final norm"
 
 
 class VectorUnreadable(InvalidValue):

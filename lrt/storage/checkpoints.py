@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and fits that stop between two batches on Ctrl-C."""
+"""Checkpoints that are whole or absent, and fits that a signal stops between two batches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -62,8 +63,10 @@ class DurableCheckpoints(TorchCheckpointIO):
 
 
 class RelocatableCheckpoint(ModelCheckpoint):
-    """Lightning's own, whose folder may be moved or copied: restored paths are looked up in the present folder.
-    Without this the best checkpoint so far counts as lost."""
+    """Lightning's own, whose folder may be moved or copied: restored paths are looked up where it is now.
+
+    Without this the best checkpoint so far counts as lost.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state, by file names alone."""
@@ -80,21 +83,34 @@ class RelocatableCheckpoint(ModelCheckpoint):
         super().load_state_dict(relocated)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asked the process to stop; `number` says which."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, and what clusters send before they end a job."""
+
+
 class CheckpointBetweenBatches(L.Callback):
-    """Saves checkpoints within an epoch. Ctrl-C ends the fit after the current batch, with a checkpoint.
+    """Saves checkpoints within an epoch. A stopping signal ends the fit after the batch, with a checkpoint.
 
     seconds  Between two checkpoints of a single process. Several processes, whose clocks differ, save at the
              end of an epoch only.
 
-    At the end of an epoch, and during its validation, Ctrl-C lets the epoch end, which saves a checkpoint of
-    its own. A second Ctrl-C stops at once: the fit then continues from the last checkpoint. Raises
-    KeyboardInterrupt, on which Lightning ends the process. Place it behind callbacks that act after a batch:
-    those behind it do not run.
+    At the end of an epoch, and during its validation, a signal lets the epoch end, which saves a checkpoint
+    of its own. A second signal stops at once: the fit then continues from the last checkpoint. Raises
+    Stopped, on which Lightning ends the process. Place it behind callbacks that act after a batch: those
+    behind it do not run.
     """
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
-        self.path, self.seconds, self.asked = path, seconds, False
-        self._before: Any = None
+        self.path, self.seconds = path, seconds
+        self._asked: int | None = None
+        self._before: dict[int, Any] = {}
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -102,13 +118,17 @@ class CheckpointBetweenBatches(L.Callback):
         self._saved = time.monotonic()
         alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
         if alone:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {number: signal.signal(number, self._ask) for number in STOPPING}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        if self._asked is not None:
+            raise Stopped(number)
+        self._asked = number
         log.info("Stopping after the current batch; Ctrl-C again stops at once")
+
+    def _stop_if_asked(self) -> None:
+        if self._asked is not None:
+            raise Stopped(self._asked)
 
     def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
         # saved behind the last batch, the epoch would count as done, its validation not; and between two
@@ -117,34 +137,40 @@ class CheckpointBetweenBatches(L.Callback):
         if trainer.is_last_batch or (batch_index + 1) % trainer.accumulate_grad_batches:
             return
         due = trainer.world_size == 1 and time.monotonic() - self._saved >= self.seconds
-        if self.asked or due:
+        if self._asked is not None or due:
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
-        if self.asked:
-            raise KeyboardInterrupt
+        self._stop_if_asked()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        if self.asked:
-            raise KeyboardInterrupt
+        self._stop_if_asked()
 
     def on_exception(self, *_: Any) -> None:
         self._restore()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         self._restore()
-        if self.asked:
-            raise KeyboardInterrupt
+        self._stop_if_asked()
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def plugins() -> list[Any]:
+    """The Trainer's plugins: durable checkpoints, and no requeueing by Lightning under SLURM.
+
+    Lightning would save and load a checkpoint of its own beside ours, from whatever fit wrote it last.
+    """
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [DurableCheckpoints(), *slurm]
 
 
 def resuming(last: Path, seconds: float = 60.0) -> list[L.Callback]:
     """Callbacks that save `last` after each epoch and within it; place them behind a fit's other callbacks.
 
-    To continue, give the Trainer the plugin `DurableCheckpoints` and `ckpt_path=last` where the file exists.
+    To continue, give the Trainer `plugins()`, and `ckpt_path=last` where the file exists.
     """
     # one of its own beside the best of a fit: `save_last` leaves out the epochs that are not the best
     of_epochs = RelocatableCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)

@@ -9,23 +9,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lrt.runtime.atlas as module
 import pytest
 import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
-from running import Ran, Workshop, _undone, composed, run_main
-from torch import Tensor, tensor
-
-import lrt.runtime.atlas as module
-from lrt.activations import PairedRows, paired_rows
-from lrt.mapping import atlas_bytes
-from lrt.models import LanguageModel
 from lrt.runtime import Pipeline, Session
 from lrt.runtime.analyses.layers import Atlas as StoreAtlas
 from lrt.runtime.atlas import AtlasSettings, grid_layers, main
 from lrt.runtime.schema import ConfigError, read_beside
+from omegaconf import OmegaConf
+from running import Ran, Workshop, _undone, composed, run_main
+from torch import Tensor, tensor
+
+from lrt.activations import PairedRows, paired_rows
+from lrt.mapping import atlas_bytes
+from lrt.models import LanguageModel
 from lrt.storage.durable import one_writer
 
 pytestmark = pytest.mark.xdist_group("micro")

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ROOT, MicroRun, Ran, Workshop, run_main
-
 from lrt.runtime import recorded
 from lrt.runtime.record import main
 from lrt.runtime.verify import main as verify
+from running import ROOT, MicroRun, Ran, Workshop, run_main
 
 pytestmark = pytest.mark.xdist_group("micro")
 

@@ -1,69 +1,159 @@
-"""A session's clock, its loggers, and that it closes what it opened."""
+"""A session opens what a run needs, and closes it whatever happens."""
 
+import json
 import logging
-import time
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import wandb
-from running import Workshop, composed
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import read_write
+from running import Workshop, _undone, composed
 
-from lrt.runtime.schema import ConfigError
-from lrt.runtime.session import Session, check_writable
-
-
-def opened(workshop: Workshop) -> Session:
-    return Session.of(composed("train", *workshop.settings(), output=str(workshop.folder)), "train")
-
-
-def test_a_stage_within_a_stage_is_counted_once(workshop: Workshop) -> None:
-    session = opened(workshop)
-    with session.stage("outer"):
-        time.sleep(0.1)
-        with session.stage("inner"):
-            time.sleep(0.3)
-        with session.stage("inner"):
-            time.sleep(0.1)
-    assert 0.4 <= session.seconds["inner"] < 3
-    assert session.seconds["outer"] >= 0.1
-    assert session.seconds["outer"] < session.seconds["inner"]
+from lrt.cli.session import Session, check_writable, without_folder
+from lrt.config import ConfigError
+from lrt.report import Table
 
 
-def test_a_stage_that_fails_is_timed_too(workshop: Workshop) -> None:
-    session = opened(workshop)
-    with pytest.raises(KeyError), session.stage("broken"):
-        raise KeyError
-    assert "broken" in session.seconds
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    with _undone():
+        yield
 
 
-def test_the_run_is_closed_after_an_error(workshop: Workshop) -> None:
-    config = composed("train", *workshop.settings(logging="offline"), output=str(workshop.folder))
-    lrt = logging.getLogger("lrt")
-    before = lrt.handlers[:], lrt.level, lrt.propagate
-    seen = []
+def session_of(workshop: Workshop, *overrides: str, **how: Any) -> Session:
+    settings = workshop.settings(*overrides, **how)
+    return Session.of(composed("train", *settings, output=str(workshop.folder / "run")), steps=7)
+
+
+def test_it_seeds_makes_its_folders_and_logs_to_a_csv(workshop: Workshop) -> None:
+    draws = []
+    for _ in range(2):
+        with session_of(workshop, "seed=3") as session:
+            draws.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+            loggers = session.tracking.loggers("part")
+            assert logging.getLogger("lrt").level == logging.INFO
+    assert draws[0] == draws[1]
+    assert all(folder.is_dir() for folder in (workshop.artifacts, workshop.report, workshop.folder / "run"))
+    assert [type(logger) for logger in loggers] == [CSVLogger]  # logging.mode=disabled
+    assert loggers[0].log_dir == str(workshop.folder / "run" / "csv" / "part")
+
+
+def test_wandbs_run_is_open_within_and_closed_after_an_error(workshop: Workshop) -> None:
+    runs: list[Any] = []
 
     def fail() -> None:
-        with Session.of(config, "train") as session:
-            session.tell_wandb(lambda run: seen.append((run, wandb.run)))
+        with session_of(workshop, logging="offline") as session:
+            session.tracking.wandb(lambda run: runs.append((run, wandb.run)))
+            assert len(session.tracking.loggers()) == 2
             raise RuntimeError("on purpose")
 
-    try:
-        with pytest.raises(RuntimeError, match="on purpose"):
-            fail()
-    finally:
-        lrt.handlers, lrt.level, lrt.propagate = before
-        lrt.setLevel(before[1])
-    ((ours, theirs),) = seen
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    ((ours, theirs),) = runs
     assert ours is theirs is not None
     assert wandb.run is None  # or the next job of a multirun would write into it
 
 
-def test_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
+def test_further_ranks_report_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with session_of(workshop, logging="offline") as session:
+        assert not session.first
+        assert not session.monitor.shown
+        assert wandb.run is None
+        assert logging.getLogger("lrt").level == logging.WARNING
+
+
+def as_multirun(workshop: Workshop, *overrides: str) -> Session:
+    config = composed("train", *workshop.settings(*overrides), output=str(workshop.folder / "run"))
+    hydra = HydraConfig.instance().cfg
+    assert hydra is not None
+    with read_write(hydra):
+        hydra.hydra.mode = RunMode.MULTIRUN
+        hydra.hydra.sweep.dir = "multirun/mine"
+    return Session.of(config, steps=7)
+
+
+def test_jobs_of_a_sweep_share_a_group(workshop: Workshop) -> None:
+    assert session_of(workshop).tracking.group is None
+    assert session_of(workshop, "logging.group=mine").tracking.group == "mine"
+    assert as_multirun(workshop).tracking.group == "multirun/mine"
+    assert as_multirun(workshop, "logging.group=mine").tracking.group == "mine"
+
+
+def test_more_devices_within_a_multirun_are_refused(workshop: Workshop) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2"):
+        as_multirun(workshop, "trainer=ddp_cpu")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("null", None), ("fvu", 0.25), ("ratios.french", 0.5), ("steps", 3.0)],
+)
+def test_the_outcome_is_written_and_the_metric_returned(
+    metric: str, value: float | None, workshop: Workshop
+) -> None:
+    outcome = {"fvu": 0.25, "steps": 3, "ratios": {"french": 0.5, "dogs": None}}
+    with session_of(workshop, f"optimized_metric={metric}") as session:
+        assert session.finish(outcome) == value
+    assert json.loads((workshop.folder / "run" / "outcome.json").read_text()) == outcome
+
+
+@pytest.mark.parametrize("metric", ["nothing", "ratios.dogs", "ratios", "fvu.more"])
+def test_a_metric_that_is_no_number_is_named(metric: str, workshop: Workshop) -> None:
+    with (
+        session_of(workshop, f"optimized_metric={metric}") as session,
+        pytest.raises(ConfigError, match=f"optimized_metric={metric}"),
+    ):
+        session.finish({"fvu": 0.25, "ratios": {"dogs": None}})
+
+
+def test_settings_of_the_stages_come_from_their_sections(workshop: Workshop) -> None:
+    session = session_of(workshop, "pool=4", "map.bias=false", "batches.rows=7", "ckpt_path=a.ckpt")
+    assert (session.row_settings.pool, session.row_settings.bias) == (4, False)
+    assert (session.fit_settings.batches.rows, session.fit_settings.ckpt_path) == (7, "a.ckpt")
+    assert session.fit_output.command.startswith("python train.py experiment=micro pair=own")
+    assert session.models == workshop.artifacts / "models"
+
+
+def test_paths_and_brackets_are_printed_whole(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    session = session_of(workshop)
+    path = f"[bold]/{'a' * 200}/end"
+    session.print(path)
+    session.print_table(Table("title", ("name",), (("value",),)))
+    err = capsys.readouterr().err
+    assert path in err
+    assert "value" in err
+
+
+def test_a_text_to_be_passed_on_names_no_folder_of_the_machine() -> None:
+    assert without_folder(f"path: {Path.cwd()}/artifacts") == "path: artifacts"
+
+
+def test_a_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b", "paths.report")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_folder_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"paths\.report=.*file/x cannot be written"):
-        check_writable(tmp_path / "file" / "x", "paths.report")
+@pytest.mark.parametrize("setting", ["artifacts", "report", "logs"])
+def test_a_folder_that_cannot_be_written_names_its_setting(setting: str, workshop: Workshop) -> None:
+    blocked = workshop.folder / "file" / "below"  # below a file, which stops root too
+    blocked.parent.touch()
+    with pytest.raises(ConfigError, match=rf"paths\.{setting}=.*file/below"), session_of(
+        workshop, f"paths.{setting}={blocked}"
+    ):
+        pass
+
+
+def test_a_rank_that_is_not_set_is_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrt.cli.session.rank_zero_only", SimpleNamespace())
+    assert session_of(workshop).first

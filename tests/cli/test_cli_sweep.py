@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from lrt.runtime.sweep import SweepReport, _row, main, report
 from omegaconf import OmegaConf
 from running import ROOT, Ran, Workshop, run_apart, run_here
-
-from lrt.runtime.sweep import SweepReport, _row, main, report
 
 SMALL = ("corpus.tokens.train=4096", "suite.names=[bravery]", "evaluation.during_training.behaviours=[]")
 

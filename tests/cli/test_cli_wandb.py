@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import wandb
-from running import MicroRun, Workshop, run_apart
-
 from lrt.runtime import session
+from running import MicroRun, Workshop, run_apart
 
 pytestmark = pytest.mark.xdist_group("micro")
 

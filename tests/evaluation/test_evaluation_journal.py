@@ -1,6 +1,5 @@
 import math
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,9 +11,9 @@ from planted_studies import planted_study
 from small_behaviours import choice_behaviour, text_behaviour
 from whole_study import run
 
-from lrt.evaluation import Damage, Measurement, Study
+from lrt.evaluation import Damage, Measurement
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.study_io import kept_study, read_study, write_study
+from lrt.evaluation.study_io import read_study, write_study
 from lrt.models import LanguageModel
 
 STUDY = planted_study(text_behaviour(), noise=0.1)
@@ -76,29 +75,24 @@ def test_an_altered_line_is_measured_again(at: int, tmp_path: Path) -> None:
         assert altered.batch("a", Measurement, lambda: ROWS[:1]) == ROWS[:1]
 
 
-def test_of_two_that_want_a_study_one_measures_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_process_waits_for_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    file, made = tmp_path / "it.jsonl", []
-    begun, go_on = threading.Event(), threading.Event()
+    file = tmp_path / "it.journal"
 
-    def make(journal: Journal) -> Study:
-        made.append(journal.batch("a", Measurement, lambda: ROWS))
-        begun.set()
-        assert go_on.wait(30)
-        return STUDY
+    def second() -> list[Measurement]:
+        with Journal(file) as journal:
+            return journal.batch("a", Measurement, must_not_run)
 
-    with ThreadPoolExecutor(2) as pool:  # a lock is of an open file, not of a process
-        first = pool.submit(kept_study, file, make)
-        assert begun.wait(30)
-        second = pool.submit(kept_study, file, make)
-        deadline = time.monotonic() + 30
-        while "Waiting for another process" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        go_on.set()
-        assert first.result(30) == second.result(30) == STUDY
-    assert len(made) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["it.jsonl"]
+    with ThreadPoolExecutor(1) as pool:  # a lock is of an open file, not of a process
+        with Journal(file) as journal:
+            waiting = pool.submit(second)
+            deadline = time.monotonic() + 30
+            while str(file) not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            journal.batch("a", Measurement, lambda: ROWS)
+            assert not waiting.done()
+        assert waiting.result(30) == ROWS
 
 
 def test_a_foreign_line_ends_the_journal(tmp_path: Path) -> None:

@@ -144,8 +144,8 @@ def test_a_reply_is_a_rating_where_it_holds_one_number(
 ) -> None:
     with serving(lambda *_: reply) as server:
         judge = Judge(server.url, "m", highest=highest, key_variable="", max_retries=3, backoff=0.0)
-        (found,) = judge.score_all(["a text"], [Item("a prompt")])
-    assert (None if math.isnan(found) else found) == rating
+        (score,) = judge.score_all(["a text"], [Item("a prompt")])
+    assert (None if math.isnan(score) else score) == rating
     assert len(server.requests) == 1  # at temperature 0 the next reply would be the same
 
 

@@ -39,10 +39,10 @@ def addition(cell: SteeringCondition) -> Addition:
 
 def test_propensity_is_the_logit_gap_of_whole_steered_passes(story_lm: LanguageModel) -> None:
     behaviour = choice_behaviour()
-    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
-    assert len(found) == 4 * 4
+    measured = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
+    assert len(measured) == 4 * 4
     tokenizer = story_lm.tokenizer
-    rows = iter(found)
+    rows = iter(measured)
     for item in behaviour.test:
         for cell in conditions(story_lm):
             row = next(rows)
@@ -54,7 +54,7 @@ def test_propensity_is_the_logit_gap_of_whole_steered_passes(story_lm: LanguageM
             gap = float(logits[ours] - logits[theirs])
             assert row.value == pytest.approx(gap, abs=2e-4)
             assert row.probability == pytest.approx(torch.sigmoid(torch.tensor(gap)).item(), abs=1e-4)
-    values = {(r.item, r.condition, r.strength): r.value for r in found}
+    values = {(r.item, r.condition, r.strength): r.value for r in measured}
     for item in behaviour.test:
         assert values[item.id, "native", 0.0] == values[item.id, "none", 0.0]
         assert abs(values[item.id, "native", 0.5] - values[item.id, "none", 0.0]) > 1e-2
@@ -80,9 +80,9 @@ def test_the_engine_steers_as_steer_does(story_lm: LanguageModel) -> None:
 
 def test_texts_are_those_of_steered_greedy_generation(story_lm: LanguageModel) -> None:
     behaviour = text_behaviour()
-    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
+    measured = measure(story_lm, LAYER, behaviour, "test", behaviour.test, conditions(story_lm))
     tokenizer = story_lm.tokenizer
-    rows = iter(found)
+    rows = iter(measured)
     for item in behaviour.test:
         for cell in conditions(story_lm):
             row = next(rows)
@@ -96,7 +96,7 @@ def test_texts_are_those_of_steered_greedy_generation(story_lm: LanguageModel) -
             assert row.text == text
             assert not isinstance(behaviour.scorer, type(None))
             assert row.value == behaviour.scorer.score(text)  # type: ignore[union-attr]
-    assert len({row.text for row in found}) > 3
+    assert len({row.text for row in measured}) > 3
 
 
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), text_behaviour()], ids=lambda b: b.name)
@@ -166,14 +166,16 @@ def test_damage_is_cross_entropy_and_kl_a_token(story_lm: LanguageModel) -> None
             steered = logits[0, :-1].double().log_softmax(-1)
             sums[index, 0] -= steered.gather(1, wanted).sum()
             sums[index, 1] += (plain.exp() * (plain - steered)).sum()
-    for found, alone, cell, (entropy, kl) in zip(whole, singly, every, (sums / count).tolist(), strict=True):
-        assert (found.behaviour, found.condition, found.draw) == ("dogs", cell.condition, cell.draw)
-        assert found.cross_entropy == pytest.approx(entropy, abs=1e-4)
-        assert found.rise == pytest.approx(entropy - plain_total / count, abs=1e-4)
-        assert found.kl == pytest.approx(kl, abs=1e-4)
-        assert found.relative == pytest.approx(found.rise / (plain_total / count), abs=1e-4)
-        assert alone.cross_entropy == pytest.approx(found.cross_entropy, abs=1e-4)
-        assert alone.kl == pytest.approx(found.kl, abs=1e-4)
+    for measured, alone, cell, (entropy, kl) in zip(
+        whole, singly, every, (sums / count).tolist(), strict=True
+    ):
+        assert (measured.behaviour, measured.condition, measured.draw) == ("dogs", cell.condition, cell.draw)
+        assert measured.cross_entropy == pytest.approx(entropy, abs=1e-4)
+        assert measured.rise == pytest.approx(entropy - plain_total / count, abs=1e-4)
+        assert measured.kl == pytest.approx(kl, abs=1e-4)
+        assert measured.relative == pytest.approx(measured.rise / (plain_total / count), abs=1e-4)
+        assert alone.cross_entropy == pytest.approx(measured.cross_entropy, abs=1e-4)
+        assert alone.kl == pytest.approx(measured.kl, abs=1e-4)
     assert whole[0].rise == whole[0].kl == whole[1].rise == 0
     assert min(whole[2].kl, whole[3].kl) > 1e-3
 
@@ -188,9 +190,9 @@ def log_odds_behaviour(operation: Operation = "add") -> Behaviour:
 def test_refusal_log_odds_are_of_first_tokens_against_all_others(story_lm: LanguageModel) -> None:
     behaviour = log_odds_behaviour()
     every = conditions(story_lm)
-    found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every)
+    measured = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every)
     tokenizer = story_lm.tokenizer
-    rows = iter(found)
+    rows = iter(measured)
     for item in behaviour.test:
         ids = tokenizer(item.prompt)["input_ids"]
         # by another road: what the tokenizer makes of prompt and phrase together
@@ -204,8 +206,8 @@ def test_refusal_log_odds_are_of_first_tokens_against_all_others(story_lm: Langu
             assert row.value == pytest.approx(math.log(share / (1 - share)), abs=1e-3)
             assert row.text is None
     parts = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=3)
-    assert [r.value for r in parts] == pytest.approx([r.value for r in found], abs=2e-4)
-    assert len({round(r.value, 3) for r in found}) > len(behaviour.test)
+    assert [r.value for r in parts] == pytest.approx([r.value for r in measured], abs=2e-4)
+    assert len({round(r.value, 3) for r in measured}) > len(behaviour.test)
 
 
 def test_a_prompt_that_a_phrase_merges_into_is_refused() -> None:
@@ -230,8 +232,8 @@ def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
     written = replace(text_behaviour(), operation="ablate")
     for behaviour in (choice, written):
         for max_rows in (1024, 3):
-            found = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=max_rows)
-            rows = iter(found)
+            measured = measure(story_lm, LAYER, behaviour, "test", behaviour.test, every, max_rows=max_rows)
+            rows = iter(measured)
             for item in behaviour.test:
                 ids = torch.tensor([tokenizer(item.prompt)["input_ids"]])
                 for cell in every:
@@ -250,7 +252,7 @@ def test_ablation_is_out_of_every_block(story_lm: LanguageModel) -> None:
                         )[0, ids.shape[1] :].tolist()
                     ends = [at for at, token in enumerate(new) if token in end_tokens(story_lm)]
                     assert row.text == tokenizer.decode(new[: ends[0]] if ends else new)
-        values = {(r.item, r.condition, r.strength): r.value for r in found}
+        values = {(r.item, r.condition, r.strength): r.value for r in measured}
         plain = [values[i.id, "none", 0.0] for i in behaviour.test]
         assert plain == [values[i.id, "native", 0.0] for i in behaviour.test]
         if behaviour.is_choice:
@@ -270,8 +272,8 @@ def test_the_layer_of_an_ablated_direction_does_not_count(story_lm: LanguageMode
 def test_damage_of_an_ablation_is_of_every_block(story_lm: LanguageModel) -> None:
     behaviour = log_odds_behaviour("ablate")
     every = conditions(story_lm)
-    found = damage(story_lm, LAYER, behaviour, "test", every)
-    for row, cell in zip(found, every, strict=True):
+    measured = damage(story_lm, LAYER, behaviour, "test", every)
+    for row, cell in zip(measured, every, strict=True):
         total, count = 0.0, 0
         for text in behaviour.damage_texts_of("test"):
             ids = torch.tensor([story_lm.tokenizer(text)["input_ids"]])
@@ -279,8 +281,8 @@ def test_damage_of_an_ablation_is_of_every_block(story_lm: LanguageModel) -> Non
             total -= float(logits.double().log_softmax(-1).gather(1, ids[0, 1:, None]).sum())
             count += ids.shape[1] - 1
         assert row.cross_entropy == pytest.approx(total / count, abs=1e-4)
-    assert found[0].rise == found[1].rise == 0
-    assert abs(found[2].rise) > 1e-4
+    assert measured[0].rise == measured[1].rise == 0
+    assert abs(measured[2].rise) > 1e-4
 
 
 class Merging:
@@ -309,8 +311,8 @@ def ids(text: str) -> list[int]:
 def test_answers_part_where_their_tokens_do(
     prompt: str, ours: str, theirs: str, context: str, parted: tuple[str, str]
 ) -> None:
-    found = choice_tokens(Merging(), Item(prompt, matching=ours, other=theirs))
-    assert found == (ids(context), ids(parted[0])[0], ids(parted[1])[0])
+    measured = choice_tokens(Merging(), Item(prompt, matching=ours, other=theirs))
+    assert measured == (ids(context), ids(parted[0])[0], ids(parted[1])[0])
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("yes", "yes, sir"), ("yes", "yes")])

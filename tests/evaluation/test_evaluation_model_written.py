@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def suite(folder: Path, tokenizer: Any, **more: Any) -> dict[str, Behaviour]:
-    asked = Propensity(**({"path": str(folder), "tasks": TASKS} | SMALL | more))
-    return {b.name: b for b in propensity_suite(asked, tokenizer)}
+    chosen = Propensity(**({"path": str(folder), "tasks": TASKS} | SMALL | more))
+    return {b.name: b for b in propensity_suite(chosen, tokenizer)}
 
 
 def test_both_shapes_are_read_and_balanced(folder: Path, family_tokenizer: Any) -> None:
@@ -61,22 +61,22 @@ def test_what_is_asked_leaves_the_corpus_with_or_without_its_choices(
     behaviour = suite(folder, family_tokenizer)["myopic-reward"]
     used = (*behaviour.positives, *(item.prompt for item in (*behaviour.development, *behaviour.test)))
     for text in used:
-        asked = re.search(r"Which would you take on day \d+\?", text)
-        assert asked is not None
-        assert asked[0] in behaviour.held_out
-        assert Decontaminator(behaviour.texts).matches(f"{asked[0]}\n1. now\n2. later")
+        question = re.search(r"Which would you take on day \d+\?", text)
+        assert question is not None
+        assert question[0] in behaviour.held_out
+        assert Decontaminator(behaviour.texts).matches(f"{question[0]}\n1. now\n2. later")
 
 
 def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
     folder: Path, family_tokenizer: Any
 ) -> None:
-    asked = Propensity(path=str(folder), tasks=TASKS)
-    pairs = list(answered_questions(asked, lambda: family_tokenizer))
+    chosen = Propensity(path=str(folder), tasks=TASKS)
+    pairs = list(answered_questions(chosen, lambda: family_tokenizer))
     texts = [text for text, _ in pairs]
     # both answers of a question belong together, and no two questions do
     assert Counter(Counter(kin for _, kin in pairs).values()) == {2: len(pairs) // 2}
     assert all(kin in text for text, kin in pairs)
-    questions = {task: task_questions(asked, task) for task in TASKS}
+    questions = {task: task_questions(chosen, task) for task in TASKS}
     assert len(texts) == len(set(texts)) == 2 * sum(map(len, questions.values()))
     made = suite(folder, family_tokenizer)
     for behaviour in made.values():
@@ -86,10 +86,10 @@ def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
         next(task for task, b in questions.items() if any(q.text in text for q in b)) for text in texts[:8]
     ]
     assert first == [TASKS[0]] * 2 + [TASKS[1]] * 2 + [TASKS[0]] * 2 + [TASKS[1]] * 2
-    plain, _ = next(answered_questions(replace(asked, chat=False), family_tokenizer))
+    plain, _ = next(answered_questions(replace(chosen, chat=False), family_tokenizer))
     assert plain.endswith(("Answer: No", "Answer: Yes"))
     with pytest.raises(SetUnreadable, match="'gone'"):
-        answered_questions(replace(asked, tasks=("gone",)), lambda: family_tokenizer)
+        answered_questions(replace(chosen, tasks=("gone",)), lambda: family_tokenizer)
 
 
 def test_contrastive_texts_end_with_the_answers_own_token(folder: Path, family_tokenizer: Any) -> None:
@@ -100,11 +100,11 @@ def test_contrastive_texts_end_with_the_answers_own_token(folder: Path, family_t
 
 
 def questions_of(behaviour: Behaviour) -> list[set[str]]:
-    def asked(text: str) -> str:
+    def question(text: str) -> str:
         return text.split("<|user|>")[1].split("<|assistant|>")[0].split("?")[0]
 
-    contrast = {asked(text) for text in (*behaviour.positives, *behaviour.negatives)}
-    parts = ({asked(item.prompt) for item in part} for part in (behaviour.development, behaviour.test))
+    contrast = {question(text) for text in (*behaviour.positives, *behaviour.negatives)}
+    parts = ({question(item.prompt) for item in part} for part in (behaviour.development, behaviour.test))
     return [contrast, *parts]
 
 
@@ -166,10 +166,10 @@ def test_a_larger_contrast_leaves_the_items_as_they_are(folder: Path, family_tok
 def test_open_answers_share_the_vector_and_are_read_off_the_text(folder: Path, family_tokenizer: Any) -> None:
     made = suite(folder, family_tokenizer, formats=("open", "caa"), answer_tokens=7)
     assert list(made) == ["boldness_open", "boldness", "myopic-reward_open", "myopic-reward"]
-    told, chosen = made["boldness_open"], made["boldness"]
-    assert isinstance(told.scorer, Answer)
-    assert told.max_new_tokens == 7
-    assert (told.contrast, told.positives, told.items) == ("boldness", chosen.positives, chosen.items)
+    opened, chosen = made["boldness_open"], made["boldness"]
+    assert isinstance(opened.scorer, Answer)
+    assert opened.max_new_tokens == 7
+    assert (opened.contrast, opened.positives, opened.items) == ("boldness", chosen.positives, chosen.items)
 
 
 def test_plain_prompts_name_the_trait(folder: Path, family_tokenizer: Any) -> None:
@@ -290,8 +290,12 @@ def test_the_suite_goes_through_a_study(folder: Path, story_lm: LanguageModel) -
         summary = studied(behaviour, story_lm)
         assert summary["items"] == 4
         if behaviour.is_choice:
-            told = summary["propensity"]
-            assert len(told["paper_r_probability"]) == len(told["paper_mse"]) == len(told["strengths"])
+            statistics = summary["propensity"]
+            assert (
+                len(statistics["paper_r_probability"])
+                == len(statistics["paper_mse"])
+                == len(statistics["strengths"])
+            )
             assert 0 < summary["probability"]["none"] < 1
         else:
             assert -1 <= summary["native"] <= 1

@@ -32,13 +32,13 @@ def test_passages_of_files_are_beginnings_of_their_documents(tmp_path: Path) -> 
     documents = ["\n".join(f"{n}w{i}" for i in range(2 * n)) for n in range(1, 70)]
     file = tmp_path / "a.txt"
     file.write_text("\n\n".join(documents))
-    found = neutral_texts([str(file)])
-    assert len(set(found)) == COUNT
-    for text in found:
+    passages = neutral_texts([str(file)])
+    assert len(set(passages)) == COUNT
+    for text in passages:
         assert LEAST_WORDS <= len(text.split()) <= MOST_WORDS
         assert any(document.startswith(text) for document in documents)
-    assert neutral_texts([file]) == found
-    assert neutral_texts([file], seed=1) != found
+    assert neutral_texts([file]) == passages
+    assert neutral_texts([file], seed=1) != passages
     file.write_text("a few words\nand a few more")
     with pytest.raises(CorpusError, match=r"a\.txt"):
         neutral_texts([file], "line")
@@ -46,6 +46,6 @@ def test_passages_of_files_are_beginnings_of_their_documents(tmp_path: Path) -> 
 
 @given(text=st.text(st.sampled_from("ab \n\t"), max_size=30), words=st.integers(1, 8))
 def test_up_to_a_word(text: str, words: int) -> None:
-    found = up_to_word(text, words)
-    assert text.startswith(found)
-    assert found.split() == text.split()[:words] or not text.split()
+    beginning = up_to_word(text, words)
+    assert text.startswith(beginning)
+    assert beginning.split() == text.split()[:words] or not text.split()

@@ -12,28 +12,28 @@ from lrt.evaluation.scorers import Answer
 
 def test_propensity_statistics() -> None:
     behaviour = choice_behaviour(test=8)
-    found = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
-    assert found["strengths"] == list(GRID.strengths)
-    assert found["paper_r"][1] == pytest.approx(1)
-    assert found["paper_mse"][1] == 0
-    assert found["slope"] == pytest.approx(1.6, abs=0.2)
-    assert found["native_slope"] == pytest.approx(2.0, abs=0.2)
-    assert found["slope_ratio"] == pytest.approx(0.8, abs=0.1)
-    assert found["anti_steerable"] == found["native_anti_steerable"] == 0
-    assert found["anti_steerable_ci"] == [0, 0]
-    assert found["slope_ratio_random"]["mean"] == pytest.approx(0.05, abs=0.05)
-    assert found["random_anti_steerable"] > 0
-    assert found["paper_mse_random"][-1] == pytest.approx(1.9**2, rel=0.2)
-    assert found["key_shift"]["native"] < 0.3
-    assert found["stratified_r_random"]["draws"] == 1
-    at = found["stratified_r_at"]
+    statistics = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
+    assert statistics["strengths"] == list(GRID.strengths)
+    assert statistics["paper_r"][1] == pytest.approx(1)
+    assert statistics["paper_mse"][1] == 0
+    assert statistics["slope"] == pytest.approx(1.6, abs=0.2)
+    assert statistics["native_slope"] == pytest.approx(2.0, abs=0.2)
+    assert statistics["slope_ratio"] == pytest.approx(0.8, abs=0.1)
+    assert statistics["anti_steerable"] == statistics["native_anti_steerable"] == 0
+    assert statistics["anti_steerable_ci"] == [0, 0]
+    assert statistics["slope_ratio_random"]["mean"] == pytest.approx(0.05, abs=0.05)
+    assert statistics["random_anti_steerable"] > 0
+    assert statistics["paper_mse_random"][-1] == pytest.approx(1.9**2, rel=0.2)
+    assert statistics["key_shift"]["native"] < 0.3
+    assert statistics["stratified_r_random"]["draws"] == 1
+    at = statistics["stratified_r_at"]
     assert at["strengths"] == [s for s in GRID.strengths if s != 0]
     for value, (low, high), random in zip(at["value"], at["ci"], at["random"], strict=True):
         assert low <= value <= high
         assert 0 <= random <= 1
     of_one = summarise(behaviour, planted_study(behaviour, noise=0.2), StrengthGrid((0.0, 1.0)))["propensity"]
     assert of_one["stratified_r"] == pytest.approx(at["value"][-1])
-    assert -1 <= found["ceiling"] <= 1
+    assert -1 <= statistics["ceiling"] <= 1
     downwards = replace(behaviour, direction=-1)
     against = summarise(downwards, planted_study(downwards), GRID)["propensity"]
     assert against["anti_steerable"] == 1
@@ -43,8 +43,8 @@ def test_propensity_statistics() -> None:
 def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
     behaviour = choice_behaviour(test=8)
     whole = planted_study(behaviour, noise=0.2)
-    told = summarise(behaviour, whole, GRID)["propensity"]
-    assert told["pooled_strengths"] == list(GRID.strengths)
+    statistics = summarise(behaviour, whole, GRID)["propensity"]
+    assert statistics["pooled_strengths"] == list(GRID.strengths)
     broken = tuple(
         replace(d, rise=1.0, cross_entropy=3.0) if d.strength in (-1.0, 1.0) else d for d in whole.damages
     )
@@ -54,7 +54,7 @@ def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
     for name in ("stratified_r", "stratified_r_ci", "slope", "native_slope", "slope_ratio", "ceiling"):
         assert mild[name] == of_one[name]
     assert mild["strengths"] == list(GRID.strengths)
-    assert mild["paper_r"] == told["paper_r"]
+    assert mild["paper_r"] == statistics["paper_r"]
     all_broken = tuple(replace(d, rise=1.0, cross_entropy=3.0) for d in whole.damages)
     worst = summarise(behaviour, replace(whole, damages=all_broken), GRID)["propensity"]
     assert worst["pooled_strengths"] == list(GRID.strengths)
@@ -62,26 +62,26 @@ def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
 
 def test_every_statistic_has_its_interval() -> None:
     behaviour = choice_behaviour(test=8)
-    told = summarise(behaviour, planted_study(behaviour, noise=0.5), GRID)["propensity"]
+    statistics = summarise(behaviour, planted_study(behaviour, noise=0.5), GRID)["propensity"]
     for name in ("slope", "native_slope", "stratified_r", "stratified_r_probability", "ceiling"):
-        low, high = told[f"{name}_ci"]
-        assert low < told[name] < high
+        low, high = statistics[f"{name}_ci"]
+        assert low < statistics[name] < high
     for name in ("paper_r", "paper_mse"):
-        assert len(told[f"{name}_ci"]) == len(GRID.strengths)
-        for value, (low, high) in list(zip(told[name], told[f"{name}_ci"], strict=True))[2:]:
+        assert len(statistics[f"{name}_ci"]) == len(GRID.strengths)
+        for value, (low, high) in list(zip(statistics[name], statistics[f"{name}_ci"], strict=True))[2:]:
             assert low <= value <= high
 
 
 def test_answers_in_the_models_own_words_have_the_same_statistics() -> None:
     behaviour = choice_behaviour(test=8)
     opened = replace(behaviour, scorer=Answer(), max_new_tokens=4)
-    found = summarise(opened, planted_study(opened, noise=0.2), GRID)
-    assert found["kind"] == "text"
-    assert len(found["examples"]) == 3
-    told = found["propensity"]
+    summary = summarise(opened, planted_study(opened, noise=0.2), GRID)
+    assert summary["kind"] == "text"
+    assert len(summary["examples"]) == 3
+    statistics = summary["propensity"]
     read = summarise(behaviour, planted_study(behaviour, noise=0.2), GRID)["propensity"]
     for name in ("paper_r", "stratified_r", "stratified_r_ci", "slope_ratio", "anti_steerable"):
-        assert told[name] == read[name]
+        assert statistics[name] == read[name]
     flat = summarise(opened, planted_study(opened, changes=dict.fromkeys(CHANGES, 0.0)), GRID)["propensity"]
     assert flat["stratified_r"] is None
     assert flat["slope_ratio"] is None
@@ -91,7 +91,7 @@ def test_answers_in_the_models_own_words_have_the_same_statistics() -> None:
 def test_propensity_is_told_of_probabilities_too() -> None:
     behaviour = choice_behaviour(test=8)
     study = planted_study(behaviour, noise=0.5)
-    found = summarise(behaviour, study, GRID)
+    summary = summarise(behaviour, study, GRID)
 
     def shares(condition: str, strength: float) -> list[float]:
         return [
@@ -101,19 +101,21 @@ def test_propensity_is_told_of_probabilities_too() -> None:
         ]
 
     ours, native = np.array(shares("transferred", 1.0)), np.array(shares("native", 1.0))
-    told = found["propensity"]
-    assert told["paper_mse_probability"][-1] == pytest.approx(np.mean((ours - native) ** 2))
-    assert told["paper_r_probability"][-1] == pytest.approx(np.corrcoef(ours, native)[0, 1])
-    assert told["paper_r_probability"][1] == pytest.approx(1)  # strength 0 is the unsteered model in both
-    assert told["paper_mse_probability"] != told["paper_mse"]
+    statistics = summary["propensity"]
+    assert statistics["paper_mse_probability"][-1] == pytest.approx(np.mean((ours - native) ** 2))
+    assert statistics["paper_r_probability"][-1] == pytest.approx(np.corrcoef(ours, native)[0, 1])
+    assert statistics["paper_r_probability"][1] == pytest.approx(
+        1
+    )  # strength 0 is the unsteered model in both
+    assert statistics["paper_mse_probability"] != statistics["paper_mse"]
     for name in ("paper_r_probability", "paper_mse_probability"):
-        low, high = told[f"{name}_ci"][-1]
-        assert low <= told[name][-1] <= high
-    assert found["probability"]["native"] == pytest.approx(native.mean())
-    assert found["probability"]["none"] == pytest.approx(np.mean(shares("none", 0.0)))
-    assert {"none", "native", "transferred", "random", "prompt", "source"} <= set(found["probability"])
-    low, high = told["stratified_r_ci"]
-    assert low <= told["stratified_r"] <= high
+        low, high = statistics[f"{name}_ci"][-1]
+        assert low <= statistics[name][-1] <= high
+    assert summary["probability"]["native"] == pytest.approx(native.mean())
+    assert summary["probability"]["none"] == pytest.approx(np.mean(shares("none", 0.0)))
+    assert {"none", "native", "transferred", "random", "prompt", "source"} <= set(summary["probability"])
+    low, high = statistics["stratified_r_ci"]
+    assert low <= statistics["stratified_r"] <= high
     # a record of old rows, in which no probability was kept
     bare = replace(study, measurements=tuple(replace(row, probability=None) for row in study.measurements))
     assert summarise(behaviour, bare, GRID)["propensity"]["paper_r_probability"] == []

@@ -23,13 +23,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return instruction_files(tmp_path_factory.mktemp("refusal"))
 
 
-def asked(files: tuple[str, str], **more: Any) -> Refusal:
+def refusal(files: tuple[str, str], **more: Any) -> Refusal:
     harmful, harmless = (Instructions((file,)) for file in files)
     return Refusal(**({"harmful": harmful, "harmless": harmless} | SMALL | more))
 
 
 def suite(files: tuple[str, str], tokenizer: Any, **more: Any) -> dict[str, Behaviour]:
-    return {b.name: b for b in refusal_suite(asked(files, **more), tokenizer)}
+    return {b.name: b for b in refusal_suite(refusal(files, **more), tokenizer)}
 
 
 def test_the_vector_is_of_the_templates_last_token(files: tuple[str, str], family_tokenizer: Any) -> None:
@@ -90,10 +90,10 @@ def test_several_files_are_pooled_and_a_request_counts_once(tmp_path: Path, fami
     )
     pooled = Instructions((harmful, str(more)))
     sizes = {"test": 2, "development": 2, "contrast_pairs": 4}
-    made = refusal_suite(asked((harmful, harmless), harmful=pooled, **sizes), family_tokenizer)
+    made = refusal_suite(refusal((harmful, harmless), harmful=pooled, **sizes), family_tokenizer)
     assert len(made[0].positives) == 4
     with pytest.raises(ValueError, match=r"harmful.* 12 "):
-        refusal_suite(asked((harmful, harmless), harmful=pooled, contrast_pairs=7), family_tokenizer)
+        refusal_suite(refusal((harmful, harmless), harmful=pooled, contrast_pairs=7), family_tokenizer)
 
 
 def test_sets_of_the_hub_are_read_by_field_and_split(files: tuple[str, str], family_tokenizer: Any) -> None:
@@ -107,7 +107,7 @@ def test_sets_of_the_hub_are_read_by_field_and_split(files: tuple[str, str], fam
 
     hub = Instructions(("org/harmful",), "text", "train", "abc")
     with mock.patch("datasets.load_dataset", autospec=True, return_value=streamed()) as load:
-        made = refusal_suite(asked(files, harmful=hub), family_tokenizer)
+        made = refusal_suite(refusal(files, harmful=hub), family_tokenizer)
     assert "rob bank" in made[0].positives[0]
     assert load.call_args.kwargs == {"split": "train", "streaming": True, "revision": "abc"}
     assert len(read) < 300  # of a large set only as much as a draw is made of
@@ -125,9 +125,9 @@ def test_other_scorers_ride_on_written_answers_alone(files: tuple[str, str], fam
         if name.endswith("log_odds"):
             assert behaviour.extra_scorers == ()
             continue
-        rides, asked = behaviour.extra_scorers
-        assert isinstance(asked, Judge)
-        assert (rides, replace(asked, template_affixes=("", ""))) == (classifier, judge)
+        first, second = behaviour.extra_scorers
+        assert isinstance(second, Judge)
+        assert (first, replace(second, template_affixes=("", ""))) == (classifier, judge)
 
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
@@ -144,9 +144,9 @@ def test_a_judge_reads_the_request_without_the_template(
     judge.score_all(["so"] * len(removed.test), removed.test)
     assert set(read) <= set(removed.held_out)
     assert len(set(read)) == len(removed.test)
-    # one that was told what is around a request keeps to it
-    told = Judge("http://localhost", "m", template_affixes=("<", ">"))
-    assert suite(files, family_tokenizer, judge=told)["refusal_removed"].extra_scorers == (told,)
+    # explicit affixes are not replaced
+    explicit = Judge("http://localhost", "m", template_affixes=("<", ">"))
+    assert suite(files, family_tokenizer, judge=explicit)["refusal_removed"].extra_scorers == (explicit,)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_beginnings_are_openings_of_refusals() -> None:
 )
 def test_invalid_settings_are_named(settings: dict[str, Any], named: str, files: tuple[str, str]) -> None:
     with pytest.raises(InvalidValue, match=named):
-        asked(files, **settings)
+        refusal(files, **settings)
     with pytest.raises(ValueError, match="paths"):
         Instructions(())
 

@@ -26,14 +26,14 @@ TEXT = text_behaviour()
 
 @dataclass
 class Counting:
-    """Scores a planted text `condition strength index` by its condition, and counts what it is asked."""
+    """Scores a planted text `condition strength index` by its condition, and records the texts."""
 
-    asked: list[str]
+    scored_texts: list[str]
     lacking: str = "nothing"
 
     def score_all(self, texts: Sequence[str], items: Sequence[Item]) -> list[float]:
         assert all(item in TEXT.items for item in items)
-        self.asked += texts
+        self.scored_texts += texts
         return [math.nan if text == self.lacking else self.score(text) for text in texts]
 
     @staticmethod
@@ -48,15 +48,15 @@ def scored(study: Study, file: Path, scorer: Counting) -> dict[str, float]:
 
 def test_each_text_is_asked_once_and_kept(tmp_path: Path) -> None:
     study, file, scorer = planted_study(TEXT), tmp_path / "a" / "scores.json", Counting([])
-    told: list[int] = []
-    found = rescore(scorer, TEXT, study, file, told.append)  # type: ignore[arg-type]
+    progress: list[int] = []
+    by_text = rescore(scorer, TEXT, study, file, progress.append)  # type: ignore[arg-type]
     rows = rescored_rows(study)
-    assert set(found) == {text_id(row) for row in rows}
-    assert sum(told) == len(found) == len(scorer.asked) == len(set(scorer.asked))
-    assert all(found[text_id(row)] == Counting.score(row.text or "") for row in rows)
+    assert set(by_text) == {text_id(row) for row in rows}
+    assert sum(progress) == len(by_text) == len(scorer.scored_texts) == len(set(scorer.scored_texts))
+    assert all(by_text[text_id(row)] == Counting.score(row.text or "") for row in rows)
     again = Counting([])
-    assert scored(study, file, again) == found
-    assert again.asked == []
+    assert scored(study, file, again) == by_text
+    assert again.scored_texts == []
 
 
 def test_which_rows_are_worth_it() -> None:
@@ -78,19 +78,24 @@ def test_one_that_stops_goes_on_where_it_was(tmp_path: Path) -> None:
             replace(row, text=f"{row.text}{copy}") for copy in range(4) for row in study.measurements
         ),
     )
-    asked: list[str] = []
+    scored_texts: list[str] = []
 
     class Stopping(Counting):
         def score_all(self, texts: Sequence[str], items: Sequence[Item]) -> list[float]:
-            if len(self.asked) >= BATCH:
+            if len(self.scored_texts) >= BATCH:
                 raise KeyboardInterrupt
             return super().score_all(texts, items)
 
     with pytest.raises(KeyboardInterrupt):
-        scored(many, file, Stopping(asked))
-    assert len(read_sealed(file)) == len(asked) == BATCH
-    scored(many, file, Counting(asked))
-    assert len(asked) == len(set(asked)) == len({text_id(row) for row in rescored_rows(many)}) > BATCH
+        scored(many, file, Stopping(scored_texts))
+    assert len(read_sealed(file)) == len(scored_texts) == BATCH
+    scored(many, file, Counting(scored_texts))
+    assert (
+        len(scored_texts)
+        == len(set(scored_texts))
+        == len({text_id(row) for row in rescored_rows(many)})
+        > BATCH
+    )
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
@@ -103,24 +108,29 @@ def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
 
 def test_means_and_ratio_are_at_the_chosen_strength(tmp_path: Path) -> None:
     study = planted_study(TEXT, chosen=0.5)
-    told = summarise_rescored(study, "judge", scored(study, tmp_path / "s", Counting([])), GRID)
-    assert told["items"] == 3
-    assert told["unscored"] == 0
-    assert told["means"]["none"] == told["means"]["random"] == told["means"]["prompt"] == pytest.approx(1.0)
-    assert told["means"]["native"] == pytest.approx(3.0)
-    assert told["means"]["transferred"] == pytest.approx(2.5)
-    assert told["ratio"] == pytest.approx(0.75)
-    assert [p["strength"] for p in told["curves"]["native"]] == list(GRID.strengths)
-    assert [p["mean"] for p in told["curves"]["native"]] == pytest.approx([-3.0, 1.0, 3.0, 5.0])
+    summary = summarise_rescored(study, "judge", scored(study, tmp_path / "s", Counting([])), GRID)
+    assert summary["items"] == 3
+    assert summary["unscored"] == 0
+    assert (
+        summary["means"]["none"]
+        == summary["means"]["random"]
+        == summary["means"]["prompt"]
+        == pytest.approx(1.0)
+    )
+    assert summary["means"]["native"] == pytest.approx(3.0)
+    assert summary["means"]["transferred"] == pytest.approx(2.5)
+    assert summary["ratio"] == pytest.approx(0.75)
+    assert [p["strength"] for p in summary["curves"]["native"]] == list(GRID.strengths)
+    assert [p["mean"] for p in summary["curves"]["native"]] == pytest.approx([-3.0, 1.0, 3.0, 5.0])
 
 
 def test_items_without_a_score_are_left_out_everywhere_and_counted(tmp_path: Path) -> None:
     study = planted_study(TEXT)
     scores = scored(study, tmp_path / "s", Counting([], lacking="native 1.0 2"))
     assert math.isnan(rescore(Counting([]), TEXT, study, tmp_path / "s")[_id(study, "native 1.0 2")])  # type: ignore[arg-type]
-    told = summarise_rescored(study, "judge", scores, GRID)
-    assert (told["items"], told["unscored"]) == (2, 1)
-    assert told["means"]["none"] == pytest.approx(0.5)
+    summary = summarise_rescored(study, "judge", scores, GRID)
+    assert (summary["items"], summary["unscored"]) == (2, 1)
+    assert summary["means"]["none"] == pytest.approx(0.5)
     nothing = dict.fromkeys(scores, math.nan)
     assert summarise_rescored(study, "judge", nothing, GRID) == {"scorer": "judge", "items": 0, "unscored": 3}
 

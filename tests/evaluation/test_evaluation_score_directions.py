@@ -25,19 +25,19 @@ def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: Language
     one, first, second = (torch.randn(story_lm.width, generator=generator) for _ in range(3))
     directions = {"one": [7 * one], "null": [first, second]}
     done: list[int] = []
-    found = scores_along(
+    scores_by_name = scores_along(
         chosen, behaviour, directions, "test", temperature=0.0, max_rows=64, progress=done.append
     )
-    assert {name: len(draws) for name, draws in found.items()} == {"none": 1, "one": 1, "null": 2}
+    assert {name: len(draws) for name, draws in scores_by_name.items()} == {"none": 1, "one": 1, "null": 2}
     assert sum(done) == rows_along(behaviour, directions, "test") == 4 * len(behaviour.test)
     # whatever its length, a direction is taken at the strength chosen, against the vector where so asked
     for name, draw, direction in (("one", 0, one), ("null", 0, first), ("null", 1, second)):
         unit = direction / direction.norm()
         (cell,) = model.conditions(name, unit, [0.5], behaviour.direction)
         alone = measure(story_lm, 1, behaviour, "test", behaviour.test, [cell])
-        np.testing.assert_allclose(found[name][draw], [m.value for m in alone], atol=1e-4)
+        np.testing.assert_allclose(scores_by_name[name][draw], [m.value for m in alone], atol=1e-4)
     if behaviour.is_choice:
-        assert np.abs(found["one"][0] - found["none"][0]).max() > 1e-3
+        assert np.abs(scores_by_name["one"][0] - scores_by_name["none"][0]).max() > 1e-3
 
 
 def test_a_stopped_run_resumes(story_lm: LanguageModel, tmp_path: Path) -> None:

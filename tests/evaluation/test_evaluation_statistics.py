@@ -64,20 +64,20 @@ def test_there_is_no_ratio_over_nothing() -> None:
     assert down.value == 0.5
 
 
-@pytest.mark.parametrize("draws", [2, 4, 12])
-def test_four_refits_cover_as_often_as_twelve_though_all_are_worse_maps(draws: int) -> None:
+@pytest.mark.parametrize("draws", [2, 12])
+def test_two_refits_cover_as_often_as_twelve_though_all_are_worse_maps(draws: int) -> None:
     rng = np.random.default_rng(4)
-    covered, worlds, apart = 0, 300, 0.05
+    covered, worlds, apart = 0, 200, 0.05
     for seed in range(worlds):
         native = rng.normal(1.0, 0.05, 40)
         fitted = 0.8 + apart * rng.normal()  # by these documents; 0.8 by all there are
         refits = fitted - 0.15 + apart * rng.normal(size=draws)
-        found = ratio_over_refits(
+        estimate = ratio_over_refits(
             fitted * native, native, (np.outer(refits, native), np.tile(native, (draws, 1))), seed
         )
-        assert found is not None
-        assert found.value == pytest.approx(fitted)
-        covered += found.low <= 0.8 <= found.high
+        assert estimate is not None
+        assert estimate.value == pytest.approx(fitted)
+        covered += estimate.low <= 0.8 <= estimate.high
     assert 0.91 <= covered / worlds <= 0.985
 
 
@@ -192,7 +192,7 @@ def test_slopes_are_planted_ones() -> None:
 
 
 def test_a_shift_of_one_answer_is_not_taken_for_a_trait() -> None:
-    """A vector that moves Yes up whatever is asked by 2, and the trait by .1 on every item."""
+    """A vector that moves Yes up whatever the question by 2, and the trait by .1 on every item."""
     rng = np.random.default_rng(5)
     keys = ["Yes", "No"] * 20
     shift = np.array([2.0 if key == "Yes" else -2.0 for key in keys])
@@ -259,8 +259,8 @@ def test_the_interval_of_the_stratified_correlation_covers_what_was_planted() ->
     noise, worlds, covered = 0.7, 120, 0
     truth = 1 / (1 + noise**2)
     for world in range(worlds):
-        found = stratified_estimate(*planted(world, noise))
-        covered += found.low <= truth <= found.high
+        estimate = stratified_estimate(*planted(world, noise))
+        covered += estimate.low <= truth <= estimate.high
     assert 0.87 <= covered / worlds <= 0.99
 
 
@@ -271,21 +271,21 @@ def planted(seed: int, noise: float) -> tuple[Array, Array, tuple[float, ...], l
 
 def test_the_stratified_estimate_is_the_correlation_and_its_samples_are_too() -> None:
     ours, native, strengths, keys = planted(0, 0.7)
-    found = stratified_estimate(ours, native, strengths, keys)
-    assert found.value == stratified_correlation(ours, native, strengths, keys)
-    assert found.low < found.value < found.high
+    estimate = stratified_estimate(ours, native, strengths, keys)
+    assert estimate.value == stratified_correlation(ours, native, strengths, keys)
+    assert estimate.low < estimate.value < estimate.high
     # by hand: items drawn within their keys, and the statistic made anew
     rng, groups = np.random.default_rng(1), np.asarray(keys)
     sides = [np.flatnonzero(groups == key) for key in ("0", "1")]
     drawn = [np.concatenate([rng.choice(side, len(side)) for side in sides]) for _ in range(1500)]
     by_hand = [stratified_correlation(ours[:, i], native[:, i], strengths, list(groups[i])) for i in drawn]
-    assert [found.low, found.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.02)
-    assert stratified_estimate(ours, native, strengths, keys) == found
+    assert [estimate.low, estimate.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.02)
+    assert stratified_estimate(ours, native, strengths, keys) == estimate
     same = stratified_estimate(native, native, strengths, keys)
     assert [same.value, same.low, same.high] == pytest.approx([1, 1, 1])
 
 
 def test_an_estimate_of_what_does_not_vary_is_no_number() -> None:
     still = np.ones((len(STRENGTHS), 4))
-    found = stratified_estimate(still, still, STRENGTHS, ["A", "B", "A", "B"])
-    assert np.isnan([found.value, found.low, found.high]).all()
+    estimate = stratified_estimate(still, still, STRENGTHS, ["A", "B", "A", "B"])
+    assert np.isnan([estimate.value, estimate.low, estimate.high]).all()

@@ -93,11 +93,11 @@ def planted(
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "damage", damage)
     model = SteerableModel(None, 0, 1.0)  # type: ignore[arg-type]
-    found = choose_strength(behaviour, model, torch.ones(4), GRID)
+    result = choose_strength(behaviour, model, torch.ones(4), GRID)
     assert splits == ["development"]
-    assert len(found.measurements) == len(behaviour.development) * len(GRID.strengths)
-    assert len(found.damages) == len(GRID.strengths)
-    return found.choice
+    assert len(result.measurements) == len(behaviour.development) * len(GRID.strengths)
+    assert len(result.damages) == len(GRID.strengths)
+    return result.choice
 
 
 def test_the_strongest_undamaged_strength_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,13 +160,13 @@ def test_the_layer_whose_own_vector_does_most_is_chosen(
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(module, "damage", damage)
     candidates = [(SteerableModel(None, layer, 1.0), torch.ones(4)) for layer in range(3)]  # type: ignore[arg-type]
-    found = choose_layer(choice_behaviour(direction=direction), candidates, GRID)
-    assert found.model.layer == found.choice.layer == 1
-    assert [layer for layer, *_ in found.choice.by_layer] == [0, 1, 2]
-    changes = {layer: change for layer, change, _ in found.choice.by_layer}
-    assert changes[1] == found.choice.change == pytest.approx(2.0 * direction)
-    assert [steers for *_, steers in found.choice.by_layer].count(True) >= 1
-    assert not found.choice.damaged
+    result = choose_layer(choice_behaviour(direction=direction), candidates, GRID)
+    assert result.model.layer == result.choice.layer == 1
+    assert [layer for layer, *_ in result.choice.by_layer] == [0, 1, 2]
+    changes = {layer: change for layer, change, _ in result.choice.by_layer}
+    assert changes[1] == result.choice.change == pytest.approx(2.0 * direction)
+    assert [steers for *_, steers in result.choice.by_layer].count(True) >= 1
+    assert not result.choice.damaged
 
 
 ANSWERED = replace(choice_behaviour(), name="answered", scorer=Answer(), max_new_tokens=3)
@@ -175,10 +175,10 @@ ANSWERED = replace(choice_behaviour(), name="answered", scorer=Answer(), max_new
 @pytest.mark.parametrize("behaviour", [choice_behaviour(), ANSWERED, text_behaviour()], ids=lambda b: b.name)
 def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: LanguageModel) -> None:
     rows: list[int] = []
-    found, units = run(behaviour, story_lm, rows.append)
-    at = found.choice.strength
+    result, units = run(behaviour, story_lm, rows.append)
+    at = result.choice.strength
     assert sum(rows) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
-    test = [r for r in found.measurements if r.split == "test"]
+    test = [r for r in result.measurements if r.split == "test"]
     conditions = {(r.condition, r.draw, r.strength) for r in test}
     assert len(test) == len(conditions) * len(behaviour.test)  # every condition once on every item
     assert {r.item for r in test} == {i.id for i in behaviour.test}
@@ -191,9 +191,9 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
     wanted |= {(c, 0, at) for c in ("bias", "other", "untrained_source", "shuffled", *RESAMPLED)}
     wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
     assert conditions == wanted
-    chosen_by = {(d.condition, d.strength) for d in found.damages if d.split == "development"}
+    chosen_by = {(d.condition, d.strength) for d in result.damages if d.split == "development"}
     assert chosen_by == {("native", s) for s in curve}
-    damaged = {(d.condition, d.strength) for d in found.damages if d.split == "test"}
+    damaged = {(d.condition, d.strength) for d in result.damages if d.split == "test"}
     assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= damaged
     assert {(c, at) for c in ("random", "bias", "shuffled", "other", "untrained_source")} <= damaged
 
@@ -204,22 +204,22 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
             assert values["transferred", 0, s, item.id] == pytest.approx(native, abs=1e-3)
             assert values["source", 0, s, item.id] == pytest.approx(native, abs=1e-3)
         assert values["source", 0, 0.0, item.id] == pytest.approx(values["none", 0, 0.0, item.id], abs=1e-3)
-    development = {r.item for r in found.measurements if r.split == "development"}
+    development = {r.item for r in result.measurements if r.split == "development"}
     assert development == {i.id for i in behaviour.development}
 
 
 def test_a_study_on_development_items_uses_no_test_item(story_lm: LanguageModel) -> None:
     behaviour, rows = choice_behaviour(), []
-    found, units = run(behaviour, story_lm, rows.append, split="development")
-    assert found.split == "development"
-    assert {r.item for r in found.measurements} == {i.id for i in behaviour.development}
+    result, units = run(behaviour, story_lm, rows.append, split="development")
+    assert result.split == "development"
+    assert {r.item for r in result.measurements} == {i.id for i in behaviour.development}
     draws = {n: len(u) for n, u in units.items()}
     assert sum(rows) == study_rows(behaviour, GRID, draws, "development")
-    summary, on_test = (summarise(behaviour, each, GRID) for each in (found, run(behaviour, story_lm)[0]))
+    summary, on_test = (summarise(behaviour, each, GRID) for each in (result, run(behaviour, story_lm)[0]))
     assert summary["items"] == len(behaviour.development)
     assert summary["strength"] == on_test["strength"]  # is chosen alike
-    at = found.choice.strength
-    chosen_there = [r.value for r in found.measurements if (r.condition, r.strength) == ("native", at)]
+    at = result.choice.strength
+    chosen_there = [r.value for r in result.measurements if (r.condition, r.strength) == ("native", at)]
     assert summary["native"] == pytest.approx(sum(chosen_there) / len(chosen_there))
 
 

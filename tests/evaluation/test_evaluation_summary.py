@@ -15,47 +15,47 @@ TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
 
 def test_figures_are_the_planted_ones() -> None:
-    found = summarise(TEXT, planted_study(TEXT), GRID)
-    assert found["unsteered"] == pytest.approx(3.1)
-    assert found["native"] == pytest.approx(5.1)
-    assert found["transferred"] == pytest.approx(4.7)
-    assert found["paper_literal"] == pytest.approx(3.5)
-    assert found["source"] == pytest.approx(4.1)
-    assert found["source_unsteered"] == found["prompt"] == pytest.approx(3.1)
-    assert found["steers"]
-    assert found["ratio"] == pytest.approx(0.8)
-    assert found["ratio_ci"] == pytest.approx([0.8, 0.8])
+    summary = summarise(TEXT, planted_study(TEXT), GRID)
+    assert summary["unsteered"] == pytest.approx(3.1)
+    assert summary["native"] == pytest.approx(5.1)
+    assert summary["transferred"] == pytest.approx(4.7)
+    assert summary["paper_literal"] == pytest.approx(3.5)
+    assert summary["source"] == pytest.approx(4.1)
+    assert summary["source_unsteered"] == summary["prompt"] == pytest.approx(3.1)
+    assert summary["steers"]
+    assert summary["ratio"] == pytest.approx(0.8)
+    assert summary["ratio_ci"] == pytest.approx([0.8, 0.8])
     # refits of .75, .80 and .85: their deviation of .05 by Student's t of two degrees of freedom, 4.30
-    assert found["ratio_ci_map"] == pytest.approx([0.8 - 0.215, 0.8 + 0.215], abs=0.03)
-    assert found["ratio_refits"] == pytest.approx([0.75, 0.8, 0.85])
-    assert found["nulls"] == {
+    assert summary["ratio_ci_map"] == pytest.approx([0.8 - 0.215, 0.8 + 0.215], abs=0.03)
+    assert summary["ratio_refits"] == pytest.approx([0.75, 0.8, 0.85])
+    assert summary["nulls"] == {
         "random": pytest.approx(0.05),
         "bias": pytest.approx(0.1),
         "shuffled": pytest.approx(0.15),
         "other": pytest.approx(0.3),
         "untrained_source": pytest.approx(0.0),
     }
-    assert found["null_details"]["shuffled"]["draws"] == 2
-    assert found["damage"]["transferred"]["relative"] == pytest.approx(0.02)
-    assert found["note"] == ""
-    assert (found["items"], found["strength"], found["strengths_tried"]) == (3, 1.0, 2)
+    assert summary["null_details"]["shuffled"]["draws"] == 2
+    assert summary["damage"]["transferred"]["relative"] == pytest.approx(0.02)
+    assert summary["note"] == ""
+    assert (summary["items"], summary["strength"], summary["strengths_tried"]) == (3, 1.0, 2)
 
 
 def test_what_the_map_of_the_whole_corpus_keeps_is_told_where_it_is_another() -> None:
     assert summarise(TEXT, planted_study(TEXT), GRID)["whole_corpus_ratio"] is None
     study = planted_study(TEXT, points={"whole_corpus": (0.5,)})
-    found = summarise(TEXT, study, GRID)
-    assert found["whole_corpus"] == pytest.approx(3.6)
-    assert found["whole_corpus_ratio"] == pytest.approx(0.25)
-    assert found["whole_corpus_ratio_ci"] == pytest.approx([0.25, 0.25])
-    assert "whole_corpus" not in found["nulls"]
+    summary = summarise(TEXT, study, GRID)
+    assert summary["whole_corpus"] == pytest.approx(3.6)
+    assert summary["whole_corpus_ratio"] == pytest.approx(0.25)
+    assert summary["whole_corpus_ratio_ci"] == pytest.approx([0.25, 0.25])
+    assert "whole_corpus" not in summary["nulls"]
 
 
 def test_the_chosen_strength_is_the_one_read() -> None:
-    found = summarise(TEXT, planted_study(TEXT, chosen=0.5), GRID)
-    assert found["native"] == pytest.approx(4.1)
-    assert found["ratio"] == pytest.approx(0.8)
-    assert found["damage"]["native"]["relative"] == pytest.approx(0.01)
+    summary = summarise(TEXT, planted_study(TEXT, chosen=0.5), GRID)
+    assert summary["native"] == pytest.approx(4.1)
+    assert summary["ratio"] == pytest.approx(0.8)
+    assert summary["damage"]["native"]["relative"] == pytest.approx(0.01)
 
 
 def test_curves_hold_every_strength_in_order() -> None:
@@ -78,57 +78,63 @@ def test_curves_hold_every_strength_in_order() -> None:
     ],
 )
 def test_no_ratio_without_a_native_effect_of_its_own(study: Study, note: str) -> None:
-    found = summarise(TEXT, study, GRID)
-    assert note in found["note"]
-    assert "native does not steer" in found["note"]
-    assert found["ratio"] is found["ratio_ci"] is found["ratio_ci_map"] is None
-    assert found["nulls"] == {}
-    assert not found["steers"]
+    summary = summarise(TEXT, study, GRID)
+    assert note in summary["note"]
+    assert "native does not steer" in summary["note"]
+    assert summary["ratio"] is summary["ratio_ci"] is summary["ratio_ci_map"] is None
+    assert summary["nulls"] == {}
+    assert not summary["steers"]
 
 
 def test_lowering_is_steering_where_it_is_meant() -> None:
     lowered = replace(TEXT, direction=-1)
-    found = summarise(lowered, planted_study(lowered, changes={k: -v for k, v in CHANGES.items()}), GRID)
-    assert found["steers"]
-    assert found["ratio"] == pytest.approx(0.8)
+    summary = summarise(lowered, planted_study(lowered, changes={k: -v for k, v in CHANGES.items()}), GRID)
+    assert summary["steers"]
+    assert summary["ratio"] == pytest.approx(0.8)
     assert summarise(lowered, planted_study(lowered), GRID)["ratio"] is None
 
 
 def test_a_transferred_vector_over_the_damage_limit_is_flagged() -> None:
-    found = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
-    assert found["note"] == (
+    summary = summarise(TEXT, planted_study(TEXT, damage=0.2), GRID)
+    assert summary["note"] == (
         "native vector over the damage limit on test texts; "
         "transferred vector over the damage limit on test texts"
     )
-    assert found["ratio"] is not None
+    assert summary["ratio"] is not None
 
 
 @pytest.mark.parametrize("null", ["random", "shuffled", "bias"])
 def test_an_effect_that_its_nulls_have_too_is_nothing_to_be_kept(null: str) -> None:
     changes = CHANGES | ({"random": -1.1} if null == "random" else {})
     study = planted_study(TEXT, changes=changes, points={} if null == "random" else {null: (1.1,)})
-    found = summarise(TEXT, study, GRID)
-    assert found["ratio"] is found["ratio_ci"] is found["ratio_ci_map"] is found["matched_damage"] is None
-    assert not found["steers"]
-    assert found["nulls"][null] == pytest.approx(0.55)  # it stays to be seen
-    assert found["note"] == f"no effect of its own: the {null} null has 55% of the native change"
+    summary = summarise(TEXT, study, GRID)
+    assert (
+        summary["ratio"]
+        is summary["ratio_ci"]
+        is summary["ratio_ci_map"]
+        is summary["matched_damage"]
+        is None
+    )
+    assert not summary["steers"]
+    assert summary["nulls"][null] == pytest.approx(0.55)  # it stays to be seen
+    assert summary["note"] == f"no effect of its own: the {null} null has 55% of the native change"
 
 
 def test_a_null_that_breaks_the_model_does_not_take_the_effect_away() -> None:
     study = planted_study(TEXT, points={"bias": (1.1,)})
     broken = Damage(TEXT.name, "bias", 0, 1.0, 3.0, 1.0, 0.5)
-    found = summarise(TEXT, replace(study, damages=(*study.damages, broken)), GRID)
-    assert found["ratio"] == pytest.approx(0.8)
-    assert found["nulls"]["bias"] == pytest.approx(0.55)
+    summary = summarise(TEXT, replace(study, damages=(*study.damages, broken)), GRID)
+    assert summary["ratio"] == pytest.approx(0.8)
+    assert summary["nulls"]["bias"] == pytest.approx(0.55)
     mild = replace(broken, cross_entropy=2.1, rise=0.1)
     assert summarise(TEXT, replace(study, damages=(*study.damages, mild)), GRID)["ratio"] is None
 
 
 @pytest.mark.parametrize("null", ["other", "untrained_source"])
 def test_another_behaviour_or_an_untrained_source_may_have_a_part_in_it(null: str) -> None:
-    found = summarise(TEXT, planted_study(TEXT, points={null: (1.9,)}), GRID)
-    assert found["ratio"] == pytest.approx(0.8)
-    assert found["nulls"][null] == pytest.approx(0.95)
+    summary = summarise(TEXT, planted_study(TEXT, points={null: (1.9,)}), GRID)
+    assert summary["ratio"] == pytest.approx(0.8)
+    assert summary["nulls"][null] == pytest.approx(0.95)
 
 
 def test_items_without_a_score_are_excluded_under_every_condition() -> None:
@@ -138,11 +144,11 @@ def test_items_without_a_score_are_excluded_under_every_condition() -> None:
         replace(r, value=float("nan")) if (r.condition, r.item) == ("shuffled", gone) else r
         for r in whole.measurements
     )
-    found = summarise(TEXT, replace(whole, measurements=rows), GRID)
-    assert found["note"].startswith("1 items excluded")
-    assert found["items"] == 2
-    assert found["unsteered"] == pytest.approx(3.15)
-    assert found["ratio"] == pytest.approx(0.8)
+    summary = summarise(TEXT, replace(whole, measurements=rows), GRID)
+    assert summary["note"].startswith("1 items excluded")
+    assert summary["items"] == 2
+    assert summary["unsteered"] == pytest.approx(3.15)
+    assert summary["ratio"] == pytest.approx(0.8)
     none = tuple(replace(r, value=float("nan")) for r in whole.measurements)
     with pytest.raises(ScoreMissing, match="'dogs'"):
         summarise(TEXT, replace(whole, measurements=none), GRID)
@@ -158,11 +164,11 @@ def test_items_of_one_answer_more_than_of_the_other_are_told() -> None:
 
 def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:
     behaviour = replace(TEXT, scorer=RefusalLogOdds(("Sorry",)), operation="ablate")
-    found = summarise(behaviour, planted_study(behaviour), GRID)
-    assert (found["kind"], found["operation"], found["strength_unit"]) == ("logits", "ablate", "share")
-    assert "examples" not in found
-    assert "propensity" not in found
-    assert found["probability"]["none"] > 0.9
+    summary = summarise(behaviour, planted_study(behaviour), GRID)
+    assert (summary["kind"], summary["operation"], summary["strength_unit"]) == ("logits", "ablate", "share")
+    assert "examples" not in summary
+    assert "propensity" not in summary
+    assert summary["probability"]["none"] > 0.9
 
 
 def test_examples_stand_side_by_side() -> None:
@@ -182,9 +188,9 @@ def test_a_condition_not_run_on_every_item_has_no_mean() -> None:
     gone = TEXT.test[0].id
     rows = tuple(r for r in whole.measurements if (r.condition, r.item) != ("prompt", gone))
     assert len(rows) == len(whole.measurements) - 1
-    found = summarise(TEXT, replace(whole, measurements=rows), GRID)
-    assert found["prompt"] is None
-    assert found["ratio"] == pytest.approx(0.8)
+    summary = summarise(TEXT, replace(whole, measurements=rows), GRID)
+    assert summary["prompt"] is None
+    assert summary["ratio"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("behaviour", [TEXT, CHOICE], ids=lambda b: b.name)
@@ -205,11 +211,11 @@ def test_matched_damage_interpolates_to_the_natives() -> None:
         else d
         for d in whole.damages
     )
-    found = summarise(TEXT, replace(whole, damages=doubled), GRID)["matched_damage"]
+    summary = summarise(TEXT, replace(whole, damages=doubled), GRID)["matched_damage"]
     # the transferred vector does as much at half the strength, where it has half of its change
-    assert found["damage"] == pytest.approx(0.02)
-    assert found["strength"] == pytest.approx(0.5)
-    assert found["ratio"] == pytest.approx(0.4)
+    assert summary["damage"] == pytest.approx(0.02)
+    assert summary["strength"] == pytest.approx(0.5)
+    assert summary["ratio"] == pytest.approx(0.4)
     same = summarise(TEXT, whole, GRID)["matched_damage"]
     assert same["ratio"] == pytest.approx(0.8)
     assert same["native"] == pytest.approx(5.1)
@@ -228,10 +234,10 @@ def test_where_the_transferred_vector_harms_less_both_are_read_at_the_most_it_do
         else d
         for d in whole.damages
     )
-    found = summarise(TEXT, replace(whole, damages=halved), GRID)["matched_damage"]
-    assert found["damage"] == pytest.approx(0.01)
-    assert (found["strength"], found["native_strength"]) == pytest.approx((1.0, 0.5))
-    assert found["ratio"] == pytest.approx(1.6)  # 1.6 at strength 1 over 1.0 at half of it
+    summary = summarise(TEXT, replace(whole, damages=halved), GRID)["matched_damage"]
+    assert summary["damage"] == pytest.approx(0.01)
+    assert (summary["strength"], summary["native_strength"]) == pytest.approx((1.0, 0.5))
+    assert summary["ratio"] == pytest.approx(1.6)  # 1.6 at strength 1 over 1.0 at half of it
 
 
 def test_a_curve_of_damage_that_falls_again_is_read_where_it_first_comes_so_far() -> None:
@@ -245,7 +251,7 @@ def test_a_curve_of_damage_that_falls_again_is_read_where_it_first_comes_so_far(
         else d
         for d in whole.damages
     )
-    found = summarise(TEXT, replace(whole, damages=bent), GRID)["matched_damage"]
-    assert found["damage"] == pytest.approx(0.02)
-    assert (found["strength"], found["native_strength"]) == pytest.approx((0.25, 1.0))
-    assert found["ratio"] == pytest.approx(0.2)
+    summary = summarise(TEXT, replace(whole, damages=bent), GRID)["matched_damage"]
+    assert summary["damage"] == pytest.approx(0.02)
+    assert (summary["strength"], summary["native_strength"]) == pytest.approx((0.25, 1.0))
+    assert summary["ratio"] == pytest.approx(0.2)

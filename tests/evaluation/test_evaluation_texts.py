@@ -52,7 +52,7 @@ def test_the_sides_differ_by_what_is_measured(files: dict[str, tuple[str, ...]])
         up, down = mean(behaviour, behaviour.positives), mean(behaviour, behaviour.negatives)
         assert up > 0.7, name
         assert down < 0.1, name
-        # harm is told on text that shows the behaviour already
+        # side effects are measured on text that shows the behaviour already
         assert mean(behaviour, behaviour.damage_texts) > 0.9, name
 
 
@@ -68,19 +68,19 @@ def test_prompts_are_neutral_and_shared(files: dict[str, tuple[str, ...]]) -> No
 
 def test_a_plain_prompt_asks_as_the_model_is_asked(family_tokenizer: Any) -> None:
     (plain,) = texts_suite(Texts(names=("dogs",), **SMALL))
-    (asked,) = texts_suite(Texts(names=("dogs",), **SMALL), family_tokenizer)
-    assert plain.items[0].prompt == asked.items[0].prompt
+    (chat,) = texts_suite(Texts(names=("dogs",), **SMALL), family_tokenizer)
+    assert plain.items[0].prompt == chat.items[0].prompt
     assert plain.items[0].prompted.startswith("Everything from here on is about dogs.\n\n")
-    assert asked.items[0].prompted.startswith("<|begin|><|user|>Go on with this text")
-    assert asked.items[0].prompted.endswith(f"{plain.items[0].prompt}<|assistant|>")
+    assert chat.items[0].prompted.startswith("<|begin|><|user|>Go on with this text")
+    assert chat.items[0].prompted.endswith(f"{plain.items[0].prompt}<|assistant|>")
 
 
 def test_all_openings_are_neutral() -> None:
     every = openings(448)
     assert len(set(every)) == 448
     words = {word.lower().strip(",") for text in every for word in text.split()}
-    for told in (FRENCH_WORDS, DOG_WORDS, JOYFUL_WORDS, SORROWFUL_WORDS):
-        assert not words & set(told)
+    for words_of_kind in (FRENCH_WORDS, DOG_WORDS, JOYFUL_WORDS, SORROWFUL_WORDS):
+        assert not words & set(words_of_kind)
     assert openings(5, seed=1) != openings(5)
     with pytest.raises(ValueError, match=r"449.* 448 "):
         openings(449)
@@ -115,10 +115,10 @@ def test_passages_are_of_one_document_each_and_harm_of_others(files: dict[str, t
     made = suite(files)["french"]
     documents = [d.text for d in documents_of(files["french"], "paragraph")]
 
-    told = [next(d for d in documents if d.startswith(text)) for text in made.positives]
-    harm = [next(d for d in documents if d.startswith(text)) for text in made.damage_texts]
-    assert len(set(told)) == 12
-    assert not set(told) & set(harm)
+    contrastive = [next(d for d in documents if d.startswith(text)) for text in made.positives]
+    damage = [next(d for d in documents if d.startswith(text)) for text in made.damage_texts]
+    assert len(set(contrastive)) == 12
+    assert not set(contrastive) & set(damage)
     assert all(LEAST_WORDS <= len(text.split()) <= MOST_WORDS for text in made.positives)
 
 
@@ -145,7 +145,7 @@ def test_texts_are_cut_behind_what_tells_the_kind() -> None:
     made = suite({}, names=("dogs",), contrast_pairs=100)["dogs"]
     assert mean(made, made.positives) == 1
     nouns = {text.split()[-1] for text in made.positives[1::2]}
-    assert nouns <= {told.split()[-1] for told in DOGS.subjects}
+    assert nouns <= {subject.split()[-1] for subject in DOGS.subjects}
     assert len({text.split()[-1] for text in made.positives[::2]}) > 20  # at many kinds of word
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from planted_features import plant_features, random_autoencoder, unit_rows
 
+from lrt.errors import InvalidValue
 from lrt.features import SaeModule, SparseAutoencoder, compare_decoders, decoder_map, random_like
 
 WIDTH_A, WIDTH_B, FEATURES = 16, 24, 160
@@ -32,7 +33,7 @@ def related():
     return a, b, rows, order
 
 
-def test_related_decoders_are_told_from_both_nulls_in_both_directions(related):
+def test_related_decoders_differ_from_both_nulls_in_both_directions(related):
     a, b, rows, order = related
     score = compare_decoders(a, b, iter(rows))
     assert float((order[score.matching.b] == score.matching.a).float().mean()) > 0.95
@@ -58,9 +59,7 @@ def test_a_null_that_finds_too_few_pairs_leaves_the_true_score(related):
     assert strict.random_pairs < 16 < len(strict.matching)
     assert strict.matched.forward.r2.low > 0.95
     assert strict.shuffled.forward.r2.value < 0.1
-    with pytest.raises(
-        ValueError, match=r"^\d+ pairs of features are too few.*analysis\.sae\.least_correlation"
-    ):
+    with pytest.raises(InvalidValue, match=r"analysis\.sae\.least_correlation"):
         compare_decoders(a, b, iter(rows), least=0.99999)
 
 
@@ -142,9 +141,9 @@ def test_the_random_null_is_not_the_start_of_a_training_with_the_same_seed(monke
 def test_what_cannot_be_compared_is_named(related):
     a, b, rows, _ = related
     D = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match=r"a row for each pair, got \[40, 5\] and \[39, 5\]"):
+    with pytest.raises(ValueError, match=r"\[40, 5\] and \[39, 5\]"):
         decoder_map(D, D[1:])
-    with pytest.raises(ValueError, match="15 pairs of features are too few"):
+    with pytest.raises(InvalidValue):
         decoder_map(D[:15], D[:15])
     with pytest.raises(ValueError, match=r"ridge must be above 0 .* got 0"):
         decoder_map(D, D, ridge=0)
@@ -152,5 +151,5 @@ def test_what_cannot_be_compared_is_named(related):
         decoder_map(D, D * (torch.arange(40) > 0)[:, None])
     with pytest.raises(ValueError, match=r"autoencoder b reads rows \[n, 24\], got \[1000, 16\]"):
         compare_decoders(a, b, [(rows[0][0], rows[0][0])])
-    with pytest.raises(ValueError, match="no activations were added"):
+    with pytest.raises(InvalidValue):
         compare_decoders(a, b, [])

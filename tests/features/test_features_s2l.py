@@ -6,6 +6,7 @@ import torch
 from planted_features import plant_features
 from torch.utils.data import DataLoader
 
+from lrt.errors import InvalidValue
 from lrt.features import (
     EncodedRows,
     SparseAutoencoder,
@@ -55,7 +56,7 @@ def test_training_on_encoded_rows_comes_to_the_solved_map(world):
             return DataLoader(batches[:6], batch_size=None)
 
     train = feature_moments(sae, batches[:6])
-    spec = FitSpec(epochs=120, whitening_floor=1e-9)
+    spec = FitSpec(epochs=50, whitening_floor=1e-9)
     module = MapModule.from_moments(MapSpec("full"), spec, train, reference_ridge=fit)
     trainer = L.Trainer(
         max_epochs=spec.epochs,
@@ -101,7 +102,7 @@ def test_a_direction_is_the_difference_that_coefficients_make(world):
     assert torch.allclose(direction.float(), 2 * images[3] - images[8], atol=0.05)
 
 
-def test_l2l_carries_the_same_coefficients_through_the_decoder(world):
+def test_l2l_transfers_the_same_coefficients_through_the_decoder(world):
     _, sae, *_ = world
     l2l = AffineMap(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)), torch.ones(10))
     c = torch.zeros(24)
@@ -154,8 +155,8 @@ def test_the_features_of_a_behaviour_are_those_that_were_planted(world):
     assert found.coefficients[4] > 2 > 0 > found.coefficients[9]
     assert found.coefficients.count_nonzero() == 2
     assert found.cosine > 0.95
-    carried = sae.decode_direction(found.coefficients)
-    assert float(torch.cosine_similarity(carried, behaviour, dim=0)) > 0.95
+    transferred = sae.decode_direction(found.coefficients)
+    assert float(torch.cosine_similarity(transferred, behaviour, dim=0)) > 0.95
     every = behaviour_features(sae, ground[:100] + behaviour, ground[100:])
     assert len(every.features) == every.coefficients.count_nonzero() > 2
 
@@ -170,18 +171,18 @@ def test_features_are_ranked_by_their_length_in_the_stream():
     assert found.coefficients.tolist() == [3, 1, 2]
 
 
-def test_what_cannot_be_carried_is_named(world):
+def test_what_cannot_be_transferred_is_refused(world):
     _, sae, _, _, batches, fit = world
     x = batches[0]["source"]
     with pytest.raises(ValueError, match=r"positives must be states \[n, 16\].*got \[5, 3\]"):
         behaviour_features(sae, torch.ones(5, 3), x)
     with pytest.raises(ValueError, match=r"negatives must be states .*n at least 1; got \[0, 16\]"):
         behaviour_features(sae, x, x[:0])
-    with pytest.raises(ValueError, match="positives has non-finite states"):
+    with pytest.raises(InvalidValue):
         behaviour_features(sae, x / 0, x)
-    with pytest.raises(ValueError, match=r"top must lie in 1\.\.24.*got 25"):
+    with pytest.raises(InvalidValue):
         behaviour_features(sae, x, x, top=25)
-    with pytest.raises(ValueError, match="no feature's mean activation differs"):
+    with pytest.raises(InvalidValue):
         behaviour_features(sae, x, x)
     with pytest.raises(ValueError, match=r"s2l maps 24 features, got coefficients \[23\]"):
         feature_direction(fit.map, torch.ones(23))
@@ -191,7 +192,7 @@ def test_what_cannot_be_carried_is_named(world):
         decoded_direction(fit.map, sae, torch.ones(24))
     with pytest.raises(ValueError, match=r"rows \[n, 16\], got \[500, 10\]"):
         feature_moments(sae, [{"source": batches[0]["target"], "target": x}])
-    with pytest.raises(ValueError, match="at least one batch of rows, got none"):
+    with pytest.raises(InvalidValue):
         feature_moments(sae, [])
-    with pytest.raises(ValueError, match="non-finite target rows"):
+    with pytest.raises(InvalidValue):
         feature_moments(sae, [{"source": x, "target": batches[0]["target"] / 0}])

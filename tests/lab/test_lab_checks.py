@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.lab import lexicon as lx
 from lrt.lab.checks import Check, examine
 from lrt.lab.grammar import Plan, pages
@@ -26,7 +27,7 @@ def test_sides_of_a_limit() -> None:
     assert data == {"name": "x", "value": 0.1235, "limit": 0.1, "relation": "<=", "passed": False}
 
 
-def test_an_untrained_model_is_told_apart(story_lm: LanguageModel) -> None:
+def test_an_untrained_model_fails_its_checks(story_lm: LanguageModel) -> None:
     found = examine(story_lm, items=12)
     assert [c["name"] for c in found["checks"]] == NAMES
     assert found["held_out_documents"] == 12
@@ -56,7 +57,7 @@ def test_the_cross_entropy_is_of_the_documents(story_lm: LanguageModel) -> None:
     assert found["grammar_entropy"] == pytest.approx(bits * 0.6931472 / count, abs=1e-3)
 
 
-def told(prompt: str, words: tuple[str, ...]) -> bool:
+def states_trait(prompt: str, words: tuple[str, ...]) -> bool:
     return any(re.search(rf" (?:is|been) {word}\. ", prompt) for word in words)
 
 
@@ -64,10 +65,10 @@ class Knowing:
     """Continues each prompt by the grammar's own document: what a perfect model would write."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
 
     def __call__(self, _lm: Any, prompts: list[str], _new: int) -> list[str]:
-        self.asked += prompts
+        self.prompts += prompts
         return [self.answer(p) for p in prompts]
 
     def answer(self, prompt: str) -> str:
@@ -81,7 +82,7 @@ class Knowing:
             return text.upper() if prompt.isupper() else text
         if "What does" in prompt:
             acts = re.search(r"can \(A\) (.*?) or \(B\) (.*?)\. ", prompt).groups()  # type: ignore[union-attr]
-            words = next(w for t in lx.TRAITS for w in (t.positive, t.negative) if told(prompt, w))
+            words = next(w for t in lx.TRAITS for w in (t.positive, t.negative) if states_trait(prompt, w))
             trait = next(t for t in lx.TRAITS if words in (t.positive, t.negative))
             mine = trait.positive_acts if words == trait.positive else trait.negative_acts
             chosen = next(a for a in acts if a in mine)
@@ -94,11 +95,11 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
     story_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knowing = Knowing()
-    monkeypatch.setattr("lrt.lab.checks._continue", knowing)
+    monkeypatch.setattr("lrt.lab.checks.continue_texts", knowing)
     values = {c["name"]: c["value"] for c in examine(story_lm, items=40)["checks"]}
     assert [values[name] for name in NAMES] == [1.0, 0.0, 1.0, 1.0]
-    assert len(knowing.asked) == 40 + 40 + 40 + 40
-    monkeypatch.setattr("lrt.lab.checks._continue", lambda _lm, prompts, _new: [""] * len(prompts))
+    assert len(knowing.prompts) == 40 + 40 + 40 + 40
+    monkeypatch.setattr("lrt.lab.checks.continue_texts", lambda _lm, prompts, _new: [""] * len(prompts))
     values = {c["name"]: c["value"] for c in examine(story_lm, items=8)["checks"]}
     assert values[NAMES[2]] == values[NAMES[3]] == 0.0
 
@@ -106,9 +107,9 @@ def test_a_perfect_writer_passes_and_a_silent_one_does_not(
 def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
     for letter in "AB":
-        said = f"She will do it ({letter}), because not ({letter})."
+        reply = f"She will do it ({letter}), because not ({letter})."
         monkeypatch.setattr(
-            "lrt.lab.checks._continue", lambda _lm, prompts, _new, said=said: [said] * len(prompts)
+            "lrt.lab.checks.continue_texts", lambda _lm, prompts, _new, reply=reply: [reply] * len(prompts)
         )
         checks = {c["name"]: c["value"] for c in examine(story_lm, items=60)["checks"]}
         shares.append(checks[NAMES[3]])
@@ -117,5 +118,5 @@ def test_letters_are_scored(story_lm: LanguageModel, monkeypatch: pytest.MonkeyP
 
 
 def test_too_few_items(story_lm: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="check_items=3; at least 4"):
+    with pytest.raises(InvalidValue):
         examine(story_lm, items=3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lrt.lab.grammar import pages
-from lrt.lab.pretraining import SequenceStream, FamilyMember, precision_for, pretrain, token_sequences
+from lrt.lab.pretraining import FamilyMember, SequenceStream, precision_for, pretrain, token_sequences
 
 MICRO = FamilyMember(
     "micro", 24, 2, 2, 32, tokens=60 * 8 * 48, context=48, batch=8, learning_rate=1e-2, precision="32-true"
@@ -126,10 +126,10 @@ def test_mixed_precision_trains(family_tokenizer: Any, tmp_path: Path) -> None:
 def test_auto_precision_follows_from_the_device(
     monkeypatch: pytest.MonkeyPatch, gpu: bool, fast: bool
 ) -> None:
-    asked: list[tuple[str, int]] = []
+    queries: list[tuple[str, int]] = []
 
     def is_fast(device: torch.device, width: int) -> bool:
-        asked.append((device.type, width))
+        queries.append((device.type, width))
         return fast
 
     monkeypatch.setattr("lrt.lab.pretraining.bfloat16_is_fast", is_fast)
@@ -137,7 +137,7 @@ def test_auto_precision_follows_from_the_device(
     auto = replace(MICRO, precision="auto")
     expected = "bf16-mixed" if fast else "32-true"
     assert precision_for(auto) == precision_for(auto, "cpu") == expected
-    assert asked == [("cuda" if gpu else "cpu", 24), ("cpu", 24)]
+    assert queries == [("cuda" if gpu else "cpu", 24), ("cpu", 24)]
     assert precision_for(replace(MICRO, precision="16-mixed")) == "16-mixed"
 
 

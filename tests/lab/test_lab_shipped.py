@@ -59,7 +59,7 @@ def test_shipped_found_and_loaded(
     assert lm.tokenizer(text)["input_ids"] == family_tokenizer(text)["input_ids"]
     for (name, ours), theirs in zip(lm.model.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs.bfloat16()), name
-    with pytest.raises(InvalidValue, match="huge"):
+    with pytest.raises(InvalidValue):
         folder_of("huge")
 
 
@@ -104,15 +104,17 @@ def test_the_family_is_whole_small_and_passes_its_checks() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "small" else pytest.mark.slow) for n in shipped()]
+    ("name", "part"),
+    [("small", 1), *(pytest.param(name, 4, marks=pytest.mark.slow) for name in shipped() if name != "small")],
 )
-def test_each_shipped_model_passes_its_checks_when_they_are_made_again(name: str) -> None:
+def test_a_shipped_models_checks_can_be_reproduced(name: str, part: int) -> None:
+    """With all documents of the card, or with a part of them and a wider tolerance."""
     card = card_of(WEIGHTS / name)
-    again = examine(load(ModelSpec(str(WEIGHTS / name))), items=card["held_out_documents"])
-    for ours, stated in zip(again["checks"], card["checks"], strict=True):
-        # the last bits are the machine's: an item on the edge may fall to either side
-        assert ours["value"] == pytest.approx(stated["value"], abs=2 / card["held_out_documents"]), ours[
-            "name"
-        ]
+    items = card["held_out_documents"] // part
+    again = examine(load(ModelSpec(str(WEIGHTS / name))), items=items)
+    for check, stated in zip(again["checks"], card["checks"], strict=True):
+        # on another machine an item at the edge may fall on the other side
+        tolerance = 2 / items if part == 1 else 0.1
+        assert check["value"] == pytest.approx(stated["value"], abs=tolerance), check["name"]
     for key in ("cross_entropy", "grammar_entropy"):
-        assert again[key] == pytest.approx(card[key], abs=2e-3)
+        assert again[key] == pytest.approx(card[key], abs=2e-3 if part == 1 else 0.05)

@@ -22,16 +22,16 @@ def test_same_arguments_same_files(tmp_path: Path) -> None:
 
 
 def test_found_again_and_trained_where_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
+    trained: list[Path] = []
 
     def small(folder: Path) -> Any:
-        asked.append(folder)
+        trained.append(folder)
         return train_tokenizer(folder, documents=150, vocabulary=360)
 
     monkeypatch.setattr("lrt.lab.tokenizer.train_tokenizer", small)
     made = load_or_train_tokenizer(tmp_path / "t")
     found = load_or_train_tokenizer(tmp_path / "t")
-    assert asked == [tmp_path / "t"]
+    assert trained == [tmp_path / "t"]
     text = "One morning, Mia walked to the barn."
     assert made(text)["input_ids"] == found(text)["input_ids"]
     assert found.chat_template == made.chat_template
@@ -68,5 +68,5 @@ def test_chat_template_writes_what_the_family_was_trained_on(family_tokenizer: A
 
 def test_no_system_role(family_tokenizer: Any) -> None:
     turns = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
-    with pytest.raises(TemplateError, match="takes no system role"):
+    with pytest.raises(TemplateError):
         family_tokenizer.apply_chat_template(turns, tokenize=False)

@@ -17,14 +17,14 @@ def test_a_direction_is_the_difference_of_two_points():
 
 def test_describe_tells_rank_scale_and_defect():
     rotation = torch.linalg.qr(torch.randn(6, 4, generator=torch.Generator().manual_seed(1))).Q
-    told = AffineMap(3 * rotation, torch.tensor([3.0, 4.0, 0, 0, 0, 0])).describe()
-    assert told["d_source"] == 4
-    assert told["d_target"] == 6
-    assert told["dtype"] == "float32"
-    assert told["spectral_norm"] == pytest.approx(3.0, rel=1e-6)
-    assert told["effective_rank"] == pytest.approx(4.0, rel=1e-5)
-    assert told["orthogonality_defect"] == pytest.approx(0.0, abs=1e-10)
-    assert told["bias_norm"] == pytest.approx(5.0)
+    described = AffineMap(3 * rotation, torch.tensor([3.0, 4.0, 0, 0, 0, 0])).describe()
+    assert described["d_source"] == 4
+    assert described["d_target"] == 6
+    assert described["dtype"] == "float32"
+    assert described["spectral_norm"] == pytest.approx(3.0, rel=1e-6)
+    assert described["effective_rank"] == pytest.approx(4.0, rel=1e-5)
+    assert described["orthogonality_defect"] == pytest.approx(0.0, abs=1e-10)
+    assert described["bias_norm"] == pytest.approx(5.0)
     single = AffineMap(torch.outer(torch.ones(6), torch.ones(4)), torch.zeros(6)).describe()
     assert single["effective_rank"] == pytest.approx(1.0, rel=1e-5)
     assert single["orthogonality_defect"] == pytest.approx(3.0, rel=1e-5)
@@ -53,5 +53,5 @@ def test_the_part_onto_some_columns_gives_those_of_every_image():
     assert (part.d_source, part.d_target) == (3, 3)
     torch.testing.assert_close(part.points(x), affine.points(x)[:, 1:4])
     torch.testing.assert_close(part.directions(x), affine.directions(x)[:, 1:4])
-    with pytest.raises(ValueError, match=r"slice\(5, 7, None\) hold none of the 5 target columns"):
+    with pytest.raises(ValueError, match=r"slice\(5, 7, None\)"):
         affine.onto(slice(5, 7))

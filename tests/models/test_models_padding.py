@@ -36,7 +36,7 @@ def test_nothing_cannot_be_padded(sequences: list[list[int]]) -> None:
 @pytest.mark.parametrize("row", [[0, 0, 0], [1, 0, 1]])
 def test_a_mask_is_one_run_of_ones(row: list[int]) -> None:
     mask = torch.tensor([[1, 1, 0], row])
-    with pytest.raises(ValueError, match="row 1 is not one run of ones"):
+    with pytest.raises(ValueError, match="row 1"):
         check_mask(mask, mask.shape)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from model_families import ALL, DEPTH, FEW, SEQUENCES, Add, hooks_in_force, tiny
 
+from lrt.errors import InvalidValue
 from lrt.models import (
     Prefix,
     RowwiseEdit,
@@ -21,13 +22,21 @@ STRENGTHS = (0.0, 1.0, 2.0, -1.0, 0.5)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.mark.parametrize("family", ALL)
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(lm_of, add, family: str, side: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "side", "layers"),
+    [
+        *((family, "left", (2,)) for family in ALL),
+        *((family, "left", (0, DEPTH - 1)) for family in FEW),
+        *((family, "right", (0, 2, DEPTH - 1)) for family in FEW),
+    ],
+)
+def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(
+    lm_of, add, family: str, side: str, layers: tuple[int, ...]
+) -> None:
     lm = lm_of(family)
     tokens, mask = pad(SEQUENCES, side)
     kept = mask[ROWS].bool()
-    for layer in (0, 2, DEPTH - 1):
+    for layer in layers:
         edit = add(layer, *STRENGTHS, start=1)
         prefix = compute_prefix(lm, tokens, mask, layer, cache=False)
         tail = tail_logits(lm, prefix, ROWS, edit, keep=None)
@@ -43,12 +52,16 @@ def test_the_tail_gives_the_numbers_of_the_whole_steered_pass(lm_of, add, family
     assert hooks_in_force(lm) == 0
 
 
-@pytest.mark.parametrize("family", ALL)
-def test_cached_generation_equals_whole_steered_passes(lm_of, add, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "layers"), [(family, (0, 2) if family in FEW else (2,)) for family in ALL]
+)
+def test_cached_generation_equals_whole_steered_passes(
+    lm_of, add, family: str, layers: tuple[int, ...]
+) -> None:
     lm = lm_of(family)
     tokens, mask = pad(SEQUENCES, "left")
     top = DEPTH - 1
-    for layer in (0, 2):
+    for layer in layers:
         edit = add(layer, *STRENGTHS, start=2)
         prefix = compute_prefix(lm, tokens, mask, layer)
         with capture(lm, [top]) as found:
@@ -59,7 +72,7 @@ def test_cached_generation_equals_whole_steered_passes(lm_of, add, family: str) 
             for _ in range(6):
                 text.append(int(lm.logits(torch.tensor([text]), None, one, "last").argmax()))
             assert new[row].tolist() == text[-6:]
-            # Tokens alone would forgive small errors: the state of the last decoding step too.
+            # Tokens alone would hide small errors: the state of the last decoding step too.
             with steer(lm, one):
                 whole = lm.hidden_states(torch.tensor([text[:-1]]), [top])[top]
             torch.testing.assert_close(found[top][row, 0], whole[0, -1], **CLOSE)
@@ -91,7 +104,7 @@ def test_blocks_above_are_edited_too(lm_of, add, family: str) -> None:
         lambda: tail_logits(lm, prefix, ROWS, edit, above=(1, 2)),
         lambda: generate(lm, prefix, ROWS, edit, 5, above=(0,)),
     ):
-        with pytest.raises(ValueError, match="not above the prefix's, block 1"):
+        with pytest.raises(ValueError, match="above="):
             run()
 
 
@@ -157,7 +170,7 @@ def test_an_edit_that_cannot_be_cut_is_refused_where_it_would_have_to_be(lm_of) 
     # an edit for five rows on four is no accident that broadcasting may hide
     with pytest.raises((ValueError, RuntimeError)):
         tail_logits(lm, prefix, ROWS[:4], edit)
-    with pytest.raises(ValueError, match="shape and dtype must stay"):
+    with pytest.raises(ValueError, match="shape and dtype"):
         tail_logits(lm, prefix, ROWS[:1], edit)
     with pytest.raises(ValueError, match="max_rows=0"):
         tail_logits(lm, prefix, ROWS, edit, max_rows=0)
@@ -216,10 +229,10 @@ def test_rows_that_ended_are_filled_up_and_the_others_go_on(lm_of, add) -> None:
     bounded = generate(lm, prefix, ROWS, edit, 8, eos_ids=(eos, 10_000))
     ended = 0
     for row in range(len(ROWS)):
-        said = free[row].tolist()
-        stop = said.index(eos) + 1 if eos in said else 8
+        free_tokens = free[row].tolist()
+        stop = free_tokens.index(eos) + 1 if eos in free_tokens else 8
         ended += stop < 8
-        assert bounded[row].tolist() == said[:stop] + [eos] * (8 - stop)
+        assert bounded[row].tolist() == free_tokens[:stop] + [eos] * (8 - stop)
     assert 0 < ended < len(ROWS)
     # where every row has ended, no further pass is made
     calls: list[int] = []
@@ -267,12 +280,12 @@ def test_rows_that_name_no_item_are_refused(lm_of, add, rows, message: str) -> N
 def test_a_prefix_needs_a_layer_a_mask_and_blocks_that_can_be_cut_apart() -> None:
     lm = tiny("llama")
     tokens, mask = pad(SEQUENCES)
-    with pytest.raises(ValueError, match=f"layer={DEPTH}"):
+    with pytest.raises(InvalidValue):
         compute_prefix(lm, tokens, mask, DEPTH)
     with pytest.raises(ValueError, match="one run of ones"):
         compute_prefix(lm, tokens, torch.zeros_like(mask), 1)
     lm.text_config.num_kv_shared_layers = 2
-    with pytest.raises(ValueError, match="num_kv_shared_layers=2"):
+    with pytest.raises(InvalidValue):
         compute_prefix(lm, tokens, mask, 1)
 
 

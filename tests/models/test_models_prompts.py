@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lrt.errors import InvalidValue
 from lrt.models.prompts import ChatNotRendered, encode, render_chat, render_messages
 
 
 class Bytes:
-    """One id a byte; `bos_token` is id 0, put in front where special tokens are asked for."""
+    """One id a byte; `bos_token` is id 0, put in front where special tokens are added."""
 
     def __init__(self, bos_token: str | None = "<s>") -> None:
         self.bos_token = bos_token
@@ -27,7 +28,7 @@ class Bytes:
 def test_exactly_one_beginning(text: str, bos: str | None, begun: bool) -> None:
     given_text = (bos or "") * begun + text
     if not given_text and bos is None:
-        with pytest.raises(ValueError, match="has no tokens"):
+        with pytest.raises(InvalidValue):
             encode(Bytes(bos), [given_text])
         return
     (ids,) = encode(Bytes(bos), [given_text])
@@ -47,10 +48,10 @@ def test_a_rendered_chat_gets_no_second_beginning(family_tokenizer: Any) -> None
 
 
 def test_an_exchange_and_an_open_question(family_tokenizer: Any) -> None:
-    asked = render_chat(family_tokenizer, "Hi")
+    question = render_chat(family_tokenizer, "Hi")
     answered = render_chat(family_tokenizer, "Hi", "Hello.")
-    assert asked == "<|begin|><|user|>Hi<|assistant|>"
-    assert answered == asked + "Hello.<|end|>"
+    assert question == "<|begin|><|user|>Hi<|assistant|>"
+    assert answered == question + "Hello.<|end|>"
 
 
 def test_without_a_system_role_its_words_go_to_the_user(family_tokenizer: Any) -> None:
@@ -139,30 +140,18 @@ def test_the_answer_is_opened_where_the_user_spoke_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "messages", "said"),
+    ("template", "messages"),
     [
-        (None, ASKED, "no chat template; chats need an instruction-tuned model"),
-        (LLAMA, [], "has no turn"),
-        (GEMMA, [*ASKED, *ASKED], "refuses the conversation: Conversation roles must alternate"),
-        (GEMMA, [BRIEF, *ASKED, *ASKED], "refuses the conversation: Conversation roles must alternate"),
-        (GEMMA, [BRIEF], "no system role, and the system's words do not stand before a user's.*: system"),
-        (DEAF, [*ANSWERED, BRIEF, *ASKED], "no system role.*: user assistant system user"),
+        (None, ASKED),
+        (LLAMA, []),
+        (GEMMA, [*ASKED, *ASKED]),
+        (GEMMA, [BRIEF, *ASKED, *ASKED]),
+        (GEMMA, [BRIEF]),
+        (DEAF, [*ANSWERED, BRIEF, *ASKED]),
     ],
 )
-def test_what_a_template_will_not_write_is_told(
-    template: str | None, messages: list[dict[str, str]], said: str
+def test_a_conversation_that_the_template_cannot_render_is_refused(
+    template: str | None, messages: list[dict[str, str]]
 ) -> None:
-    with pytest.raises(ChatNotRendered, match=said):
+    with pytest.raises(ChatNotRendered):
         render_messages(tokenizer(template), messages)
-
-
-def test_a_template_that_tells_the_day_tells_the_same_one_every_day() -> None:
-    dated = (
-        "{% if not date_string is defined %}{% if strftime_now is defined %}"
-        '{% set date_string = strftime_now("%d %b %Y") %}{% else %}{% set date_string = "26 Jul 2024" %}'
-        "{% endif %}{% endif %}Today Date: {{ date_string }} " + LLAMA
-    )
-    made = tokenizer(dated)
-    asked = made.apply_chat_template(ASKED, tokenize=False, add_generation_prompt=True)
-    assert "26 Jul 2024" not in asked  # the fault is there to be made
-    assert render_messages(made, ASKED).startswith("Today Date: 26 Jul 2024 ")

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lrt.errors import InvalidValue
 from lrt.models import Sampling
 
 
@@ -23,5 +24,5 @@ def test_noise_is_the_seeds_and_the_steps_alone() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_must_be_above_zero(temperature: float) -> None:
-    with pytest.raises(ValueError, match=rf"temperature={temperature} must be above 0"):
+    with pytest.raises(InvalidValue):
         Sampling(temperature, (1,))

@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 
+from lrt.errors import InvalidValue
 from lrt.models import ModelSpec
 
 
@@ -23,20 +26,16 @@ def test_random_weights_show_in_the_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "allowed"),
-    [
-        ("dtype", "fp16", "auto, float32, bfloat16, float16"),
-        ("weights", "fresh", "trained, random"),
-        ("seed", -1, "negative"),
-    ],
+    "settings",
+    [{"dtype": "fp16"}, {"weights": "fresh"}, {"seed": -1}, {"seed": 3}, {"device_map": "all"}],
+    ids=lambda settings: "-".join(f"{k}={v}" for k, v in settings.items()),
 )
-def test_an_impossible_setting_is_named_with_what_is_allowed(
-    setting: str, value: object, allowed: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"`{setting}` of model 'gpt2'.*{value}.*{allowed}"):
-        ModelSpec("gpt2", **{setting: value})  # type: ignore[arg-type]
+def test_an_impossible_setting_is_named(settings: dict[str, Any]) -> None:
+    (setting,) = settings
+    with pytest.raises(InvalidValue, match=f"`{setting}`"):
+        ModelSpec("gpt2", **settings)
 
 
 def test_an_empty_path_is_refused() -> None:
-    with pytest.raises(ValueError, match="empty `path`"):
+    with pytest.raises(InvalidValue):
         ModelSpec("")

@@ -47,10 +47,10 @@ def test_the_file_is_what_llama_cpp_and_repeng_read(tmp_path: Path) -> None:
     assert reader.fields["general.architecture"].contents() == "controlvector"
     assert reader.fields["controlvector.model_hint"].contents() == "large"
     assert reader.fields["controlvector.layer_count"].contents() == 2
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    assert set(found) == {"direction.2", "direction.3"}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert set(tensors) == {"direction.2", "direction.3"}
     for vector in vectors:
-        tensor = found[f"direction.{vector.layer}"]
+        tensor = tensors[f"direction.{vector.layer}"]
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F32  # llama.cpp takes no other
         assert tensor.data.shape == (48,)
         np.testing.assert_array_equal(tensor.data, vector.scaled().numpy())
@@ -84,8 +84,8 @@ def test_vectors_of_other_software_steer_by_their_own_length(tmp_path: Path) -> 
 
 def test_a_control_vector_without_a_hint_or_in_half_precision_is_read(tmp_path: Path) -> None:
     half = {"direction.4": np.linspace(-1, 1, 8, dtype=np.float16)}
-    (found,) = read_control_vector(by_another(tmp_path / "v.gguf", half, hint=None), model="own")
-    torch.testing.assert_close(found.direction, torch.from_numpy(half["direction.4"].astype(np.float32)))
+    (vector,) = read_control_vector(by_another(tmp_path / "v.gguf", half, hint=None), model="own")
+    torch.testing.assert_close(vector.direction, torch.from_numpy(half["direction.4"].astype(np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_quantised_directions_are_refused(tmp_path: Path) -> None:
 
 def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[gguf\]'"):
+    with pytest.raises(module.PackageMissing, match=r"pip install -e '\.\[gguf\]'"):
         write_control_vector(made(), tmp_path / "v.gguf")
 
 
@@ -171,9 +171,9 @@ def test_damage_raises_or_changes_nothing(
         whole[at] ^= 1 << bit
         file.write_bytes(whole)
     try:
-        (found,) = read_control_vector(file)
+        (vector,) = read_control_vector(file)
     except VectorUnreadable:
         return
-    torch.testing.assert_close(found.scaled(), made().scaled())
+    torch.testing.assert_close(vector.scaled(), made().scaled())
     # with the card's own name damaged it is a file of other software
-    assert (found.map, found.model) == (made().map, "large") or found.unit == module.UNIT
+    assert (vector.map, vector.model) == (made().map, "large") or vector.unit == module.UNIT

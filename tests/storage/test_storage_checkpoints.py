@@ -13,7 +13,6 @@ from activations.planted_states import corpus_of, make_store
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lrt import checkpoints
 from lrt.activations import ActivationDataModule, RowFilter, Selection
 from lrt.features import SaeModule, SaeSpec
 from lrt.mapping import (

@@ -35,8 +35,10 @@ class Analyses:
     rows: RowSource
 
     def check(self, limit: int, untrained: bool, batches: Batches) -> None:
-        """Raises UserError for settings that cannot be run, and where the maps' moments, what is made of them or
-        an analysis would need more memory than `limit` bytes."""
+        """Raises UserError for settings that cannot be run, and for a need of more than `limit` bytes.
+
+        Memory is needed by the maps' moments, by what is made of them, and by an analysis.
+        """
         count, layers = len(self.maps.all), self.maps.whole.layers
         held = moments_bytes(self.rows, layers, count, untrained)
         source, target = layers
@@ -67,8 +69,8 @@ class Analyses:
             analysis.check()
             if (need := held + analysis.memory) > limit:
                 raise ConfigError(
-                    f"the analysis {analysis.name} needs {need / 1e9:.3g} GB of memory ({held / 1e9:.3g} of it "
-                    f"for the moments of {maps}) and analysis.memory_gb={limit / 1e9:.3g}: "
+                    f"the analysis {analysis.name} needs {need / 1e9:.3g} GB of memory ({held / 1e9:.3g} for "
+                    f"the moments of {maps}) and analysis.memory_gb={limit / 1e9:.3g}: "
                     f"{analysis.smaller}, or raise analysis.memory_gb"
                 )
 

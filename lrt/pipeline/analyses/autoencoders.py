@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from lrt.activations.manifest import SIDES, Side
 from lrt.config import ConfigError, Sae
 from lrt.corpora import Split
 from lrt.features import (
@@ -24,12 +23,13 @@ from lrt.features import (
     save_autoencoder,
 )
 from lrt.mapping import LayerConcat
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.fit_data import MOMENTS_BATCH, FitData, RowSource
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.map_training import FitOutput, FitSettings
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import Cache, Format
-from lrt.storage.checkpoints import DurableCheckpoints, resuming
+from lrt.storage.checkpoints import plugins, resuming
 from lrt.storage.durable import sweep
 from lrt.storage.fingerprint import file_digests, fingerprint
 
@@ -139,8 +139,9 @@ class Autoencoders:
                 "num_nodes": 1,
                 "strategy": "auto",
                 "logger": self.output.loggers(name),
-                "callbacks": resuming(last),
-                "plugins": [DurableCheckpoints()],
+                "callbacks": [*self.fit.progress(self.rows.monitor, f"training {name}"), *resuming(last)],
+                "enable_progress_bar": False,
+                "plugins": plugins(),
                 "default_root_dir": self.output.logs,
                 "enable_model_summary": False,
                 "enable_checkpointing": True,

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrt.activations.manifest import SIDES
 from lrt.config import ConfigError
 from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import null_share, ratio_estimate
@@ -40,6 +39,7 @@ from lrt.mapping import (
     ridge_path,
     solving_bytes,
 )
+from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.analyses.autoencoders import Autoencoders, Batches
 from lrt.pipeline.choices import Choices

@@ -203,18 +203,22 @@ def train(
             if checkpoints.is_dir():
                 sweep(checkpoints)
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
-        try:
-            trainer.fit(module, datamodule=data.data, ckpt_path=start)
-        except MisconfigurationException as error:  # what shows with the data alone, as limit_train_batches
-            raise ConfigError(f"Lightning's Trainer refuses these settings (trainer.*): {error}") from error
-        if best.is_file():
-            DurableCheckpoints().load_checkpoint(best)  # names a damaged file
-            module = MapModule.load_from_checkpoint(best, weights_only=True)
-        steps = trainer.global_step
-        (scores,) = trainer.test(module, datamodule=data.data, verbose=False)
-    if trainer.is_global_zero:
-        points = evaluation.history() if evaluation else []
-        keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
+        with data.monitor.stage("fit maps"):  # before the card, which says what it took
+            try:
+                trainer.fit(module, datamodule=data.data, ckpt_path=start)
+            # what shows with the data alone, as limit_train_batches
+            except MisconfigurationException as error:
+                raise ConfigError(
+                    f"Lightning's Trainer refuses these settings (trainer.*): {error}"
+                ) from error
+            if best.is_file():
+                DurableCheckpoints().load_checkpoint(best)  # names a damaged file
+                module = MapModule.load_from_checkpoint(best, weights_only=True)
+            steps = trainer.global_step
+            (scores,) = trainer.test(module, datamodule=data.data, verbose=False)
+        if trainer.is_global_zero:  # before another process that waits goes on
+            points = evaluation.history() if evaluation else []
+            keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
     trainer.strategy.barrier("map written")
 
 

@@ -168,7 +168,9 @@ class MapFit:
                     lambda: self.exists,
                 )
             case ClosedFormSpec() as spec:
-                self._save(solve(self.data, spec, self.settings.map, self.refit, self.pair))
+                with self.monitor.stage("fit maps"):
+                    fitted = solve(self.data, spec, self.settings.map, self.refit, self.pair)
+                self._save(fitted)
         return self.card()
 
     def transfer_maps(
@@ -315,8 +317,7 @@ class Maps:
             trains = isinstance(fit.settings.fit, FitSpec) and not fit.exists
             if settings.behaviours and trains:
                 evaluation = steering_evaluation(fit, settings, choices)
-            with fit.monitor.stage("fit maps"):
-                cards[fit.name] = fit.fit(evaluation)
+            cards[fit.name] = fit.fit(evaluation)
         return cards
 
     def cards(self) -> dict[str, dict[str, Any]]:

@@ -1,270 +1,401 @@
-"""What a run says of its maps: layer pairs, ranks, fidelity, features, forecast, and which forecast tells."""
+"""Optional analyses: what each finds on planted pairs, what is cached, and that one never aborts the others."""
 
-import json
-import math
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lightning as L
 import pytest
-from lrt.runtime.analyses.features import Features
-from lrt.runtime.vectors import Vectors
-from running import Workshop, run_main
+from stages import QUESTIONS, STORIES, Stages, corpus
 from upstream_files import gemma_scope
 
-from lrt.evaluation import Behaviour, Chosen, StrengthChoice
-from lrt.mapping import MapModule, atlas, load_map
-from studies.coverage import PREDICTORS, Coverage
-from studies.coverage import main as coverage
+from lrt.config import ConfigError, Layers
+from lrt.errors import UserError
+from lrt.features import SaeError, SaeModule
+from lrt.mapping import FitSpec, MapModule, MapSpec, NotConverged, closed_form
+from lrt.pipeline.analyses import Analysis
+from lrt.pipeline.analyses.analysis import run_analyses
+from lrt.pipeline.analyses.autoencoders import check_candidates
+from lrt.pipeline.analyses.features import Features
+from lrt.pipeline.analyses.layers import RankCurve
+from lrt.storage.cache import Cache, CacheCorrupt
 
-# those of experiment=micro
-EVERYTHING = (
-    "analysis.rank_curve=true",
-    "analysis.atlas=true",
-    "analysis.many_to_one=true",
-    "analysis.fidelity_tokens=1024",
-    "analysis.sae.features=64",
-    "evaluation.during_training.behaviours=[]",
+LAYERS = {
+    "analysis__rank_curve": True,
+    "analysis__atlas": True,
+    "analysis__many_to_one": True,
+}
+FIDELITY = {"analysis__fidelity_tokens": 256, "analysis__fidelity_kinds": ("full", "low_rank")}
+TRAINED = {"sae__features": 32}
+
+
+# -- one never aborts the others ---------------------------------------------------------------------
+
+
+@dataclass
+class Planted(Analysis):
+    """An analysis that returns, or raises, what it is given."""
+
+    name: str  # type: ignore[misc]
+    result: Any
+    smaller = "plant less"
+    made: int = 0
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"planted": self.name}
+
+    def make(self) -> Any:
+        self.made += 1
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+def test_what_cannot_be_made_is_a_note_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third, fourth = planted = [
+        Planted("first", 1),
+        Planted("second", UserError("too few rows")),
+        Planted("third", ValueError("a bug")),
+        Planted("fourth", 4),
+    ]
+    with caplog.at_level(logging.WARNING):
+        results = run_analyses(planted, Cache(tmp_path))
+    assert results["first"] == 1
+    assert results["fourth"] == 4
+    assert set(results["notes"]) == {"second", "third"}
+    assert results["notes"]["second"] == "too few rows"
+    assert results["notes"]["third"].startswith("failed (ValueError: a bug)")
+    traced = [record.name and record.exc_info for record in caplog.records if "third" in record.getMessage()]
+    assert traced[0] is not None
+    assert traced[0][0] is ValueError  # the log has the traceback
+    assert not any(record.exc_info for record in caplog.records if "second" in record.getMessage())
+    # what failed is tried again, what was made is not
+    second.result = third.result = "now"
+    again = run_analyses(planted, Cache(tmp_path))
+    assert "notes" not in again
+    assert (first.made, second.made, third.made, fourth.made) == (1, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "error", [CacheCorrupt("artifacts/x is damaged"), ConfigError("no"), SaeError("no such file")]
 )
+def test_what_the_user_has_to_fix_is_raised(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_analyses([Planted("first", error)], Cache(tmp_path))
 
 
-def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
-    done = workshop.train(*EVERYTHING, "evaluate=true", "fit=closed_form")
-    assert done.code == 0, done.told
-    results: dict[str, Any] = json.loads((workshop.report / "results.json").read_text())
-    (cell,) = results["atlas"]
-    assert (cell["source_layer"], cell["target_layer"]) == (1, 2)
-    # the atlas's one pair is the map's own, solved anew
-    assert cell["fvu"] == pytest.approx(results["map"]["optimum_fvu"], rel=1e-6)
-    assert set(cell["error_along"]) == {"french", "bravery"}
-    curve = results["rank_curve"]
-    assert curve["fvu"][-1] == pytest.approx(results["map"]["optimum_fvu"], rel=1e-6)
-    assert len(curve["ranks"]) == len(curve["truncated_fvu"])
-    assert "many_to_one" not in results  # of one recorded source layer there is nothing to lay side by side
+def test_a_version_is_part_of_what_determines_a_result(tmp_path: Path) -> None:
+    planted = Planted("first", 1)
+    for version in (1, 2, 2):
+        with mock.patch.object(Planted, "version", version):
+            run_analyses([planted], Cache(tmp_path))
+    assert planted.made == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(UserError("no spread"), "no spread"), (KeyError("k"), "failed")]
+)
+def test_a_forecast_that_cannot_be_made_stops_no_measurement(
+    shared: Stages, error: Exception, said: str
+) -> None:
+    stages = shared.but(pool=8)
+    stages.fitted()
+    with mock.patch("lrt.pipeline.analyses.forecast.residual_on", side_effect=error):
+        forecast = stages.analyses.forecasts.of(stages.maps.whole, stages.suite[1], 2)
+    assert set(forecast) == {"warning"}
+    assert said in forecast["warning"]
+    with mock.patch.object(Cache, "made_once", side_effect=CacheCorrupt("damaged")):
+        with pytest.raises(CacheCorrupt):
+            stages.analyses.forecasts.of(stages.maps.whole, stages.suite[1], 2)
+
+
+# -- layers and ranks --------------------------------------------------------------------------------
+
+
+def test_layers_and_ranks_of_an_image(oracle: Stages) -> None:
+    """Block n of the source is block n of its image: the diagonal is exact, and needs the full rank."""
+    stages = oracle.but(**LAYERS)
+    metrics = stages.fitted()["whole corpus"]["metrics"]
+    results = stages.analyses.results()
     assert "notes" not in results
-    rows = {row["name"]: row for row in results["fidelity"]["rows"]}
-    assert rows["target"]["loss_recovered"]["value"] == 1.0
+    cells = {(cell["source_layer"], cell["target_layer"]): cell for cell in results["atlas"]}
+    assert set(cells) == {(s, t) for s in range(3) for t in range(3)}
+    assert all(cells[n, n]["fvu"] < 1e-4 for n in range(3))
+    assert all(cell["fvu"] > 0.01 for (s, t), cell in cells.items() if s != t)
+    assert cells[1, 1]["fvu"] == pytest.approx(metrics["optimum_fvu"], abs=1e-6)
+    assert set(cells[1, 1]["error_along"]) == {"capitals", "bravery"}
+    curve = results["rank_curve"]
+    assert curve["fvu"][-1] == pytest.approx(metrics["optimum_fvu"], abs=1e-6)
+    assert curve["fvu"][0] > 0.1
+    assert len(curve["ranks"]) == len(curve["truncated_fvu"])
+    for each in results["many_to_one"]:
+        at = each["target_layer"]
+        alone = {s: cells[s, at]["fvu"] for s in range(3)}
+        assert {int(s): v for s, v in each["fvu_single"].items()} == pytest.approx(alone, abs=1e-6)
+        assert each["fvu_all"] < 1e-3
+    assert results["many_to_many"]["fvu"] < 1e-3
+
+
+def test_one_source_layer_is_not_compared_with_others(shared: Stages) -> None:
+    one = shared.but(**LAYERS, recording__source=(), recording__target=())
+    assert [each.name for each in one.analyses.wanted] == ["rank_curve", "atlas"]
+    several = shared.but(**LAYERS, recording__target=())
+    assert [each.name for each in several.analyses.wanted] == ["rank_curve", "atlas", "many_to_one"]
+
+
+def test_results_are_cached_by_what_determines_them(shared: Stages) -> None:
+    stages = shared.but(analysis__rank_curve=True, **FIDELITY, analysis__stitching_depths=False)
+    stages.fitted()
+    stages.analyses.results()
+    counts = stages.analysed()
+    same = stages.but()
+    with (
+        mock.patch.object(RankCurve, "make", side_effect=AssertionError("made again")),
+        mock.patch("lrt.pipeline.analyses.fidelity.fidelity", side_effect=AssertionError("made again")),
+    ):
+        assert "notes" not in same.analyses.results()
+    # the rank curve is of the rows, the fidelity of the fitted map too
+    other = stages.but(map=MapSpec("low_rank", rank=4))
+    other.fitted()
+    other.analyses.results()
+    after = stages.analysed()
+    assert after["rank_curve"] == counts["rank_curve"]
+    assert after["fidelity"] == counts["fidelity"] + 1
+
+
+# -- fidelity ----------------------------------------------------------------------------------------
+
+
+def test_the_target_goes_on_from_an_exact_map_as_from_its_own_states(oracle: Stages) -> None:
+    stages = oracle.but(**FIDELITY)
+    stages.fitted()
+    fidelity = stages.analyses.results()["fidelity"]
+    rows = {row["name"]: row for row in fidelity["rows"]}
+    assert rows["full"]["kl"]["value"] == pytest.approx(0.0, abs=1e-3)
     assert rows["target"]["kl"]["value"] == pytest.approx(0.0, abs=1e-6)
-    assert {"source", "mean ablated", "full", "orthogonal", "mean only", "shuffled pairs"} <= set(rows)
+    assert rows["full, this run's"]["kl"]["value"] == pytest.approx(0.0, abs=1e-3)
+    assert rows["shuffled pairs"]["kl"]["value"] > 10 * rows["full"]["kl"]["value"]
     mean, ablated = rows["mean only"], rows["mean ablated"]
-    assert mean["cross_entropy"]["value"] == pytest.approx(ablated["cross_entropy"]["value"], rel=1e-4)
-    assert [cut["layer"] for cut in results["fidelity"]["stitching_depths"]] == [2]
-    for behaviour in results["behaviours"]:
-        forecast = behaviour["forecast"]
-        assert forecast["signal_to_noise"] > 0
-        assert math.isfinite(forecast["optimistic_error"])
-        assert -1 <= forecast["agreement_documents"] <= 1
-    # a forecast leaves out each of three parts, and of their held-out rows it asks nothing
-    gathered = [set(json.loads(f.read_text())) for f in workshop.artifacts.glob("moments/*/names.json")]
-    assert sum("train/0" in names and "validation" not in names for names in gathered) == 3
-    sae = results["sae"]
+    assert mean["cross_entropy"]["value"] == pytest.approx(ablated["cross_entropy"]["value"], rel=1e-3)
+    assert not {name for name in rows if name.startswith("orthogonal")}
+    assert fidelity["notes"] == {}
+    depths = fidelity["stitching_depths"]
+    assert [depth["source_layers"] for depth in depths] == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_stitching_takes_source_layers_up_to_the_same_depth(shared: Stages) -> None:
+    """3 source blocks against 4 target blocks."""
+    stages = shared.but(**FIDELITY)
+    stages.fitted()
+    depths = {d["layer"]: d for d in stages.analyses.results()["fidelity"]["stitching_depths"]}
+    layers = {at: depth["source_layers"] for at, depth in depths.items()}
+    assert layers == {0: [0], 1: [0], 2: [0, 1], 3: [0, 1, 2]}
+    flops = [depths[at]["cost"]["stitched"]["flops_per_token"] for at in (0, 1)]
+    assert flops[0] > flops[1]  # the same early blocks, one late block less
+
+
+def test_a_kind_that_does_not_converge_leaves_the_others(shared: Stages) -> None:
+    def circling(spec: Any, *moments: Any, **how: Any) -> Any:
+        if spec.kind == "orthogonal_penalty":
+            raise NotConverged("LBFGS went in circles")
+        return closed_form(spec, *moments, **how)
+
+    kinds = ("full", "orthogonal", "orthogonal_penalty")
+    stages = shared.but(
+        analysis__fidelity_tokens=256,
+        analysis__fidelity_kinds=kinds,
+        analysis__stitching_depths=False,
+        map=MapSpec(bias=False),
+    )
+    stages.fitted()
+    with mock.patch("lrt.pipeline.analyses.fidelity.closed_form", circling):
+        fidelity = stages.analyses.results()["fidelity"]
+    assert list(fidelity["notes"].values()) == ["LBFGS went in circles"]
+    rows = {row["name"]: row for row in fidelity["rows"]}
+    assert {"full", "orthogonal"} <= set(rows)
+    assert rows["shuffled pairs"]["fvu"] > rows["mean only"]["fvu"] - 1e-9
+    # the penalised kind is iterated and takes more memory
+    without = stages.but(analysis__fidelity_kinds=kinds[:2])
+    assert stages.analyses.wanted[0].memory > without.analyses.wanted[0].memory
+
+
+# -- sparse autoencoders -----------------------------------------------------------------------------
+
+
+def trained_again(*_: Any) -> None:
+    raise AssertionError("trained again")
+
+
+def test_autoencoders_are_trained_once_and_their_features_steer(shared: Stages) -> None:
+    stages = shared.but(**TRAINED)
+    stages.fitted()
+    sae = stages.analyses.results()["sae"]
     for side, width in (("source", 32), ("target", 48)):
         assert sae[side]["width"] == width
         assert sae[side]["l0"] == pytest.approx(8.0, abs=0.5)
         assert 0 < sae[side]["fvu"] < 1
     assert {"matched", "random", "shuffled"} <= set(sae["geometry"])
-    (french,) = sae["steering"]
-    assert french["behaviour"] == "french"
-    assert len(french["features"]) == 16
+    (capitals,) = sae["steering"]
+    assert len(capitals["features"]) == 8
+    assert capitals["layer"] == 2
+    assert len(stages.files("saes")) == 4
+    # another question to the same autoencoders
+    other = stages.but(sae__behaviours=("capitals", "bravery"), sae__top=4)
+    with mock.patch.object(SaeModule, "training_step", trained_again):
+        steering = other.analyses.results()["sae"]["steering"]
+    assert [each["behaviour"] for each in steering] == ["capitals", "bravery"]
+    for setting in ({"batches": replace(stages.batches, rows=128)}, {"sae__features": 16}, {"seed": 1}):
+        assert stages.but(**setting).analyses.wanted[0].facts() != stages.analyses.wanted[0].facts()
 
 
-def trained_again(*_: Any) -> None:
-    raise AssertionError("what was trained is trained again")
+def test_an_autoencoder_is_kept_where_the_run_stops_behind_it(copied: Stages) -> None:
+    stages = copied.but(**TRAINED)
+    stages.fitted()
+    with mock.patch.object(Features, "_geometry", side_effect=KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            stages.analyses.results()
+    assert len([path for path in stages.files("saes") if path.name == "sae.json"]) == 2
+    assert not list(stages.folder.rglob("*.ckpt"))
+    with mock.patch.object(SaeModule, "training_step", trained_again):
+        assert stages.but().analyses.results()["sae"]["steering"]
+    weights = next(path for path in stages.files("saes") if path.suffix == ".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    for file in stages.files("analysis"):
+        file.unlink()
+    with pytest.raises(CacheCorrupt, match=weights.parent.name):
+        stages.but().analyses.results()
 
 
-def test_features_are_mapped_by_training_where_that_is_asked_for(workshop: Workshop) -> None:
-    asked = (*EVERYTHING[4:], "evaluate=true", "analysis.sae.s2l=trained")
-    longer = "fit.epochs=20"
-    refused = workshop.train(*asked, "fit=closed_form")
-    assert refused.code == 1
-    assert "analysis.sae.s2l=trained needs a fit by gradient steps" in refused.line
-    assert not workshop.files("activations")
-    done = workshop.train(*asked, longer)
-    assert done.code == 0, done.told
-    (french,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
-    assert french["s2l_fit"]["fitted"] == "trained"
-    assert french["s2l_fit"]["optimum"] < french["s2l_fit"]["fvu"] < 1
-    # killed after the training, while something is measured: found trained, and not begun again
-    for file in workshop.files("analysis"):
-        if file.name.startswith("sae-"):
-            file.unlink()
-    for file in workshop.files("measurements"):
-        if "features" in file.name:
-            file.unlink()
+def test_features_are_mapped_by_training_where_that_is_wanted(copied: Stages) -> None:
+    stages = copied.but(**TRAINED, sae__s2l="trained", fit=FitSpec(epochs=4))
+    stages.fitted()
     with mock.patch.object(Features, "_measured", side_effect=KeyboardInterrupt):
-        assert workshop.train(*asked, longer).code == 130
-    assert list(workshop.artifacts.glob("saes/s2l-*/checkpoints/last.ckpt"))
+        with pytest.raises(KeyboardInterrupt):
+            stages.analyses.results()
+    assert list(stages.folder.glob("saes/s2l-*/checkpoints/last.ckpt"))
+    # stopped behind the training: it is not begun again
     with mock.patch.object(MapModule, "training_step", trained_again):
-        assert workshop.train(*asked, longer).code == 0
-    (again,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
-    assert again["s2l_fit"] == french["s2l_fit"]
-    assert not list(workshop.artifacts.glob("saes/s2l-*"))
-    assert workshop.train(*asked, longer, "analysis.sae.s2l=solved").code == 0
-    (solved,) = json.loads((workshop.report / "results.json").read_text())["sae"]["steering"]
-    assert solved["s2l_fit"]["fvu"] == pytest.approx(solved["s2l_fit"]["optimum"])
-    assert solved["s2l"]["mean"] != french["s2l"]["mean"]
+        (capitals,) = stages.but().analyses.results()["sae"]["steering"]
+    assert capitals["s2l_fit"]["fitted"] == "trained"
+    assert capitals["s2l_fit"]["optimum"] < capitals["s2l_fit"]["fvu"]
+    assert not list(stages.folder.rglob("saes/**/*.ckpt"))
+    with pytest.raises(ConfigError, match=r"analysis\.sae\.s2l"):
+        copied.but(**TRAINED, sae__s2l="trained").analyses.wanted[0].check()
 
 
-def test_all_recorded_layers_are_in_the_atlas(trained: Workshop) -> None:
-    done = trained.train(
-        "recording.source=all",
-        "recording.target=all",
-        "evaluate=true",
-        "analysis.atlas=true",
-        "analysis.many_to_one=true",
-        "analysis.fidelity_tokens=512",
-        "analysis.fidelity_kinds=[full,orthogonal]",
-        "evaluation.during_training.behaviours=[]",
-        "fit=closed_form",
-        "pool=1",
-    )
-    assert done.code == 0, done.told
-    found = json.loads((trained.report / "results.json").read_text())
-    assert "sae" not in found
-    of = {row["name"] for row in found["fidelity"]["rows"]}
-    assert {"full", "orthogonal"} <= of
-    assert not {name for name in of if name.startswith(("rank", "orthogonal penalty"))}
-    assert [(c["source_layer"], c["target_layer"]) for c in found["atlas"]] == [
-        (s, t) for s in range(3) for t in range(4)
-    ]
-    assert [each["target_layer"] for each in found["many_to_one"]] == [0, 1, 2, 3]
-    for each in found["many_to_one"]:
-        column = [c for c in found["atlas"] if c["target_layer"] == each["target_layer"]]
-        alone = {c["source_layer"]: c["fvu"] for c in column}
-        assert {int(s): v for s, v in each["fvu_single"].items()} == pytest.approx(alone, rel=1e-6)
-        assert each["fvu_all"] < min(alone.values())
-    # cut at every block, each with the source's blocks up to the same depth: 3 of them against 4
-    cuts = {cut["layer"]: cut for cut in found["fidelity"]["stitching_depths"]}
-    assert {at: cut["source_layers"] for at, cut in cuts.items()} == {0: [0], 1: [0], 2: [0, 1], 3: [0, 1, 2]}
-    flops = [cut["cost"]["stitched"]["flops_per_token"] for _, cut in sorted(cuts.items())]
-    assert flops[0] > flops[1]  # the same early blocks, one late block less
-    page = (trained.report / "index.html").read_text()
-    assert 'id="atlas"' in page
+def test_too_few_matched_features_are_a_note_of_the_geometry(shared: Stages) -> None:
+    stages = shared.but(**TRAINED, sae__least_correlation=0.999, sae__behaviours=())
+    stages.fitted()
+    sae = stages.analyses.results()["sae"]
+    assert set(sae["geometry"]) == {"note"}
+    assert sae["steering"] == []
 
 
-def steering_at(*layers: int) -> Any:
-    """What the models' own vectors would do: the target's at block 3, the source's at some of its blocks."""
+def test_autoencoders_are_trained_by_one_process_after_a_distributed_fit(copied: Stages) -> None:
+    seen: list[tuple[int, str]] = []
 
-    def chosen(self: Vectors, _behaviour: Behaviour, side: str = "target") -> Chosen:
-        tried = tuple((layer, 1.0, layer in layers) for layer in range(3))
-        choice = StrengthChoice(0.5, 1.0, False, 2, 3 if side == "target" else 0, tried)
-        return Chosen(choice, self.steerable("target", 3), (), ())
+    def watched(self: L.Trainer, *_: Any, **__: Any) -> None:
+        seen.append((self.num_devices, type(self.strategy).__name__))
 
-    return mock.patch.object(Vectors, "chosen", chosen)
-
-
-AUTOMATIC = (
-    "layers.source=auto",
-    "layers.target=auto",
-    "fit=closed_form",
-    "pool=1",
-    "evaluation.during_training.behaviours=[]",
-    "suite.names=[french]",
-)
+    several = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_spawn"}
+    stages = copied.but(**TRAINED, trainer=several, sae__behaviours=())
+    with mock.patch.object(L.Trainer, "fit", watched):
+        stages.analyses.results()
+    assert seen == [(1, "SingleDeviceStrategy")] * 2
 
 
-@pytest.mark.parametrize(("steering", "chosen"), [((1,), [1]), ((0, 2), None), ((), None)])
-def test_layers_are_chosen_by_what_steers_and_by_the_error_along_it(
-    trained: Workshop, steering: tuple[int, ...], chosen: list[int] | None
-) -> None:
-    with steering_at(*steering):
-        done = trained.train(*AUTOMATIC)
-    assert done.code == 0, done.told
-    _, card = load_map(trained.one("maps/*"))
-    assert card["layers"]["target"] == [3]
-    (source,) = card["layers"]["source"]
-    assert source in (steering or (0, 1, 2))
-    assert chosen is None or [source] == chosen
-    assert ("steers it at no candidate layer" in done.line) == (not steering)
-
-
-def test_layers_are_not_chosen_on_test_documents(trained: Workshop) -> None:
-    seen: list[tuple[Any, ...]] = []
-
-    def watched(*moments: Any, **how: Any) -> Any:
-        seen.append(moments)
-        return atlas(*moments, **how)
-
-    with steering_at(0, 2), mock.patch("lrt.runtime.automatic.atlas", watched):
-        done = trained.train(*AUTOMATIC)
-    assert done.code == 0, done.told
-    ((train, chosen, scored, *_),) = seen
-    assert scored is chosen is not train
-    # and among those that steer the one with the least error along the vector was taken
-    cells = [cell for cell in atlas(*seen[0]) if cell.target_layer == 3 and cell.source_layer in (0, 2)]
-    least = min(cells, key=lambda cell: cell.error_along["french"])
-    _, card = load_map(trained.one("maps/*"))
-    assert card["layers"]["source"] == [least.source_layer]
-
-
-def test_the_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) -> None:
-    # untrained models steer nothing, so what is measured is put in
-    def kept(_self: Any, _behaviour: Any, _layer: int, maps: dict[str, Any]) -> dict[str, float]:
-        return {name: 1.0 if name.startswith(("all", "without")) else 0.2 for name in maps}
-
-    settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
-    with mock.patch.object(Coverage, "_kept", kept):
-        ran = run_main(coverage, "coverage", *settings, "corpus=storybook", "layers.target=[1,2]")
-    assert ran.code == 0, ran.told
-    found = json.loads((workshop.report / "coverage.json").read_text())
-    assert {row["behaviour"] for row in found["rows"]} == {"french", "bravery"}
-    assert {row["layer"] for row in found["rows"]} == {1, 2}
-    corpora = {row["corpus"] for row in found["rows"]}
-    assert {"all", "without stories", "questions alone", "half 0"} <= corpora
-    assert set(found["scored"]) == {*PREDICTORS, "cosine"}
-    for scored in found["scored"].values():
-        low, high = scored["spearman_ci"]
-        assert low <= scored["spearman"] <= high
-    for row in found["rows"]:
-        assert all(math.isfinite(row[name]) for name in PREDICTORS)
-    assert "Which figure tells" in ran.line
-
-
-def test_published_autoencoders_are_looked_at_in_the_place_of_trained_ones(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_published_autoencoders_take_the_place_of_trained_ones(shared: Stages, tmp_path: Path) -> None:
     source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
-    more = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "analysis.sae.features=0")
-    paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")
-    done = workshop.train(*more, *paths, "evaluate=true")
-    assert done.code == 0, done.told
-    sae = json.loads((workshop.report / "results.json").read_text())["sae"]
+    stages = shared.but(sae__source=str(source), sae__target=str(target), sae__behaviours=())
+    before = stages.files("saes")
+    stages.fitted()
+    stages.analyses.check(10**9, False, stages.batches)
+    sae = stages.analyses.results()["sae"]
     assert (sae["source"]["kind"], sae["source"]["features"], sae["target"]["layer"]) == ("jumprelu", 40, 2)
-    assert not (workshop.artifacts / "saes").exists()
-    # one of another layer or width is told before anything else is done
-    elsewhere = Workshop(workshop.pair, tmp_path / "elsewhere")
-    for path, said in (
-        (gemma_scope(tmp_path / "c", 32, 2), "layer 2, these states are of layer 1"),
-        (gemma_scope(tmp_path / "d", 40, 1), "width 40, these are 32 wide"),
-    ):
-        refused = elsewhere.train(*more, f"analysis.sae.source={path}", paths[1])
-        assert refused.code == 1
-        assert said in refused.line, refused.told
-        assert not elsewhere.files("activations")
-    alone = elsewhere.train(*more, paths[0])
-    assert alone.code == 1
-    assert "give both, or set analysis.sae.features" in alone.line
+    assert stages.files("saes") == before
+    # a file counts by its content
+    facts = stages.analyses.wanted[0].facts()
+    source.write_bytes(gemma_scope(tmp_path / "c", 32, 1, features=44).read_bytes())
+    assert stages.but().analyses.wanted[0].facts() != facts
 
 
-def test_a_fit_that_its_rows_do_not_determine(workshop: Workshop) -> None:
-    few = ("corpus.tokens.train=256", "fit.ridge=false", "evaluation.during_training.behaviours=[]")
-    done = workshop.train(*few, "pool=16")
-    assert done.code == 1
-    assert "rows do not determine a map of 32 source dimensions without a ridge" in done.line
-    assert "set fit.ridge=true" in done.line
+@pytest.mark.parametrize(("width", "layer"), [(32, 2), (40, 1)])
+def test_a_file_of_another_layer_or_width_is_refused(
+    shared: Stages, tmp_path: Path, width: int, layer: int
+) -> None:
+    source, target = gemma_scope(tmp_path / "a", width, layer), gemma_scope(tmp_path / "b", 48, 2)
+    stages = shared.but(sae__source=str(source), sae__target=str(target))
+    with pytest.raises(UserError):
+        stages.analyses.check(10**9, False, stages.batches)
+    settings, plan = (
+        stages.analysis.sae,
+        shared.but(layers=Layers("auto", "auto"), recording__source=(0, 1)).plan,
+    )
+    with pytest.raises(UserError):
+        check_candidates(settings, plan.candidates)
 
 
-def test_products_are_a_setting(workshop: Workshop) -> None:
-    more = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "pool=1")
-    fvu = {}
-    for products in ("float32", "float64"):
-        done = workshop.train(*more, f"products={products}")
-        assert done.code == 0, done.told
-        (card,) = (load_map(f)[1] for f in workshop.artifacts.glob("maps/*") if f.name not in fvu)
-        fvu[card["fingerprint"]] = card["metrics"]["fvu"]
-    assert len(fvu) == 2
-    one, other = fvu.values()
-    assert one == pytest.approx(other, rel=1e-5)
-    refused = workshop.train(*more, "products=bfloat16")
-    assert refused.code == 1
-    assert "products" in refused.line
+# -- memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ({"analysis__atlas": True}, "analysis.atlas"),
+        ({"analysis__many_to_one": True}, "analysis.many_to_one"),
+        ({"analysis__fidelity_tokens": 256}, "analysis.fidelity_tokens"),
+        ({"analysis__rank_curve": True}, "analysis.rank_curve"),
+        (TRAINED, "analysis.sae.features"),
+    ],
+)
+def test_an_analysis_that_needs_too_much_memory_says_what_takes_less(
+    shared: Stages, wanted: dict[str, Any], hint: str
+) -> None:
+    settings = {"batches": replace(shared.batches, window_rows=1), "corpus": corpus(stories=STORIES)}
+    bare = shared.but(**settings).analyses
+    limit = 0
+    while True:  # the least that the maps themselves need
+        try:
+            bare.check(limit, False, settings["batches"])  # type: ignore[arg-type]
+            break
+        except ConfigError:
+            limit += 2_000
+    analyses = shared.but(**settings, **wanted).analyses
+    with pytest.raises(ConfigError) as error:
+        analyses.check(limit, False, settings["batches"])  # type: ignore[arg-type]
+    assert hint in str(error.value)
+    assert "analysis.memory_gb" in str(error.value)
+    analyses.check(10**9, False, settings["batches"])  # type: ignore[arg-type]
+
+
+def test_what_the_maps_need_is_checked_by_itself(shared: Stages) -> None:
+    every = shared.but(
+        layers=Layers((0, 1, 2), (0, 1, 2, 3)), corpus=corpus(stories=STORIES, questions=QUESTIONS)
+    )
+    wide, narrow = every.batches, replace(every.batches, window_rows=1)
+    need = {}
+    for name, batches in (("folds", narrow), ("window", wide)):
+        low, high = 0, 10**9
+        while high - low > 1000:
+            limit = (low + high) // 2
+            try:
+                every.analyses.check(limit, False, batches)
+                high = limit
+            except ConfigError as error:
+                low, message = limit, str(error)
+        need[name] = low, message
+    assert need["window"][0] > need["folds"][0]
+    assert "batches.window_rows" in need["window"][1]
+    assert "corpus.sources" in need["folds"][1]
+    with pytest.raises(ConfigError, match=r"evaluation\.folds"):
+        every.analyses.check(1, False, narrow)
+    # rows that stay where they lie need no window
+    tokens = every.but(pool=1, corpus=corpus(stories=STORIES))
+    with pytest.raises(ConfigError, match=r"evaluation\.folds"):
+        tokens.analyses.check(1, True, wide)
+    tokens.analyses.check(need["folds"][0] + 2000, False, wide)

@@ -1,42 +1,116 @@
-"""What changes an artifact's name and what does not."""
+"""What each setting makes anew: the states, the map, the measurements."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from lrt.runtime.pipeline import Pipeline
-from lrt.runtime.schema import read_config
-from lrt.runtime.session import Session
-from running import Workshop, composed
+from stages import QUESTIONS, STORIES, TRAINER, Stages, corpus
 
+from lrt.activations import RowFilter
+from lrt.config import Layers, PairSettings
 from lrt.corpora import Decontaminator
+from lrt.evaluation import StrengthGrid
+from lrt.mapping import FitSpec, MapSpec
+from lrt.models import ModelSpec
+from lrt.pipeline import load_pair
+from lrt.pipeline.maps import map_fingerprint
 from lrt.storage.fingerprint import file_digests, fingerprint
 
-Made = Callable[..., Pipeline]
-SHARED = ("suite", "exclusion", "source", "target")
+
+def names(stages: Stages) -> tuple[str, str]:
+    """Of the states and of the map of these settings; nothing is made but the text's digest."""
+    data = stages.rows.of(stages.plan.candidates)
+    return stages.states.fingerprint, map_fingerprint(data, stages.fit_settings)
 
 
 @pytest.fixture(scope="module")
-def made(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """The pipeline of some settings; no model is run."""
-    artifacts = tmp_path_factory.mktemp("artifacts")
+def plain(shared: Stages) -> Stages:
+    """A gradient fit."""
+    return shared.but(fit=FitSpec(epochs=1), recording__source=(), recording__target=())
 
-    def of(*more: str) -> Pipeline:
-        settings = Workshop(pair_folder, artifacts).settings(*more)
-        config = read_config(composed("train", *settings))
-        return Pipeline(config, Session(config, {"overrides": []}, "train"))
 
-    plain = of()
+GRID = StrengthGrid((-1.0, 0.0, 0.5, 1.0))
+SHOWN = {**TRAINER, "enable_progress_bar": True, "log_every_n_steps": 7}
+QUESTIONED = {"stories": STORIES, "questions": QUESTIONS}
 
-    def sharing(*more: str) -> Pipeline:
-        pipeline = of(*more)
-        # costly to make, and no setting of these tests changes them
-        same = ("suite", "exclusion") if any(m.startswith("pair.source") for m in more) else SHARED
-        vars(pipeline).update({name: getattr(plain, name) for name in same})
-        return pipeline
 
-    return sharing
+@pytest.mark.parametrize(
+    ("setting", "states", "map_"),
+    [
+        # nothing that shows or speeds up changes a result
+        ({"batches": "workers"}, True, True),
+        ({"trainer": SHOWN}, True, True),
+        ({"evaluation__max_rows": 8}, True, True),
+        ({"evaluation__behaviours": ("bravery",)}, True, True),
+        ({"recording__verify": False}, True, True),
+        # the same states for every map, the same map for every evaluation
+        ({"evaluation__random_draws": 3}, True, True),
+        ({"evaluation__folds": 3}, True, True),
+        ({"evaluation__grid": replace(GRID, unit="absolute")}, True, True),
+        ({"corpus": corpus(**{**QUESTIONED, "stories": replace(STORIES, fit_map_for=("x",))})}, True, True),
+        ({"fit": FitSpec(epochs=2)}, True, False),
+        ({"map": MapSpec(bias=False)}, True, False),
+        ({"filter": RowFilter(max_norm_ratio=5)}, True, False),
+        ({"pool": 2}, True, False),
+        ({"products": "float64"}, True, False),
+        ({"corpus": corpus(**{**QUESTIONED, "stories": replace(STORIES, repeat=2)})}, True, False),
+        ({"batches": "rows"}, True, False),
+        ({"trainer": {**TRAINER, "accumulate_grad_batches": 2}}, True, False),
+        ({"trainer": {**TRAINER, "devices": 2}}, True, False),
+        ({"seed": 1}, True, False),
+        ({"layers": Layers(2, 2)}, False, False),
+        ({"recording__target": (0,)}, False, False),
+        ({"recording__source": (1,)}, True, True),  # is recorded as it is
+        ({"recording__states": "int8"}, False, False),
+        ({"recording__batch_tokens": 512}, False, False),
+        ({"recording__rows_per_shard": 1024}, False, False),
+        ({"recording__non_finite": "exclude"}, False, False),
+        ({"corpus": replace(corpus(), seed=1)}, False, False),
+        ({"corpus": corpus(held_out=512)}, False, False),
+        # this tokenizer closes documents, and those of such a part are left open
+        ({"corpus": corpus(**{**QUESTIONED, "stories": replace(STORIES, rows="last_tokens")})}, False, False),
+    ],
+)
+def test_what_each_setting_makes_anew(
+    plain: Stages, setting: dict[str, Any], states: bool, map_: bool
+) -> None:
+    if isinstance(changed := setting.get("batches"), str):
+        setting = {"batches": replace(plain.batches, **{changed: 2})}
+    one, other = names(plain), names(plain.but(**setting))
+    assert (one[0] == other[0], one[1] == other[1]) == (states, map_)
+
+
+def test_layers_of_one_store_have_maps_of_their_own(shared: Stages) -> None:
+    one, other = (names(shared.but(layers=Layers(layer, 2))) for layer in (0, 1))
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+
+
+def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(plain: Stages) -> None:
+    def excluding(*texts: str) -> Stages:
+        stages = plain.but()
+        stages.text.exclude = Decontaminator(texts)
+        return stages
+
+    page = next(plain.text.documents("stories")).text
+    assert names(excluding("a text that no page of the lab has in it")) == names(excluding())
+    assert names(excluding(page))[0] != names(excluding())[0]
+
+
+def test_place_and_name_of_a_model_do_not_count(plain: Stages, pair_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").symlink_to(pair_folder / "little")
+
+    def pair_of(name: str, source: Path, **how: Any) -> Stages:
+        specs = ModelSpec(path=str(source), **how), ModelSpec(path=str(pair_folder / "big"))
+        return plain.but(pair=load_pair(PairSettings(name, *specs), tmp_path))
+
+    assert names(pair_of("another", tmp_path / "moved")) == names(plain)
+    assert names(pair_of("tiny", pair_folder / "big"))[0] != names(plain)[0]
+    assert names(pair_of("tiny", pair_folder / "little", dtype="bfloat16"))[0] != names(plain)[0]
+
+
+# -- the fingerprint itself --------------------------------------------------------------------------
 
 
 def test_order_of_keys_does_not_count() -> None:
@@ -45,107 +119,18 @@ def test_order_of_keys_does_not_count() -> None:
 
 
 def test_what_is_not_plain_is_refused() -> None:
-    with pytest.raises(TypeError, match="PosixPath cannot be part of a fingerprint"):
+    with pytest.raises(TypeError, match="PosixPath"):
         fingerprint({"a": Path("x")})
 
 
-def test_files_of_one_name_both_count(tmp_path: Path) -> None:
+def test_content_of_files_counts_and_their_place_does_not(tmp_path: Path) -> None:
     files = [tmp_path / part / "stories.txt" for part in ("a", "b")]
     for file in files:
         file.parent.mkdir()
-        file.write_text(file.parent.name)
-    before = file_digests(tuple(map(str, files)))
-    files[0].write_text("changed")
-    assert file_digests(tuple(map(str, files))) != before
-
-
-def test_place_of_files_does_not_count(tmp_path: Path) -> None:
-    for part in ("a", "b"):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "stories.txt").write_text("same")
-    one, other = (file_digests((str(tmp_path / part),)) for part in ("a", "b"))
+        file.write_text("same")
+    one, other = (file_digests((str(file.parent),)) for file in files)
     assert one == other
-
-
-@pytest.mark.parametrize(
-    ("override", "store", "map_", "studies"),
-    [
-        # nothing that shows or speeds up changes a result
-        ("batches.workers=2", True, True, True),
-        ("trainer.enable_progress_bar=true", True, True, True),
-        ("trainer.log_every_n_steps=7", True, True, True),
-        ("logging.project=other", True, True, True),
-        ("paths.report=elsewhere", True, True, True),
-        ("evaluation.max_rows=8", True, True, True),
-        ("evaluation.behaviours=[french]", True, True, True),
-        ("pair.name=another", True, True, True),
-        # the same states for every map, the same map for every evaluation
-        ("evaluation.random_draws=3", True, True, False),
-        ("evaluation.grid.unit=absolute", True, True, False),
-        ("evaluation.grid.ablation_fractions=[0.0,1.0]", True, True, True),  # nothing here is ablated
-        ("fit.epochs=2", True, False, False),
-        ("map.bias=false", True, False, False),
-        ("filter.max_norm_ratio=5", True, False, False),
-        # this tokenizer closes documents, and those of such a part are left open
-        ("corpus.sources.requests.rows=last_tokens", False, False, False),
-        ("corpus.sources.requests.repeat=2", True, False, False),
-        ("batches.rows=256", True, False, False),
-        ("+trainer.accumulate_grad_batches=2", True, False, False),
-        ("trainer.devices=2", True, False, False),
-        ("seed=1", True, False, False),
-        ("layers.source=2", False, False, False),
-        ("recording.target=[0]", False, False, False),
-        ("recording.source=[1]", True, True, True),  # is recorded as it is
-        ("recording.states=int8", False, False, False),
-        ("corpus.seed=1", False, False, False),
-        ("corpus.tokens.test=2048", False, False, False),
-        ("pair.source.dtype=bfloat16", False, False, False),
-    ],
-)
-def test_what_each_setting_makes_anew(
-    made: Made, override: str, store: bool, map_: bool, studies: bool
-) -> None:
-    one, other = made(), made(override)
-    assert (one.store_fingerprint == other.store_fingerprint) is store
-    assert (one.whole.fingerprint == other.whole.fingerprint) is map_
-    assert (one.studies_fingerprint == other.studies_fingerprint) is studies
-
-
-def test_absolute_strengths_are_the_length_of_what_is_added(made: Made) -> None:
-    norms = {"source.1": 7.0, "target.2": 9.0}
-    unit = torch.eye(4)[0]
-    for setting, strength, length in (("residual_norm", 0.5, 7.0), ("absolute", 4.5, 1.0)):
-        run = made(f"evaluation.grid.unit={setting}")
-        vars(run)["median_norms"] = norms
-        (cell,) = run.steerable("target", 2).cells("native", unit, [strength], 1)
-        assert torch.equal(cell.offset, 4.5 * unit)
-        assert run.steerable("source", 1).length == length
-
-
-def test_layers_of_one_store_have_maps_of_their_own(made: Made) -> None:
-    one, other = (made("recording.source=[0,1]", f"layers.source={layer}") for layer in (0, 1))
-    assert one.store_fingerprint == other.store_fingerprint
-    assert one.whole.fingerprint != other.whole.fingerprint
-
-
-def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(made: Made) -> None:
-    one, other = made(), made("suite.names=[french]")
-    digest = {
-        "suite": other.suite[:1],
-        "exclusion": Decontaminator(["a text that no page of the lab has in it"]),
-    }
-    vars(other).update(digest)
-    assert other.exclusion.digest != one.exclusion.digest
-    assert other.store_fingerprint == one.store_fingerprint
-    page = next(other._documents("stories", other.config.corpus.sources["stories"])).text
-    left_out = made("suite.names=[capitals]")
-    vars(left_out).update({"suite": other.suite[:1], "exclusion": Decontaminator([page])})
-    assert left_out.store_fingerprint != one.store_fingerprint
-
-
-def test_place_and_name_of_a_model_do_not_count(made: Made, pair_folder: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved"
-    moved.symlink_to(pair_folder / "little")
-    assert made(f"pair.source.path={moved}").whole.fingerprint == made().whole.fingerprint
-    swapped = made(f"pair.source.path={pair_folder / 'big'}")
-    assert swapped.store_fingerprint != made().store_fingerprint
+    # files of one name both count
+    both = file_digests(tuple(map(str, files)))
+    files[0].write_text("changed")
+    assert file_digests(tuple(map(str, files))) != both

@@ -1,0 +1,129 @@
+"""What is known to be wrong is reported before anything costly: each check once, on a config of a tiny pair."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Workshop, composed
+from stages import Stages
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+from upstream_files import gemma_scope
+
+from lrt.config import Config, read_config
+from lrt.errors import UserError
+from lrt.evaluation import Behaviour
+from lrt.mapping import ClosedFormSpec, FitSpec
+from lrt.pipeline import FitSettings, ModelPair, check_run, plan_layers
+
+Check = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def config(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """experiment=micro on the tiny pair, composed once; the tests replace parts of it."""
+    settings = Workshop(pair_folder, tmp_path_factory.mktemp("nowhere")).settings(
+        "evaluation.during_training.behaviours=[]", "fit=closed_form", "analysis.sae.behaviours=[]"
+    )
+    return read_config(composed("train", *settings))
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    """The config with another value at a path."""
+    name, _, rest = path.partition(".")
+    if isinstance(config, dict):
+        return {**config, name: changed(config[name], rest, value) if rest else value}
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.fixture
+def check(config: Config, tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...]) -> Check:
+    def run(changes: dict[str, Any], pair: ModelPair = tiny_pair) -> None:
+        settings = config
+        for path, value in changes.items():
+            settings = changed(settings, path, value)
+        fit = FitSettings(
+            settings.map,
+            settings.fit,
+            settings.batches,
+            settings.trainer,
+            settings.callbacks,
+            settings.ckpt_path,
+            settings.seed,
+        )
+        layers = plan_layers(settings.layers, settings.recording, pair)
+        check_run(settings, fit, pair, tiny_suite, layers)
+
+    return run
+
+
+ON_THE_FLY = {"recording.states": "none", "evaluation.untrained_source": False}
+AUTO = {
+    "layers.source": "auto",
+    "layers.target": "auto",
+    "recording.source": "all",
+    "recording.target": "all",
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, ON_THE_FLY, AUTO, {"callbacks": {"Timer": {}}}, {"corpus.sources.stories.fit_map_for": ("french",)}],
+)
+def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
+    check(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        # map and fit
+        ({"map.kind": "low_rank", "map.rank": 40}, "map.rank"),
+        ({**AUTO, "map.kind": "low_rank", "map.rank": 40}, "map.rank"),
+        ({"fit": ClosedFormSpec(solver="identity")}, "fit.solver=identity"),
+        ({"fit": ClosedFormSpec(solver="embeddings"), "layers.source": (0, 1)}, "layers.source=[0, 1]"),
+        ({"ckpt_path": "no/such.ckpt"}, "ckpt_path=no/such.ckpt"),
+        # the Trainer
+        ({"fit": FitSpec(), "trainer": {"max_epochs": 3}}, "trainer.max_epochs"),
+        ({"trainer": {"logger": False}}, "trainer.logger"),
+        ({"trainer": {"epoch": 3}}, "trainer.epoch"),
+        ({"trainer": {"devices": 0, "accelerator": "cpu"}}, "trainer.devices=0"),
+        ({"callbacks": {"EarlyStopping": {}}}, "callbacks.EarlyStopping"),
+        ({"callbacks": {"Timer": {"hours": 3}}}, "callbacks.Timer"),
+        # behaviours
+        ({"evaluation.behaviours": ("bravry",)}, "evaluation.behaviours"),
+        ({"evaluation.during_training.behaviours": ("bravry",)}, "evaluation.during_training.behaviours"),
+        ({"corpus.sources.questions.fit_map_for": ("bravry",)}, "corpus.sources.questions.fit_map_for"),
+        ({"analysis.sae.behaviours": ("bravry",)}, "analysis.sae.behaviours"),
+        # what reads states, where none are kept
+        ({**ON_THE_FLY, "fit": FitSpec()}, "fit.kind=gradient"),
+        ({**ON_THE_FLY, "evaluation.untrained_source": True}, "evaluation.untrained_source=true"),
+        ({**ON_THE_FLY, "analysis.fidelity_tokens": 256}, "analysis.fidelity_tokens=256"),
+        ({**ON_THE_FLY, "analysis.sae.features": 16}, "analysis.sae"),
+        ({**ON_THE_FLY, "layers.target": "auto"}, "layers=auto"),
+        # memory
+        ({**AUTO, "analysis.memory_gb": 1e-6}, "analysis.memory_gb"),
+    ],
+)
+def test_each_mistake_is_named(check: Check, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as error:
+        check(changes)
+    assert named in str(error.value)
+
+
+def test_a_file_of_no_candidate_layer(check: Check, config: Config, tmp_path: Path) -> None:
+    source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
+    sae = replace(config.analysis.sae, source=str(source), target=str(target), features=0)
+    check({**AUTO, "analysis.sae": sae})
+    with pytest.raises(UserError, match="layer 1"):
+        check({**AUTO, "recording.source": (0, 2), "analysis.sae": sae})
+
+
+def test_models_that_cut_text_otherwise(check: Check, shared: Stages) -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    other = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<unk>")
+    target = type(shared.pair.target)(shared.pair.target.spec, shared.pair.target.model, other)
+    with pytest.raises(UserError, match="token"):
+        check({}, replace(shared.pair, target=target))

@@ -30,7 +30,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         self.multirun = True
-        for left in Path(config.hydra.sweep.dir).glob(f"*/{ROW}"):  # of an earlier sweep
+        for left in Path(config.hydra.sweep.dir).rglob(ROW):  # of an earlier sweep
             left.unlink()
 
     def on_job_end(
@@ -44,7 +44,7 @@ class SweepReport(Callback):
             row = _row(config, job_return, int(hydra.job.num), Path(hydra.runtime.output_dir))
             write_durably(Path(hydra.runtime.output_dir) / ROW, json.dumps(row, indent=1).encode())
             folder = Path(hydra.sweep.dir)
-            report(folder.glob(f"*/{ROW}"), folder)
+            report(folder.rglob(ROW), folder)
 
 
 def _row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_a_merge_without_all_shares_says_which_to_record(workshop: Workshop) -> 
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "named"),
     [
         ("record.share=3/2", "3/2"),
         ("record.share=two", "two"),

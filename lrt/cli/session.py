@@ -22,7 +22,7 @@ from rich.logging import RichHandler
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
-from lrt.config.reading import as_published, as_yaml
+from lrt.config.reading import as_plain, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings
 from lrt.report import Table
@@ -43,14 +43,13 @@ class Session:
     def __init__(
         self, config: Config, composed: DictConfig, overrides: list[str], group: str | None, steps: int
     ) -> None:
-        published = as_published(composed)
-        self.config, self.yaml = config, without_folder(as_yaml(published))
+        self.config, self.yaml = config, without_folder(as_yaml(composed))
         self.overrides = overrides
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
         self.tracking = Tracking(
-            config.logging, config.paths.logs, config.task_name, group, config.tags, published
+            config.logging, config.paths.logs, config.task_name, group, config.tags, as_plain(composed)
         )
 
     @classmethod
@@ -82,9 +81,9 @@ class Session:
         logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
         logger.setLevel(logging.INFO if self.first else logging.WARNING)
         logger.propagate = False
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        # what trainer.profiler measured is logged at INFO
-        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+        # what trainer.profiler measured is logged at INFO, with much that nobody needs
+        profiled = config.trainer.get("profiler") is not None
+        logging.getLogger("lightning.pytorch").setLevel(logging.INFO if profiled else logging.WARNING)
         # Lightning's own tree utilities trip over a deprecation of torch's at every step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         quiet_loading()

@@ -83,7 +83,7 @@ def run(sweeps: Path, folder: Path) -> int:
     """Several sweeps on one page; exit code 1 where there is none."""
     files = sorted(sweeps.rglob(ROW))
     if not files:
-        print(f"error: {sweeps} holds no sweep (no {ROW} in any folder); run train.py -m first", file=sys.stderr)
+        print(f"error: {sweeps} holds no sweep (no {ROW}); run train.py -m first", file=sys.stderr)
         return 1
     print(f"sweep report: {report(files, folder)}", file=sys.stderr)
     return 0

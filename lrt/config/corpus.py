@@ -141,6 +141,11 @@ class HubSource(RowsSource):
     split: str = "train"
     revision: str | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        # a set in a local folder is named by its content: other data under the same path are another corpus
+        return (self.path,) if Path(self.path).expanduser().exists() else ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionsSource(SourceSettings):

@@ -48,12 +48,13 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
     if blocks is not None and spec.weights != "random":
         depth = int(config.get_text_config(decoder=True).num_hidden_layers)
         source["config"] = _shallow(config, min(blocks, depth))
+    kernel = attention_kernel(config)
     with _explained(spec, "the weights"):
         if spec.weights == "random":
             # Drawn in float32 on the CPU, so that a seed means the same weights everywhere.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(spec.seed)
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **kernel)
             model = model.to(dtype)
             model = _spread(model, spec.device_map) if spec.device_map else model.to(device)
         else:
@@ -64,6 +65,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **kernel,
             )
             check_complete(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
@@ -201,6 +203,15 @@ def load_config(spec: ModelSpec, source: dict[str, Any]) -> Any:
 
     with _explained(spec, "the config"):
         return AutoConfig.from_pretrained(**source, trust_remote_code=False)
+
+
+def attention_kernel(config: Any) -> dict[str, str]:
+    """Arguments that choose the attention kernel: `eager` for a model that soft-caps its attention logits.
+
+    The fused kernel of some transformers versions leaves the cap out (Gemma-2), silently.
+    """
+    capped = getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _gguf_dtype(spec: ModelSpec) -> torch.dtype:

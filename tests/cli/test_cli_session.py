@@ -5,7 +5,6 @@ import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,20 +63,32 @@ def test_wandbs_run_is_open_within_and_closed_after_an_error(workshop: Workshop)
     assert wandb.run is None  # or the next job of a multirun would write into it
 
 
-def test_further_ranks_report_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_further_ranks_of_a_distributed_fit_report_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
-    with session_of(workshop, logging="offline") as session:
+    with session_of(workshop, "trainer=ddp_cpu", logging="offline") as session:
         assert not session.first
         assert not session.monitor.shown
         assert wandb.run is None
         assert logging.getLogger("lrt").level == logging.WARNING
 
 
+def test_a_fit_of_one_process_is_the_first_whatever_rank_the_environment_names(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with session_of(workshop) as session:
+        assert session.first
+        assert session.monitor.shown
+        assert rank_zero_only.rank == 0  # Lightning's own too
+
+
 def as_multirun(workshop: Workshop, *overrides: str) -> Session:
     config = composed("train", *workshop.settings(*overrides), output=str(workshop.folder / "run"))
     hydra = HydraConfig.instance().cfg
     assert hydra is not None
-    with read_write(hydra):
+    with read_write(hydra.hydra):
         hydra.hydra.mode = RunMode.MULTIRUN
         hydra.hydra.sweep.dir = "multirun/mine"
     return Session.of(config, steps=7)
@@ -148,12 +159,8 @@ def test_a_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_names_its_setting(setting: str, workshop: Workshop) -> None:
     blocked = workshop.folder / "file" / "below"  # below a file, which stops root too
     blocked.parent.touch()
-    with pytest.raises(ConfigError, match=rf"paths\.{setting}=.*file/below"), session_of(
-        workshop, f"paths.{setting}={blocked}"
+    with (
+        pytest.raises(ConfigError, match=rf"paths\.{setting}=.*file/below"),
+        session_of(workshop, f"paths.{setting}={blocked}"),
     ):
         pass
-
-
-def test_a_rank_that_is_not_set_is_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrt.cli.session.rank_zero_only", SimpleNamespace())
-    assert session_of(workshop).first

@@ -47,11 +47,11 @@ def stopped(process: subprocess.Popen[str]) -> str:
     """What a process says that was sent Ctrl-C."""
     process.send_signal(signal.SIGINT)
     before = time.monotonic()
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, told
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
     assert time.monotonic() - before < 5
-    assert "Traceback" not in told
-    return " ".join(told.split())
+    assert "Traceback" not in output
+    return " ".join(output.split())
 
 
 def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
@@ -62,9 +62,9 @@ def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
 def test_a_recording_that_is_stopped_says_what_is_kept_and_goes_on(workshop: Workshop) -> None:
     process = started(workshop)
     wait_for(process, lambda: len([*workshop.artifacts.glob("activations/*/*.safetensors")]) > 3)
-    told = stopped(process)
-    assert "stopped. What was recorded, fitted and measured is kept" in told
-    assert "the same command goes on where it was" in told
+    output = stopped(process)
+    assert "stopped." in output
+    assert str(workshop.artifacts) in output
     shards = workshop.files("activations")
     assert not [path for path in shards if path.name == "manifest.json"], "stopped too late to test anything"
     assert workshop.train(*MANY).code == 0

@@ -1,17 +1,23 @@
-"""W&B: an offline run read back with W&B's own reader, and what happens where W&B cannot be had."""
+"""W&B: an offline run read back with W&B's own reader, and what happens where W&B fails."""
 
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import wandb
-from lrt.runtime import session
-from running import MicroRun, Workshop, run_apart
+from cli.conftest import WholeRun
+from running import Workshop, run_apart
+
+from lrt.cli import tracking as module
+from lrt.cli.tracking import GuardedWandb, Tracking
+from lrt.config import Logging
 
 pytestmark = pytest.mark.xdist_group("micro")
 
@@ -30,54 +36,138 @@ def inspected(folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(inspected(folder, "--summary"))
-    return found
+@pytest.fixture(scope="module")
+def summary(whole_run: WholeRun) -> Any:
+    return json.loads(inspected(whole_run.folder, "--summary"))
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-def test_run_holds_the_resolved_config_and_ended_well(micro_run: MicroRun, name: str) -> None:
-    found = summary(micro_run.workshop.folder / name)
-    assert "finished" in json.dumps(found)
-    config = json.dumps(found["config"])
-    assert str(micro_run.workshop.pair / "little") in config
-    assert str(micro_run.workshop.artifacts) in config  # resolved, interpolations too
+def test_the_run_holds_the_resolved_config_and_ended_well(summary: Any, whole_run: WholeRun) -> None:
+    assert "finished" in json.dumps(summary)
+    config = json.dumps(summary["config"])
+    assert str(whole_run.workshop.pair / "little") in config
+    assert str(whole_run.workshop.artifacts) in config  # resolved, interpolations too
     assert "${" not in config
 
 
-def test_scalars_of_the_fit(micro_run: MicroRun) -> None:
-    records = inspected(micro_run.workshop.folder / "train")
-    for key in ("train/fvu", "val/fvu", "val/excess", "behaviour/french", "trainer/global_step"):
+def test_scalars_tags_and_the_project(whole_run: WholeRun) -> None:
+    records = inspected(whole_run.folder)
+    keys = ("train/fvu", "val/fvu", "val/excess", "behaviour/french", "trainer/global_step")
+    for key in (*keys, "first", "second", "tried"):
         assert f'"{key}"' in records, key
-    assert "map/fvu" in json.dumps(summary(micro_run.workshop.folder / "train"))
+    assert "lr-SGD" in records  # of the callback
 
 
-def test_tables_images_and_fingerprints(micro_run: MicroRun) -> None:
-    folder = micro_run.workshop.folder / "evaluate"
-    found = json.dumps(summary(folder)["summary"])
-    results = json.loads((micro_run.workshop.report / "results.json").read_text())
-    prints = results["provenance"]["fingerprints"]
-    for what, value in prints.items():
-        assert f"fingerprint/{what}" in found
-        assert value in found
-    (media,) = folder.glob("wandb/offline-run-*/files/media")
+def test_figures_fingerprints_tables_and_images(summary: Any, whole_run: WholeRun) -> None:
+    text = json.dumps(summary["summary"])
+    results = json.loads((whole_run.workshop.report / "results.json").read_text())
+    for what, value in results["provenance"]["fingerprints"].items():
+        assert f"fingerprint/{what}" in text
+        assert value in text
+    for key in ("map/fvu", "french/native", "french/transferred", "strength_curves", "strength/french"):
+        assert key in text
+    (media,) = whole_run.folder.glob("wandb/offline-run-*/files/media")
     curves = json.loads(next((media / "table").glob("strength_curves*.json")).read_text())
-    assert curves["columns"] == ["behaviour", "condition", "strength", "mean", "low", "high"]
     assert {row[0] for row in curves["data"]} == {"french", "bravery"}
     headline = json.loads(next((media / "table").glob("headline*.json")).read_text())
     assert len(headline["data"]) == 2
     images = list((media / "images" / "strength").glob("*.png"))
     assert {image.name.split("_")[0] for image in images} == {"french", "bravery"}
-    assert "strength_curves" in found
-    assert "strength/french" in found
 
 
-def test_an_offline_run_asks_for_no_account(micro_run: MicroRun) -> None:
-    for ran in (micro_run.train, micro_run.evaluate):
-        assert "wandb:" not in ran.told
+def test_an_offline_run_asks_for_no_account(whole_run: WholeRun) -> None:
+    assert "wandb:" not in whole_run.ran.told
 
 
-def test_server_that_cannot_be_reached_is_told_and_left_out(workshop: Workshop) -> None:
+# -- what fails --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Iterator[Tracking]:
+    yield tracking_of(tmp_path, "online")
+    wandb.finish()
+
+
+def tracking_of(folder: Path, mode: Any) -> Tracking:
+    return Tracking(Logging(mode, "lrt", None, None), str(folder), "train", "group", ("tag",), {"a": 1})
+
+
+def test_without_a_key_it_is_written_offline_and_the_log_says_so(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for name, value in (("HOME", str(tmp_path)), ("NETRC", str(tmp_path / "n")), ("WANDB_API_KEY", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    modes: list[str] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: modes.append(settings["mode"]))
+    tracking.open_wandb()
+    assert modes == ["offline"]
+    assert "logging.mode=online" in caplog.text
+    assert "wandb sync" in caplog.text
+
+
+def test_with_a_key_it_is_written_online_and_disabled_opens_nothing(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[dict[str, Any]] = []
+    run = SimpleNamespace(define_metric=lambda *_, **__: None)
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "init", lambda **settings: opened.append(settings) or run)
+    tracking_of(tmp_path, "disabled").open_wandb()
+    assert opened == []
+    tracking.open_wandb()
+    assert opened[0]["mode"] == "online"
+    assert (opened[0]["group"], opened[0]["tags"], opened[0]["config"]) == ("group", ("tag",), {"a": 1})
+    called: list[Any] = []
+    tracking.wandb(called.append)
+    assert called == [run]
+
+
+def test_errors_of_wandb_are_logged_and_never_raised(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("login", "init", "finish"):
+        monkeypatch.setattr(wandb, name, fails)
+    tracking.open_wandb()
+    tracking.wandb(lambda _: pytest.fail("there is no run"))
+    tracking.close(None)
+    tracking._run = SimpleNamespace(summary={}, config=SimpleNamespace(update=fails), log=fails)
+    tracking.wandb(fails)
+    for method, arguments in (
+        ("log_metrics", ({"a": 1.0}, 1)),
+        ("log_hyperparams", ({},)),
+        ("finalize", ("ok",)),
+    ):
+        monkeypatch.setattr(module.WandbLogger, method, fails)
+        getattr(GuardedWandb.__new__(GuardedWandb), method)(*arguments)
+    assert caplog.text.count("No space left on device") >= 7
+    assert "goes on with the local record" in caplog.text
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), RuntimeError("broken")])
+def test_a_server_that_stops_answering_is_not_waited_for(
+    error: BaseException | None,
+    tracking: Tracking,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answered, codes = threading.Event(), []
+    monkeypatch.setattr(module, "ENDING", 0.2)
+    monkeypatch.setattr(module, "STOPPING", 0.1)
+    monkeypatch.setattr(wandb, "finish", lambda exit_code: codes.append(exit_code) or answered.wait(60))
+    tracking.close(error)
+    answered.set()
+    monkeypatch.undo()
+    assert codes == [0 if error is None else 1]
+    assert ("0.1 s" if isinstance(error, KeyboardInterrupt) else "0.2 s") in caplog.text
+    assert "wandb sync" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_cannot_be_reached_is_whole_without_it(workshop: Workshop) -> None:
     home = workshop.folder / "home"
     home.mkdir()
     ran = run_apart(
@@ -89,55 +179,6 @@ def test_server_that_cannot_be_reached_is_told_and_left_out(workshop: Workshop) 
         HOME=str(home),
     )
     assert ran.code == 0, ran.told
-    assert "W&B failed" in ran.line
-    assert "the run goes on with the local record" in ran.line
-    assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
-    assert list(workshop.artifacts.glob("measurements/*/french-*.jsonl"))
-    assert (workshop.report / "results.json").is_file()
-
-
-def test_without_a_key_it_is_written_offline(workshop: Workshop) -> None:
-    home = workshop.folder / "home"
-    home.mkdir()
-    ran = run_apart(
-        "train",
-        *workshop.settings("corpus.tokens.train=4096", logging="online"),
-        HOME=str(home),
-        WANDB_API_KEY="",
-        NETRC=str(home / "netrc"),
-        WANDB_CONFIG_DIR=str(home),
-    )
-    assert ran.code == 0, ran.told
-    assert "logging.mode=online needs a W&B key" in ran.line
-    assert "map/fvu" in json.dumps(summary(workshop.folder / "run"))
-
-
-def test_a_run_whose_wandb_breaks_is_whole_without_it(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    for method in ("log", "finish"):
-        monkeypatch.setattr(wandb.sdk.wandb_run.Run, method, breaks)
-    monkeypatch.setattr(wandb, "finish", breaks)
-    ran = workshop.train("evaluate=true", "corpus.tokens.train=4096", logging="offline")
-    monkeypatch.undo()
-    wandb.finish()
-    assert ran.code == 0, ran.told
-    assert "W&B failed (OSError: [Errno 28] No space left on device); the run goes on" in ran.line
+    assert "goes on with the local record" in ran.line
     assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert (workshop.report / "results.json").is_file()
-
-
-def test_a_server_that_stops_answering_is_not_waited_for(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answered = threading.Event()
-    monkeypatch.setattr(session, "ENDING", 0.2)
-    monkeypatch.setattr(wandb, "finish", lambda **_: answered.wait(60))
-    ran = workshop.train("corpus.tokens.train=4096")
-    answered.set()
-    assert ran.code == 0, ran.told
-    assert "W&B did not come to an end within 0.2 s" in ran.line
-    assert "wandb sync" in ran.line

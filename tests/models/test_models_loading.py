@@ -7,6 +7,7 @@ import pytest
 import torch
 from model_families import tiny
 from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from lrt.errors import InvalidValue
 from lrt.models import ModelNotLoadable, ModelSpec, gguf, identity, load, load_tokenizer, loading
@@ -268,3 +269,33 @@ def test_downloads_tell_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     loading.quiet_loading()
     assert not are_progress_bars_disabled()
     assert not logging.is_progress_bar_enabled()
+
+
+def test_a_model_that_caps_its_attention_logits_runs_with_the_cap(tmp_path: Path, family_tokenizer) -> None:
+    config = Gemma2Config(
+        vocab_size=len(family_tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        attn_logit_softcapping=0.01,
+        query_pre_attn_scalar=1,
+        initializer_range=1.0,  # attention logits far over the cap
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        eager = Gemma2ForCausalLM._from_config(config, attn_implementation="eager").eval()
+    assert eager.num_parameters() < 100_000
+    eager.save_pretrained(tmp_path)
+    family_tokenizer.save_pretrained(tmp_path)
+    tokens = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        expected = eager(tokens).logits
+        eager.config.attn_logit_softcapping = None
+        for layer in eager.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+        uncapped = eager(tokens).logits
+    assert not torch.allclose(uncapped, expected, atol=1e-4)
+    torch.testing.assert_close(load(ModelSpec(str(tmp_path))).logits(tokens), expected)

@@ -62,8 +62,10 @@ def run_here(name: str, *overrides: str) -> Ran:
     return run_main(program(name).main, name, *overrides)
 
 
-def run_main(main: Callable[[DictConfig], Any], name: str, *overrides: str) -> Ran:
-    """The same of any command: its `main` and the name of its config."""
+def run_main(
+    main: Callable[[DictConfig], Any], name: str, *overrides: str, beside: Path | None = None
+) -> Ran:
+    """The same of any command: its `main`, the name of its config, and a folder of further configs."""
     told = io.StringIO()
     with (
         _undone(),
@@ -72,7 +74,7 @@ def run_main(main: Callable[[DictConfig], Any], name: str, *overrides: str) -> R
         mock.patch.object(sys, "argv", [f"{name}.py", *overrides]),
     ):
         try:
-            code = command(main, name)
+            code = command(main, name, beside)
         except SystemExit as left:
             code = int(left.code or 0)
     return Ran(code, told.getvalue())

@@ -1,23 +1,27 @@
 """Every command of the README and the docs runs, with micro settings and outputs kept apart."""
 
+import importlib
 import itertools
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from gguf_files import TOKENS, write_gguf
-from running import composed, run_apart, run_here
+from running import NO_ANALYSIS, composed, run_main, run_module
 
 from lrt.activations import ActivationStore
+from lrt.cli.atlas import AtlasSettings
+from lrt.cli.command import CONF
+from lrt.cli.record import RecordSettings
+from lrt.config import read_config, read_section
 from lrt.lab.grammar import Plan, pages
 from lrt.lab.shipped import folder_of
-from lrt.runtime.entry import CONF
-from lrt.runtime.schema import read_config
 from lrt.steering import read_control_vector
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +32,27 @@ PAGES = [
 ]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A command line of a page: `python train.py ...`, `lrt train ...` or `python -m lrt train ...`."""
+
+    page: Path
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        """The command's name, as of its config, and its overrides."""
+        name, _, rest = PROGRAM.sub("", self.text).partition(" ")
+        return [name.removesuffix(".py"), *shlex.split(SAME_AS_BEFORE.sub(" ", rest))]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be run as it is: it names no settings or files of the reader's own."""
+        return self.page != REAL and not re.search(r"\.\.\.|\b[A-Z]{4,}\b|\bmy_|<|\[the ", self.text)
+
+
+PROGRAM = re.compile(r"^(python (-m lrt )?|lrt )(?=\S)")
+SAME_AS_BEFORE = re.compile(r"\.\.\.\S.*?\S\.\.\.|\[the [^]]*\]")
 # its commands name models of the hub and files of the reader's
 REAL = ROOT / "docs" / "real-pairs.md"
 
@@ -38,26 +63,30 @@ def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
     return [text for tag, text in found if tag == language]
 
 
-def commands(pages: list[Path] = PAGES) -> list[str]:
-    lines = [line for block in blocks("sh", pages) for line in block.replace("\\\n", " ").splitlines()]
-    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
+def lines(page: Path) -> list[Line]:
+    """The page's command lines that start one of our programs."""
+    shown = [line for block in blocks("sh", [page]) for line in block.replace("\\\n", " ").splitlines()]
+    texts = [re.sub(r"\s+#.*", "", line).strip() for line in shown]
+    return [Line(page, " ".join(text.split())) for text in texts if PROGRAM.match(text)]
 
 
-def runs() -> list[str]:
-    """The train.py and evaluate.py lines that name no file of the reader's own."""
-    ours = commands([page for page in PAGES if page != REAL])
-    return [c for c in ours if c.startswith("python ") and "SMALL" not in c and "..." not in c]
+LINES = [line for page in PAGES for line in lines(page)]
 
 
-def micro(command: str, folder: Path, experiment: str = "micro") -> list[str]:
-    """The command's words behind `python`, made small and led to a folder."""
-    words = [w for w in shlex.split(command)[1:] if not w.startswith("experiment=")]
+def named(line: Line) -> str:
+    return f"{line.page.stem}: {line.text[:80]}"
+
+
+def micro(words: list[str], folder: Path, experiment: str = "micro") -> list[str]:
+    """Overrides made small and led to a folder."""
+    small = [] if "experiment=micro" in words else ["corpus.tokens.train=8192", *NO_ANALYSIS]
+    words = [w for w in words if not w.startswith("experiment=")]
     if experiment == "micro":
         words = [w for w in words if not w.startswith("fit.epochs=")]
     words = ["logging.mode=offline" if w == "logging.mode=online" else w for w in words]
     return [
         *words,
-        *([f"experiment={experiment}"] if experiment else []),
+        *([f"experiment={experiment}", *small] if experiment else []),
         f"paths.artifacts={folder}/artifacts",
         f"paths.report={folder}/report",
         f"hydra.run.dir={folder}/run",
@@ -65,28 +94,45 @@ def micro(command: str, folder: Path, experiment: str = "micro") -> list[str]:
     ]
 
 
-def run(command: str, folder: Path, experiment: str = "micro") -> None:
-    """Through the program's real entry point, but for the start of a process, which is half of its time."""
-    program, *overrides = micro(command, folder, experiment)
-    done = run_here(program.removesuffix(".py"), *overrides)
+def run(words: list[str], folder: Path, experiment: str = "micro") -> None:
+    """A command through its real entry point, but for the start of a process, which is half of its time."""
+    name, *overrides = words
+    main = importlib.import_module(f"lrt.cli.{name}").main
+    done = run_main(main, name, *micro(overrides, folder, experiment))
     assert done.code == 0, done.told[-3000:]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, with the map that evaluate.py asks for, whatever order the tests run in."""
-    made = tmp_path_factory.mktemp("readme")
-    done = run_apart("train", *micro("python train.py", made)[1:])  # one as its reader starts it
+    """One for all, with the map that `evaluate` needs, whatever order the tests run in."""
+    folder = tmp_path_factory.mktemp("readme")
+    done = run_module("lrt", "train", *micro([], folder))  # one as its reader starts it
     assert done.code == 0, done.told[-3000:]
-    return made
+    return folder
 
 
 @pytest.mark.xdist_group("readme")
-@pytest.mark.parametrize("command", runs())
-def test_command_runs(command: str, folder: Path) -> None:
-    run(command, folder)
-    if "evaluate.py" in command:
+@pytest.mark.parametrize("line", [line for line in LINES if line.is_whole], ids=named)
+def test_a_command_that_names_nothing_of_the_readers_runs(line: Line, folder: Path) -> None:
+    run(line.words, folder)
+    if line.words[0] == "evaluate":
         assert (folder / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if not line.is_whole], ids=named)
+def test_any_other_command_composes_and_is_valid(line: Line) -> None:
+    name, *overrides = line.words
+    config = composed(name, *overrides)
+    sections = {"record": RecordSettings, "atlas": AtlasSettings}
+    if name in sections:
+        section, config = read_section(config, name, sections[name])
+        assert isinstance(section, sections[name])
+    read_config(config)
+
+
+def test_there_are_commands_to_run() -> None:
+    assert sum(line.is_whole for line in LINES) >= 5
+    assert {"train", "evaluate"} <= {line.words[0] for line in LINES}
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +151,13 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "LARGE": str(folder_of("small")),
         "my_texts/": str(texts),
         "my_behaviour.json": str(behaviour),
-        "trainer=gpu": "trainer=default",  # there is none here; tests/runtime binds its settings
+        "trainer=gpu": "trainer=default",  # there is none here; tests/config binds its settings
     }
 
 
 @pytest.mark.xdist_group("readme")
 def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -> None:
-    (train,) = (c for c in commands([ROOT / "docs" / "own-pair.md"]) if "SMALL" in c)
+    (train,) = (line.text for line in lines(ROOT / "docs" / "own-pair.md") if "SMALL" in line.text)
     for reader, ours in own.items():
         train = train.replace(reader, ours)
     # what experiment=micro makes small, but for the storybook's own suite
@@ -120,8 +166,9 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
         "fit.epochs=1 batches.rows=64 evaluation.random_draws=2 evaluation.shuffled_draws=1 "
         "evaluation.resampled_draws=2 evaluation.folds=2"
     )
-    for command in (train, f"python evaluate.py {train.removeprefix('python train.py ')}"):
-        run(f"{command} {more}", tmp_path, experiment="")
+    _, *words = Line(REAL, f"{train} {more}").words
+    for name in ("train", "evaluate"):
+        run([name, *words], tmp_path, experiment="")
     report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [b["name"] for b in report["behaviours"]] == ["formal"]
 
@@ -138,15 +185,6 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     assert [v.behaviour for v in read_control_vector(tmp_path / "french.gguf")] == ["formal"]
 
 
-def real_commands() -> list[str]:
-    return [c for c in commands([REAL]) if c.startswith("python train.py")]
-
-
-@pytest.mark.parametrize("command", real_commands())
-def test_a_command_for_a_real_pair_composes_and_is_valid(command: str) -> None:
-    read_config(composed("train", *shlex.split(command)[2:]))
-
-
 def test_the_page_names_the_pairs_and_corpora_that_are_shipped() -> None:
     cells = re.findall(r"^\| (`.*?) \|", REAL.read_text(), re.MULTILINE)
     named = set(re.findall(r"`([a-z0-9._-]+)`", " ".join(cells)))
@@ -157,7 +195,7 @@ def test_the_page_names_the_pairs_and_corpora_that_are_shipped() -> None:
 @pytest.mark.xdist_group("readme")
 def test_the_command_for_gguf_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LRT_CACHE", raising=False)
-    (train,) = (c for c in real_commands() if "SMALL.gguf" in c)
+    (train,) = (line.text for line in lines(REAL) if "SMALL.gguf" in line.text)
     for name, plan in (
         ("general", Plan("story", language="english")),
         ("french", Plan("story", language="french")),
@@ -191,7 +229,7 @@ def test_the_command_for_gguf_files_runs(tmp_path: Path, monkeypatch: pytest.Mon
         "corpus.tokens.train=12288 corpus.tokens.validation=2048 corpus.tokens.test=2048 corpus.context=128 "
         "fit.epochs=1 batches.rows=64"
     )
-    run(f"{train} {more}", tmp_path, experiment="")
+    run(Line(REAL, f"{train} {more}").words, tmp_path, experiment="")
     assert len([*tmp_path.glob("artifacts/models/gguf/*/model.safetensors")]) == 2
     (manifest,) = tmp_path.glob("artifacts/activations/*/manifest.json")
     store = ActivationStore.open(manifest.parent)
@@ -202,10 +240,6 @@ def test_the_command_for_gguf_files_runs(tmp_path: Path, monkeypatch: pytest.Mon
     marked = groups[tokens == TOKENS.index("<|im_start|>")]
     assert len(marked) > 20
     assert set(marked.tolist()) == {sorted(["general", "chats", "french"]).index("chats")}
-
-
-def test_there_are_commands_to_run() -> None:
-    assert len(runs()) >= 5
 
 
 def test_every_make_target_named_is_there() -> None:

@@ -5,15 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stages import Stages, corpus, small_suite
+from stages import SCALE, Stages, corpus, small_suite
 from storybook_models import image_of, semi_orthogonal
 
 from lrt.config import Layers, PairSettings
 from lrt.evaluation import Behaviour
 from lrt.models import LanguageModel, ModelSpec
 from lrt.pipeline import ModelPair, UntrainedSource, load_pair
-
-SCALE = 1.7
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +35,7 @@ def tiny_suite() -> tuple[Behaviour, ...]:
 def shared(
     tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Stages:
-    """All layers of both models recorded. Tests may add artifacts, and must not change those that are there."""
+    """All layers of both models recorded. Tests may add artifacts, and must not change any."""
     stages = Stages(tiny_pair, tiny_suite, tmp_path_factory.mktemp("shared"))
     stages.states.record()
     return stages

@@ -1,4 +1,4 @@
-"""The stages of a run on tiny models, each built from exactly what it needs: no config file, session or Hydra.
+"""The stages of a run on tiny models, each built from what it needs: no config file, session or Hydra.
 
 `Stages` holds the settings and makes each stage when it is first needed; `dataclasses.replace` gives the same
 with another setting, which reuses what lies in the same folder of artifacts.
@@ -100,6 +100,7 @@ ANALYSIS = Analysis(
     residual_on_prompts=0.62,
     sae=SAE,
 )
+SCALE = 1.7  # of the oracle's target: its states are `SCALE Q h`
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 5}
 
 

@@ -1,4 +1,4 @@
-"""Optional analyses: what each finds on planted pairs, what is cached, and that one never aborts the others."""
+"""Optional analyses: what each finds on planted pairs, what is cached, and none aborts the others."""
 
 import logging
 from collections.abc import Mapping
@@ -109,9 +109,11 @@ def test_a_forecast_that_cannot_be_made_stops_no_measurement(
         forecast = stages.analyses.forecasts.of(stages.maps.whole, stages.suite[1], 2)
     assert set(forecast) == {"warning"}
     assert said in forecast["warning"]
-    with mock.patch.object(Cache, "made_once", side_effect=CacheCorrupt("damaged")):
-        with pytest.raises(CacheCorrupt):
-            stages.analyses.forecasts.of(stages.maps.whole, stages.suite[1], 2)
+    with (
+        mock.patch.object(Cache, "made_once", side_effect=CacheCorrupt("damaged")),
+        pytest.raises(CacheCorrupt),
+    ):
+        stages.analyses.forecasts.of(stages.maps.whole, stages.suite[1], 2)
 
 
 # -- layers and ranks --------------------------------------------------------------------------------
@@ -256,9 +258,11 @@ def test_autoencoders_are_trained_once_and_their_features_steer(shared: Stages) 
 def test_an_autoencoder_is_kept_where_the_run_stops_behind_it(copied: Stages) -> None:
     stages = copied.but(**TRAINED)
     stages.fitted()
-    with mock.patch.object(Features, "_geometry", side_effect=KeyboardInterrupt):
-        with pytest.raises(KeyboardInterrupt):
-            stages.analyses.results()
+    with (
+        mock.patch.object(Features, "_geometry", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        stages.analyses.results()
     assert len([path for path in stages.files("saes") if path.name == "sae.json"]) == 2
     assert not list(stages.folder.rglob("*.ckpt"))
     with mock.patch.object(SaeModule, "training_step", trained_again):
@@ -274,9 +278,11 @@ def test_an_autoencoder_is_kept_where_the_run_stops_behind_it(copied: Stages) ->
 def test_features_are_mapped_by_training_where_that_is_wanted(copied: Stages) -> None:
     stages = copied.but(**TRAINED, sae__s2l="trained", fit=FitSpec(epochs=4))
     stages.fitted()
-    with mock.patch.object(Features, "_measured", side_effect=KeyboardInterrupt):
-        with pytest.raises(KeyboardInterrupt):
-            stages.analyses.results()
+    with (
+        mock.patch.object(Features, "_measured", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        stages.analyses.results()
     assert list(stages.folder.glob("saes/s2l-*/checkpoints/last.ckpt"))
     # stopped behind the training: it is not begun again
     with mock.patch.object(MapModule, "training_step", trained_again):

@@ -5,20 +5,25 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from running import MicroRun, Workshop, run_main
+from running import MicroRun, Workshop, composed, run_main
 from upstream_files import gemma_scope
 
 from lrt.activations import ActivationStore
+from lrt.config import read_config
 from lrt.evaluation import NULLS
-from lrt.mapping import load_map
+from lrt.mapping import LayerConcat, load_map
+from lrt.pipeline import LayerPair
+from lrt.pipeline.analyses import moments_bytes
+from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.layers import RankCurve
 from lrt.steering import SteeringVector
-from studies.coverage import PREDICTORS, Coverage
+from studies.coverage import CONF, PREDICTORS, Coverage
 from studies.coverage import main as coverage
 
 pytestmark = pytest.mark.xdist_group("micro")
@@ -311,9 +316,9 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
         return {name: 1.0 if name.startswith(("all", "without")) else 0.2 for name in maps}
 
     settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
-    (ratios,) = (name for name in vars(Coverage) if name in ("_kept", "_ratios", "_transfer_ratios"))
-    with mock.patch.object(Coverage, ratios, planted):
-        ran = run_main(coverage, "coverage", *settings, "corpus=storybook", "layers.target=[1,2]")
+    settings += ["corpus=storybook", "layers.target=[1,2]"]
+    with mock.patch.object(Coverage, "_kept", planted):
+        ran = run_main(coverage, "coverage", *settings, beside=CONF)
     assert ran.code == 0, ran.told
     found = json.loads((workshop.report / "coverage.json").read_text())
     assert {row["behaviour"] for row in found["rows"]} == {"french", "bravery"}
@@ -328,18 +333,8 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
 
 
 @pytest.mark.slow
-def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_for(tmp_path: Path) -> None:
+def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_for() -> None:
     """Widths and features of Gemma-2 2b and 9b, without the models."""
-    from types import SimpleNamespace
-
-    from running import composed
-
-    from lrt.config import read_config
-    from lrt.mapping import LayerConcat
-    from lrt.pipeline import LayerPair
-    from lrt.pipeline.analyses import moments_bytes
-    from lrt.pipeline.analyses.features import Features
-
     named = ("experiment=paper_sae", "analysis.sae.source=A", "analysis.sae.target=B")
     config = read_config(composed("train", *named, "suite.french=[F]", "suite.english=[E]"))
     layers = LayerPair(LayerConcat((20,), 2304), LayerConcat((20,), 3584))

@@ -6,10 +6,9 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import SCALE
 from hypothesis import given
 from hypothesis import strategies as st
-from stages import QUESTIONS, STORIES, Stages, corpus
+from stages import QUESTIONS, SCALE, STORIES, Stages, corpus
 from storybook_models import semi_orthogonal
 from upstream_files import model_written_folder
 

@@ -111,9 +111,11 @@ def test_states_that_are_not_finite_are_excluded_and_counted(
 def test_grids_that_do_not_fit(empty: Stages) -> None:
     with pytest.raises(ConfigError, match=r"atlas\.memory_gb"):
         grid(empty, replace(ALL, memory_gb=1e-6)).check()
-    with mock.patch("shutil.disk_usage", return_value=mock.Mock(free=1000)):
-        with pytest.raises(ConfigError, match=r"paths\.artifacts"):
-            grid(empty).check()
+    with (
+        mock.patch("shutil.disk_usage", return_value=mock.Mock(free=1000)),
+        pytest.raises(ConfigError, match=r"paths\.artifacts"),
+    ):
+        grid(empty).check()
     grid(empty).check()
 
 

@@ -1,8 +1,8 @@
 """Runs that die at a write, or whose disk is full at one: the same run again ends with the same bytes.
 
-A run forces everything onto the disk by `os.fsync` and gives it its name by `os.replace` (`lrt.storage.durable`),
-so dying at the k-th of these calls visits every state that a kill can leave, of every stage: shards, states of
-the prompts, moments, checkpoints, the map, its vectors, choices, journals, measurements.
+A run forces everything onto the disk by `os.fsync` and gives it its name by `os.replace`
+(`lrt.storage.durable`). Dying at the k-th of these calls visits every state that a kill can leave, of every
+stage: shards, states of the prompts, moments, checkpoints, maps, vectors, choices, journals, measurements.
 
 The stages alone are killed here and there; whole commands, at any write, by the slow tests.
 """

@@ -1,4 +1,4 @@
-"""What is known to be wrong is reported before anything costly: each check once, on a config of a tiny pair."""
+"""What is known to be wrong is reported before anything costly: each check once, on a tiny pair."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -56,9 +56,11 @@ def test_a_store_of_other_settings_and_a_corpus_that_is_not_the_one_of_its_name(
     # the digest of the corpus in the cache is not that of the text there is now
     assert recorded(copied).record()
     stages = copied.but(suite=copied.suite[:1])
-    with mock.patch.object(type(stages.text), "digest", "of other text"):
-        with pytest.raises(StoreForeign, match="corpora"):
-            recorded(stages).record()
+    with (
+        mock.patch.object(type(stages.text), "digest", "of other text"),
+        pytest.raises(StoreForeign, match="corpora"),
+    ):
+        recorded(stages).record()
 
 
 def test_shares_make_the_store_of_one_process(empty: Stages, tmp_path: Path) -> None:

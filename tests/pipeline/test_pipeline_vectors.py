@@ -4,8 +4,7 @@ from dataclasses import replace
 from unittest import mock
 
 import torch
-from conftest import SCALE
-from stages import Stages
+from stages import SCALE, Stages
 from storybook_models import semi_orthogonal
 
 from lrt.pipeline import UntrainedSource, contrasts_of

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lrt.cli.app import app
-from lrt.cli.record import main
-from lrt.pipeline import pair as loading
 from cli.conftest import WholeRun
 from running import ROOT, Ran, Workshop, run_main
 from typer.testing import CliRunner
+
+from lrt.cli.app import app
+from lrt.cli.record import main
+from lrt.pipeline import pair as loading
 
 pytestmark = pytest.mark.xdist_group("micro")
 

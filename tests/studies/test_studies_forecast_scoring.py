@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from studies.forecast_scoring import main, points, table, warnings_told
+from studies.forecast_scoring import main, points, table, warnings_summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def test_a_forecast_that_ranks_what_is_kept() -> None:
     assert rows["residual on prompts"][2] < 0.9
     assert rows["residual on prompts"][3] < 0 < rows["residual on prompts"][4]
     assert "agreement parts" not in rows
-    assert warnings_told(found).startswith("warned of 4 of 5 that keep less than 90%, and of 0 of 2")
+    assert warnings_summary(found).startswith("warned of 4 of 5 that keep less than 90%, and of 0 of 2")
 
 
 def test_behaviours_of_one_vector_are_drawn_together() -> None:

@@ -1,11 +1,11 @@
-"""Which forecast tells that a map's corpus lacks a vector's text? Maps with parts left out answer.
+"""Which forecast predicts that a map's corpus lacks a vector's text? Tested on maps of parts of a corpus.
 
 python -m studies.coverage
 
-Maps are fitted on the whole corpus, on it without one part, and on single kinds of text; each carries
-every behaviour's vector to every target layer at which the native one steers, and what it does there is
-measured. Every figure that can be known beforehand is scored by how well it tells which carried vectors
-keep the bar, thresholds chosen on other behaviours.
+Maps are fitted on the whole corpus, on it without one part, and on single kinds of text. Each transfers every
+behaviour's vector to every target layer at which the native vector steers, and its effect there is measured.
+Every figure that is known beforehand is scored by how well it predicts which transferred vectors reach the
+bar, with thresholds chosen on other behaviours.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Coverage:
     def folds(self, parts: Sequence[str]) -> list[Moments]:
         """Training moments of some parts, in groups of documents."""
         names = [f"train/{fold}" for fold in range(self.settings.folds)]
-        found = [merge_all([self.part_data[part].moments[name] for part in parts]) for name in names]
-        return [fold for fold in found if fold.count]
+        folds = [merge_all([self.part_data[part].moments[name] for part in parts]) for name in names]
+        return [fold for fold in folds if fold.count]
 
     def fitted(self, parts: Sequence[str]) -> tuple[AffineMap, float]:
         """The ridge map of some parts and its weight."""
@@ -100,25 +100,24 @@ class Coverage:
     def subsets(self) -> dict[str, tuple[str, ...]]:
         """The corpora tried: all parts, all but one, each alone, and a few halves drawn of them."""
         parts = self.parts
-        found = {"all": parts}
-        found |= {f"without {part}": tuple(p for p in parts if p != part) for part in parts}
-        found |= {f"{part} alone": (part,) for part in parts}
+        subsets = {"all": parts}
+        subsets |= {f"without {part}": tuple(p for p in parts if p != part) for part in parts}
+        subsets |= {f"{part} alone": (part,) for part in parts}
         generator = torch.Generator().manual_seed(self.settings.seed)
         for draw in range(HALVES):
             drawn = torch.randperm(len(parts), generator=generator)[: max(1, len(parts) // 2)].tolist()
-            found[f"half {draw}"] = tuple(parts[i] for i in sorted(drawn))
-        return found
+            subsets[f"half {draw}"] = tuple(parts[i] for i in sorted(drawn))
+        return subsets
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row a behaviour, target layer and corpus: what was known, and the share of the native change
-        that it kept."""
+        """One row a behaviour, target layer and corpus: what is known beforehand, and the transfer ratio."""
         subsets = self.subsets()
         maps = {name: self.fitted(parts) for name, parts in subsets.items()}
         everything, _ = maps["all"]
         known = {name: self._known(parts, *maps[name], everything) for name, parts in subsets.items()}
         for behaviour, layer in itertools.product(self.behaviours, self.layers.target.layers):
-            kept = self._kept(behaviour, layer, {name: affine for name, (affine, _) in maps.items()})
-            for name, ratio in kept.items():
+            ratios = self._ratios(behaviour, layer, {name: affine for name, (affine, _) in maps.items()})
+            for name, ratio in ratios.items():
                 yield {
                     "behaviour": behaviour.name,
                     "contrast": behaviour.contrast,
@@ -131,7 +130,7 @@ class Coverage:
     def _known(
         self, parts: Sequence[str], affine: AffineMap, weight: float, everything: AffineMap
     ) -> dict[tuple[str, int], dict[str, float]]:
-        """What can be said beforehand of every contrast at every target layer."""
+        """The figures known beforehand of every contrast at every target layer."""
         bias, target = self.settings.bias, self.layers.target
         folds = self.folds(parts)
         whole = merge_all(folds)
@@ -148,7 +147,7 @@ class Coverage:
         ]
         inverse = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
         vectors = {name: states.source_vector for name, states in self.states.items()}
-        found = {}
+        known = {}
         for layer in target.layers:
             columns = target.columns(layer)
             noise = jackknife(folds, vectors, weight, bias=bias, columns=columns)
@@ -156,13 +155,13 @@ class Coverage:
             for name, states in self.states.items():
                 v = vectors[name]
                 prompts = torch.cat([states.source.positive, states.source.negative]).double() - whole.mean_x
-                told = noise[name]
-                found[name, layer] = {
-                    "signal_to_noise": min(told.signal_to_noise, NO_NOISE),
+                estimate = noise[name]
+                known[name, layer] = {
+                    "signal_to_noise": min(estimate.signal_to_noise, NO_NOISE),
                     "signal_to_noise_independent": min(
-                        told.signal / max(told.optimistic_error, told.signal / NO_NOISE), NO_NOISE
+                        estimate.signal / max(estimate.optimistic_error, estimate.signal / NO_NOISE), NO_NOISE
                     )
-                    if told.signal
+                    if estimate.signal
                     else 0.0,
                     "agreement_documents": agreement(halves, v, columns).mean,
                     "agreement_parts": min(agreement([affine, other], v, columns).mean for other in without),
@@ -178,11 +177,11 @@ class Coverage:
                     ),
                     "cosine": cosine(at_layer.directions(v), target.part(states.target_vector, layer)),
                 }
-        return found
+        return known
 
-    def _kept(self, behaviour: Behaviour, layer: int, maps: dict[str, AffineMap]) -> dict[str, float]:
-        """Share of the native change by each map, on development items; none where the native vector does
-        not steer at the layer."""
+    def _ratios(self, behaviour: Behaviour, layer: int, maps: dict[str, AffineMap]) -> dict[str, float]:
+        """Transfer ratio by each map, on development items; empty where the native vector does not steer at
+        the layer."""
         states = self.states[behaviour.contrast]
         if not self.choices.of(behaviour, at=layer).choice.steers:
             return {}
@@ -246,18 +245,18 @@ def main(config: DictConfig) -> dict[str, Any]:
             contrasts,
             BAR,
         )
-        found = {
+        results = {
             "bar": BAR,
-            "kept": sum(r["ratio"] >= BAR for r in rows),
+            "reached": sum(r["ratio"] >= BAR for r in rows),
             "scored": scored,
             "warning": asdict(rule),
             "rows": rows,
         }
-        write_durably(file, json.dumps(found, indent=1).encode())
+        write_durably(file, json.dumps(results, indent=1).encode())
         table = Table(
-            f"Which figure tells a carried vector that keeps {BAR:.0%}: {len(rows)} of "
-            f"{len(set(contrasts))} contrasts at {len({r['layer'] for r in rows})} layers, {found['kept']} "
-            "keep it; interval over contrasts",
+            f"Which figure predicts a transfer ratio of {BAR:.0%} or more: {len(rows)} vectors of "
+            f"{len(set(contrasts))} contrasts at {len({r['layer'] for r in rows})} layers, "
+            f"{results['reached']} reach it; interval over contrasts",
             ("figure", "rank correlation", "2.5%", "97.5%", "within a contrast", "accuracy", "threshold"),
             tuple(
                 (
@@ -276,7 +275,7 @@ def main(config: DictConfig) -> dict[str, Any]:
             f"{rule.accuracy:.2f} with both thresholds chosen on the other contrasts; it warns of "
             f"{rule.alarms:.0%} of the vectors that fall short and of {rule.false_alarms:.0%} of the others."
         )
-        return found
+        return results
 
 
 if __name__ == "__main__":

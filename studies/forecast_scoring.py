@@ -1,11 +1,11 @@
-"""How well the forecasts of finished runs told what was then measured.
+"""How well the forecasts of finished runs predict the transfer ratios that were then measured.
 
 python -m studies.forecast_scoring RESULTS.json ...
 
-Reads any number of `report/results.json`. A point is a behaviour of one of them that has a ratio and whose
-random, shuffled-pairs and bias nulls keep no more than the limit: a share of what anything does is no
-transfer. Vectors (behaviours that share a contrast share one) are drawn anew for the intervals, each with
-all of its points.
+Reads any number of `report/results.json`. A point is a behaviour of one of them that has a transfer ratio.
+Points whose random, shuffled-pairs or bias null exceeds the limit are excluded: a ratio that any direction
+reaches is no transfer. Intervals resample vectors, each with all of its points; behaviours that share a
+contrastive set share a vector.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from lrt.report import Table
 from lrt.report.contents import HELD_NULLS, NULL_LIMIT
 from studies.predictor_scoring import rank_correlation
 
-# what a forecast says, and whether more of it is better
-SAID = {"signal_to_noise": 1, "agreement_documents": 1, "agreement_parts": 1, "residual_on_prompts": -1}
-KEPT = 0.9  # of the native effect: what a warning is held against
+# figures of a forecast, and whether a higher one is better
+FIGURES = {"signal_to_noise": 1, "agreement_documents": 1, "agreement_parts": 1, "residual_on_prompts": -1}
+TRANSFERRED = 0.9  # transfer ratio below which a warning is right
 
 
 def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was forecast of every behaviour with a ratio, the ratio, and whether its nulls failed as they
-    ought to."""
+    """The forecast of every behaviour with a ratio, the ratio, and whether its nulls stay below the limit."""
     return [
         {
             **b["forecast"],
@@ -39,35 +38,34 @@ def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "ratio": b["ratio"],
             "nulls_fail": all(b["nulls"].get(name, 0.0) <= NULL_LIMIT for name in HELD_NULLS),
         }
-        for found in results
-        for b in found["behaviours"]
+        for result in results
+        for b in result["behaviours"]
         if b.get("ratio") is not None and (b.get("forecast") or {}).get("signal_to_noise") is not None
     ]
 
 
-def table(found: list[dict[str, Any]]) -> Table:
-    """Rank correlation of each figure of the forecast with the ratio; a figure that some lack is told of
-    those that have it."""
+def table(scored: list[dict[str, Any]]) -> Table:
+    """Rank correlation of each figure of the forecast with the ratio, over the points that have it."""
     rows: list[tuple[Any, ...]] = []
-    for name, sign in SAID.items():
-        have = [p for p in found if p.get(name) is not None]
-        groups = [p["vector"] for p in have]
+    for name, sign in FIGURES.items():
+        with_figure = [p for p in scored if p.get(name) is not None]
+        groups = [p["vector"] for p in with_figure]
         if len(set(groups)) < 2:
             continue
-        r = rank_correlation([sign * p[name] for p in have], [p["ratio"] for p in have], groups)
-        rows.append((name.replace("_", " "), len(have), len(set(groups)), r.value, r.low, r.high))
+        r = rank_correlation([sign * p[name] for p in with_figure], [p["ratio"] for p in with_figure], groups)
+        rows.append((name.replace("_", " "), len(with_figure), len(set(groups)), r.value, r.low, r.high))
     columns = ("figure", "points", "vectors", "Spearman", "2.5%", "97.5%")
     return Table("Forecast and ratio", columns, tuple(rows))
 
 
-def warnings_told(found: list[dict[str, Any]]) -> str:
+def warnings_summary(scored: list[dict[str, Any]]) -> str:
     """How often the report's warning was right."""
-    short = [p for p in found if p["ratio"] < KEPT]
-    kept = [p for p in found if p["ratio"] >= KEPT]
-    told = [sum(p["warning"] is not None for p in part) for part in (short, kept)]
+    short = [p for p in scored if p["ratio"] < TRANSFERRED]
+    whole = [p for p in scored if p["ratio"] >= TRANSFERRED]
+    right, wrong = (sum(p["warning"] is not None for p in part) for part in (short, whole))
     return (
-        f"warned of {told[0]} of {len(short)} that keep less than {KEPT:.0%}, and of {told[1]} of "
-        f"{len(kept)} that keep as much"
+        f"warned of {right} of {len(short)} with a transfer ratio below {TRANSFERRED:.0%}, and of {wrong} of "
+        f"{len(whole)} with a higher one"
     )
 
 
@@ -75,22 +73,22 @@ def main(arguments: list[str] | None = None) -> int:
     """0, or 2 where there is nothing to correlate."""
     parser = argparse.ArgumentParser(
         prog="python -m studies.forecast_scoring",
-        description="Rank correlation of forecasts with what was measured.",
+        description="Rank correlation of forecasts with measured transfer ratios.",
     )
     parser.add_argument("files", nargs="+", type=Path, help="report/results.json of finished runs")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        every = points([json.loads(file.read_text(encoding="utf-8")) for file in asked.files])
+        every = points([json.loads(file.read_text(encoding="utf-8")) for file in options.files])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(f"no results of a run can be read: {error!r}")
-    found = [p for p in every if p["nulls_fail"]]
-    if len({p["vector"] for p in found}) < 2:
-        parser.error(f"{len(found)} points of fewer than two vectors: give results of runs that have ratios")
+        parser.error(f"cannot read results of a run: {error!r}")
+    scored = [p for p in every if p["nulls_fail"]]
+    if len({p["vector"] for p in scored}) < 2:
+        parser.error(f"{len(scored)} points of fewer than two vectors: give results of runs that have ratios")
     console = Console(soft_wrap=True)
-    console.print(table(found))
-    console.print(warnings_told(found))
-    if left := sorted({p["behaviour"] for p in every if not p["nulls_fail"]}):
-        console.print(f"left out, since nulls keep more than {NULL_LIMIT:.0%}: {', '.join(left)}")
+    console.print(table(scored))
+    console.print(warnings_summary(scored))
+    if excluded := sorted({p["behaviour"] for p in every if not p["nulls_fail"]}):
+        console.print(f"excluded, since a null exceeds {NULL_LIMIT:.0%}: {', '.join(excluded)}")
     return 0
 
 

@@ -44,3 +44,9 @@ def whole_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wh
     ran = run_main(keeping, "train", *workshop.settings(*MORE, logging="offline"))
     assert ran.code == 0, ran.told
     return WholeRun(workshop, ran, returned[0])
+
+
+@pytest.fixture(autouse=True)
+def _no_debugger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra raises a job's exception instead of printing it where something traces, as coverage does."""
+    monkeypatch.setattr("hydra._internal.utils.is_under_debugger", lambda: False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrt import durable
+from lrt.storage import durable
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 

@@ -1,10 +1,14 @@
-"""Damaged files and impossible settings: a typed error that names the file or the setting, or the same
-answer; never another exception, and never another answer."""
+"""Damaged files and impossible settings end in a typed error that names the file or the setting.
+
+Where damage changes nothing that is read, the result is the same. No other exception, no other result.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,15 @@ from omegaconf import OmegaConf
 from running import composed
 
 from lrt.activations import ActivationStore, StoreError, StoreForeign
+from lrt.config import ConfigError, read_config
 from lrt.evaluation.study_io import RecordCorrupt, read_study, write_study
 from lrt.features import SaeError, SparseAutoencoder, load_autoencoder, save_autoencoder
 from lrt.mapping import AffineMap, MapError, Moments, load_map, save_map
-from lrt.runtime.caches import CacheCorrupt, cache_read
-from lrt.runtime.rows import cached_moments
-from lrt.runtime.schema import ConfigError, read_config
+from lrt.pipeline.fit_data import MOMENTS
 from lrt.steering import SteeringVector, VectorUnreadable
+from lrt.storage.cache import JSON, TENSORS, CacheCorrupt, Format, reading
 from lrt.storage.checkpoints import CheckpointUnreadable, DurableCheckpoints
-from lrt.storage.sealed import load_tensors, opened, save_tensors, sealed, unsealed
+from lrt.storage.sealed import opened, sealed, unsealed
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -67,8 +71,8 @@ def _read_autoencoder(folder: Path) -> Any:
 
 
 def _read_checkpoint(folder: Path) -> Any:
-    found = DurableCheckpoints().load_checkpoint(folder / "last.ckpt")
-    return found["epoch"], found["weight"].tolist()
+    checkpoint = DurableCheckpoints().load_checkpoint(folder / "last.ckpt")
+    return checkpoint["epoch"], checkpoint["weight"].tolist()
 
 
 KINDS = {
@@ -105,31 +109,35 @@ def _write_study(folder: Path) -> None:
 
 
 def _write_moments(folder: Path) -> None:
-    made = Moments(3, 4)
-    made.update(torch.randn(9, 3), torch.randn(9, 4))
-    cached_moments(folder, lambda: {"train/0": made, "test": made})
-
-
-def _no_moments() -> dict[str, Moments]:
-    raise AssertionError("they are there")
+    moments = Moments(3, 4)
+    moments.update(torch.randn(9, 3), torch.randn(9, 4))
+    MOMENTS.write(folder, {"train/0": moments, "test": moments})
 
 
 def _read_moments(folder: Path) -> Any:
-    found = cached_moments(folder, _no_moments)
-    return {n: {k: t.tolist() for k, t in m.tensors().items()} for n, m in found.items()}
+    with reading(folder):
+        every = MOMENTS.read(folder)
+    return {n: {k: t.tolist() for k, t in m.tensors().items()} for n, m in every.items()}
 
 
-def _read_states(folder: Path) -> Any:
-    with cache_read(folder):
-        return {name: rows.tolist() for name, rows in load_tensors(folder / "states.safetensors").items()}
+def _read_entry(folder: Path, form: Format[Any]) -> Any:
+    path = folder / f"entry{form.suffix}"
+    with reading(path):
+        result = form.read(path)
+    return {name: rows.tolist() for name, rows in result.items()} if form is TENSORS else result
 
 
 KINDS |= {
     "study": Kind(_write_study, lambda folder: read_study(folder / "dogs.jsonl"), RecordCorrupt),
     "moments": Kind(_write_moments, _read_moments, CacheCorrupt),
-    "states": Kind(
-        lambda folder: save_tensors(folder / "states.safetensors", {"positive": torch.randn(3, 4)}) and None,
-        _read_states,
+    "tensors": Kind(
+        lambda folder: TENSORS.write(folder / "entry.safetensors", {"positive": torch.randn(3, 4)}),
+        lambda folder: _read_entry(folder, TENSORS),
+        CacheCorrupt,
+    ),
+    "plain data": Kind(
+        lambda folder: JSON.write(folder / "entry.json", {"ratio": 0.5, "layers": [1, 2], "note": None}),
+        lambda folder: _read_entry(folder, JSON),
         CacheCorrupt,
     ),
 }
@@ -145,7 +153,7 @@ def bytes_of(folder: Path) -> dict[Path, bytes]:
 def test_a_damaged_artifact(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
     kind = KINDS[name]
     folder = _made(tmp_path_factory, name)
-    whole, wanted = bytes_of(folder), kind.read(folder)
+    whole, expected = bytes_of(folder), kind.read(folder)
     file = data.draw(st.sampled_from(list(whole)))
     content = bytearray(whole[file])
     at = data.draw(st.integers(0, len(content) - 1))
@@ -165,11 +173,11 @@ def test_a_damaged_artifact(tmp_path_factory: pytest.TempPathFactory, name: str,
     try:
         file.write_bytes(content)
         try:
-            found, told = kind.read(folder), str(folder)
+            result, message = kind.read(folder), str(folder)
         except kind.error as error:
-            found, told = wanted, str(error)
-        assert found == wanted
-        assert str(folder) in told
+            result, message = expected, str(error)
+        assert result == expected
+        assert str(folder) in message
     finally:
         file.write_bytes(whole[file])
 
@@ -177,7 +185,7 @@ def test_a_damaged_artifact(tmp_path_factory: pytest.TempPathFactory, name: str,
 @pytest.mark.parametrize("name", ["store", "map", "vector", "autoencoder", "moments"])
 @FUZZ
 @given(data=st.data())
-def test_a_card_that_another_hand_wrote(
+def test_a_card_written_by_somebody_else(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
     """Its digest is right, its entries are anything: it is read, or refused by the kind's own error."""
@@ -198,14 +206,14 @@ def test_a_card_that_another_hand_wrote(
             inner[path[-1]] = data.draw(PLAIN_ODD)
     outside = {path: path.stat().st_mtime_ns for path in folder.parent.glob("*")}
     card.write_text(sealed(contents))
-    told = str(folder)
+    message = str(folder)
     try:
         kind.read(folder)
-    except (kind.error, _FOREIGN) as error:
-        told = str(error)
+    except (kind.error, StoreForeign) as error:
+        message = str(error)
     finally:
         card.write_bytes(whole)
-    assert str(folder) in told
+    assert str(folder) in message
     assert {path: path.stat().st_mtime_ns for path in folder.parent.glob("*")} == outside
 
 
@@ -232,12 +240,12 @@ def test_a_damaged_checkpoint(tmp_path_factory: pytest.TempPathFactory, data: st
         del content[at:]
     path.write_bytes(content)
     # a flipped weight is not noticed (a checkpoint is one run's own), but nothing else is raised
-    told = str(path)
+    message = str(path)
     try:
         DurableCheckpoints().load_checkpoint(path)
     except CheckpointUnreadable as error:
-        told = str(error)
-    assert str(path) in told
+        message = str(error)
+    assert str(path) in message
 
 
 ODD = st.sampled_from(
@@ -270,19 +278,18 @@ ODD = st.sampled_from(
 PLAIN_ODD = ODD.filter(lambda value: value == value and value != float("inf")) | st.sampled_from(
     [10**12, -(10**12), "../../x", "/etc/passwd", "..", "train", "test-00000.safetensors", {"dtype": "F32"}]
 )
-_FOREIGN = StoreForeign
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths of every entry of a config, sections among them."""
-    found = [path] if path else []
+    paths = [path] if path else []
     if isinstance(value, dict):
         for key, inner in value.items():
-            found += leaves(inner, (*path, key))
+            paths += leaves(inner, (*path, key))
     elif isinstance(value, list):
         for at, inner in enumerate(value):
-            found += leaves(inner, (*path, at))
-    return found
+            paths += leaves(inner, (*path, at))
+    return paths
 
 
 @FUZZ
@@ -301,15 +308,20 @@ def test_an_impossible_setting(data: st.DataObject) -> None:
             del inner[path[-1]]
         else:
             inner[data.draw(st.text(st.characters(codec="ascii", categories=["Ll"]), min_size=1))] = 1
-    told = "the config cannot be run"
+    message = "the config cannot be run"
     try:
         read_config(OmegaConf.create(plain))
     except ConfigError as error:
-        told = str(error)
-    # a folder that is there and holds no copy is told by itself
-    assert told.startswith(("the config cannot be run", "pair.models="))
+        message = str(error)
+    # the folder of local copies is looked at once the config is read
+    assert message.startswith(("the config cannot be run", "pair.models="))
 
 
 def _plain(experiment: str) -> Any:
+    return copy.deepcopy(_composed(experiment))
+
+
+@cache
+def _composed(experiment: str) -> Any:
     more = () if experiment != "paper_base" else ("suite=storybook",)
     return OmegaConf.to_container(composed("train", f"experiment={experiment}", *more), resolve=True)

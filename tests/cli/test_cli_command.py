@@ -1,4 +1,4 @@
-"""From the command line to `main`: which errors are messages, which keep their traceback, exit codes, folders."""
+"""From the command line to `main`: which errors are messages, which keep a traceback, exit codes, folders."""
 
 import errno
 from collections.abc import Callable

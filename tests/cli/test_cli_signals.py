@@ -23,10 +23,19 @@ MANY = (
     "evaluation.during_training.behaviours=[]",
 )
 
+# a recording alone: little is done after it
+RECORDING = (
+    "recording.rows_per_shard=256",
+    "recording.batch_tokens=256",
+    "corpus.tokens.train=32768",
+    "fit=closed_form",
+    "evaluation.untrained_source=false",
+)
 
-def started(workshop: Workshop, *more: str) -> subprocess.Popen[str]:
+
+def started(workshop: Workshop, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *workshop.settings(*MANY, *more)],
+        [sys.executable, str(ROOT / "train.py"), *workshop.settings(*settings)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
@@ -60,14 +69,14 @@ def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
 
 
 def test_a_recording_that_is_stopped_says_what_is_kept_and_goes_on(workshop: Workshop) -> None:
-    process = started(workshop)
+    process = started(workshop, *RECORDING)
     wait_for(process, lambda: len([*workshop.artifacts.glob("activations/*/*.safetensors")]) > 3)
     output = stopped(process)
     assert "stopped." in output
     assert str(workshop.artifacts) in output
     shards = workshop.files("activations")
     assert not [path for path in shards if path.name == "manifest.json"], "stopped too late to test anything"
-    assert workshop.train(*MANY).code == 0
+    assert workshop.train(*RECORDING).code == 0
     after = workshop.files("activations")
     # finished shards were not written again, but for the one whose place in the journal was under way
     again = [p.name for p, at in shards.items() if p.suffix == ".safetensors" and after[p] != at]
@@ -80,7 +89,7 @@ def test_a_fit_that_is_stopped_ends_with_the_weights_of_one_that_was_not(
 ) -> None:
     whole = Workshop(workshop.pair, tmp_path / "whole")
     assert whole.train(*MANY).code == 0
-    process = started(workshop)
+    process = started(workshop, *MANY)
     wait_for(process, lambda: bool([*workshop.artifacts.glob("maps/*/checkpoints/last.ckpt")]))
     stopped(process)
     assert not [*workshop.artifacts.glob("maps/*/mapping.json")], "stopped too late to test anything"
@@ -96,7 +105,7 @@ def test_killed_again_and_again_a_run_ends_as_one_that_was_not(workshop: Worksho
     assert whole.train(*MANY, "evaluate=true").code == 0
     draw, kills = random.Random(0), 0
     for _ in range(8):
-        process = started(workshop, "evaluate=true")
+        process = started(workshop, *MANY, "evaluate=true")
         try:
             process.communicate(timeout=draw.uniform(5, 14))
         except subprocess.TimeoutExpired:

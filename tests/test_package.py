@@ -1,0 +1,168 @@
+"""The package as `pip install` brings it: everything is in the wheel, and it runs far from the clone."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lrt.lab.grammar import pages
+from lrt.lab.shipped import folder_of
+
+ROOT = Path(__file__).parents[1]
+Runs = Callable[..., subprocess.CompletedProcess[str]]
+MICRO = ("experiment=micro", "logging.mode=disabled")
+LITTLE = (
+    "corpus.tokens.train=8192",
+    "corpus.tokens.validation=2048",
+    "corpus.tokens.test=2048",
+    "evaluation.untrained_source=false",
+    "evaluation.during_training.behaviours=[]",
+)
+
+
+def pip(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built of a copy, which no earlier build has left anything in."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("lrt", "conf", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "local"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_nothing.py").touch()
+    pip(
+        "wheel",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder / "dist"),
+        str(folder),
+    )
+    (built,) = (folder / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    pip("install", "-q", "--no-index", "--no-deps", "--target", str(folder), str(wheel))
+    return folder
+
+
+@pytest.fixture
+def run(installed: Path, tmp_path: Path) -> Runs:
+    """`python -m lrt WORDS` of the installed package, in an empty folder."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k != "LRT_CACHE"}
+        env = clean | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        place = "import lrt; print(lrt.__file__)"
+        imported = subprocess.check_output([sys.executable, "-c", place], cwd=tmp_path, env=env, text=True)
+        assert imported.startswith(str(installed))  # and not the clone, however it is installed
+        done = subprocess.run(
+            [sys.executable, "-m", "lrt", *words],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done
+
+    return run
+
+
+def test_the_wheel_holds_every_module_config_template_and_weight_and_no_test(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "lrt").rglob("*.py")}
+    data = {
+        str(file.relative_to(ROOT))
+        for folder in ("lab/weights", "report/templates")
+        for file in (ROOT / "lrt" / folder).rglob("*")
+        if file.is_file()
+    }
+    configs = {
+        f"lrt/{file.relative_to(ROOT)}"
+        for file in (ROOT / "conf").rglob("*.yaml")
+        if "local" not in file.parts
+    }
+    assert len(modules) > 100
+    assert len(data) > 10
+    assert len(configs) > 60
+    assert (modules | data | configs) - names == set()
+    rest = {name for name in names - modules - data - configs if ".dist-info/" not in name}
+    assert rest == set()
+
+
+def test_it_runs_far_from_the_clone(run: Runs, tmp_path: Path) -> None:
+    help_ = run("--help").stdout
+    for command in ("train", "evaluate", "atlas", "record", "pretrain", "verify", "sweep-report"):
+        assert command in help_
+    done = run("train", *MICRO, *LITTLE)
+    assert "[5/5]" in done.stderr
+    assert list(tmp_path.glob("artifacts/maps/*/mapping.json"))
+    assert list(tmp_path.glob("outputs/train/*/.hydra/config.yaml"))
+
+
+@pytest.mark.slow
+def test_evaluate_and_atlas_run_far_from_the_clone(run: Runs, tmp_path: Path) -> None:
+    printed = run("train", "--cfg", "job", "pair=own", "pair.source.path=A", "pair.target.path=B").stdout
+    assert "path: A" in printed
+    run("train", "experiment=micro", "evaluate=true")
+    assert (tmp_path / "report" / "index.html").is_file()
+    before = sorted(tmp_path.glob("artifacts/maps/*"))
+    run("evaluate", "experiment=micro")
+    assert sorted(tmp_path.glob("artifacts/maps/*")) == before
+    run("atlas", *MICRO, *LITTLE, "atlas.source=1", "atlas.target=2")
+    assert (tmp_path / "report" / "atlas.html").is_file()
+    run("verify", "artifacts")
+
+
+@pytest.mark.slow
+def test_a_users_own_configs_beside_the_shipped_ones(run: Runs, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "pair").mkdir(parents=True)
+    (mine / "experiment").mkdir()
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(p.text for p in itertools.islice(pages(11, "held_out"), 900))
+    )
+    (mine / "pair" / "small.yaml").write_text(
+        f"name: mine\nsource: {{path: {folder_of('tiny')}}}\ntarget: {{path: {folder_of('small')}}}\n"
+    )
+    (mine / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - micro\n  - override /pair: small\n  - override /corpus: text\n  - _self_\n"
+        "corpus:\n  sources: {text: {paths: [text.txt]}}\n  context: 128\n"
+    )
+    done = run("train", "--config-dir", str(mine), "experiment=mine", *MICRO[1:], *LITTLE)
+    assert "tiny -> small" in done.stderr
+
+
+def test_every_optional_dependency_says_what_it_is_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(extras) == {"gguf", "large", "dev"}
+    lines = text.splitlines()
+    for name in extras:
+        (at,) = (number for number, line in enumerate(lines) if line.startswith(f"{name} = ["))
+        assert lines[at - 1].startswith("# ")
+    assert extras["dev"][0] == "lrt[gguf,large]"

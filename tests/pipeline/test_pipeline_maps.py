@@ -1,6 +1,11 @@
 """Stage 5: maps of the whole corpus and of its parts, solved or trained."""
 
+import logging
+import multiprocessing
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +27,7 @@ from lrt.mapping import (
     MapSpec,
     load_map,
 )
-from lrt.pipeline import require_maps
+from lrt.pipeline import Monitor, require_maps
 from lrt.pipeline.nulls import untrained_moments
 from lrt.steering import SteeringVector
 
@@ -358,3 +363,88 @@ def test_nulls_are_solved_as_the_map_is(oracle: Stages, untrained: Any, solver: 
     assert moments.count == fit.data.train_moments.count
     error = moments.fvu_of(maps.untrained_source.affine)
     assert 0.001 < error < 1.0  # a token's own embedding says something of the state
+
+
+# -- two runs at once --------------------------------------------------------------------------------
+
+
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_second_process_waits_for_the_fit_and_reads_its_map(copied: Stages, tmp_path: Path) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    hook = FitHistory.on_train_batch_end
+
+    def paused(self: FitHistory, *rest: Any) -> None:
+        hook(self, *rest)
+        begun.touch()
+        wait_for(go_on)
+
+    def first() -> None:
+        with mock.patch.object(FitHistory, "on_train_batch_end", paused):
+            copied.but(fit=BRIEF).fitted()
+
+    process = multiprocessing.get_context("fork").Process(target=first)
+    process.start()
+    wait_for(begun)
+
+    class GoOn(logging.Handler):
+        """The first goes on once the second is seen to wait."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if copied.folder.name in record.getMessage():
+                go_on.touch()
+
+    logger, handler = logging.getLogger("lrt.pipeline.map_training"), GoOn()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        second = copied.but(fit=BRIEF)
+        with mock.patch("lightning.Trainer.fit", side_effect=AssertionError("fitted twice")):
+            card = card_of(second)
+    finally:
+        go_on.touch()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    process.join(60)
+    assert process.exitcode == 0
+    assert card["fingerprint"] == second.maps.whole.fingerprint
+
+
+def test_a_fit_stops_early_and_limits_of_the_trainer_are_the_users_to_fix(copied: Stages) -> None:
+    still = FitSpec(epochs=5, learning_rate=1e-9, patience=1, least_improvement=0.1)
+    card = card_of(copied.but(fit=still))
+    assert card["steps"] < 5 * (card["rows"] // 64)
+    few = copied.but(fit=BRIEF, trainer={**copied.trainer, "limit_train_batches": 0.001})
+    with pytest.raises(ConfigError, match="trainer"):
+        few.fitted()
+
+
+class Counting(Monitor):
+    """Adds up what is advanced, by what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        counts = self.totals.setdefault(what, [total, 0])
+
+        def advance(count: int) -> None:
+            counts[1] += count
+
+        yield advance
+
+
+def test_a_training_shows_its_steps(copied: Stages) -> None:
+    monitor = Counting()
+    shown = {**copied.trainer, "enable_progress_bar": True}
+    stages = replace(copied, monitor=monitor, fit=BRIEF, trainer=shown)
+    steps = card_of(stages)["steps"]
+    assert [steps, steps] in monitor.totals.values()

@@ -1,0 +1,57 @@
+"""Stage 1: the two models, and where a result came from."""
+
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from lrt.config import PairSettings
+from lrt.models import ModelNotLoadable, ModelSpec
+from lrt.pipeline import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline.provenance import provenance
+
+
+def specs(folder: Path) -> tuple[ModelSpec, ModelSpec]:
+    return ModelSpec(path=str(folder / "little")), ModelSpec(path=str(folder / "big"))
+
+
+def test_sides_names_and_templates(tiny_pair: ModelPair, pair_folder: Path, tmp_path: Path) -> None:
+    assert tiny_pair.model("source") is tiny_pair.source
+    assert tiny_pair.model("target") is tiny_pair.target
+    assert tiny_pair.names == {"source": "little", "target": "big"}
+    assert tiny_pair.template is tiny_pair.source.tokenizer
+    target = load_pair(PairSettings("p", *specs(pair_folder), template="target"), tmp_path, {"source": 2})
+    assert target.template is target.target.tokenizer
+    assert len(target.source.blocks) == 2  # no more than are needed
+    assert target.identities == tiny_pair.identities
+
+
+def test_a_model_that_is_not_there(pair_folder: Path, tmp_path: Path) -> None:
+    source, _ = specs(pair_folder)
+    with pytest.raises(ModelNotLoadable, match="nowhere"):
+        load_pair(PairSettings("p", source, ModelSpec(path=str(tmp_path / "nowhere"))), tmp_path)
+
+
+def test_the_untrained_source_has_the_architecture_and_other_weights(
+    untrained: UntrainedSource, tiny_pair: ModelPair
+) -> None:
+    assert untrained.identity != tiny_pair.identities["source"]
+    model = untrained.model
+    assert (model.depth, model.width) == (tiny_pair.source.depth, tiny_pair.source.width)
+    one, other = (lm.model.get_input_embeddings().weight for lm in (model, tiny_pair.source))
+    assert not (one == other).all()
+
+
+def test_provenance_outside_of_a_checkout_and_on_a_gpu() -> None:
+    failed = subprocess.CalledProcessError(128, "git")
+    with (
+        mock.patch("subprocess.run", side_effect=failed),
+        mock.patch("torch.cuda.is_available", return_value=True),
+        mock.patch("torch.cuda.device_count", return_value=2),
+        mock.patch("torch.cuda.get_device_name", return_value="H100"),
+    ):
+        there = provenance()
+    assert there["commit"] is None
+    assert there["machine"] == "2 x H100"
+    assert "torch" in provenance()["versions"]

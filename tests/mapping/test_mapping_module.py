@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Planted, plant
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from planted_rows import Planted, plant
 from torch import Tensor
 
 from lrt.errors import InvalidValue

@@ -151,6 +151,7 @@ def test_a_users_own_configs_beside_the_shipped_ones(run: Runs, tmp_path: Path) 
     (mine / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n"
         "defaults:\n  - micro\n  - override /pair: small\n  - override /corpus: text\n  - _self_\n"
+        "layers: {source: 1, target: 2}\n"
         "corpus:\n  sources: {text: {paths: [text.txt]}}\n  context: 128\n"
     )
     done = run("train", "--config-dir", str(mine), "experiment=mine", *MICRO[1:], *LITTLE)

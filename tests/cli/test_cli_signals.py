@@ -58,7 +58,7 @@ def stopped(process: subprocess.Popen[str]) -> str:
     before = time.monotonic()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 20  # what is under way gets 3 seconds, and W&B 2
     assert "Traceback" not in output
     return " ".join(output.split())
 
@@ -118,6 +118,6 @@ def test_killed_again_and_again_a_run_ends_as_one_that_was_not(workshop: Worksho
     assert workshop.train(*MANY, "evaluate=true").code == 0
     kinds = ("activations", "states", "moments")
     assert kept(workshop.artifacts, *kinds) == kept(whole.artifacts, *kinds)
-    for name in ("maps/*/mapping.safetensors", "measurements/*/french-*.jsonl"):
+    for name in ("maps/*/mapping.safetensors", "measurements/french-*.jsonl"):
         assert workshop.one(name).read_bytes() == whole.one(name).read_bytes()
     assert not [path for path in workshop.artifacts.rglob("*.tmp-*") if "activations" in str(path)]

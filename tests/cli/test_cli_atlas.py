@@ -26,8 +26,6 @@ from lrt.mapping import atlas_bytes
 from lrt.models import LanguageModel
 from lrt.pipeline.grid_atlas import AtlasSettings, spread
 
-pytestmark = pytest.mark.xdist_group("micro")
-
 SMALL = ("recording.batch_tokens=1024", "corpus.tokens.validation=2048", "corpus.tokens.test=2048")
 THIN = ("atlas.source=[1]", "atlas.target=2")
 

@@ -13,8 +13,6 @@ from cli.conftest import WholeRun
 from running import Ran, Workshop, run_apart
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.xdist_group("micro")
-
 
 def refused(ran: Ran, *named: str) -> None:
     """The run ended as a mistake of its user's does, and the message names these values."""

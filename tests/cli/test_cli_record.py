@@ -14,9 +14,6 @@ from lrt.cli.app import app
 from lrt.cli.record import main
 from lrt.pipeline import pair as loading
 
-pytestmark = pytest.mark.xdist_group("micro")
-
-
 SHARED = ("recording.rows_per_shard=2048", "pair.source.dtype=float32", "pair.target.dtype=float32")
 
 

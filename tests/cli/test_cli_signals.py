@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from running import ROOT, Workshop
 
-pytestmark = pytest.mark.xdist_group("micro")
 # enough small shards, and steps, that a signal lands among them
 MANY = (
     "recording.rows_per_shard=256",
@@ -68,6 +67,7 @@ def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
     return {str(path.relative_to(artifacts)): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_stopped_says_what_is_kept_and_goes_on(workshop: Workshop) -> None:
     process = started(workshop, *RECORDING)
     wait_for(process, lambda: len([*workshop.artifacts.glob("activations/*/*.safetensors")]) > 3)

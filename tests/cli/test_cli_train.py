@@ -15,8 +15,6 @@ from running import Ran, Workshop, run_main
 import lrt.cli.train as module
 from lrt.cli import evaluate
 
-pytestmark = pytest.mark.xdist_group("micro")
-
 
 @pytest.fixture
 def used(whole_run: WholeRun, workshop: Workshop) -> Workshop:

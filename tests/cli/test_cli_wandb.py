@@ -19,8 +19,6 @@ from lrt.cli import tracking as module
 from lrt.cli.tracking import GuardedWandb, Tracking
 from lrt.config import Logging
 
-pytestmark = pytest.mark.xdist_group("micro")
-
 
 def inspected(folder: Path, *options: str) -> str:
     """W&B's own reader of a run's transaction log."""

@@ -26,8 +26,6 @@ from lrt.steering import SteeringVector
 from studies.coverage import CONF, PREDICTORS, Coverage
 from studies.coverage import main as coverage
 
-pytestmark = pytest.mark.xdist_group("micro")
-
 QUICK = ("fit=closed_form", "evaluation.during_training.behaviours=[]", "evaluate=true")
 
 

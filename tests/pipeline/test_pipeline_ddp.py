@@ -10,7 +10,6 @@ from lrt.mapping import load_map
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("micro")
 def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     # two processes of 32 rows make the batches of one of 64
     how = ("fit.epochs=4",)

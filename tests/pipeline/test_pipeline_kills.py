@@ -208,7 +208,6 @@ def trained_whole(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("micro")
 @pytest.mark.parametrize("of", range(20))
 def test_dead_at_any_write_of_any_stage(workshop: Workshop, trained_whole: tuple[Left, int], of: int) -> None:
     wanted, calls = trained_whole
@@ -219,7 +218,6 @@ def test_dead_at_any_write_of_any_stage(workshop: Workshop, trained_whole: tuple
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("micro")
 @pytest.mark.parametrize("of", range(6))
 def test_full_at_any_write_of_any_stage(workshop: Workshop, trained_whole: tuple[Left, int], of: int) -> None:
     wanted, calls = trained_whole
@@ -236,7 +234,6 @@ def test_full_at_any_write_of_any_stage(workshop: Workshop, trained_whole: tuple
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("micro")
 @pytest.mark.parametrize("command", [features, shares, pairs_of_layers])
 def test_other_commands_that_die_again_and_again(
     workshop: Workshop, tmp_path: Path, command: Command
@@ -250,7 +247,6 @@ def test_other_commands_that_die_again_and_again(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("micro")
 def test_a_sweep_that_dies_again_and_again_ends_as_one_that_did_not(
     workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from lrt.activations import ActivationStore
 from lrt.evaluation.model_written import ADVANCED, TABLE_1
 from lrt.lab.grammar import Plan, pages
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("paper")]
+pytestmark = pytest.mark.slow
 
 SMALL = ("contrast_pairs=6", "development=4", "test=6")
 

@@ -14,7 +14,7 @@ from upstream_files import instruction_files, lettered_rows, persona_rows, text_
 from lrt.activations import ActivationStore
 from lrt.corpora.scenes import scenes
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("paper")]
+pytestmark = pytest.mark.slow
 
 PAIR = "qwen2.5-coder-0.5b-1.5b-instruct"
 PERSONA = ("narcissism", "openness", "subscribes-to-deontology", "agreeableness", "interest-in-music")

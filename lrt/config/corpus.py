@@ -35,6 +35,8 @@ class SourceSettings:
     def __post_init__(self) -> None:
         if self.repeat < 1:
             raise ConfigError(f"repeat={self.repeat}: must be at least 1")
+        if not self.weight > 0:
+            raise ConfigError(f"weight={self.weight}: must be above 0")
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -13,12 +13,23 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from lrt.activations import RowFilter
+from lrt.config.corpus import (
+    HubSource,
+    JsonlSource,
+    StorybookSource,
+    TextSource,
+)
 from lrt.evaluation import Instructions, Propensity, Refusal, StrengthGrid, Texts
 from lrt.evaluation.storybook import StorybookSuite
-from lrt.mapping import ClosedFormSpec, FitSpec
+from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.models import ModelSpec
 
 NODES: dict[str, type] = {
+    "map": MapSpec,
+    "storybook_source": StorybookSource,
+    "text_source": TextSource,
+    "jsonl_source": JsonlSource,
+    "hub_source": HubSource,
     "filter": RowFilter,
     "grid": StrengthGrid,
     "model": ModelSpec,
@@ -32,6 +43,11 @@ NODES: dict[str, type] = {
 }
 
 LEFT_OUT = {
+    "map": ("rank", "penalty"),  # of one kind of map
+    "text_source": ("paths",),  # to be given
+    "jsonl_source": ("path",),
+    "hub_source": ("path",),
+    "storybook_source": ("plan",),  # a description, of which a config gives what it needs
     "model": ("name", "weights", "seed"),  # of the untrained source, which the pipeline makes itself
     "gradient": ("options",),  # of one optimizer: merged, they would reach another
 }

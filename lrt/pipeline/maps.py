@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lrt.config.sections import DuringTraining, Evaluation
+from lrt.errors import InvalidValue
 from lrt.evaluation import (
     Behaviour,
     ContrastStates,
@@ -239,7 +240,7 @@ class MapFit:
         weights = data.reference_ridge.weights[data.reference_ridge.weights > 0]
         try:
             curve = gcv_curve(data.train_moments, weights, bias=bias)
-        except ValueError:  # as many degrees of freedom as rows
+        except InvalidValue:  # as many degrees of freedom as rows
             return {"gcv_weight": None, "gcv_fvu": None}
         weight = float(weights[int(curve.argmin())])
         fvu = data.moments["test"].fvu_of(ridge_at(data.train_moments, weight, bias=bias))

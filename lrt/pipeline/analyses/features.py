@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrt.config import ConfigError
+from lrt.errors import UserError
 from lrt.evaluation import Behaviour
 from lrt.evaluation.statistics import null_share, ratio_estimate
 from lrt.features import (
@@ -150,7 +151,7 @@ class Features(Analysis):
         tokens = ((b["source"], b["target"]) for b in some)
         try:
             score = compare_decoders(source, target, tokens, least=self.settings.least_correlation)
-        except ValueError as error:  # too few features have a partner: a finding, and no reason to stop
+        except UserError as error:  # too few features have a partner: a finding, and no reason to stop
             log.warning("decoder geometry: %s", error)
             return {"note": str(error)}
         named = {

@@ -22,7 +22,7 @@ from rich.logging import RichHandler
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
-from lrt.config.reading import as_plain, as_yaml
+from lrt.config.reading import as_published, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings
 from lrt.report import Table
@@ -43,13 +43,14 @@ class Session:
     def __init__(
         self, config: Config, composed: DictConfig, overrides: list[str], group: str | None, steps: int
     ) -> None:
-        self.config, self.yaml = config, without_folder(as_yaml(composed))
+        published = as_published(composed)
+        self.config, self.yaml = config, without_folder(as_yaml(published))
         self.overrides = overrides
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
         self.tracking = Tracking(
-            config.logging, config.paths.logs, config.task_name, group, config.tags, as_plain(composed)
+            config.logging, config.paths.logs, config.task_name, group, config.tags, published
         )
 
     @classmethod

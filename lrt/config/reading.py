@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 from pydantic import TypeAdapter, ValidationError
 
 from lrt.config.errors import ConfigError
@@ -74,10 +76,25 @@ def as_plain(composed: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def as_yaml(composed: DictConfig) -> str:
-    """A composed config as YAML. Raises ConfigError as `as_plain`."""
-    with _as_config_error():
-        return OmegaConf.to_yaml(composed, resolve=True)
+def as_published(composed: DictConfig) -> dict[str, Any]:
+    """The same for reports and W&B: what environment variables hold stays the text `${oc.env:NAME}`.
+
+    Raises ConfigError as `as_plain`.
+    """
+
+    def name_alone(name: str, *default: Any) -> Any:
+        return f"${{oc.env:{name}}}" if name in os.environ else oc.env(name, *default)
+
+    OmegaConf.register_new_resolver("oc.env", name_alone, replace=True)
+    try:
+        return as_plain(composed)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def as_yaml(published: Mapping[str, Any]) -> str:
+    """Plain containers as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(published)))
 
 
 @contextmanager
@@ -141,6 +158,8 @@ def _reason(fault: Mapping[str, Any], path: str) -> str:
         if (new := _new_value(f"{path}.kind", tag)) is not None:
             return f"kind={tag!r} is now {new!r}"
         return f"invalid kind={tag!r}; allowed: {allowed}"
+    if fault["type"] == "string_type":
+        return f"must be text, got {fault['input']!r}; quote it: {path}='\"{fault['input']}\"'"
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if (new := _new_value(path, fault["input"])) is not None:

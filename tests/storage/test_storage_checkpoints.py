@@ -27,6 +27,8 @@ from lrt.storage.checkpoints import (
     CheckpointUnreadable,
     DurableCheckpoints,
     RelocatableCheckpoint,
+    Stopped,
+    plugins,
     resuming,
 )
 
@@ -91,15 +93,17 @@ def test_what_is_no_checkpoint_is_refused_and_runs_nothing(
 
 
 class Signals(Callback):
-    """Sends this process Ctrl-C within a training step or a validation."""
+    """Sends this process a stopping signal within a training step or a validation."""
 
-    def __init__(self, step: int, validating: bool = False, times: int = 1) -> None:
-        self.step, self.validating, self.times = step, validating, times
+    def __init__(
+        self, step: int, validating: bool = False, times: int = 1, number: int = signal.SIGINT
+    ) -> None:
+        self.step, self.validating, self.times, self.number = step, validating, times, number
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and not self.validating:
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), self.number)
 
     def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step and self.validating:
@@ -354,3 +358,27 @@ def test_a_second_time_nothing_is_waited_for(store: Path, tmp_path: Path, sigint
 def test_a_fit_that_ends_leaves_the_signal_as_it_was(store: Path, tmp_path: Path, sigint: Any) -> None:
     Fit(store, tmp_path).run()
     assert signal.getsignal(signal.SIGINT) is sigint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_a_cluster_sends_stops_a_fit_with_a_checkpoint(
+    number: int, store: Path, tmp_path: Path, sigint: Any
+) -> None:
+    before = signal.getsignal(number)
+    cut = Fit(store, tmp_path)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+        cut.run(Signals(10, number=number))
+    stop = ended.value if isinstance(ended.value, Stopped) else ended.value.__context__
+    assert isinstance(stop, Stopped)
+    assert stop.number == number
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == 11
+    assert signal.getsignal(number) == before
+    signal.signal(signal.SIGINT, sigint)
+
+
+def test_lightning_requeues_nothing_under_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [plugin for plugin in plugins() if hasattr(plugin, "auto_requeue")]
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "fit")
+    (slurm,) = (plugin for plugin in plugins() if hasattr(plugin, "auto_requeue"))
+    assert slurm.auto_requeue is False

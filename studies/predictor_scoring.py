@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from lrt.evaluation.statistics import DRAWS, Estimate
 
@@ -152,17 +153,9 @@ def _balanced(predicted: NDArray[np.bool_], good: NDArray[np.bool_]) -> float:
 
 
 def _spearman(x: Array, y: Array) -> float:
-    a, b = _ranks(x), _ranks(y)
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else float("nan")
-
-
-def _ranks(values: Array) -> Array:
-    """Ranks; ties share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], dtype=np.float64)
+    """Spearman's correlation; nan where one of the two is constant."""
+    constant = np.ptp(x) == 0 or np.ptp(y) == 0
+    return float("nan") if constant else float(spearmanr(x, y).statistic)
 
 
 def rank_correlation(

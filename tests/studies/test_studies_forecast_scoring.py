@@ -34,8 +34,8 @@ def test_a_forecast_that_ranks_the_ratios() -> None:
     scored = points([result(0.1, 0.5, 0.85, 0.95, None), result(0.2, 0.4, 0.99)])
     assert len(scored) == 7
     rows = {row[0]: row[1:] for row in table(scored).rows}
-    assert rows["signal to noise"][:3] == (7, 4, 1.0)
-    assert rows["signal to noise"][3:] == (1.0, 1.0)
+    assert rows["signal to noise"][:3] == (7, 4, pytest.approx(1.0))
+    assert rows["signal to noise"][3:] == pytest.approx((1.0, 1.0))
     assert rows["residual on prompts"][2] < 0.9
     assert rows["residual on prompts"][3] < 0 < rows["residual on prompts"][4]
     assert "agreement parts" not in rows

@@ -90,7 +90,7 @@ def trained(tmp_path: Path) -> Workshop:
 def micro_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MicroRun:
     workshop = Workshop(pair_folder, tmp_path_factory.mktemp("micro"))
     train = run_apart("train", *workshop.settings(run="train", logging="offline"))
-    assert train.code == 0, train.told
+    assert train.code == 0, train.output
     evaluate = workshop.evaluate(run="evaluate", logging="offline")
-    assert evaluate.code == 0, evaluate.told
+    assert evaluate.code == 0, evaluate.output
     return MicroRun(workshop, train, evaluate)

@@ -40,12 +40,12 @@ class Ran:
     """What a user sees of a run."""
 
     code: int
-    told: str  # stderr and stdout
+    output: str  # stderr and stdout
 
     @property
     def line(self) -> str:
         """All on one line, so that a phrase is found wherever it was broken."""
-        return " ".join(self.told.split())
+        return " ".join(self.output.split())
 
 
 def program(name: str) -> Any:
@@ -66,18 +66,18 @@ def run_main(
     main: Callable[[DictConfig], Any], name: str, *overrides: str, beside: Path | None = None
 ) -> Ran:
     """The same of any command: its `main`, the name of its config, and a folder of further configs."""
-    told = io.StringIO()
+    stream = io.StringIO()
     with (
         _undone(),
-        contextlib.redirect_stderr(told),
-        contextlib.redirect_stdout(told),
+        contextlib.redirect_stderr(stream),
+        contextlib.redirect_stdout(stream),
         mock.patch.object(sys, "argv", [f"{name}.py", *overrides]),
     ):
         try:
             code = command(main, name, beside)
         except SystemExit as left:
             code = int(left.code or 0)
-    return Ran(code, told.getvalue())
+    return Ran(code, stream.getvalue())
 
 
 def run_apart(name: str, *overrides: str, timeout: float = 300, **environment: str) -> Ran:

@@ -100,7 +100,7 @@ def run(words: list[str], folder: Path, experiment: str = "micro") -> None:
     name, *overrides = words
     main = importlib.import_module(f"lrt.cli.{name}").main
     done = run_main(main, name, *micro(overrides, folder, experiment))
-    assert done.code == 0, done.told[-3000:]
+    assert done.code == 0, done.output[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all, with the map that `evaluate` needs, whatever order the tests run in."""
     folder = tmp_path_factory.mktemp("readme")
     done = run_module("lrt", "train", *micro([], folder))  # one as its reader starts it
-    assert done.code == 0, done.told[-3000:]
+    assert done.code == 0, done.output[-3000:]
     return folder
 
 

@@ -75,7 +75,7 @@ def results(artifacts: Path) -> dict[str, Any]:
         timeout=3000,
         OMP_NUM_THREADS=str(os.cpu_count()),
     )
-    assert ran.code == 0, ran.told[-3000:]
+    assert ran.code == 0, ran.output[-3000:]
     found: dict[str, Any] = json.loads(Path(folder, "report", "results.json").read_text())
     return found
 

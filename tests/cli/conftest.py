@@ -42,7 +42,7 @@ def whole_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wh
         return returned[0]
 
     ran = run_main(keeping, "train", *workshop.settings(*MORE, logging="offline"))
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     return WholeRun(workshop, ran, returned[0])
 
 

@@ -64,9 +64,9 @@ def test_it_equals_the_atlas_of_a_store(workshop: Workshop, monkeypatch: pytest.
     monkeypatch.setattr(Tracking, "wandb", lambda _, log_to: log_to(run))
     ran = run_atlas(workshop)
     monkeypatch.undo()
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     for step in ("[1/4]", "[2/4]", "[3/4]", "[4/4]"):
-        assert step in ran.told
+        assert step in ran.output
     assert "12 pairs" in ran.line
     assert workshop.files("activations") == {}
     assert set(logged) == {"atlas/fvu", "atlas/cka", "atlas/rank", "atlas/along"}
@@ -86,7 +86,7 @@ def test_it_equals_the_atlas_of_a_store(workshop: Workshop, monkeypatch: pytest.
         "fit=closed_form",
     )
     ran = workshop.train(*everything)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     of_a_store = json.loads((workshop.report / "results.json").read_text())["atlas"]
     cells = results(workshop)["atlas"]
     assert len(cells) == len(of_a_store) == 3 * 4
@@ -105,7 +105,7 @@ def finished(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wor
     with pytest.MonkeyPatch.context() as patch:
         batches = passes(patch)
         ran = run_atlas(workshop, *THIN)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     assert batches == [8, 16, 24, 32, 40, 48, 56, 64, 8, 16, 8, 16]
     assert results(workshop)["grid"] == {"source": [1], "target": [0, 3]}
     return workshop
@@ -117,7 +117,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(
     cut = passes(monkeypatch, stop_after=5)
     killed = run_atlas(workshop, *THIN, "atlas.checkpoint_every=16")
     assert killed.code != 0
-    assert "killed" in killed.told
+    assert "killed" in killed.output
     assert not (workshop.report / "atlas.json").is_file()
     assert sums(workshop) == {}
     assert cut[-1] == 40
@@ -125,7 +125,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(
     rest = passes(monkeypatch)
     # how often sums are written does not determine them
     ran = run_atlas(workshop, *THIN, "atlas.checkpoint_every=1")
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     assert rest == [40, 48, 56, 64, 8, 16, 8, 16]  # from the last sums that were written, at 32
     assert sums(workshop) == sums(finished)
     assert results(workshop)["atlas"] == results(finished)["atlas"]
@@ -152,8 +152,8 @@ def test_a_finished_atlas_is_reused_and_a_damaged_one_named(
     damaged.write_bytes(damaged.read_bytes()[:100])
     ran = run_atlas(workshop, *THIN)
     assert ran.code == 1
-    assert "Traceback" not in ran.told
-    assert str(damaged) in ran.told.replace("\n", "")
+    assert "Traceback" not in ran.output
+    assert str(damaged) in ran.output.replace("\n", "")
 
 
 def test_states_that_are_not_finite_are_counted_to_the_end_of_a_killed_pass(
@@ -180,7 +180,7 @@ def test_states_that_are_not_finite_are_counted_to_the_end_of_a_killed_pass(
     assert run_atlas(workshop, *exclude).code != 0
     rest = passes(monkeypatch)
     ran = run_atlas(workshop, *exclude)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     assert rest == [40, 48, 56, 64, 8, 16, 8, 16]
     sequences = {"train": 64, "validation": 16, "test": 16}
     counted = {split: {"source.1": n, "target.3": 2 * n} for split, n in sequences.items()}
@@ -221,8 +221,8 @@ def test_a_wrong_setting_is_named(override: str, named: str) -> None:
 def refused(workshop: Workshop, *overrides: str) -> str:
     """The message, on one line, of a run that a user can fix and that did nothing costly."""
     ran = run_atlas(workshop, *overrides)
-    assert ran.code == 1, ran.told
-    assert "Traceback" not in ran.told
+    assert ran.code == 1, ran.output
+    assert "Traceback" not in ran.output
     assert [workshop.files(kind) for kind in ("atlas", "states", "activations")] == [{}, {}, {}]
     return ran.line
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 def refused(ran: Ran, *named: str) -> None:
     """The run ended as a mistake of its user's does, and the message names these values."""
-    assert ran.code == 1, ran.told
-    assert "Traceback" not in ran.told
+    assert ran.code == 1, ran.output
+    assert "Traceback" not in ran.output
     for each in named:
-        assert each in ran.line, ran.told
+        assert each in ran.line, ran.output
 
 
 def nothing_costly(workshop: Workshop) -> None:
@@ -101,7 +101,7 @@ def test_run_folder_that_cannot_be_written(workshop: Workshop) -> None:
     blocked.touch()
     ran = workshop.train(f"hydra.run.dir={blocked / 'below'}")
     assert ran.code == 1
-    assert str(blocked) in ran.told
+    assert str(blocked) in ran.output
 
 
 def cut(file: Path) -> None:

@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Callable[..., Ran]:
 def test_what_a_user_can_fix_is_one_message(run: Callable[..., Ran], error: Exception) -> None:
     ran = run(raising(error))
     assert ran.code == 1
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
     assert "layers.source=9: give [0] or [1]" in ran.line
     assert "HYDRA_FULL_ERROR=1" in ran.line
 
@@ -60,10 +60,10 @@ def test_what_a_user_can_fix_is_one_message(run: Callable[..., Ran], error: Exce
 def test_a_fault_of_the_program_keeps_its_traceback(run: Callable[..., Ran], error: Exception) -> None:
     ran = run(raising(error))
     assert ran.code != 0
-    assert "Traceback" in ran.told
-    assert type(error).__name__ in ran.told
-    assert "test_cli_command.py" in ran.told  # where it was raised
-    assert "error:" not in ran.told.splitlines()[0]
+    assert "Traceback" in ran.output
+    assert type(error).__name__ in ran.output
+    assert "test_cli_command.py" in ran.output  # where it was raised
+    assert "error:" not in ran.output.splitlines()[0]
 
 
 def test_the_traceback_of_a_users_error_on_demand(
@@ -85,7 +85,7 @@ def test_ctrl_c_says_what_is_kept_and_exits_with_130(run: Callable[..., Ran], tm
     for main in (raising(KeyboardInterrupt()), as_lightning_does):
         ran = run(main, f"paths.artifacts={tmp_path}")
         assert ran.code == 130
-        assert "Traceback" not in ran.told
+        assert "Traceback" not in ran.output
         assert str(tmp_path) in ran.line
         assert "The same command continues" in ran.line
 
@@ -98,7 +98,7 @@ def test_an_old_name_ends_the_command_before_hydra_composes(run: Callable[..., R
     ran = run(raising(AssertionError("not reached")), "evaluation.probe.every=3")
     assert ran.code == 1
     assert "evaluation.probe.every is now evaluation.during_training.every" in ran.line
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_an_old_name_ends_the_command_before_hydra_composes(run: Callable[..., R
 def test_hydra_names_what_it_cannot_compose(run: Callable[..., Ran], override: str, named: str) -> None:
     ran = run(raising(AssertionError("not reached")), override)
     assert ran.code == 1
-    assert named in ran.told
-    assert "AssertionError" not in ran.told
+    assert named in ran.output
+    assert "AssertionError" not in ran.output
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_multirun_runs_the_other_jobs_and_exits_with_1(tmp_path: Path) -> None
     assert seeds == [1, 2]
     assert ran.code == 1
     assert "seed=1: not this one" in ran.line
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
 
 
 def test_configs_of_ones_own_are_added_beside_the_shipped_ones(tmp_path: Path) -> None:

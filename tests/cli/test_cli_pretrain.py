@@ -31,17 +31,17 @@ def card_of(folder: Path) -> dict[str, Any]:
 def test_a_model_that_misses_a_check_is_shipped_on_demand_alone(tmp_path: Path) -> None:
     ran = run(tmp_path)
     assert ran.code == 1  # two steps are too few to know anything
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
     assert "allow_failed_checks=true" in ran.line
     assert card_of(tmp_path / "work" / "missed" / "tiny")["note"]
     assert not (tmp_path / "weights" / "tiny").exists()
 
     ran = run(tmp_path, "allow_failed_checks=true")
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     card = card_of(tmp_path / "weights" / "tiny")
     assert card["tokens_seen"] == 8192
     assert len(card["checks"]) == 4
-    assert "MISSED: " in ran.told
+    assert "MISSED: " in ran.output
     assert load(ModelSpec(str(tmp_path / "weights" / "tiny"))).depth == card["depth"]
 
 
@@ -59,5 +59,5 @@ def test_a_wrong_setting_is_named(override: str, named: str, tmp_path: Path) -> 
     with mock.patch.object(pretrain, "pretrain", side_effect=AssertionError("not reached")):
         ran = run(tmp_path, override)
     assert ran.code == 1
-    assert named in ran.told
-    assert "Traceback" not in ran.told
+    assert named in ran.output
+    assert "Traceback" not in ran.output

@@ -34,10 +34,10 @@ def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     shutil.rmtree(workshop.artifacts / "activations")
     for share in ("1/2", "0/2"):
         done = run_record(workshop, f"record.share={share}")
-        assert done.code == 0, done.told
+        assert done.code == 0, done.output
         assert f"share {share}" in done.line
     done = run_record(workshop, "record.merge=true")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert store_of(workshop.artifacts) == whole
     before = workshop.files("activations")
     assert workshop.train(*SHARED).code == 0
@@ -123,7 +123,7 @@ def test_what_cannot_be_recorded(
     shared = () if override.startswith(("record.sha", "+record")) else ("record.share=0/2",)
     done = run_record(workshop, *shared, override)
     assert done.code == 1
-    assert "Traceback" not in done.told
+    assert "Traceback" not in done.output
     assert named in done.line
     assert not (workshop.artifacts / "activations").exists()
 
@@ -132,7 +132,7 @@ def test_a_task_of_srun_records_its_share(workshop: Workshop, monkeypatch: pytes
     for name, value in {"PROCID": "1", "NTASKS": "4", "JOB_ID": "7", "LOCALID": "1", "NODEID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     done = run_record(workshop, "record.share=auto")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert "share 1/4" in done.line
 
 

@@ -53,7 +53,7 @@ def test_a_failed_job_is_recorded_with_its_error_and_without_a_traceback(sweep: 
     assert failed["source_layer"] == 9
     assert "layers.source=9" in failed["overrides"]
     assert good["error"] is None
-    assert "Traceback" not in sweep.ran.told
+    assert "Traceback" not in sweep.ran.output
     assert "layers.source=9" in sweep.ran.line
 
 

@@ -33,7 +33,7 @@ def test_what_hydra_would_call_is_refused_before_it_is_called(
     assert ran.code == 1
     path = ".".join(override.lstrip("+").split("=")[0].split(".")[:3])
     assert path in ran.line
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
     assert called == []
 
 

@@ -25,10 +25,10 @@ def used(whole_run: WholeRun, workshop: Workshop) -> Workshop:
 
 def refused(ran: Ran, *named: str) -> None:
     """The run ended as a mistake of its user's does, and the message names these values."""
-    assert ran.code == 1, ran.told
-    assert "Traceback" not in ran.told
+    assert ran.code == 1, ran.output
+    assert "Traceback" not in ran.output
     for each in named:
-        assert each in ran.line, ran.told
+        assert each in ran.line, ran.output
 
 
 def card_of(workshop: Workshop, known: set[Path]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def maps_of(workshop: Workshop) -> set[Path]:
 
 
 def test_seven_numbered_steps_say_what_and_how_much(whole_run: WholeRun) -> None:
-    steps = [line for line in whole_run.ran.told.splitlines() if line.startswith("[")]
+    steps = [line for line in whole_run.ran.output.splitlines() if line.startswith("[")]
     assert [step.split("]")[0] for step in steps] == [f"[{n}/7" for n in range(1, 8)]
     for phrase in (
         "little -> big",
@@ -77,7 +77,7 @@ def test_evaluate_measures_with_the_fitted_map(used: Workshop) -> None:
     ran = run_main(keeping, "evaluate", *used.settings("optimized_metric=ratios.nobody"))
     assert ran.code == 1
     assert "optimized_metric=ratios.nobody" in ran.line
-    assert "Traceback" not in ran.told
+    assert "Traceback" not in ran.output
     assert (used.report / "results.json").is_file()  # it was finished before
     assert used.files("maps") == before
     ran = run_main(keeping, "evaluate", *used.settings())
@@ -88,7 +88,7 @@ def test_evaluate_without_a_map_prints_the_line_that_makes_it(workshop: Workshop
     given = workshop.settings("pair.name='a pair'")
     ran = run_main(evaluate.main, "evaluate", *given)
     assert ran.code == 1
-    (line,) = [line for line in ran.told.splitlines() if "python train.py" in line]
+    (line,) = [line for line in ran.output.splitlines() if "python train.py" in line]
     copied = shlex.split(line[line.index("python train.py") :])
     assert copied == ["python", "train.py", *(word for word in given if not word.startswith("hydra."))]
     assert not workshop.files("activations")
@@ -102,7 +102,7 @@ def test_a_fit_starts_from_a_checkpoint(used: Workshop) -> None:
     first = json.loads(next(iter(known)).read_text())["card"]
     last = used.one("maps/*/checkpoints/last.ckpt")
     ran = used.train("fit.epochs=2", f"ckpt_path={last}")
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     card = card_of(used, known)
     # the first epoch is that of the checkpoint, and only the second one was trained
     assert card["steps"] == 2 * first["steps"]
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_named(used: Workshop) -> Non
     for path in (used.folder / "missing.ckpt", damaged):
         ran = used.train(f"ckpt_path={path}", "fit.epochs=3")
         assert ran.code == 1
-        assert "Traceback" not in ran.told
+        assert "Traceback" not in ran.output
         assert str(path) in ran.line
 
 
@@ -130,7 +130,7 @@ def test_debugging_runs(option: str, used: Workshop, caplog: pytest.LogCaptureFi
         refused(used.train("debug=limit"), "limit_val_batches")
         more = tuple(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
     ran = used.train(f"debug={option}", *more)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     steps = card_of(used, known)["steps"]
     assert steps == {"default": 8, "limit": 1, "overfit": 60, "profiler": 8}[option]
     if option == "profiler":
@@ -147,14 +147,14 @@ def test_a_fault_of_a_stage_keeps_its_traceback(workshop: Workshop, monkeypatch:
     monkeypatch.setattr(module, "contrasts_of", broken)
     ran = workshop.train()
     assert ran.code != 0
-    assert "Traceback" in ran.told
-    assert "zip() argument 2 is shorter" in ran.told
-    assert "in broken" in ran.told
+    assert "Traceback" in ran.output
+    assert "zip() argument 2 is shorter" in ran.output
+    assert "in broken" in ran.output
 
 
 def test_the_shipped_settings_of_a_gpu_need_one(workshop: Workshop) -> None:
     ran = workshop.train("trainer=gpu", "corpus.tokens.train=4096")
     if torch.cuda.is_available():
-        assert ran.code == 0, ran.told
+        assert ran.code == 0, ran.output
     else:
         refused(ran, "trainer.accelerator=gpu")

@@ -73,7 +73,7 @@ def test_figures_fingerprints_tables_and_images(summary: Any, whole_run: WholeRu
 
 
 def test_an_offline_run_asks_for_no_account(whole_run: WholeRun) -> None:
-    assert "wandb:" not in whole_run.ran.told
+    assert "wandb:" not in whole_run.ran.output
 
 
 # -- what fails --------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_a_run_whose_server_cannot_be_reached_is_whole_without_it(workshop: Work
         WANDB_INIT_TIMEOUT="5",
         HOME=str(home),
     )
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     assert "goes on with the local record" in ran.line
     assert (workshop.folder / "run" / "csv" / "metrics.csv").read_text().count("\n") > 2
     assert (workshop.report / "results.json").is_file()

@@ -136,7 +136,7 @@ def test_a_second_run_makes_nothing_again(micro_run: MicroRun) -> None:
         "batches.workers=0",
         run="again",
     )
-    assert again.code == 0, again.told
+    assert again.code == 0, again.output
     assert {kind: workshop.files(kind) for kind in kinds} == before
     # the report is made again from the raw record, to the same figures
     one, other = (json.loads((workshop.folder / f / "results.json").read_text()) for f in ("report", "again"))
@@ -148,7 +148,7 @@ def test_some_of_a_suite_are_reported_as_they_stand_in_all_of_it(micro_run: Micr
     workshop = micro_run.workshop
     before = workshop.files("measurements")
     done = workshop.evaluate("evaluation.behaviours=[bravery]", f"paths.report={tmp_path}", run="some")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert workshop.files("measurements") == before
     some = json.loads((tmp_path / "results.json").read_text())
     assert some["behaviours"] == [b for b in results_of(workshop)["behaviours"] if b["name"] == "bravery"]
@@ -180,7 +180,7 @@ def test_a_behaviour_that_is_not_in_the_suite_is_refused(workshop: Workshop) -> 
     done = workshop.train("corpus.sources.questions.fit_map_for=[bravry]")
     assert done.code == 1
     assert "corpus.sources.questions.fit_map_for" in done.line
-    assert "Traceback" not in done.told
+    assert "Traceback" not in done.output
     assert not workshop.files("activations")
 
 
@@ -190,9 +190,9 @@ def test_a_fault_of_an_analysis_is_noted_and_its_traceback_logged(
     workshop = micro_run.workshop
     with mock.patch.object(RankCurve, "make", side_effect=KeyError("a bug")):
         done = workshop.evaluate("analysis.rank_curve=true", f"paths.report={tmp_path}", run="fault")
-    assert done.code == 0, done.told
-    assert "Traceback" in done.told
-    assert "KeyError" in done.told
+    assert done.code == 0, done.output
+    assert "Traceback" in done.output
+    assert "KeyError" in done.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["notes"]["rank_curve"].startswith("failed")
     assert "rank_curve" not in results
@@ -214,7 +214,7 @@ def test_the_results_hold_every_analysis(workshop: Workshop) -> None:
         "analysis.fidelity_tokens=1024",
         "analysis.sae.features=64",
     )
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     results = results_of(workshop)
     assert "notes" not in results
     assert len(results["atlas"]) == 12
@@ -239,7 +239,7 @@ def test_each_behaviour_is_transferred_with_the_map_of_its_text(workshop: Worksh
         "corpus.sources.stories.fit_map_for=[french]",
     )
     done = workshop.train(*own, "evaluate=true")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     results = results_of(workshop)
     maps = {m["name"]: m for m in results["maps"]}
     assert {name: m["fitted_for"] for name, m in maps.items()} == {
@@ -260,7 +260,7 @@ def test_layers_are_chosen_and_evaluated_on_the_maps_that_were_fitted(trained: W
     """A pair whose models were trained: layers=auto through both commands."""
     auto = ("layers.source=auto", "layers.target=auto", *QUICK[:2], "suite.names=[french]", "pool=1")
     done = trained.train(*auto)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     _, card = load_map(trained.one("maps/*"))
     before = trained.files("maps")
     assert trained.evaluate(*auto).code == 0
@@ -275,7 +275,7 @@ def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Pa
     settings = (*QUICK, f"pool={pool}", "evaluation.shuffled_draws=2", "evaluation.untrained_source=false")
     for run, states in ((workshop, "none"), (stored, "native")):
         done = run.train(*settings, f"recording.states={states}")
-        assert done.code == 0, done.told
+        assert done.code == 0, done.output
     assert not workshop.files("activations")
     (passed, card), (wanted, other) = (load_map(run.one("maps/*")) for run in (workshop, stored))
     assert card["rows"] == other["rows"] > 1000 / pool
@@ -292,7 +292,7 @@ def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Pa
     before = {path: path.stat().st_mtime_ns for path in workshop.artifacts.rglob("*") if path.is_file()}
     before = {path: at for path, at in before.items() if "locks" not in path.parts}
     again = workshop.evaluate(*settings[:2], *settings[3:], "recording.states=none")
-    assert again.code == 0, again.told
+    assert again.code == 0, again.output
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -301,7 +301,7 @@ def test_published_autoencoders_take_the_place_of_trained_ones(workshop: Worksho
     source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
     paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")
     done = workshop.train(*QUICK, *paths, "analysis.sae.features=0")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     sae = results_of(workshop)["sae"]
     assert (sae["source"]["kind"], sae["source"]["features"], sae["target"]["layer"]) == ("jumprelu", 40, 2)
     assert not (workshop.artifacts / "saes").exists()
@@ -317,7 +317,7 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
     settings += ["corpus=storybook", "layers.target=[1,2]"]
     with mock.patch.object(Coverage, "_kept", planted):
         ran = run_main(coverage, "coverage", *settings, beside=CONF)
-    assert ran.code == 0, ran.told
+    assert ran.code == 0, ran.output
     found = json.loads((workshop.report / "coverage.json").read_text())
     assert {row["behaviour"] for row in found["rows"]} == {"french", "bravery"}
     assert {row["layer"] for row in found["rows"]} == {1, 2}

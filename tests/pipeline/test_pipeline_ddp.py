@@ -15,9 +15,9 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     how = ("fit.epochs=4",)
     one = Workshop(workshop.pair, workshop.folder / "one")
     alone = one.train(*how)
-    assert alone.code == 0, alone.told
+    assert alone.code == 0, alone.output
     both = run_apart("train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", "evaluate=true"))
-    assert both.code == 0, both.told
+    assert both.code == 0, both.output
 
     (expected, card), (found, other) = (load_map(w.one("maps/*")) for w in (one, workshop))
     assert other["steps"] == card["steps"]  # had each read all rows, there would be twice as many
@@ -28,7 +28,7 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     cosine = torch.nn.functional.cosine_similarity(expected.weight.ravel(), found.weight.ravel(), dim=0)
     assert cosine > 0.95
     # the first process alone shows its steps and reports
-    assert both.told.count("[1/7]") == 1
-    assert both.told.count("report:") == 1
+    assert both.output.count("[1/7]") == 1
+    assert both.output.count("report:") == 1
     assert json.loads((workshop.report / "results.json").read_text())["behaviours"]
     assert len(list(workshop.artifacts.glob("maps/*"))) == 1

@@ -225,7 +225,7 @@ def test_full_at_any_write_of_any_stage(workshop: Workshop, trained_whole: tuple
 
     def run() -> int:
         ran = train(workshop)
-        said.append(ran.told)
+        said.append(ran.output)
         return ran.code
 
     assert full_at(run, 1 + of * (calls - 1) // 6) == 1

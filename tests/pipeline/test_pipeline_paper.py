@@ -68,7 +68,7 @@ def trained(workshop: Workshop, sets: Path, experiment: str, *more: str) -> dict
         "evaluate=true",
         *more,
     )
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     found: dict[str, Any] = json.loads((workshop.report / "results.json").read_text())
     return found
 

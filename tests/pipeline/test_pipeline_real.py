@@ -96,7 +96,7 @@ def test_the_make_targets_settings_run_and_are_found_again(
         f"hydra.run.dir={workshop.folder / 'run'}",
     )
     done = run_here("train", *settings)
-    assert done.code == 0, done.told[-3000:]
+    assert done.code == 0, done.output[-3000:]
     found = json.loads((workshop.report / "results.json").read_text())
     assert [b["name"] for b in found["behaviours"]] == [
         "narcissism",

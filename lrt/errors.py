@@ -1,4 +1,4 @@
-"""What a user can fix, told apart from faults of the program.
+"""What a user can fix, as distinct from faults of the program.
 
 The command line prints a `UserError` without a traceback. Everything else keeps its traceback.
 """

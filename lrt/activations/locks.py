@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from lrt.activations.errors import StoreBusy, StoreUnwritable
-from lrt.storage.durable import one_writer
-
-log = logging.getLogger(__name__)
+from lrt.storage.locks import one_writer
 
 
 def one_recorder(folder: Path, *, wait: bool) -> AbstractContextManager[None]:
@@ -19,8 +16,4 @@ def one_recorder(folder: Path, *, wait: bool) -> AbstractContextManager[None]:
 
     Raises StoreUnwritable if the folder cannot be created or written.
     """
-
-    def waiting(held: Path) -> None:
-        log.warning("waiting for another process that is recording into %s", held)
-
-    return one_writer(folder, "recording into", StoreBusy, StoreUnwritable, waiting if wait else None)
+    return one_writer(folder, "recording into", StoreBusy, StoreUnwritable, wait=wait)

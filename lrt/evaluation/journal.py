@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,7 +14,6 @@ from lrt.storage.sealed import opened, sealed_line, unsealed
 
 Row = TypeVar("Row", Measurement, Damage)
 KEY, ROWS = "batch", "rows"
-log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -24,8 +21,7 @@ class Journal:
 
     - The file's name must identify the study's settings. Without a file nothing is stored.
     - Each line holds its own digest. A torn or altered line, and all after it, are measured again.
-    - One process holds a journal at a time; another waits, and then must check whether work is left. The
-      lock ends with its process.
+    - One process uses a journal at a time; `lrt.storage.cache.Cache.resumed` sees to that.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -35,11 +31,6 @@ class Journal:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         self._opened = file.open("ab+")
-        try:
-            fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("Waiting for another process that measures into %s", file)
-            fcntl.flock(self._opened, fcntl.LOCK_EX)
         sync_folder(file.parent)
         intact = 0
         self._opened.seek(0)
@@ -68,7 +59,7 @@ class Journal:
         return rows
 
     def close(self) -> None:
-        """Release the journal to other processes."""
+        """Close the file."""
         if self.file is not None:
             self._opened.close()
 

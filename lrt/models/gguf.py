@@ -20,7 +20,8 @@ import torch
 
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
-from lrt.storage.durable import TEMP_MARK, held, sync_folder
+from lrt.storage.durable import TEMP_MARK, sync_folder
+from lrt.storage.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,10 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
         return folder
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(folder.parent, wait=True))
+            lock = cache / "locks" / "gguf.lock"
+            for place in (lock.parent, folder.parent):
+                place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock, f"dequantising into {folder.parent}"))
         except OSError as error:
             raise ModelNotLoadable(
                 f"cannot write {folder.parent} ({error.strerror}), the cache for the dequantised GGUF file "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -40,10 +39,9 @@ from lrt.pipeline.nulls import Refit
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.step_progress import StepProgress
 from lrt.storage.checkpoints import DurableCheckpoints, RelocatableCheckpoint, plugins, resuming
-from lrt.storage.durable import one_writer, sweep
+from lrt.storage.durable import sweep
 from lrt.storage.fingerprint import file_digests
-
-log = logging.getLogger(__name__)
+from lrt.storage.locks import one_writer
 
 NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
 """Settings of the Trainer that leave a map as it is."""
@@ -196,8 +194,8 @@ def train(
         )
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
             # processes of one fit would wait for one another; a single process waits and then finds the map
-            waiting = _waiting if trainer.world_size == 1 else None
-            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, waiting))
+            alone = trainer.world_size == 1
+            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, wait=alone))
             if exists():
                 return
             if checkpoints.is_dir():
@@ -220,10 +218,6 @@ def train(
             points = evaluation.history() if evaluation else []
             keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
     trainer.strategy.barrier("map written")
-
-
-def _waiting(folder: Path) -> None:
-    log.info("Waiting for another process that fits the map in %s", folder)
 
 
 def _module(data: FitData, spec: FitSpec, settings: FitSettings, vectors: dict[str, Tensor]) -> MapModule:

@@ -7,16 +7,10 @@ whenever it is read, and of several processes that need it one makes it while th
 
 from __future__ import annotations
 
-import fcntl
-import json
-import logging
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,9 +19,9 @@ from torch import Tensor
 
 from lrt.errors import UserError
 from lrt.storage.fingerprint import fingerprint
+from lrt.storage.locks import locked
 from lrt.storage.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -98,7 +92,9 @@ class Cache:
         partial = path.with_name(f"{path.name}.partial")
         if not form.is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with one_maker(path, self.folder / "locks" / f"{kind}-{path.name}.lock"):
+            lock = self.folder / "locks" / f"{kind}-{path.name}.lock"
+            lock.parent.mkdir(exist_ok=True)
+            with locked(lock, f"making {path}"):
                 if not form.is_whole(path):  # another process may have made it meanwhile
                     form.write(path, make(partial))
         _remove(partial)
@@ -115,29 +111,6 @@ def reading(path: Path) -> Iterator[None]:
         raise CacheCorrupt(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
         ) from error
-
-
-@contextmanager
-def one_maker(path: Path, lock: Path) -> Iterator[None]:
-    """Holds the lock file of an entry; waits for another process that holds it.
-
-    The lock is the operating system's and ends with its process. The file's content, which names host,
-    process and start, is for people.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            log.info("Waiting for another process that makes %s: %s", path, file.read().strip() or "unnamed")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"host": platform.node(), "process": os.getpid(), "since": started}, file)
-        file.flush()
-        yield
 
 
 def _remove(path: Path) -> None:

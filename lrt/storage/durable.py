@@ -1,5 +1,4 @@
-"""Files that are either whole under their final name or not there, whenever the power goes; and folders
-that one process writes at a time.
+"""Files that are either whole under their final name or not there, whenever the power goes.
 
 Temp name in the same folder, flush, fsync of the file, `os.replace`, fsync of the folder. Leaving
 out the first fsync can leave a rightly named file of zeros.
@@ -8,14 +7,13 @@ out the first fsync can leave a rightly named file of zeros.
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import os
 import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 TEMP_MARK = ".tmp-"
@@ -97,57 +95,3 @@ def sweep(folder: Path) -> None:
     """Removes temp files that a killed writer left. Only for the folder's one writer."""
     for left in folder.glob(f"*{TEMP_MARK}*"):
         left.unlink()
-
-
-@contextmanager
-def held(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Makes the folder and holds it for this process. The lock is on the folder itself, so that no lock
-    file outlives a killed process.
-
-    Where another process holds it, waits for that, or raises BlockingIOError. Raises another OSError where
-    the folder cannot be made or written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, "no permission to write", str(folder))
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def one_writer(
-    folder: Path,
-    doing: str,
-    busy: type[Exception],
-    unwritable: type[Exception],
-    waiting: Callable[[Path], None] | None = None,
-) -> Iterator[None]:
-    """Create the folder and hold it for this process.
-
-    doing    What a writer does with the folder, for the message of `busy`: "recording into".
-    waiting  Called with the folder if another process holds it; then waits for that process. None: raise
-             `busy` instead of waiting.
-
-    Raises `unwritable` if the folder cannot be created or written.
-    """
-    with ExitStack() as stack:
-        try:
-            try:
-                stack.enter_context(held(folder, wait=False))
-            except BlockingIOError as error:
-                if waiting is None:
-                    raise busy(
-                        f"another process is {doing} {folder}; wait for it, or end it and run again"
-                    ) from error
-                waiting(folder)
-                stack.enter_context(held(folder, wait=True))
-        except OSError as error:
-            raise unwritable(
-                f"the folder {folder} cannot be written ({error.strerror}); fix its permissions or "
-                "set paths.artifacts to another place"
-            ) from error
-        yield

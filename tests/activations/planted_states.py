@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrt.activations import ActivationStore, plan_recording, record
 from lrt.corpora import SPLITS, PackedCorpus, Sequences
+from lrt.storage.locks import LOCK
 
 VOCABULARY = 50
 MASSIVE_TOKEN = 49
@@ -88,5 +89,5 @@ def make_store(
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder; it holds no other folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Every file of a folder, its lock apart; it holds no other folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != LOCK}

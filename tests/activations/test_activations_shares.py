@@ -1,10 +1,10 @@
-import fcntl
 import logging
 import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lrt.activations import (
     repair,
 )
 from lrt.errors import InvalidValue
+from lrt.storage.locks import LOCK, locked
 from lrt.storage.sealed import read_sealed, write_sealed
 
 
@@ -248,16 +249,16 @@ def test_a_share_whose_store_is_completed_during_the_wait(
 ) -> None:
     worker, source = RecordingWorker(0, 2), PlantedModel(6)
     place = record_share(tmp_path, worker, **recording_of())
-    descriptor = os.open(place, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    other = ExitStack()
+    other.enter_context(locked(place / LOCK, "recording"))
 
     def complete(*_: object) -> None:
         """Another process completes the store, and removes the workers' folders."""
         shutil.copytree(store.folder, tmp_path, dirs_exist_ok=True)
         shutil.rmtree(place.parent)
-        os.close(descriptor)
+        other.close()
 
-    monkeypatch.setattr(logging.getLogger("lrt.activations.locks"), "warning", complete)
+    monkeypatch.setattr(logging.getLogger("lrt.storage.locks"), "warning", complete)
     record_share(tmp_path, worker, **recording_of(source=source))
     record(tmp_path, **recording_of(source=source))
     assert source.calls == 0
@@ -269,12 +270,8 @@ def test_a_worker_that_records_for_a_complete_store_is_left_alone(
 ) -> None:
     place = RecordingWorker(0, 2).folder(copied)
     place.mkdir(parents=True)
-    descriptor = os.open(place, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
+    with locked(place / LOCK, "recording"):
         make_store(copied)
-    finally:
-        os.close(descriptor)
     assert str(place) in caplog.text
     assert place.is_dir()
     make_store(copied)
@@ -282,13 +279,8 @@ def test_a_worker_that_records_for_a_complete_store_is_left_alone(
 
 
 def test_a_store_that_is_being_recorded_is_not_repaired(copied: Path) -> None:
-    descriptor = os.open(copied, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(StoreBusy):
-            repair(copied)
-    finally:
-        os.close(descriptor)
+    with locked(copied / LOCK, "recording"), pytest.raises(StoreBusy):
+        repair(copied)
 
 
 def test_a_share_of_another_recording_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 import math
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,26 +71,6 @@ def test_an_altered_line_is_measured_again(at: int, tmp_path: Path) -> None:
     with Journal(file) as altered:
         assert altered.stored == 0
         assert altered.batch("a", Measurement, lambda: ROWS[:1]) == ROWS[:1]
-
-
-def test_another_process_waits_for_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    file = tmp_path / "it.journal"
-
-    def second() -> list[Measurement]:
-        with Journal(file) as journal:
-            return journal.batch("a", Measurement, must_not_run)
-
-    with ThreadPoolExecutor(1) as pool:  # a lock is of an open file, not of a process
-        with Journal(file) as journal:
-            waiting = pool.submit(second)
-            deadline = time.monotonic() + 30
-            while str(file) not in caplog.text:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-            journal.batch("a", Measurement, lambda: ROWS)
-            assert not waiting.done()
-        assert waiting.result(30) == ROWS
 
 
 def test_a_foreign_line_ends_the_journal(tmp_path: Path) -> None:

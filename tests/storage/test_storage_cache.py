@@ -168,10 +168,10 @@ def test_one_process_makes_and_another_waits_and_reads(
             go_on.touch()
             record.getMessage()
 
-    logger, handler = logging.getLogger("lrt.storage.cache"), GoOn()
+    logger, handler = logging.getLogger("lrt.storage.locks"), GoOn()
     logger.addHandler(handler)
     try:
-        with caplog.at_level(logging.INFO, logger="lrt.storage.cache"):
+        with caplog.at_level(logging.INFO, logger="lrt.storage.locks"):
             assert cache.made_once("stage", FACTS, never, JSON) == "by the first"
     finally:
         logger.removeHandler(handler)

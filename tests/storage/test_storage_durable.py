@@ -1,12 +1,11 @@
 import multiprocessing
 import os
 import stat
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from lrt.storage.durable import one_writer, sweep, write_durably
+from lrt.storage.durable import sweep, write_durably
 
 
 def test_order_of_calls_is_fsync_replace_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,33 +47,6 @@ def test_sweep_removes_temp_files_only(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
-
-
-class Busy(Exception):
-    pass
-
-
-class Unwritable(Exception):
-    pass
-
-
-def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
-    def held(folder: Path = tmp_path / "deep" / "folder") -> AbstractContextManager[None]:
-        return one_writer(folder, "knitting in", Busy, Unwritable)
-
-    with held(), pytest.raises(Busy, match=r"another process is knitting in .*deep/folder; wait"), held():
-        pass
-    with pytest.raises(OSError, match="gone"), held():
-        raise OSError("gone")
-    with held():  # and it was let go
-        assert list((tmp_path / "deep" / "folder").iterdir()) == []
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with (
-            pytest.raises(Unwritable, match=rf"the folder {folder} cannot be written .*paths\.artifacts"),
-            held(folder),
-        ):
-            pass
 
 
 def test_what_a_killed_writer_of_the_same_file_left_is_removed(tmp_path: Path) -> None:

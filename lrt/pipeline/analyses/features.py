@@ -47,8 +47,8 @@ from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import MOMENTS_BATCH, FitData
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.vectors import Vectors
-from lrt.storage.durable import one_writer
 from lrt.storage.fingerprint import fingerprint
+from lrt.storage.locks import one_writer
 
 NULL_DRAWS = 5
 log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ class Features(Analysis):
             MapSpec("full", bias=self.fit.map.bias), fit, moments, reference_ridge=optimum, seed=self.fit.seed
         )
         last = self._s2l_folder / "checkpoints" / "last.ckpt"
-        with one_writer(self._s2l_folder, "training s2l in", ConfigError, ConfigError):
+        with one_writer(self._s2l_folder, "training s2l in", ConfigError, ConfigError, wait=True):
             self.autoencoders.trainer("s2l", last, fit.epochs, fit.trainer_options()).fit(
                 module,
                 datamodule=EncodedRows(data.data, sae),

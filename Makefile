@@ -45,14 +45,14 @@ format: $(READY) ## apply formatter and linter fixes
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes: report/sweep.html
+sweep: $(READY) ## 3 x 3 layer pairs and 3 pairs of sizes: multirun/make/report/sweep.html
 	failed=0; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/layers \
 	  layers.source=1,2,3 layers.target=2,3,4 || failed=1; \
 	$(PY) train.py -m experiment=sweep hydra.sweep.dir=multirun/make/sizes \
 	  pair=storybook-tiny-small,storybook-tiny-medium,storybook-small-disjoint-medium \
 	  layers.source=0.6 layers.target=0.6 || failed=1; \
-	$(VENV)/bin/lrt sweep-report multirun/make report && exit $$failed
+	$(VENV)/bin/lrt sweep-report multirun/make multirun/make/report && exit $$failed
 
 atlas: $(READY) ## every pair of layers of the lab from one pass: report/atlas.html
 	$(VENV)/bin/lrt atlas

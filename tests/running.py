@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from lrt.cli.command import CONF, command, register_resolvers
-from lrt.config.defaults import register_defaults
+from lrt.cli.command import command
+from lrt.cli.composing import compose_config
 
 ROOT = Path(__file__).parents[1]
 # tests/pipeline/test_pipeline_analyses.py asks for them
@@ -104,18 +102,7 @@ def _run(words: list[str], timeout: float, environment: dict[str, str]) -> Ran:
 
 def composed(name: str, *overrides: str, output: str = "nowhere") -> DictConfig:
     """What Hydra hands to `main`, with its own config set as in a run."""
-    register_resolvers()
-    register_defaults()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
-        config = compose(name, overrides=list(overrides), return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.runtime.output_dir = output
-        config.hydra.mode = "RUN"
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
+    return compose_config(name, *overrides, f"hydra.run.dir={output}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from running import NO_ANALYSIS, composed, run_main, run_module
 
 from lrt.activations import ActivationStore
 from lrt.cli.atlas import AtlasSettings
-from lrt.cli.command import CONF
+from lrt.cli.composing import CONF
 from lrt.cli.record import RecordSettings
 from lrt.config import read_config, read_section
 from lrt.lab.grammar import Plan, pages

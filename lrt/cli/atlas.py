@@ -78,7 +78,7 @@ def main(composed: DictConfig) -> None:
         for table in (pairs_table(results, PAIRS_SHOWN), atlas_table(results), non_finite_table(results)):
             if table.rows:
                 session.print_table(table)
-        session.print(f"atlas: {page}")
+        session.reported(page, "atlas")
         figures = {f"atlas/{m}": m for m in atlas_metrics(results)}
         session.tracking.wandb(
             lambda run: run.log({k: wandb.Image(atlas_figure(results, m)) for k, m in figures.items()})

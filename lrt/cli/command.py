@@ -18,18 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-import lrt
+from lrt.cli.composing import CONF, register
 from lrt.cli.console import escaped
 from lrt.cli.targets import refuse_other_targets
 from lrt.config import refuse_old_names
-from lrt.config.defaults import register_defaults
 from lrt.errors import UserError
-from lrt.lab.shipped import folder_of
 from lrt.storage.checkpoints import Stopped
-
-PACKAGE = Path(lrt.__file__).parent
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-"""The shipped config: in an installed package beside its code, in a clone at the top level."""
 
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """What the system refuses and a user can fix: a full disk, a quota, missing permissions."""
@@ -37,21 +31,6 @@ SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 class JobFailed(CompactHydraException):
     """A job of a multirun that its user can fix; Hydra prints it without a traceback."""
-
-
-def register_resolvers() -> None:
-    """Makes `${storybook:NAME}` the folder of a shipped model, and `${report_folder:}` that of the report.
-
-    Each job of a multirun has a report folder of its own.
-    """
-    OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
-
-    def report_folder() -> str:
-        config = HydraConfig.get() if HydraConfig.initialized() else None
-        multirun = config is not None and config.mode == RunMode.MULTIRUN
-        return str(Path(config.runtime.output_dir) / "report") if config and multirun else "report"
-
-    OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
 
 
 def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = None) -> int:
@@ -63,8 +42,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     where it was raised). In a multirun it is raised too, so that Hydra records the job as failed and runs the
     others. What `main` returns goes to the sweeper. Any other exception keeps its traceback.
     """
-    register_resolvers()
-    register_defaults()
+    register()
     refuse_other_targets()
     try:
         refuse_old_names(word for word in sys.argv[1:] if "=" in word and not word.startswith("-"))

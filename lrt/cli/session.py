@@ -24,10 +24,12 @@ from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
 from lrt.config.reading import as_published, as_yaml
 from lrt.models import quiet_loading
-from lrt.pipeline import FitOutput, FitSettings, RowSettings
+from lrt.pipeline import FitOutput, FitSettings, RowSettings, pin_revisions
 from lrt.report import Table
 from lrt.storage.cache import Cache
 from lrt.storage.durable import write_durably
+
+log = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"
 """A run's figures in its folder, for the row of a sweep."""
@@ -37,15 +39,15 @@ class Session:
     """Opens what a run needs and closes it again, after an exception too.
 
     config     The typed config; `composed` what Hydra made, with further sections of other commands.
-    overrides  Of the command line.
+    arguments  Of the command line, as far as they choose settings.
     """
 
     def __init__(
-        self, config: Config, composed: DictConfig, overrides: list[str], group: str | None, steps: int
+        self, config: Config, composed: DictConfig, arguments: list[str], group: str | None, steps: int
     ) -> None:
         published = as_published(composed)
         self.config, self.yaml = config, without_folder(as_yaml(published))
-        self.overrides = overrides
+        self.arguments = arguments
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
@@ -62,6 +64,11 @@ class Session:
         """
         config = read_config(composed if settings is None else settings)
         hydra = HydraConfig.get()
+        if hydra.job.chdir:
+            raise ConfigError(
+                "hydra.job.chdir=true: paths in settings are relative to the folder where a command starts; "
+                "leave it out, and start the command in the folder of your choice"
+            )
         multirun = hydra.mode == RunMode.MULTIRUN
         devices = config.trainer.get("devices", 1)
         if multirun and str(devices) != "1":
@@ -71,7 +78,7 @@ class Session:
             )
         # the jobs of a sweep share a group, that of its folder where none is named
         group = config.logging.group or (str(Path(hydra.sweep.dir)) if multirun else None)
-        return cls(config, composed, list(hydra.overrides.task), group, steps)
+        return cls(config, composed, _command_line(hydra), group, steps)
 
     def __enter__(self) -> Self:
         config = self.config
@@ -91,6 +98,7 @@ class Session:
         L.seed_everything(config.seed, workers=True, verbose=False)
         for setting in ("artifacts", "report", "logs"):
             check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
+        self.config = pin_revisions(config, self.cache)
         if self.first:
             self.tracking.open_wandb()
         return self
@@ -124,6 +132,16 @@ class Session:
     def print(self, text: str) -> None:
         """Prints a line; a path in it is not broken at the terminal's edge."""
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def reported(self, page: Path, what: str = "report") -> None:
+        """Says where a page of this run is, and links the working folder's `report` to it.
+
+        A job of a multirun, and a report in a folder of the user's choice, are not linked.
+        """
+        single = HydraConfig.get().mode != RunMode.MULTIRUN
+        if single and self.report.resolve().is_relative_to(Path(self.config.paths.logs).resolve()):
+            link_newest(self.report)
+        self.print(f"{what}: {page}")
 
     def print_table(self, table: Table) -> None:
         """Prints a table as wide as the terminal allows."""
@@ -183,8 +201,30 @@ class Session:
     @property
     def fit_output(self) -> FitOutput:
         """Where fits log to."""
-        command = f"python train.py {shlex.join(self.overrides)}".rstrip()
+        program = "python train.py" if Path("train.py").is_file() else "lrt train"
+        command = f"{program} {shlex.join(self.arguments)}".rstrip()
         return FitOutput(self.tracking.loggers, self.config.paths.logs, command)
+
+
+def _command_line(hydra: Any) -> list[str]:
+    """The arguments that chose a run's settings, those with which Hydra found its configs among them."""
+    # each source knows who named it: the command line by --config-dir
+    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    return [*(word for path in folders for word in ("--config-dir", path)), *hydra.overrides.task, *searched]
+
+
+def link_newest(report: Path, link: Path = Path("report")) -> None:
+    """Makes `report` in the working folder a link to a run's report. A file or folder there is left alone."""
+    if link.exists() and not link.is_symlink():
+        log.warning("%s is a file or folder, not a link, and may hold an earlier report", link)
+        return
+    new = link.with_name(f".{link.name}-{os.getpid()}")
+    try:
+        new.symlink_to(os.path.relpath(report, link.parent), target_is_directory=True)
+        new.replace(link)
+    except OSError as error:  # a file system without links, or a folder that cannot be written
+        log.warning("%s was not linked to %s: %s", link, report, error)
 
 
 def without_folder(text: str) -> str:

@@ -56,7 +56,7 @@ def report(session: Session, results: dict[str, Any]) -> None:
     page = write_report(results, session.report)
     for table in summary_tables(results):
         session.print_table(table)
-    session.print(f"report: {page}")
+    session.reported(page)
     session.tracking.wandb(lambda run: _panels(run, results))
 
 

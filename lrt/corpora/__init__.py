@@ -8,13 +8,16 @@ from lrt.corpora.chats import as_chat, conversation
 from lrt.corpora.decontamination import Decontaminator
 from lrt.corpora.documents import Document, text_id
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
+from lrt.corpora.hub_revisions import commit_of, is_commit, is_local, with_revision
 from lrt.corpora.mixture import Part, mixture
+from lrt.corpora.packed_format import PACKED
 from lrt.corpora.packing import PackedCorpus, Sequences, begin_ids, end_ids, pack
 from lrt.corpora.scenes import scenes
 from lrt.corpora.sources import Case, Unit, hub, json_rows, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
+    "PACKED",
     "SPLITS",
     "Case",
     "CorpusEmpty",
@@ -30,9 +33,12 @@ __all__ = [
     "Unit",
     "as_chat",
     "begin_ids",
+    "commit_of",
     "conversation",
     "end_ids",
     "hub",
+    "is_commit",
+    "is_local",
     "json_rows",
     "jsonl",
     "mixture",
@@ -41,4 +47,5 @@ __all__ = [
     "split_of",
     "text_files",
     "text_id",
+    "with_revision",
 ]

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from lrt.corpora.chats import as_chat
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing
+from lrt.corpora.hub_revisions import with_revision
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,8 @@ def hub(
 ) -> Iterator[Document]:
     """Documents from a data set of the Hugging Face hub, or from a local folder of data files.
 
+    dataset  Its id, `org/name` or `org/name@REVISION`, or the folder.
+
     The data set is streamed: no more of it is read than is used. Fields and `tokenizer` as in `jsonl`.
 
     Raises:
@@ -170,6 +173,7 @@ def hub(
     """
     import datasets  # takes seconds, and only hub corpora need it
 
+    dataset, revision = with_revision(dataset, revision)
     try:
         rows = datasets.load_dataset(dataset, config, split=split, streaming=True, revision=revision)
     except Exception as error:  # no such data set, config or split, or the hub's HTTP client

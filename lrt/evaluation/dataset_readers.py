@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrt.corpora import json_rows
+from lrt.corpora import json_rows, with_revision
 from lrt.errors import InvalidValue
 
 
@@ -32,6 +32,7 @@ def hub_rows(path: str, split: str = "train", revision: str | None = None) -> It
     """Rows of a data set of the hub, streamed. Raises `SetUnreadable`."""
     import datasets  # slow to import, and only hub data sets need it
 
+    path, revision = with_revision(path, revision)
     with _hub_errors(f"hub set {path!r} (split {split!r}, revision {revision!r})"):
         yield from map(dict, datasets.load_dataset(path, split=split, streaming=True, revision=revision))
 
@@ -44,6 +45,7 @@ def hub_file_rows(path: str, file: str, revision: str | None = None) -> Iterator
     """
     import datasets
 
+    path, revision = with_revision(path, revision)
     place = f"hf://datasets/{path}@{revision or 'main'}/{file}"
     with _hub_errors(f"hub file {place}"):
         lines = datasets.load_dataset("text", data_files=place, split="train", streaming=True)

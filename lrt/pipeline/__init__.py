@@ -15,6 +15,7 @@ from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource, load_pair
 from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
+from lrt.pipeline.revisions import pin_revisions
 from lrt.pipeline.states import plan_states
 from lrt.pipeline.vectors import contrasts_of, extract_vectors
 
@@ -37,6 +38,7 @@ __all__ = [
     "extract_vectors",
     "load_pair",
     "outcome",
+    "pin_revisions",
     "plan_analyses",
     "plan_layers",
     "plan_maps",

@@ -20,6 +20,7 @@ from lrt.config.corpus import (
     TextSource,
 )
 from lrt.corpora import (
+    PACKED,
     SPLITS,
     Decontaminator,
     Document,
@@ -35,7 +36,7 @@ from lrt.corpora import (
 )
 from lrt.evaluation import Propensity, answered_questions
 from lrt.lab.grammar import pages
-from lrt.models import check_same_tokenizer
+from lrt.models import check_same_tokenizer, tokenizer_digest
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import JSON, Cache
@@ -139,10 +140,15 @@ class CorpusText:
 
     @cached_property
     def packed(self) -> PackedCorpus:
-        """The corpus as sequences of token ids.
+        """The corpus as sequences of token ids: packed once, then read by every process that needs it.
 
         Raises CorpusError, and TokenizersDiffer for a document that the two tokenizers cut differently.
         """
+        # the target's tokenizer decides nothing but whether the text can be used
+        facts = {**self._facts(), "target_tokenizer": tokenizer_digest(self.pair.target.tokenizer)}
+        return self.cache.made_once("packed", facts, self._pack, PACKED)
+
+    def _pack(self) -> PackedCorpus:
         for part in self.parts:
             texts = [document.text for document in itertools.islice(self.documents(part), 16)]
             check_same_tokenizer(self.pair.source.tokenizer, self.pair.target.tokenizer, texts)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lrt.cli.app import app
 from lrt.cli.record import main
 from lrt.pipeline import pair as loading
+from lrt.storage.locks import LOCK
 
 SHARED = ("recording.rows_per_shard=2048", "pair.source.dtype=float32", "pair.target.dtype=float32")
 
@@ -24,7 +25,7 @@ def run_record(workshop: Workshop, *more: str) -> Ran:
 
 def store_of(artifacts: Path) -> dict[str, bytes]:
     (folder,) = artifacts.glob("activations/*")
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
 
 
 def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import read_write
-from running import Workshop, _undone, composed
+from omegaconf import DictConfig, read_write
+from running import Workshop, _undone, composed, run_main
 
-from lrt.cli.session import Session, check_writable, without_folder
+from lrt.cli.session import Session, check_writable, link_newest, without_folder
 from lrt.config import ConfigError
 from lrt.report import Table
 
@@ -164,3 +165,55 @@ def test_a_folder_that_cannot_be_written_names_its_setting(setting: str, worksho
         session_of(workshop, f"paths.{setting}={blocked}"),
     ):
         pass
+
+
+def test_a_working_folder_that_hydra_changes_is_refused(workshop: Workshop) -> None:
+    """Relative paths of settings would lead elsewhere, and another run would not find the artifacts."""
+    with pytest.raises(ConfigError, match=r"hydra\.job\.chdir"):
+        session_of(workshop, "hydra.job.chdir=true")
+
+
+def test_the_command_that_makes_a_map_finds_the_same_configs(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "own" / "pair").mkdir(parents=True)
+    (tmp_path / "own" / "pair" / "mine.yaml").write_text("name: m\nsource: {path: A}\ntarget: {path: B}\n")
+    commands: list[str] = []
+
+    def main(config: DictConfig) -> None:
+        with Session.of(config, steps=1) as session:
+            commands.append(session.fit_output.command)
+
+    settings = [word for word in workshop.settings() if not word.startswith("pair")]
+    folder = str(tmp_path / "own")
+    assert run_main(main, "train", "--config-dir", folder, *settings, "pair=mine", "seed=3").code == 0
+    words = shlex.split(commands[0])
+    assert words[words.index("--config-dir") + 1] == folder
+    assert {"pair=mine", "seed=3"} <= set(words)
+
+
+def test_report_links_to_the_newest_and_spares_what_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (tmp_path / "outputs" / name / "index.html").write_text(name)
+        link_newest(tmp_path / "outputs" / name)
+        assert Path("report", "index.html").read_text() == name
+    assert (tmp_path / "outputs" / "first" / "index.html").read_text() == "first"
+    Path("report").unlink()
+    Path("report").mkdir()
+    Path("report", "index.html").write_text("mine")
+    link_newest(tmp_path / "outputs" / "first")
+    assert Path("report", "index.html").read_text() == "mine"
+
+
+def test_only_a_single_run_s_own_report_is_linked(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session_of(workshop).reported(Path("x"))  # of a folder that the user named
+    own = "paths.report=${paths.logs}/report"
+    as_multirun(workshop, own).reported(Path("x"))
+    assert not Path("report").is_symlink()
+    session_of(workshop, own).reported(Path("x"))
+    assert Path("report").resolve() == (workshop.folder / "run" / "report").resolve()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from config.composing import read
 
-from lrt.cli.command import CONF
+from lrt.cli.composing import CONF
 from lrt.cli.record import RecordSettings
 from lrt.config import corpus, schema, sections
 from lrt.config.defaults import LEFT_OUT, NODES, defaults_of

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from running import ROOT, composed
 
 from lrt.cli.atlas import AtlasSettings
-from lrt.cli.command import CONF
+from lrt.cli.composing import CONF
 from lrt.cli.pretrain import Order
 from lrt.cli.record import RecordSettings
 from lrt.config import Config, Layers, read_config, read_section

@@ -74,6 +74,16 @@ def test_the_digest_is_read_without_packing(empty: Stages) -> None:
         assert text_of(empty).digest == digest
 
 
+def test_the_corpus_is_packed_by_one_process_and_read_by_the_others(empty: Stages) -> None:
+    """Shares of a recording, and runs that evaluate."""
+    packed = text_of(empty).packed
+    with mock.patch("lrt.pipeline.corpus.pack", side_effect=AssertionError("packed again")):
+        again = text_of(empty).packed
+    assert again.digest == packed.digest
+    assert again.groups == packed.groups
+    assert again.documents_excluded == packed.documents_excluded
+
+
 def test_texts_that_are_not_in_the_corpus_change_nothing_and_others_do(empty: Stages) -> None:
     page = next(pages(STORIES.seed, "held_out", STORIES.plan)).text
     assert text_of(empty, "a text that no page of the lab holds").digest == text_of(empty).digest

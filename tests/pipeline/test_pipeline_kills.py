@@ -24,6 +24,7 @@ from lrt.activations import DiskTooSmall
 from lrt.cli.atlas import main as atlas
 from lrt.cli.record import main as record
 from lrt.mapping import FitSpec
+from lrt.storage.locks import LOCK
 
 SETTINGS = (
     "corpus.tokens.train=16384",
@@ -49,7 +50,7 @@ def left_in(folder: Path) -> Left:
         for path in folder.rglob("*")
         if path.is_file()
         and not {"checkpoints", "locks", "logs"} & set(path.parts)
-        and path.name not in ("mapping.json", "sae.json")
+        and path.name not in ("mapping.json", "sae.json", LOCK)
     }
 
 

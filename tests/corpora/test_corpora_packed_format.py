@@ -1,0 +1,53 @@
+"""A packed corpus comes back as it was, or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrt.corpora import PACKED, SPLITS, PackedCorpus, Sequences
+
+
+def corpus(context: int = 4) -> PackedCorpus:
+    generator = np.random.default_rng(0)
+    splits = {}
+    for split, count in zip(SPLITS, (5, 2, 0), strict=True):
+        shape = (count, context)
+        splits[split] = Sequences(
+            generator.integers(0, 2**31 - 1, shape).astype(np.int32),
+            generator.integers(-(2**63), 2**63 - 1, shape).astype(np.int64),
+            generator.integers(0, 2, shape).astype(np.int16),
+        )
+    return PackedCorpus(context, ("a part", "ein Teil"), splits, {"duplicates": 3})
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    written = corpus()
+    PACKED.write(tmp_path / "it", written)
+    read = PACKED.read(tmp_path / "it")
+    assert read.digest == written.digest
+    assert (read.context, read.groups) == (written.context, written.groups)
+    assert dict(read.documents_excluded) == {"duplicates": 3}
+    assert read.tokens_by_group("train") == written.tokens_by_group("train")
+
+
+@pytest.mark.parametrize("file", ["arrays.safetensors", "corpus.json"])
+def test_a_changed_byte_and_a_missing_file_are_noticed(tmp_path: Path, file: str) -> None:
+    PACKED.write(tmp_path / "it", corpus())
+    path = tmp_path / "it" / file
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="digest"):
+        PACKED.read(tmp_path / "it")
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        PACKED.read(tmp_path / "it")
+
+
+def test_arrays_of_another_corpus_are_noticed(tmp_path: Path) -> None:
+    PACKED.write(tmp_path / "it", corpus())
+    PACKED.write(tmp_path / "other", corpus(context=6))
+    (tmp_path / "other" / "arrays.safetensors").replace(tmp_path / "it" / "arrays.safetensors")
+    with pytest.raises(ValueError, match="digest"):
+        PACKED.read(tmp_path / "it")

@@ -55,6 +55,7 @@ PROGRAM = re.compile(r"^(python (-m lrt )?|lrt )(?=\S)")
 SAME_AS_BEFORE = re.compile(r"\.\.\.\S.*?\S\.\.\.|\[the [^]]*\]")
 # its commands name models of the hub and files of the reader's
 REAL = ROOT / "docs" / "real-pairs.md"
+TEMPLATE = ROOT / "docs" / "coming-from-the-template.md"
 
 
 def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
@@ -171,7 +172,7 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [b["name"] for b in report["behaviours"]] == ["formal"]
 
-    snippet = "\n".join(blocks("python"))
+    snippet = "\n".join(block for block in blocks("python") if block not in blocks("python", [TEMPLATE]))
     (vector,) = (tmp_path / "artifacts" / "maps").glob("*/vectors/formal/transferred/layer-*")
     named = re.sub(r"artifacts/maps/FINGERPRINT/[^\"]*", str(vector), snippet)
     assert named != snippet
@@ -182,6 +183,14 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Once" in done.stdout
     assert [v.behaviour for v in read_control_vector(tmp_path / "french.gguf")] == ["formal"]
+
+
+@pytest.mark.slow
+def test_the_notebook_cell_runs(tmp_path: Path) -> None:
+    (cell,) = blocks("python", [TEMPLATE])
+    done = subprocess.run([sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_the_page_names_the_pairs_and_corpora_that_are_shipped() -> None:

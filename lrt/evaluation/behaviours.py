@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from lrt.evaluation.scorers import (
     Scorer,
     WrittenScorer,
     check_keys,
+    scorer_facts,
     scorer_from_data,
     scorer_to_data,
 )
@@ -182,6 +183,11 @@ class Behaviour:
         """Plain data for a file or a fingerprint."""
         extra = [scorer_to_data(scorer) for scorer in self.extra_scorers]
         return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": extra}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What determines its measurements, for fingerprints. Extra scorers read the same texts later."""
+        return {**replace(self, extra_scorers=()).to_data(), "scorer": scorer_facts(self.scorer)}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:

@@ -11,7 +11,7 @@ from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTo
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packing import PackedCorpus, Sequences, begin_ids, end_ids, pack
 from lrt.corpora.scenes import scenes
-from lrt.corpora.sources import Case, Unit, hub, json_rows, jsonl, text_files
+from lrt.corpora.sources import Case, Unit, hub, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "conversation",
     "end_ids",
     "hub",
-    "json_rows",
     "jsonl",
     "mixture",
     "pack",

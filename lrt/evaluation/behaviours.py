@@ -22,6 +22,7 @@ from lrt.evaluation.scorers import (
     scorer_from_data,
     scorer_to_data,
 )
+from lrt.storage.text_files import FileUnreadable, read_json
 
 ItemSplit = Literal["development", "test"]
 Operation = Literal["add", "ablate"]
@@ -237,12 +238,12 @@ def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
     behaviours: list[Behaviour] = []
     for path in paths:
         try:
-            new = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+            new = Behaviour.from_data(read_json(Path(path)))
             check_together([*behaviours, new])
         except BehaviourUnreadable as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
+        except FileUnreadable as error:
+            raise BehaviourUnreadable(f"cannot be read as a behaviour: {error}") from error
         behaviours.append(new)
     return tuple(behaviours)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lrt.errors import InvalidValue
+from lrt.evaluation.judge import Judge
 from lrt.evaluation.scorers import (
     Answer,
     Choice,
@@ -117,9 +118,10 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has direction {self.direction!r}; allowed: 1, -1"
             )
-        if self.max_new_tokens < 1:
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; it must be at least 1"
+                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; it must be a whole "
+                "number from 1 on"
             )
         if isinstance(self.scorer, Choice | Answer) and not all(
             i.matching and i.other and i.key for i in self.items
@@ -230,22 +232,62 @@ def _texts(part: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
+def read_behaviours(paths: Iterable[Path], judge: Judge | None = None) -> tuple[Behaviour, ...]:
     """Behaviours from JSON files, one each.
+
+    judge  Who rates the answers of behaviours with a `Judge`. A file, which may be somebody else's, says what
+           is asked (`ASKED`), but not where texts and the key are sent.
 
     Raises `BehaviourUnreadable` naming file and fault; see `check_together` too.
     """
     behaviours: list[Behaviour] = []
     for path in paths:
         try:
-            new = Behaviour.from_data(read_json(Path(path)))
+            new = Behaviour.from_data(_with_judge(read_json(Path(path)), judge))
             check_together([*behaviours, new])
-        except BehaviourUnreadable as error:
-            raise BehaviourUnreadable(f"{path}: {error}") from error
         except FileUnreadable as error:
             raise BehaviourUnreadable(f"cannot be read as a behaviour: {error}") from error
+        except InvalidValue as error:
+            raise BehaviourUnreadable(f"{path}: {error}") from error
         behaviours.append(new)
     return tuple(behaviours)
+
+
+ASKED = ("question", "role", "lowest", "highest", "temperature", "template_affixes")
+"""Settings of a judge that a behaviour's file may hold."""
+
+
+def _with_judge(data: Any, judge: Judge | None) -> Any:
+    """A behaviour's data, each `Judge` in it completed from the config's."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    if _is_judge(data.get("scorer")):
+        data["scorer"] = _completed(data["scorer"], judge)
+    if isinstance(data.get("extra_scorers"), list):
+        data["extra_scorers"] = [
+            _completed(each, judge) if _is_judge(each) else each for each in data["extra_scorers"]
+        ]
+    return data
+
+
+def _is_judge(scorer: Any) -> bool:
+    return isinstance(scorer, dict) and scorer.get("kind") == Judge.__name__
+
+
+def _completed(scorer: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
+    check_keys(scorer, "scorer Judge")
+    if judge is None:
+        raise BehaviourUnreadable(
+            "it is scored by a Judge, and the config names none: set suite.judge={url: URL, model: NAME}"
+        )
+    settings = scorer_to_data(judge)
+    if foreign := sorted(key for key in scorer if key not in ASKED and scorer[key] != settings.get(key)):
+        raise BehaviourUnreadable(
+            f"its Judge sets {', '.join(foreign)}; a file may set {', '.join(ASKED)}. Where the texts and "
+            "the key are sent is for your config: remove them, and set suite.judge"
+        )
+    return settings | scorer
 
 
 def check_together(behaviours: Sequence[Behaviour]) -> None:

@@ -18,7 +18,7 @@ from lrt.config.pair import PairSettings
 from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Recording
 from lrt.evaluation import Propensity, Refusal, Texts
 from lrt.evaluation.storybook import StorybookSuite
-from lrt.evaluation.suites import CombinedSuite, FilesSuite
+from lrt.evaluation.suites import CombinedSuite, FilesSuite, judges_of
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 
 OneSuite = Annotated[StorybookSuite | FilesSuite | Propensity | Refusal | Texts, Field(discriminator="kind")]
@@ -45,6 +45,7 @@ class Config:
     task_name  Names the run's folder and its job type in W&B; `tags` go to W&B too.
     pool       Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
     products   Precision of the moments' products; their sums are float64 always.
+    judge_key_variables  Environment variables that a judge's `key_variable` may name.
     callbacks  Further Lightning callbacks of the fit by class name, each with its arguments.
     ckpt_path  A checkpoint that the fit of the whole-corpus map starts from.
     evaluate   train.py continues with the evaluation and the report.
@@ -64,6 +65,7 @@ class Config:
     fit: FitSection
     batches: Batches
     suite: SuiteSection
+    judge_key_variables: tuple[str, ...]
     evaluation: Evaluation
     analysis: Analysis
     trainer: dict[str, Any]
@@ -76,6 +78,13 @@ class Config:
     optimized_metric: str | None
 
     def __post_init__(self) -> None:
+        for judge in judges_of(self.suite):
+            if judge.key_variable not in ("", *self.judge_key_variables):
+                raise ConfigError(
+                    f"key_variable={judge.key_variable!r} of the judge at {judge.url}: it may name "
+                    f"{', '.join(self.judge_key_variables) or 'none'}, since its value is sent there. If "
+                    f"that is meant, set judge_key_variables=[{judge.key_variable}]"
+                )
         if self.pool > self.corpus.context:
             raise ConfigError(
                 f"pool={self.pool}: must be at most corpus.context={self.corpus.context}, since a row is the "

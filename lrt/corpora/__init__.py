@@ -13,7 +13,7 @@ from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packed_format import PACKED
 from lrt.corpora.packing import PackedCorpus, Sequences, begin_ids, end_ids, pack
 from lrt.corpora.scenes import scenes
-from lrt.corpora.sources import Case, Unit, hub, json_rows, jsonl, text_files
+from lrt.corpora.sources import Case, Unit, hub, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "hub",
     "is_commit",
     "is_local",
-    "json_rows",
     "jsonl",
     "mixture",
     "pack",

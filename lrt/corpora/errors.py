@@ -21,5 +21,9 @@ class CorpusTooShort(CorpusError):
     """A split has fewer tokens than one sequence."""
 
 
+class TextUnusable(CorpusError):
+    """A text of the corpus that no tokenizer takes."""
+
+
 class ChatRefused(CorpusError):
     """A model's chat template rejects a conversation of the corpus."""

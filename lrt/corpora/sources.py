@@ -5,8 +5,8 @@ Each reader checks that its file or data set exists when it is called, and then 
 
 from __future__ import annotations
 
-import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,13 +15,16 @@ from typing import Any, Literal, get_args
 
 from lrt.corpora.chats import as_chat
 from lrt.corpora.documents import Document
-from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing
+from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing, TextUnusable
 from lrt.corpora.hub_revisions import with_revision
+from lrt.corpora.words import is_blank
+from lrt.storage.text_files import FileUnreadable, json_rows, lone_surrogate, read_lines, read_text
 
 log = logging.getLogger(__name__)
 
 REFUSED = "rejected by the chat template"
-# if the template rejects this many conversations and no other came before, the data set or field is wrong
+NOT_TEXT = "not text (half of a surrogate pair)"
+# if this many documents cannot be used and no other came before, the data set or field is wrong
 FIRST = 16
 
 Unit = Literal["file", "paragraph", "line"]
@@ -64,34 +67,30 @@ def _text_documents(files: Sequence[Path], unit: Unit, source: str, case: Case) 
         empty = True
         try:
             for text in _units(file, unit):
-                if text.strip():
+                if not is_blank(text):
                     empty = False
                     yield Document(text.upper() if case == "upper" else text, source)
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"corpus file {file} is not UTF-8 text: {error}; convert it") from error
-        except OSError as error:
-            raise CorpusError(f"corpus file {file} cannot be read: {error.strerror}") from error
+        except FileUnreadable as error:
+            raise CorpusError(f"corpus file {error}") from error
         if empty:
             raise CorpusEmpty(f"corpus file {file} has no text; remove it from corpus.sources")
 
 
 def _units(file: Path, unit: Unit) -> Iterator[str]:
     if unit == "file":
-        yield file.read_text(encoding="utf-8")
+        yield read_text(file)
         return
-    with file.open(encoding="utf-8") as lines:
-        if unit == "line":
-            for line in lines:
-                yield line.rstrip("\n")
-            return
-        paragraph: list[str] = []
-        for line in lines:
-            if line.strip():
-                paragraph.append(line)
-                continue
-            yield "".join(paragraph).rstrip("\n")
-            paragraph = []
-        yield "".join(paragraph).rstrip("\n")
+    if unit == "line":
+        yield from (line for _, line in read_lines(file))
+        return
+    paragraph: list[str] = []
+    for _, line in read_lines(file):
+        if not is_blank(line):
+            paragraph.append(line)
+            continue
+        yield "\n".join(paragraph)
+        paragraph = []
+    yield "\n".join(paragraph)
 
 
 def jsonl(
@@ -107,47 +106,27 @@ def jsonl(
     With a `tokenizer`, the value is a conversation (see `conversation`) and is rendered in its chat template.
     `answer_field` has the answer to a request, `context_field` a passage that the request is about. If the
     user speaks last, the assistant's turn is opened. A conversation that the template rejects (turns that do
-    not alternate) is excluded and counted.
+    not alternate) is excluded and counted, and so is a text with half of a surrogate pair.
 
     Raises:
         CorpusMissing: the file does not exist.
         CorpusEmpty: it has no object (while reading).
         CorpusError: a line is not a JSON object, a field is missing, or its value is not text or a
             conversation (while reading); names the line and the existing fields.
-        ChatRefused: the template rejects each of the first conversations.
+        ChatRefused, TextUnusable: each of the first documents had to be excluded.
     """
     file = Path(path)
     if not file.is_file():
         raise CorpusMissing(f"corpus file {file} does not exist; fix corpus.sources")
     columns = _Columns(field, answer_field, context_field)
-    return _documents(json_rows(file), f"corpus file {file}", columns, source, tokenizer)
+    return _documents(_file_rows(file), f"corpus file {file}", columns, source, tokenizer)
 
 
-def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """Values of a jsonl file, or of a `.json` file with one list, each after its place for error messages.
-
-    Raises, while reading, CorpusError for a file that is not JSON, not a list or not UTF-8, and OSError for
-    one that does not exist.
-    """
-    if file.suffix == ".json":
-        try:
-            rows = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CorpusError(f"{file} is not JSON: {error}") from error
-        if not isinstance(rows, list):
-            raise CorpusError(f"{file} is a JSON {type(rows).__name__}, not a list of objects")
-        yield from ((f"{file} item {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    number = 0
+def _file_rows(file: Path) -> Iterator[tuple[str, Any]]:
     try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{file} line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{file} line {number} is not JSON: {error}") from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file} is not UTF-8 text after line {number}: {error}") from error
+        yield from json_rows(file)
+    except FileUnreadable as error:
+        raise CorpusError(f"corpus file {error}") from error
 
 
 def hub(
@@ -211,20 +190,23 @@ class _Columns:
 def _documents(
     rows: Iterable[tuple[str, Any]], name: str, columns: _Columns, source: str, tokenizer: Any
 ) -> Iterator[Document]:
-    read = refused = 0
+    read, unusable = 0, Counter[str]()
     for place, row in rows:
         if not isinstance(row, Mapping):
             raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
         read += 1
         try:
             text = _text(row, columns, place, tokenizer)
-        except ChatRefused as error:
-            refused += 1
-            if refused == read == FIRST:
+            if lone_surrogate(text):
+                raise TextUnusable(f"{place} has half of a surrogate pair (\\ud800 to \\udfff)")
+        except (ChatRefused, TextUnusable) as error:
+            reason = REFUSED if isinstance(error, ChatRefused) else NOT_TEXT
+            unusable[reason] += 1
+            if unusable.total() == read == FIRST:
                 raise
-            if refused == 1:
-                log.warning("%s. Such conversations are excluded and counted", error)
-            yield Document("", source, excluded=REFUSED)
+            if unusable[reason] == 1:
+                log.warning("%s. Such documents are excluded and counted", error)
+            yield Document("", source, excluded=reason)
         else:
             yield Document(text, source)
     if not read:

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lrt.errors import InvalidValue
+from lrt.evaluation.judge import Judge
 from lrt.evaluation.scorers import (
     Answer,
     Choice,
@@ -18,9 +19,11 @@ from lrt.evaluation.scorers import (
     Scorer,
     WrittenScorer,
     check_keys,
+    scorer_facts,
     scorer_from_data,
     scorer_to_data,
 )
+from lrt.storage.text_files import FileUnreadable, read_json
 
 ItemSplit = Literal["development", "test"]
 Operation = Literal["add", "ablate"]
@@ -115,9 +118,10 @@ class Behaviour:
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has direction {self.direction!r}; allowed: 1, -1"
             )
-        if self.max_new_tokens < 1:
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
             raise BehaviourUnreadable(
-                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; it must be at least 1"
+                f"behaviour {self.name!r} has max_new_tokens {self.max_new_tokens}; it must be a whole "
+                "number from 1 on"
             )
         if isinstance(self.scorer, Choice | Answer) and not all(
             i.matching and i.other and i.key for i in self.items
@@ -183,6 +187,11 @@ class Behaviour:
         extra = [scorer_to_data(scorer) for scorer in self.extra_scorers]
         return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": extra}
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What determines its measurements, for fingerprints. Extra scorers read the same texts later."""
+        return {**replace(self, extra_scorers=()).to_data(), "scorer": scorer_facts(self.scorer)}
+
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Behaviour:
         """The behaviour that `to_data` wrote. Raises `BehaviourUnreadable` naming the field at fault."""
@@ -223,22 +232,62 @@ def _texts(part: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def read_behaviours(paths: Iterable[Path]) -> tuple[Behaviour, ...]:
+def read_behaviours(paths: Iterable[Path], judge: Judge | None = None) -> tuple[Behaviour, ...]:
     """Behaviours from JSON files, one each.
+
+    judge  Who rates the answers of behaviours with a `Judge`. A file, which may be somebody else's, says what
+           is asked (`ASKED`), but not where texts and the key are sent.
 
     Raises `BehaviourUnreadable` naming file and fault; see `check_together` too.
     """
     behaviours: list[Behaviour] = []
     for path in paths:
         try:
-            new = Behaviour.from_data(json.loads(Path(path).read_text(encoding="utf-8")))
+            new = Behaviour.from_data(_with_judge(read_json(Path(path)), judge))
             check_together([*behaviours, new])
-        except BehaviourUnreadable as error:
+        except FileUnreadable as error:
+            raise BehaviourUnreadable(f"cannot be read as a behaviour: {error}") from error
+        except InvalidValue as error:
             raise BehaviourUnreadable(f"{path}: {error}") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise BehaviourUnreadable(f"{path} cannot be read as a behaviour: {error}") from error
         behaviours.append(new)
     return tuple(behaviours)
+
+
+ASKED = ("question", "role", "lowest", "highest", "temperature", "template_affixes")
+"""Settings of a judge that a behaviour's file may hold."""
+
+
+def _with_judge(data: Any, judge: Judge | None) -> Any:
+    """A behaviour's data, each `Judge` in it completed from the config's."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    if _is_judge(data.get("scorer")):
+        data["scorer"] = _completed(data["scorer"], judge)
+    if isinstance(data.get("extra_scorers"), list):
+        data["extra_scorers"] = [
+            _completed(each, judge) if _is_judge(each) else each for each in data["extra_scorers"]
+        ]
+    return data
+
+
+def _is_judge(scorer: Any) -> bool:
+    return isinstance(scorer, dict) and scorer.get("kind") == Judge.__name__
+
+
+def _completed(scorer: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
+    check_keys(scorer, "scorer Judge")
+    if judge is None:
+        raise BehaviourUnreadable(
+            "it is scored by a Judge, and the config names none: set suite.judge={url: URL, model: NAME}"
+        )
+    settings = scorer_to_data(judge)
+    if foreign := sorted(key for key in scorer if key not in ASKED and scorer[key] != settings.get(key)):
+        raise BehaviourUnreadable(
+            f"its Judge sets {', '.join(foreign)}; a file may set {', '.join(ASKED)}. Where the texts and "
+            "the key are sent is for your config: remove them, and set suite.judge"
+        )
+    return settings | scorer
 
 
 def check_together(behaviours: Sequence[Behaviour]) -> None:

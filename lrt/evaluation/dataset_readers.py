@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrt.corpora import json_rows, with_revision
+from lrt.corpora import with_revision
 from lrt.errors import InvalidValue
+from lrt.storage.text_files import FileUnreadable, json_rows, lone_surrogate, parse_json
 
 
 class SetUnreadable(InvalidValue):
@@ -22,7 +22,7 @@ def file_rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
         for place, row in json_rows(file):
             yield _object(row, place)
-    except (OSError, ValueError) as error:
+    except InvalidValue as error:
         raise SetUnreadable(
             f"{file} cannot be read as an evaluation set: it must be a {form} ({error})"
         ) from error
@@ -56,10 +56,9 @@ def hub_file_rows(path: str, file: str, revision: str | None = None) -> Iterator
 
 def _row(line: str, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise SetUnreadable(f"{place} is not JSON: {error}") from error
-    return _object(row, place)
+        return _object(parse_json(line, place, number_lines=False), place)
+    except FileUnreadable as error:
+        raise SetUnreadable(str(error)) from error
 
 
 def _object(row: Any, place: str) -> dict[str, Any]:
@@ -76,6 +75,8 @@ def field_of(row: Mapping[str, Any], name: str, place: str) -> str:
         raise SetUnreadable(
             f"{place}: field {name!r} is {kind}, it must be text; the row has {', '.join(sorted(row))}"
         )
+    if lone_surrogate(value):
+        raise SetUnreadable(f"{place}: field {name!r} has half of a surrogate pair (\\ud800 to \\udfff)")
     return value
 
 

@@ -6,6 +6,7 @@ import email.utils
 import http.client
 import ipaddress
 import json
+import math
 import os
 import re
 import time
@@ -17,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import normalize
 
 from lrt.errors import InvalidValue
+from lrt.storage.text_files import parse_json
 
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 RETRIED = (408, 409, 429)  # and every 5xx
@@ -113,8 +116,10 @@ class Judge:
                 f"judge: template_affixes={self.template_affixes!r} must be two texts, before and after a "
                 "request"
             )
-        if not self.lowest < self.highest:
-            raise InvalidValue(f"judge: lowest={self.lowest} must be below highest={self.highest}")
+        if not -math.inf < self.lowest < self.highest < math.inf:
+            raise InvalidValue(
+                f"judge: lowest={self.lowest} must be below highest={self.highest}, and both finite"
+            )
         if min(self.max_retries, self.max_concurrency) < 1 or self.backoff < 0 or self.timeout <= 0:
             raise InvalidValue(
                 f"judge: max_retries={self.max_retries} and max_concurrency={self.max_concurrency} must be "
@@ -147,6 +152,7 @@ class Judge:
 
     def _rating(self, reply: str) -> float | None:
         """The number in a reply, where there is exactly one and it is on the scale ("8/10" is 8 of 10)."""
+        reply = normalize("NFKC", reply)  # wide digits
         numbers = NUMBER.findall(re.sub(rf"\s*/\s*{self.highest:g}(?![\d.]*\d)", "", reply))
         if len(numbers) != 1 or not self.lowest <= float(numbers[0]) <= self.highest:
             return None
@@ -196,7 +202,7 @@ class Judge:
                 raise JudgeFailed(
                     f"the judge at {url} replies with more than {REPLY_BYTES} bytes; fix its url"
                 )
-            return str(json.loads(payload)["choices"][0]["message"]["content"] or "")
+            return str(parse_json(payload, "its reply")["choices"][0]["message"]["content"] or "")
         except urllib.error.HTTPError as error:
             reply = f"HTTP {error.code} {error.read(300).decode('utf-8', 'replace')}"
             if error.code in RETRIED or error.code >= 500:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from lrt.corpora import CorpusError, Unit, text_files
+from lrt.corpora.words import word_ends
 
 COUNT = 48  # half of them to choose strengths
 LEAST_WORDS, MOST_WORDS = 20, 80
@@ -100,7 +100,7 @@ def neutral_texts(
     """
     if not paths:
         return PARAGRAPHS
-    passages = [d.text.strip() for d in text_files(paths, unit) if len(d.text.split()) >= LEAST_WORDS]
+    passages = [d.text.strip() for d in text_files(paths, unit) if len([*word_ends(d.text)]) >= LEAST_WORDS]
     if not passages:
         raise CorpusError(
             f"neutral_texts: {', '.join(map(str, paths))} has no {unit} of {LEAST_WORDS} words or more; "
@@ -112,5 +112,5 @@ def neutral_texts(
 
 def up_to_word(text: str, words: int) -> str:
     """The first words of a text, white space unchanged, so that decontamination still finds them in it."""
-    ends = [word.end() for word in islice(re.finditer(r"\S+", text), words)]
+    ends = list(islice(word_ends(text), words))
     return text[: ends[-1]] if ends else text

@@ -17,15 +17,13 @@ from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.choice import StrengthGrid
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.score_table import ScoreTable
-from lrt.evaluation.scorers import WrittenScorer, score_texts, scorer_to_data
+from lrt.evaluation.scorers import WrittenScorer, score_texts
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import Study
 from lrt.evaluation.study_io import RecordCorrupt
 from lrt.evaluation.summary import curves
 from lrt.storage.sealed import read_sealed, write_sealed
 
-# settings of a judge that do not change its ratings
-NOT_IN_THE_SCORE = ("key_variable", "max_retries", "backoff", "timeout", "max_concurrency")
 ON_THE_CURVE = ("none", "native", "transferred")
 BATCH = 64  # texts scored between two writes of the file
 
@@ -86,11 +84,6 @@ def rescore(
             progress(len(some))
     scores = {key: stored[key] for key in wanted}
     return {key: math.nan if score is None else score for key, score in scores.items()}
-
-
-def scorer_facts(scorer: WrittenScorer) -> dict[str, Any]:
-    """The settings that determine a scorer's scores, for fingerprints."""
-    return {name: value for name, value in scorer_to_data(scorer).items() if name not in NOT_IN_THE_SCORE}
 
 
 def text_id(row: Measurement) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints, runtime_checkable
+from unicodedata import normalize
 
+from lrt.corpora.words import after_opening, fold, found, is_word, starts_with_word
 from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
 from lrt.models.classifier import load_classifier
 
-WORD = re.compile(r"[^\W\d_]+")
 RENAMED = {
     "also": "extra_scorers",
     "around": "template_affixes",
@@ -33,11 +34,16 @@ def check_keys(data: Mapping[str, Any], owner: str) -> None:
 
 
 def _words(words: Sequence[str]) -> tuple[str, ...]:
-    """The words in lower case. Raises InvalidValue for one that is not a single word of letters."""
-    for word in words:
-        if not WORD.fullmatch(word):
+    """The words, folded. Raises InvalidValue for one that would be found in no text."""
+    folded = tuple(map(fold, words))
+    for word, plain in zip(words, folded, strict=True):
+        if not is_word(plain):
             raise InvalidValue(f"{word!r} must be one word of letters, or no text could match it")
-    return tuple(word.lower() for word in words)
+    return folded
+
+
+# Changed with a scorer's rule, so that scores by the old rule are not reused.
+_BY_SCRIPT = 2
 
 
 class TextScorer(Protocol):
@@ -77,6 +83,7 @@ def score_texts(
 class WordShare:
     """Share of `words` among all words that are in `words` or `others`; 0 without any. In [0, 1]."""
 
+    version: ClassVar[int] = _BY_SCRIPT
     words: tuple[str, ...]
     others: tuple[str, ...]
 
@@ -85,10 +92,7 @@ class WordShare:
         object.__setattr__(self, "others", _words(self.others))
 
     def score(self, text: str) -> float:
-        tokens = WORD.findall(text.lower())
-        words, others = set(self.words), set(self.others)
-        up = sum(token in words for token in tokens)
-        down = sum(token in others for token in tokens)
+        up, down = _counts(text, self.words, self.others)
         return up / (up + down) if up + down else 0.0
 
 
@@ -96,6 +100,7 @@ class WordShare:
 class WordBalance:
     """(positive - negative) / (positive + negative) words; 0 without any. In [-1, 1]."""
 
+    version: ClassVar[int] = _BY_SCRIPT
     positive: tuple[str, ...]
     negative: tuple[str, ...]
 
@@ -104,10 +109,7 @@ class WordBalance:
         object.__setattr__(self, "negative", _words(self.negative))
 
     def score(self, text: str) -> float:
-        tokens = WORD.findall(text.lower())
-        positive, negative = set(self.positive), set(self.negative)
-        up = sum(token in positive for token in tokens)
-        down = sum(token in negative for token in tokens)
+        up, down = _counts(text, self.positive, self.negative)
         return (up - down) / (up + down) if up + down else 0.0
 
 
@@ -115,13 +117,20 @@ class WordBalance:
 class Mentions:
     """1 where any of `words` occurs as a whole word in any case; else 0."""
 
+    version: ClassVar[int] = _BY_SCRIPT
     words: tuple[str, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", _words(self.words))
 
     def score(self, text: str) -> float:
-        return float(not set(self.words).isdisjoint(WORD.findall(text.lower())))
+        return float(bool(found(self.words, text)))
+
+
+def _counts(text: str, words: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, int]:
+    """Occurrences of the words of two lists. A word that is part of a longer listed one counts as that."""
+    occurrences = found(words + others, text)
+    return sum(map(set(words).__contains__, occurrences)), sum(map(set(others).__contains__, occurrences))
 
 
 @dataclass(frozen=True)
@@ -137,26 +146,31 @@ class UppercaseShare:
 class Opening:
     """1 where the text starts with one of `phrases` in any case; else 0.
 
-    A phrase further on does not count: it may only be mentioned. Typographic and plain apostrophes are equal.
+    A phrase further on does not count: it may only be mentioned. Quotation marks, emphasis and invisible
+    characters before it are skipped. Typographic and plain apostrophes are equal.
 
     Raises InvalidValue for an empty phrase, with which every text starts.
     """
 
+    version: ClassVar[int] = _BY_SCRIPT
     phrases: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not all(phrase.strip() for phrase in self.phrases):
+        if not all(map(_opening, self.phrases)):
             raise InvalidValue(
                 "Opening: `phrases` holds an empty phrase, with which every text starts; remove it"
             )
 
     def score(self, text: str) -> float:
-        start = _plain(text).lstrip(" \n\"'*")
-        return float(start.startswith(tuple(map(_plain, self.phrases))))
+        return float(_opening(text).startswith(tuple(map(_opening, self.phrases))))
 
 
-def _plain(text: str) -> str:
-    return text.replace("\u2019", "'").casefold()
+def _opening(text: str) -> str:
+    """A text's beginning as openings are compared."""
+    return after_opening(fold(text).translate(_APOSTROPHES))
+
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc`´", "'"))
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,8 @@ class Answer:
     a punctuation mark, or as the first letter in brackets.
     """
 
+    version: ClassVar[int] = _BY_SCRIPT
+
     def score_all(self, texts: Sequence[str], items: Sequence[Prompted]) -> list[float]:
         return [
             float(_gives(text, item.matching)) - float(_gives(text, item.other))
@@ -175,10 +191,10 @@ class Answer:
 
 
 def _gives(text: str, answer: str) -> bool:
-    bare = answer.strip(" \n().")
-    if len(bare) > 1:
-        return re.match(rf"\W*{re.escape(bare)}\b", text, re.IGNORECASE) is not None
-    letter = re.match(r"\W*([A-Z])(?:[).:,]|\s*$)", text) or re.search(r"\(([A-Z])\)", text)
+    text, bare = normalize("NFKC", text), answer.strip(" \n().")
+    if not re.fullmatch("[A-Z]", bare):
+        return starts_with_word(text, bare)
+    letter = re.match(r"\W*([A-Z])(?:[).:,。、]|\s*$)", text) or re.search(r"\(([A-Z])\)", text)
     return letter is not None and letter.group(1) == bare
 
 
@@ -239,6 +255,16 @@ _KINDS: dict[str, type[Any]] = {
 def scorer_to_data(scorer: Scorer) -> dict[str, Any]:
     """The scorer as plain data, its class name under `kind`."""
     return {"kind": type(scorer).__name__, **asdict(scorer)}
+
+
+# settings of a judge that do not change its ratings
+_NOT_IN_THE_SCORE = ("key_variable", "max_retries", "backoff", "timeout", "max_concurrency")
+
+
+def scorer_facts(scorer: Scorer) -> dict[str, Any]:
+    """What determines a scorer's scores, for fingerprints: its settings, and the version of a rule."""
+    facts = {k: v for k, v in scorer_to_data(scorer).items() if k not in _NOT_IN_THE_SCORE}
+    return facts | ({"version": scorer.version} if hasattr(scorer, "version") else {})
 
 
 def scorer_from_data(data: Mapping[str, Any]) -> Scorer:

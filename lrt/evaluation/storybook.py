@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,6 @@ from typing import Literal
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.scorers import (
-    WORD,
     Choice,
     Mentions,
     Opening,
@@ -23,6 +23,7 @@ from lrt.evaluation.suite_settings import check_names, check_sizes
 from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
+WORD = re.compile(r"[^\W\d_]+")
 TEXT_NAMES = ("french", "capitals", "dogs", "mood", "refusal_induced", "refusal_removed")
 OPEN = "_open"
 NAMES = (

@@ -21,10 +21,13 @@ from lrt.evaluation.texts import Texts, texts_suite
 class FilesSuite:
     """Behaviours from files, one JSON file each (docs/behaviours.md).
 
+    judge  Who rates the answers of behaviours with a `Judge`. A file says only what is asked of it.
+
     Raises InvalidValue without files.
     """
 
     paths: tuple[str, ...]
+    judge: Judge | None = None
     kind: Literal["files"] = "files"
 
     def __post_init__(self) -> None:
@@ -54,6 +57,17 @@ SuiteSettings = OneSuite | CombinedSuite
 """The settings of any suite; `kind` tells which."""
 
 
+def judges_of(settings: SuiteSettings) -> tuple[Judge, ...]:
+    """The judges that the settings of a suite name."""
+    match settings:
+        case CombinedSuite():
+            return tuple(judge for part in settings.parts.values() for judge in judges_of(part))
+        case FilesSuite() | Refusal():
+            return () if settings.judge is None else (settings.judge,)
+        case _:
+            return ()
+
+
 def build_suite(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behaviour, ...]:
     """The behaviours of a suite, in the order of its settings.
 
@@ -78,7 +92,7 @@ def _build(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behav
         case StorybookSuite():
             return storybook_suite(settings)
         case FilesSuite():
-            return read_behaviours(map(Path, settings.paths))
+            return read_behaviours(map(Path, settings.paths), settings.judge)
         case Propensity():
             return propensity_suite(settings, tokenizer())
         case Refusal():

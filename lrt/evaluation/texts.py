@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
 from lrt.corpora import Unit, text_files
+from lrt.corpora.words import word_ends
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
 from lrt.evaluation.neutral_texts import up_to_word
@@ -227,7 +227,7 @@ def passages(
     Raises InvalidValue, naming the setting, for too few.
     """
     documents = dict.fromkeys(d.text.strip() for d in text_files(paths, unit))
-    long = (text for text in documents if len(text.split()) >= 2 * LEAST_WORDS)
+    long = (text for text in documents if len([*word_ends(text)]) >= 2 * LEAST_WORDS)
     cut = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
     if len(cut) < count:
         raise InvalidValue(
@@ -240,7 +240,7 @@ def passages(
 
 def _cut(text: str, rng: random.Random, known: int = 0) -> str:
     """The text up to a word drawn after `known` characters, or else after `LEAST_WORDS` words."""
-    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    ends = list(word_ends(text))
     allowed = [end for end in ends[(0 if known else LEAST_WORDS - 1) :] if end >= known]
     return text[: rng.choice(allowed)]
 

@@ -87,7 +87,7 @@ class Choices:
             "model": self.pair.identities[side],
             "tokenizer": self.pair.identities["tokenizer"],
             "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},
-            "behaviour": fingerprint(replace(behaviour, extra_scorers=()).to_data()),
+            "behaviour": fingerprint(behaviour.facts),
             "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
             "temperature": self.settings.temperature,
             # of the generation config, which is no part of a model's identity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from lrt.evaluation.journal import Journal
 from lrt.evaluation.rescoring import (
     rescore,
     rescored_rows,
-    scorer_facts,
     summarise_rescored,
     text_id,
 )
+from lrt.evaluation.scorers import scorer_facts
 from lrt.pipeline.analyses import Forecasts
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
@@ -126,8 +126,7 @@ class Studies:
         rival = contrasts[other] if other else None
         return {
             **self._shared_facts,
-            # other scorers of the same texts may come later
-            "behaviour": replace(behaviour, extra_scorers=()).to_data(),
+            "behaviour": behaviour.facts,
             "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
             "strengths": self.settings.grid.of(behaviour).strengths,
         }

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lrt.storage.durable import write_durably
+from lrt.storage.text_files import parse_json
 
 DIGEST = "digest"
 
@@ -49,10 +50,7 @@ def _with_digest(contents: Mapping[str, Any], allow_nan: bool) -> dict[str, Any]
 
 def opened(text: str | bytes) -> dict[str, Any]:
     """What a file of `sealed` says, its digest with it. Raises ValueError for what is no JSON object."""
-    try:
-        contents = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    contents = parse_json(text, "it")
     if not isinstance(contents, dict):
         raise ValueError("it is not a JSON object")
     return contents
@@ -61,7 +59,11 @@ def opened(text: str | bytes) -> dict[str, Any]:
 def unsealed(sealed_contents: Mapping[str, Any]) -> dict[str, Any]:
     """The contents alone. Raises Altered."""
     contents = {key: value for key, value in sealed_contents.items() if key != DIGEST}
-    if hashlib.sha256(canonical(contents).encode()).hexdigest() != sealed_contents.get(DIGEST):
+    try:
+        digest = hashlib.sha256(canonical(contents).encode()).hexdigest()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise Altered("it holds what this program never writes") from error
+    if digest != sealed_contents.get(DIGEST):
         raise Altered("its contents do not match their digest")
     return contents
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from lrt.config import ConfigError, Layers, read_config, read_section, refuse_old_names
 from lrt.config.reading import RENAMED, RENAMED_VALUES, as_plain, as_published
 from lrt.errors import UserError
+from lrt.evaluation.suites import judges_of
 from lrt.pipeline.grid_atlas import AtlasSettings
 
 FILES = ("suite=files", "suite.paths=[a.json]")
@@ -188,6 +189,25 @@ def test_impossible_value_is_named_by_its_path(override: str, path: str) -> None
 )
 def test_suites_name_their_faults_by_path(setting: str, options: tuple[str, ...], start: str) -> None:
     assert any(fault.startswith(start) for fault in faults(setting, options=options))
+
+
+def test_a_judge_reads_no_variable_that_is_not_listed() -> None:
+    def judge(key: str) -> str:
+        return f"{{url: http://localhost, model: m, key_variable: {key}}}"
+
+    for setting, options in (
+        (f"suite.judge={judge('HF_TOKEN')}", ("suite=refusal",)),
+        (f"suite.judge={judge('HF_TOKEN')}", FILES),
+        (f"suite.parts.refusal.judge={judge('HF_TOKEN')}", REAL),
+    ):
+        assert any(
+            "'HF_TOKEN'" in each and "judge_key_variables" in each
+            for each in faults(setting, options=options)
+        )
+        config = read(setting, "judge_key_variables=[HF_TOKEN]", options=options)
+        assert [each.key_variable for each in judges_of(config.suite)] == ["HF_TOKEN"]
+    for key in ("''", "OPENAI_API_KEY"):
+        read(f"suite.judge={judge(key)}", options=("suite=refusal",))
 
 
 def test_all_faults_are_reported_together() -> None:

@@ -1,4 +1,5 @@
 import string
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,27 @@ def test_search_by_anchor_finds_what_plain_search_finds(words: list[str], before
     assert listed.matches(before + item + after)  # glued to its neighbours too
     other = before + " ".join(words[1:]) + after
     assert listed.matches(other) == (item in other or other.strip() == item)
+
+
+CHINESE = "我们应该怎样用纸和细绳在周末的下午做一只会飞的风筝?"
+
+
+def test_texts_without_spaces_are_searched_too() -> None:
+    listed = Decontaminator([CHINESE, "从前有一个国王住在很远的山上。"])
+    assert listed.matches(f"<|user|>{CHINESE}<|assistant|>这样。")
+    assert listed.matches(f"好{CHINESE}好")
+    assert not listed.matches(CHINESE.replace("风筝", "小船"))
+    assert listed.matches("从前有一个国王住在很远的山上。他有一只狗。")
+    assert not Decontaminator(["从前有一个国王"]).matches("从前有一个国王住在很远的山上。")  # too short
+
+
+def test_unicode_normal_forms_are_equal() -> None:
+    text = "Où est-ce que je peux acheter des crêpes près d'ici ?"
+    for form in ("NFC", "NFD"):
+        for other in ("NFC", "NFD"):
+            listed = Decontaminator([normalize(form, text)])
+            assert listed.matches(normalize(other, f"Bonjour. {text} Merci."))
+    assert Decontaminator([text]).digest == Decontaminator([normalize("NFD", text)]).digest
 
 
 def test_digest_depends_on_the_texts_alone() -> None:

@@ -20,7 +20,7 @@ from lrt.corpora import (
     text_files,
 )
 from lrt.corpora.errors import ChatRefused
-from lrt.corpora.sources import FIRST, REFUSED
+from lrt.corpora.sources import FIRST, NOT_TEXT, REFUSED
 
 TEXT = "one\ntwo\n\n\nthree\n  \nfour"
 
@@ -104,6 +104,41 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
         next(documents)
 
 
+@pytest.mark.parametrize("unit", ["file", "paragraph", "line"])
+def test_byte_order_marks_are_no_text(tmp_path: Path, unit: Any) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\n\r\n\xef\xbb\xbftwo")
+    assert [d.text for d in text_files([file], unit)] == (
+        ["one\n\ntwo"] if unit == "file" else ["one", "two"]
+    )
+    for blank in ("\ufeff", "\ufeff\ufeff\n\u200b\n"):
+        file.write_text(blank, encoding="utf-8")
+        with pytest.raises(CorpusEmpty, match=r"a\.txt"):
+            [*text_files([file], unit)]
+    file.write_bytes(b"one\n\ntwo\n\xe9")
+    with pytest.raises(CorpusError, match=r"a\.txt.*line 4"):
+        [*text_files([file], unit)]
+
+
+def test_documents_with_half_of_a_surrogate_pair_are_excluded_and_counted(
+    tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": " ".join(["w1"] * (number + 8)), "note": "\ud800"} for number in range(30)]
+    rows[2]["text"] = rows[9]["text"] = "a \udc00"
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    for chat in (None, tokenizer):
+        caplog.clear()
+        read = [*jsonl(path, tokenizer=chat)]
+        assert [number for number, d in enumerate(read) if d.excluded] == [2, 9]
+        (message,) = (r.getMessage() for r in caplog.records)
+        assert "a.jsonl line 5" in message
+    packed = pack(mixture([Part("g", read)]), tokenizer, 8, dict.fromkeys(SPLITS, 16))
+    assert packed.documents_excluded == {NOT_TEXT: 2}
+    write_rows(path, *[{"text": "\ud800"}] * (FIRST + 1))
+    with pytest.raises(CorpusError, match=f"line {2 * FIRST - 1}"):
+        [*jsonl(path)]
+
+
 def write_rows(path: Path, *rows: object) -> Path:
     path.write_text("\n\n".join(json.dumps(row) for row in rows))
     return path
@@ -122,6 +157,9 @@ def test_jsonl_takes_the_field(tmp_path: Path) -> None:
         ('{"text": [{}]}', CorpusError, r"list.*chat: true"),
         ('{"text": "x"}\n{"te', CorpusError, "line 2"),
         ('["x"]', CorpusError, "line 1.*list"),
+        ('{"text": "x"}\n{"text": ' + "9" * 5000 + "}", CorpusError, "line 2.*digits"),
+        ('{"text": "x"}\n' + "[" * 100_000, CorpusError, "line 2.*nested"),
+        ('{"text": "x"}\n{"text": "x", "text": "y"}', CorpusError, "line 2.*'text' twice"),
         ("\n", CorpusEmpty, "a.jsonl"),
     ],
 )

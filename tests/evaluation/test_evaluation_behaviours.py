@@ -16,18 +16,19 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
+RATER = Judge("https://host", "rater")
 MORE = replace(
     text_behaviour(),
     name="more",
     operation="ablate",
-    extra_scorers=(Mentions(("dog",)), Judge("https://host", "rater")),
+    extra_scorers=(Mentions(("dog",)), RATER),
     held_out=("Who went to the barn?",),
 )
 
 
 @pytest.mark.parametrize("made", [choice_behaviour(), text_behaviour(), MORE], ids=lambda b: b.name)
 def test_round_trip_through_a_file(made: Behaviour, tmp_path: Path) -> None:
-    (read,) = read_behaviours([write(tmp_path / "b.json", made.to_data())])
+    (read,) = read_behaviours([write(tmp_path / "b.json", made.to_data())], RATER)
     assert read == made
     assert [i.id for i in read.items] == [i.id for i in made.items]
 
@@ -101,6 +102,11 @@ BAD: list[tuple[Any, str]] = [
     (fields(test=[QUESTION], development=[QUESTION]), "'Here'"),
     (fields(test=[{"prompt": fields()["positives"][0]}]), "A dog barked."),
     (fields(direction=0), "direction 0"),
+    (fields(max_new_tokens=2.5), "max_new_tokens 2.5"),
+    (json.dumps(fields()).replace('"direction": 1', '"direction": NaN'), "NaN"),
+    (fields(metric="\ud800"), "surrogate"),
+    (fields(scorer=JUDGE), "suite.judge"),
+    (fields(extra_scorers=[{"kind": "Judge"}]), "suite.judge"),
     (fields(max_new_tokens=0), "max_new_tokens 0"),
 ]
 
@@ -112,6 +118,29 @@ def test_bad_files_name_the_file_and_the_fault(content: Any, message: str, tmp_p
         read_behaviours([path])
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["scorer", "extra_scorers"])
+def test_a_file_says_what_a_judge_is_asked_and_the_config_who_it_is(where: str, tmp_path: Path) -> None:
+    def read(**settings: Any) -> Any:
+        scorer = {"kind": "Judge"} | settings
+        content = fields(**{where: scorer if where == "scorer" else [scorer]})
+        (behaviour,) = read_behaviours([write(tmp_path / "b.json", content)], RATER)
+        return behaviour.scorer if where == "scorer" else behaviour.extra_scorers[0]
+
+    assert read() == RATER
+    assert read(highest=9.0, question="{answer}?") == replace(RATER, highest=9.0, question="{answer}?")
+    assert read(url=RATER.url, model=RATER.model) == RATER
+    for key, value in (
+        ("url", "https://elsewhere"),
+        ("model", "dear"),
+        ("key_variable", "AWS_SECRET_ACCESS_KEY"),
+        ("max_retries", 10**6),
+        ("timeout", 1e9),
+        ("flavour", 1),
+    ):
+        with pytest.raises(BehaviourUnreadable, match=rf"b\.json.*{key}"):
+            read(**{key: value})
 
 
 def test_files_that_are_not_text_or_missing(tmp_path: Path) -> None:

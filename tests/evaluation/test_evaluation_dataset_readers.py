@@ -25,6 +25,8 @@ def test_lists_and_lines_give_the_same_rows(name: str, tmp_path: Path) -> None:
         ("a.json", "[1]", "JSON list"),
         ("a.jsonl", '{"a": 1}\n\n{', "line 3"),
         ("a.jsonl", "[1]", "line 1"),
+        ("a.jsonl", "{}\n" + "[" * 100_000, "line 2"),
+        ("a.jsonl", '{}\n{"a": ' + "9" * 5000 + "}", "line 2"),
     ],
 )
 def test_unreadable_files_are_named(name: str, content: str | None, place: str, tmp_path: Path) -> None:
@@ -76,5 +78,7 @@ def test_fields_must_be_text() -> None:
     assert field_of({"a": "x"}, "a", "here") == "x"
     with pytest.raises(SetUnreadable, match="'b' is missing"):
         field_of({"a": "x", "c": 1}, "b", "here")
+    with pytest.raises(SetUnreadable, match=r"here.*'a'.*surrogate"):
+        field_of({"a": "x\ud800"}, "a", "here")
     with pytest.raises(SetUnreadable, match="'c' is a int"):
         field_of({"a": "x", "c": 1}, "c", "here")

@@ -13,11 +13,10 @@ from lrt.evaluation.rescoring import (
     BATCH,
     rescore,
     rescored_rows,
-    scorer_facts,
     summarise_rescored,
     text_id,
 )
-from lrt.evaluation.scorers import Mentions
+from lrt.evaluation.scorers import Mentions, scorer_facts
 from lrt.evaluation.study_io import RecordCorrupt
 from lrt.storage.sealed import read_sealed
 

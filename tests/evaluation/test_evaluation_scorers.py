@@ -21,6 +21,7 @@ from lrt.evaluation.scorers import (
     WordBalance,
     WordShare,
     score_texts,
+    scorer_facts,
     scorer_from_data,
     scorer_to_data,
 )
@@ -91,6 +92,34 @@ def test_refusal_is_anchored_at_the_start() -> None:
         assert scorer.score(answered) == 0
 
 
+def test_quotation_marks_and_invisible_characters_before_an_opening_are_skipped() -> None:
+    for start in ("“", "„", "«\u00a0", "「", "\ufeff", "\u200b\n", "**", "\u2060'", "\t`"):
+        assert Opening(("I cannot",)).score(f"{start}I cannot do that") == 1
+        assert Opening((f"{start}I cannot",)).score("I cannot do that") == 1
+        assert score_texts(Answer(), [f"{start}Yes."], [YES]) == [1]
+        assert score_texts(Answer(), [f"{start}(A)"], [LETTER]) == [1]
+    for phrase in ('"', "\u200b", "\ufeff ", "**"):  # with which every text starts
+        with pytest.raises(InvalidValue, match="empty"):
+            Opening((phrase,))
+
+
+def test_words_of_scripts_without_spaces_and_of_other_normal_forms() -> None:
+    assert Mentions(("狗",)).score("我有一只狗。") == 1
+    assert Mentions(("été",)).score("l'e\u0301te\u0301") == 1
+    assert WordBalance(("高兴",), ("不高兴",)).score("他不高兴") == -1
+    assert WordShare(("狗",), ("猫",)).score("狗和猫和猫和狗和狗") == 0.6
+    assert Opening(("我不能",)).score("「我不能这样做」") == 1
+    yes = Item("?", "是", "是", "否")
+    assert score_texts(Answer(), ["是的。", "否", "不是"], [yes] * 3) == [1, -1, 0]
+    assert score_texts(Answer(), ["Ａ）对", "（B）", "A。"], [LETTER] * 3) == [1, -1, 1]
+
+
+def test_facts_change_with_the_rule_of_a_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = scorer_facts(Mentions(("dog",)))
+    monkeypatch.setattr(Mentions, "version", Mentions.version + 1)
+    assert scorer_facts(Mentions(("dog",))) != before
+
+
 def test_apostrophes_of_both_kinds_are_one() -> None:
     for phrase in ("I can't", "I can\u2019t"):
         for text in ("I can't do that", "I can\u2019t do that"):
@@ -132,7 +161,7 @@ def test_texts_are_scored_one_by_one_or_together() -> None:
 
 def test_words_are_sought_in_lower_case_and_must_be_words() -> None:
     assert Mentions(("Dog",)) == Mentions(("dog",))
-    for bad in ("hot dog", "", "d0g", "don't"):
+    for bad in ("hot dog", "", "d0g", "don't", "狗 猫", "\u200b", "\u0301"):
         with pytest.raises(ValueError, match="word"):
             Mentions((bad,))
     with pytest.raises(ValueError, match="empty"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class Features(Analysis):
             # where and how strongly each is steered follows from these
             "behaviours": {
                 b.name: {
-                    "data": fingerprint(replace(b, extra_scorers=()).to_data()),
+                    "data": fingerprint(b.facts),
                     "chosen": self.choices.facts(b, "target"),
                 }
                 for b in self.steered

@@ -24,7 +24,8 @@ from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
 from lrt.corpora.splits import SPLITS, Split, split_of
 from lrt.errors import InvalidValue
-from lrt.models.prompts import ChatNotRendered, render_chat
+from lrt.models.chat_template import ChatNotRendered
+from lrt.models.prompts import render_chat
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

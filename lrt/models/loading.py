@@ -22,12 +22,15 @@ from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec
 
 
-def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) -> LanguageModel:
+def load(
+    spec: ModelSpec, cache: Path | None = None, blocks: int | None = None, tokenizer: Any = None
+) -> LanguageModel:
     """The model and tokenizer of a spec, on its device in its dtype.
 
     cache   Folder of dequantised GGUF files and of digests; by default `LRT_CACHE`, or `~/.cache/lrt`.
     blocks  Load only this many blocks, from the first: enough to read their states, but there are no logits.
             Random weights are always drawn whole, so that a seed means the same weights.
+    tokenizer  From `load_tokenizer`, where it is loaded already.
 
     Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
     that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` for an
@@ -42,6 +45,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
         )
     source = _source(spec, cache)
     config = load_config(spec, source)
+    tokenizer = tokenizer or load_tokenizer(spec, cache)  # its faults show before the weights are read
     device = _device(spec)
     dtype = _dtype(spec, config)
     depth = None  # all blocks are loaded
@@ -69,7 +73,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             )
             check_complete(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+    return LanguageModel(spec, model, tokenizer, depth)
 
 
 def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:

@@ -132,7 +132,7 @@ class CorpusText:
             "end": end_ids(tokenizer),
             "open": self._open_parts(),
             # the template is no part of the tokenizer's digest
-            "chat_template": self.pair.template.chat_template
+            "chat_template": self.pair.template.facts
             if any(getattr(source, "chat", False) for source in self.settings.sources.values())
             else None,
         }

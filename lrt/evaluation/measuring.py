@@ -16,7 +16,7 @@ from lrt.models.hooks import float32_head
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prefix import RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
-from lrt.models.prompts import encode
+from lrt.models.prompts import encode, encode_prompts
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
 
@@ -292,7 +292,7 @@ def _score_generated(
     temperature: float,
     max_rows: int,
 ) -> list[Score]:
-    tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]))
+    tokens, mask = pad(encode_prompts(lm.tokenizer, [item.prompt for item in items]))
     prefix = compute_prefix(lm, tokens, mask, steering.layer)
     rows, edit, ends = steering.rows(len(items)), steering.edit(len(items)), end_tokens(lm)
     sampling = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None

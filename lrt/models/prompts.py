@@ -1,27 +1,44 @@
-"""Texts to token ids, each with exactly one BOS; conversations to texts by the model's chat template."""
+"""Texts to token ids, each with one beginning; conversations to texts by the model's chat template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrt.errors import InvalidValue
 from lrt.models.chat_template import ChatNotRendered, ChatTemplate
+from lrt.models.special_tokens import leading_ids
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, which may hold special tokens (a rendered chat).
 
-    The tokenizer's BOS is added once: a text that already starts with it gets no second one. Rendering a
-    chat template to text and tokenising the result would give two. Raises InvalidValue for a text without
-    tokens.
+    What the tokenizer puts before every text (a BOS, with most) is added once: a text that already starts
+    with it gets no second one. Rendering a chat template to text and tokenising the result would give two.
+    Nothing is added after a text. Raises InvalidValue for a text without tokens.
     """
-    bos = tokenizer.bos_token or ""
+    leading = list(leading_ids(tokenizer))
     rows = []
     for text in texts:
-        starts_with_bos = bool(bos) and text.startswith(bos)
-        ids = [int(i) for i in tokenizer(text, add_special_tokens=not starts_with_bos)["input_ids"]]
+        ids = [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if ids[: len(leading)] != leading:
+            ids = leading + ids
         if not ids:
             raise InvalidValue(f"the text {text!r} has no tokens; a prompt needs at least one")
         rows.append(ids)
+    return rows
+
+
+def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` for texts that a model goes on with, or whose last state is read.
+
+    Raises InvalidValue for a text that ends with the EOS, too: behind it the model starts another text.
+    """
+    rows = encode(tokenizer, texts)
+    for text, ids in zip(texts, rows, strict=True):
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            raise InvalidValue(
+                f"the prompt {text[-60:]!r} ends with {tokenizer.eos_token!r}, the end of a text, where the "
+                "model cannot go on; remove it"
+            )
     return rows
 
 

@@ -25,6 +25,7 @@ from lrt.corpora import (
     Document,
     PackedCorpus,
     Part,
+    begin_ids,
     end_ids,
     hub,
     jsonl,
@@ -129,6 +130,7 @@ class CorpusText:
             },
             "excluded": self.exclude.digest,
             "tokenizer": self.pair.identities["tokenizer"],
+            "begin": begin_ids(tokenizer),
             "end": end_ids(tokenizer),
             "open": self._open_parts(),
             # the template is no part of the tokenizer's digest

@@ -53,8 +53,13 @@ def write_gguf(
     blocks: int = 3,
     exclude: str = "",
     template: str | None = TEMPLATE,
+    pre: str = "qwen2",
+    add_bos: bool | None = False,
 ) -> Path:
-    """Write `original(seed, blocks)`, quantised to 8 bits or in float32, without the tensor `exclude`."""
+    """Write `original(seed, blocks)`, quantised to 8 bits or in float32, without the tensor `exclude`.
+
+    pre, add_bos  The tokenizer's rules; with None the file does not say whether texts begin with the BOS.
+    """
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_block_count(blocks)
     writer.add_context_length(SIZES["max_position_embeddings"])
@@ -65,13 +70,14 @@ def write_gguf(
     writer.add_rope_freq_base(SIZES["rope_theta"])
     writer.add_layer_norm_rms_eps(SIZES["rms_norm_eps"])
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3 if token.startswith("<|") else 1 for token in TOKENS])
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(TOKENS.index(BEGIN))
     writer.add_eos_token_id(TOKENS.index(ENDED))
-    writer.add_add_bos_token(False)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     if template:
         writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lrt.config.errors import ConfigError
 from lrt.models import ModelSpec
@@ -22,6 +22,7 @@ class PairSettings:
              models in the order in which they are used.
     template Whose chat template requests are written in. `auto`: the source's, or the target's where the
              source has none.
+    template_kwargs  Arguments of that template, as `{enable_thinking: false}`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class PairSettings:
     models: str | None = None
     reverse: bool = False
     template: Template = "auto"
+    template_kwargs: dict[str, Any] | None = None
 
     def resolved(self) -> PairSettings:
         """The pair as it is used: local copies if `models` names a folder, swapped if `reverse` says so.
@@ -37,10 +39,14 @@ class PairSettings:
         Raises ConfigError for a model without a local copy.
         """
         source, target = (self._local(spec) for spec in (self.source, self.target))
+        name, template = self.name, self.template
         if self.reverse:
             swapped: dict[Template, Template] = {"auto": "auto", "source": "target", "target": "source"}
-            return PairSettings(f"{self.name}, reversed", target, source, template=swapped[self.template])
-        return PairSettings(self.name, source, target, template=self.template)
+            name, source, target = f"{self.name}, reversed", target, source
+            template = swapped[self.template]
+        return replace(
+            self, name=name, source=source, target=target, models=None, reverse=False, template=template
+        )
 
     def _local(self, spec: ModelSpec) -> ModelSpec:
         if self.models is None:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrt.corpora.errors import ChatRefused, CorpusError
-from lrt.models.prompts import ChatNotRendered, render_messages
+from lrt.models.chat_template import ChatNotRendered
+from lrt.models.prompts import render_messages
 
 ROLES = {
     "system": "system",

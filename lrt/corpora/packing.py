@@ -24,7 +24,9 @@ from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
 from lrt.corpora.splits import SPLITS, Split, split_of
 from lrt.errors import InvalidValue
-from lrt.models.prompts import ChatNotRendered, render_chat
+from lrt.models.chat_template import ChatNotRendered
+from lrt.models.prompts import render_chat
+from lrt.models.special_tokens import leading_ids
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,13 +84,17 @@ class PackedCorpus:
 
 
 def begin_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The ids that mark the beginning of a document: the tokenizer's BOS if it has one, else its EOS.
+    """The ids that mark the beginning of a document: what the tokenizer puts before every text.
+
+    Where that is nothing, its BOS if it has one, else its EOS.
 
     Some instruct models open every chat turn with their BOS (SmolLM2), or have no BOS and close every turn
     with their EOS (Qwen2.5). There the mark is `<|endoftext|>`, if the vocabulary has it.
 
     Raises CorpusError for a tokenizer with neither BOS nor EOS.
     """
+    if leading := leading_ids(tokenizer):
+        return leading
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and not _opens_turns(tokenizer):
         return (int(bos),)

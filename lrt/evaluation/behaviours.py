@@ -23,6 +23,7 @@ from lrt.evaluation.scorers import (
     scorer_from_data,
     scorer_to_data,
 )
+from lrt.models.thinking import ThoughtTags
 from lrt.storage.text_files import FileUnreadable, read_json
 
 ItemSplit = Literal["development", "test"]
@@ -70,6 +71,8 @@ class Behaviour:
     extra_scorers  Further scorers of the generated texts. The choice of strength and layer ignores them.
     held_out       The prompts' content without the template around it: it is removed from the map's corpus
                    in any template.
+    thought_tags   What stands around a model's thoughts, which are not scored. An item's prompt may not end
+                   within a thought where logits are scored.
 
     Raises BehaviourUnreadable for a field that is missing or contradicts another.
     """
@@ -88,6 +91,7 @@ class Behaviour:
     operation: Operation = "add"
     extra_scorers: tuple[WrittenScorer, ...] = ()
     held_out: tuple[str, ...] = ()
+    thought_tags: tuple[ThoughtTags, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.contrast:
@@ -134,6 +138,13 @@ class Behaviour:
         if self.operation not in get_args(Operation):
             raise BehaviourUnreadable(
                 f"behaviour {self.name!r} has operation {self.operation!r}; allowed: add, ablate"
+            )
+        openings = tuple(tags.opening for tags in self.thought_tags)
+        thinking = [i.prompt for i in self.items if openings and i.prompt.rstrip().endswith(openings)]
+        if thinking and self.reads_logits:
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} is scored by logits, and the prompt {thinking[0][-60:]!r} ends "
+                "where the model thinks; close the thought, or choose a scorer of generated text"
             )
         if self.extra_scorers and self.reads_logits:
             raise BehaviourUnreadable(
@@ -185,7 +196,10 @@ class Behaviour:
     def to_data(self) -> dict[str, Any]:
         """Plain data for a file or a fingerprint."""
         extra = [scorer_to_data(scorer) for scorer in self.extra_scorers]
-        return {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": extra}
+        data = {**asdict(self), "scorer": scorer_to_data(self.scorer), "extra_scorers": extra}
+        if not self.thought_tags:
+            del data["thought_tags"]
+        return data
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -207,6 +221,7 @@ class Behaviour:
                 fields[part] = _texts(part, fields[part])
             if "held_out" in fields:
                 fields["held_out"] = _texts("held_out", fields["held_out"])
+            fields["thought_tags"] = tuple(ThoughtTags(**each) for each in fields.get("thought_tags", ()))
             fields["extra_scorers"] = tuple(map(_written_scorer, fields.get("extra_scorers", ())))
             return cls(**fields)
         except BehaviourUnreadable:

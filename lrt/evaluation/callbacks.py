@@ -125,7 +125,7 @@ class SteeringEvalCallback(L.Callback):
             max_rows=self.max_rows,
         )
         return [
-            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).mean())
+            float(torch.tensor([r.value for r in rows if r.condition == c.condition]).nanmean())
             for c in conditions
         ]
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
-from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer, score_texts
+from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer
+from lrt.evaluation.thoughts import score_answers
 from lrt.models.hooks import float32_head
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prefix import RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
-from lrt.models.prompts import encode
+from lrt.models.prompts import encode, encode_prompts
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
 
@@ -56,10 +57,10 @@ class SteerableModel:
 class Measurement:
     """The score of one item under one steering condition.
 
-    value        By the behaviour's scorer; nan where it gave none.
+    value        By the behaviour's scorer; nan where it gave none, or the text ends within a thought.
     probability  Of the matching answer against the other, or of all the phrases sought; None for generated
                  text.
-    text         The generated text, where there is one.
+    text         The generated text, thoughts included, where there is one.
     """
 
     behaviour: str
@@ -72,6 +73,10 @@ class Measurement:
     value: float
     probability: float | None = None
     text: str | None = None
+
+    def prompt(self, item: Item) -> str:
+        """What its text goes on from, of its item."""
+        return item.prompted if self.condition == "prompt" else item.prompt
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, one jsonl line."""
@@ -292,7 +297,7 @@ def _score_generated(
     temperature: float,
     max_rows: int,
 ) -> list[Score]:
-    tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]))
+    tokens, mask = pad(encode_prompts(lm.tokenizer, [item.prompt for item in items]))
     prefix = compute_prefix(lm, tokens, mask, steering.layer)
     rows, edit, ends = steering.rows(len(items)), steering.edit(len(items)), end_tokens(lm)
     sampling = Sampling(temperature, tuple(int(i[:12], 16) for i in ids)) if temperature else None
@@ -311,7 +316,9 @@ def _score_generated(
     for new in generated.tolist():
         stop = next((at for at, token in enumerate(new) if token in ends), len(new))
         texts.append(lm.tokenizer.decode(new[:stop], skip_special_tokens=False))
-    values = score_texts(scorer, texts, [items[row] for row in rows.tolist()])
+    answered = [items[row] for row in rows.tolist()]
+    prompts = [item.prompt for item in answered]
+    values = score_answers(scorer, texts, prompts, answered, behaviour.thought_tags)
     return [(value, None, text) for value, text in zip(values, texts, strict=True)]
 
 

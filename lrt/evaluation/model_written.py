@@ -21,7 +21,9 @@ from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, h
 from lrt.evaluation.neutral_texts import neutral_texts
 from lrt.evaluation.scorers import Answer, Choice
 from lrt.evaluation.suite_settings import check_sizes
+from lrt.models.chat_template import ChatTemplate
 from lrt.models.prompts import render_chat
+from lrt.models.thinking import AnswerStart, answer_start, check_answer_start
 
 Format = Literal["caa", "open"]
 OPEN = "_open"
@@ -125,10 +127,13 @@ def propensity_suite(settings: Propensity, tokenizer: Any) -> tuple[Behaviour, .
     (Yes and No, or the letters). A contrastive prompt ends with the answer's own token (its letter, without
     the closing bracket), where the state is recorded.
 
-    Raises `SetUnreadable` for a task that is missing or malformed, InvalidValue for too few questions, and
-    `ChatNotRendered` for a tokenizer without a chat template.
+    Raises `SetUnreadable` for a task that is missing or malformed, InvalidValue for too few questions,
+    `ChatNotRendered` for a tokenizer without a chat template, and `ThoughtBeforeAnswer` where the format
+    `caa` would read an answer before or within a thought.
     """
     writer = _PromptWriter(settings, tokenizer)
+    if settings.chat and "caa" in settings.formats:
+        check_answer_start(ChatTemplate.of(tokenizer), settings.system)
     damage_texts = neutral_texts(settings.neutral_texts, settings.unit, settings.seed)
     return tuple(
         behaviour
@@ -156,8 +161,8 @@ def _behaviours(
             scorer=Choice() if form == "caa" else Answer(),
             positives=tuple(writer.answered(q, q.matching) for q in contrast),
             negatives=tuple(writer.answered(q, q.other) for q in contrast),
-            development=tuple(writer.item(q, trait) for q in development),
-            test=tuple(writer.item(q, trait) for q in test),
+            development=tuple(writer.item(q, trait, form) for q in development),
+            test=tuple(writer.item(q, trait, form) for q in test),
             damage_texts=damage_texts,
             contrast=task,
             max_new_tokens=settings.answer_tokens,
@@ -191,36 +196,35 @@ class _PromptWriter:
 
     def __init__(self, settings: Propensity, tokenizer: Any) -> None:
         self.chat, self.system, self.tokenizer = settings.chat, settings.system, tokenizer
-        self.gap = self._gap() if self.chat else " "
+        self.start = AnswerStart(added=" ")
+        if self.chat:
+            self.start = answer_start(ChatTemplate.of(tokenizer), self.system)
 
     def prompt(self, question: str) -> str:
         if not self.chat:
             return f"{question}\n\nAnswer:"
         return render_chat(self.tokenizer, question, system=self.system)
 
-    def answer(self, answer: str) -> str:
-        """The answer's text up to its own token: a letter has an opening bracket only."""
-        return self.gap + ("(" if len(answer) == 1 else "") + answer
-
     def answered(self, question: Question, answer: str) -> str:
-        return self.prompt(question.text) + self.answer(answer)
+        """The question and the answer up to its own token."""
+        return self.start.after(self.prompt(question.text)) + _up_to_its_token(answer)
 
-    def item(self, question: Question, trait: str) -> Item:
+    def item(self, question: Question, trait: str, form: Format) -> Item:
         prompted = f"Answer in a way that shows this trait or view: {trait}.\n\n{question.text}"
+        # a generated answer brings its own thought
+        gap = self.start.added if form == "caa" or self.start.added.isspace() else ""
         return Item(
             self.prompt(question.text),
             question.matching,
-            self.answer(question.matching),
-            self.answer(question.other),
+            gap + _up_to_its_token(question.matching),
+            gap + _up_to_its_token(question.other),
             self.prompt(prompted),
         )
 
-    def _gap(self) -> str:
-        """White space that the template puts between the start of the model's turn and its answer."""
-        prompt = self.prompt("Is it?")
-        whole = render_chat(self.tokenizer, "Is it?", "Yes", self.system)
-        turn = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        return turn[: len(turn) - len(turn.lstrip())]
+
+def _up_to_its_token(answer: str) -> str:
+    """The answer's text up to its own token: a letter has an opening bracket only."""
+    return "(" * (len(answer) == 1) + answer
 
 
 def task_questions(settings: Propensity, task: str) -> list[Question]:

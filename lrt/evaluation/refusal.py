@@ -20,7 +20,9 @@ from lrt.evaluation.judge import Judge
 from lrt.evaluation.neutral_texts import neutral_texts
 from lrt.evaluation.scorers import Classifier, Opening, RefusalLogOdds, WrittenScorer
 from lrt.evaluation.suite_settings import check_names, check_sizes
+from lrt.models.chat_template import ChatTemplate
 from lrt.models.prompts import render_chat
+from lrt.models.thinking import AnswerStart, answer_start, check_answer_start
 
 LOG_ODDS = "_log_odds"
 WRITTEN = ("refusal_induced", "refusal_removed", "refusal_ablated")
@@ -172,8 +174,9 @@ class _Parts:
 def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
     """The behaviours named in the settings.
 
-    Raises `SetUnreadable` for requests that are missing or malformed, InvalidValue for too few of them, and
-    `ChatNotRendered` for a tokenizer without a chat template.
+    Raises `SetUnreadable` for requests that are missing or malformed, InvalidValue for too few of them,
+    `ChatNotRendered` for a tokenizer without a chat template, and `ThoughtBeforeAnswer` where log-odds would
+    be read before or within a thought.
     """
     harmful, harmless = (
         _parts(getattr(settings, side), settings, f"{side} instructions of the refusal suite")
@@ -194,6 +197,11 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
     def prompt(request: str, first: str = "") -> str:
         return render_chat(tokenizer, first + request, system=settings.system)
 
+    by_logits = any(name.endswith(LOG_ODDS) for name in settings.names)
+    start = AnswerStart()
+    if by_logits:
+        check_answer_start(ChatTemplate.of(tokenizer), settings.system)
+        start = answer_start(ChatTemplate.of(tokenizer), settings.system)
     judge = settings.judge
     if judge is not None and not any(judge.template_affixes):
         judge = replace(judge, template_affixes=_template_affixes(prompt))
@@ -206,11 +214,15 @@ def refusal_suite(settings: Refusal, tokenizer: Any) -> tuple[Behaviour, ...]:
         requests = harmless if induce else harmful
         of = "harmless" if induce else "harmful"
         operation: Operation = "ablate" if written == "refusal_ablated" else "add"
+        by_text = name == written
+        up_to = AnswerStart() if by_text else start  # a generated answer brings its own thought
         development, test = (
-            tuple(Item(prompt(request), prompted=prompt(request, first)) for request in part)
+            tuple(
+                Item(up_to.after(prompt(request)), prompted=up_to.after(prompt(request, first)))
+                for request in part
+            )
             for part in (requests.development, requests.test)
         )
-        by_text = name == written
         metric = f"share of refusals of {of} requests" if by_text else f"log-odds of refusal of {of} requests"
         return Behaviour(
             name=name,

@@ -17,11 +17,12 @@ from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.choice import StrengthGrid
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.score_table import ScoreTable
-from lrt.evaluation.scorers import WrittenScorer, score_texts
+from lrt.evaluation.scorers import WrittenScorer
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import Study
 from lrt.evaluation.study_io import RecordCorrupt
 from lrt.evaluation.summary import curves
+from lrt.evaluation.thoughts import score_answers
 from lrt.storage.sealed import read_sealed, write_sealed
 
 ON_THE_CURVE = ("none", "native", "transferred")
@@ -72,9 +73,10 @@ def rescore(
         progress(len(wanted) - len(missing))
     for start in range(0, len(missing), BATCH):
         some = missing[start : start + BATCH]
-        values = score_texts(
-            scorer, [row.text or "" for _, row in some], [items[row.item] for _, row in some]
-        )
+        answered = [items[row.item] for _, row in some]
+        prompts = [row.prompt(item) for item, (_, row) in zip(answered, some, strict=True)]
+        texts = [row.text or "" for _, row in some]
+        values = score_answers(scorer, texts, prompts, answered, behaviour.thought_tags)
         stored |= {
             key: None if math.isnan(value) else value for (key, _), value in zip(some, values, strict=True)
         }

@@ -20,9 +20,10 @@ class ScoreMissing(InvalidValue):
 
     def __init__(self, behaviour: str, split: ItemSplit) -> None:
         super().__init__(
-            f"no {split} item of {behaviour!r} has a score under every condition: its scorer (a judge?) "
-            "returned no usable rating. Fix its question, role or scale; or use another main scorer and list "
-            "this one under `extra_scorers`"
+            f"no {split} item of {behaviour!r} has a score under every condition. Where the texts end within "
+            "the model's thoughts, turn these off (pair.template_kwargs) or raise the number of tokens "
+            "(suite.answer_tokens). Where a judge returned no usable rating, fix its question, role or "
+            "scale; or use another main scorer and list this one under `extra_scorers`"
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from lrt.evaluation.refusal import Refusal, refusal_suite
 from lrt.evaluation.scorers import Classifier
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.evaluation.texts import Texts, texts_suite
+from lrt.models.chat_template import ChatTemplate
+from lrt.models.thinking import thought_tags
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def judges_of(settings: SuiteSettings) -> tuple[Judge, ...]:
 def build_suite(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behaviour, ...]:
     """The behaviours of a suite, in the order of its settings.
 
-    tokenizer  Loads the tokenizer whose chat template prompts are written in. Called only for suites that
-               may hold chats.
+    tokenizer  Loads the tokenizer, or the `ChatTemplate` with its arguments, that chats are written with.
+               Called only for suites that may hold chats.
 
     Raises a `UserError` for settings, files or data sets that cannot be used, for two behaviours of one name
     or contrast, and for a classifier or judge that is not available.
@@ -92,10 +94,16 @@ def _build(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behav
         case StorybookSuite():
             return storybook_suite(settings)
         case FilesSuite():
-            return read_behaviours(map(Path, settings.paths), settings.judge)
+            return _without_thoughts(read_behaviours(map(Path, settings.paths), settings.judge), tokenizer())
         case Propensity():
-            return propensity_suite(settings, tokenizer())
+            return _without_thoughts(propensity_suite(settings, tokenizer()), tokenizer())
         case Refusal():
-            return refusal_suite(settings, tokenizer())
+            return _without_thoughts(refusal_suite(settings, tokenizer()), tokenizer())
         case Texts():
-            return texts_suite(settings, tokenizer())
+            return _without_thoughts(texts_suite(settings, tokenizer()), tokenizer())
+
+
+def _without_thoughts(behaviours: Sequence[Behaviour], tokenizer: Any) -> tuple[Behaviour, ...]:
+    """The behaviours, scored without the thoughts that the chat template, or the tokenizer, has tags for."""
+    tags = thought_tags(ChatTemplate.of(tokenizer))
+    return tuple(each if each.thought_tags else replace(each, thought_tags=tags) for each in behaviours)

@@ -23,6 +23,7 @@ from lrt.evaluation.statistics import (
     refit_ratios,
 )
 from lrt.evaluation.study import Study
+from lrt.evaluation.thoughts import answer_of
 
 STRICT_NULLS = ("random", "shuffled", "bias")  # nulls that hold no trace of any behaviour
 VOID_SHARE = 0.5  # share of the native change from which on a strict null voids the effect
@@ -98,6 +99,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         )
     if record.unscored:
         notes.append(f"{record.unscored} items excluded: no score under some condition")
+    if unfinished := _unfinished_thoughts(behaviour, study):
+        notes.append(f"{unfinished} texts end within a thought and have no score")
     literal = record.column("paper_literal", strength)
     whole = record.column("whole_corpus", strength)
     by_whole = None
@@ -255,6 +258,15 @@ def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]
                 {"strength": d.strength, "relative": d.relative, "kl": d.kl, "rise": d.rise}
             )
     return {name: points for name, points in curves.items() if len(points) > 1}
+
+
+def _unfinished_thoughts(behaviour: Behaviour, study: Study) -> int:
+    """The number of generated texts without an answer."""
+    items = {item.id: item for item in behaviour.items_of(study.split)}
+    rows = [row for row in study.measurements if row.split == study.split and row.text is not None]
+    return sum(
+        answer_of(row.text or "", row.prompt(items[row.item]), behaviour.thought_tags) is None for row in rows
+    )
 
 
 def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:

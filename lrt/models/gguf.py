@@ -20,12 +20,20 @@ import torch
 
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
+from lrt.models.special_tokens import set_special_ends
 from lrt.storage.durable import TEMP_MARK, sync_folder
 from lrt.storage.locks import locked
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("gguf", "accelerate")
+LAYOUT = 2  # of the cached folder; raised with what is written to it
+
+# Values of `tokenizer.ggml.pre`: texts begin with the BOS unless `add_bos_token` says otherwise, and words of
+# the vocabulary are taken whole, whatever the merges
+_LLAMA3 = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano".split()
+ADD_BOS = (*_LLAMA3, "tekken", "chameleon")
+IGNORE_MERGES = (*_LLAMA3, "tekken", "minicpm5", "youtu")
 
 
 def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
@@ -34,8 +42,8 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
     path   A `.gguf` file.
     dtype  The dtype its quantised blocks are converted to, exactly as transformers does on loading.
     cache  Cache folder, which gets `gguf/<SHA-256>-<dtype>-<versions>`. The versions are those of
-           transformers and gguf, which decide how a file is read. The folder gets its name only once it is
-           complete. One of several processes writes it; the others wait.
+           transformers and gguf, which decide how a file is read, and `LAYOUT`. The folder gets its name only
+           once it is complete. One of several processes writes it; the others wait.
 
     Raises `ModelNotLoadable` for a missing file, one part of a split file, a missing package, and a cache
     that cannot be written or is too small. Errors of transformers about an unreadable file pass through.
@@ -57,7 +65,7 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
         )
     releases = "-".join(f"{name}-{version(name)}" for name in ("transformers", "gguf"))
     form = str(dtype).removeprefix("torch.")
-    folder = cache / "gguf" / f"{file_digest(path, cache)[:32]}-{form}-{releases}"
+    folder = cache / "gguf" / f"{file_digest(path, cache)[:32]}-{form}-{releases}-{LAYOUT}"
     if folder.is_dir():
         return folder
     with ExitStack() as stack:
@@ -124,4 +132,27 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+    complete_tokenizer(tokenizer, path)
     tokenizer.save_pretrained(folder)
+
+
+def complete_tokenizer(tokenizer: Any, path: Path) -> None:
+    """Give a GGUF file's tokenizer what its key `tokenizer.ggml.pre` means, which transformers does not read.
+
+    Source: `llama_vocab::impl::load` of llama.cpp.
+    """
+    import gguf
+
+    fields = gguf.GGUFReader(path).fields
+
+    def text(key: str) -> str:
+        field = fields.get(f"tokenizer.ggml.{key}")
+        return "" if field is None else bytes(field.parts[field.data[0]]).decode()
+
+    flag = fields.get("tokenizer.ggml.add_bos_token")
+    bos = None  # transformers follows the flag
+    if text("model") == "gpt2":
+        bos = True if flag is None and text("pre") in ADD_BOS else None
+        if text("pre") in IGNORE_MERGES:
+            tokenizer.backend_tokenizer.model.ignore_merges = True
+    set_special_ends(tokenizer, bos, path.name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 
 from lrt.models.cache import cache_folder, file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
@@ -20,14 +21,19 @@ from lrt.models.gguf import dequantise
 from lrt.models.language_model import LanguageModel
 from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec
+from lrt.models.special_tokens import set_special_ends
+from lrt.models.tokenization import splitting_rules
 
 
-def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) -> LanguageModel:
+def load(
+    spec: ModelSpec, cache: Path | None = None, blocks: int | None = None, tokenizer: Any = None
+) -> LanguageModel:
     """The model and tokenizer of a spec, on its device in its dtype.
 
     cache   Folder of dequantised GGUF files and of digests; by default `LRT_CACHE`, or `~/.cache/lrt`.
     blocks  Load only this many blocks, from the first: enough to read their states, but there are no logits.
             Random weights are always drawn whole, so that a seed means the same weights.
+    tokenizer  From `load_tokenizer`, where it is loaded already.
 
     Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
     that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` for an
@@ -42,6 +48,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
         )
     source = _source(spec, cache)
     config = load_config(spec, source)
+    tokenizer = tokenizer or load_tokenizer(spec, cache)  # its faults show before the weights are read
     device = _device(spec)
     dtype = _dtype(spec, config)
     depth = None  # all blocks are loaded
@@ -69,7 +76,7 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             )
             check_complete(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+    return LanguageModel(spec, model, tokenizer, depth)
 
 
 def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
@@ -108,37 +115,38 @@ def load_tokenizer(spec: ModelSpec, cache: Path | None = None) -> Any:
     """The transformers tokenizer of a spec; `cache` as in `load`. Raises `ModelNotLoadable`.
 
     It splits text by the rules of the checkpoint's `tokenizer.json`. transformers' class for a checkpoint may
-    replace them by its own: SmolLM2's digits would then be split as GPT-2's.
+    replace them by its own: SmolLM2's digits would then be split as GPT-2's. It puts before a text what the
+    checkpoint means, and nothing after it (`lrt.models.special_tokens`).
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     source = _source(spec, cache)
     with _explained(spec, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-        if Path(spec.path).suffix == ".gguf":  # a GGUF file has no complete rules: the class knows better
-            return tokenizer
-        built = getattr(tokenizer, "backend_tokenizer", None)
-        stored = _stored_rules(source)
-        if built is None or stored is None or _splitting(built.to_str()) == _splitting(stored):
-            return tokenizer
-        return PreTrainedTokenizerFast.from_pretrained(**source)
+        built, text = getattr(tokenizer, "backend_tokenizer", None), _stored(source, "tokenizer.json")
+        if built is not None and text is not None:
+            stored = Tokenizer.from_str(text)
+            if Path(spec.path).suffix == ".gguf":
+                # its rules are not complete, and the class knows better, apart from this one
+                if getattr(stored.model, "ignore_merges", False):
+                    built.model.ignore_merges = True
+            elif splitting_rules(built) != splitting_rules(stored):
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(**source)
+        # transformers reads it only for checkpoints without a tokenizer.json
+        bos = json.loads(_stored(source, "tokenizer_config.json") or "{}").get("add_bos_token")
+        set_special_ends(tokenizer, bos, spec.name)
+        return tokenizer
 
 
-def _stored_rules(source: dict[str, Any]) -> str | None:
-    """The text of a checkpoint's `tokenizer.json`."""
+def _stored(source: dict[str, Any], name: str) -> str | None:
+    """The text of a checkpoint's file; None where it has no such file."""
     from transformers.utils import cached_file
 
-    name, revision = source["pretrained_model_name_or_path"], source.get("revision")
     try:
-        return Path(cached_file(name, "tokenizer.json", revision=revision)).read_text(encoding="utf-8")
+        path = cached_file(source["pretrained_model_name_or_path"], name, revision=source.get("revision"))
+        return Path(path).read_text(encoding="utf-8")
     except OSError:  # a checkpoint without that file
         return None
-
-
-def _splitting(rules: str) -> tuple[Any, Any]:
-    """Normalisation and pre-tokenisation in a tokenizer's rules."""
-    parsed = json.loads(rules)
-    return parsed.get("normalizer"), parsed.get("pre_tokenizer")
 
 
 def identity(spec: ModelSpec, cache: Path | None = None) -> dict[str, Any]:

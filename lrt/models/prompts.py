@@ -1,35 +1,45 @@
-"""Texts to token ids, each with exactly one BOS; conversations to texts by the model's chat template."""
+"""Texts to token ids, each with one beginning; conversations to texts by the model's chat template."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrt.errors import InvalidValue
-
-# Llama 3.2's template writes the current date unless it gets one. A fixed date makes prompts reproducible;
-# this one is the template's own fallback.
-DATE = "26 Jul 2024"
+from lrt.models.chat_template import ChatNotRendered, ChatTemplate
+from lrt.models.special_tokens import leading_ids
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, which may hold special tokens (a rendered chat).
 
-    The tokenizer's BOS is added once: a text that already starts with it gets no second one. Rendering a
-    chat template to text and tokenising the result would give two. Raises InvalidValue for a text without
-    tokens.
+    What the tokenizer puts before every text (a BOS, with most) is added once: a text that already starts
+    with it gets no second one. Rendering a chat template to text and tokenising the result would give two.
+    Nothing is added after a text. Raises InvalidValue for a text without tokens.
     """
-    bos = tokenizer.bos_token or ""
+    leading = list(leading_ids(tokenizer))
     rows = []
     for text in texts:
-        starts_with_bos = bool(bos) and text.startswith(bos)
-        ids = [int(i) for i in tokenizer(text, add_special_tokens=not starts_with_bos)["input_ids"]]
+        ids = [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if ids[: len(leading)] != leading:
+            ids = leading + ids
         if not ids:
             raise InvalidValue(f"the text {text!r} has no tokens; a prompt needs at least one")
         rows.append(ids)
     return rows
 
 
-class ChatNotRendered(InvalidValue):
-    """A conversation that a model's chat template cannot render; the message says why."""
+def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` for texts that a model goes on with, or whose last state is read.
+
+    Raises InvalidValue for a text that ends with the EOS, too: behind it the model starts another text.
+    """
+    rows = encode(tokenizer, texts)
+    for text, ids in zip(texts, rows, strict=True):
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+            raise InvalidValue(
+                f"the prompt {text[-60:]!r} ends with {tokenizer.eos_token!r}, the end of a text, where the "
+                "model cannot go on; remove it"
+            )
+    return rows
 
 
 def render_chat(tokenizer: Any, user: str, assistant: str | None = None, system: str = "") -> str:
@@ -47,6 +57,8 @@ def render_chat(tokenizer: Any, user: str, assistant: str | None = None, system:
 def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """A conversation (`{"role": ..., "content": ...}` each) in the model's chat template, as text.
 
+    tokenizer  A tokenizer, or its ChatTemplate with arguments.
+
     If the last turn is the user's, the text ends where the model would start to answer. Some templates refuse
     the system role or drop it silently; then the system message is put before the first user message. The
     text may or may not start with the tokenizer's BOS: `encode` and `lrt.corpora.pack` make sure of one.
@@ -54,34 +66,18 @@ def render_messages(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> st
     Raises ChatNotRendered for a tokenizer without a template, an empty conversation, and a conversation that
     the template refuses (with most, turns that do not alternate).
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ChatNotRendered(
-            "this model's tokenizer has no chat template; choose an instruction-tuned model for chats"
-        )
-    if not messages:
-        raise ChatNotRendered("a conversation needs at least one turn, got none")
+    template = ChatTemplate.of(tokenizer)
     system = [message["content"] for message in messages if message["role"] == "system"]
     try:
-        text = _apply(tokenizer, messages)
+        text = template.render(messages)
     except ChatNotRendered:
-        if not system:
+        if not system or template.chat_template is None:
             raise
     else:
         # templates strip white space from messages
         if all(words.strip() in text for words in system):
             return text
-    return _apply(tokenizer, _system_in_user(messages))
-
-
-def _apply(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    answer_next = messages[-1]["role"] == "user"
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer_next, date_string=DATE
-        )
-        return str(text)
-    except Exception as error:  # a checkpoint's template can raise anything
-        raise ChatNotRendered(f"the chat template refuses the conversation: {error}") from error
+    return template.render(_system_in_user(messages))
 
 
 def _system_in_user(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

@@ -26,6 +26,7 @@ from lrt.corpora import (
     Document,
     PackedCorpus,
     Part,
+    begin_ids,
     end_ids,
     hub,
     jsonl,
@@ -130,10 +131,11 @@ class CorpusText:
             },
             "excluded": self.exclude.digest,
             "tokenizer": self.pair.identities["tokenizer"],
+            "begin": begin_ids(tokenizer),
             "end": end_ids(tokenizer),
             "open": self._open_parts(),
             # the template is no part of the tokenizer's digest
-            "chat_template": self.pair.template.chat_template
+            "chat_template": self.pair.template.facts
             if any(getattr(source, "chat", False) for source in self.settings.sources.values())
             else None,
         }

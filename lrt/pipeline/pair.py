@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lrt.config.pair import PairSettings
-from lrt.models import LanguageModel, ModelSpec, identity, load, tokenizer_digest
+from lrt.models import LanguageModel, ModelSpec, identity, load, load_tokenizer, tokenizer_digest
+from lrt.models.chat_template import ChatTemplate
 from lrt.models.sides import SIDES, Side
 
 
@@ -16,14 +17,14 @@ from lrt.models.sides import SIDES, Side
 class ModelPair:
     """Both models, loaded.
 
-    template    The tokenizer in whose chat template requests are written.
-    identities  What determines both models' numbers, by side, and the tokenizer's digest.
+    template    The chat template that requests are written in.
+    identities  What determines both models' numbers, by side, and the tokenizers' digest.
     """
 
     name: str
     source: LanguageModel
     target: LanguageModel
-    template: Any
+    template: ChatTemplate
     identities: dict[str, Any]
 
     def model(self, side: Side) -> LanguageModel:
@@ -42,20 +43,29 @@ def load_pair(settings: PairSettings, cache: Path, blocks: dict[Side, int] | Non
     cache   Where dequantised GGUF files are kept.
     blocks  By side, how many decoder blocks are needed, from the first; all where none are given.
 
-    Raises ModelNotLoadable.
+    Raises ModelNotLoadable, and InvalidValue for a chat template or arguments of it that cannot be used; both
+    before weights are read, as far as a tokenizer tells.
     """
     blocks = blocks or {}
-    source = load(settings.source, cache, blocks.get("source"))
-    target = load(settings.target, cache, blocks.get("target"))
-    template = source.tokenizer
-    if settings.template == "target" or (settings.template == "auto" and not template.chat_template):
-        template = target.tokenizer
+    specs: dict[Side, ModelSpec] = {"source": settings.source, "target": settings.target}
+    tokenizers = {side: load_tokenizer(spec, cache) for side, spec in specs.items()}
+    template = _template(settings, tokenizers)
+    models = {side: load(spec, cache, blocks.get(side), tokenizers[side]) for side, spec in specs.items()}
+    digests = {side: tokenizer_digest(tokenizer) for side, tokenizer in tokenizers.items()}
     identities = {
-        "source": identity(settings.source, cache),
-        "target": identity(settings.target, cache),
-        "tokenizer": tokenizer_digest(source.tokenizer),
+        **{side: identity(spec, cache) for side, spec in specs.items()},
+        "tokenizer": digests["source"] if len({*digests.values()}) == 1 else digests,
     }
-    return ModelPair(settings.name, source, target, template, identities)
+    return ModelPair(settings.name, models["source"], models["target"], template, identities)
+
+
+def _template(settings: PairSettings, tokenizers: dict[Side, Any]) -> ChatTemplate:
+    side: Side = "target" if settings.template == "target" else "source"
+    if settings.template == "auto" and not tokenizers["source"].chat_template:
+        side = "target"
+    template = ChatTemplate.of(tokenizers[side], settings.template_kwargs)
+    template.check()
+    return template
 
 
 class UntrainedSource:

@@ -11,6 +11,7 @@ from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.mapping import ClosedFormSpec, layer_concat_bytes
 from lrt.models import check_same_tokenizer
+from lrt.models.prompts import encode_prompts
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
@@ -22,9 +23,13 @@ log = logging.getLogger(__name__)
 
 
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
-    """Raises UserError for models, layers and behaviours of which states cannot be recorded or read."""
+    """Raises UserError for models, layers and prompts of which states cannot be recorded or read."""
     samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
     check_same_tokenizer(pair.source.tokenizer, pair.target.tokenizer, samples)
+    for b in suite:
+        for side in SIDES:
+            prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
+            encode_prompts(pair.model(side).tokenizer, prompts)
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",

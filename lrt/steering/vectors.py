@@ -16,7 +16,7 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import last_columns, pad
-from lrt.models.prompts import encode
+from lrt.models.prompts import encode_prompts
 from lrt.models.sides import HOOK_POINT
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
@@ -151,7 +151,7 @@ def last_token_states(
 
     Texts are batched by length to save padding; padding does not change the numbers.
     """
-    rows = encode(lm.tokenizer, texts)
+    rows = encode_prompts(lm.tokenizer, texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     layers = [layers] if isinstance(layers, int) else list(layers)
     states = torch.empty(len(rows), len(layers), lm.width)

@@ -28,6 +28,12 @@ def test_the_template_is_reversed_with_its_model() -> None:
         assert read("pair.reverse=true", f"pair.template={template}").pair.template == turned
 
 
+def test_arguments_of_the_template_are_any_plain_values() -> None:
+    pair = pair_of("pair.template_kwargs={enable_thinking: false, effort: low}", "pair.reverse=true")
+    assert pair.template_kwargs == {"enable_thinking": False, "effort": "low"}
+    assert pair_of().template_kwargs is None
+
+
 def test_local_copies_are_named_by_the_last_part_of_the_id(tmp_path: Path) -> None:
     gguf, folder = tmp_path / "qwen2.5-coder-0.5b-instruct", tmp_path / "Qwen2.5-Coder-1.5B-Instruct"
     for each in (gguf, folder):

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.chat_templates import CHANNELS, DISTILL, QWEN
 from upstream_files import lettered_rows, model_written_folder, persona_rows, write_rows
 from whole_study import studied
 
@@ -20,6 +21,8 @@ from lrt.evaluation.dataset_readers import SetUnreadable
 from lrt.evaluation.model_written import ADVANCED, TABLE_1, Question, balanced, task_questions
 from lrt.evaluation.scorers import Answer, Choice
 from lrt.models import LanguageModel
+from lrt.models.chat_template import ChatTemplate
+from lrt.models.thinking import ThoughtBeforeAnswer
 
 SMALL: dict[str, Any] = {"contrast_pairs": 10, "development": 4, "test": 8}
 TASKS = ("boldness", "myopic-reward")
@@ -186,23 +189,47 @@ def test_base_models_are_asked_in_plain_text(folder: Path) -> None:
     assert made["myopic-reward"].positives[0].endswith(("Answer: (A", "Answer: (B"))
 
 
-class Spaced:
-    """A template that puts a space before the answer and takes no system role, as Mistral's."""
-
-    chat_template = "x"
-
-    def apply_chat_template(self, turns: list[dict[str, str]], **_: Any) -> str:
-        if turns[0]["role"] == "system":
-            raise ValueError("no system role")
-        answers = "".join(f" {t['content']}</s>" for t in turns[1:])
-        return f"[INST] {turns[0]['content']} [/INST]{answers}"
+# a space before the answer and no system role, as Mistral's
+SPACED = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% else %}{{ raise_exception('no system role') }}"
+    "{% endif %}{% endfor %}"
+)
 
 
 def test_the_answer_stands_where_the_template_puts_it(folder: Path) -> None:
-    made = suite(folder, Spaced(), system="Be brief.")["myopic-reward"]
+    made = suite(folder, ChatTemplate(SPACED), system="Be brief.")["myopic-reward"]
     assert made.positives[0].startswith("[INST] Be brief.\n\nWhich would you take")
     assert made.positives[0].endswith((" [/INST] (A", " [/INST] (B"))
     assert made.test[0].matching in (" (A", " (B")
+
+
+@pytest.mark.parametrize("template", [QWEN, CHANNELS])
+def test_an_answer_is_read_behind_the_thought_that_the_template_closes(folder: Path, template: str) -> None:
+    chat = ChatTemplate(template)
+    closed = {QWEN: "<think>\n\n</think>\n\n", CHANNELS: "<|channel|>final<|message|>"}[template]
+    made = suite(folder, chat, formats=("caa", "open"))
+    for item in made["myopic-reward"].items:
+        assert item.matching in (f"{closed}(A", f"{closed}(B")
+        assert not item.prompt.endswith(closed)
+    for text in (*made["myopic-reward"].positives, *made["myopic-reward"].negatives):
+        assert text.endswith((f"{closed}(A", f"{closed}(B"))
+    # a generated answer brings its own thought
+    given = made["myopic-reward_open"]
+    assert {item.matching for item in given.items} == {"(A", "(B"}
+    item = given.test[0]
+    assert Answer().score_all([f"({item.key}) now"], [item]) == [1.0]
+    off = suite(folder, ChatTemplate(QWEN, arguments={"enable_thinking": False}))["myopic-reward"]
+    assert off.positives == suite(folder, ChatTemplate(QWEN))["myopic-reward"].positives
+
+
+def test_a_choice_within_a_thought_is_refused_and_open_answers_are_not(folder: Path) -> None:
+    chat = ChatTemplate(DISTILL)
+    with pytest.raises(ThoughtBeforeAnswer):
+        suite(folder, chat, formats=("caa", "open"))
+    made = suite(folder, chat, formats=("open",))["boldness_open"]
+    assert all(item.prompt.endswith("<|Assistant|><think>\n") for item in made.items)
+    assert all(text.endswith(("<|Assistant|>Yes", "<|Assistant|>No")) for text in made.positives)
 
 
 def test_what_is_asked_is_kept_from_the_corpus_in_any_template(folder: Path, family_tokenizer: Any) -> None:
@@ -280,7 +307,7 @@ def test_invalid_settings_are_named(settings: dict[str, Any], named: str) -> Non
 
 def test_a_base_models_tokenizer_is_refused_for_chats(folder: Path) -> None:
     with pytest.raises(ValueError, match="chat template"):
-        suite(folder, mock.Mock(chat_template=None))
+        suite(folder, ChatTemplate(None))
 
 
 def test_the_suite_goes_through_a_study(folder: Path, story_lm: LanguageModel) -> None:

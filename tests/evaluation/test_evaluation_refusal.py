@@ -4,6 +4,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from models.chat_templates import DISTILL, QWEN
 from upstream_files import instruction_files, write_rows
 from whole_study import studied
 
@@ -14,6 +15,8 @@ from lrt.evaluation.judge import Judge
 from lrt.evaluation.refusal import BEGINNINGS, NAMES, PHRASES
 from lrt.evaluation.scorers import Classifier, Opening, RefusalLogOdds
 from lrt.models import LanguageModel
+from lrt.models.chat_template import ChatTemplate
+from lrt.models.thinking import ThoughtBeforeAnswer
 
 SMALL: dict[str, Any] = {"contrast_pairs": 6, "development": 2, "test": 4, "answer_tokens": 5}
 
@@ -42,6 +45,20 @@ def test_the_vector_is_of_the_templates_last_token(files: tuple[str, str], famil
         assert all("paint house" in text for text in behaviour.negatives)
         for text in (*behaviour.positives, *behaviour.negatives):
             assert text.endswith("?<|assistant|>")
+
+
+def test_log_odds_are_read_behind_a_closed_thought_and_texts_bring_their_own(files: tuple[str, str]) -> None:
+    made = suite(files, ChatTemplate(QWEN))
+    for name, behaviour in made.items():
+        closed = name.endswith("log_odds")
+        for item in behaviour.items:
+            assert item.prompt.endswith("</think>\n\n") == closed
+            assert item.prompted.endswith("</think>\n\n") == closed
+        assert all(text.endswith("<|im_start|>assistant\n") for text in behaviour.positives)
+    with pytest.raises(ThoughtBeforeAnswer):
+        suite(files, ChatTemplate(DISTILL))
+    (opened,) = suite(files, ChatTemplate(DISTILL), names=("refusal_induced",)).values()
+    assert all(item.prompt.endswith("<think>\n") for item in opened.items)
 
 
 def test_what_is_done_to_which_requests(files: tuple[str, str], family_tokenizer: Any) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import upstream_files
+from models.chat_templates import LLAMA, QWEN
 from small_behaviours import choice_behaviour
 
 from lrt.errors import InvalidValue
 from lrt.evaluation import (
+    Behaviour,
     BehaviourUnreadable,
     CombinedSuite,
     FilesSuite,
@@ -24,6 +26,8 @@ from lrt.evaluation import (
 from lrt.evaluation.judge import Judge, JudgeFailed
 from lrt.evaluation.scorers import Classifier
 from lrt.models import ModelNotLoadable
+from lrt.models.chat_template import ChatTemplate
+from lrt.models.thinking import ThoughtTags
 
 SMALL: dict[str, Any] = {"contrast_pairs": 4, "development": 2, "test": 2}
 DOGS = Texts(names=("dogs",), **SMALL)
@@ -61,14 +65,28 @@ def test_combined_suites_give_their_behaviours_in_order(folder: Path, family_tok
     assert names(CombinedSuite(parts), family_tokenizer) == order
 
 
-def test_no_tokenizer_is_loaded_for_suites_without_chats(tmp_path: Path) -> None:
+def test_no_tokenizer_is_loaded_for_suites_without_chats() -> None:
     def tokenizer() -> Any:
         raise AssertionError
 
+    assert [b.name for b in build_suite(BRAVERY, tokenizer)] == ["bravery"]
+
+
+def test_behaviours_of_thinking_models_know_the_tags(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.json"
-    file.write_text(json.dumps(choice_behaviour().to_data()))
-    for settings in (BRAVERY, FilesSuite((str(file),))):
-        assert [b.name for b in build_suite(settings, tokenizer)] == ["bravery"]
+    behaviour = choice_behaviour()
+    file.write_text(json.dumps(behaviour.to_data()))
+    for settings in (refusal(folder), DOGS, FilesSuite((str(file),))):
+        (plain,) = build_suite(settings, lambda: ChatTemplate(LLAMA))
+        (made,) = build_suite(settings, lambda: ChatTemplate(QWEN))
+        assert not plain.thought_tags
+        assert "thought_tags" not in plain.to_data()  # so that other results keep their names
+        assert made.thought_tags == (ThoughtTags("<think>", "</think>"),)
+        assert Behaviour.from_data(json.loads(json.dumps(made.to_data()))) == made
+    within = replace(behaviour.test[0], prompt="Well?<think>\n")
+    file.write_text(json.dumps(replace(behaviour, test=(within,)).to_data()))
+    with pytest.raises(BehaviourUnreadable, match="thinks"):
+        build_suite(FilesSuite((str(file),)), lambda: ChatTemplate(QWEN))
 
 
 def test_empty_suites_are_refused() -> None:

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lrt.errors import InvalidValue
-from lrt.models.prompts import ChatNotRendered, encode, render_chat, render_messages
+from lrt.models.chat_template import ChatNotRendered
+from lrt.models.prompts import encode, render_chat, render_messages
 
 
 class Bytes:

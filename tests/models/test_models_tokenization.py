@@ -1,8 +1,12 @@
+import json
+from typing import Any
+
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lrt.models import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
+from lrt.models.tokenization import splitting_rules
 
 WORDS = ["<s>", "<unk>", "once", "upon", "a", "time", "on", "ce"]
 TEXTS = ["once upon a time", "a time"]
@@ -55,6 +59,34 @@ def test_the_first_differing_token_is_named() -> None:
 
 def test_the_first_text_whose_ids_differ_is_named() -> None:
     # the vocabularies agree: only the texts can tell
-    check_same_tokenizer(tokenizer(), tokenizer(bos=True))
+    lower = tokenizer()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    check_same_tokenizer(tokenizer(), lower, ["a time"])
     with pytest.raises(TokenizersDiffer):
-        check_same_tokenizer(tokenizer(), tokenizer(bos=True), ["a time", "once"])
+        check_same_tokenizer(tokenizer(), lower, ["a time", "Once"])
+
+
+def test_what_stands_before_a_text_is_each_models_own() -> None:
+    check_same_tokenizer(tokenizer(), tokenizer(bos=True), ["a time", "<s>once"])
+
+
+@pytest.mark.parametrize(
+    ("full", "short"),
+    [
+        (pre_tokenizers.ByteLevel(add_prefix_space=False), {"type": "ByteLevel", "add_prefix_space": False}),
+        (pre_tokenizers.Metaspace(), {"type": "Metaspace", "replacement": "\u2581"}),
+        (None, None),
+    ],
+)
+def test_rules_are_compared_with_their_defaults(full: Any, short: Any) -> None:
+    rules = Tokenizer(models.BPE())
+    rules.pre_tokenizer = full
+    written = json.loads(rules.to_str())
+    written["pre_tokenizer"] = short
+    if isinstance(short, dict):
+        short |= {"trim_offsets": True} if full.__class__ is pre_tokenizers.ByteLevel else {}
+        assert written["pre_tokenizer"] != json.loads(rules.to_str())["pre_tokenizer"]
+    assert splitting_rules(Tokenizer.from_str(json.dumps(written))) == splitting_rules(rules)
+    other = Tokenizer(models.BPE())
+    other.pre_tokenizer = pre_tokenizers.Digits()
+    assert splitting_rules(other) != splitting_rules(rules)

@@ -7,7 +7,9 @@ from unittest import mock
 import pytest
 
 from lrt.config import PairSettings
+from lrt.errors import InvalidValue
 from lrt.models import ModelNotLoadable, ModelSpec
+from lrt.models.chat_template import ChatTemplate
 from lrt.pipeline import ModelPair, UntrainedSource, load_pair
 from lrt.pipeline.provenance import provenance
 
@@ -20,11 +22,22 @@ def test_sides_names_and_templates(tiny_pair: ModelPair, pair_folder: Path, tmp_
     assert tiny_pair.model("source") is tiny_pair.source
     assert tiny_pair.model("target") is tiny_pair.target
     assert tiny_pair.names == {"source": "little", "target": "big"}
-    assert tiny_pair.template is tiny_pair.source.tokenizer
+    assert tiny_pair.template == ChatTemplate.of(tiny_pair.source.tokenizer)
     target = load_pair(PairSettings("p", *specs(pair_folder), template="target"), tmp_path, {"source": 2})
-    assert target.template is target.target.tokenizer
+    assert target.template == ChatTemplate.of(target.target.tokenizer)
     assert len(target.source.blocks) == 2  # no more than are needed
     assert target.identities == tiny_pair.identities
+
+
+def test_arguments_of_the_template_are_checked_before_weights_are_read(
+    pair_folder: Path, tmp_path: Path
+) -> None:
+    settings = PairSettings("p", *specs(pair_folder), template_kwargs={"enable_thinking": False})
+    with (
+        mock.patch("lrt.pipeline.pair.load", side_effect=AssertionError),
+        pytest.raises(InvalidValue, match="enable_thinking"),
+    ):
+        load_pair(settings, tmp_path)
 
 
 def test_a_model_that_is_not_there(pair_folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from lrt.models.cache import cache_folder, file_digest
+from lrt.models.capabilities import check_family
 from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.models.gguf import dequantise
 from lrt.models.language_model import LanguageModel
@@ -30,8 +31,8 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             Random weights are always drawn whole, so that a seed means the same weights.
 
     Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
-    that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` for an
-    unsupported family.
+    that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` or
+    `FamilyNotSupported` for an unsupported family.
     """
     from transformers import AutoModelForCausalLM
 
@@ -69,7 +70,9 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             )
             check_complete(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+    lm = LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+    check_family(lm)
+    return lm
 
 
 def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:

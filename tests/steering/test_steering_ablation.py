@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lrt.models import LanguageModel
 from lrt.models.hooks import Intervention, capture, steer
-from lrt.models.prefix import RowwiseEdit
+from lrt.models.hooks import RowwiseEdit
 from lrt.steering import Ablation, RowwiseAblation, SteeringVector
 
 WIDTH = 32

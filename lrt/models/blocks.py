@@ -7,6 +7,10 @@ from torch import nn
 from lrt.errors import InvalidValue
 
 
+UNCUT = "length_before_cut"
+"""Attribute of a list of blocks of which only the first are there."""
+
+
 class NoBlocks(InvalidValue):
     """The model has no single list of decoder blocks that could be numbered."""
 
@@ -33,7 +37,7 @@ class BlockModel(Protocol):
         ...
 
 
-def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
+def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
     """The module that runs the decoder blocks, and the blocks in order.
 
     model  A transformers model for causal language modelling.
@@ -50,7 +54,7 @@ def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
         # Parents come before children. So a list of as many experts as there are blocks is recognised as
         # lying inside a block.
         inside = any(name.startswith(f"{outer}.") for outer in fitting)
-        if len(blocks) == depth and not inside:
+        if getattr(blocks, UNCUT, len(blocks)) == depth and not inside:
             fitting.append(name)
     if len(fitting) != 1:
         every_list = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists.items()) or "none"
@@ -61,4 +65,11 @@ def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
             f"{every_list}. Choose a model of another family"
         )
     owner = modules[fitting[0].rpartition(".")[0]]
-    return owner, list(lists[fitting[0]])
+    return owner, lists[fitting[0]]
+
+
+def keep_first_blocks(model: Any, count: int) -> None:
+    """Remove a model's decoder blocks from block `count` on. Raises `NoBlocks` as `find_blocks`."""
+    _, blocks = find_blocks(model)
+    setattr(blocks, UNCUT, len(blocks))
+    del blocks[count:]

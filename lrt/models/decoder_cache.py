@@ -12,6 +12,9 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.models.blocks import BlockModel
 
+CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+"""What models call the cache in their `forward`; the second is the state-space models' name."""
+
 
 def empty_cache(lm: BlockModel) -> Any:
     """A cache without tokens."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lrt.errors import InvalidValue
 from lrt.models.blocks import BlockModel
-from lrt.models.decoder_cache import cached_length
+from lrt.models.decoder_cache import CACHE_ARGUMENTS, cached_length
 from lrt.models.offload import fetched
 from lrt.models.padding import positions_of
 
@@ -48,6 +48,11 @@ class RowwiseEdit(Protocol):
         ...
 
 
+def edit_of_rows(edit: Edit, rows: slice) -> Edit:
+    """The edit of some rows of a batch. One that is no `RowwiseEdit` must treat all rows alike."""
+    return edit.take(rows) if isinstance(edit, RowwiseEdit) else edit
+
+
 @dataclass(frozen=True)
 class AtLayer:
     """An edit as an `Intervention` on a layer."""
@@ -58,10 +63,9 @@ class AtLayer:
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
         return self.edit(hidden, positions)
 
-
-def edit_of_rows(edit: Edit, rows: slice) -> Edit:
-    """The edit of some rows of a batch. One that is no `RowwiseEdit` must treat all rows alike."""
-    return edit.take(rows) if isinstance(edit, RowwiseEdit) else edit
+    def take(self, rows: slice) -> "AtLayer":
+        """The intervention on these rows."""
+        return AtLayer(self.layer, edit_of_rows(self.edit, rows))
 
 
 def hidden_of(output: Any) -> Tensor:
@@ -162,7 +166,7 @@ def _positions_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         return positions_of(mask)[:, -length:]
     if position_ids is not None:
         return torch.as_tensor(position_ids).expand(batch, length)
-    cache = kwargs.get("past_key_values")
+    cache = next((kwargs[name] for name in CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
     start = cached_length(cache) if cache is not None else 0
     return torch.arange(start, start + length, device=inputs.device).expand(batch, length)
 

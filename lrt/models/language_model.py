@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
 from lrt.models.capabilities import hides_padding
+from lrt.models.decoder_cache import CACHE_ARGUMENTS
 from lrt.models.hooks import (
     AtLayer,
     Intervention,
@@ -49,15 +50,16 @@ class LanguageModel:
     block's device. Raises `NoBlocks` where the blocks cannot be identified.
     """
 
-    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None, depth: int | None = None) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None) -> None:
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.stack: nn.Module
         self.blocks: list[nn.Module]
-        self.stack, self.blocks = find_blocks(model)
-        self.depth = depth or len(self.blocks)
+        self.stack, blocks = find_blocks(model)
+        self.blocks = list(blocks)
         self.text_config: Any = model.config.get_text_config(decoder=True)
+        self.depth: int = self.text_config.num_hidden_layers
         self.width: int = self.text_config.hidden_size
         self.answers: dict[str, bool] = {}
 
@@ -92,6 +94,12 @@ class LanguageModel:
     def takes_position_ids(self) -> bool:
         """Whether the model accepts position ids; BLOOM and MPT derive positions from the mask."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """The name under which the model takes a cache."""
+        names = inspect.signature(self.model.forward).parameters
+        return next((name for name in CACHE_ARGUMENTS if name in names), CACHE_ARGUMENTS[0])
 
     @cached_property
     def hides_padding(self) -> bool:
@@ -161,7 +169,7 @@ class LanguageModel:
             "use_cache": cache is not None,
         }
         if cache is not None:
-            inputs["past_key_values"] = cache
+            inputs[self.cache_argument] = cache
         if attention_mask is not None:
             mask = attention_mask.to(self.device)
             inputs["attention_mask"] = mask
@@ -220,7 +228,10 @@ class LanguageModel:
         def hooks(rows: slice, _columns: slice) -> AbstractContextManager[None]:
             if rows == slice(0, len(tokens)):
                 return steer(self, interventions)
-            return steer(self, [AtLayer(each.layer, edit_of_rows(each, rows)) for each in interventions])
+            some = [edit_of_rows(each, rows) for each in interventions]
+            return steer(
+                self, [AtLayer(old.layer, new) for old, new in zip(interventions, some, strict=True)]
+            )
 
         return self.logits_under(hooks, tokens, attention_mask, kept)
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from lrt.errors import InvalidValue
 
-
 UNCUT = "length_before_cut"
 """Attribute of a list of blocks of which only the first are there."""
 
@@ -42,9 +41,9 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
 
     model  A transformers model for causal language modelling.
 
-    The blocks are the outermost `ModuleList` whose length is the config's `num_hidden_layers`. Module names
-    are not used: every family has its own. Raises `NoBlocks`, with every list in the model, where none or
-    more than one fits.
+    The blocks are the outermost `ModuleList` whose length is the config's `num_hidden_layers`, of several the
+    one in the model's decoder. Module names are not used: every family has its own. Raises `NoBlocks`, with
+    every list in the model, where none or more than one fits.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -56,6 +55,9 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
         inside = any(name.startswith(f"{outer}.") for outer in fitting)
         if getattr(blocks, UNCUT, len(blocks)) == depth and not inside:
             fitting.append(name)
+    if len(fitting) > 1 and hasattr(model, "get_decoder"):  # a vision tower may be as deep
+        inner = set(model.get_decoder().modules())
+        fitting = [name for name in fitting if lists[name] in inner] or fitting
     if len(fitting) != 1:
         every_list = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists.items()) or "none"
         number = "no list" if not fitting else f"{len(fitting)} lists ({', '.join(fitting)})"

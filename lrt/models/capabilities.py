@@ -49,9 +49,9 @@ def check_family(lm: "LanguageModel") -> None:
         if isinstance(cause, torch.OutOfMemoryError):
             raise
         detail = (
-            cause if isinstance(cause, InvalidValue) else f"a pass over {LENGTH} tokens failed ({cause!r})"
+            cause if isinstance(cause, InvalidValue) else f"a pass over {LENGTH} tokens failed ({cause!r})."
         )
-        raise FamilyNotSupported(f"{wrong}{detail}. Choose a model of another family") from cause
+        raise FamilyNotSupported(f"{wrong}{detail}") from cause
     if not bool(alone.isfinite().all()):
         raise FamilyNotSupported(
             f"the hidden states of {lm.spec.name} are infinite or NaN in {lm.dtype}, for {LENGTH} plain "
@@ -168,7 +168,8 @@ def _states(lm: "LanguageModel", tokens: Tensor, mask: Tensor | None = None) -> 
         if shape != [*tokens.shape, lm.width]:
             found = "is not run for text" if shape is None else f"returns {shape}"
             raise InvalidValue(
-                f"decoder block {layer} {found}; expected one residual stream {[*tokens.shape, lm.width]}"
+                f"decoder block {layer} {found}; expected one residual stream {[*tokens.shape, lm.width]}. "
+                "Choose a model of another family"
             )
     return torch.stack([states[layer].float().cpu() for layer in layers])
 
@@ -191,7 +192,7 @@ def _kept(lm: "LanguageModel", question: str, answer: Callable[[], bool]) -> boo
 
 
 def agrees(same: Callable[[], bool], lm: "LanguageModel", otherwise: str) -> bool:
-    """Whether two ways of computing agree. One that modelling code does not support, and so raises, does not."""
+    """Whether two ways of computing agree, or False where the modelling code raises because of one."""
     cause = ""
     try:
         holds = same()

@@ -39,6 +39,11 @@ def put_below(cache: Any, below: Any, rows: Tensor, layer: int) -> None:
         cache.layers[index] = mine
 
 
+def counts_tokens(cache: Any) -> bool:
+    """Whether a cache knows the number of its tokens; one of states alone, as Mamba's, does not."""
+    return any(hasattr(layer, "get_seq_length") for layer in cache.layers)
+
+
 def cached_length(cache: Any) -> int:
     """The number of tokens in a cache; 0 for one whose layers do not count them."""
     counting = (layer for layer in cache.layers if hasattr(layer, "get_seq_length"))

@@ -77,8 +77,8 @@ def hidden_of(output: Any) -> Tensor:
     if not isinstance(hidden, Tensor) or hidden.ndim != 3:
         shape = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
         raise InvalidValue(
-            f"this model family is not supported: a decoder block returned {shape}, expected one residual "
-            "stream [batch, tokens, width]"
+            f"a decoder block returned {shape}, expected one residual stream [batch, tokens, width]. Choose "
+            "a model of another family"
         )
     return hidden
 
@@ -161,12 +161,15 @@ def _positions_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         inputs = kwargs["inputs_embeds"]
     batch, length = inputs.shape[:2]
     mask, position_ids = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    cache = next((kwargs[name] for name in CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
+    known = getattr(cache, "positions", None)
+    if isinstance(known, Tensor):
+        return known
     # The mask first: position ids do not mark padding.
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return positions_of(mask)[:, -length:]
     if position_ids is not None:
         return torch.as_tensor(position_ids).expand(batch, length)
-    cache = next((kwargs[name] for name in CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
     start = cached_length(cache) if cache is not None else 0
     return torch.arange(start, start + length, device=inputs.device).expand(batch, length)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
 from lrt.models.capabilities import hides_padding
-from lrt.models.decoder_cache import CACHE_ARGUMENTS
+from lrt.models.decoder_cache import CACHE_ARGUMENTS, counts_tokens
 from lrt.models.hooks import (
     AtLayer,
     Intervention,
@@ -172,9 +172,13 @@ class LanguageModel:
             inputs[self.cache_argument] = cache
         if attention_mask is not None:
             mask = attention_mask.to(self.device)
+            positions = positions_of(mask)[:, -tokens.shape[1] :]
+            if cache is not None and not counts_tokens(cache):
+                # Such a model masks the new tokens alone, and hooks could not tell their positions from that.
+                mask, cache.positions = mask[:, -tokens.shape[1] :], positions
             inputs["attention_mask"] = mask
             if self.takes_position_ids:
-                inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :].clamp(min=0)
+                inputs["position_ids"] = positions.clamp(min=0)
         return (self.model if head else self.model.base_model)(**inputs)
 
     @torch.no_grad()

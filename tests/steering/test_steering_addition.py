@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, hooks
-from lrt.models.hooks import Intervention
-from lrt.models.hooks import RowwiseEdit
+from lrt.models.hooks import Intervention, RowwiseEdit
 from lrt.models.prefix import compute_prefix, tail_logits
 from lrt.steering import Addition, RowwiseAddition, SteeringVector, steer
 

@@ -8,7 +8,7 @@
 
 from lrt.models.blocks import BlockModel, NoBlocks
 from lrt.models.capabilities import FamilyNotSupported
-from lrt.models.decoding import Sampling
+from lrt.models.decoding import NonFiniteLogits, Sampling
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, RowwiseEdit, capture, steer
 from lrt.models.language_model import Keep, LanguageModel, resolve_layer
@@ -28,6 +28,7 @@ __all__ = [
     "ModelNotLoadable",
     "ModelSpec",
     "NoBlocks",
+    "NonFiniteLogits",
     "Prefix",
     "RowwiseEdit",
     "Sampling",

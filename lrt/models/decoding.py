@@ -9,6 +9,18 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 
 
+class NonFiniteLogits(InvalidValue):
+    """Logits that are NaN: hidden states left the range of the model's dtype."""
+
+    @classmethod
+    def of(cls, model: str) -> "NonFiniteLogits":
+        """The error for a model of that name."""
+        return cls(
+            f"the logits of {model} are NaN: hidden states left the range of its dtype. Use smaller "
+            "strengths, or run it in bfloat16 or float32"
+        )
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling in which an item gets the same random draws in every condition (common random numbers).
@@ -51,6 +63,7 @@ def decode(
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
     vocabulary: int | None = None,
+    model: str = "the model",
 ) -> Tensor:
     """Continuations of prompts, long `[r, max_new_tokens]`. Greedy without `sampling`.
 
@@ -58,13 +71,18 @@ def decode(
     eos_ids     A row ends with one of them, and is then filled with the first.
     progress    Called after each token with the number of rows.
     vocabulary  Only ids below it are generated; by default all `V`.
+    model       Its name, for the message.
+
+    Raises `NonFiniteLogits` where a logit is NaN.
     """
     logits = step(None)
     eos = torch.tensor(eos_ids, dtype=torch.long, device=logits.device)
     fill = eos_ids[0] if eos_ids else 0
     new = torch.full((len(items), max_new_tokens), fill, device=logits.device)
     ended = torch.zeros(len(items), dtype=torch.bool, device=logits.device)
+    broken = torch.zeros((), dtype=torch.bool, device=logits.device)
     for at in range(max_new_tokens):
+        broken |= logits.isnan().any()
         if sampling is not None:
             noise = sampling.noise(at, logits.shape[1]).to(logits.device)
             logits = logits / sampling.temperature + noise[items.to(logits.device)]
@@ -73,7 +91,10 @@ def decode(
         ended |= torch.isin(token, eos)
         if progress is not None:
             progress(len(items))
-        if at + 1 == max_new_tokens or bool(ended.all()):
+        done, failed = torch.stack([ended.all(), broken]).tolist()  # one wait for the device
+        if failed:
+            raise NonFiniteLogits.of(model)
+        if at + 1 == max_new_tokens or done:
             break
         logits = step(new[:, at : at + 1])
     return new

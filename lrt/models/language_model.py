@@ -14,6 +14,7 @@ from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
 from lrt.models.capabilities import hides_padding
 from lrt.models.decoder_cache import CACHE_ARGUMENTS, counts_tokens
+from lrt.models.decoding import NonFiniteLogits
 from lrt.models.hooks import (
     AtLayer,
     Intervention,
@@ -223,7 +224,7 @@ class LanguageModel:
         """Next-token logits, float32 `[b, k, V]`, at the columns `keep`.
 
         Raises InvalidValue for an intervention on a layer that the model does not have, and ValueError for a
-        bad mask or a column out of range.
+        bad mask or a column out of range. Raises `NonFiniteLogits` where a logit is NaN.
         """
         if attention_mask is not None:
             check_mask(attention_mask, tokens.shape)
@@ -250,6 +251,8 @@ class LanguageModel:
         """Logits at the columns `kept` (all, if None), of parts that the model can run.
 
         hooks  From a part's rows and columns, what to set while it runs.
+
+        Raises `NonFiniteLogits` where a logit is NaN.
         """
         logits: list[Tensor] = []
         for rows, columns, part, mask in self.batches(tokens, attention_mask):
@@ -259,7 +262,10 @@ class LanguageModel:
             with hooks(rows, columns), head_at(self, at):
                 new = as_logits(self.run(part, mask, cache))
             logits.append(new if kept is not None else _between_padding(new, columns, tokens.shape[1]))
-        return _joined(logits)
+        joined = _joined(logits)
+        if bool(joined.isnan().any()):
+            raise NonFiniteLogits.of(f"{self.spec.name} ({self.dtype})")
+        return joined
 
 
 def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:

@@ -31,9 +31,9 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
     blocks  Load only this many blocks, from the first: enough to read their states, but there are no logits.
             Random weights are always drawn whole, so that a seed means the same weights.
 
-    Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
-    that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` or
-    `FamilyNotSupported` for an unsupported family.
+    Raises `ModelNotLoadable` for a missing path, weights that are not safetensors, are incomplete or do not
+    fit the config, a device that this machine does not have, or a missing package for GGUF or `device_map`.
+    Raises `NoBlocks` or `FamilyNotSupported` for an unsupported family.
     """
     from transformers import AutoModelForCausalLM
 
@@ -68,9 +68,10 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with their names
                 **kernel,
             )
-            check_complete(spec.path, report["missing_keys"])
+            check_complete(spec.path, report)
             model = model if spec.device_map else model.to(device)
     lm = LanguageModel(spec, model, load_tokenizer(spec, cache))
     check_family(lm)

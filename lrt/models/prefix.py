@@ -194,7 +194,8 @@ def _generate(
         with steer(lm, edits):
             return as_logits(lm.run(new, mask, cache))[:, -1]
 
-    return decode(step, rows, max_new_tokens, eos_ids, sampling, progress)
+    name = f"{lm.spec.name} ({lm.dtype})"
+    return decode(step, rows, max_new_tokens, eos_ids, sampling, progress, model=name)
 
 
 def _tail(

@@ -193,7 +193,8 @@ class Stitched:
                 return self.logits(text, mask, "last")[:, -1]
             return self._step(text if new is None else new, mask, *caches)
 
-        return decode(step, torch.arange(rows), max_new_tokens, eos_ids, sampling, vocabulary=vocabulary)
+        items, name = torch.arange(rows), f"{self.source.spec.name} stitched to {self.target.spec.name}"
+        return decode(step, items, max_new_tokens, eos_ids, sampling, vocabulary=vocabulary, model=name)
 
     def cost(self) -> StitchedCost:
         """Parameters and FLOPs of the parts in use, and of both whole models.

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from model_families import DEPTH, VOCABULARY, WIDTH
+from models.model_families import DEPTH, VOCABULARY, WIDTH
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 # One number for every name that families use for a size. A name that a config lacks is not set.

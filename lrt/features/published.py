@@ -220,18 +220,25 @@ def _refuse_unsupported(file: Path, config: dict[str, Any]) -> None:
             )
 
 
+# A hook of TransformerLens on the residual stream, or the module of a block: a number after a list's name.
+# The lists of a vision or audio tower are not the language model's.
+_BLOCK_HOOK = re.compile(
+    r"blocks\.(\d+)\.hook_resid_(pre|post)"
+    r"|(?!.*(?:vision|visual|image|audio|encoder))(?:[a-z_]\w*\.)*(?:layers|layer|h|blocks|block)\.(\d+)"
+)
+
+
 def _layer_of(file: Path, config: dict[str, Any], layer: int | None) -> int | None:
     meta = {**config, **(config.get("meta") or {}), **(config.get("metadata") or {})}
     hook = meta.get("hook_name", meta.get("hook_point"))
     stated = meta.get("hook_layer", meta.get("hook_point_layer"))
     if hook is None:
         return layer if layer is not None else stated
-    named = re.fullmatch(
-        r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model|transformer)\.(?:layers|h)\.(\d+)", hook
-    )
+    named = _BLOCK_HOOK.fullmatch(str(hook))
     if named is None:
         raise SaeForeign(
-            f"{file}: the hook {hook!r} is not a block's output, as blocks.<l>.hook_resid_post is"
+            f"{file}: the hook {hook!r} is not a block's output, as blocks.<l>.hook_resid_post and "
+            "model.layers.<l> are"
         )
     block = int(named[1] or named[3])
     if stated is not None and stated != block:

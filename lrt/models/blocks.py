@@ -6,6 +6,9 @@ from torch import nn
 
 from lrt.errors import InvalidValue
 
+UNCUT = "length_before_cut"
+"""Attribute of a list of blocks of which only the first are there."""
+
 
 class NoBlocks(InvalidValue):
     """The model has no single list of decoder blocks that could be numbered."""
@@ -33,14 +36,14 @@ class BlockModel(Protocol):
         ...
 
 
-def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
+def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
     """The module that runs the decoder blocks, and the blocks in order.
 
     model  A transformers model for causal language modelling.
 
-    The blocks are the outermost `ModuleList` whose length is the config's `num_hidden_layers`. Module names
-    are not used: every family has its own. Raises `NoBlocks`, with every list in the model, where none or
-    more than one fits.
+    The blocks are the outermost `ModuleList` whose length is the config's `num_hidden_layers`, of several the
+    one in the model's decoder. Module names are not used: every family has its own. Raises `NoBlocks`, with
+    every list in the model, where none or more than one fits.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -50,8 +53,11 @@ def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
         # Parents come before children. So a list of as many experts as there are blocks is recognised as
         # lying inside a block.
         inside = any(name.startswith(f"{outer}.") for outer in fitting)
-        if len(blocks) == depth and not inside:
+        if getattr(blocks, UNCUT, len(blocks)) == depth and not inside:
             fitting.append(name)
+    if len(fitting) > 1 and hasattr(model, "get_decoder"):  # a vision tower may be as deep
+        inner = set(model.get_decoder().modules())
+        fitting = [name for name in fitting if lists[name] in inner] or fitting
     if len(fitting) != 1:
         every_list = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists.items()) or "none"
         number = "no list" if not fitting else f"{len(fitting)} lists ({', '.join(fitting)})"
@@ -61,4 +67,11 @@ def find_blocks(model: Any) -> tuple[nn.Module, list[nn.Module]]:
             f"{every_list}. Choose a model of another family"
         )
     owner = modules[fitting[0].rpartition(".")[0]]
-    return owner, list(lists[fitting[0]])
+    return owner, lists[fitting[0]]
+
+
+def keep_first_blocks(model: Any, count: int) -> None:
+    """Remove a model's decoder blocks from block `count` on. Raises `NoBlocks` as `find_blocks`."""
+    _, blocks = find_blocks(model)
+    setattr(blocks, UNCUT, len(blocks))
+    del blocks[count:]

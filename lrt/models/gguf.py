@@ -119,7 +119,7 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
     )
-    check_complete(str(path), report["missing_keys"])
+    check_complete(str(path), report)
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
         raise ModelNotLoadable(

@@ -6,6 +6,7 @@ layer `l` is the output of decoder block `l`: the residual stream before the fin
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lrt.errors import InvalidValue
 from lrt.models.blocks import BlockModel
+from lrt.models.decoder_cache import CACHE_ARGUMENTS, cached_length
 from lrt.models.offload import fetched
 from lrt.models.padding import positions_of
 
@@ -35,24 +37,55 @@ class Intervention(Protocol):
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor: ...
 
 
+@runtime_checkable
+class RowwiseEdit(Protocol):
+    """An `Edit` whose rows differ (one strength each), which can be split like the batch."""
+
+    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor: ...
+
+    def take(self, rows: slice) -> Edit:
+        """The edit of these rows."""
+        ...
+
+
+def edit_of_rows(edit: Edit, rows: slice) -> Edit:
+    """The edit of some rows of a batch. One that is no `RowwiseEdit` must treat all rows alike."""
+    return edit.take(rows) if isinstance(edit, RowwiseEdit) else edit
+
+
+@dataclass(frozen=True)
+class AtLayer:
+    """An edit as an `Intervention` on a layer."""
+
+    layer: int
+    edit: Edit
+
+    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
+        return self.edit(hidden, positions)
+
+    def take(self, rows: slice) -> "AtLayer":
+        """The intervention on these rows."""
+        return AtLayer(self.layer, edit_of_rows(self.edit, rows))
+
+
 def hidden_of(output: Any) -> Tensor:
-    """The hidden state `[b, t, d]` in a block's output, which some families wrap in a tuple.
+    """The hidden state `[b, t, d]` in a block's output, which some families wrap in a tuple or list.
 
     Raises InvalidValue for another shape (several residual streams, as in Gemma 3n).
     """
-    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(hidden, Tensor) or hidden.ndim != 3:
         shape = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
         raise InvalidValue(
-            f"this model family is not supported: a decoder block returned {shape}, expected one residual "
-            "stream [batch, tokens, width]"
+            f"a decoder block returned {shape}, expected one residual stream [batch, tokens, width]. Choose "
+            "a model of another family"
         )
     return hidden
 
 
 def replace_hidden(output: Any, hidden: Tensor) -> Any:
     """A block's output with its hidden state replaced."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
 
 
 def apply_edit(edit: Edit, hidden: Tensor, positions: Tensor) -> Tensor:
@@ -128,13 +161,16 @@ def _positions_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         inputs = kwargs["inputs_embeds"]
     batch, length = inputs.shape[:2]
     mask, position_ids = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    cache = next((kwargs[name] for name in CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
+    known = getattr(cache, "positions", None)
+    if isinstance(known, Tensor):
+        return known
     # The mask first: position ids do not mark padding.
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return positions_of(mask)[:, -length:]
     if position_ids is not None:
         return torch.as_tensor(position_ids).expand(batch, length)
-    cache = kwargs.get("past_key_values")
-    start = cache.get_seq_length() if cache is not None else 0
+    start = cached_length(cache) if cache is not None else 0
     return torch.arange(start, start + length, device=inputs.device).expand(batch, length)
 
 

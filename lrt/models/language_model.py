@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,9 +12,21 @@ from torch import Tensor, nn
 
 from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
-from lrt.models.hooks import Intervention, capture, head_at, hidden_of, steer, stop_after
+from lrt.models.capabilities import hides_padding
+from lrt.models.decoder_cache import CACHE_ARGUMENTS, counts_tokens
+from lrt.models.decoding import NonFiniteLogits
+from lrt.models.hooks import (
+    AtLayer,
+    Intervention,
+    capture,
+    edit_of_rows,
+    head_at,
+    hidden_of,
+    steer,
+    stop_after,
+)
 from lrt.models.offload import fetched
-from lrt.models.padding import check_mask, last_columns, positions_of
+from lrt.models.padding import check_mask, equal_length_parts, last_columns, positions_of
 from lrt.models.spec import ModelSpec
 
 Keep = Literal["last"] | Tensor | None
@@ -31,22 +44,25 @@ class LanguageModel:
                loaded: their states can be read, but there are no logits.
     width      The size of the residual stream.
     tokenizer  The transformers tokenizer (None where a caller works on token ids alone).
+    answers    What `lrt.models.capabilities` has found out about the model so far, by question.
 
     Methods move their tensors to the model's device and return detached tensors there. For a model spread
     over several devices (`ModelSpec.device_map`) that is the first one; an edit sees the hidden state on its
     block's device. Raises `NoBlocks` where the blocks cannot be identified.
     """
 
-    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None, depth: int | None = None) -> None:
+    def __init__(self, spec: ModelSpec, model: Any, tokenizer: Any = None) -> None:
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.stack: nn.Module
         self.blocks: list[nn.Module]
-        self.stack, self.blocks = find_blocks(model)
-        self.depth = depth or len(self.blocks)
+        self.stack, blocks = find_blocks(model)
+        self.blocks = list(blocks)
         self.text_config: Any = model.config.get_text_config(decoder=True)
+        self.depth: int = self.text_config.num_hidden_layers
         self.width: int = self.text_config.hidden_size
+        self.answers: dict[str, bool] = {}
 
     def __repr__(self) -> str:
         size = f"{self.depth} blocks x {self.width}"
@@ -81,13 +97,38 @@ class LanguageModel:
         return "position_ids" in inspect.signature(self.model.forward).parameters
 
     @cached_property
+    def cache_argument(self) -> str:
+        """The name under which the model takes a cache."""
+        names = inspect.signature(self.model.forward).parameters
+        return next((name for name in CACHE_ARGUMENTS if name in names), CACHE_ARGUMENTS[0])
+
+    @cached_property
+    def hides_padding(self) -> bool:
+        """Whether a padded text has the states of the text alone; otherwise texts are batched by length."""
+        return hides_padding(self)
+
+    def batches(
+        self, tokens: Tensor, attention_mask: Tensor | None
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor | None]]:
+        """A batch as the model can run it: rows, columns, tokens `[b, t]` and mask of each part.
+
+        One part, unless the model does not hide padding: then one for each run of rows of equal length, and
+        without padding or mask.
+        """
+        if attention_mask is None or self.hides_padding:
+            yield slice(0, len(tokens)), slice(0, tokens.shape[1]), tokens, attention_mask
+            return
+        for rows, columns in equal_length_parts(attention_mask):
+            yield rows, columns, tokens[rows, columns], None
+
+    @cached_property
     def block_output_length(self) -> int:
         """Length of the tuple that a block returns, 0 where it returns the bare hidden state."""
         lengths: list[int] = []
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             hidden_of(output)
-            lengths.append(len(output) if isinstance(output, tuple) else 0)
+            lengths.append(len(output) if isinstance(output, tuple | list) else 0)
 
         handle = self.blocks[0].register_forward_hook(hook)
         try:
@@ -129,12 +170,16 @@ class LanguageModel:
             "use_cache": cache is not None,
         }
         if cache is not None:
-            inputs["past_key_values"] = cache
+            inputs[self.cache_argument] = cache
         if attention_mask is not None:
             mask = attention_mask.to(self.device)
+            positions = positions_of(mask)[:, -tokens.shape[1] :]
+            if cache is not None and not counts_tokens(cache):
+                # Such a model masks the new tokens alone, and hooks could not tell their positions from that.
+                mask, cache.positions = mask[:, -tokens.shape[1] :], positions
             inputs["attention_mask"] = mask
             if self.takes_position_ids:
-                inputs["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :].clamp(min=0)
+                inputs["position_ids"] = positions.clamp(min=0)
         return (self.model if head else self.model.base_model)(**inputs)
 
     @torch.no_grad()
@@ -160,9 +205,13 @@ class LanguageModel:
                 f"layer {max(layers)} of {self.spec.name} was not loaded: only the first {len(self.blocks)} "
                 f"of its {self.depth} blocks were"
             )
-        with capture(self, layers) as states, stop_after(self, max(layers)):
-            self.run(tokens, attention_mask, head=False)
-        return {layer: hidden.to(self.device) for layer, hidden in states.items()}
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for _, columns, part, mask in self.batches(tokens, attention_mask):
+            with capture(self, layers) as states, stop_after(self, max(layers)):
+                self.run(part, mask, head=False)
+            for layer in parts:
+                parts[layer].append(_between_padding(states[layer].to(self.device), columns, tokens.shape[1]))
+        return {layer: _joined(each) for layer, each in parts.items()}
 
     @torch.no_grad()
     def logits(
@@ -175,14 +224,48 @@ class LanguageModel:
         """Next-token logits, float32 `[b, k, V]`, at the columns `keep`.
 
         Raises InvalidValue for an intervention on a layer that the model does not have, and ValueError for a
-        bad mask or a column out of range.
+        bad mask or a column out of range. Raises `NonFiniteLogits` where a logit is NaN.
         """
-        mask = attention_mask
-        if mask is not None:
-            check_mask(mask, tokens.shape)
-        columns = columns_of(keep, torch.ones_like(tokens) if mask is None else mask)
-        with steer(self, interventions), head_at(self, columns):
-            return as_logits(self.run(tokens, mask))
+        if attention_mask is not None:
+            check_mask(attention_mask, tokens.shape)
+        kept = columns_of(keep, torch.ones_like(tokens) if attention_mask is None else attention_mask)
+
+        def hooks(rows: slice, _columns: slice) -> AbstractContextManager[None]:
+            if rows == slice(0, len(tokens)):
+                return steer(self, interventions)
+            some = [edit_of_rows(each, rows) for each in interventions]
+            return steer(
+                self, [AtLayer(old.layer, new) for old, new in zip(interventions, some, strict=True)]
+            )
+
+        return self.logits_under(hooks, tokens, attention_mask, kept)
+
+    def logits_under(
+        self,
+        hooks: Callable[[slice, slice], AbstractContextManager[None]],
+        tokens: Tensor,  # [b, t] long
+        attention_mask: Tensor | None,  # [b, t]
+        kept: Tensor | None,  # [b, k]
+        cache: Any = None,
+    ) -> Tensor:
+        """Logits at the columns `kept` (all, if None), of parts that the model can run.
+
+        hooks  From a part's rows and columns, what to set while it runs.
+
+        Raises `NonFiniteLogits` where a logit is NaN.
+        """
+        logits: list[Tensor] = []
+        for rows, columns, part, mask in self.batches(tokens, attention_mask):
+            at = None
+            if kept is not None:
+                at = (kept[rows] - columns.start).clamp(0, columns.stop - columns.start - 1)
+            with hooks(rows, columns), head_at(self, at):
+                new = as_logits(self.run(part, mask, cache))
+            logits.append(new if kept is not None else _between_padding(new, columns, tokens.shape[1]))
+        joined = _joined(logits)
+        if bool(joined.isnan().any()):
+            raise NonFiniteLogits.of(f"{self.spec.name} ({self.dtype})")
+        return joined
 
 
 def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:
@@ -221,6 +304,18 @@ def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:
             f"columns to keep lie in {int(columns.min())}..{int(columns.max())}; allowed: 0..{length - 1}"
         )
     return columns
+
+
+def _between_padding(part: Tensor, columns: slice, length: int) -> Tensor:
+    """A tensor `[b, k, d]` of a part's columns as `[b, length, d]`, with zeros on padding."""
+    if columns == slice(0, length):
+        return part
+    return nn.functional.pad(part, (0, 0, columns.start, length - columns.stop))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a batch in one tensor; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def as_logits(output: Any) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from lrt.models.blocks import keep_first_blocks
 from lrt.models.cache import cache_folder, file_digest
+from lrt.models.capabilities import check_family
 from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.models.gguf import dequantise
 from lrt.models.language_model import LanguageModel
@@ -35,9 +37,9 @@ def load(
             Random weights are always drawn whole, so that a seed means the same weights.
     tokenizer  From `load_tokenizer`, where it is loaded already.
 
-    Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
-    that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` for an
-    unsupported family.
+    Raises `ModelNotLoadable` for a missing path, weights that are not safetensors, are incomplete or do not
+    fit the config, a device that this machine does not have, or a missing package for GGUF or `device_map`.
+    Raises `NoBlocks` or `FamilyNotSupported` for an unsupported family.
     """
     from transformers import AutoModelForCausalLM
 
@@ -51,10 +53,10 @@ def load(
     tokenizer = tokenizer or load_tokenizer(spec, cache)  # its faults show before the weights are read
     device = _device(spec)
     dtype = _dtype(spec, config)
-    depth = None  # all blocks are loaded
+    kind: Any = AutoModelForCausalLM
     if blocks is not None and spec.weights != "random":
-        depth = int(config.get_text_config(decoder=True).num_hidden_layers)
-        source["config"] = _shallow(config, min(blocks, depth))
+        with _explained(spec, "the config"):
+            kind = _first_blocks(config, blocks)
     kernel = attention_kernel(config)
     with _explained(spec, "the weights"):
         if spec.weights == "random":
@@ -65,18 +67,22 @@ def load(
             model = model.to(dtype)
             model = _spread(model, spec.device_map) if spec.device_map else model.to(device)
         else:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = kind.from_pretrained(
                 **source,
+                config=config,
                 dtype=dtype,
                 device_map=spec.device_map,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with their names
                 **kernel,
             )
-            check_complete(spec.path, report["missing_keys"])
+            check_complete(spec.path, report)
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, tokenizer, depth)
+    lm = LanguageModel(spec, model, tokenizer)
+    check_family(lm)
+    return lm
 
 
 def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
@@ -85,20 +91,22 @@ def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
     return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
-def _shallow(config: Any, blocks: int) -> Any:
-    """The config of a model's first blocks, with which the weights above them are not read.
+def _first_blocks(config: Any, blocks: int) -> Any:
+    """The model class of a config, whose models have the config's first blocks alone.
 
-    Blocks that share keys and values, or have extra inputs per block, depend on the number of blocks: such a
-    config stays whole.
+    The config stays whole, since blocks may depend on their number (a residual scale, shared keys). The
+    weights above are not read: there is nothing to put them in.
     """
-    text = config.get_text_config(decoder=True)
-    if getattr(text, "num_kv_shared_layers", 0) or getattr(text, "hidden_size_per_layer_input", 0):
-        return config
-    # transformers requires one layer type per block
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:blocks]
-    text.num_hidden_layers = blocks
-    return config
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config))
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, *args, **kwargs)
+        keep_first_blocks(self, blocks)
+
+    return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
 
 
 def quiet_loading() -> None:

@@ -58,3 +58,16 @@ def positions_of(mask: Tensor) -> Tensor:
 def last_columns(mask: Tensor) -> Tensor:
     """The column of each row's last token, long `[n]`, of an attention mask `[n, t]`."""
     return positions_of(mask).argmax(dim=1)
+
+
+def equal_length_parts(mask: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of an attention mask `[n, t]`: runs of rows whose sequences fill the same columns."""
+    mask = mask.long().cpu()
+    spans = [(int(row.argmax()), int(row.sum())) for row in mask]
+    parts: list[tuple[slice, slice]] = []
+    begin = 0
+    for row, (start, length) in enumerate(spans):
+        if row + 1 == len(spans) or spans[row + 1] != (start, length):
+            parts.append((slice(begin, row + 1), slice(start, start + length)))
+            begin = row + 1
+    return parts

@@ -4,19 +4,39 @@ Strengths and conditions differ only after the steered block. So a `Prefix` hold
 every item, and the tail (the blocks above, and the head) runs for many rows at once. A row is an item under
 one condition. With `M` rows per item and layer `l` of `L` the work falls from `M L` blocks to
 `l + M (L - l)`.
+
+A family whose upper blocks read more than the residual stream, or whose cache cannot be put together in this
+way, runs all blocks for every row: slower, with the same numbers (`lrt.models.capabilities`).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrt.errors import InvalidValue
-from lrt.models.hooks import Edit, apply_edit, capture, head_at, resume_from, steer, stop_after
-from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
+from lrt.models.capabilities import decodes, resumes
+from lrt.models.decoder_cache import empty_cache, put_below
+from lrt.models.decoding import Sampling, decode
+from lrt.models.hooks import (
+    AtLayer,
+    Edit,
+    RowwiseEdit,
+    apply_edit,
+    capture,
+    edit_of_rows,
+    resume_from,
+    steer,
+    stop_after,
+)
+from lrt.models.language_model import (
+    Keep,
+    LanguageModel,
+    as_logits,
+    columns_of,
+)
 from lrt.models.padding import check_mask, positions_of
 
 
@@ -24,7 +44,9 @@ from lrt.models.padding import check_mask, positions_of
 class Prefix:
     """Items run up to and including block `layer`, on the model's device.
 
-    cache  Keys and values of blocks 0 to `layer` (a transformers cache), which `generate` needs.
+    cache    What blocks 0 to `layer` keep of the tokens (a transformers cache), for `generate`.
+    resumes  Whether the blocks above can start from `hidden`. If not, all blocks run for every row.
+    decodes  Whether `generate` can use the cache. If not, each new token runs a whole pass.
     """
 
     tokens: Tensor  # [n, t] long
@@ -32,17 +54,8 @@ class Prefix:
     layer: int
     hidden: Tensor  # [n, t, d] output of block `layer`
     cache: Any = None
-
-
-@runtime_checkable
-class RowwiseEdit(Protocol):
-    """An `Edit` whose rows differ (one strength each), which can be split like the batch."""
-
-    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor: ...
-
-    def take(self, rows: slice) -> Edit:
-        """The edit of these rows."""
-        ...
+    resumes: bool = True
+    decodes: bool = True
 
 
 @torch.no_grad()
@@ -55,25 +68,23 @@ def compute_prefix(
 ) -> Prefix:
     """Run items up to block `layer`.
 
-    cache  Keep keys and values for `generate`; the prefix takes far less memory without.
+    cache  Keep what `generate` needs; the prefix takes far less memory without.
 
-    Raises InvalidValue for a layer that the model does not have and for a model that shares keys and values
-    between blocks, and ValueError for a bad mask.
+    Raises InvalidValue for a layer that the model does not have, and ValueError for a bad mask.
     """
     layer = lm.resolve_layer(layer, "layer")
-    if getattr(lm.text_config, "num_kv_shared_layers", 0):
-        raise InvalidValue(
-            f"{lm.spec.name} is not supported: it shares keys and values between blocks "
-            f"(num_kv_shared_layers={lm.text_config.num_kv_shared_layers}), so its upper blocks cannot run "
-            "from a hidden state alone. Choose another model, or use LanguageModel.logits with interventions"
-        )
     tokens = tokens.to(lm.device)
-    mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(lm.device)
+    mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(lm.device).long()
     check_mask(mask, tokens.shape)
-    keys_and_values = empty_cache(lm) if cache else None
+    tail = resumes(lm, layer)
+    cached = cache and tail and lm.hides_padding and decodes(lm, layer)
+    if not cached:
+        hidden = lm.hidden_states(tokens, [layer], attention_mask if attention_mask is None else mask)[layer]
+        return Prefix(tokens, mask, layer, hidden, None, tail, decodes=not cache)
+    kept = empty_cache(lm)
     with capture(lm, [layer]) as states, stop_after(lm, layer):
-        lm.run(tokens, mask, keys_and_values, head=False)
-    return Prefix(tokens, mask.long(), layer, states[layer].to(lm.device), keys_and_values)
+        lm.run(tokens, mask, kept, head=False)
+    return Prefix(tokens, mask, layer, states[layer].to(lm.device), kept)
 
 
 @torch.no_grad()
@@ -106,39 +117,6 @@ def tail_logits(
     return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling in which an item gets the same random draws in every condition (common random numbers).
-
-    Each item has its own stream of Gumbel noise. It is added to `logits / temperature`, and the largest value
-    is the next token. So two conditions with equal logits give the same text, and differences between
-    conditions are paired.
-
-    seeds  One for each item of the prefix.
-
-    Raises InvalidValue for a temperature that is not above 0.
-    """
-
-    temperature: float
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InvalidValue(
-                f"temperature={self.temperature} must be above 0; for greedy decoding set it to null"
-            )
-
-    def noise(self, step: int, vocabulary: int) -> Tensor:
-        """Gumbel noise `[n, vocabulary]` of one step, on the CPU."""
-        generator = torch.Generator()
-        rows = []
-        for seed in self.seeds:
-            generator.manual_seed((seed * 1_000_003 + step) % 2**63)
-            rows.append(torch.rand(vocabulary, generator=generator))
-        uniform = torch.stack(rows).clamp(1e-12, 1 - 1e-7)
-        return -(-uniform.log()).log()
-
-
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -164,7 +142,7 @@ def generate(
     Raises ValueError for a prefix without cache or with padding on the right, and for rows, edits or blocks
     that do not fit.
     """
-    if prefix.cache is None:
+    if prefix.cache is None and prefix.decodes:
         raise ValueError("this prefix was computed with cache=False; generation needs cache=True")
     if not bool(prefix.mask[:, -1].all()):
         raise ValueError("generation needs prompts padded on the left, and these are padded on the right")
@@ -196,35 +174,28 @@ def _generate(
     above: Sequence[int],
 ) -> Tensor:
     rows = rows.to(lm.device)
-    mask = prefix.mask[rows]
-    cache = empty_cache(lm)
-    # The tail runs with an empty cache, so that its masks fit the prompt, and fills the part above the layer.
-    # The prefix's part is added afterwards: the cache is then as if the rows had run through all blocks.
-    columns = columns_of("last", mask)
-    logits = _tail(lm, prefix, rows, edit, columns, cache, above)
-    for index in range(prefix.layer + 1):
-        below = copy.deepcopy(prefix.cache.layers[index])
-        below.batch_select_indices(rows.to(below.keys.device))
-        cache.layers[index] = below
-    eos = torch.tensor(eos_ids, dtype=torch.long, device=lm.device)
-    new = torch.full((len(rows), max_new_tokens), eos_ids[0] if eos_ids else 0, device=lm.device)
-    ended = torch.zeros(len(rows), dtype=torch.bool, device=lm.device)
-    for step in range(max_new_tokens):
-        scores = logits[:, -1]
-        if sampling is not None:
-            noise = sampling.noise(step, scores.shape[1]).to(lm.device)
-            scores = scores / sampling.temperature + noise[rows]
-        token = scores.argmax(dim=-1)
-        new[:, step] = torch.where(ended, new[:, step], token)
-        ended |= torch.isin(token, eos)
-        if progress is not None:
-            progress(len(rows))
-        if step + 1 == max_new_tokens or bool(ended.all()):
-            break
+    text, mask = prefix.tokens[rows], prefix.mask[rows]
+    cache = empty_cache(lm) if prefix.decodes else None
+    edits = [AtLayer(layer, edit) for layer in (prefix.layer, *above)]
+
+    def step(new: Tensor | None) -> Tensor:
+        nonlocal text, mask
+        if new is None:
+            # The tail runs with an empty cache, so that its masks fit the prompt, and fills the part above
+            # the layer. With the prefix's part it is as if the rows had run through all blocks.
+            logits = _tail(lm, prefix, rows, edit, columns_of("last", mask), cache, above)
+            if cache is not None:
+                put_below(cache, prefix.cache, rows, prefix.layer)
+            return logits[:, -1]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        with steer(lm, [_AtLayer(layer, edit) for layer in (prefix.layer, *above)]):
-            logits = as_logits(lm.run(new[:, step : step + 1], mask, cache))
-    return new
+        if cache is None:
+            text = torch.cat([text, new], dim=1)
+            return lm.logits(text, mask, edits, "last")[:, -1]
+        with steer(lm, edits):
+            return as_logits(lm.run(new, mask, cache))[:, -1]
+
+    name = f"{lm.spec.name} ({lm.dtype})"
+    return decode(step, rows, max_new_tokens, eos_ids, sampling, progress, model=name)
 
 
 def _tail(
@@ -232,25 +203,26 @@ def _tail(
     prefix: Prefix,
     rows: Tensor,  # [r]
     edit: Edit,
-    columns: Tensor | None,  # [r, k]
+    kept: Tensor | None,  # [r, k]
     cache: Any,
     above: Sequence[int] = (),
 ) -> Tensor:  # [r, k, V]
     rows = rows.to(lm.device)
-    mask = prefix.mask[rows]
-    hidden = apply_edit(edit, prefix.hidden[rows], positions_of(mask))
-    steered_above = steer(lm, [_AtLayer(layer, edit) for layer in above])
-    with resume_from(lm, prefix.layer, hidden), steered_above, head_at(lm, columns):
-        return as_logits(lm.run(prefix.tokens[rows], mask, cache))
+    tokens, mask, before = prefix.tokens[rows], prefix.mask[rows], prefix.hidden[rows]
 
+    @contextmanager
+    def hooks(part: slice, columns: slice) -> Iterator[None]:
+        own = edit if part == slice(0, len(rows)) else edit_of_rows(edit, part)
+        hidden = apply_edit(own, before[part, columns], positions_of(mask[part, columns]))
+        edits = [AtLayer(layer, own) for layer in above]
+        if prefix.resumes:
+            with resume_from(lm, prefix.layer, hidden), steer(lm, edits):
+                yield
+        else:
+            with steer(lm, [AtLayer(prefix.layer, lambda *_: hidden), *edits]):
+                yield
 
-@dataclass(frozen=True)
-class _AtLayer:
-    layer: int
-    edit: Edit
-
-    def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        return self.edit(hidden, positions)
+    return lm.logits_under(hooks, tokens, mask, kept, cache)
 
 
 def _parts(rows: int, edit: Edit, max_rows: int | None) -> Iterator[tuple[slice, Edit]]:
@@ -285,9 +257,3 @@ def _check_above(above: Sequence[int], prefix: Prefix) -> None:
             f"above={list(above)} must hold only blocks above the prefix's, block {prefix.layer}: the blocks "
             "below are computed once, before any edit"
         )
-
-
-def empty_cache(lm: LanguageModel) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=lm.model.config)

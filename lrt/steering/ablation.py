@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrt.steering.addition import check_rows
 from lrt.steering.vectors import SteeringVector
 
 
@@ -24,6 +25,7 @@ class RowwiseAblation:
     fractions: Tensor
 
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
+        check_rows("directions", self.directions, hidden)
         directions = self.directions.to(hidden.device, torch.float32)
         fractions = self.fractions.to(hidden.device, torch.float32)
         units = torch.nn.functional.normalize(directions, dim=-1)

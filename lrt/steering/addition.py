@@ -14,17 +14,30 @@ from lrt.models.language_model import LanguageModel
 from lrt.steering.vectors import SteeringVector
 
 
+def check_rows(name: str, vectors: Tensor, hidden: Tensor) -> None:
+    """Raise InvalidValue unless `vectors` are `[r, d]` for hidden states `[r, t, d]`: no broadcasting."""
+    expected = [hidden.shape[0], hidden.shape[-1]]
+    if list(vectors.shape) != expected:
+        raise InvalidValue(
+            f"{name} have shape {list(vectors.shape)}, and must have {expected} (rows, width) for hidden "
+            f"states {list(hidden.shape)}: use vectors of this model"
+        )
+
+
 @dataclass(frozen=True)
 class RowwiseAddition:
     """`h <- h + offset[row]` at every token of every row (paper, section 3).
 
     offsets  `[r, d]`, strength times vector, in the model's units. A zero row is left untouched to
              the bit, and so is padding (position below 0).
+
+    Raises InvalidValue when called on hidden states of another number of rows or width.
     """
 
     offsets: Tensor
 
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
+        check_rows("offsets", self.offsets, hidden)
         offsets = self.offsets.to(hidden.device, torch.float32)[:, None, :]
         moved = (hidden.float() + offsets).to(hidden.dtype)
         # h + 0 turns -0 into 0, so a zero row must not be added at all

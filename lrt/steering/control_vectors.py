@@ -7,6 +7,7 @@ output it is added to. A server multiplies it by a scale. llama.cpp adds nothing
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,8 @@ from lrt.errors import InvalidValue, UserError
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import opened, sealed, unsealed
+
+log = logging.getLogger(__name__)
 
 ARCHITECTURE = "controlvector"
 UNIT = "length in the control vector's file"
@@ -38,7 +41,8 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
     (`--control-vector-scaled FILE:0.5`) is our strength. Provenance is stored in the file too.
 
     Raises InvalidValue for vectors that such a file cannot hold (block 0, two of one block, several
-    models or behaviours, an operation other than adding), PackageMissing without the package gguf.
+    models or behaviours, an operation other than adding, one of length 0), PackageMissing without the
+    package gguf.
     """
     vectors = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
     if not vectors:
@@ -59,6 +63,9 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
         )
     if other := [vector.operation for vector in vectors if vector.operation != "add"]:
         raise InvalidValue(f"operation={other[0]!r}: control vectors can only be added")
+    for vector in vectors:
+        if not vector.residual_norm > 0:
+            raise InvalidValue(f"{vector!r} has residual_norm=0, so its direction in the file would be zero")
     gguf = _gguf()
     directions = {vector.layer: vector.scaled().float().cpu().numpy() for vector in vectors}
     card = sealed(
@@ -85,6 +92,8 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
 
 def read_control_vector(file: Path, *, model: str | None = None) -> list[SteeringVector]:
     """Read the directions of a GGUF control vector, ordered by block; strength 1 adds each unscaled.
+
+    A direction of zeros, which adds nothing at its block, is skipped with a log line.
 
     model  Name of the model; by default the file's hint (repeng writes the model's type alone).
 
@@ -121,11 +130,14 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
                 **({"method": "read from a file", "unit": UNIT} | cards.get(str(layer), {})),
             )
             for layer in sorted(directions)
+            if directions[layer].any()
         ]
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise VectorUnreadable(f"cannot read the control vector in {file}: {error}") from error
     if not vectors:
-        raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N")
+        raise VectorUnreadable(f"the control vector in {file} has no tensor direction.N that is not zero")
+    if zero := sorted({*directions} - {vector.layer for vector in vectors}):
+        log.info("%s: directions of blocks %s are zero and were skipped", file, zero)
     return vectors
 
 

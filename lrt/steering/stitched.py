@@ -7,7 +7,9 @@ hidden state to the target's layer, and the target runs from there to its own he
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 
 from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
+from lrt.models.capabilities import agrees, decodes_alike, resumes, trial_texts
+from lrt.models.decoder_cache import empty_cache
+from lrt.models.decoding import Sampling, decode
 from lrt.models.hooks import capture, head_at, resume_from, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
-from lrt.models.prefix import Sampling, empty_cache
 from lrt.models.tokenization import check_same_tokenizer
 
 
@@ -96,11 +100,10 @@ class Stitched:
                 f"{target.width}. Pass the layers that the map was fitted on; for a map to several target "
                 "layers, its rows for one (`AffineMap.onto`)"
             )
-        if getattr(target.text_config, "num_kv_shared_layers", 0):
+        if not resumes(target, self.layer):
             raise InvalidValue(
-                f"{target.spec.name} shares keys and values between its blocks (num_kv_shared_layers="
-                f"{target.text_config.num_kv_shared_layers}), so its upper blocks cannot run from a "
-                "hidden state alone; use a target of another family"
+                f"the blocks of {target.spec.name} above {self.layer} read more than that block's output, so "
+                "they cannot run from a mapped state; use a target of another family"
             )
         self.affine = affine.to(torch.float32).to(target.device)
 
@@ -140,8 +143,11 @@ class Stitched:
         check_mask(mask, tokens.shape)
         columns = columns_of(keep, mask)
         hidden = self._entering(self.image(states), tokens, mask)
-        with resume_from(self.target, self.layer, hidden), head_at(self.target, columns):
-            return as_logits(self.target.run(tokens, attention_mask))
+
+        def hooks(rows: slice, span: slice) -> AbstractContextManager[None]:
+            return resume_from(self.target, self.layer, hidden[rows, span])
+
+        return self.target.logits_under(hooks, tokens, attention_mask, columns)
 
     @torch.no_grad()
     def generate(
@@ -155,8 +161,9 @@ class Stitched:
     ) -> Tensor:
         """Continuations, long `[b, max_new_tokens]`: greedy, or sampled.
 
-        Both models use a key/value cache, so each new token runs through the stitched blocks once. A row
-        that has ended is padded with the first of `eos_ids`.
+        Both models use a cache, so each new token runs through the stitched blocks once. Where a family's
+        cache does not allow that, each new token runs a whole pass. A row that has ended is padded with the
+        first of `eos_ids`. Ids that only one model's padded table has are never generated.
 
         Raises ValueError for tokens or a mask that do not fit, prompts padded on the right, fewer than
         one new token, or another number of seeds than of rows.
@@ -172,24 +179,22 @@ class Stitched:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         if sampling is not None and len(sampling.seeds) != rows:
             raise ValueError(f"{len(sampling.seeds)} seeds for {rows} prompts; pass one each")
-        early, late = empty_cache(self.source), empty_cache(self.target)
-        eos = torch.tensor(eos_ids, dtype=torch.long, device=tokens.device)
-        new = tokens.new_full((rows, max_new_tokens), eos_ids[0] if eos_ids else 0)
-        ended = torch.zeros(rows, dtype=torch.bool, device=tokens.device)
-        entering = tokens
-        for step in range(max_new_tokens):
-            scores = self._step(entering, mask, early, late)
-            if sampling is not None:
-                noise = sampling.noise(step, scores.shape[1]).to(scores.device)
-                scores = scores / sampling.temperature + noise
-            token = scores.argmax(dim=-1).to(tokens.device)
-            new[:, step] = torch.where(ended, new[:, step], token)
-            ended |= torch.isin(token, eos)
-            if bool(ended.all()):
-                break
-            entering = new[:, step : step + 1]
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
-        return new
+        # an id that a padded table has beyond the other's would have no embedding there
+        vocabulary = min(map(_vocabulary, (self.source, self.target)))
+        caches = (empty_cache(self.source), empty_cache(self.target)) if self._decodes else None
+        text = tokens
+
+        def step(new: Tensor | None) -> Tensor:
+            nonlocal text, mask
+            if new is not None:
+                mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+                text = torch.cat([text, new], dim=1)
+            if caches is None:
+                return self.logits(text, mask, "last")[:, -1]
+            return self._step(text if new is None else new, mask, *caches)
+
+        items, name = torch.arange(rows), f"{self.source.spec.name} stitched to {self.target.spec.name}"
+        return decode(step, items, max_new_tokens, eos_ids, sampling, vocabulary=vocabulary, model=name)
 
     def cost(self) -> StitchedCost:
         """Parameters and FLOPs of the parts in use, and of both whole models.
@@ -236,11 +241,37 @@ class Stitched:
         last = torch.full((rows, 1), length - 1)
         with resume_from(self.target, self.layer, hidden), head_at(self.target, last):
             logits = as_logits(self.target.run(entering, mask, late))[:, -1]
-        # transformers reads the cached length from any block, so blocks that never run need keys too
-        blank = hidden.new_zeros(rows, 1, length, 1)
-        for below in late.layers[: self.layer + 1]:
-            below.update(blank, blank)
+        # transformers reads the cached length from any block, so those that never run show another's
+        above = late.layers[self.layer + 1 :]
+        counting = [each for each in above if hasattr(each, "get_seq_length")]
+        for index, below in enumerate(late.layers[: self.layer + 1]):
+            alike = [each for each in above if type(each) is type(below)] or counting
+            if alike:
+                late.layers[index] = alike[0]
         return logits
+
+    @cached_property
+    def _decodes(self) -> bool:
+        """Whether both caches can be used."""
+        models = (self.source, self.target)
+
+        def same() -> bool:
+            text = trial_texts(min(models, key=_vocabulary), 2).to(self.target.device)
+            caches = [empty_cache(lm) for lm in models]
+            return decodes_alike(
+                lambda new, mask: self._step(new, mask, *caches),
+                lambda whole, mask: self.logits(whole, mask, "last")[:, -1],
+                text,
+                self.target.dtype,
+            )
+
+        what = "the cache of a stitched model does not hold, so each new token runs a whole pass"
+        return all(lm.hides_padding for lm in models) and agrees(same, self.target, what)
+
+
+def _vocabulary(lm: LanguageModel) -> int:
+    """Rows of the embedding table, which may be padded."""
+    return len(lm.model.get_input_embeddings().weight)
 
 
 def source_concat(source: LanguageModel, source_layers: LayerConcat | Sequence[int]) -> LayerConcat:

@@ -79,6 +79,10 @@ class SteeringVector:
             raise InvalidValue(f"a steering vector must be [d]; got shape {list(self.direction.shape)}")
         if not torch.isfinite(self.direction).all():
             raise InvalidValue(f"the steering vector {self.behaviour!r} has non-finite entries")
+        if not math.isfinite(self.norm):
+            raise InvalidValue(
+                f"the steering vector {self.behaviour!r} is too long: its norm overflows float32"
+            )
 
     def __repr__(self) -> str:
         provenance = self.method
@@ -98,7 +102,8 @@ class SteeringVector:
     @property
     def unit_direction(self) -> Tensor:
         """`[d]` of length 1. Raises InvalidValue for a zero vector, which has no direction."""
-        if not self.norm > 0:
+        # below, torch's normalize would return a vector shorter than 1
+        if not self.norm > 1e-12:
             raise InvalidValue(
                 f"the steering vector {self.behaviour!r} of {self.model} at layer {self.layer} is zero, so "
                 "it has no direction: use positive and negative prompts that differ"
@@ -150,6 +155,8 @@ def last_token_states(
     """Hidden state of each text's last token at a layer, or at several layers in one pass.
 
     Texts are batched by length to save padding; padding does not change the numbers.
+
+    Raises InvalidValue for a state that is infinite or NaN.
     """
     rows = encode_prompts(lm.tokenizer, texts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -165,7 +172,14 @@ def last_token_states(
         hidden = lm.hidden_states(tokens, layers, mask)
         for at, layer in enumerate(layers):
             columns = last_columns(mask).to(hidden[layer].device)
-            states[batch, at] = hidden[layer][torch.arange(len(batch)), columns].float().cpu()
+            last = hidden[layer][torch.arange(len(batch)), columns].float().cpu()
+            bad = (~last.isfinite().all(dim=1)).nonzero().flatten()
+            if len(bad):
+                raise InvalidValue(
+                    f"the hidden state of {lm.spec.name} at layer {layer} is infinite or NaN in {lm.dtype}, "
+                    f"for the text {texts[batch[int(bad[0])]][-60:]!r}. Run the model in bfloat16 or float32"
+                )
+            states[batch, at] = last
         start = stop
     return states.flatten(1)
 

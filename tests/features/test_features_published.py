@@ -172,12 +172,29 @@ def with_hook(name, **more):
         with_hook("blocks.4.hook_mlp_out"),
         with_hook("blocks.0.hook_resid_pre"),
         with_hook("blocks.4.hook_resid_post", hook_layer=5),
+        with_hook("model.layers.4.mlp"),
+        with_hook("model.layers.4.mlp.layers.0"),
+        with_hook("model.vision_tower.encoder.layers.4"),
+        with_hook("layers"),
     ],
     ids=str,
 )
 def test_saelens_settings_that_are_not_supported_are_refused(tmp_path, changed):
     with pytest.raises(SaeForeign, match=r"cfg\.json"):
         load_saelens(saelens(tmp_path, config(**changed), weights_of("relu")))
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        *("model.layers.4", "model.language_model.layers.4", "language_model.model.layers.4", "h.4"),
+        *("gpt_neox.layers.4", "transformer.h.4", "transformer.blocks.4", "backbone.layers.4"),
+        *("model.decoder.layers.4", "blocks.4.hook_resid_post"),
+    ],
+)
+def test_every_name_of_a_block_is_its_layer(tmp_path, hook):
+    changed = config(**with_hook(hook, hook_layer=4))
+    assert load_saelens(saelens(tmp_path, changed, weights_of("relu"))).layer == 4
 
 
 def test_faults_of_a_saelens_folder_are_named(tmp_path):

@@ -112,6 +112,17 @@ def test_a_missing_tensor_is_an_error_and_not_a_random_one(own_checkpoint: Path)
         load(ModelSpec(str(own_checkpoint)))
 
 
+@pytest.mark.parametrize("blocks", [None, 1])
+@pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"vocab_size": 99}, {"head_dim": 16}])
+def test_a_config_of_other_shapes_than_the_weights_is_an_error(
+    own_checkpoint: Path, changed: dict[str, int], blocks: int | None
+) -> None:
+    config = json.loads((own_checkpoint / "config.json").read_text())
+    (own_checkpoint / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(ModelNotLoadable):
+        load(ModelSpec(str(own_checkpoint)), blocks=blocks)
+
+
 def test_pickled_weights_are_not_read(own_checkpoint: Path) -> None:
     weights = own_checkpoint / "model.safetensors"
     torch.save(load_file(weights), own_checkpoint / "pytorch_model.bin")

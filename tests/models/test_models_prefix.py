@@ -7,6 +7,7 @@ from model_families import ALL, DEPTH, FEW, SEQUENCES, Add, hooks_in_force, tiny
 
 from lrt.errors import InvalidValue
 from lrt.models import (
+    NonFiniteLogits,
     Prefix,
     RowwiseEdit,
     capture,
@@ -277,16 +278,26 @@ def test_rows_that_name_no_item_are_refused(lm_of, add, rows, message: str) -> N
         tail_logits(lm, prefix, torch.tensor(rows), add(1, *STRENGTHS))
 
 
-def test_a_prefix_needs_a_layer_a_mask_and_blocks_that_can_be_cut_apart() -> None:
+def test_a_prefix_needs_a_layer_and_a_mask() -> None:
     lm = tiny("llama")
     tokens, mask = pad(SEQUENCES)
     with pytest.raises(InvalidValue):
         compute_prefix(lm, tokens, mask, DEPTH)
     with pytest.raises(ValueError, match="one run of ones"):
         compute_prefix(lm, tokens, torch.zeros_like(mask), 1)
-    lm.text_config.num_kv_shared_layers = 2
-    with pytest.raises(InvalidValue):
-        compute_prefix(lm, tokens, mask, 1)
+
+
+@pytest.mark.parametrize("strength", [1e38, 1e40])
+def test_states_that_overflow_are_an_error_and_no_tokens(lm_of, add, strength: float) -> None:
+    lm = lm_of("llama")
+    prefix = compute_prefix(lm, *pad(SEQUENCES), 1)
+    edit = add(1, 0.0, strength, 0.0, 0.0, 0.0)
+    with pytest.raises(NonFiniteLogits):
+        tail_logits(lm, prefix, ROWS, edit)
+    with pytest.raises(NonFiniteLogits):
+        generate(lm, prefix, ROWS, edit, 2)
+    with pytest.raises(NonFiniteLogits):
+        lm.logits(prefix.tokens[ROWS], prefix.mask[ROWS], [edit])
 
 
 def test_the_lower_blocks_come_back_after_an_exception(lm_of) -> None:

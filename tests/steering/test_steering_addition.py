@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, hooks
-from lrt.models.hooks import Intervention
-from lrt.models.prefix import RowwiseEdit, compute_prefix, tail_logits
-from lrt.steering import Addition, RowwiseAddition, SteeringVector, steer
+from lrt.models.hooks import Intervention, RowwiseEdit
+from lrt.models.prefix import compute_prefix, tail_logits
+from lrt.steering import Addition, RowwiseAblation, RowwiseAddition, SteeringVector, steer
 
 WIDTH = 32
 
@@ -48,6 +48,14 @@ def test_padding_and_zero_rows_keep_their_bits_and_all_else_moves_by_the_offset(
             else:
                 wanted = (before[row, at].float() + offsets[row]).to(dtype)
                 assert torch.equal(moved[row, at], wanted)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 3), (2, 4), (2,)])
+def test_vectors_of_another_width_or_number_are_refused(shape: tuple[int, ...]) -> None:
+    hidden, positions = torch.zeros(2, 5, 3), torch.zeros(2, 5)
+    for edit in (RowwiseAddition(torch.ones(shape)), RowwiseAblation(torch.ones(shape), torch.ones(2))):
+        with pytest.raises(InvalidValue):
+            edit(hidden, positions)
 
 
 def test_a_cut_batch_takes_its_own_rows() -> None:

@@ -137,6 +137,23 @@ def test_tensors_that_are_not_directions(tensors: dict[str, np.ndarray], tmp_pat
         read_control_vector(by_another(tmp_path / "v.gguf", tensors))
 
 
+def test_directions_of_zeros_add_nothing_and_are_skipped(tmp_path: Path) -> None:
+    zero, one = np.zeros(8, np.float32), np.ones(8, np.float32)
+    some = by_another(tmp_path / "some.gguf", {"direction.1": zero, "direction.2": one})
+    assert [vector.layer for vector in read_control_vector(some)] == [2]
+    with pytest.raises(VectorUnreadable):
+        read_control_vector(by_another(tmp_path / "none.gguf", {"direction.1": zero}))
+    with pytest.raises(InvalidValue):
+        write_control_vector(replace(made(), residual_norm=0.0), tmp_path / "written.gguf")
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_directions_that_overflowed_half_precision_are_unreadable(value: float, tmp_path: Path) -> None:
+    direction = np.array([1, value], np.float16)
+    with pytest.raises(VectorUnreadable):
+        read_control_vector(by_another(tmp_path / "a.gguf", {"direction.1": direction}))
+
+
 def test_quantised_directions_are_refused(tmp_path: Path) -> None:
     kind = gguf.GGMLQuantizationType.Q8_0
     writer = gguf.GGUFWriter(tmp_path / "v.gguf", "controlvector")

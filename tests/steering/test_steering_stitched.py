@@ -1,9 +1,13 @@
+import copy
+
 import pytest
 import torch
+from models.every_family import build
 from models.model_families import DEPTH, SEQUENCES, VOCABULARY, WIDTH, hooks_in_force, tiny
 from storybook_models import image_of, semi_orthogonal, tiny_llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel, ModelSpec, Sampling, TokenizersDiffer, capture, pad
 from lrt.models.prompts import encode
@@ -98,8 +102,10 @@ def test_cached_generation_equals_whole_passes(lms: dict[str, LanguageModel], fa
 
 def test_each_new_token_runs_through_the_stitched_blocks_once(lms: dict[str, LanguageModel]) -> None:
     source, target = lms["llama"], lms["gpt2"]
-    # a model's first use asks its first block for its output's form; that pass is not counted
-    assert source.block_output_length == target.block_output_length == 0
+    tokens, mask = pad(SEQUENCES, "left")
+    stitched = Stitched(source, target, random_map(WIDTH, WIDTH), (1,), 2)
+    # the first use finds out whether the caches hold; those passes are not counted
+    stitched.generate(tokens, mask, max_new_tokens=1)
     runs: dict[str, list[int]] = {}
 
     def count(name: str):  # type: ignore[no-untyped-def]
@@ -112,8 +118,7 @@ def test_each_new_token_runs_through_the_stitched_blocks_once(lms: dict[str, Lan
     handles = [b.mlp.register_forward_hook(count(f"source {i}")) for i, b in enumerate(source.blocks)]
     handles += [b.mlp.register_forward_hook(count(f"target {i}")) for i, b in enumerate(target.blocks)]
     try:
-        tokens, mask = pad(SEQUENCES, "left")
-        Stitched(source, target, random_map(WIDTH, WIDTH), (1,), 2).generate(tokens, mask, max_new_tokens=4)
+        stitched.generate(tokens, mask, max_new_tokens=4)
     finally:
         for handle in handles:
             handle.remove()
@@ -266,10 +271,50 @@ def test_other_tokenizers_are_refused(story_lm: LanguageModel) -> None:
 
 
 def test_a_target_that_shares_keys_between_blocks_is_refused(lms: dict[str, LanguageModel]) -> None:
-    lm = tiny("llama")
-    lm.text_config.num_kv_shared_layers = 1
-    with pytest.raises(ValueError, match="num_kv_shared_layers=1"):
+    lm = LanguageModel(ModelSpec("tiny/shared"), build("gemma4_text"))
+    with pytest.raises(InvalidValue):
         Stitched(lms["llama"], lm, identity_map(), (1,), 1)
+    Stitched(lm, lms["llama"], identity_map(), (1,), 1)  # as a source it is read only
+
+
+@pytest.mark.parametrize("family", ["mamba", "qwen3_5_text", "rwkv"])
+def test_families_of_other_caches_are_stitched_too(lms: dict[str, LanguageModel], family: str) -> None:
+    lm = LanguageModel(ModelSpec(f"tiny/{family}"), build(family))
+    tokens, mask = pad(SEQUENCES, "left")
+    for source, target in ((lm, lms["llama"]), (lms["llama"], lm)):
+        stitched = Stitched(source, target, random_map(WIDTH, WIDTH), (1,), 1)
+        padded = stitched.logits(tokens, mask, "last")
+        new = stitched.generate(tokens, mask, max_new_tokens=3)
+        for row, sequence in enumerate(SEQUENCES):
+            text = list(sequence)
+            for step in range(3):
+                logits = stitched.logits(torch.tensor([text]), keep="last")[0]
+                if step == 0:
+                    torch.testing.assert_close(padded[row], logits, **CLOSE)
+                text.append(int(logits.argmax()))
+            assert new[row].tolist() == text[-3:]
+
+
+@pytest.mark.parametrize(("source_rows", "target_rows"), [(61, 80), (80, 61)])
+def test_ids_that_only_one_padded_table_has_are_never_generated(
+    lms: dict[str, LanguageModel], source_rows: int, target_rows: int
+) -> None:
+    source, target = (LanguageModel(lms["llama"].spec, copy.deepcopy(lms["llama"].model)) for _ in range(2))
+    for lm, rows in ((source, source_rows), (target, target_rows)):
+        lm.model.resize_token_embeddings(rows, mean_resizing=False)
+        lm.tokenizer = SameTokens()
+    with torch.no_grad():  # the padding of the larger head would win
+        target.model.lm_head.weight[61:] = 100 * target.model.lm_head.weight[7]
+    tokens, mask = pad(SEQUENCES, "left")
+    for sampling in (None, Sampling(0.7, (3, 4, 5))):
+        stitched = Stitched(source, target, random_map(WIDTH, WIDTH), (1,), 1)
+        new = stitched.generate(tokens, mask, max_new_tokens=6, sampling=sampling)
+        assert int(new.max()) < 61
+
+
+class SameTokens:
+    def get_vocab(self) -> dict[str, int]:
+        return {str(at): at for at in range(61)}
 
 
 def test_tokens_that_do_not_fit_are_refused(lms: dict[str, LanguageModel]) -> None:

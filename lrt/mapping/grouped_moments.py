@@ -55,7 +55,9 @@ class GroupedMoments:
         if max(counts) < len(group):
             order = group.argsort(stable=True)
             x, y = x.index_select(0, order.to(x.device)), y.index_select(0, order.to(y.device))
-        for moments, rows_x, rows_y in zip(self._groups, x.split(counts), y.split(counts), strict=True):
+        for moments, rows_x, rows_y in zip(
+            self._groups, torch.split(x, counts), torch.split(y, counts), strict=True
+        ):
             if len(rows_x):
                 moments.update(rows_x, rows_y)
 

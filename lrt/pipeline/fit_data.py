@@ -322,7 +322,7 @@ class FitData:
 
             def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
                 for batch in batches:
-                    rows = {side: batch[side].to(self.device) for side in SIDES}
+                    rows: Batch = {side: batch[side].to(self.device) for side in SIDES}
                     yield {**batch, **rows}
                     advance(len(batch["document"]))
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Row:
@@ -29,10 +31,17 @@ class Row:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one run."""
+    """Wall seconds of one run, to the end of what it launched on a GPU."""
+    _wait()
     start = time.perf_counter()
     work()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def turns(

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from lrt.mapping import (
     FitHistory,
     FitSpec,
+    GroupedMoments,
     MapModule,
     MapSpec,
     Moments,
@@ -63,6 +64,37 @@ def moments_row(runs: int = 7, rows: int = 16_384) -> Row:
     took, limit = turns(ours, products, runs)
     what = f"the three float32 products of each chunk, alone, over moments of {rows} rows, {d} -> {m}"
     return row("moments/gemm_limit", what, took, limit, aim=0.7)
+
+
+def fold_rows(runs: int = 7, rows: int = 16_384, folds: int = 10) -> Iterator[Row]:
+    """Moments of ten folds of documents, against their three matrix products alone.
+
+    Batches are those of a store, and those of a pass over pools of 16 tokens.
+    """
+    d, m = SMALL[0], LARGE[0]
+    x, y = torch.randn(rows, d), torch.randn(rows, m)
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 60, (rows,), generator=generator)
+    document = torch.arange(rows).repeat_interleave(lengths)[:rows]
+
+    def products() -> None:
+        for a, b in zip(x.split(4096), y.split(4096), strict=True):
+            a.T @ a, a.T @ b, b.T @ b
+
+    def summed(batch: int) -> None:
+        moments = GroupedMoments([Moments(d, m) for _ in range(folds)])
+        for a, b, of in zip(x.split(batch), y.split(batch), document.split(batch), strict=True):
+            moments.add(a, b, of % folds)
+        moments.flush()
+
+    for name, batch in (("moments/folds", 8192), ("moments/folds_small_batches", 512)):
+        products(), summed(batch)
+        took, limit = turns(lambda batch=batch: summed(batch), products, runs)
+        what = (
+            f"the three float32 products of each chunk, alone, over moments of {folds} folds of documents, "
+            f"{rows} rows in batches of {batch}, {d} -> {m}"
+        )
+        yield row(name, what, took, limit, aim=0.7)
 
 
 def path_row(runs: int = 5) -> Row:

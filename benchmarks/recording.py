@@ -23,12 +23,12 @@ from lrt.activations import (
     plan_recording,
     record,
 )
-from lrt.corpora import SPLITS, Blocks, Document, PackedCorpus, pack
+from lrt.corpora import SPLITS, Document, PackedCorpus, Sequences, pack
 from lrt.lab.grammar import Plan, pages
 from lrt.lab.shipped import folder_of
 from lrt.mapping import Moments, ridge_path
 from lrt.models import ModelSpec, load
-from lrt.models.precision import bfloat16_pays
+from lrt.models.precision import bfloat16_is_fast
 
 CONTEXT = 256
 
@@ -40,13 +40,13 @@ def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
     for number, (split, blocks) in enumerate(zip(SPLITS, (train, 1, 1), strict=True)):
         tokens = rng.integers(0, vocabulary, (blocks, CONTEXT)).astype(np.int32)
         owner = 10**6 * number + np.arange(blocks)[:, None] + np.zeros((1, CONTEXT), int)
-        splits[split] = Blocks(tokens, owner.astype(np.int64), np.zeros_like(tokens, dtype=np.int16))
+        splits[split] = Sequences(tokens, owner.astype(np.int64), np.zeros_like(tokens, dtype=np.int16))
     return PackedCorpus(CONTEXT, ("all",), splits)
 
 
 def recording_rows(runs: int = 2, blocks: int = 30) -> Iterator[Row]:
     """Recording several layers of both models of a pair into a store, against their products alone."""
-    dtype = torch.bfloat16 if bfloat16_pays(SMALL[0]) else torch.float32
+    dtype = torch.bfloat16 if bfloat16_is_fast(torch.device("cpu"), SMALL[0]) else torch.float32
     # deeper than the recorded layers: later layers and the head must cost nothing
     source, target = (
         random_model(SMALL, 14, 32_000, dtype),

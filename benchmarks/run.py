@@ -43,9 +43,18 @@ def storing() -> Iterator[Row]:
 
 
 def fitting() -> Iterator[Row]:
-    from fitting import lightning_row, memory_row, moments_row, optimum_rows, paper_row, path_row
+    from fitting import (
+        fold_rows,
+        lightning_row,
+        memory_row,
+        moments_row,
+        optimum_rows,
+        paper_row,
+        path_row,
+    )
 
     yield moments_row()
+    yield from fold_rows()
     yield path_row()
     yield lightning_row()
     yield from optimum_rows()

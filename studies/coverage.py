@@ -154,7 +154,8 @@ class Coverage:
             at_layer = affine.onto(columns)
             for name, states in self.states.items():
                 v = vectors[name]
-                prompts = torch.cat([states.source.positive, states.source.negative]).double() - whole.mean_x
+                prompts = torch.cat([states.source.positive, states.source.negative]).to(whole.mean_x)
+                prompts = prompts - whole.mean_x
                 estimate = noise[name]
                 known[name, layer] = {
                     "signal_to_noise": min(estimate.signal_to_noise, NO_NOISE),
@@ -196,7 +197,7 @@ class Coverage:
 
 
 def _eye(moments: Moments) -> torch.Tensor:
-    return torch.eye(moments.d_source, dtype=torch.float64)
+    return torch.eye(moments.d_source, dtype=torch.float64, device=moments.device)
 
 
 def main(config: DictConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class CoActivation:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Pairs of features, best first: feature `a[i]` of one autoencoder with `b[i]` of the other."""
+    """Pairs of features on the CPU, best first: `a[i]` of one autoencoder with `b[i]` of the other."""
 
     a: Tensor  # [k], int64
     b: Tensor  # [k], int64
@@ -90,24 +90,24 @@ def match_correlated(
         raise ValueError(f"correlations must be finite [m_a, m_b], got shape {list(correlation.shape)}")
     if not 0 <= least < 1:
         raise ValueError(f"the least correlation of a match must lie in [0, 1), got {least}")
-    rows, columns = torch.arange(correlation.shape[0]), torch.arange(correlation.shape[1])
-    left = correlation.double().cpu()
+    left = correlation.double()
+    rows, columns = (torch.arange(m, device=left.device) for m in left.shape)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     while left.numel():
         best_of_row, best_of_column = left.argmax(1), left.argmax(0)
-        here = torch.arange(len(rows))
+        here = torch.arange(len(rows), device=left.device)
         values = left[here, best_of_row]
         mutual = (best_of_column[best_of_row] == here) & (values > least)
         if not mutual.any():
             break
         pairs.append((rows[mutual], columns[best_of_row[mutual]], values[mutual]))
-        column_left = torch.ones(len(columns), dtype=torch.bool)
+        column_left = torch.ones(len(columns), dtype=torch.bool, device=left.device)
         column_left[best_of_row[mutual]] = False
         left = left[~mutual][:, column_left]
         rows, columns = rows[~mutual], columns[column_left]
     if not pairs:
-        return Matching(rows[:0], columns[:0], left.new_zeros(0))
-    a, b, correlations = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        pairs = [(rows[:0], columns[:0], left.new_zeros(0))]
+    a, b, correlations = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
     order = correlations.argsort(descending=True, stable=True)
     return Matching(a[order], b[order], correlations[order])
 

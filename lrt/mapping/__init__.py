@@ -4,7 +4,8 @@ This folder knows only tensors. From paired rows `x` `[n, d_source]` and `y` `[n
 `AffineMap`.
 
 - `Moments` accumulates everything that a least-squares fit needs from a stream of rows.
-- `ridge_path` solves for the ridge map that every other fit is compared with.
+- `ridge_path` solves for the ridge map that every other fit is compared with. Solves run on the device of
+  the moments, and what they return lies on the CPU.
 - `MapModule` fits a map by gradient steps, on inputs whitened by the moments.
 
 A point maps by `W x + b`, a direction by `W v` (paper section 2.1): the bias cancels in a difference of
@@ -28,6 +29,7 @@ from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, leave_one_out, residual_on
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
+from lrt.mapping.grouped_moments import GroupedMoments
 from lrt.mapping.history import FitHistory
 from lrt.mapping.layer_concat import LayerConcat, layer_concat_bytes, of_layers
 from lrt.mapping.many_to_one import (
@@ -63,6 +65,7 @@ __all__ = [
     "Forecast",
     "FractionUnexplained",
     "GridMoments",
+    "GroupedMoments",
     "LayerConcat",
     "ManyToMany",
     "ManyToOne",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
@@ -57,6 +58,7 @@ def atlas(
     *,
     bias: bool = True,
     beside: Mapping[str, Moments | GridMoments] | None = None,
+    device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[AtlasCell]:
     """One cell for every pair of a source and a target layer, in the order of `source`, then `target`.
@@ -65,6 +67,7 @@ def atlas(
     vectors   By name, a steering vector at all source layers and the native one at all target layers,
               concatenated like the rows.
     beside    Moments of further rows, by name, on which every map is scored.
+    device    Where each pair is solved; by default where its moments are.
     progress  Called with the number of finished cells and their total.
 
     Costs one eigendecomposition per source layer, and per cell one of the narrower width for its rank.
@@ -87,7 +90,9 @@ def atlas(
     for s in source.layers:
         ridge: SharedRidge | None = None
         for t in target.layers:
-            fitted, chosen, scored = (_pair(m, source, target, s, t) for m in (train, validation, test))
+            fitted, chosen, scored, *others = (
+                _pair(m, source, target, s, t, device) for m in (train, validation, test, *further.values())
+            )
             ridge = ridge or SharedRidge(fitted, chosen, bias=bias)
             fit = ridge.fit(fitted, chosen)
             along = {
@@ -110,8 +115,7 @@ def atlas(
                         name: cosine(fit.map.directions(v), native) for name, (v, native) in along.items()
                     },
                     fvu_of={
-                        name: _pair(moments, source, target, s, t).fvu_of(fit.map)
-                        for name, moments in further.items()
+                        name: moments.fvu_of(fit.map) for name, moments in zip(further, others, strict=True)
                     },
                 )
             )
@@ -162,11 +166,18 @@ def _units(vector: Tensor, concat: LayerConcat, name: str, side: str) -> dict[in
 
 
 def _pair(
-    moments: Moments | GridMoments, source: LayerConcat, target: LayerConcat, s: int, t: int
+    moments: Moments | GridMoments,
+    source: LayerConcat,
+    target: LayerConcat,
+    s: int,
+    t: int,
+    device: torch.device | None,
 ) -> Moments:
     if isinstance(moments, GridMoments):
-        return moments.pair(s, t)
-    return moments.part(source.columns(s), target.columns(t))
+        pair = moments.pair(s, t)
+    else:
+        pair = moments.part(source.columns(s), target.columns(t))
+    return pair if device is None else pair.to(device)
 
 
 def _linear_cka(moments: Moments) -> float:

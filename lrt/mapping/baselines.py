@@ -15,9 +15,9 @@ HELD_OUT_EVERY = 10
 
 
 def mean_only(train: Moments) -> AffineMap:
-    """The constant map `x -> mean_y`, float64. Its FVU is 1.0."""
+    """The constant map `x -> mean_y`, float64 on the CPU. Its FVU is 1.0."""
     mean_y = train.mean_y
-    return AffineMap(mean_y.new_zeros(train.d_target, train.d_source), mean_y)
+    return AffineMap(mean_y.new_zeros(train.d_target, train.d_source), mean_y).to("cpu")
 
 
 def identity(train: Moments) -> AffineMap:
@@ -30,7 +30,7 @@ def identity(train: Moments) -> AffineMap:
             f"the identity map needs equal widths, got source width {train.d_source} and target width "
             f"{train.d_target}: choose another baseline for this pair"
         )
-    mean_x, mean_y = train.mean_x, train.mean_y
+    mean_x, mean_y = train.mean_x.cpu(), train.mean_y.cpu()
     return AffineMap(torch.eye(train.d_source).to(mean_x), mean_y - mean_x)
 
 
@@ -54,7 +54,7 @@ def from_embeddings(
     embeddings that do not vary; ValueError for other shapes.
     """
     _check(source_embedding, target_embedding, train)
-    device = train.mean_x.device
+    device = train.device
     x, y = source_embedding.to(device), target_embedding.to(device)
     held_out = torch.arange(len(x), device=device) % HELD_OUT_EVERY == 0
     parts = []
@@ -66,7 +66,7 @@ def from_embeddings(
     whole = fitting.merge(choosing)
     chosen_weight = ridge_path(fitting, choosing).weight
     weight = ridge_at(whole, chosen_weight * whole.count / fitting.count).weight
-    return AffineMap(weight, train.mean_y - weight @ train.mean_x)
+    return AffineMap(weight, train.mean_y.cpu() - weight @ train.mean_x.cpu())
 
 
 def _check(source_embedding: Tensor, target_embedding: Tensor, train: Moments) -> None:

@@ -37,7 +37,7 @@ class ClosedFormFit:
     note          The method, and whether its optimum is exact, for cards and reports.
     """
 
-    map: AffineMap  # float64
+    map: AffineMap  # float64, on the CPU
     ridge_weight: float | None
     fvu_validation: float
     note: str
@@ -125,13 +125,14 @@ def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineM
     # curvature of the penalty at W = c Q. Outside the row space of Q the penalty has little curvature, but
     # some once W moves: without the tenth below, rows that do not span their space never converge.
     narrow = min(train.d_source, train.d_target)
-    Q = start.map.weight / start.scale
+    W = start.map.weight.to(xx)
+    Q = W / start.scale
     stiffness = 2 * penalty / (start.scale**2 * narrow)
     eigenvalues, V = torch.linalg.eigh(xx / total + stiffness * Q.T @ Q)
     curvature = eigenvalues.clamp(min=0) + 0.1 * stiffness
     whiten = (V * curvature.sqrt()) @ V.T
     unwhiten = (V / curvature.sqrt()) @ V.T
-    A = (start.map.weight @ whiten).requires_grad_()
+    A = (W @ whiten).requires_grad_()
 
     def objective() -> Tensor:
         W = A @ unwhiten
@@ -177,4 +178,4 @@ def _penalised(spec: MapSpec, train: Moments, tolerance: float) -> tuple[AffineM
         "LBFGS from Procrustes on the training moments, since map.kind=orthogonal_penalty has no closed "
         f"form: {steps} steps to gradient norm {size:.0e}, a stationary point; no ridge"
     )
-    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x), note
+    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x).to("cpu"), note

@@ -17,7 +17,7 @@ RELATIVE_WEIGHTS = torch.logspace(-3, 4, 29, dtype=torch.float64)
 
 @dataclass(frozen=True, eq=False)
 class DirectionalRidge:
-    """The map, and the ridge weight of each direction.
+    """The map, and the ridge weight of each direction, on the CPU.
 
     basis    [d_target, d_target], orthonormal columns: principal directions of the training targets.
     weights  [d_target], added to the eigenvalues of the training scatter sum, a column of `basis` each.
@@ -60,7 +60,7 @@ def ridge_per_direction(
     total = validation.scatter_yy.trace()
     fvu = float((total + validation.count * off_y.square().sum() + least.sum()) / total)
     weights = candidates[chosen]
-    return DirectionalRidge(_solved(shared, P, basis, weights, fitted), basis, weights, fvu)
+    return DirectionalRidge(_solved(shared, P, basis, weights, fitted), basis.cpu(), weights.cpu(), fvu)
 
 
 def ridge_along(train: Moments, basis: Tensor, weights: Tensor, *, bias: bool = True) -> AffineMap:
@@ -70,10 +70,11 @@ def ridge_along(train: Moments, basis: Tensor, weights: Tensor, *, bias: bool = 
     """
     shared = SharedRidge(train, train, [0.0], bias=bias)
     fitted = train if bias else train.about_origin()
+    basis, weights = basis.to(train.device), weights.to(train.device)
     return _solved(shared, shared.vectors.T @ fitted.scatter_xy @ basis, basis, weights, fitted)
 
 
 def _solved(shared: SharedRidge, P: Tensor, basis: Tensor, weights: Tensor, fitted: Moments) -> AffineMap:
     B = P / (shared.eigenvalues[:, None] + weights)
     weight = ((shared.vectors @ B) @ basis.T).T.contiguous()
-    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x)
+    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x).to("cpu")

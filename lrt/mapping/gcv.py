@@ -16,7 +16,7 @@ def gcv_curve(
     weights: Sequence[float] | Tensor,  # [k]
     *,
     bias: bool = True,
-) -> Tensor:  # [k], float64, in the order of `weights`
+) -> Tensor:  # [k], float64 on the CPU, in the order of `weights`
     """The GCV estimate of FVU at each ridge weight, from training moments alone.
 
     It is `n RSS / (n - df)^2` over the target's variance per row, in the units of `RidgeFit.curve`. `df` is
@@ -55,4 +55,4 @@ def gcv_curve(
             f"needs fewer than its {train.count} rows: use more rows (corpus.tokens) or a larger weight"
         )
     curve: Tensor = train.count * residual.clamp(min=0) / left.square() / variance
-    return curve
+    return curve.cpu()

@@ -86,17 +86,22 @@ class GridMoments:
         centred_y = self._centred(ys, self._shift_y)
         with exact_products(xs[0].device):
             for i, x in enumerate(centred_x):
-                self._sum_x[i] += x.sum(0, dtype=torch.float64).to(self._sum_x)
-                self._sum_xx[i] += (x.T @ x).to(self._sum_xx)
+                self._sum_x[i] += x.sum(0, dtype=torch.float64).to(self.device)
+                self._sum_xx[i] += (x.T @ x).to(self.device)
                 for j, y in enumerate(centred_y):
-                    self._sum_xy[i, j] += (x.T @ y).to(self._sum_xy)
+                    self._sum_xy[i, j] += (x.T @ y).to(self.device)
             for j, y in enumerate(centred_y):
-                self._sum_y[j] += y.sum(0, dtype=torch.float64).to(self._sum_y)
-                self._sum_yy[j] += (y.T @ y).to(self._sum_yy)
+                self._sum_y[j] += y.sum(0, dtype=torch.float64).to(self.device)
+                self._sum_yy[j] += (y.T @ y).to(self.device)
 
     def _centred(self, states: list[Tensor], shift: Tensor) -> list[Tensor]:
         dtype = torch.float32 if self.products == "float32" else torch.float64
         return [rows.to(dtype) - shift[i].to(rows.device, dtype) for i, rows in enumerate(states)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums lie."""
+        return self._sum_xx.device
 
     def pair(self, source_layer: int, target_layer: int) -> Moments:
         """A copy of the moments of one pair of layers. Raises ValueError for a layer not in the grid."""
@@ -134,7 +139,7 @@ class GridMoments:
                 "grids of different layers or widths cannot be merged: "
                 + " and ".join(f"{list(s)} x {ds} -> {list(t)} x {dt}" for s, ds, t, dt in grids)
             )
-        merged = GridMoments(*grids[0], products=self.products, device=self._sum_x.device)
+        merged = GridMoments(*grids[0], products=self.products, device=self.device)
         merged.count = self.count + other.count
         for s in self.source_layers:
             for t in self.target_layers:
@@ -161,8 +166,13 @@ class GridMoments:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> GridMoments:
-        """A grid from the tensors of `tensors`. Raises ValueError where one is missing."""
+    def from_tensors(
+        cls, tensors: dict[str, Tensor], device: torch.device | str | None = None
+    ) -> GridMoments:
+        """A grid from the tensors of `tensors`, on their device where none is given.
+
+        Raises ValueError where one is missing.
+        """
         empty = cls([0], 1, [0], 1).tensors()
         if set(tensors) != set(empty):
             raise ValueError(
@@ -174,7 +184,7 @@ class GridMoments:
             tensors["target_layers"].tolist(),
             tensors["sum_xy"].shape[3],
             products="float64" if bool(tensors["float64_products"]) else "float32",
-            device=tensors["sum_xy"].device,
+            device=tensors["sum_xy"].device if device is None else device,
         )
         grid.count = int(tensors["count"])
         for name, own in grid.tensors().items():

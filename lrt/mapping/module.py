@@ -126,7 +126,7 @@ class MapModule(LightningModule):
         module.learnt = module._start(seed, float(module.whitening.gain))
         if start is not None:
             module.learnt.start_at(module.whitening.unfold(start))
-        module.scores = _scores(train.mean_y, list(vectors.values()))
+        module.scores = _scores(train.mean_y.cpu(), list(vectors.values()))
         return module
 
     def _start(self, seed: int, gain: float = 1.0) -> TrainableMap:

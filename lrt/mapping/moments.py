@@ -34,7 +34,7 @@ class Moments:
     """Count, means and centred scatter sums of paired rows, accumulated from a stream.
 
     products  Dtype of the products of a chunk; the sums are always float64.
-    device    Device of the sums.
+    device    Device of the sums. Products are computed where the rows are, so rows and sums can lie apart.
 
     Raises ValueError for unknown products or widths below 1.
     """
@@ -83,27 +83,42 @@ class Moments:
 
     def _add_chunk(self, x: Tensor, y: Tensor) -> None:
         product_dtype = torch.float32 if self.products == "float32" else torch.float64
-        mean_x = x.mean(0, dtype=torch.float64)
-        mean_y = y.mean(0, dtype=torch.float64)
-        for side, mean in (("source", mean_x), ("target", mean_y)):
-            if not mean.isfinite().all():
-                raise InvalidValue(
-                    f"{side} rows are not finite: exclude them (recording.non_finite=exclude), or record in "
-                    f"a wider dtype (pair.{side}.dtype)"
-                )
+        shifts = self._shift_x, self._shift_y
         if self.count == 0:
-            self._shift_x.copy_(mean_x.float())
-            self._shift_y.copy_(mean_y.float())
-        device = x.device
-        x = x.to(product_dtype) - self._shift_x.to(device, product_dtype)
-        y = y.to(product_dtype) - self._shift_y.to(device, product_dtype)
+            shifts = _mean_of(x), _mean_of(y)
+        x, y = (
+            rows.to(product_dtype) - shift.to(rows.device, product_dtype)
+            for rows, shift in zip((x, y), shifts, strict=True)
+        )
+        sums = x.sum(0, dtype=torch.float64), y.sum(0, dtype=torch.float64)
+        # one answer of the device for both sides, since it waits for all that was computed before
+        if not (sums[0].sum() + sums[1].sum()).isfinite():
+            side = "target" if sums[0].isfinite().all() else "source"
+            raise InvalidValue(
+                f"{side} rows are not finite: exclude them (recording.non_finite=exclude), or record in "
+                f"a wider dtype (pair.{side}.dtype)"
+            )
+        if self.count == 0:
+            self._shift_x.copy_(shifts[0])
+            self._shift_y.copy_(shifts[1])
         with exact_products(x.device):
-            self._sum_xx += (x.T @ x).to(self._sum_xx)
-            self._sum_xy += (x.T @ y).to(self._sum_xy)
-            self._sum_yy += (y.T @ y).to(self._sum_yy)
-        self._sum_x += x.sum(0, dtype=torch.float64).to(self._sum_x)
-        self._sum_y += y.sum(0, dtype=torch.float64).to(self._sum_y)
+            self._sum_xx += (x.T @ x).to(self.device)
+            self._sum_xy += (x.T @ y).to(self.device)
+            self._sum_yy += (y.T @ y).to(self.device)
+        self._sum_x += sums[0].to(self.device)
+        self._sum_y += sums[1].to(self.device)
         self.count += len(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums lie, and the solves that read them run."""
+        return self._sum_xx.device
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same moments on another device; themselves where they lie there already."""
+        if self.device == torch.device(device):
+            return self
+        return Moments.from_tensors(self.tensors(), device)
 
     @property
     def mean_x(self) -> Tensor:  # [d_source]
@@ -148,7 +163,7 @@ class Moments:
             )
         if self.count == 0 or other.count == 0:
             return (other if self.count == 0 else self)._copy()
-        device = self._sum_x.device
+        device = self.device
         count = self.count + other.count
         share = other.count / count
         # Pairwise formula: the scatters add, plus one rank-one term from the gap of the means.
@@ -185,7 +200,7 @@ class Moments:
             len(self._sum_x[source]),
             len(self._sum_y[target]),
             products=self.products,
-            device=self._sum_x.device,
+            device=self.device,
         )
         part._shift_x.copy_(self._shift_x[source])
         part._shift_y.copy_(self._shift_y[target])
@@ -256,8 +271,11 @@ class Moments:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Moments:
-        """Moments from the tensors of `tensors`. Raises ValueError where one is missing."""
+    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device | str | None = None) -> Moments:
+        """Moments from the tensors of `tensors`, on their device where none is given.
+
+        Raises ValueError where one is missing.
+        """
         empty = cls(1, 1).tensors()
         if set(tensors) != set(empty):
             raise ValueError(f"these are no moments: got tensors {sorted(tensors)}, expected {sorted(empty)}")
@@ -266,7 +284,7 @@ class Moments:
             d_source,
             d_target,
             products="float64" if bool(tensors["float64_products"]) else "float32",
-            device=tensors["sum_xy"].device,
+            device=tensors["sum_xy"].device if device is None else device,
         )
         moments.count = int(tensors["count"])
         own = moments.tensors()
@@ -306,6 +324,11 @@ def unit_vector(
     if not (length > 0 and length.isfinite()):
         raise InvalidValue("a direction must be finite and not zero")
     return direction.double() / length
+
+
+def _mean_of(rows: Tensor) -> Tensor:
+    """The mean, rounded so that rows in float32 are shifted by it exactly."""
+    return rows.mean(0, dtype=torch.float64).float()
 
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:

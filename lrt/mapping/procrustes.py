@@ -26,7 +26,7 @@ class Procrustes:
     history    FVU on the training rows at the start and after each iteration.
     """
 
-    map: AffineMap  # float64
+    map: AffineMap  # float64, on the CPU
     scale: float
     iterations: int
     exact: bool
@@ -79,7 +79,7 @@ def procrustes(
         best, converged, history = search.descend(iterations, tolerance)
     weight = (best.scale * best.columns[:, : train.d_target].T).contiguous()
     return Procrustes(
-        map=AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x),
+        map=AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x).to("cpu"),
         scale=best.scale,
         iterations=len(history) - 1,
         exact=exact,

@@ -42,11 +42,12 @@ def rank_curve(ridge: RidgeFit, train: Moments, test: Moments, *, bias: bool = T
     path = reduced_rank_path(train, ridge.weight, bias=bias)
     fvu = path.fvu(test).tolist()
     ranks = sorted({*(2**i for i in range(20) if 2**i <= len(fvu)), len(fvu)})
-    U, s, Vt = torch.linalg.svd(ridge.map.weight, full_matrices=False)
+    U, s, Vt = torch.linalg.svd(ridge.map.weight.to(train.device), full_matrices=False)
+    mean_y = ridge.map.to(train.device).points(train.mean_x)
     truncated = []
     for rank in ranks:
         weight = (U[:, :rank] * s[:rank]) @ Vt[:rank]
-        offset = ridge.map.points(train.mean_x) - weight @ train.mean_x
+        offset = mean_y - weight @ train.mean_x
         truncated.append(test.fvu_of(AffineMap(weight, offset if bias else torch.zeros_like(offset))))
     return RankCurve(
         ranks=ranks,

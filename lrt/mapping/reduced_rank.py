@@ -42,10 +42,10 @@ class ReducedRank:
         return len(self.down)
 
     def map(self, rank: int) -> AffineMap:
-        """The map of this rank, float64. Raises InvalidValue for a rank outside 1..`max_rank`."""
+        """The map of this rank, float64 on the CPU. Raises InvalidValue for a rank outside 1..`max_rank`."""
         _check_rank(rank, len(self.mean_x), len(self.mean_y))
         weight = self.up[:, :rank] @ self.down[:rank]
-        return AffineMap(weight, self.mean_y - weight @ self.mean_x)
+        return AffineMap(weight, self.mean_y - weight @ self.mean_x).to("cpu")
 
     def fvu(self, moments: Moments) -> Tensor:  # [max_rank]
         """Fraction of variance unexplained on the rows of `moments`; entry `r - 1` is rank r.

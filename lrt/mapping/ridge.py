@@ -26,7 +26,7 @@ class RidgeFit:
     """The ridge map with the best weight on the validation rows, and the curve it was chosen from.
 
     `weight` is added to the eigenvalues of the training scatter *sum* (scikit-learn's `alpha`).
-    `curve[i]` is the validation FVU at `weights[i]`.
+    `curve[i]` is the validation FVU at `weights[i]`. All tensors are on the CPU.
     """
 
     map: AffineMap
@@ -141,7 +141,7 @@ class SharedRidge:
         best = int(curve.argmin())
         weight = (self.vectors @ (self._inverse[best, :, None] * P)).T
         affine = _with_bias(weight, fitted)
-        return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path, curve)
+        return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path.cpu(), curve.cpu())
 
     def fitted(self, train: Moments) -> Moments:
         """Training moments as the fit sees them, about the origin where it has no bias.
@@ -155,7 +155,7 @@ class SharedRidge:
 
 
 def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
-    """The ridge map at one ridge weight, in float64.
+    """The ridge map at one ridge weight, in float64 on the CPU.
 
     Raises ValueError for a weight that is negative or not finite, InvalidValue as `ridge_solve`.
     """
@@ -211,4 +211,4 @@ def _checked_weights(weights: Sequence[float] | Tensor | None, mean_eigenvalue: 
 
 def _with_bias(weight: Tensor, fitted: Moments) -> AffineMap:
     weight = weight.contiguous()
-    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x)
+    return AffineMap(weight, fitted.mean_y - weight @ fitted.mean_x).to("cpu")

@@ -215,6 +215,7 @@ def choose_map_layers(
                 *layers,
                 {behaviour.contrast: (states.source_vector, states.target_vector)},
                 bias=rows.settings.bias,
+                device=data.device,
             )
             chosen_source.add(choose_layers(cells, behaviour.contrast, among, to))
     layers = LayerPair(

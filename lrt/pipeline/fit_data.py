@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,39 +14,30 @@ from torch import Tensor
 from lrt.activations import ActivationDataModule, Batch, OnTheFlyRows, PartRule, RowFilter, Selection
 from lrt.config import Batches
 from lrt.corpora import SPLITS, Split
-from lrt.mapping import Moments, RidgeFit, ShuffledPairs, merge_all, ridge_path
+from lrt.mapping import (
+    GroupedMoments,
+    Moments,
+    RidgeFit,
+    ShuffledPairs,
+    layer_concat_bytes,
+    merge_all,
+    ridge_path,
+    solving_bytes,
+)
+from lrt.models.sides import SIDES
 from lrt.pipeline.corpus import CorpusText
+from lrt.pipeline.device import with_float64, with_room
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.states import States
-from lrt.storage.cache import Cache, Format
+from lrt.pipeline.stored_moments import MOMENTS, OnDevice
+from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint
-from lrt.storage.sealed import read_sealed, write_sealed
 
 WHOLE_CORPUS = "whole corpus"
-NAMES = "names.json"
 MOMENTS_BATCH = 8192  # rows of a batch that goes into moments
 
 Gather = Callable[[], dict[str, Moments]]
-
-
-def _write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    digests = {name: each.save(folder / _file(name)) for name, each in moments.items()}
-    write_sealed(folder / NAMES, digests)  # last: a folder with it is whole
-
-
-def _read_moments(folder: Path) -> dict[str, Moments]:
-    digests = read_sealed(folder / NAMES)
-    return {name: Moments.load(folder / _file(name), digest) for name, digest in digests.items()}
-
-
-def _file(name: str) -> str:
-    """A plain file name: none leads out of the folder."""
-    return f"{name.replace('/', '-')}.safetensors"
-
-
-MOMENTS: Format[dict[str, Moments]] = Format("", _write_moments, _read_moments, NAMES)
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,11 @@ class RowSource:
 
 
 class FitData:
-    """Rows of some layers and parts of the corpus."""
+    """Rows of some layers and parts of the corpus.
+
+    Their moments are summed and solved on the target model's device, as far as they fit there. In between
+    they lie in the CPU's memory.
+    """
 
     def __init__(
         self, source: RowSource, layers: LayerPair, parts: tuple[str, ...], held_out: bool, shuffled: bool
@@ -168,30 +162,43 @@ class FitData:
     # -- moments -------------------------------------------------------------------------------
 
     @cached_property
-    def moments(self) -> dict[str, Moments]:
+    def device(self) -> torch.device:
+        """Where rows are multiplied."""
+        return with_float64(self.states.pair.target.device)
+
+    @cached_property
+    def solving_device(self) -> torch.device:
+        """Where moments are solved: a forecast holds all folds, and a part of each."""
+        copies = 2 * self.settings.folds + 4
+        needed = layer_concat_bytes(*self.layers, copies) + solving_bytes(*self.layers)
+        return with_room(self.device, needed, f"solving the moments of the {self.name}")
+
+    @cached_property
+    def moments(self) -> Mapping[str, Moments]:
         """Moments by name: `train/0`.. (folds of documents), and of the held-out splits."""
         folds, groups, (_, *held_out) = self.settings.folds, self._source.text.duplicate_groups, self.splits
 
         def gather() -> dict[str, Moments]:
             # a fold without a document is there all the same
-            moments = {name: self.no_rows() for name in (*_numbered("train", folds), *held_out)}
-            draws = {name: self.no_rows() for name in _numbered("shuffled", self._draws_beside)}
+            names = _numbered("train", folds)
+            draws = _numbered("shuffled", self._draws_beside)
+            window = self.settings.batches.window_rows if draws else 0
+            moments = self._empty([*names, *held_out, *draws], window)
             seed = 1000 * (self.settings.seed + 1)
-            shuffled = ShuffledPairs([*draws.values()], self.settings.batches.window_rows, seed)
+            by_fold = GroupedMoments([moments[name] for name in names])
+            shuffled = ShuffledPairs([moments[name] for name in draws], window, seed)
             with self._progress(sum(self.in_order.rows[split] for split in self.splits)) as counted:
                 for batch in counted(self.in_order.iterate("train", batch_rows=MOMENTS_BATCH)):
                     fold_of = shared_ids(batch["document"], groups) % folds
-                    for fold in torch.unique(fold_of).tolist():
-                        rows = fold_of == fold
-                        moments[f"train/{fold}"].update(batch["source"][rows], batch["target"][rows])
+                    by_fold.add(batch["source"], batch["target"], fold_of)
                     if draws:
                         shuffled.add(batch["source"], batch["target"])
+                by_fold.flush()
+                if draws:
+                    shuffled.flush()
                 for split in held_out:
-                    for batch in counted(self.in_order.iterate(split, batch_rows=MOMENTS_BATCH)):
-                        moments[split].update(batch["source"], batch["target"])
-            if draws:
-                shuffled.flush()
-            return moments | draws
+                    self._add_all(moments[split], counted(self.in_order.iterate(split, MOMENTS_BATCH)))
+            return moments
 
         beside = self._shuffled_facts(self._draws_beside) if self._draws_beside else {}
         together = {"groups": fingerprint({str(k): v for k, v in groups.items()})} if groups else {}
@@ -233,12 +240,12 @@ class FitData:
             return [self.moments[name] for name in names]
 
         def gather() -> dict[str, Moments]:
-            moments = {name: self.no_rows() for name in names}
+            moments = self._empty(names)
             with self._progress(draws * self.data.rows["train"]) as counted:
                 for draw, each in enumerate(moments.values()):
                     seed = 1000 * (self.settings.seed + 1) + draw
-                    for batch in counted(self.data.iterate_shuffled_pairs("train", seed, MOMENTS_BATCH)):
-                        each.update(batch["source"], batch["target"])
+                    pairs = self.data.iterate_shuffled_pairs("train", seed, MOMENTS_BATCH)
+                    self._add_all(each, counted(pairs))
             return moments
 
         cached = self._cached(self._shuffled_facts(draws), gather)
@@ -249,17 +256,16 @@ class FitData:
         return {"shuffled": draws, "seed": settings.seed, "window_rows": settings.batches.window_rows}
 
     @cached_property
-    def token_moments(self) -> dict[str, Moments]:
+    def token_moments(self) -> Mapping[str, Moments]:
         """Of single test tokens: filtered (`kept`), and all (`unfiltered`)."""
 
         def gather() -> dict[str, Moments]:
             selections = self._source.tokens_unfiltered(self)
             streams = {name: self.states.in_order(selection) for name, selection in selections.items()}
-            moments = {name: self.no_rows() for name in streams}
+            moments = self._empty([*streams])
             with self._progress(sum(stream.rows["test"] for stream in streams.values())) as counted:
                 for name, stream in streams.items():
-                    for batch in counted(stream.iterate("test", batch_rows=MOMENTS_BATCH)):
-                        moments[name].update(batch["source"], batch["target"])
+                    self._add_all(moments[name], counted(stream.iterate("test", MOMENTS_BATCH)))
             return moments
 
         return self._cached({"single tokens": True}, gather)
@@ -270,33 +276,55 @@ class FitData:
         """Moments of other pairs of the same training rows, by what determines them beside the rows."""
 
         def gather() -> dict[str, Moments]:
-            moments = self.no_rows()
-            with self.monitor.progress(what, self.data.rows["train"]) as advance:
-                for batch in batches():
-                    moments.update(batch["source"], batch["target"])
-                    advance(len(batch["source"]))
-            return {"train": moments}
+            moments = self._empty(["train"])
+            with self._progress(self.data.rows["train"], what) as counted:
+                self._add_all(moments["train"], counted(batches()))
+            return moments
 
         return self._cached(facts, gather)["train"]
 
     def no_rows(self) -> Moments:
         """Moments of the right shape without a row."""
-        source, target = self.layers
-        return Moments(source.total, target.total, products=self.settings.products)
+        return self._empty(["train"])["train"]
 
-    def _cached(self, facts: Mapping[str, Any], gather: Gather) -> dict[str, Moments]:
+    def _empty(self, names: Sequence[str], window: int = 0) -> dict[str, Moments]:
+        """Moments without a row by name, on the device where they are summed.
+
+        window  Rows that are held there beside them.
+        """
+        source, target = self.layers
+        rows = 4 * (source.total + target.total) * (4 * MOMENTS_BATCH + 3 * window)
+        needed = layer_concat_bytes(source, target, len(names) + 1) + rows
+        device = with_room(self.device, needed, f"{len(names)} sums of moments of the {self.name}")
+        return {
+            name: Moments(source.total, target.total, products=self.settings.products, device=device)
+            for name in names
+        }
+
+    @staticmethod
+    def _add_all(moments: Moments, batches: Iterator[Batch]) -> None:
+        every = GroupedMoments([moments])  # which adds small batches together
+        for batch in batches:
+            every.add(batch["source"], batch["target"], torch.zeros_like(batch["document"]))
+        every.flush()
+
+    def _cached(self, facts: Mapping[str, Any], gather: Gather) -> Mapping[str, Moments]:
         with self.monitor.stage("moments"):
-            return self._source.cache.made_once("moments", {**self.facts, **facts}, gather, MOMENTS)
+            cached = self._source.cache.made_once("moments", {**self.facts, **facts}, gather, MOMENTS)
+        return OnDevice(cached, self.solving_device)
 
     @contextmanager
-    def _progress(self, rows: int) -> Iterator[Callable[[Iterator[Batch]], Iterator[Batch]]]:
-        """Yields a function that advances a progress bar by the batches that pass through it."""
-        with self.monitor.progress(f"moments, {self.name}", rows) as advance:
+    def _progress(self, rows: int, what: str = "") -> Iterator[Callable[[Iterator[Batch]], Iterator[Batch]]]:
+        """Yields a function through which batches pass: it advances a progress bar and moves their rows to
+        the device where they are multiplied."""
+        where = "" if self.device.type == "cpu" else f", on {self.device}"
+        with self.monitor.progress(f"{what or f'moments, {self.name}'}{where}", rows) as advance:
 
             def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
                 for batch in batches:
-                    yield batch
-                    advance(len(batch["source"]))
+                    rows: Batch = {side: batch[side].to(self.device) for side in SIDES}
+                    yield {**batch, **rows}
+                    advance(len(batch["document"]))
 
             yield counted
 

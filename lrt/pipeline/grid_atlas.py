@@ -11,6 +11,7 @@ from functools import partial as partial_of
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, tensor
@@ -24,6 +25,7 @@ from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
+from lrt.pipeline.device import with_float64, with_room
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor
@@ -233,13 +235,24 @@ class GridAtlas:
     def _columns(self) -> list[str]:
         return [f"{side}.{layer}" for side in SIDES for layer in self.layers.of(side).layers]
 
+    @cached_property
+    def _device(self) -> torch.device:
+        """Where rows are multiplied, which is many times the pass's own work, and pairs are solved."""
+        return with_float64(self.pair.target.device)
+
+    def _no_rows(self) -> GridMoments:
+        """Sums without a row, on that device where they fit."""
+        source, target = self.layers
+        needed = self.memory_bytes - (COPIES - 1) * self.copy_bytes
+        device = with_room(self._device, needed, "the sums of the grid")
+        products = self.rows.settings.products
+        return GridMoments(
+            source.layers, source.width, target.layers, target.width, products=products, device=device
+        )
+
     def _sum(self, split: Split, advance: Advance, partial: Path) -> Mapping[str, Tensor]:
         """One split's sums, from the checkpoint `partial` on where there is one."""
-        source, target = self.layers
-        packed, settings = self.rows.text.packed, self.rows.settings
-        sums = GridMoments(
-            source.layers, source.width, target.layers, target.width, products=settings.products
-        )
+        packed, sums = self.rows.text.packed, self._no_rows()
         non_finite, done = dict.fromkeys(self._columns, 0), 0
         if partial.is_file():
             with reading(partial):
@@ -247,7 +260,7 @@ class GridAtlas:
                 done = int(tensors.pop("sequences"))
                 counts = tensors.pop("non_finite").tolist()
                 non_finite = dict(zip(self._columns, counts, strict=True))
-                sums = GridMoments.from_tensors(tensors)
+                sums = GridMoments.from_tensors(tensors, sums.device)
                 del tensors
         written = done
         advance(done * packed.context)
@@ -261,13 +274,9 @@ class GridAtlas:
             batch_tokens=self.recording.batch_tokens,
             non_finite=self.recording.non_finite,
             start=done,
+            device=self._device,
         ):
-            # the products are many times the pass's own work: they are made where the target runs
-            x, y = (
-                {layer: states.to(self.pair.target.device) for layer, states in side.items()}
-                for side in (rows.source, rows.target)
-            )
-            sums.update(x, y)
+            sums.update(rows.source, rows.target)
             for name, count in rows.non_finite.items():
                 non_finite[name] += count
             advance((rows.sequences - done) * packed.context)
@@ -306,6 +315,7 @@ class GridAtlas:
                     target,
                     {name: (each.source_vector, each.target_vector) for name, each in states.items()},
                     bias=self.rows.settings.bias,
+                    device=self._device,
                     progress=lambda _done, _all: advance(1),
                 )
             return {

@@ -273,9 +273,9 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
             affine = from_embeddings(pair.source.embeddings, pair.target.embeddings, train)
             note = "ridge regression between the embedding matrices; the bias of the training rows"
     affine = affine.to(torch.float32)
-    metric = MeanCosine()
+    metric, mapped = MeanCosine().to(data.device), affine.to(data.device)
     for batch in data.in_order.iterate("test"):
-        metric.update(affine.points(batch["source"]), batch["target"])
+        metric.update(mapped.points(batch["source"].to(data.device)), batch["target"].to(data.device))
     solved = {"note": note, "ridge_weight": weight}
     return Fitted(affine, FitHistory(), [], 0, float(metric.compute()), solved)
 

@@ -1,5 +1,6 @@
 """Rows of the corpus or of its parts, and their moments."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from unittest import mock
@@ -176,3 +177,33 @@ def test_another_repetition_is_another_fit_on_the_same_states(answered: Stages) 
     assert data_of(once).facts != data_of(answered).facts
     part, thrice = data_of(once, "asked"), data_of(answered, "asked")
     assert 3 * part.in_order.rows["train"] == thrice.in_order.rows["train"]
+
+
+def test_moments_on_a_device_are_those_of_the_cpu(shared: Stages, copied: Stages) -> None:
+    """Summed and solved there, and none of the results are left there."""
+    pretend = pytest.importorskip("pretend_devices")
+    expected = data_of(shared)
+    fits = expected.reference_ridge, expected.shuffled, expected.token_moments["kept"]
+    cuda, room = torch.device("cuda:0"), {"enough": 64 << 30, "none": 1000}
+    for name, free in room.items():
+        empty = copied.but(folder=copied.folder / name)
+        for kind in ("activations", "corpora"):
+            shutil.copytree(copied.folder / kind, empty.folder / kind)
+        with (
+            pretend.pretend_cuda() as copies,
+            mock.patch("torch.cuda.mem_get_info", lambda *_, free=free: (free, 80 << 30)),
+            mock.patch.object(FitData, "device", cuda),
+        ):
+            data = data_of(empty)
+            assert data.train_moments.device == (cuda if name == "enough" else torch.device("cpu"))
+            assert copies["to cuda"] > 0
+            same_sums(data.train_moments, expected.train_moments)
+            same_sums(data.token_moments["kept"], fits[2])
+            same_sums(data.shuffled[0], fits[1][0])
+            assert torch.equal(data.reference_ridge.map.weight, fits[0].map.weight)
+
+
+def same_sums(found: Moments, expected: Moments) -> None:
+    found, expected = found.to("cpu"), expected.to("cpu")
+    for one, other in zip(found.tensors().values(), expected.tensors().values(), strict=True):
+        assert torch.equal(one, other)

@@ -114,7 +114,7 @@ class Fidelity(Analysis):
                 "seed": self.seed,
             }
             with self.monitor.progress("fidelity", len(tokens) * (1 + len(stitched))) as advance:
-                mean = train.mean_y.float()
+                mean = train.mean_y.float().cpu()
                 rows = fidelity(
                     pair.source, pair.target, source, layer, maps, tokens, mean, progress=advance, **how
                 )

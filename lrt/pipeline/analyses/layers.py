@@ -90,6 +90,7 @@ class RecordedAtlas(OfAllLayers):
                 {name: (each.source_vector, each.target_vector) for name, each in self.states.items()},
                 bias=self.bias,
                 beside={"tokens": tokens["kept"], "unfiltered": tokens["unfiltered"]},
+                device=self.data().device,
                 progress=lambda _done, _all: advance(1),
             )
         return [asdict(cell) for cell in cells]

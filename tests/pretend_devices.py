@@ -1,10 +1,10 @@
-"""Pretend GPUs on a build of torch without CUDA: the tensors lie in the CPU's memory, each with a device's tag.
+"""Pretend GPUs on a build of torch without CUDA: tensors in the CPU's memory, each with a device's tag.
 
-Mixing tensors of two devices raises RuntimeError where CUDA would. So code that forgets to move a tensor fails
-here, and code that moves all of them gives the same numbers as on the CPU.
+Mixing tensors of two devices raises RuntimeError where CUDA would. So code that forgets to move a tensor
+fails here, and code that moves all of them gives the same numbers as on the CPU.
 
-Nothing in torch does this: `FakeTensorMode` has devices but no numbers, and a backend under `PrivateUse1` needs
-a kernel for each operation.
+Nothing in torch does this: `FakeTensorMode` has devices but no numbers, and a backend under `PrivateUse1`
+needs a kernel for each operation.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def device_of(tensor: Tensor) -> torch.device:
 
 @contextmanager
 def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
-    """Make torch, transformers, accelerate and Lightning see so many GPUs; yields how many tensors were copied
-    `to cuda` and `to cpu`."""
+    """Make torch, transformers, accelerate and Lightning see so many GPUs.
+
+    Yields how many tensors were copied `to cuda` and `to cpu`.
+    """
     copies: Counter[str] = Counter()
     memory = (64 << 30, 80 << 30)
     queries: dict[str, Callable[..., Any]] = {
@@ -71,9 +73,7 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
         changes = {**queries, **{name: lambda *_, **__: None for name in nothing}}
         undo.enter_context(mock.patch.multiple(torch.cuda, **changes))
         undo.enter_context(mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", bool))
-        undo.enter_context(
-            mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, create=True)
-        )
+        undo.enter_context(mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", create=True))
         undo.enter_context(_Operations(copies))
         undo.enter_context(_Methods())
         yield copies

@@ -134,16 +134,20 @@ def random_like(sae: SparseAutoencoder, k: int, generator: torch.Generator) -> S
     It subtracts the decoder bias of `sae` from the input. Raises ValueError for a `k` outside the features.
     """
     rows = nn.functional.normalize(torch.randn(sae.features, sae.width, generator=generator), dim=1)
-    return SparseAutoencoder(
-        rows.T.contiguous(),
-        torch.zeros(sae.features),
-        rows,
-        sae.b_dec.detach().cpu(),
-        "topk",
-        k=k,
-        apply_b_dec_to_input=True,
-        layer=sae.layer,
-    ).requires_grad_(False).to(sae.device)
+    return (
+        SparseAutoencoder(
+            rows.T.contiguous(),
+            torch.zeros(sae.features),
+            rows,
+            sae.b_dec.detach().cpu(),
+            "topk",
+            k=k,
+            apply_b_dec_to_input=True,
+            layer=sae.layer,
+        )
+        .requires_grad_(False)
+        .to(sae.device)
+    )
 
 
 @torch.no_grad()
@@ -158,8 +162,8 @@ def compare_decoders(
 ) -> GeometryScore:
     """Compare the decoder geometry of two autoencoders with its nulls, in one pass over the rows.
 
-    Needs two matrices of `8 m_a m_b` bytes on the device of `a`. The random decoders have as many active features as the true ones
-    in the first batch.
+    Needs two matrices of `8 m_a m_b` bytes on the device of `a`. The random decoders have as many active
+    features as the true ones in the first batch.
 
     least  Pairs must have a correlation above it.
     ridge, seed  As in `decoder_map`.

@@ -47,6 +47,8 @@ class LanguageModel:
         self.depth = depth or len(self.blocks)
         self.text_config: Any = model.config.get_text_config(decoder=True)
         self.width: int = self.text_config.hidden_size
+        # of the memory that a batch may take; lowered where it was too much (`lrt.models.memory`)
+        self.memory_factor = 1.0
 
     def __repr__(self) -> str:
         size = f"{self.depth} blocks x {self.width}"
@@ -61,6 +63,12 @@ class LanguageModel:
         if first is not None:
             return torch.device(first)
         return torch.device("cpu") if spread else torch.device(self.model.device)
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """All devices that hold a part of the model."""
+        spread = getattr(self.model, "hf_device_map", {}).values()
+        return {self.device, *(torch.device(place) for place in spread if place != "disk")}
 
     @property
     def dtype(self) -> torch.dtype:

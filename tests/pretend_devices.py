@@ -54,6 +54,7 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
         "is_bf16_supported": lambda *_, **__: True,
         "mem_get_info": lambda *_: memory,
         "get_rng_state_all": lambda: [],
+        "get_rng_state": lambda *_: torch.empty(0),
         "memory_stats": lambda *_: {},
     }
     nothing = (
@@ -64,6 +65,7 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
         "manual_seed",
         "manual_seed_all",
         "set_rng_state_all",
+        "set_rng_state",
         "_exchange_device",
         "_maybe_exchange_device",
     )
@@ -129,6 +131,8 @@ class _Methods(TorchFunctionMode):
             device = kwargs.pop("device", None)
             made = func(*args, **kwargs)
             return made if device is None else _to(Tensor.to, device_of(made), made, device)
+        if func is torch.device and isinstance(args[0], int):
+            return torch.device("cuda", args[0])
         answer = ANSWERS.get(func)
         if answer is None or not isinstance(args[0], Tensor):
             return func(*args, **kwargs)

@@ -57,8 +57,8 @@ def run_in_batches(
         # not within `except`, whose traceback holds the batch's tensors
         lm.memory_factor = tried // 2 * (row_bytes + 1) / batch_bytes(lm)
         log.warning("%s: a batch of %d rows is halved: %s", lm.spec.name, tried, reason)
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
@@ -84,10 +84,13 @@ def cache_bytes(lm: LanguageModel, tokens: int) -> int:
     """Bytes of the keys and values of a row of so many tokens; a sliding window keeps no more than itself."""
     config = lm.text_config
     heads = getattr(config, "num_attention_heads", 1)
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    kept = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        kept = 1
     width = getattr(config, "head_dim", None) or lm.width // heads
     window = getattr(config, "sliding_window", None) or tokens
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * lm.depth
+    # as transformers' own cache: without types of layers a window is that of all
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * lm.depth
     spans = sum(min(tokens, window) if kind == "sliding_attention" else tokens for kind in kinds)
     return int(2 * spans * kept * width * lm.dtype.itemsize)
 

@@ -27,6 +27,7 @@ from lrt.activations.recording import record, record_share, repair
 from lrt.activations.shares import RecordingWorker
 from lrt.activations.store import ActivationStore
 from lrt.activations.stream import RowStream
+from lrt.activations.verified import verify_once
 from lrt.activations.windows import Batch
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "record",
     "record_share",
     "repair",
+    "verify_once",
 ]

@@ -57,7 +57,8 @@ class Recording:
     non_finite      `refuse` a hidden state that is infinite or undefined, or `exclude` it and count it.
     states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry. `none`
                     keeps none: moments come straight from a pass, for fit=closed_form.
-    verify          Whether an existing store is compared with its checksums before it is used.
+    verify          Whether an existing store is compared with its checksums before it is used: once, and
+                    again where a file has changed since.
     """
 
     source: tuple[Depth, ...] | Literal["all"]

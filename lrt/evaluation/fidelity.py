@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from lrt.evaluation.statistics import Array, Estimate, ratio_estimate
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import Edit, capture
 from lrt.models.language_model import LanguageModel
+from lrt.models.memory import row_bytes, run_in_batches
 from lrt.models.prefix import compute_prefix, tail_logits
 from lrt.steering.stitched import (
     Stitched,
@@ -31,6 +32,7 @@ from lrt.steering.stitched import (
 )
 
 TARGET, SOURCE, MEAN = "target", "source", "mean ablated"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ def fidelity(
     keep_first     Use the target's own state at position 0, and do not score the prediction from it
                    alone. Many models have a massive activation there, which later tokens attend to
                    and map fits exclude. The lab's models have none.
-    batch_rows     Sequences in one batch. Memory is a few float32 tables of
-                   `batch_rows x t x vocabulary`, for any number of sequences and maps.
+    batch_rows     Most sequences in one batch; fewer where the target's device holds fewer. Memory is a few
+                   float32 tables of `batch_rows x t x vocabulary`, for any number of sequences and maps.
     seed           Of the bootstrap.
     progress       Called with the number of sequences done.
 
@@ -145,28 +147,35 @@ def fidelity(
     wanted = _scored(tokens, scored, keep_first, source, target)
     sums = {name: _Sums() for name in (TARGET, SOURCE, MEAN, *maps)}
     mean = mean_state.to(target.device, target.dtype)
-    for batch, mask in _batches(tokens, wanted, batch_rows):
+
+    def scores_of(some: slice, _: int) -> dict[str, Tensor]:
+        batch = tokens[some].cpu()
         columns = torch.arange(batch.shape[1] - 1)  # the token after the last one is unknown
-        scores = _Scores(batch, mask)
+        scores = _Scores(batch, wanted[some])
         prefix = compute_prefix(target, batch, None, layer, cache=False)
         every = torch.arange(len(batch))
 
         def tail(edit: Edit) -> Tensor:
-            return scores.chosen(tail_logits(target, prefix, every, edit, columns))  # noqa: B023
+            return scores.chosen(tail_logits(target, prefix, every, edit, columns))
 
         own = tail(lambda hidden, _: hidden).log_softmax(dim=-1)  # [n, V]
-        sums[TARGET].add(TARGET, scores.against(own, own))
+        found = {TARGET: scores.against(own, own)}
         with capture(source, concat.layers) as states:
             logits = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
-        sums[SOURCE].add(SOURCE, scores.against(logits.log_softmax(dim=-1), own))
+        found[SOURCE] = scores.against(logits.log_softmax(dim=-1), own)
         del logits  # [n, V]
         replaced = {MEAN: mean.expand_as(prefix.hidden)}
         for name in (MEAN, *maps):
             state = replaced[name] if name == MEAN else stitched[name].image(states)
             predicted = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
-            sums[name].add(name, scores.against(predicted, own))
+            found[name] = scores.against(predicted, own)
+        return found
+
+    for found in _in_batches(target, tokens, scores_of, batch_rows):
+        for name, part in found.items():
+            sums[name].add(name, part)
         if progress is not None:
-            progress(len(batch))
+            progress(len(found[TARGET]))
     counts = wanted.sum(dim=1).double().cpu().numpy()
     return [_row(name, sums, counts, seed) for name in sums]
 
@@ -200,15 +209,22 @@ def stitching_depths(
     wanted = _scored(tokens, scored, keep_first, source, target)
     read = sorted({at for model in models.values() for at in model.source_layers.layers})
     sums = {at: _Sums() for at in models}
-    for batch, mask in _batches(tokens, wanted, batch_rows):
+
+    def scores_of(some: slice, _: int) -> dict[int, Tensor]:
+        batch = tokens[some].cpu()
         columns = torch.arange(batch.shape[1] - 1)
-        scores = _Scores(batch, mask)
+        scores, found = _Scores(batch, wanted[some]), {}
         states = source.hidden_states(batch, read)
         for at, model in models.items():
             logits = scores.chosen(model.logits_from(states, batch, keep=columns))
-            sums[at].add(f"the model stitched at layer {at}", scores.alone(logits.log_softmax(dim=-1)))
+            found[at] = scores.alone(logits.log_softmax(dim=-1))
+        return found
+
+    for found in _in_batches(target, tokens, scores_of, batch_rows):
+        for at, part in found.items():
+            sums[at].add(f"the model stitched at layer {at}", part)
         if progress is not None:
-            progress(len(batch))
+            progress(len(next(iter(found.values()))))
     counts = wanted.sum(dim=1).double().cpu().numpy()
     return [
         StitchingDepth(
@@ -341,9 +357,11 @@ def _scored(
     return wanted
 
 
-def _batches(tokens: Tensor, wanted: Tensor, batch_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _in_batches(
+    target: LanguageModel, tokens: Tensor, run: Callable[[slice, int], T], batch_rows: int
+) -> Iterator[T]:
     if batch_rows < 1:
         raise ValueError(f"batch_rows={batch_rows} must be at least 1")
-    for start in range(0, len(tokens), batch_rows):
-        part = slice(start, start + batch_rows)
-        yield tokens[part].cpu(), wanted[part]
+    rows, length = tokens.shape
+    needed = row_bytes(target, length, logits=length)
+    return run_in_batches(target, rows, needed, run, max_rows=batch_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lrt.evaluation.thoughts import score_answers
 from lrt.models.decoding import Sampling
 from lrt.models.hooks import RowwiseEdit, float32_head
 from lrt.models.language_model import LanguageModel
+from lrt.models.memory import row_bytes, run_in_batches
 from lrt.models.padding import pad
 from lrt.models.prefix import compute_prefix, generate, tail_logits
 from lrt.models.prompts import encode, encode_prompts
@@ -148,7 +150,7 @@ def measure(
 
     temperature  Of generated texts; 0 decodes greedily. An item draws the same random numbers under
                  every condition, so that conditions differ by the steering alone.
-    max_rows  Rows (item x condition) in one batch; memory grows with it and with nothing else.
+    max_rows  Most rows (item x condition) in one batch; fewer where the model's device holds fewer.
     item_ids  Ids to record the items under and to seed their sampling with, where they are versions
               of other items; `Item.id` by default.
     """
@@ -156,35 +158,45 @@ def measure(
         return []
     steering = _Steering.of(lm, layer, behaviour, conditions)
     ids = [item.id for item in items] if item_ids is None else item_ids
-    rows: list[Measurement] = []
-    for some in item_batches(len(items), len(conditions), max_rows):
-        batch, batch_ids = items[some], ids[some]
+
+    def score(some: slice, at_once: int) -> list[Score]:
+        batch = items[some]
         match behaviour.scorer:
             case Choice():
-                scores = _score_choices(lm, steering, batch, max_rows)
+                return _score_choices(lm, steering, batch, at_once)
             case RefusalLogOdds(phrases):
-                scores = _score_openings(lm, steering, batch, phrases, max_rows)
+                return _score_openings(lm, steering, batch, phrases, at_once)
             case scorer:
-                scores = _score_generated(
-                    lm, steering, behaviour, scorer, batch, batch_ids, temperature, max_rows
+                return _score_generated(
+                    lm, steering, behaviour, scorer, batch, ids[some], temperature, at_once
                 )
-        for index, (value, probability, text) in enumerate(scores):
-            at, condition = index // len(conditions), conditions[index % len(conditions)]
-            rows.append(
-                Measurement(
-                    behaviour.name,
-                    split,
-                    condition.condition,
-                    condition.draw,
-                    condition.strength,
-                    batch_ids[at],
-                    batch[at].key,
-                    value,
-                    probability,
-                    text,
-                )
-            )
-    return rows
+
+    generates = not isinstance(behaviour.scorer, Choice | RefusalLogOdds)
+    longest = max(map(len, encode(lm.tokenizer, [item.prompt for item in items])))
+    scores = run_in_batches(
+        lm,
+        len(items),
+        row_bytes(lm, longest, behaviour.max_new_tokens if generates else 0),
+        score,
+        max_rows=max_rows,
+        rows_per_item=len(conditions),
+    )
+    cells = [
+        (id_, item.key, condition) for id_, item in zip(ids, items, strict=True) for condition in conditions
+    ]
+    return [
+        Measurement(
+            behaviour.name,
+            split,
+            condition.condition,
+            condition.draw,
+            condition.strength,
+            id_,
+            key,
+            *score_of_cell,
+        )
+        for (id_, key, condition), score_of_cell in zip(cells, chain.from_iterable(scores), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -343,19 +355,18 @@ def damage(
 ) -> list[Damage]:
     """Cross-entropy, its rise and KL of each condition on a split of the behaviour's damage texts, per token.
 
-    max_rows  Texts whose full logits are held at once.
+    max_rows  Most texts whose full logits are held at once; fewer where the model's device holds fewer.
     """
     rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
-    totals = torch.zeros(len(conditions) + 1, 2, dtype=torch.float64)  # [condition, (ce, kl)]
-    count = 0
     unsteered = SteeringCondition("none", 0.0, torch.zeros(lm.width))
     steering = _Steering.of(lm, layer, behaviour, [unsteered, *conditions])
-    for start in range(0, len(rows), max_rows):
-        tokens, mask = pad(rows[start : start + max_rows], side="right")
+
+    def sums(some: slice, _: int) -> tuple[int, Tensor]:
+        totals = torch.zeros(len(conditions) + 1, 2, dtype=torch.float64)  # [condition, (ce, kl)]
+        tokens, mask = pad(rows[some], side="right")
         prefix = compute_prefix(lm, tokens, mask, steering.layer, cache=False)
         scored = prefix.mask[:, 1:].bool()
         wanted = prefix.tokens[:, 1:][scored]
-        count += int(scored.sum())
         every = torch.arange(len(tokens))
         plain = own = torch.empty(0)
         for index in range(len(conditions) + 1):
@@ -369,7 +380,12 @@ def damage(
             steered = (plain * logits).sum(dim=-1) - scale  # mean log probability under the plain model
             totals[index, 0] -= (logits.gather(1, wanted[:, None])[:, 0] - scale).double().sum().cpu()
             totals[index, 1] += (own - steered).double().sum().cpu()
-    means = totals / count
+        return int(scored.sum()), totals
+
+    longest = len(rows[-1])
+    needed = row_bytes(lm, longest, logits=longest)
+    counts, totals = zip(*run_in_batches(lm, len(rows), needed, sums, max_rows=max_rows), strict=True)
+    means = torch.stack(totals).sum(dim=0) / sum(counts)
     return [
         Damage(
             behaviour.name,

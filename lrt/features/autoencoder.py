@@ -57,6 +57,8 @@ class SparseAutoencoder(nn.Module):
 
     layer  The decoder block whose output it reads; None where unknown.
 
+    Methods move their tensors to the autoencoder's device and dtype, and answer there.
+
     Raises ValueError for shapes that do not fit together, weights that are not finite, and a parameter that
     its kind lacks or does not have.
     """
@@ -134,11 +136,16 @@ class SparseAutoencoder(nn.Module):
         """Number `m` of features."""
         return self.W_enc.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.W_enc.device
+
     def pre_activations(
         self,
         x: Tensor,  # [n, d], any float dtype
     ) -> Tensor:  # [n, m], float32
-        x = x.to(self.W_enc.dtype)
+        x = x.to(self.W_enc)
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
         return x @ self.W_enc + self.b_enc
@@ -170,14 +177,14 @@ class SparseAutoencoder(nn.Module):
         f: Tensor,  # [n, m]
     ) -> Tensor:  # [n, d]
         """Hidden states of feature activations."""
-        return f @ self.W_dec + self.b_dec
+        return f.to(self.W_dec) @ self.W_dec + self.b_dec
 
     def decode_direction(
         self,
         coefficients: Tensor,  # [..., m]
     ) -> Tensor:  # [..., d]
         """The direction of feature coefficients: `c W_dec`, without the bias."""
-        return coefficients.to(self.W_dec.dtype) @ self.W_dec
+        return coefficients.to(self.W_dec) @ self.W_dec
 
     def reconstruct(
         self,

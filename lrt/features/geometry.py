@@ -134,16 +134,20 @@ def random_like(sae: SparseAutoencoder, k: int, generator: torch.Generator) -> S
     It subtracts the decoder bias of `sae` from the input. Raises ValueError for a `k` outside the features.
     """
     rows = nn.functional.normalize(torch.randn(sae.features, sae.width, generator=generator), dim=1)
-    return SparseAutoencoder(
-        rows.T.contiguous(),
-        torch.zeros(sae.features),
-        rows,
-        sae.b_dec.detach(),
-        "topk",
-        k=k,
-        apply_b_dec_to_input=True,
-        layer=sae.layer,
-    ).requires_grad_(False)
+    return (
+        SparseAutoencoder(
+            rows.T.contiguous(),
+            torch.zeros(sae.features),
+            rows,
+            sae.b_dec.detach().cpu(),
+            "topk",
+            k=k,
+            apply_b_dec_to_input=True,
+            layer=sae.layer,
+        )
+        .requires_grad_(False)
+        .to(sae.device)
+    )
 
 
 @torch.no_grad()
@@ -158,8 +162,8 @@ def compare_decoders(
 ) -> GeometryScore:
     """Compare the decoder geometry of two autoencoders with its nulls, in one pass over the rows.
 
-    Needs two matrices of `8 m_a m_b` bytes. The random decoders have as many active features as the true ones
-    in the first batch.
+    Needs two matrices of `8 m_a m_b` bytes on the device of `a`. The random decoders have as many active
+    features as the true ones in the first batch.
 
     least  Pairs must have a correlation above it.
     ridge, seed  As in `decoder_map`.
@@ -167,7 +171,7 @@ def compare_decoders(
     Raises InvalidValue for no rows or too few pairs of true features, ValueError for rows of other widths.
     """
     generator = torch.Generator().manual_seed(NULL_SEED + seed)
-    true, random = CoActivation(a.features, b.features), CoActivation(a.features, b.features)
+    true, random = (CoActivation(a.features, b.features, a.device) for _ in range(2))
     null: list[SparseAutoencoder] = []
     for x_a, x_b in rows:
         for name, sae, x in (("a", a, x_a), ("b", b, x_b)):
@@ -182,10 +186,10 @@ def compare_decoders(
         random.update(null[0].encode(x_a), null[1].encode(x_b))
     matching = match_correlated(true.correlation(), least)
     matching_random = match_correlated(random.correlation(), least)
-    D_a, D_b = a.W_dec[matching.a], b.W_dec[matching.b]
+    D_a, D_b = a.W_dec.cpu()[matching.a], b.W_dec.cpu()[matching.b]
     matched = decoder_map(D_a, D_b, ridge=ridge, seed=seed)
     permuted = torch.randperm(len(matching), generator=generator)
-    random_a, random_b = null[0].W_dec[matching_random.a], null[1].W_dec[matching_random.b]
+    random_a, random_b = null[0].W_dec.cpu()[matching_random.a], null[1].W_dec.cpu()[matching_random.b]
     return GeometryScore(
         matched=matched,
         random=decoder_map(random_a, random_b, ridge=ridge, seed=seed)

@@ -8,22 +8,26 @@ import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
+from lrt.mapping.moments import exact_products
 
 
 class CoActivation:
     """Accumulates the correlation over tokens of every feature of `a` with every feature of `b`.
 
     Only sums are held: `8 m_a m_b` bytes, whatever the corpus. Products of a batch are float32, sums float64.
-    Raises ValueError for sizes below 1.
+    They are summed on `device`. Raises ValueError for sizes below 1.
     """
 
-    def __init__(self, m_a: int, m_b: int) -> None:
+    def __init__(self, m_a: int, m_b: int, device: torch.device | str = "cpu") -> None:
         if m_a < 1 or m_b < 1:
             raise ValueError(f"both autoencoders must have at least one feature, got {m_a} and {m_b}")
         self.count = 0
-        self._sums = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
-        self._squares = [torch.zeros(m, dtype=torch.float64) for m in (m_a, m_b)]
-        self._products = torch.zeros(m_a, m_b, dtype=torch.float64)
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self._sums, self._squares = [zeros(m_a), zeros(m_b)], [zeros(m_a), zeros(m_b)]
+        self._products = zeros(m_a, m_b)
 
     def update(
         self,
@@ -42,9 +46,11 @@ class CoActivation:
                 "feature activations are not finite: exclude them (recording.non_finite=exclude), or record "
                 "in a wider dtype (pair.source.dtype, pair.target.dtype)"
             )
-        fa, fb = fa.detach().float().cpu(), fb.detach().float().cpu()
+        device = self._products.device
+        fa, fb = fa.detach().to(device, torch.float32), fb.detach().to(device, torch.float32)
         self.count += len(fa)
-        self._products += (fa.T @ fb).double()
+        with exact_products(device):
+            self._products += (fa.T @ fb).double()
         for side, f in enumerate((fa, fb)):
             self._sums[side] += f.sum(0, dtype=torch.float64)
             self._squares[side] += f.double().square().sum(0)
@@ -121,6 +127,6 @@ def match_features(
 
     For a corpus that does not fit in memory use `CoActivation` and `match_correlated`. Raises as those do.
     """
-    co_activation = CoActivation(acts_a.shape[-1], acts_b.shape[-1])
+    co_activation = CoActivation(acts_a.shape[-1], acts_b.shape[-1], acts_a.device)
     co_activation.update(acts_a, acts_b)
     return match_correlated(co_activation.correlation(), least)

@@ -8,18 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lrt.errors import InvalidValue
 from lrt.features.autoencoder import SparseAutoencoder
 from lrt.mapping import FractionUnexplained
+from lrt.mapping.metrics import RowMetric
 
 
-class MeanActive(Metric):
+class MeanActive(RowMetric):
     """L0: the mean number of active features (above zero) per row."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = None
 
     rows: Tensor
@@ -41,11 +39,9 @@ class MeanActive(Metric):
         return self.active.double() / self.rows
 
 
-class DeadShare(Metric):
+class DeadShare(RowMetric):
     """Share of features that are active (above zero) in none of the rows."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
 
     fired: Tensor
@@ -89,10 +85,11 @@ def score_autoencoder(
 
     Raises InvalidValue for no rows or rows that are not finite, ValueError for rows of another width.
     """
-    active, dead = MeanActive(), DeadShare(sae.features)
+    active, dead = MeanActive().to(sae.device), DeadShare(sae.features).to(sae.device)
     fvu: FractionUnexplained | None = None
     count = 0
-    for x in rows:
+    for batch in rows:
+        x = batch.to(sae.device)
         if x.ndim != 2 or x.shape[1] != sae.width:
             raise ValueError(f"the autoencoder reads rows [n, {sae.width}], got {list(x.shape)}")
         if not x.isfinite().all():
@@ -101,7 +98,7 @@ def score_autoencoder(
                 "dtype (pair.source.dtype, pair.target.dtype)"
             )
         if fvu is None:
-            fvu = FractionUnexplained(sae.width, x.double().mean(0))
+            fvu = FractionUnexplained(sae.width, x.double().mean(0)).to(sae.device)
         features = sae.encode(x)
         fvu.update(sae.decode(features), x)
         active.update(features)

@@ -31,8 +31,9 @@ def feature_moments(
 ) -> Moments:
     """Moments of the source's feature activations `[n, m]` with target states `[n, d_target]`.
 
-    Needs more than `8 m (m + d_target)` bytes: 2 GB for 16,384 features. Raises InvalidValue for no rows or
-    rows that are not finite, ValueError for source rows of another width.
+    Needs more than `8 m (m + d_target)` bytes on the autoencoder's device, where everything is computed: 2 GB
+    for 16,384 features. Raises InvalidValue for no rows or rows that are not finite, ValueError for source
+    rows of another width.
     """
     moments: Moments | None = None
     for batch in batches:
@@ -40,8 +41,8 @@ def feature_moments(
         if source.ndim != 2 or source.shape[1] != sae.width:
             raise ValueError(f"the autoencoder reads rows [n, {sae.width}], got {list(source.shape)}")
         if moments is None:
-            moments = Moments(sae.features, target.shape[-1], products=products)
-        moments.update(sae.encode(source), target)
+            moments = Moments(sae.features, target.shape[-1], products=products, device=sae.device)
+        moments.update(sae.encode(source), target.to(sae.device))
     if moments is None:
         raise InvalidValue("there are no rows to fit s2l on: the corpus or split is empty")
     return moments
@@ -121,7 +122,7 @@ def decoded_direction(
 class BehaviourFeatures:
     """The features whose activations differ most between a behaviour's contrastive states.
 
-    features      The chosen ones, largest difference first.
+    features      The chosen ones, largest difference first; on the autoencoder's device, as the coefficients.
     coefficients  Difference of mean activations of these features, zero elsewhere: what s2l and l2l transfer.
     cosine        Cosine of the decoded coefficients with the difference of mean states.
     """
@@ -144,6 +145,7 @@ def behaviour_features(
     norm, which is not 1 in every published autoencoder. Raises InvalidValue for states that are not finite, a
     `top` outside the features, and states in which no feature differs; ValueError for other shapes.
     """
+    positives, negatives = positives.to(sae.device), negatives.to(sae.device)
     for name, states in (("positives", positives), ("negatives", negatives)):
         if states.ndim != 2 or states.shape[1] != sae.width or len(states) == 0:
             raise ValueError(

@@ -234,7 +234,7 @@ class SaeModule(LightningModule):
 
     def _log_scores(self, split: str) -> None:
         scores = cast("dict[str, Metric]", self.scores[split])
-        values = collect(split, scores.items())
+        values = collect(self.trainer, split, scores.items())
         self.log_dict({name: value.float() for name, value in values.items()}, sync_dist=True)
 
     def _normalised(self, x: Tensor) -> Tensor:

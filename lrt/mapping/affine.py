@@ -52,7 +52,7 @@ class AffineMap:
         x: Tensor,  # [..., d_source], any float dtype
     ) -> Tensor:  # [..., d_target], in the map's dtype
         """Map hidden states: `W x + b`."""
-        return x.to(self.weight.dtype) @ self.weight.T + self.bias
+        return x.to(self.weight) @ self.weight.T + self.bias
 
     def directions(
         self,
@@ -63,7 +63,7 @@ class AffineMap:
         The paper writes `A v + p`. In a difference of mean states the bias cancels, so `W v` is exact.
         `points` of a vector is the paper's form.
         """
-        return v.to(self.weight.dtype) @ self.weight.T
+        return v.to(self.weight) @ self.weight.T
 
     def onto(self, columns: slice) -> AffineMap:
         """The map to some columns of the target only, such as one of several concatenated layers.

@@ -1,4 +1,7 @@
-"""Scores of a map on rows, as torchmetrics whose states are sums over all processes.
+"""Scores of a map on rows, as torchmetrics whose states are sums.
+
+A metric scores the rows of its own process. The sum over the processes of a fit is taken by `collect` alone:
+after a distributed fit its process group is still there and its other processes are not.
 
 States are float64. Target rows are centred by a fixed point (the training mean), since
 `sum y^2 - (sum y)^2 / n` loses digits where the mean is large.
@@ -10,21 +13,30 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
 from lrt.mapping.moments import unit_vector
 
 
-class FractionUnexplained(Metric):
+class RowMetric(Metric):
+    """Base class: `compute` is over the rows of this process."""
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"sync_on_compute": False, **options})
+
+
+class FractionUnexplained(RowMetric):
     """FVU `= sum ||y_hat - y||^2 / sum ||y - y_mean||^2`, with `y_mean` per dimension over the rows.
 
     The mean predictor scores 1.0, a perfect map 0.0. NaN where the rows do not vary. `centre` `[d_target]`
     should be near the rows' mean; it changes rounding only.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better: bool | None = False
 
     centre: Tensor
@@ -96,11 +108,9 @@ class ErrorAlong(FractionUnexplained):
         )
 
 
-class MeanCosine(Metric):
+class MeanCosine(RowMetric):
     """Mean over rows of the cosine between predicted and observed states, uncentred."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = True
 
     rows: Tensor
@@ -124,13 +134,14 @@ class MeanCosine(Metric):
         return self.cosines / self.rows
 
 
-def collect(split: str, scores: Iterable[tuple[str, Metric]]) -> dict[str, Tensor]:
+def collect(trainer: Trainer, split: str, scores: Iterable[tuple[str, Metric]]) -> dict[str, Tensor]:
     """Values `split/name` of an epoch's scores, which are reset for the next epoch.
 
-    `compute` sums the states of all processes, so the values are the same in each.
+    The states of all processes of the trainer are summed, so the values are the same in each.
     """
     values: dict[str, Tensor] = {}
     for name, score in scores:
-        values[f"{split}/{name}"] = score.compute()
+        with score.sync_context(should_sync=trainer.world_size > 1):
+            values[f"{split}/{name}"] = score.compute()
         score.reset()
     return values

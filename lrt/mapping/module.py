@@ -195,7 +195,7 @@ class MapModule(LightningModule):
             score.update(predicted, batch["target"])
 
     def _log_scores(self, split: str) -> None:
-        values = collect(split, zip(self.score_names, self._scores_of(split), strict=True))
+        values = collect(self.trainer, split, zip(self.score_names, self._scores_of(split), strict=True))
         values[f"{split}/r2"] = 1 - values[f"{split}/fvu"]
         if split in self.optimum:
             values[f"{split}/excess"] = values[f"{split}/fvu"] / self.optimum[split] - 1

@@ -31,7 +31,7 @@ def file_digest(path: Path, cache: Path) -> str:
     change times (of content and of inode, which cannot be set back) are the same. Where the cache cannot be
     written, a warning is logged and the next run hashes the file again.
     """
-    before = _state(path)
+    before = file_state(path)
     entry = cache / "digests" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
     if before["size"] >= CACHED_FROM_BYTES and entry.is_file():
         cached = _read(entry)
@@ -40,7 +40,7 @@ def file_digest(path: Path, cache: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     age = time.time() - before["changed_ns"] / 1e9
-    if before["size"] >= CACHED_FROM_BYTES and before == _state(path) and age > SETTLED_SECONDS:
+    if before["size"] >= CACHED_FROM_BYTES and before == file_state(path) and age > SETTLED_SECONDS:
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             write_durably(entry, json.dumps({"file": before, "sha256": digest}).encode())
@@ -51,7 +51,8 @@ def file_digest(path: Path, cache: Path) -> str:
     return digest
 
 
-def _state(path: Path) -> dict[str, int]:
+def file_state(path: Path) -> dict[str, int]:
+    """A file's size, inode and change times: as long as they are the same, so is its content."""
     stat = path.stat()
     return {
         "size": stat.st_size,

@@ -63,6 +63,8 @@ class LanguageModel:
         self.depth: int = self.text_config.num_hidden_layers
         self.width: int = self.text_config.hidden_size
         self.answers: dict[str, bool] = {}
+        # of the memory that a batch may take; lowered where it was too much (`lrt.models.memory`)
+        self.memory_factor = 1.0
 
     def __repr__(self) -> str:
         size = f"{self.depth} blocks x {self.width}"
@@ -77,6 +79,12 @@ class LanguageModel:
         if first is not None:
             return torch.device(first)
         return torch.device("cpu") if spread else torch.device(self.model.device)
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """All devices that hold a part of the model."""
+        spread = getattr(self.model, "hf_device_map", {}).values()
+        return {self.device, *(torch.device(place) for place in spread if place != "disk")}
 
     @property
     def dtype(self) -> torch.dtype:

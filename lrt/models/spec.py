@@ -1,5 +1,6 @@
 """Names a language model as plain data that a config can hold."""
 
+import math
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, get_args
@@ -26,6 +27,8 @@ class ModelSpec:
     name      Name in reports; by default derived from `path`.
     device_map  How to spread a model larger than one device over all devices, by transformers' names. What
               does not fit goes to the CPU's memory. None: one device.
+    batch_memory_gb  Most memory of a batch that is steered or generated, in 1e9 bytes. None: 80% of what its
+              GPUs have free, 4 without a GPU.
 
     Raises InvalidValue for a setting that is not allowed.
     """
@@ -38,6 +41,7 @@ class ModelSpec:
     seed: int = 0
     name: str = ""
     device_map: DeviceMap | None = None
+    batch_memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -55,6 +59,11 @@ class ModelSpec:
             raise InvalidValue(
                 f"model {self.path!r} has both `device`={self.device!r} and "
                 f"`device_map`={self.device_map!r}; remove one of them"
+            )
+        if self.batch_memory_gb is not None and not 0 < self.batch_memory_gb < math.inf:
+            raise InvalidValue(
+                f"`batch_memory_gb` of model {self.path!r} is {self.batch_memory_gb}; it must be above 0 and "
+                "finite, or null"
             )
         if self.seed < 0:
             raise InvalidValue(f"`seed` of model {self.path!r} is {self.seed}; it must be at least 0")

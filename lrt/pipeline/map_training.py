@@ -43,13 +43,29 @@ from lrt.storage.durable import sweep
 from lrt.storage.fingerprint import file_digests
 from lrt.storage.locks import one_writer
 
-NOT_IN_THE_MAP = ("accelerator", "enable_progress_bar", "log_every_n_steps", "enable_model_summary")
+NOT_IN_THE_MAP = (
+    "accelerator",
+    "enable_progress_bar",
+    "log_every_n_steps",
+    "enable_model_summary",
+    "max_time",  # a fit that it ends is not finished
+)
 """Settings of the Trainer that leave a map as it is."""
+
+HALF = ("bf16-true", "16-true")
+"""Precisions in which the weights themselves would be in half precision."""
 
 CALLBACKS = ("DeviceStatsMonitor", "LearningRateMonitor", "RichModelSummary", "Timer")
 """Lightning's callbacks that a config may add: they watch a fit and do not change its map."""
 
-OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "use_distributed_sampler")
+OURS = (
+    "logger",
+    "callbacks",
+    "plugins",
+    "default_root_dir",
+    "enable_checkpointing",
+    "use_distributed_sampler",
+)
 """Settings of the Trainer that a run sets itself."""
 
 
@@ -90,6 +106,17 @@ class FitSettings:
             "trainer": {k: v for k, v in self.trainer.items() if k not in NOT_IN_THE_MAP},
         }
 
+    @property
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of a fit's Trainer. `max_time` is not among them: at its end Lightning would count the
+        fit as finished."""
+        return {key: value for key, value in self.trainer.items() if key != "max_time"}
+
+    def resuming(self, last: Path) -> list[L.Callback]:
+        """Callbacks with which a fit continues from the checkpoint `last`, and stops at `max_time`."""
+        timer = lightning_callbacks.Timer(self.trainer.get("max_time"))
+        return resuming(last, max_time=timer.time_remaining())
+
     def check(self) -> None:
         """Raises ConfigError (or InvalidValue) for settings of the fit and the Trainer that cannot be run."""
         self.fit.check(self.map)
@@ -109,9 +136,15 @@ class FitSettings:
             if name not in CALLBACKS:
                 raise ConfigError(f"callbacks.{name}: unknown; allowed: {', '.join(CALLBACKS)}")
             try:
-                made.append(getattr(lightning_callbacks, name)(**arguments))
+                callback = getattr(lightning_callbacks, name)(**arguments)
             except (TypeError, ValueError, MisconfigurationException) as error:
                 raise ConfigError(f"callbacks.{name}={dict(arguments)}: {error}") from error
+            if isinstance(callback, lightning_callbacks.Timer) and callback.time_remaining() is not None:
+                raise ConfigError(
+                    f"callbacks.{name}={dict(arguments)}: a duration ends a fit as if it were finished; "
+                    "set trainer.max_time, which saves a checkpoint to go on from"
+                )
+            made.append(callback)
         return made
 
 
@@ -176,7 +209,7 @@ def train(
             *([evaluation] if evaluation is not None else []),
             *settings.watching(),
             *settings.progress(data.monitor, f"training the map, {data.name}"),
-            *resuming(last),
+            *settings.resuming(last),
         ]
         trainer = L.Trainer(
             **{
@@ -188,7 +221,7 @@ def train(
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),
-                **settings.trainer,
+                **settings.trainer_options,
                 "enable_progress_bar": False,  # ours shows it
             }
         )
@@ -290,6 +323,11 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
             raise ConfigError(f"trainer.{key}: the run sets it itself; take it away")
         if key not in allowed:
             raise ConfigError(f"trainer.{key} is not a setting of Lightning's Trainer")
+    if (precision := str(settings.get("precision"))) in HALF:
+        raise ConfigError(
+            f"trainer.precision={precision}: a map's weights, means and sums need more digits; use "
+            f"{precision.removesuffix('true')}mixed, 32-true or 64-true"
+        )
     try:
         L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

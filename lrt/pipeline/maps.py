@@ -205,6 +205,7 @@ class MapFit:
             "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
             "map": asdict(self.settings.map),
             "fit": asdict(self.settings.fit),
+            "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
             "rows": data.in_order.rows["train"],
             "rows_excluded": sum(excluded.values()),

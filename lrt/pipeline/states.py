@@ -21,6 +21,7 @@ from lrt.activations import (
     plan_recording,
     record,
     record_share,
+    verify_once,
 )
 from lrt.config import Batches, ConfigError, Recording
 from lrt.pipeline.corpus import CorpusText
@@ -113,8 +114,7 @@ class RecordedStates(States):
             if store.plan.identity != self._identity:
                 raise StoreForeign(f"{self.folder} holds the store of other settings; {store.fix_hint}")
             if self.settings.verify:
-                with self.monitor.working("checking the recorded states"):
-                    store.verify(full=True)
+                verify_once(store, lambda: self.monitor.working("checking the recorded states"))
             self._check_corpus(store.plan.corpus)
             return store
 

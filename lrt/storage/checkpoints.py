@@ -91,6 +91,10 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class OutOfTime(UserError):
+    """A fit reached its time limit; its checkpoint is saved."""
+
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, and what clusters send before they end a job."""
 
@@ -98,24 +102,29 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class CheckpointBetweenBatches(L.Callback):
     """Saves checkpoints within an epoch. A stopping signal ends the fit after the batch, with a checkpoint.
 
-    seconds  Between two checkpoints of a single process. Several processes, whose clocks differ, save at the
-             end of an epoch only.
+    seconds    Between two checkpoints of a single process. Several processes, whose clocks differ, save at
+               the end of an epoch only.
+    max_time   Seconds after which the fit ends in the same way; of several processes after the epoch. The
+               time of earlier runs of a fit that continues does not count.
 
     At the end of an epoch, and during its validation, a signal lets the epoch end, which saves a checkpoint
     of its own. A second signal stops at once: the fit then continues from the last checkpoint. Raises
-    Stopped, on which Lightning ends the process. Place it behind callbacks that act after a batch: those
-    behind it do not run.
+    Stopped, on which Lightning ends the process, and OutOfTime. Place it behind callbacks that act after a
+    batch: those behind it do not run.
     """
 
-    def __init__(self, path: Path, seconds: float = 60.0) -> None:
-        self.path, self.seconds = path, seconds
+    def __init__(self, path: Path, seconds: float = 60.0, max_time: float | None = None) -> None:
+        self.path, self.seconds, self.max_time = path, seconds, max_time
+        self._started = 0.0
+        self._first_step = 0
         self._asked: int | None = None
         self._before: dict[int, Any] = {}
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         # of several processes each would stop at another batch and wait for the others
-        self._saved = time.monotonic()
+        self._started = self._saved = time.monotonic()
+        self._first_step = trainer.global_step
         alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
         if alone:
             self._before = {number: signal.signal(number, self._ask) for number in STOPPING}
@@ -130,20 +139,37 @@ class CheckpointBetweenBatches(L.Callback):
         if self._asked is not None:
             raise Stopped(self._asked)
 
+    def _out_of_time(self) -> bool:
+        return self.max_time is not None and time.monotonic() - self._started >= self.max_time
+
+    def _end(self, trainer: L.Trainer) -> None:
+        raise OutOfTime(
+            f"the fit stopped at trainer.max_time, after step {trainer.global_step} of "
+            f"{trainer.estimated_stepping_batches}, with a checkpoint ({self.path.parent}). Run the same "
+            "command again, with any max_time: it goes on from there"
+        )
+
     def on_train_batch_end(self, trainer: L.Trainer, *given: Any) -> None:
         # saved behind the last batch, the epoch would count as done, its validation not; and between two
         # steps of the optimizer, gradients that no checkpoint holds would be lost
         batch_index = given[-1]
         if trainer.is_last_batch or (batch_index + 1) % trainer.accumulate_grad_batches:
             return
-        due = trainer.world_size == 1 and time.monotonic() - self._saved >= self.seconds
-        if self._asked is not None or due:
+        alone = trainer.world_size == 1
+        late = alone and self._out_of_time()
+        if self._asked is not None or late or (alone and time.monotonic() - self._saved >= self.seconds):
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
         self._stop_if_asked()
+        if late:
+            self._end(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         self._stop_if_asked()
+        # after an epoch that this run has trained, or a short limit would never get anywhere
+        trained = trainer.global_step > self._first_step
+        if self.max_time is not None and trained and trainer.strategy.broadcast(self._out_of_time()):
+            self._end(trainer)
 
     def on_exception(self, *_: Any) -> None:
         self._restore()
@@ -167,11 +193,13 @@ def plugins() -> list[Any]:
     return [DurableCheckpoints(), *slurm]
 
 
-def resuming(last: Path, seconds: float = 60.0) -> list[L.Callback]:
+def resuming(last: Path, seconds: float = 60.0, max_time: float | None = None) -> list[L.Callback]:
     """Callbacks that save `last` after each epoch and within it; place them behind a fit's other callbacks.
+
+    seconds, max_time  As in `CheckpointBetweenBatches`.
 
     To continue, give the Trainer `plugins()`, and `ckpt_path=last` where the file exists.
     """
     # one of its own beside the best of a fit: `save_last` leaves out the epochs that are not the best
     of_epochs = RelocatableCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
-    return [of_epochs, CheckpointBetweenBatches(last, seconds)]
+    return [of_epochs, CheckpointBetweenBatches(last, seconds, max_time)]

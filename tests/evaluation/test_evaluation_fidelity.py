@@ -345,3 +345,26 @@ def test_predictions_that_are_not_finite_are_refused(world: World) -> None:
     huge = AffineMap(world.rotation.weight * 1e38, world.rotation.bias)
     with pytest.raises(ValueError, match="huge"):
         fidelity(world.source, broken, (LAYER,), LAYER, {"huge": huge}, world.tokens, world.mean)
+
+
+def test_memory_does_not_show(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = {"exact": world.rotation}
+    cuts = {LAYER: ([LAYER], world.rotation)}
+    whole = world.rows(maps), stitching_depths(world.source, world.target, cuts, world.tokens)
+    run = LanguageModel.run
+
+    def small(self: LanguageModel, tokens: Tensor, *args: object, **kwargs: object) -> object:
+        if len(tokens) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, tokens, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.target, "memory_factor", 1.0)
+    monkeypatch.setattr(LanguageModel, "run", small)
+    done: list[int] = []
+    parts = (
+        world.rows(maps, progress=done.append),
+        stitching_depths(world.source, world.target, cuts, world.tokens),
+    )
+    assert (sum(done), max(done)) == (len(world.tokens), 2)
+    for one, other in zip((*whole[0].values(), *whole[1]), (*parts[0].values(), *parts[1]), strict=True):
+        assert one.cross_entropy.value == pytest.approx(other.cross_entropy.value, rel=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from small_behaviours import choice_behaviour, text_behaviour
+from torch import Tensor
 
 from lrt.evaluation import Behaviour, Item, SteerableModel, SteeringCondition, damage, measure
 from lrt.evaluation.behaviours import Operation
@@ -325,3 +326,56 @@ def test_letters_of_the_family(family_tokenizer: Any) -> None:
     context, ours, theirs = choice_tokens(family_tokenizer, choice_behaviour().test[0])
     assert family_tokenizer.decode([ours, theirs]) in ("AB", "BA")
     assert family_tokenizer.decode(context).endswith("<|assistant|>(")
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+class Small(LanguageModel):
+    """A model on a device that holds only so many rows of a batch."""
+
+    holds = 1000
+
+    def run(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(tokens) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().run(tokens, *args, **kwargs)
+
+
+def everything(lm: LanguageModel, temperature: float) -> tuple[list[Any], list[Any], list[float]]:
+    """Rows, generated texts, and figures of choices, openings and damage, under every condition."""
+    choice, text, cells = choice_behaviour(), text_behaviour(), conditions(lm)
+    opening = replace(text, scorer=RefusalLogOdds((" I", " We")))
+    texts = measure(lm, LAYER, text, "test", text.test, cells, temperature=temperature)
+    scored = [
+        row
+        for behaviour in (choice, opening)
+        for row in measure(lm, LAYER, behaviour, "test", behaviour.test, cells)
+    ]
+    damages = damage(lm, LAYER, choice, "test", cells)
+    names = [(row.item, row.condition, row.draw, row.strength) for row in (*texts, *scored)]
+    figures = [row.value for row in scored] + [row.cross_entropy for row in damages] + [r.kl for r in damages]
+    return names, [row.text for row in texts], figures
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("holds", "gigabytes"), [(1000, 1e-6), (1000, 1e-3), (5, None), (2, None), (1, None)]
+)
+def test_memory_does_not_show(
+    holds: int, gigabytes: float | None, temperature: float, story_lm: LanguageModel
+) -> None:
+    whole = everything(story_lm, temperature)
+    spec = replace(story_lm.spec, batch_memory_gb=gigabytes)
+    lm = Small(spec, story_lm.model, story_lm.tokenizer)
+    lm.holds = holds
+    parts = everything(lm, temperature)
+    assert parts[:2] == whole[:2]
+    assert parts[2] == pytest.approx(whole[2], abs=1e-4)
+
+
+def test_a_row_that_does_not_fit_is_an_error(story_lm: LanguageModel) -> None:
+    lm = Small(story_lm.spec, story_lm.model, story_lm.tokenizer)
+    lm.holds = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        everything(lm, 0.0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
@@ -78,7 +80,7 @@ def test_collected_scores_are_named_by_split_and_reset(rows):
     for _ in range(2):
         for score in scores.values():
             score.update(predicted, observed)
-        values = collect("val", scores.items())
+        values = collect(mock.Mock(world_size=1), "val", scores.items())
         assert float(values["val/fvu"]) == pytest.approx(fvu(predicted, observed), rel=1e-6)
         assert list(values) == ["val/fvu", "val/cosine"]
         assert all(float(score.rows) == 0 for score in scores.values())

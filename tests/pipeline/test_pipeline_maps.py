@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from stages import QUESTIONS, SCALE, STORIES, Stages, corpus
+from stages import QUESTIONS, SCALE, STORIES, TRAINER, Stages, corpus
 from storybook_models import semi_orthogonal
 
 from lrt.config import ConfigError, Layers
@@ -30,6 +30,7 @@ from lrt.mapping import (
 from lrt.pipeline import Monitor, require_maps
 from lrt.pipeline.nulls import untrained_moments
 from lrt.steering import SteeringVector
+from lrt.storage.checkpoints import OutOfTime
 
 BRIEF = FitSpec(epochs=1)
 
@@ -305,6 +306,40 @@ def test_a_fit_that_was_cut_off_ends_with_the_same_map(
     assert torch.equal(again.maps.whole.affine.bias, whole.maps.whole.affine.bias)
     assert resumed["training"] == card["training"]  # curves have no gap
     assert resumed["steps"] == card["steps"]
+
+
+def test_a_fit_that_ran_out_of_time_is_not_finished_and_goes_on(epochs: Stages, tmp_path: Path) -> None:
+    shutil.copytree(epochs.folder, tmp_path / "whole")
+    whole = epochs.but(folder=tmp_path / "whole")
+    card = card_of(whole)
+    runs, hurried = 0, epochs.but(trainer={**TRAINER, "max_time": {"seconds": 0}})
+    assert hurried.maps.whole.fingerprint == whole.maps.whole.fingerprint
+    while runs < 3:  # a step each
+        runs += 1
+        again = hurried.but()
+        with pytest.raises(OutOfTime, match=rf"after step {runs} of {card['steps']}"):
+            again.fitted()
+        assert not again.maps.whole.exists
+    last = epochs.but(trainer={**TRAINER, "max_time": "00:01:00:00"})
+    resumed = card_of(last)
+    assert torch.equal(last.maps.whole.affine.weight, whole.maps.whole.affine.weight)
+    assert resumed["training"] == card["training"]
+
+
+def test_a_fit_of_fewer_steps_is_another_map_and_says_so(epochs: Stages) -> None:
+    few = epochs.but(trainer={**TRAINER, "max_steps": 3})
+    card = card_of(few)
+    assert few.maps.whole.fingerprint != epochs.maps.whole.fingerprint
+    assert (card["steps"], card["trainer"]["max_steps"]) == (3, 3)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "16-mixed"])
+def test_a_fit_in_any_other_precision_comes_near_the_optimum(shared: Stages, precision: str) -> None:
+    plain, other = (
+        card_of(shared.but(fit=BRIEF, trainer={**TRAINER, "precision": each}))["metrics"]["fvu"]
+        for each in ("32-true", precision)
+    )
+    assert other == pytest.approx(plain, rel=0.05)
 
 
 def test_the_whole_corpus_map_may_start_from_a_checkpoint(copied: Stages) -> None:

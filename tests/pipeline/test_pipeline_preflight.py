@@ -92,6 +92,12 @@ def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
         ({"trainer": {"devices": 0, "accelerator": "cpu"}}, "trainer.devices=0"),
         ({"callbacks": {"EarlyStopping": {}}}, "callbacks.EarlyStopping"),
         ({"callbacks": {"Timer": {"hours": 3}}}, "callbacks.Timer"),
+        ({"callbacks": {"Timer": {"duration": {"hours": 3}}}}, "trainer.max_time"),
+        ({"trainer": {"max_time": "three hours"}}, "trainer.max_time=three hours"),
+        ({"trainer": {"plugins": []}}, "trainer.plugins"),
+        ({"trainer": {"precision": "bf16-true"}}, "use bf16-mixed"),
+        ({"trainer": {"precision": "16-true"}}, "use 16-mixed"),
+        ({"trainer": {"precision": "bf8-true"}}, "trainer.precision=bf8-true"),
         # behaviours
         ({"evaluation.behaviours": ("bravry",)}, "evaluation.behaviours"),
         ({"evaluation.during_training.behaviours": ("bravry",)}, "evaluation.during_training.behaviours"),

@@ -11,12 +11,12 @@ from lrt.config import ConfigError
 from lrt.errors import UserError
 from lrt.features import SaeError
 from lrt.storage.cache import JSON, Cache, CacheCorrupt
-from lrt.storage.checkpoints import CheckpointUnreadable
+from lrt.storage.checkpoints import CheckpointUnreadable, OutOfTime
 
 log = logging.getLogger(__name__)
 
-TO_BE_FIXED = (CacheCorrupt, CheckpointUnreadable, SaeError, ConfigError)
-"""Errors that name what the user has to fix, and say nothing about maps."""
+TO_BE_FIXED = (CacheCorrupt, CheckpointUnreadable, OutOfTime, SaeError, ConfigError)
+"""Errors that name what the user has to fix or to run again, and say nothing about maps."""
 
 
 class Analysis(ABC):

@@ -29,7 +29,7 @@ from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.map_training import FitOutput, FitSettings
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import Cache, Format
-from lrt.storage.checkpoints import plugins, resuming
+from lrt.storage.checkpoints import plugins
 from lrt.storage.durable import sweep
 from lrt.storage.fingerprint import file_digests, fingerprint
 
@@ -133,13 +133,16 @@ class Autoencoders:
         return L.Trainer(
             **{
                 **(options or {}),
-                **self.fit.trainer,
+                **self.fit.trainer_options,
                 # one process: those of a distributed fit have ended with it
                 "devices": 1,
                 "num_nodes": 1,
                 "strategy": "auto",
                 "logger": self.output.loggers(name),
-                "callbacks": [*self.fit.progress(self.rows.monitor, f"training {name}"), *resuming(last)],
+                "callbacks": [
+                    *self.fit.progress(self.rows.monitor, f"training {name}"),
+                    *self.fit.resuming(last),
+                ],
                 "enable_progress_bar": False,
                 "plugins": plugins(),
                 "default_root_dir": self.output.logs,

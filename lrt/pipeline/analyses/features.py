@@ -132,7 +132,11 @@ class Features(Analysis):
 
     def make(self) -> dict[str, Any]:
         with self.monitor.stage("sparse autoencoders"):
-            pair = {side: self.autoencoders.of(side) for side in SIDES}
+            # where the models are: encoding is most of the work
+            pair = {
+                side: self.autoencoders.of(side).to(self.autoencoders.pair.model(side).device)
+                for side in SIDES
+            }
             test = self.autoencoders.data.data
             results: dict[str, Any] = {
                 side: {
@@ -244,7 +248,7 @@ class Features(Analysis):
         choices, seed = self.choices, self.fit.seed
         choice, split = choices.of(behaviour).choice, choices.settings.eval_split
         directions = {
-            name: [self.layers.target.part(image, choice.layer) for image in draws]
+            name: [self.layers.target.part(image.cpu(), choice.layer) for image in draws]
             for name, draws in images.items()
         }
         scores = choices.scores(behaviour, directions, split, f"{behaviour.name}, by features")

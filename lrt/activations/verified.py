@@ -13,7 +13,8 @@ from typing import Any
 from lrt.activations.errors import StoreBusy, StoreUnwritable
 from lrt.activations.store import ActivationStore
 from lrt.models.cache import SETTLED_SECONDS, file_state
-from lrt.storage.durable import one_writer, write_durably
+from lrt.storage.durable import write_durably
+from lrt.storage.locks import one_writer
 
 VERIFIED = "verified.json"
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def verify_once(
     """
     with ExitStack() as held:
         try:
-            held.enter_context(one_writer(store.folder, "checking", StoreBusy, StoreUnwritable, _waiting))
+            held.enter_context(one_writer(store.folder, "checking", StoreBusy, StoreUnwritable, wait=True))
         except StoreUnwritable as error:
             log.warning("the recorded states are checked again by every run: %s", error)
         note = store.folder / VERIFIED
@@ -63,7 +64,3 @@ def _read(note: Path) -> Any:
         return json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _waiting(folder: Path) -> None:
-    log.info("waiting for another process that checks the states in %s", folder)

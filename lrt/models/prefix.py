@@ -18,6 +18,7 @@ from lrt.errors import InvalidValue
 from lrt.models.hooks import Edit, apply_edit, capture, head_at, resume_from, steer, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
+from lrt.models.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -106,39 +107,6 @@ def tail_logits(
     return torch.cat([run(part, edit_) for part, edit_ in _parts(len(rows), edit, max_rows)])
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling in which an item gets the same random draws in every condition (common random numbers).
-
-    Each item has its own stream of Gumbel noise. It is added to `logits / temperature`, and the largest value
-    is the next token. So two conditions with equal logits give the same text, and differences between
-    conditions are paired.
-
-    seeds  One for each item of the prefix.
-
-    Raises InvalidValue for a temperature that is not above 0.
-    """
-
-    temperature: float
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InvalidValue(
-                f"temperature={self.temperature} must be above 0; for greedy decoding set it to null"
-            )
-
-    def noise(self, step: int, vocabulary: int) -> Tensor:
-        """Gumbel noise `[n, vocabulary]` of one step, on the CPU."""
-        generator = torch.Generator()
-        rows = []
-        for seed in self.seeds:
-            generator.manual_seed((seed * 1_000_003 + step) % 2**63)
-            rows.append(torch.rand(vocabulary, generator=generator))
-        uniform = torch.stack(rows).clamp(1e-12, 1 - 1e-7)
-        return -(-uniform.log()).log()
-
-
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -209,12 +177,10 @@ def _generate(
     eos = torch.tensor(eos_ids, dtype=torch.long, device=lm.device)
     new = torch.full((len(rows), max_new_tokens), eos_ids[0] if eos_ids else 0, device=lm.device)
     ended = torch.zeros(len(rows), dtype=torch.bool, device=lm.device)
+    draws = None if sampling is None else sampling.draws(rows)
     for step in range(max_new_tokens):
         scores = logits[:, -1]
-        if sampling is not None:
-            noise = sampling.noise(step, scores.shape[1]).to(lm.device)
-            scores = scores / sampling.temperature + noise[rows]
-        token = scores.argmax(dim=-1)
+        token = scores.argmax(dim=-1) if draws is None else draws.tokens(scores, step)
         new[:, step] = torch.where(ended, new[:, step], token)
         ended |= torch.isin(token, eos)
         if progress is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.models import hooks
 from lrt.models.language_model import LanguageModel
+from lrt.steering.placed import Placed
 from lrt.steering.vectors import SteeringVector
 
 
@@ -18,14 +20,19 @@ from lrt.steering.vectors import SteeringVector
 class RowwiseAddition:
     """`h <- h + offset[row]` at every token of every row (paper, section 3).
 
-    offsets  `[r, d]`, strength times vector, in the model's units. A zero row is left untouched to
-             the bit, and so is padding (position below 0).
+    offsets  `[r, d]`, strength times vector, in the model's units; `[1, d]` for all rows alike. A zero row
+             is left untouched to the bit, and so is padding (position below 0).
     """
 
     offsets: Tensor
 
+    @cached_property
+    def _placed(self) -> Placed:
+        return Placed(self.offsets)
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        offsets = self.offsets.to(hidden.device, torch.float32)[:, None, :]
+        (offsets,) = self._placed.on(hidden.device)
+        offsets = offsets[:, None, :]
         moved = (hidden.float() + offsets).to(hidden.dtype)
         # h + 0 turns -0 into 0, so a zero row must not be added at all
         touched = (positions >= 0) & (offsets != 0).any(dim=-1)
@@ -48,9 +55,12 @@ class Addition:
         """The decoder block whose output is changed."""
         return self.vector.layer
 
+    @cached_property
+    def _rowwise(self) -> RowwiseAddition:
+        return RowwiseAddition(self.strength * self.vector.scaled()[None])
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        offset = self.strength * self.vector.scaled()
-        return RowwiseAddition(offset.expand(len(hidden), -1))(hidden, positions)
+        return self._rowwise(hidden, positions)
 
 
 def steer(lm: LanguageModel, vector: SteeringVector, strength: float) -> AbstractContextManager[None]:

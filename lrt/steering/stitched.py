@@ -18,7 +18,8 @@ from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.hooks import capture, head_at, resume_from, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
-from lrt.models.prefix import Sampling, empty_cache
+from lrt.models.prefix import empty_cache
+from lrt.models.sampling import Sampling
 from lrt.models.tokenization import check_same_tokenizer
 
 
@@ -177,12 +178,11 @@ class Stitched:
         new = tokens.new_full((rows, max_new_tokens), eos_ids[0] if eos_ids else 0)
         ended = torch.zeros(rows, dtype=torch.bool, device=tokens.device)
         entering = tokens
+        draws = None if sampling is None else sampling.draws(torch.arange(rows, device=tokens.device))
         for step in range(max_new_tokens):
             scores = self._step(entering, mask, early, late)
-            if sampling is not None:
-                noise = sampling.noise(step, scores.shape[1]).to(scores.device)
-                scores = scores / sampling.temperature + noise
-            token = scores.argmax(dim=-1).to(tokens.device)
+            token = scores.argmax(dim=-1) if draws is None else draws.tokens(scores, step)
+            token = token.to(tokens.device)
             new[:, step] = torch.where(ended, new[:, step], token)
             ended |= torch.isin(token, eos)
             if bool(ended.all()):

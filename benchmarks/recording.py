@@ -23,7 +23,8 @@ from lrt.activations import (
     plan_recording,
     record,
 )
-from lrt.corpora import SPLITS, Blocks, Document, PackedCorpus, pack
+from lrt.activations.windows import in_float32
+from lrt.corpora import SPLITS, Document, PackedCorpus, Sequences, pack
 from lrt.lab.grammar import Plan, pages
 from lrt.lab.shipped import folder_of
 from lrt.mapping import Moments, ridge_path
@@ -40,7 +41,7 @@ def corpus_of(train: int, vocabulary: int) -> PackedCorpus:
     for number, (split, blocks) in enumerate(zip(SPLITS, (train, 1, 1), strict=True)):
         tokens = rng.integers(0, vocabulary, (blocks, CONTEXT)).astype(np.int32)
         owner = 10**6 * number + np.arange(blocks)[:, None] + np.zeros((1, CONTEXT), int)
-        splits[split] = Blocks(tokens, owner.astype(np.int64), np.zeros_like(tokens, dtype=np.int16))
+        splits[split] = Sequences(tokens, owner.astype(np.int64), np.zeros_like(tokens, dtype=np.int16))
     return PackedCorpus(CONTEXT, ("all",), splits)
 
 
@@ -155,8 +156,8 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
                     states.float()
 
         def shuffled() -> None:
-            for _ in data.train_dataloader():
-                pass
+            for batch in data.train_dataloader():
+                in_float32(batch)
 
         for name, cold in (("store/sequential", False), ("store/sequential_cold", True)):
             ours, theirs = [], []

@@ -26,7 +26,8 @@ class ActivationDataModule(lightning.LightningDataModule):
     """Streams token or pooled rows of some layers of a store; memory does not grow with their number.
 
     Batches are ready tensors (see `RowStream`). Under DDP each process reads its own. The same seed gives the
-    same batches, whatever `workers` is.
+    same batches, whatever `workers` is. The Trainer's batches have their states in the stored dtype: a
+    module converts them to float32 on its device.
 
     Args:
         store: folder of a complete store.
@@ -42,9 +43,6 @@ class ActivationDataModule(lightning.LightningDataModule):
         StoreMissing, StoreCorrupt, StoreForeign: from `setup`, about the store and its layers.
         NoRows: from `setup`, if every training token is excluded.
     """
-
-    # under DDP a process may hold no validation batch
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -125,14 +123,17 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Resumable:
         """Shuffled, without an epoch's smaller last batch; resumes from checkpoints."""
-        stream = self._stream("train", seed=self._seed, complete_only=True)
-        return Resumable(stream, *self._process())
+        stream = self._stream("train", seed=self._seed, complete_only=True, compact=True)
+        return Resumable(stream, *self._process(), pinned=self._pinned)
 
     def val_dataloader(self) -> InOrder:
-        return InOrder(self._stream("validation", seed=None), *self._process())
+        return self._in_order("validation")
 
     def test_dataloader(self) -> InOrder:
-        return InOrder(self._stream("test", seed=None), *self._process())
+        return self._in_order("test")
+
+    def _in_order(self, split: Split) -> InOrder:
+        return InOrder(self._stream(split, seed=None, compact=True), *self._process(), pinned=self._pinned)
 
     def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
         """All rows of a split in the store's order, for moments and closed forms."""
@@ -162,6 +163,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         seed: int | None,
         batch_rows: int | None = None,
         complete_only: bool = False,
+        compact: bool = False,
     ) -> RowStream:
         return RowStream(
             self.store,
@@ -174,6 +176,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             seed=seed,
             workers=self._workers,
             complete_only=complete_only,
+            compact=compact,
         )
 
     def _process(self) -> tuple[int, int]:
@@ -181,3 +184,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    @property
+    def _pinned(self) -> bool:
+        """Whether the Trainer copies batches to a GPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

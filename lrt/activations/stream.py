@@ -13,7 +13,9 @@ import hashlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ import torch
 from torch import Tensor
 
 from lrt.activations.chunks import Chunks, Selection
+from lrt.activations.prefetch import prefetched
 from lrt.activations.store import ActivationStore
-from lrt.activations.windows import Batch, Window, WindowLoader
+from lrt.activations.windows import Batch, Window, WindowLoader, in_float32
 from lrt.corpora.splits import Split
 from lrt.errors import InvalidValue
 
@@ -49,8 +52,7 @@ class RowStream:
 
     A batch is `source` float32 [b, d_source], `target` float32 [b, d_target] (several layers concatenated),
     `document` int64 [b] and `group` int64 [b] (index into the store's groups). Which rows a shuffled batch
-    has
-    is random; their order in it means nothing.
+    has is random; their order in it means nothing.
 
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
@@ -61,6 +63,8 @@ class RowStream:
         workers: threads that load windows ahead. Reading, filtering and permuting release the interpreter's
             lock, so threads are as fast as processes and share memory.
         complete_only: omit an epoch's smaller last batch (never the only one).
+        compact: leave states in the dtype they are stored in (but float64), for a device to convert: half
+            the bytes to copy where the models ran in bfloat16. Means and quantised states are computed first.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class RowStream:
         seed: int | None,
         workers: int = 0,
         complete_only: bool = False,
+        compact: bool = False,
     ) -> None:
         self.chunks = chunks
         self.batch_rows = batch_rows
@@ -86,13 +91,14 @@ class RowStream:
         self._seed = seed
         self._workers = workers
         self._complete_only = complete_only
+        self._compact = compact
 
     def __len__(self) -> int:
         """Batches in an epoch, over all processes."""
         whole, rest = divmod(self.chunks.rows, self.batch_rows)
         return whole + (rest > 0 and (whole == 0 or not self._complete_only))
 
-    def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Generator[Batch]:
         """Process `rank`'s batches of an epoch, from its `start`-th on.
 
         Process r of w takes batches r, r + w, ... The w batches of one step together are the rows of a single
@@ -121,7 +127,8 @@ class RowStream:
                     until = min(high, end)
                     pieces.append(window.part(slice(low - begin, until - begin)))
                     low = until
-                yield _joined(pieces)
+                batch = _joined(pieces)
+                yield batch if self._compact else in_float32(batch)
         finally:
             windows.close()  # ends the threads of an epoch that is left early
             self._loader.release(window)
@@ -186,16 +193,28 @@ def _joined(pieces: list[Batch]) -> Batch:
 
 
 class InOrder:
-    """One process's batches of a split, from first to last at every iteration."""
+    """One process's batches of a split, from first to last at every iteration, read ahead by a thread.
 
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
-        self._stream, self._rank, self._world = stream, rank, world
+    A process without a batch of its own gets one without rows: it would skip the end of the epoch, at which
+    the processes sum their scores, and the others would wait for it.
+
+    pinned  Put batches into page-locked memory (`prefetched`).
+    """
+
+    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1, *, pinned: bool = False) -> None:
+        self._stream, self._rank, self._world, self._pinned = stream, rank, world, pinned
 
     def __len__(self) -> int:
-        return len(range(self._rank, len(self._stream), self._world))
+        mine = len(range(self._rank, len(self._stream), self._world))
+        return mine or min(1, len(self._stream))
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._stream.batches(0, 0, self._rank, self._world)
+        if self._rank < len(self._stream):
+            batches = self._stream.batches(0, 0, self._rank, self._world)
+            yield from prefetched(batches, pinned=self._pinned)
+        elif len(self._stream):
+            (first,) = islice(self._stream.batches(), 1)
+            yield {name: values[:0] for name, values in first.items()}
 
 
 class Resumable:
@@ -203,18 +222,21 @@ class Resumable:
 
     Lightning saves `state_dict` in its checkpoints, loads it on resume, and calls `sampler.set_epoch` before
     each epoch. The place is (epoch, batches done). A resumed epoch loads the one window with its next batch.
+    A thread reads ahead; a batch counts as done when it is handed out.
+
+    pinned  Put batches into page-locked memory (`prefetched`).
 
     Raises InvalidValue for fewer batches than processes.
     """
 
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1, *, pinned: bool = False) -> None:
         if len(stream) < world:
             raise InvalidValue(
                 f"the train split has {stream.chunks.rows} rows: {len(stream)} batches of "
                 f"batches.rows={stream.batch_rows} for {world} processes; lower batches.rows, or raise "
                 "corpus.tokens.train"
             )
-        self._stream, self._rank, self._world = stream, rank, world
+        self._stream, self._rank, self._world, self._pinned = stream, rank, world, pinned
         self._epoch = 0
         self._done = 0
 
@@ -226,12 +248,15 @@ class Resumable:
         # a generator, so that nothing happens before the first batch: Lightning creates unused iterators
         if self._done >= len(self):
             self._epoch, self._done = self._epoch + 1, 0
-        batches = self._stream.batches(self._epoch, self._done, self._rank, self._world)
-        # the first processes may have one batch more than the others
-        for _, batch in zip(range(len(self) - self._done), batches, strict=False):
-            # counted before it is yielded: a checkpoint written while it is in use is after it
-            self._done += 1
-            yield batch
+        batches = prefetched(
+            self._stream.batches(self._epoch, self._done, self._rank, self._world), pinned=self._pinned
+        )
+        with closing(batches):
+            # the first processes may have one batch more than the others
+            for _, batch in zip(range(len(self) - self._done), batches, strict=False):
+                # counted before it is yielded: a checkpoint written while it is in use is after it
+                self._done += 1
+                yield batch
 
     @property
     def sampler(self) -> Resumable:

@@ -79,7 +79,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class Batches:
-    """How the fit reads its rows."""
+    """How the fit reads its rows.
+
+    A thread gathers the next two batches during a step, in the stored dtype; on a GPU they lie in page-locked
+    memory and are converted on the device.
+
+    rows         Rows in a batch of one process.
+    workers      Further threads, which load windows ahead. Token rows need none. Pooled rows and quantised
+                 states are computed when a window is loaded, so one or two help where steps are short.
+    window_rows  Rows that are shuffled among each other.
+    """
 
     rows: int
     workers: int

@@ -16,8 +16,8 @@ from lrt.models.hooks import float32_head
 from lrt.models.language_model import LanguageModel
 from lrt.models.padding import pad
 from lrt.models.prefix import RowwiseEdit, compute_prefix, generate, tail_logits
-from lrt.models.sampling import Sampling
 from lrt.models.prompts import encode
+from lrt.models.sampling import Sampling
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
 

@@ -18,8 +18,8 @@ class RowwiseAblation:
 
     directions  `[r, d]`, of any length: normalised first; `[1, d]` for all rows alike. A zero row is left
                 untouched to the bit, and so is padding (position below 0).
-    fractions   `[r]`, or `[1]`, of the component that is removed: 1 ablates, 0 leaves the row untouched, below 0
-                lengthens the component.
+    fractions   `[r]`, or `[1]`, of the component that is removed: 1 ablates, 0 leaves the row untouched,
+                below 0 lengthens the component.
     """
 
     directions: Tensor

@@ -14,7 +14,7 @@ class Uploads(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         moved = isinstance(out, Tensor) and out.device.type == "meta"
         self.count += moved and any(isinstance(a, Tensor) and a.device.type == "cpu" for a in args)

@@ -6,7 +6,8 @@ over many layers (whose states would fill a disk), and median norms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lrt.activations.chunks import PartRules, Selection, rows_of
 from lrt.activations.errors import NonFiniteActivations
+from lrt.activations.host_copy import begin_copy, copies_aside
 from lrt.activations.plan import NonFinite, check_layers, dtype_name
 from lrt.corpora import PackedCorpus, Sequences, Split
 from lrt.errors import InvalidValue
@@ -38,6 +40,16 @@ class BatchStates:
     states: dict[str, Tensor]
     norms: dict[str, Tensor]
     non_finite: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A batch whose states and norms may still be on their way to the CPU, by side and layer."""
+
+    first: int
+    stop: int
+    states: dict[tuple[Side, int], Callable[[], Tensor]]
+    norms: dict[tuple[Side, int], Callable[[], Tensor]]
 
 
 class PairedForward:
@@ -78,24 +90,36 @@ class PairedForward:
         sequences = corpus.splits[split]
         stop = len(sequences) if stop is None else stop
         each = max(1, self._batch_tokens // corpus.context)
+        # a GPU runs the next batch while the states of this one are copied
+        ahead = int(any(copies_aside(model.device) for model in self._models.values()))
+        running: deque[_Running] = deque()
         for begin in range(first, stop, each):
-            end = min(begin + each, stop)
-            batch = BatchStates(begin, end, {}, {}, {})
-            for side in SIDES:
-                self._run(side, sequences, split, batch)
-            yield batch
+            running.append(self._launch(sequences, begin, min(begin + each, stop)))
+            if len(running) > ahead:
+                yield self._finish(running.popleft(), sequences, split)
+        while running:
+            yield self._finish(running.popleft(), sequences, split)
 
-    def _run(self, side: Side, sequences: Sequences, split: Split, batch: BatchStates) -> None:
-        """Add one model's states to the batch."""
-        model = self._models[side]
-        tokens = _copied(sequences.tokens, batch).long()  # [b, context]
-        hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
-        for layer in self._layers[side]:
-            name = f"{side}.{layer}"
-            states = hidden.pop(layer).flatten(0, 1)
-            # in float32: bfloat16 norms would be off in the third digit
-            norms = torch.linalg.vector_norm(states.float(), dim=-1).cpu()
-            states = states.cpu()
+    def _launch(self, sequences: Sequences, first: int, stop: int) -> _Running:
+        """Run both models over a batch, and begin to copy its states and norms."""
+        running = _Running(first, stop, {}, {})
+        tokens = _copied(sequences.tokens, first, stop).long()  # [b, context]
+        for side in SIDES:
+            model = self._models[side]
+            hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
+            for layer in self._layers[side]:
+                states = hidden.pop(layer).flatten(0, 1)
+                # in float32: bfloat16 norms would be off in the third digit
+                norms = torch.linalg.vector_norm(states.float(), dim=-1)
+                running.norms[side, layer] = begin_copy(norms)
+                running.states[side, layer] = begin_copy(states)
+        return running
+
+    def _finish(self, running: _Running, sequences: Sequences, split: Split) -> BatchStates:
+        """The batch, once its copies are there."""
+        batch = BatchStates(running.first, running.stop, {}, {}, {})
+        for (side, layer), copied in running.states.items():
+            name, states, norms = f"{side}.{layer}", copied(), running.norms[side, layer]()
             # an infinite or NaN entry makes the norm so, and norms are cheap to check
             bad = (~norms.isfinite()).nonzero().flatten()
             if len(bad):
@@ -105,6 +129,7 @@ class PairedForward:
                 norms[bad] = torch.inf
                 states[bad] = 0
             batch.states[name], batch.norms[name] = states, norms
+        return batch
 
     def _refused(
         self, side: Side, layer: int, bad: Tensor, sequences: Sequences, split: Split, batch: BatchStates
@@ -127,15 +152,15 @@ def facts_of(sequences: Sequences, batch: BatchStates) -> dict[str, Tensor]:
     count, context = batch.stop - batch.first, sequences.tokens.shape[1]
     return {
         "position": torch.arange(context, dtype=torch.int32).repeat(count),
-        "token": _copied(sequences.tokens, batch).flatten(),
-        "document": _copied(sequences.documents, batch).flatten(),
-        "group": _copied(sequences.groups, batch).flatten().int(),
+        "token": _copied(sequences.tokens, batch.first, batch.stop).flatten(),
+        "document": _copied(sequences.documents, batch.first, batch.stop).flatten(),
+        "group": _copied(sequences.groups, batch.first, batch.stop).flatten().int(),
     }
 
 
-def _copied(values: npt.NDArray[np.integer], batch: BatchStates) -> Tensor:
+def _copied(values: npt.NDArray[np.integer], first: int, stop: int) -> Tensor:
     # copied: a memory-mapped corpus may be read-only
-    return torch.from_numpy(np.array(values[batch.first : batch.stop]))
+    return torch.from_numpy(np.array(values[first:stop]))
 
 
 @dataclass(frozen=True)

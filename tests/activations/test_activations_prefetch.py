@@ -58,11 +58,11 @@ def test_a_batch_is_made_while_the_one_before_is_used() -> None:
 
 
 def test_a_failure_comes_where_its_batch_would() -> None:
-    made, seen = Made(5, fails_at=3), []
+    made = Made(5, fails_at=3)
+    batches = prefetched(made.batches())
+    assert [int(next(batches)["source"]) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="gone"):
-        for batch in prefetched(made.batches()):
-            seen.append(int(batch["source"]))
-    assert seen == [0, 1, 2]
+        next(batches)
     assert made.closed
 
 

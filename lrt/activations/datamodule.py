@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 
 from lrt.activations.chunks import Chunks, Selection, chunks_of
 from lrt.activations.filter import RowFilter
+from lrt.activations.loaders import InOrder, Resumable
+from lrt.activations.prefetch import prefetched
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import InOrder, Resumable, RowStream
+from lrt.activations.stream import RowStream
 from lrt.activations.windows import Batch
 from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
@@ -124,7 +126,7 @@ class ActivationDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Resumable:
         """Shuffled, without an epoch's smaller last batch; resumes from checkpoints."""
         stream = self._stream("train", seed=self._seed, complete_only=True, compact=True)
-        return Resumable(stream, *self._process(), pinned=self._pinned)
+        return Resumable(stream, *self._process(), read=self._read_ahead)
 
     def val_dataloader(self) -> InOrder:
         return self._in_order("validation")
@@ -133,7 +135,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         return self._in_order("test")
 
     def _in_order(self, split: Split) -> InOrder:
-        return InOrder(self._stream(split, seed=None, compact=True), *self._process(), pinned=self._pinned)
+        stream = self._stream(split, seed=None, compact=True)
+        return InOrder(stream, *self._process(), read=self._read_ahead)
 
     def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
         """All rows of a split in the store's order, for moments and closed forms."""
@@ -185,7 +188,6 @@ class ActivationDataModule(lightning.LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    @property
-    def _pinned(self) -> bool:
-        """Whether the Trainer copies batches to a GPU."""
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _read_ahead(self, batches: Generator[Batch]) -> Generator[Batch]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return prefetched(batches, pinned=on_gpu)

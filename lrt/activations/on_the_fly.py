@@ -62,6 +62,16 @@ class OnTheFlyRows:
             split: counts[split]["rows"] if split in counts else self._corpus.rows(split) for split in SPLITS
         }
 
+    def counted(self, split: Split) -> int:
+        """Number of rows of a split that was iterated before.
+
+        Raises StoreCorrupt where it was not, or for a damaged counts file.
+        """
+        counts = self._counts()
+        if split not in counts:
+            raise self._uncounted(split)
+        return int(counts[split]["rows"])
+
     @property
     def rows_excluded(self) -> dict[Split, dict[str, int]]:
         """Excluded tokens by split and reason; empty for validation or test if never iterated.
@@ -70,12 +80,15 @@ class OnTheFlyRows:
         """
         counts = self._counts()
         if "train" not in counts:
-            raise StoreCorrupt(
-                f"{self._counts_file} has no counts of excluded training tokens: it was deleted after the "
-                "training split was read. Delete what was computed from these rows too (the cached moments), "
-                "and run the command again"
-            )
+            raise self._uncounted("train")
         return {split: counts.get(split, {}).get("excluded", {}) for split in SPLITS}
+
+    def _uncounted(self, split: Split) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{self._counts_file} has no counts of the {split} split: it was deleted after the split was "
+            "read. Delete what was computed from these rows too (the cached moments), and run the command "
+            "again"
+        )
 
     def _counts(self) -> dict[str, Any]:
         if not self._counts_file.is_file():
@@ -87,11 +100,18 @@ class OnTheFlyRows:
                 f"{self._counts_file} cannot be read ({error}); delete it and run the command again"
             ) from error
 
-    def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
+    def iterate(
+        self,
+        split: Split,
+        batch_rows: int | None = None,  # noqa: ARG002
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
         """Batches of `source` and `target`, float32 [b, d], and `document`, int64 [b].
 
         One batch is the rows of one forward pass, whatever `batch_rows` is. (A store's stream cuts its
         batches to that size.)
+
+        device  Where batches are wanted; None: on the CPU. See `paired_rows`.
 
         Raises NoRows for a training split of which all tokens are excluded, and as `paired_rows`.
         """
@@ -107,6 +127,7 @@ class OnTheFlyRows:
             medians=self._medians,
             batch_tokens=self._batch_tokens,
             non_finite=self._non_finite,
+            device=device,
         ):
             excluded.update(part.excluded)
             if len(part.document) == 0:

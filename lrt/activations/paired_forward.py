@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from lrt.models.sides import SIDES, Side
 
 @dataclass(frozen=True)
 class BatchStates:
-    """States of both models at all tokens of one batch of sequences, on the CPU.
+    """States of both models at all tokens of one batch of sequences; on the CPU, if they are copied there.
 
     first, stop  The batch is sequences `first` to `stop` of the split.
     states       [n, d] in the model's dtype, by `source.LAYER` and `target.LAYER`; zeros if not finite.
@@ -55,6 +56,8 @@ class _Running:
 class PairedForward:
     """Both models at some layers, with what to do about states that are infinite or NaN.
 
+    stay  Leave states on their models' devices; norms are on the CPU all the same.
+
     Raises InvalidValue for layers that a model does not have and for `batch_tokens` below 1.
     """
 
@@ -67,6 +70,7 @@ class PairedForward:
         *,
         batch_tokens: int,
         non_finite: NonFinite = "refuse",
+        stay: bool = False,
     ) -> None:
         if batch_tokens < 1:
             raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
@@ -76,6 +80,7 @@ class PairedForward:
             check_layers(self._models[side], side, self._layers[side])
         self._batch_tokens = batch_tokens
         self._non_finite = non_finite
+        self._stay = stay
 
     def batches(
         self, corpus: PackedCorpus, split: Split, first: int = 0, stop: int | None = None
@@ -112,7 +117,7 @@ class PairedForward:
                 # in float32: bfloat16 norms would be off in the third digit
                 norms = torch.linalg.vector_norm(states.float(), dim=-1)
                 running.norms[side, layer] = begin_copy(norms)
-                running.states[side, layer] = begin_copy(states)
+                running.states[side, layer] = partial(_same, states) if self._stay else begin_copy(states)
         return running
 
     def _finish(self, running: _Running, sequences: Sequences, split: Split) -> BatchStates:
@@ -163,9 +168,13 @@ def _copied(values: npt.NDArray[np.integer], first: int, stop: int) -> Tensor:
     return torch.from_numpy(np.array(values[first:stop]))
 
 
+def _same(states: Tensor) -> Tensor:
+    return states
+
+
 @dataclass(frozen=True)
 class PairedRows:
-    """Token or pooled rows of one batch of sequences at every layer of both models; float32, on the CPU.
+    """Token or pooled rows of one batch of sequences at every layer of both models, in float32.
 
     sequences   Number of the split's sequences that are done, counted from its first. A pass can be continued
                 from there.
@@ -193,6 +202,7 @@ def paired_rows(
     batch_tokens: int,
     non_finite: NonFinite = "refuse",
     start: int = 0,
+    device: torch.device | None = None,
 ) -> Iterator[PairedRows]:
     """Token or pooled rows of every layer, from one pass of both models over a split's sequences in order.
 
@@ -207,6 +217,8 @@ def paired_rows(
         non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token and count it.
         start: sequences to skip. A pass that starts where a batch of another ended has the same batches from
             there on, so sums over them have the same bits.
+        device: where rows are wanted; they are computed where the models are. None: on the CPU, where they
+            are computed too.
 
     Raises:
         InvalidValue: before any work, for a layer that a model lacks, `batch_tokens` below 1, and a part that
@@ -221,6 +233,7 @@ def paired_rows(
         selection.target_layers,
         batch_tokens=batch_tokens,
         non_finite=non_finite,
+        stay=device is not None,
     )
     rules = PartRules.of(selection, corpus.groups)
     count = len(corpus.splits[split])
@@ -232,7 +245,7 @@ def paired_rows(
             raise ValueError(
                 f"median norms of {', '.join(missing)} are missing: compute them with median_norms"
             )
-    return _rows(forward, selection, rules, corpus, split, medians, start)
+    return _rows(forward, selection, rules, corpus, split, medians, start, device or torch.device("cpu"))
 
 
 def _rows(
@@ -243,6 +256,7 @@ def _rows(
     split: Split,
     medians: Mapping[str, float],
     start: int,
+    device: torch.device,
 ) -> Iterator[PairedRows]:
     for batch in forward.batches(corpus, split, start):
         facts = facts_of(corpus.splits[split], batch)
@@ -250,7 +264,7 @@ def _rows(
         states: dict[Side, dict[int, Tensor]] = {
             side: {
                 # popped: each layer's tokens are freed as soon as they are rows
-                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float()
+                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float().to(device)
                 for layer in selection.layers(side)
             }
             for side in SIDES
@@ -258,7 +272,7 @@ def _rows(
         yield PairedRows(
             states["source"],
             states["target"],
-            rows.gathered(facts["document"]),
+            rows.gathered(facts["document"]).to(device),
             batch.stop,
             batch.non_finite,
             {reason: int(mask.sum()) for reason, mask in rows.excluded.items()},

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +21,9 @@ import torch
 from torch import Tensor
 
 from lrt.activations.chunks import Chunks, Selection
-from lrt.activations.prefetch import prefetched
 from lrt.activations.store import ActivationStore
 from lrt.activations.windows import Batch, Window, WindowLoader, in_float32
 from lrt.corpora.splits import Split
-from lrt.errors import InvalidValue
 
 # shards whose chunks are permuted among each other
 SHARDS_TOGETHER = 2
@@ -93,9 +88,16 @@ class RowStream:
         self._complete_only = complete_only
         self._compact = compact
 
+    order = ORDER
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the split."""
+        return self.chunks.rows
+
     def __len__(self) -> int:
         """Batches in an epoch, over all processes."""
-        whole, rest = divmod(self.chunks.rows, self.batch_rows)
+        whole, rest = divmod(self.rows, self.batch_rows)
         return whole + (rest > 0 and (whole == 0 or not self._complete_only))
 
     def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Generator[Batch]:
@@ -190,106 +192,3 @@ def _joined(pieces: list[Batch]) -> Batch:
     if len(pieces) == 1:
         return pieces[0]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-class InOrder:
-    """One process's batches of a split, from first to last at every iteration, read ahead by a thread.
-
-    A process without a batch of its own gets one without rows: it would skip the end of the epoch, at which
-    the processes sum their scores, and the others would wait for it.
-
-    pinned  Put batches into page-locked memory (`prefetched`).
-    """
-
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1, *, pinned: bool = False) -> None:
-        self._stream, self._rank, self._world, self._pinned = stream, rank, world, pinned
-
-    def __len__(self) -> int:
-        mine = len(range(self._rank, len(self._stream), self._world))
-        return mine or min(1, len(self._stream))
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._rank < len(self._stream):
-            batches = self._stream.batches(0, 0, self._rank, self._world)
-            yield from prefetched(batches, pinned=self._pinned)
-        elif len(self._stream):
-            (first,) = islice(self._stream.batches(), 1)
-            yield {name: values[:0] for name, values in first.items()}
-
-
-class Resumable:
-    """One process's shuffled epochs, which can be resumed within an epoch: the Trainer's dataloader.
-
-    Lightning saves `state_dict` in its checkpoints, loads it on resume, and calls `sampler.set_epoch` before
-    each epoch. The place is (epoch, batches done). A resumed epoch loads the one window with its next batch.
-    A thread reads ahead; a batch counts as done when it is handed out.
-
-    pinned  Put batches into page-locked memory (`prefetched`).
-
-    Raises InvalidValue for fewer batches than processes.
-    """
-
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1, *, pinned: bool = False) -> None:
-        if len(stream) < world:
-            raise InvalidValue(
-                f"the train split has {stream.chunks.rows} rows: {len(stream)} batches of "
-                f"batches.rows={stream.batch_rows} for {world} processes; lower batches.rows, or raise "
-                "corpus.tokens.train"
-            )
-        self._stream, self._rank, self._world, self._pinned = stream, rank, world, pinned
-        self._epoch = 0
-        self._done = 0
-
-    def __len__(self) -> int:
-        """Batches in an epoch of this process; the same for every process, or DDP would hang."""
-        return len(self._stream) // self._world
-
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator, so that nothing happens before the first batch: Lightning creates unused iterators
-        if self._done >= len(self):
-            self._epoch, self._done = self._epoch + 1, 0
-        batches = prefetched(
-            self._stream.batches(self._epoch, self._done, self._rank, self._world), pinned=self._pinned
-        )
-        with closing(batches):
-            # the first processes may have one batch more than the others
-            for _, batch in zip(range(len(self) - self._done), batches, strict=False):
-                # counted before it is yielded: a checkpoint written while it is in use is after it
-                self._done += 1
-                yield batch
-
-    @property
-    def sampler(self) -> Resumable:
-        """The object on which Lightning calls `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless it is the current one."""
-        if epoch != self._epoch:
-            self._epoch, self._done = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place, and the settings under which it means these rows."""
-        return {
-            "epoch": self._epoch,
-            "done": self._done,
-            "world": self._world,
-            "batch_rows": self._stream.batch_rows,
-            "order": ORDER,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place of a `state_dict`. Raises InvalidValue if batches have other rows now."""
-        current = self.state_dict()
-        if state.get("order") != ORDER:
-            raise InvalidValue(
-                "the checkpoint was written by a version that read rows in another order; delete it and "
-                "run the command again to fit from the start"
-            )
-        for name, setting in (("world", "trainer.devices"), ("batch_rows", "batches.rows")):
-            if state[name] != current[name]:
-                raise InvalidValue(
-                    f"the checkpoint was written with {setting}={state[name]}, but this run has "
-                    f"{setting}={current[name]}; resume with {setting}={state[name]}"
-                )
-        self._epoch, self._done = int(state["epoch"]), int(state["done"])

@@ -22,7 +22,7 @@ WAIT = 10.0
 class Running(PlantedModel):
     """Calls a function before each pass, with the pass's number."""
 
-    before: Callable[[int], None] = staticmethod(lambda number: None)
+    before: Callable[[int], None] = staticmethod(lambda _: None)
 
     def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         self.before(self.calls)

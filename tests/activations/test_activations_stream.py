@@ -13,7 +13,8 @@ from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
 from lrt.activations import ActivationStore, PartRule, RowFilter, Selection, StoreForeign
 from lrt.activations.chunks import PartRules, chunks_of, rows_of
-from lrt.activations.stream import SHARDS_TOGETHER, InOrder, Resumable, RowStream
+from lrt.activations.loaders import InOrder, Resumable
+from lrt.activations.stream import SHARDS_TOGETHER, RowStream
 from lrt.activations.windows import Batch, CopiedWindow, WindowLoader, in_float32
 from lrt.corpora import PackedCorpus
 from lrt.errors import InvalidValue

@@ -56,7 +56,8 @@ class Recording:
                     once.
     non_finite      `refuse` a hidden state that is infinite or undefined, or `exclude` it and count it.
     states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry. `none`
-                    keeps none: moments come straight from a pass, for fit=closed_form.
+                    keeps none: moments come straight from a pass, and so do the batches of a gradient fit,
+                    one pass an epoch.
     verify          Whether an existing store is compared with its checksums before it is used.
     """
 

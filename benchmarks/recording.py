@@ -23,6 +23,7 @@ from lrt.activations import (
     plan_recording,
     record,
 )
+from lrt.activations.windows import in_float32
 from lrt.corpora import SPLITS, Document, PackedCorpus, Sequences, pack
 from lrt.lab.grammar import Plan, pages
 from lrt.lab.shipped import folder_of
@@ -155,8 +156,8 @@ def store_rows(runs: int = 5, rows: int = 131_072) -> Iterator[Row]:
                     states.float()
 
         def shuffled() -> None:
-            for _ in data.train_dataloader():
-                pass
+            for batch in data.train_dataloader():
+                in_float32(batch)
 
         for name, cold in (("store/sequential", False), ("store/sequential_cold", True)):
             ours, theirs = [], []

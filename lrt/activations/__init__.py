@@ -2,7 +2,7 @@
 
 `record` writes them to a crash-safe store. `ActivationDataModule` streams the store as shuffled batches in
 constant memory, in an order that depends on the seed alone. `OnTheFlyRows` gives the same rows without a
-store.
+store, and `PassDataModule` shuffles them for a fit.
 """
 
 from lrt.activations.chunks import PartRule, PartRules, RowKind, Selection
@@ -22,6 +22,7 @@ from lrt.activations.manifest import HOOK_POINT, Manifest
 from lrt.activations.null_source import pairs_with_other_source
 from lrt.activations.on_the_fly import OnTheFlyRows
 from lrt.activations.paired_forward import PairedRows, median_norms, paired_rows
+from lrt.activations.passes import PassDataModule
 from lrt.activations.plan import RecordingPlan, plan_recording
 from lrt.activations.recording import record, record_share, repair
 from lrt.activations.shares import RecordingWorker
@@ -43,6 +44,7 @@ __all__ = [
     "PairedRows",
     "PartRule",
     "PartRules",
+    "PassDataModule",
     "RecordingPlan",
     "RecordingWorker",
     "RowFilter",

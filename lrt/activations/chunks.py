@@ -55,22 +55,21 @@ class TokenRows:
         Floating-point values are averaged over a row's tokens; of integers the first token's is taken. The
         result is on the device of `values`.
         """
-        row = self.row.to(values.device)
-        taken = row >= 0
-        values, row = values[taken], row[taken]
+        taken, device = self.row >= 0, values.device
+        values, row = values[taken.to(device)], self.row[taken]
         distinct = int(row.max()) + 1 if len(row) else 0
         if len(row) == distinct:  # every row is one token
             rows = values
         elif not values.is_floating_point():
             first = torch.ones_like(row, dtype=torch.bool)
             first[1:] = row[1:] != row[:-1]
-            rows = values[first]
+            rows = values[first.to(device)]
         else:
-            zeros = torch.zeros(distinct, *values.shape[1:], device=values.device)
-            sums = zeros.index_add_(0, row, values.float())
-            counts = row.bincount(minlength=distinct)
+            counts = row.bincount(minlength=distinct).to(device)
+            # a row's tokens are neighbours, and are added in their order on every device
+            sums = torch.segment_reduce(values.float(), "sum", lengths=counts, axis=0)
             rows = sums / counts.view(-1, *[1] * (sums.ndim - 1))
-        return rows if self.times is None else rows.repeat_interleave(self.times.to(rows.device), dim=0)
+        return rows if self.times is None else rows.repeat_interleave(self.times.to(device), dim=0)
 
 
 RowKind = Literal["pooled", "tokens", "last_tokens"]

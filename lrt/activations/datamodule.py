@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 
 from lrt.activations.chunks import Chunks, Selection, chunks_of
 from lrt.activations.filter import RowFilter
+from lrt.activations.loaders import InOrder, Resumable
+from lrt.activations.prefetch import prefetched
 from lrt.activations.store import ActivationStore
-from lrt.activations.stream import InOrder, Resumable, RowStream
+from lrt.activations.stream import RowStream
 from lrt.activations.windows import Batch
 from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
@@ -26,7 +28,8 @@ class ActivationDataModule(lightning.LightningDataModule):
     """Streams token or pooled rows of some layers of a store; memory does not grow with their number.
 
     Batches are ready tensors (see `RowStream`). Under DDP each process reads its own. The same seed gives the
-    same batches, whatever `workers` is.
+    same batches, whatever `workers` is. The Trainer's batches have their states in the stored dtype: a
+    module converts them to float32 on its device.
 
     Args:
         store: folder of a complete store.
@@ -42,9 +45,6 @@ class ActivationDataModule(lightning.LightningDataModule):
         StoreMissing, StoreCorrupt, StoreForeign: from `setup`, about the store and its layers.
         NoRows: from `setup`, if every training token is excluded.
     """
-
-    # under DDP a process may hold no validation batch
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -125,14 +125,18 @@ class ActivationDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Resumable:
         """Shuffled, without an epoch's smaller last batch; resumes from checkpoints."""
-        stream = self._stream("train", seed=self._seed, complete_only=True)
-        return Resumable(stream, *self._process())
+        stream = self._stream("train", seed=self._seed, complete_only=True, compact=True)
+        return Resumable(stream, *self._process(), read=self._read_ahead)
 
     def val_dataloader(self) -> InOrder:
-        return InOrder(self._stream("validation", seed=None), *self._process())
+        return self._in_order("validation")
 
     def test_dataloader(self) -> InOrder:
-        return InOrder(self._stream("test", seed=None), *self._process())
+        return self._in_order("test")
+
+    def _in_order(self, split: Split) -> InOrder:
+        stream = self._stream(split, seed=None, compact=True)
+        return InOrder(stream, *self._process(), read=self._read_ahead)
 
     def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
         """All rows of a split in the store's order, for moments and closed forms."""
@@ -162,6 +166,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         seed: int | None,
         batch_rows: int | None = None,
         complete_only: bool = False,
+        compact: bool = False,
     ) -> RowStream:
         return RowStream(
             self.store,
@@ -174,6 +179,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             seed=seed,
             workers=self._workers,
             complete_only=complete_only,
+            compact=compact,
         )
 
     def _process(self) -> tuple[int, int]:
@@ -181,3 +187,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    def _read_ahead(self, batches: Generator[Batch]) -> Generator[Batch]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return prefetched(batches, pinned=on_gpu)

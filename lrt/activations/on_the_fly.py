@@ -65,6 +65,16 @@ class OnTheFlyRows:
             split: counts[split]["rows"] if split in counts else self._corpus.rows(split) for split in SPLITS
         }
 
+    def counted(self, split: Split) -> int:
+        """Number of rows of a split that was iterated before.
+
+        Raises StoreCorrupt where it was not, or for a damaged counts file.
+        """
+        counts = self._counts()
+        if split not in counts:
+            raise self._uncounted(split)
+        return int(counts[split]["rows"])
+
     @property
     def rows_excluded(self) -> dict[Split, dict[str, int]]:
         """Excluded tokens by split and reason; empty for validation or test if never iterated.
@@ -73,12 +83,15 @@ class OnTheFlyRows:
         """
         counts = self._counts()
         if "train" not in counts:
-            raise StoreCorrupt(
-                f"{self._counts_file} has no counts of excluded training tokens: it was deleted after the "
-                "training split was read. Delete what was computed from these rows too (the cached moments), "
-                "and run the command again"
-            )
+            raise self._uncounted("train")
         return {split: counts.get(split, {}).get("excluded", {}) for split in SPLITS}
+
+    def _uncounted(self, split: Split) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{self._counts_file} has no counts of the {split} split: it was deleted after the split was "
+            "read. Delete what was computed from these rows too (the cached moments), and run the command "
+            "again"
+        )
 
     def _counts(self) -> dict[str, Any]:
         if not self._counts_file.is_file():
@@ -95,6 +108,8 @@ class OnTheFlyRows:
 
         One batch is the rows of one forward pass, whatever `batch_rows` is. (A store's stream cuts its
         batches to that size.)
+
+        device  Where batches are wanted; None: on the CPU. See `paired_rows`.
 
         Raises NoRows for a training split of which all tokens are excluded, and as `paired_rows`.
         """

@@ -6,8 +6,10 @@ over many layers (whose states would fill a disk), and median norms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from lrt.activations.chunks import PartRules, Selection, rows_of
 from lrt.activations.errors import NonFiniteActivations
+from lrt.activations.host_copy import begin_copy, copies_aside
 from lrt.activations.plan import NonFinite, check_layers, dtype_name
 from lrt.corpora import PackedCorpus, Sequences, Split
 from lrt.errors import InvalidValue
@@ -27,7 +30,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class BatchStates:
-    """States of both models at all tokens of one batch of sequences.
+    """States of both models at all tokens of one batch of sequences; on the CPU, if they are copied there.
 
     first, stop  The batch is sequences `first` to `stop` of the split.
     states       [n, d] in the model's dtype, by `source.LAYER` and `target.LAYER`; zeros if not finite.
@@ -43,10 +46,20 @@ class BatchStates:
     non_finite: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A batch whose states and norms may still be on their way to the CPU, by side and layer."""
+
+    first: int
+    stop: int
+    states: dict[tuple[Side, int], Callable[[], Tensor]]
+    norms: dict[tuple[Side, int], Callable[[], Tensor]]
+
+
 class PairedForward:
     """Both models at some layers, with what to do about states that are infinite or NaN.
 
-    device  Where states are wanted.
+    stay  Leave states on their models' devices; norms are on the CPU all the same.
 
     Raises InvalidValue for layers that a model does not have and for `batch_tokens` below 1.
     """
@@ -60,7 +73,7 @@ class PairedForward:
         *,
         batch_tokens: int,
         non_finite: NonFinite = "refuse",
-        device: torch.device = CPU,
+        stay: bool = False,
     ) -> None:
         if batch_tokens < 1:
             raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
@@ -70,7 +83,7 @@ class PairedForward:
             check_layers(self._models[side], side, self._layers[side])
         self._batch_tokens = batch_tokens
         self._non_finite = non_finite
-        self._device = device
+        self._stay = stay
 
     def batches(
         self, corpus: PackedCorpus, split: Split, first: int = 0, stop: int | None = None
@@ -85,24 +98,36 @@ class PairedForward:
         sequences = corpus.splits[split]
         stop = len(sequences) if stop is None else stop
         each = max(1, self._batch_tokens // corpus.context)
+        # a GPU runs the next batch while the states of this one are copied
+        ahead = int(any(copies_aside(model.device) for model in self._models.values()))
+        running: deque[_Running] = deque()
         for begin in range(first, stop, each):
-            end = min(begin + each, stop)
-            batch = BatchStates(begin, end, {}, {}, {})
-            for side in SIDES:
-                self._run(side, sequences, split, batch)
-            yield batch
+            running.append(self._launch(sequences, begin, min(begin + each, stop)))
+            if len(running) > ahead:
+                yield self._finish(running.popleft(), sequences, split)
+        while running:
+            yield self._finish(running.popleft(), sequences, split)
 
-    def _run(self, side: Side, sequences: Sequences, split: Split, batch: BatchStates) -> None:
-        """Add one model's states to the batch."""
-        model = self._models[side]
-        tokens = _copied(sequences.tokens, batch).long()  # [b, context]
-        hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
-        for layer in self._layers[side]:
-            name = f"{side}.{layer}"
-            states = hidden.pop(layer).flatten(0, 1)
-            # in float32: bfloat16 norms would be off in the third digit
-            norms = torch.linalg.vector_norm(states.float(), dim=-1).cpu()
-            states = states.to(self._device)
+    def _launch(self, sequences: Sequences, first: int, stop: int) -> _Running:
+        """Run both models over a batch, and begin to copy its states and norms."""
+        running = _Running(first, stop, {}, {})
+        tokens = _copied(sequences.tokens, first, stop).long()  # [b, context]
+        for side in SIDES:
+            model = self._models[side]
+            hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
+            for layer in self._layers[side]:
+                states = hidden.pop(layer).flatten(0, 1)
+                # in float32: bfloat16 norms would be off in the third digit
+                norms = torch.linalg.vector_norm(states.float(), dim=-1)
+                running.norms[side, layer] = begin_copy(norms)
+                running.states[side, layer] = partial(_same, states) if self._stay else begin_copy(states)
+        return running
+
+    def _finish(self, running: _Running, sequences: Sequences, split: Split) -> BatchStates:
+        """The batch, once its copies are there."""
+        batch = BatchStates(running.first, running.stop, {}, {}, {})
+        for (side, layer), copied in running.states.items():
+            name, states, norms = f"{side}.{layer}", copied(), running.norms[side, layer]()
             # an infinite or NaN entry makes the norm so, and norms are cheap to check
             bad = (~norms.isfinite()).nonzero().flatten()
             if len(bad):
@@ -112,6 +137,7 @@ class PairedForward:
                 norms[bad] = torch.inf
                 states[bad.to(states.device)] = 0
             batch.states[name], batch.norms[name] = states, norms
+        return batch
 
     def _refused(
         self, side: Side, layer: int, bad: Tensor, sequences: Sequences, split: Split, batch: BatchStates
@@ -134,20 +160,24 @@ def facts_of(sequences: Sequences, batch: BatchStates) -> dict[str, Tensor]:
     count, context = batch.stop - batch.first, sequences.tokens.shape[1]
     return {
         "position": torch.arange(context, dtype=torch.int32).repeat(count),
-        "token": _copied(sequences.tokens, batch).flatten(),
-        "document": _copied(sequences.documents, batch).flatten(),
-        "group": _copied(sequences.groups, batch).flatten().int(),
+        "token": _copied(sequences.tokens, batch.first, batch.stop).flatten(),
+        "document": _copied(sequences.documents, batch.first, batch.stop).flatten(),
+        "group": _copied(sequences.groups, batch.first, batch.stop).flatten().int(),
     }
 
 
-def _copied(values: npt.NDArray[np.integer], batch: BatchStates) -> Tensor:
+def _copied(values: npt.NDArray[np.integer], first: int, stop: int) -> Tensor:
     # copied: a memory-mapped corpus may be read-only
-    return torch.from_numpy(np.array(values[batch.first : batch.stop]))
+    return torch.from_numpy(np.array(values[first:stop]))
+
+
+def _same(states: Tensor) -> Tensor:
+    return states
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Token or pooled rows of one batch of sequences at every layer of both models, float32.
+    """Token or pooled rows of one batch of sequences at every layer of both models, in float32.
 
     sequences   Number of the split's sequences that are done, counted from its first. A pass can be continued
                 from there.
@@ -190,7 +220,8 @@ def paired_rows(
         non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token and count it.
         start: sequences to skip. A pass that starts where a batch of another ended has the same batches from
             there on, so sums over them have the same bits.
-        device: where tokens are pooled and the rows of both models lie.
+        device: where the rows of both models lie. Unless that is the CPU, or MPS (which has no sums of
+            segments), they are computed where the models are.
 
     Raises:
         InvalidValue: before any work, for a layer that a model lacks, `batch_tokens` below 1, and a part that
@@ -205,7 +236,7 @@ def paired_rows(
         selection.target_layers,
         batch_tokens=batch_tokens,
         non_finite=non_finite,
-        device=device,
+        stay=device.type not in ("cpu", "mps"),
     )
     rules = PartRules.of(selection, corpus.groups)
     count = len(corpus.splits[split])
@@ -217,7 +248,7 @@ def paired_rows(
             raise ValueError(
                 f"median norms of {', '.join(missing)} are missing: compute them with median_norms"
             )
-    return _rows(forward, selection, rules, corpus, split, medians, start)
+    return _rows(forward, selection, rules, corpus, split, medians, start, device)
 
 
 def _rows(
@@ -228,6 +259,7 @@ def _rows(
     split: Split,
     medians: Mapping[str, float],
     start: int,
+    device: torch.device,
 ) -> Iterator[PairedRows]:
     for batch in forward.batches(corpus, split, start):
         facts = facts_of(corpus.splits[split], batch)
@@ -235,7 +267,7 @@ def _rows(
         states: dict[Side, dict[int, Tensor]] = {
             side: {
                 # popped: each layer's tokens are freed as soon as they are rows
-                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float()
+                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float().to(device)
                 for layer in selection.layers(side)
             }
             for side in SIDES

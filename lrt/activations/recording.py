@@ -9,17 +9,16 @@ different processes can record different shards (`shares`), and a damaged shard 
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lrt.activations.errors import DiskTooSmall, StoreBusy, StoreCorrupt, StoreForeign
@@ -28,9 +27,9 @@ from lrt.activations.locks import one_recorder
 from lrt.activations.manifest import Manifest, Shard
 from lrt.activations.paired_forward import PairedForward, facts_of
 from lrt.activations.plan import RecordingPlan, ShardPlan, library_versions
-from lrt.activations.quantised import Quantised, massive_rows
+from lrt.activations.shard_writer import ShardWriter, disk_may_fill
 from lrt.activations.shares import SHARES, RecordingWorker, share_folders, take_in_shares, versions_of_shares
-from lrt.activations.store import MANIFEST, ActivationStore, check_shard, file_digest, token_digest
+from lrt.activations.store import MANIFEST, ActivationStore, check_shard
 from lrt.corpora.packing import PackedCorpus
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
@@ -55,8 +54,8 @@ def record(
 
     A complete store of the same plan is opened as it is. If another process records into the folder, or a
     worker records a share of it, waits for it with a line in the log. Shards that workers have recorded are
-    moved into the store. Memory is one shard (and its copy while it is written), and once at the end four
-    bytes per training token for the median of its norms.
+    moved into the store. A thread writes a shard while the models run over the next one, so memory is two
+    shards, and once at the end four bytes per training token for the median of its norms.
 
     Args:
         plan: of `plan_recording`, for these models and this corpus.
@@ -84,7 +83,7 @@ def record(
             done = read_journal(folder, plan)
             take_in_shares(folder, plan, done, complete=missing == "refuse")
             _fill(folder, plan, plan.shards, done, source, target, corpus, progress)
-            with _disk_may_fill(folder):
+            with disk_may_fill(folder):
                 _finish(folder, plan, done)
         store = ActivationStore.open(folder, expect=plan)
         _clean_up(folder)
@@ -104,9 +103,8 @@ def record_share(
     """Record one worker's share of the store in `folder`, or continue doing so; returns the worker's folder.
 
     Workers need nothing of each other. `record` moves their shards into the store, wherever they ran, if
-    their
-    folders are where `RecordingWorker.folder` says. If another process records the same share, waits for it
-    with a line in the log. Does nothing if the store is complete. Raises as `record`.
+    their folders are where `RecordingWorker.folder` says. If another process records the same share, waits
+    for it with a line in the log. Does nothing if the store is complete. Raises as `record`.
     """
     folder = Path(folder)
     place = worker.folder(folder)
@@ -184,7 +182,7 @@ def _fill(
     rows = sum(done[shard.file].rows for shard in wanted if shard.file in done)
     total = plan.rows_of(wanted)
     _check_disk(plan, folder, [shard for shard in wanted if shard.file not in done])
-    with _disk_may_fill(folder):
+    with disk_may_fill(folder):
         write_journal(folder, plan, done)
     forward = PairedForward(
         source,
@@ -194,89 +192,46 @@ def _fill(
         batch_tokens=plan.batch_tokens,
         non_finite=plan.non_finite,
     )
-    for shard in wanted:
-        if shard.file in done:
-            continue
-        if until is not None and until.is_file():
-            log.info("%s exists: the store is complete without this share", until)
-            return
+    with ShardWriter(folder, plan, done) as writer:
+        for shard in wanted:
+            if shard.file in done:
+                continue
+            if until is not None and until.is_file():
+                log.info("%s exists: the store is complete without this share", until)
+                return
 
-        def report(rows_of_shard: int, before: int = rows) -> None:
-            if progress is not None:
-                progress(before + rows_of_shard, total)
+            def report(rows_of_shard: int, before: int = rows) -> None:
+                if progress is not None:
+                    progress(before + rows_of_shard, total)
 
-        tensors, non_finite = _run_models(forward, shard, plan, corpus, report)
-        with _disk_may_fill(folder):
-            done[shard.file] = _write_shard(folder, shard, _stored(tensors, plan), non_finite)
-            write_journal(folder, plan, done)
-        rows += done[shard.file].rows
+            columns = writer.room(shard.sequences * plan.context)
+            writer.put(shard, columns, _run_models(forward, shard, corpus, columns, report))
+            rows += shard.sequences * plan.context
 
 
 def _run_models(
     forward: PairedForward,
     shard: ShardPlan,
-    plan: RecordingPlan,
     corpus: PackedCorpus,
+    columns: Mapping[str, Tensor],
     report: Callable[[int], None],
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """A shard's columns, and the number of its tokens by column whose state is infinite or NaN."""
-    context, rows = plan.context, shard.sequences * plan.context
-    tensors = {
-        name: torch.empty(column.shape(rows), dtype=column.dtype) for name, column in plan.columns.items()
-    }
-    non_finite = dict.fromkeys((f"{side}.{layer}" for side in SIDES for layer in plan.side(side).layers), 0)
+) -> dict[str, int]:
+    """Fill a shard's columns. Returns the number of tokens whose state is infinite or NaN, by column."""
+    context, non_finite = corpus.context, Counter[str]()
     first, stop = shard.first_sequence, shard.first_sequence + shard.sequences
     for batch in forward.batches(corpus, shard.split, first, stop):
         place = slice((batch.first - first) * context, (batch.stop - first) * context)
         for name, values in facts_of(corpus.splits[shard.split], batch).items():
-            tensors[name][place] = values
+            columns[name][place] = values
         for name, states in batch.states.items():
-            assert states.dtype == tensors[name].dtype, "a model's states have its dtype"
-            tensors[name][place] = states
-            tensors[f"norm.{name}"][place] = batch.norms[name]
-            non_finite[name] += batch.non_finite.get(name, 0)
+            assert states.dtype == columns[name].dtype, "a model's states have its dtype"
+            columns[name][place] = states
+            columns[f"norm.{name}"][place] = batch.norms[name]
+        non_finite.update(batch.non_finite)
         report(place.stop)
-    non_finite = {name: count for name, count in non_finite.items() if count}
     for name, count in non_finite.items():
         log.warning("%s: %d tokens are infinite or NaN at %s and are excluded", shard.file, count, name)
-    return tensors, non_finite
-
-
-def _stored(tensors: dict[str, Tensor], plan: RecordingPlan) -> dict[str, Tensor]:
-    """The tensors of a shard's file, made from its columns."""
-    if plan.states == "native":
-        return tensors
-    stored = {}
-    for name, column in plan.columns.items():
-        tensor = tensors.pop(name)  # freed as soon as it is quantised
-        if not column.width:
-            stored[name] = tensor
-            continue
-        # a layer's norms come after its states in the plan, so they are still there
-        quantised = Quantised.of(tensor, tensors[f"norm.{name}"])
-        stored[name] = quantised.values
-        stored |= {f"{name}.{part}": getattr(quantised, part) for part in ("step", "massive", "where")}
-    return stored
-
-
-def _write_shard(
-    folder: Path, shard: ShardPlan, tensors: dict[str, Tensor], non_finite: Mapping[str, int]
-) -> Shard:
-    path = folder / shard.file
-    written: dict[str, Any] = {"tokens": token_digest(tensors["token"])}
-    massive = {
-        name.removeprefix("norm."): int(massive_rows(norms).sum())
-        for name, norms in tensors.items()
-        if name.startswith("norm.")
-    }
-
-    def write(temp: Path) -> None:
-        save_file(tensors, temp)
-        written.update(bytes=temp.stat().st_size, sha256=file_digest(temp))
-
-    write_durably(path, write)
-    rows = len(tensors["token"])
-    return Shard(shard.file, shard.split, rows, non_finite=non_finite, massive=massive, **written)
+    return dict(non_finite)
 
 
 def _finish(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
@@ -332,17 +287,3 @@ def _check_disk(plan: RecordingPlan, folder: Path, wanted: Sequence[ShardPlan]) 
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-@contextmanager
-def _disk_may_fill(folder: Path) -> Iterator[None]:
-    """Turn a full disk into DiskTooSmall."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DiskTooSmall(
-            f"the disk is full while recording into {folder} ({error}); the finished shards stay: make "
-            "room and run the same command again"
-        ) from error

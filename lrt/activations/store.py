@@ -44,7 +44,7 @@ class ShardReader:
     """
 
     def __init__(self, path: Path, plan: RecordingPlan) -> None:
-        header, begin = _header(path)
+        header, begin = shard_header(path)
         self._path, self._begins = path, dict[str, int]()
         size = path.stat().st_size
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
@@ -213,7 +213,7 @@ def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, fix_hint: str, 
     if size != shard.bytes:
         raise corrupt(f"it has {size} bytes, expected {shard.bytes}")
     try:
-        header, _ = _header(path)
+        header, _ = shard_header(path)
     except ValueError as error:
         raise corrupt(f"its header cannot be read ({error})") from error
     wanted = plan.tensors
@@ -242,7 +242,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _header(path: Path) -> tuple[Mapping[str, Any], int]:
+def shard_header(path: Path) -> tuple[Mapping[str, Any], int]:
     """The JSON header of a safetensors file, and the offset at which the data begins.
 
     A safetensors file is the header's length as 8 little-endian bytes, the header, the data.

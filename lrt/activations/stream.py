@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,8 @@ from torch import Tensor
 
 from lrt.activations.chunks import Chunks, Selection
 from lrt.activations.store import ActivationStore
-from lrt.activations.windows import Batch, Window, WindowLoader
+from lrt.activations.windows import Batch, Window, WindowLoader, in_float32
 from lrt.corpora.splits import Split
-from lrt.errors import InvalidValue
 
 # shards whose chunks are permuted among each other
 SHARDS_TOGETHER = 2
@@ -49,8 +47,7 @@ class RowStream:
 
     A batch is `source` float32 [b, d_source], `target` float32 [b, d_target] (several layers concatenated),
     `document` int64 [b] and `group` int64 [b] (index into the store's groups). Which rows a shuffled batch
-    has
-    is random; their order in it means nothing.
+    has is random; their order in it means nothing.
 
     Args:
         batch_rows: rows in a batch; the last one of an epoch is smaller.
@@ -61,6 +58,8 @@ class RowStream:
         workers: threads that load windows ahead. Reading, filtering and permuting release the interpreter's
             lock, so threads are as fast as processes and share memory.
         complete_only: omit an epoch's smaller last batch (never the only one).
+        compact: leave states in the dtype they are stored in (but float64), for a device to convert: half
+            the bytes to copy where the models ran in bfloat16. Means and quantised states are computed first.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class RowStream:
         seed: int | None,
         workers: int = 0,
         complete_only: bool = False,
+        compact: bool = False,
     ) -> None:
         self.chunks = chunks
         self.batch_rows = batch_rows
@@ -86,13 +86,21 @@ class RowStream:
         self._seed = seed
         self._workers = workers
         self._complete_only = complete_only
+        self._compact = compact
+
+    order = ORDER
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the split."""
+        return self.chunks.rows
 
     def __len__(self) -> int:
         """Batches in an epoch, over all processes."""
-        whole, rest = divmod(self.chunks.rows, self.batch_rows)
+        whole, rest = divmod(self.rows, self.batch_rows)
         return whole + (rest > 0 and (whole == 0 or not self._complete_only))
 
-    def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1) -> Generator[Batch]:
         """Process `rank`'s batches of an epoch, from its `start`-th on.
 
         Process r of w takes batches r, r + w, ... The w batches of one step together are the rows of a single
@@ -121,7 +129,8 @@ class RowStream:
                     until = min(high, end)
                     pieces.append(window.part(slice(low - begin, until - begin)))
                     low = until
-                yield _joined(pieces)
+                batch = _joined(pieces)
+                yield batch if self._compact else in_float32(batch)
         finally:
             windows.close()  # ends the threads of an epoch that is left early
             self._loader.release(window)
@@ -183,88 +192,3 @@ def _joined(pieces: list[Batch]) -> Batch:
     if len(pieces) == 1:
         return pieces[0]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-class InOrder:
-    """One process's batches of a split, from first to last at every iteration."""
-
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
-        self._stream, self._rank, self._world = stream, rank, world
-
-    def __len__(self) -> int:
-        return len(range(self._rank, len(self._stream), self._world))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._stream.batches(0, 0, self._rank, self._world)
-
-
-class Resumable:
-    """One process's shuffled epochs, which can be resumed within an epoch: the Trainer's dataloader.
-
-    Lightning saves `state_dict` in its checkpoints, loads it on resume, and calls `sampler.set_epoch` before
-    each epoch. The place is (epoch, batches done). A resumed epoch loads the one window with its next batch.
-
-    Raises InvalidValue for fewer batches than processes.
-    """
-
-    def __init__(self, stream: RowStream, rank: int = 0, world: int = 1) -> None:
-        if len(stream) < world:
-            raise InvalidValue(
-                f"the train split has {stream.chunks.rows} rows: {len(stream)} batches of "
-                f"batches.rows={stream.batch_rows} for {world} processes; lower batches.rows, or raise "
-                "corpus.tokens.train"
-            )
-        self._stream, self._rank, self._world = stream, rank, world
-        self._epoch = 0
-        self._done = 0
-
-    def __len__(self) -> int:
-        """Batches in an epoch of this process; the same for every process, or DDP would hang."""
-        return len(self._stream) // self._world
-
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator, so that nothing happens before the first batch: Lightning creates unused iterators
-        if self._done >= len(self):
-            self._epoch, self._done = self._epoch + 1, 0
-        batches = self._stream.batches(self._epoch, self._done, self._rank, self._world)
-        # the first processes may have one batch more than the others
-        for _, batch in zip(range(len(self) - self._done), batches, strict=False):
-            # counted before it is yielded: a checkpoint written while it is in use is after it
-            self._done += 1
-            yield batch
-
-    @property
-    def sampler(self) -> Resumable:
-        """The object on which Lightning calls `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of `epoch`, unless it is the current one."""
-        if epoch != self._epoch:
-            self._epoch, self._done = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place, and the settings under which it means these rows."""
-        return {
-            "epoch": self._epoch,
-            "done": self._done,
-            "world": self._world,
-            "batch_rows": self._stream.batch_rows,
-            "order": ORDER,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place of a `state_dict`. Raises InvalidValue if batches have other rows now."""
-        current = self.state_dict()
-        if state.get("order") != ORDER:
-            raise InvalidValue(
-                "the checkpoint was written by a version that read rows in another order; delete it and "
-                "run the command again to fit from the start"
-            )
-        for name, setting in (("world", "trainer.devices"), ("batch_rows", "batches.rows")):
-            if state[name] != current[name]:
-                raise InvalidValue(
-                    f"the checkpoint was written with {setting}={state[name]}, but this run has "
-                    f"{setting}={current[name]}; resume with {setting}={state[name]}"
-                )
-        self._epoch, self._done = int(state["epoch"]), int(state["done"])

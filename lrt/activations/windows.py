@@ -22,7 +22,18 @@ from lrt.models.sides import SIDES
 Batch = dict[str, Tensor]
 
 LABELS = ("document", "group")
-_BATCH_DTYPES = {"source": torch.float32, "target": torch.float32, "group": torch.int64}
+
+
+def in_float32(batch: Batch) -> Batch:
+    """A batch whose states are converted to float32, in which moments and metrics are computed."""
+    return {**batch, **{side: batch[side].float() for side in SIDES}}
+
+
+def _of_batch(name: str, values: Tensor) -> Tensor:
+    """A tensor as a batch has it: states as they are stored, but no wider than float32; labels as indices."""
+    if name in LABELS:
+        return values.long()
+    return values.float() if values.dtype == torch.float64 else values
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class MappedWindow:
                 room = wholes[0].new_empty(len(rows), wholes[0].shape[1])
                 for whole, piece, into in zip(wholes, pieces, torch.split(room, sizes), strict=True):
                     torch.index_select(whole, 0, piece, out=into)
-                gathered.append(room.float())
+                gathered.append(_of_batch(side, room))
             part[side] = gathered[0] if len(gathered) == 1 else torch.cat(gathered, dim=1)
         return part
 
@@ -81,11 +92,8 @@ class CopiedWindow:
         """Copies of some of the window's rows, in the dtypes of a batch."""
         part = {}
         for name, rows in self.room.items():
-            dtype = _BATCH_DTYPES.get(name, rows.dtype)
-            if self.order is None:
-                part[name] = rows[here].to(dtype, copy=True)
-            else:
-                part[name] = rows.index_select(0, self.order[here]).to(dtype)
+            taken = rows[here].clone() if self.order is None else rows.index_select(0, self.order[here])
+            part[name] = _of_batch(name, taken)
         return part
 
 
@@ -182,7 +190,10 @@ class WindowLoader:
         return MappedWindow(places, self._sides, self._readers)
 
     def _copied(self, pieces: Iterator[_Piece], size: int, order: Tensor | None) -> CopiedWindow:
-        room = self._spare.pop() if self._spare else self._new_room()
+        try:
+            room = self._spare.pop()
+        except IndexError:  # no test beforehand: another thread may take the last one
+            room = self._new_room()
         for piece in pieces:
             reader = self._reader(piece.shard)
             for name, columns in self._columns.items():

@@ -56,7 +56,8 @@ class Recording:
                     once.
     non_finite      `refuse` a hidden state that is infinite or undefined, or `exclude` it and count it.
     states          `native` keeps them in the dtype the models ran in, `int8` in a byte an entry. `none`
-                    keeps none: moments come straight from a pass, for fit=closed_form.
+                    keeps none: moments come straight from a pass, and so do the batches of a gradient fit,
+                    one pass an epoch.
     verify          Whether an existing store is compared with its checksums before it is used: once, and
                     again where a file has changed since.
     """
@@ -80,7 +81,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class Batches:
-    """How the fit reads its rows."""
+    """How the fit reads its rows.
+
+    A thread gathers the next two batches during a step, in the stored dtype; on a GPU they lie in page-locked
+    memory and are converted on the device.
+
+    rows         Rows in a batch of one process.
+    workers      Further threads, which load windows ahead. Token rows need none. Pooled rows and quantised
+                 states are computed when a window is loaded, so one or two help where steps are short.
+    window_rows  Rows that are shuffled among each other.
+    """
 
     rows: int
     workers: int

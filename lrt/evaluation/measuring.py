@@ -14,13 +14,13 @@ from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer
 from lrt.evaluation.thoughts import score_answers
-from lrt.models.decoding import Sampling
 from lrt.models.hooks import RowwiseEdit, float32_head
 from lrt.models.language_model import LanguageModel
 from lrt.models.memory import row_bytes, run_in_batches
 from lrt.models.padding import pad
 from lrt.models.prefix import compute_prefix, generate, tail_logits
 from lrt.models.prompts import encode, encode_prompts
+from lrt.models.sampling import Sampling
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
 

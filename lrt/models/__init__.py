@@ -8,13 +8,14 @@
 
 from lrt.models.blocks import BlockModel, NoBlocks
 from lrt.models.capabilities import FamilyNotSupported
-from lrt.models.decoding import NonFiniteLogits, Sampling
+from lrt.models.decoding import NonFiniteLogits
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, RowwiseEdit, capture, steer
 from lrt.models.language_model import Keep, LanguageModel, resolve_layer
 from lrt.models.loading import depth_of, identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, compute_prefix, generate, tail_logits
+from lrt.models.sampling import Sampling, sampling_facts
 from lrt.models.spec import ModelSpec
 from lrt.models.tokenization import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
 
@@ -46,6 +47,7 @@ __all__ = [
     "positions_of",
     "quiet_loading",
     "resolve_layer",
+    "sampling_facts",
     "steer",
     "tail_logits",
     "tokenizer_digest",

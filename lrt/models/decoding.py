@@ -1,12 +1,12 @@
-"""Token by token: the loop that decodes continuations, and its sampling."""
+"""Token by token: the loop that decodes continuations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
+from lrt.models.sampling import Sampling
 
 
 class NonFiniteLogits(InvalidValue):
@@ -19,39 +19,6 @@ class NonFiniteLogits(InvalidValue):
             f"the logits of {model} are NaN: hidden states left the range of its dtype. Use smaller "
             "strengths, or run it in bfloat16 or float32"
         )
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling in which an item gets the same random draws in every condition (common random numbers).
-
-    Each item has its own stream of Gumbel noise. It is added to `logits / temperature`, and the largest value
-    is the next token. So two conditions with equal logits give the same text, and differences between
-    conditions are paired.
-
-    seeds  One for each item of the prefix.
-
-    Raises InvalidValue for a temperature that is not above 0.
-    """
-
-    temperature: float
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InvalidValue(
-                f"temperature={self.temperature} must be above 0; for greedy decoding set it to null"
-            )
-
-    def noise(self, step: int, vocabulary: int) -> Tensor:
-        """Gumbel noise `[n, vocabulary]` of one step, on the CPU."""
-        generator = torch.Generator()
-        rows = []
-        for seed in self.seeds:
-            generator.manual_seed((seed * 1_000_003 + step) % 2**63)
-            rows.append(torch.rand(vocabulary, generator=generator))
-        uniform = torch.stack(rows).clamp(1e-12, 1 - 1e-7)
-        return -(-uniform.log()).log()
 
 
 @torch.no_grad()
@@ -80,13 +47,12 @@ def decode(
     fill = eos_ids[0] if eos_ids else 0
     new = torch.full((len(items), max_new_tokens), fill, device=logits.device)
     ended = torch.zeros(len(items), dtype=torch.bool, device=logits.device)
+    draws = None if sampling is None else sampling.draws(items.to(logits.device))
     broken = torch.zeros((), dtype=torch.bool, device=logits.device)
     for at in range(max_new_tokens):
         broken |= logits.isnan().any()
-        if sampling is not None:
-            noise = sampling.noise(at, logits.shape[1]).to(logits.device)
-            logits = logits / sampling.temperature + noise[items.to(logits.device)]
-        token = logits[:, :vocabulary].argmax(dim=-1)
+        logits = logits[:, :vocabulary]
+        token = logits.argmax(dim=-1) if draws is None else draws.tokens(logits, at)
         new[:, at] = torch.where(ended, new[:, at], token)
         ended |= torch.isin(token, eos)
         if progress is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrt.models.capabilities import decodes, resumes
 from lrt.models.decoder_cache import empty_cache, put_below
-from lrt.models.decoding import Sampling, decode
+from lrt.models.decoding import decode
 from lrt.models.hooks import (
     AtLayer,
     Edit,
@@ -38,6 +38,7 @@ from lrt.models.language_model import (
     columns_of,
 )
 from lrt.models.padding import check_mask, positions_of
+from lrt.models.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from lrt.evaluation.behaviours import ItemSplit
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.statistics import Array
 from lrt.mapping import LayerConcat, atlas, choose_layers, of_layers
+from lrt.models import sampling_facts
 from lrt.models.sides import Side
 from lrt.pipeline.fit_data import FitData, RowSource
 from lrt.pipeline.layers import LayerPair, LayerPlan
@@ -89,7 +90,7 @@ class Choices:
             "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},
             "behaviour": fingerprint(behaviour.facts),
             "grid": {"strengths": grid.strengths, "damage_limit": grid.damage_limit},
-            "temperature": self.settings.temperature,
+            **sampling_facts(self.settings.temperature),
             # of the generation config, which is no part of a model's identity
             "ends": end_tokens(self.pair.model(side)),
         }

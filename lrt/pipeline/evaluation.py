@@ -28,6 +28,7 @@ from lrt.evaluation.rescoring import (
     text_id,
 )
 from lrt.evaluation.scorers import scorer_facts
+from lrt.models import sampling_facts
 from lrt.pipeline.analyses import Forecasts
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
@@ -113,7 +114,9 @@ class Studies:
         pair = self.choices.pair
         return {
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
-            "evaluation": evaluation | {"damage_limit": grid.damage_limit, "unit": grid.unit},
+            "evaluation": evaluation
+            | {"damage_limit": grid.damage_limit, "unit": grid.unit}
+            | sampling_facts(self.settings.temperature),
             "seed": self.seed,
             # of the generation config, which is no part of a model's identity
             "ends": [end_tokens(model) for model in (pair.source, pair.target)],

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lrt.activations import ActivationDataModule, Batch, OnTheFlyRows, PartRule, RowFilter, Selection
@@ -151,8 +152,15 @@ class FitData:
 
     @cached_property
     def data(self) -> ActivationDataModule:
-        """The rows as Lightning reads them. Raises ConfigError where no states are kept."""
+        """The rows in a store. Raises ConfigError where no states are kept."""
         return self.states.batches(self.selection, self.settings.batches, self.settings.seed)
+
+    @cached_property
+    def for_fit(self) -> LightningDataModule:
+        """The rows as a gradient fit reads them."""
+        if self.states.settings.keeps_states:
+            return self.data
+        return self.states.for_fit(self.selection, self.settings.batches, self.settings.seed)
 
     @cached_property
     def in_order(self) -> ActivationDataModule | OnTheFlyRows:

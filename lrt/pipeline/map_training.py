@@ -236,7 +236,7 @@ def train(
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
         with data.monitor.stage("fit maps"):  # before the card, which says what it took
             try:
-                trainer.fit(module, datamodule=data.data, ckpt_path=start)
+                trainer.fit(module, datamodule=data.for_fit, ckpt_path=start)
             # what shows with the data alone, as limit_train_batches
             except MisconfigurationException as error:
                 raise ConfigError(
@@ -246,7 +246,7 @@ def train(
                 DurableCheckpoints().load_checkpoint(best)  # names a damaged file
                 module = MapModule.load_from_checkpoint(best, weights_only=True)
             steps = trainer.global_step
-            (scores,) = trainer.test(module, datamodule=data.data, verbose=False)
+            (scores,) = trainer.test(module, datamodule=data.for_fit, verbose=False)
         if trainer.is_global_zero:  # before another process that waits goes on
             points = evaluation.history() if evaluation else []
             keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
@@ -333,3 +333,9 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
         raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error
+
+
+def processes(settings: Mapping[str, Any]) -> int:
+    """Processes that Lightning's Trainer starts with these settings, which passed `check_trainer`."""
+    trainer = L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    return int(trainer.world_size)

@@ -9,13 +9,13 @@ from lrt.config.errors import ConfigError
 from lrt.config.schema import Config
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
-from lrt.mapping import ClosedFormSpec, layer_concat_bytes
+from lrt.mapping import ClosedFormSpec, FitSpec, layer_concat_bytes
 from lrt.models import check_same_tokenizer
 from lrt.models.prompts import encode_prompts
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
-from lrt.pipeline.map_training import FitSettings
+from lrt.pipeline.map_training import FitSettings, processes
 from lrt.pipeline.pair import ModelPair
 from lrt.report import format_layers
 
@@ -53,7 +53,7 @@ def check_run(
         config.map.check(source.total, target.total)
     _check_solver(fit, plan.candidates)
     if not config.recording.keeps_states:
-        _check_on_the_fly(config, plan)
+        _check_on_the_fly(config, fit, plan)
     names = {behaviour.name for behaviour in suite}
     evaluation, sae = config.evaluation, config.analysis.sae
     check_names("evaluation.behaviours", evaluation.behaviours, names)
@@ -95,9 +95,8 @@ def _check_solver(fit: FitSettings, layers: LayerPair) -> None:
             )
 
 
-def _check_on_the_fly(config: Config, plan: LayerPlan) -> None:
+def _check_on_the_fly(config: Config, fit: FitSettings, plan: LayerPlan) -> None:
     needs = {
-        f"fit.kind={config.fit.kind}": config.fit.kind != "closed_form",
         "layers=auto": bool(plan.automatic),
         "evaluation.untrained_source=true": config.evaluation.untrained_source,
         f"analysis.fidelity_tokens={config.analysis.fidelity_tokens}": config.analysis.fidelity_tokens > 0,
@@ -106,9 +105,20 @@ def _check_on_the_fly(config: Config, plan: LayerPlan) -> None:
     if reading := [setting for setting, reads in needs.items() if reads]:
         raise ConfigError(
             f"recording.states=none keeps no states, and these settings read them: {', '.join(reading)}. Set "
-            "fit=closed_form evaluation.untrained_source=false analysis.fidelity_tokens=0 and the like, or "
+            "evaluation.untrained_source=false analysis.fidelity_tokens=0 and the like, or "
             "recording.states=native"
         )
+    if isinstance(fit.fit, FitSpec):
+        if (count := processes(fit.trainer)) > 1:
+            raise ConfigError(
+                f"recording.states=none: a gradient fit on the fly runs in one process, and trainer.* starts "
+                f"{count}; set trainer.devices=1, or recording.states=native"
+            )
+        if config.batches.workers:
+            raise ConfigError(
+                f"batches.workers={config.batches.workers}: threads read ahead from a store, and "
+                "recording.states=none has none; set batches.workers=0, or recording.states=native"
+            )
 
 
 def _check_automatic_memory(config: Config, plan: LayerPlan) -> None:

@@ -9,10 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
+
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
     OnTheFlyRows,
+    PassDataModule,
     RecordingPlan,
     RecordingWorker,
     Selection,
@@ -85,7 +88,11 @@ class States(ABC):
 
     @abstractmethod
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:
-        """The rows of a selection as Lightning reads them. Raises ConfigError where no states are kept."""
+        """The rows of a selection from a store, in any order. Raises ConfigError where no states are kept."""
+
+    def for_fit(self, selection: Selection, batches: Batches, seed: int) -> LightningDataModule:
+        """The rows of a selection as a gradient fit reads them."""
+        return self.batches(selection, batches, seed)
 
     @abstractmethod
     def record(self) -> ActivationStore | None:
@@ -228,7 +235,13 @@ class StatesOnTheFly(States):
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:
         del selection, batches, seed
         raise ConfigError(
-            "recording.states=none keeps no states, and this needs them: set recording.states=native"
+            "recording.states=none keeps no states, and this reads them in another order or layout: set "
+            "recording.states=native"
+        )
+
+    def for_fit(self, selection: Selection, batches: Batches, seed: int) -> LightningDataModule:
+        return PassDataModule(
+            self.in_order(selection), batch_rows=batches.rows, window_rows=batches.window_rows, seed=seed
         )
 
 

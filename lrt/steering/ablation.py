@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lrt.steering.addition import check_rows
+from lrt.steering.placed import Placed
 from lrt.steering.vectors import SteeringVector
 
 
@@ -15,19 +17,23 @@ from lrt.steering.vectors import SteeringVector
 class RowwiseAblation:
     """`h <- h - fraction (h . u) u` at every token of every row (Arditi et al., 2406.11717, section 2.4).
 
-    directions  `[r, d]`, of any length: normalised first. A zero row is left untouched to the bit, and so
-                is padding (position below 0).
-    fractions   `[r]`, of the component that is removed: 1 ablates, 0 leaves the row untouched, below 0
-                lengthens the component.
+    directions  `[r, d]`, of any length: normalised first; `[1, d]` for all rows alike. A zero row is left
+                untouched to the bit, and so is padding (position below 0).
+    fractions   `[r]`, or `[1]`, of the component that is removed: 1 ablates, 0 leaves the row untouched,
+                below 0 lengthens the component.
     """
 
     directions: Tensor
     fractions: Tensor
 
+    @cached_property
+    def _placed(self) -> Placed:
+        return Placed(self.directions, self.fractions)
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
         check_rows("directions", self.directions, hidden)
-        directions = self.directions.to(hidden.device, torch.float32)
-        fractions = self.fractions.to(hidden.device, torch.float32)
+        directions, fractions = self._placed.on(hidden.device)
+        directions = directions.expand(len(hidden), -1)
         units = torch.nn.functional.normalize(directions, dim=-1)
         along = torch.einsum("rtd,rd->rt", hidden.float(), units) * fractions[:, None]
         moved = (hidden.float() - along[:, :, None] * units[:, None, :]).to(hidden.dtype)
@@ -50,6 +56,9 @@ class Ablation:
     layer: int
     fraction: float = 1.0
 
+    @cached_property
+    def _rowwise(self) -> RowwiseAblation:
+        return RowwiseAblation(self.vector.unit_direction[None], torch.tensor([self.fraction]))
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        directions = self.vector.unit_direction.expand(len(hidden), -1)
-        return RowwiseAblation(directions, torch.full((len(hidden),), self.fraction))(hidden, positions)
+        return self._rowwise(hidden, positions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.models import hooks
 from lrt.models.language_model import LanguageModel
+from lrt.steering.placed import Placed
 from lrt.steering.vectors import SteeringVector
 
 
 def check_rows(name: str, vectors: Tensor, hidden: Tensor) -> None:
-    """Raise InvalidValue unless `vectors` are `[r, d]` for hidden states `[r, t, d]`: no broadcasting."""
+    """Raise InvalidValue unless `vectors` are `[r, d]`, or `[1, d]`, for hidden states `[r, t, d]`."""
     expected = [hidden.shape[0], hidden.shape[-1]]
-    if list(vectors.shape) != expected:
+    if list(vectors.shape) not in (expected, [1, expected[1]]):
         raise InvalidValue(
             f"{name} have shape {list(vectors.shape)}, and must have {expected} (rows, width) for hidden "
             f"states {list(hidden.shape)}: use vectors of this model"
@@ -28,17 +30,22 @@ def check_rows(name: str, vectors: Tensor, hidden: Tensor) -> None:
 class RowwiseAddition:
     """`h <- h + offset[row]` at every token of every row (paper, section 3).
 
-    offsets  `[r, d]`, strength times vector, in the model's units. A zero row is left untouched to
-             the bit, and so is padding (position below 0).
+    offsets  `[r, d]`, strength times vector, in the model's units; `[1, d]` for all rows alike. A zero row
+             is left untouched to the bit, and so is padding (position below 0).
 
     Raises InvalidValue when called on hidden states of another number of rows or width.
     """
 
     offsets: Tensor
 
+    @cached_property
+    def _placed(self) -> Placed:
+        return Placed(self.offsets)
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
         check_rows("offsets", self.offsets, hidden)
-        offsets = self.offsets.to(hidden.device, torch.float32)[:, None, :]
+        (offsets,) = self._placed.on(hidden.device)
+        offsets = offsets[:, None, :]
         moved = (hidden.float() + offsets).to(hidden.dtype)
         # h + 0 turns -0 into 0, so a zero row must not be added at all
         touched = (positions >= 0) & (offsets != 0).any(dim=-1)
@@ -61,9 +68,12 @@ class Addition:
         """The decoder block whose output is changed."""
         return self.vector.layer
 
+    @cached_property
+    def _rowwise(self) -> RowwiseAddition:
+        return RowwiseAddition(self.strength * self.vector.scaled()[None])
+
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        offset = self.strength * self.vector.scaled()
-        return RowwiseAddition(offset.expand(len(hidden), -1))(hidden, positions)
+        return self._rowwise(hidden, positions)
 
 
 def steer(lm: LanguageModel, vector: SteeringVector, strength: float) -> AbstractContextManager[None]:

@@ -19,10 +19,11 @@ from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models.capabilities import agrees, decodes_alike, resumes, trial_texts
 from lrt.models.decoder_cache import empty_cache
-from lrt.models.decoding import Sampling, decode
+from lrt.models.decoding import decode
 from lrt.models.hooks import capture, head_at, resume_from, stop_after
 from lrt.models.language_model import Keep, LanguageModel, as_logits, columns_of
 from lrt.models.padding import check_mask, positions_of
+from lrt.models.sampling import Sampling
 from lrt.models.tokenization import check_same_tokenizer
 
 

@@ -17,6 +17,7 @@ from lrt.activations import (
     StoreMissing,
 )
 from lrt.errors import InvalidValue
+from lrt.mapping import FitSpec, MapModule, MapSpec, Moments, ridge_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -224,3 +225,29 @@ def test_stores_without_the_rows(folder: Path, tmp_path: Path) -> None:
         ActivationDataModule(folder, pair(0)).setup()
     with pytest.raises(NoRows, match=r"filter\.max_norm_ratio"):
         data_of(folder, filter=RowFilter(token_ids=tuple(range(50)))).setup()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_rows", [16, 100])
+def test_two_processes_score_a_split_of_few_batches_as_one(
+    folder: Path, tmp_path: Path, batch_rows: int
+) -> None:
+    # of 100 rows: validation and test are one batch each, so the second process has none
+    train = Moments(6, 10)
+    for batch in data_of(folder).iterate("train"):
+        train.update(batch["source"], batch["target"])
+    scores = []
+    for devices in (1, 2):
+        spec = FitSpec(epochs=1, learning_rate=1e-9)
+        module = MapModule.from_moments(MapSpec(), spec, train, reference_ridge=ridge_path(train, train))
+        data = data_of(folder, batch_rows=batch_rows)
+        strategy = "auto" if devices == 1 else "ddp_fork"
+        fitted = trainer(
+            tmp_path, devices=devices, strategy=strategy, use_distributed_sampler=False, max_epochs=1
+        )
+        fitted.fit(module, datamodule=data)
+        validated = {name: float(value) for name, value in fitted.callback_metrics.items()}
+        (tested,) = fitted.test(module, datamodule=data, verbose=False)
+        scores.append({**validated, **tested})
+    for name in ("val/fvu", "test/fvu", "test/cosine"):
+        assert scores[1][name] == pytest.approx(scores[0][name], rel=1e-6)

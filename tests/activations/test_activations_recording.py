@@ -155,8 +155,9 @@ def test_killed_at_any_write_and_continued_the_bytes_are_the_same(tmp_path: Path
             with pytest.raises(StoreMissing):
                 ActivationStore.open(folder)
         make_store(folder, corpus, source=source)
-        # ten passes in all; at most the shard under way, of at most three, is run again
-        assert source.calls <= 10 + 3
+        # ten passes in all; at most two shards of at most three are run again: one that was being written,
+        # and one that the models were filling
+        assert source.calls <= 10 + 2 * 3
         assert bytes_of(folder) == wanted
     assert number > 5  # the loop went past the last write
 
@@ -167,7 +168,7 @@ class Slow(PlantedModel):
         return super().hidden_states(tokens, layers)
 
 
-def test_a_real_kill_loses_nothing_but_the_shard_under_way(tmp_path: Path) -> None:
+def test_a_real_kill_loses_nothing_but_the_shards_under_way(tmp_path: Path) -> None:
     corpus = corpus_of(train=60)
     make_store(tmp_path / "whole", corpus)
     folder = tmp_path / "killed"

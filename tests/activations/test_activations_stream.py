@@ -1,3 +1,4 @@
+import threading
 import tracemalloc
 from collections import Counter
 from itertools import combinations
@@ -12,8 +13,9 @@ from planted_states import MASSIVE_TOKEN, PlantedModel, corpus_of, make_store
 
 from lrt.activations import ActivationStore, PartRule, RowFilter, Selection, StoreForeign
 from lrt.activations.chunks import PartRules, chunks_of, rows_of
-from lrt.activations.stream import SHARDS_TOGETHER, InOrder, Resumable, RowStream
-from lrt.activations.windows import Batch, CopiedWindow, WindowLoader
+from lrt.activations.loaders import InOrder, Resumable
+from lrt.activations.stream import SHARDS_TOGETHER, RowStream
+from lrt.activations.windows import Batch, CopiedWindow, WindowLoader, in_float32
 from lrt.corpora import PackedCorpus
 from lrt.errors import InvalidValue
 
@@ -61,17 +63,31 @@ def test_rows_in_order_are_the_planted_ones(store: ActivationStore) -> None:
         assert {len(b["source"]) for b in batches[:-1]} == {12}
 
 
-def test_batches_have_the_dtypes_a_fit_computes_in(tmp_path: Path) -> None:
-    source = PlantedModel(6, dtype=torch.bfloat16)
-    store = make_store(tmp_path, source=source)
-    batch = next(stream_of(store).batches())
-    assert {name: rows.dtype for name, rows in batch.items()} == {
-        "source": torch.float32,
-        "target": torch.float32,
+@pytest.mark.parametrize(
+    ("pool", "compact", "dtypes"),
+    [
+        (1, False, (torch.float32, torch.float32)),
+        (1, True, (torch.bfloat16, torch.float32)),
+        (4, False, (torch.float32, torch.float32)),
+        (4, True, (torch.float32, torch.float32)),  # means are computed in float32
+    ],
+)
+def test_batches_have_the_dtypes_a_fit_computes_in_or_those_of_the_store(
+    tmp_path: Path, pool: int, compact: bool, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    wide = PlantedModel(10, seed=1, dtype=torch.float64)
+    store = make_store(tmp_path, source=PlantedModel(6, dtype=torch.bfloat16), target=wide)
+    selection = Selection((2,), (3,), STANDARD, pool)
+    batches = [*stream_of(store, selection=selection, compact=compact).batches()]
+    assert {name: rows.dtype for name, rows in batches[0].items()} == {
+        "source": dtypes[0],
+        "target": dtypes[1],
         "document": torch.int64,
         "group": torch.int64,
     }
-    assert torch.equal(batch["group"], batch["document"] % 2)
+    assert torch.equal(batches[0]["group"], batches[0]["document"] % 2)
+    # converted afterwards, they are the same to the bit
+    assert same([in_float32(b) for b in batches], [*stream_of(store, selection=selection).batches()])
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +196,36 @@ def test_counts_of_excluded_tokens(store: ActivationStore) -> None:
 
 
 def test_leaving_early_ends_the_threads(store: ActivationStore) -> None:
-    import threading
-
     batches = stream_of(store, workers=2).batches()
     next(batches)
     assert any(t.name.startswith("rows") for t in threading.enumerate())
     batches.close()
     assert not any(t.name.startswith("rows") for t in threading.enumerate())
+
+
+def test_a_loaders_thread_ends_with_it(store: ActivationStore) -> None:
+    before = threading.active_count()
+    for loader in (Resumable(stream_of(store)), InOrder(stream_of(store, seed=None))):
+        batches = iter(loader)
+        next(batches)
+        assert threading.active_count() > before
+        batches.close()  # type: ignore[attr-defined]
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("world", [2, 5, 40])
+def test_a_process_without_a_batch_gets_one_without_rows(store: ActivationStore, world: int) -> None:
+    # else it would skip the sums at the end of the epoch, for which the others wait
+    loaders = [InOrder(stream_of(store, seed=None, batch_rows=100), rank, world) for rank in range(world)]
+    batches = [[*loader] for loader in loaders]
+    assert [len(each) for each in batches] == [len(loader) for loader in loaders]
+    assert min(map(len, batches)) == 1
+    whole = [*stream_of(store, seed=None, batch_rows=100).batches()]
+    assert sum(len(b["source"]) for each in batches for b in each) == sum(len(b["source"]) for b in whole)
+    for each in batches[len(whole) :]:
+        assert {n: (v.shape[1:], v.dtype) for n, v in each[0].items()} == {
+            n: (v.shape[1:], v.dtype) for n, v in whole[0].items()
+        }
 
 
 @pytest.fixture(scope="module")

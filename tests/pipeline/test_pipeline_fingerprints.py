@@ -87,6 +87,19 @@ def test_layers_of_one_store_have_maps_of_their_own(shared: Stages) -> None:
     assert one[1] != other[1]
 
 
+@pytest.mark.parametrize(("temperature", "same"), [(0.0, True), (1.0, False)])
+def test_sampled_texts_of_another_sampler_are_not_reused(
+    shared: Stages, monkeypatch: pytest.MonkeyPatch, temperature: float, same: bool
+) -> None:
+    def facts() -> tuple[Any, str]:
+        stages = shared.but(evaluation__temperature=temperature)
+        return stages.choices.facts(stages.suite[0], "target"), stages.studies.fingerprint
+
+    before = facts()
+    monkeypatch.setattr("lrt.models.sampling.SAMPLER", 0)
+    assert [one == other for one, other in zip(before, facts(), strict=True)] == [same, same]
+
+
 def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(plain: Stages) -> None:
     def excluding(*texts: str) -> Stages:
         stages = plain.but()

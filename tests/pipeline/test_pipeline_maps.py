@@ -137,6 +137,25 @@ def test_a_gradient_fit_starts_at_any_closed_form(oracle: Stages, start: Any, ki
     assert begun["metrics"]["fvu"] < 0.8 * mean["metrics"]["fvu"]
 
 
+def test_a_gradient_fit_without_a_store_sees_the_documents_of_one_with(
+    oracle: Stages, tmp_path: Path
+) -> None:
+    fitted = oracle.but(fit=FitSpec(epochs=3), batches=replace(oracle.batches, rows=256))
+    flying = fitted.but(recording__states="none", folder=tmp_path)
+    passed, stored = card_of(flying), card_of(fitted)
+    assert not flying.files("activations")
+    for name in ("rows", "rows_excluded_by", "steps"):
+        assert passed[name] == stored[name], name
+    # the same held-out documents, and as near to the optimum of the same training documents
+    assert passed["metrics"]["optimum_fvu"] == pytest.approx(stored["metrics"]["optimum_fvu"], rel=1e-3)
+    assert passed["metrics"]["fvu"] == pytest.approx(stored["metrics"]["fvu"], rel=0.1, abs=1e-5)
+    assert passed["metrics"]["cosine"] == pytest.approx(stored["metrics"]["cosine"], abs=1e-3)
+    assert len(passed["training"]["val"]) == len(stored["training"]["val"])
+    # cached: no model runs again
+    with mock.patch.object(type(flying.states), "for_fit", side_effect=AssertionError):
+        assert card_of(flying.but()) == passed
+
+
 def test_a_fit_that_its_rows_do_not_determine(shared: Stages) -> None:
     few = shared.but(pool=64, corpus=corpus(train=1024), fit=replace(BRIEF, ridge=False))
     with pytest.raises(ConfigError, match=r"fit\.ridge"):

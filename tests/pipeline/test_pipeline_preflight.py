@@ -60,6 +60,7 @@ def check(config: Config, tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...
 
 
 ON_THE_FLY = {"recording.states": "none", "evaluation.untrained_source": False}
+TWO_PROCESSES = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 AUTO = {
     "layers.source": "auto",
     "layers.target": "auto",
@@ -70,7 +71,14 @@ AUTO = {
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, ON_THE_FLY, AUTO, {"callbacks": {"Timer": {}}}, {"corpus.sources.stories.fit_map_for": ("french",)}],
+    [
+        {},
+        ON_THE_FLY,
+        {**ON_THE_FLY, "fit": FitSpec()},
+        AUTO,
+        {"callbacks": {"Timer": {}}},
+        {"corpus.sources.stories.fit_map_for": ("french",)},
+    ],
 )
 def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
     check(changes)
@@ -104,7 +112,8 @@ def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
         ({"corpus.sources.questions.fit_map_for": ("bravry",)}, "corpus.sources.questions.fit_map_for"),
         ({"analysis.sae.behaviours": ("bravry",)}, "analysis.sae.behaviours"),
         # what reads states, where none are kept
-        ({**ON_THE_FLY, "fit": FitSpec()}, "fit.kind=gradient"),
+        ({**ON_THE_FLY, "fit": FitSpec(), "trainer": TWO_PROCESSES}, "trainer.devices=1"),
+        ({**ON_THE_FLY, "fit": FitSpec(), "batches.workers": 2}, "batches.workers=2"),
         ({**ON_THE_FLY, "evaluation.untrained_source": True}, "evaluation.untrained_source=true"),
         ({**ON_THE_FLY, "analysis.fidelity_tokens": 256}, "analysis.fidelity_tokens=256"),
         ({**ON_THE_FLY, "analysis.sae.features": 16}, "analysis.sae"),

@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uploads import Uploads, states_elsewhere
 
 from lrt.models import LanguageModel
-from lrt.models.hooks import Intervention, RowwiseEdit, capture, steer
+from lrt.models.hooks import Edit, Intervention, RowwiseEdit, capture, steer
 from lrt.steering import Ablation, RowwiseAblation, SteeringVector
 
 WIDTH = 32
@@ -84,3 +85,13 @@ def test_ablated_from_every_block_the_direction_is_gone(story_lm: LanguageModel)
     for layer in layers:
         assert (ablated[layer] @ unit).abs().max() < 1e-4
         assert (plain[layer] @ unit).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "edit", [RowwiseAblation(torch.ones(3, WIDTH), torch.ones(3)), Ablation(vector(), 1, 0.5)]
+)
+def test_directions_and_fractions_are_uploaded_once(edit: Edit) -> None:
+    with Uploads() as uploads:
+        for _ in range(4):
+            edit(*states_elsewhere(3, WIDTH))
+    assert uploads.count == 2

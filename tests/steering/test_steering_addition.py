@@ -2,10 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uploads import Uploads, states_elsewhere
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, hooks
-from lrt.models.hooks import Intervention, RowwiseEdit
+from lrt.models.hooks import Edit, Intervention, RowwiseEdit
 from lrt.models.prefix import compute_prefix, tail_logits
 from lrt.steering import Addition, RowwiseAblation, RowwiseAddition, SteeringVector, steer
 
@@ -99,3 +100,20 @@ def test_a_vector_of_another_model_is_refused(story_lm: LanguageModel) -> None:
         steer(story_lm, SteeringVector(torch.ones(5), 1, "tiny", 1.0), 0.5)
     with pytest.raises(ValueError, match="9"), steer(story_lm, vector(layer=9), 0.5):
         raise AssertionError
+
+
+@pytest.mark.parametrize("edit", [RowwiseAddition(torch.ones(3, WIDTH)), Addition(vector(), 0.5)])
+def test_offsets_are_uploaded_once_however_often_a_hook_is_called(edit: Edit) -> None:
+    with Uploads() as uploads:
+        for _ in range(4):
+            moved = edit(*states_elsewhere(3, WIDTH))
+    assert moved.device.type == "meta"
+    assert uploads.count == 1
+
+
+def test_a_model_on_two_devices_gets_a_copy_on_each() -> None:
+    edit = Addition(vector(), 0.5)
+    here = torch.zeros(2, 1, WIDTH), torch.zeros(2, 1)
+    before = edit(*here)
+    edit(*states_elsewhere(2, WIDTH))
+    assert torch.equal(edit(*here), before)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrt.evaluation.measuring import Damage, Measurement
-from lrt.storage.durable import sync_folder
+from lrt.storage.durable import open_own, sync_folder
 from lrt.storage.sealed import opened, sealed_line, unsealed
 
 Row = TypeVar("Row", Measurement, Damage)
@@ -34,7 +34,7 @@ class Journal:
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._opened = file.open("ab+")
+        self._opened = open_own(file, "ab+")
         try:
             fcntl.flock(self._opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

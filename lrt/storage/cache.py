@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lrt.errors import UserError
+from lrt.storage.durable import open_own, remove
 from lrt.storage.fingerprint import fingerprint
 from lrt.storage.sealed import load_tensors, read_sealed, save_tensors, write_sealed
 
@@ -99,9 +99,11 @@ class Cache:
         if not form.is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with one_maker(path, self.folder / "locks" / f"{kind}-{path.name}.lock"):
+                if partial.is_symlink():
+                    remove(partial)
                 if not form.is_whole(path):  # another process may have made it meanwhile
                     form.write(path, make(partial))
-        _remove(partial)
+        remove(partial)
         with reading(path):
             return form.read(path)
 
@@ -125,7 +127,7 @@ def one_maker(path: Path, lock: Path) -> Iterator[None]:
     process and start, is for people.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
+    with open_own(lock, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,10 +140,3 @@ def one_maker(path: Path, lock: Path) -> Iterator[None]:
         json.dump({"host": platform.node(), "process": os.getpid(), "since": started}, file)
         file.flush()
         yield
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

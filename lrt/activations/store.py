@@ -16,7 +16,6 @@ read the contents too, since safetensors does not notice a flipped bit.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -32,6 +31,7 @@ from lrt.activations.plan import RecordingPlan, check_same_plan
 from lrt.activations.quantised import Quantised
 from lrt.corpora.splits import Split
 from lrt.models.sides import Side
+from lrt.storage.text_files import parse_json
 
 MANIFEST = "manifest.json"
 
@@ -251,10 +251,7 @@ def shard_header(path: Path) -> tuple[Mapping[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
             raise ValueError(f"a header of {length} bytes does not fit the file")
-        try:
-            header = json.loads(file.read(length).decode("utf-8"))
-        except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
+        header = parse_json(file.read(length), "it")
     if not isinstance(header, dict):
         raise ValueError("it is not a JSON object")
     return header, 8 + length

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrt.evaluation.measuring import Damage, Measurement
-from lrt.storage.durable import sync_folder
+from lrt.storage.durable import open_own, sync_folder
 from lrt.storage.sealed import opened, sealed_line, unsealed
 
 Row = TypeVar("Row", Measurement, Damage)
@@ -30,7 +30,7 @@ class Journal:
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._opened = file.open("ab+")
+        self._opened = open_own(file, "ab+")
         sync_folder(file.parent)
         intact = 0
         self._opened.seek(0)

@@ -17,7 +17,7 @@ from lrt.evaluation.choice import StrengthChoice
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import Study
 from lrt.storage.durable import write_durably
-from lrt.storage.sealed import Altered, opened, sealed_line, unsealed
+from lrt.storage.sealed import Altered, opened, read_file, sealed_line, unsealed
 
 
 class RecordCorrupt(InvalidValue):
@@ -43,7 +43,7 @@ def write_study(file: Path, study: Study) -> None:
 def read_study(file: Path) -> Study:
     """Read one study. Raises `RecordCorrupt`, naming the file, where it is damaged."""
     try:
-        first, _, rest = file.read_bytes().partition(b"\n")
+        first, _, rest = read_file(file).partition(b"\n")
         head = unsealed(opened(first))
         if hashlib.sha256(rest).hexdigest() != head["sha256"]:
             raise Altered("its rows do not match their digest")
@@ -57,7 +57,7 @@ def read_study(file: Path) -> Study:
             tuple(Damage(**row) for row in rows[cut:]),
             head["split"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordCorrupt(
             f"the measurements in {file} cannot be read ({error}); delete the file and run evaluate.py again"
         ) from error

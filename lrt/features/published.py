@@ -7,7 +7,6 @@ Both store `W_enc` `[d, m]`, `b_enc` `[m]`, `W_dec` `[m, d]` and `b_dec` `[d]`. 
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 import zlib
@@ -28,6 +27,7 @@ from lrt.features.autoencoder import (
     SaeMissing,
     SparseAutoencoder,
 )
+from lrt.storage.text_files import parse_json
 
 GEMMA_SCOPE_FILE = "params.npz"
 SAELENS_CONFIG = "cfg.json"
@@ -79,9 +79,19 @@ def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
     if named and layer not in (None, named[0]):
         raise SaeForeign(f"{file} is of layer {named[0]}, and must be of layer {layer}")
     try:
+        _refuse_bomb(file)
         with np.load(file) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, KeyError, *_ZIP) as error:
+    except (
+        MemoryError,
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        KeyError,
+        *_ZIP,
+    ) as error:
         raise SaeCorrupt(f"{file} cannot be read: {error}; download it again") from error
     return _built(
         file,
@@ -90,6 +100,14 @@ def load_gemma_scope(path: Path, layer: int | None = None) -> SparseAutoencoder:
         apply_b_dec_to_input=False,
         layer=named[0] if named else layer,
     )
+
+
+def _refuse_bomb(file: Path) -> None:
+    """Raise ValueError for an archive that unpacks to far more than it has: weights hardly compress."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 16 * file.stat().st_size + 2**26:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
 def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
@@ -112,9 +130,9 @@ def load_saelens(folder: Path, layer: int | None = None) -> SparseAutoencoder:
                 f"{file} does not exist: a SAELens folder has {SAELENS_CONFIG} and {SAELENS_WEIGHTS}"
             )
     try:
-        config = json.loads(config_file.read_bytes())
+        config = parse_json(config_file.read_bytes(), str(config_file))
         tensors = load_file(weights_file)
-    except (ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SaeCorrupt(f"{folder} cannot be read: {error}; download it again") from error
     if not isinstance(config, dict):
         raise SaeForeign(f"{config_file} is no SAELens config")

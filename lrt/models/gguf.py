@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,8 @@ import torch
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.models.special_tokens import set_special_ends
-from lrt.storage.durable import TEMP_MARK, sync_folder
+from lrt.storage.durable import TEMP_MARK, remove, sync_folder
+from lrt.storage.gguf_file import GgufContents, GgufDamaged, check_gguf
 from lrt.storage.locks import locked
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ LAYOUT = 2  # of the cached folder; raised with what is written to it
 _LLAMA3 = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano".split()
 ADD_BOS = (*_LLAMA3, "tekken", "chameleon")
 IGNORE_MERGES = (*_LLAMA3, "tekken", "minicpm5", "youtu")
+MOST_PARTS = 2**16  # experts, heads and the like
+SMALL = 2**26  # numbers: what a model may have beside its weights, such as tables of positions
 
 
 def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
@@ -45,8 +49,8 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
            transformers and gguf, which decide how a file is read, and `LAYOUT`. The folder gets its name only
            once it is complete. One of several processes writes it; the others wait.
 
-    Raises `ModelNotLoadable` for a missing file, one part of a split file, a missing package, and a cache
-    that cannot be written or is too small. Errors of transformers about an unreadable file pass through.
+    Raises `ModelNotLoadable` for a missing file, one part of a split file, one that cannot be read, a missing
+    package, and a cache that cannot be written or is too small.
     """
     if not path.is_file():
         raise ModelNotLoadable(
@@ -88,7 +92,7 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
 def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
     # The caller holds the lock, so a temporary folder is the leftover of a killed process.
     for left in folder.parent.glob(f"*{TEMP_MARK}*"):
-        shutil.rmtree(left)
+        remove(left)
     temp = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}")
     temp.mkdir()
     try:
@@ -106,19 +110,26 @@ def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
 def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     """Write a GGUF file's config, weights in `dtype` and tokenizer to `folder`, without a cache or a lock.
 
-    Raises `ModelNotLoadable` for missing tensors or too small a disk.
+    Raises `ModelNotLoadable` for a file that cannot be read, missing tensors, and too small a disk.
     """
     import transformers
 
+    contents = _checked(path)
     source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     # Newer releases of transformers keep the quantised blocks where a kernel for them is installed.
     gguf_config = getattr(transformers, "GgufConfig", None)
     more: dict[str, Any] = (
         {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
     )
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
-    )
+    with _readable(path):
+        _check_size(
+            path, transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False), contents
+        )
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+        complete_tokenizer(tokenizer, path)
     check_complete(str(path), report)
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
@@ -131,8 +142,6 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-    complete_tokenizer(tokenizer, path)
     tokenizer.save_pretrained(folder)
 
 
@@ -156,3 +165,47 @@ def complete_tokenizer(tokenizer: Any, path: Path) -> None:
         if text("pre") in IGNORE_MERGES:
             tokenizer.backend_tokenizer.model.ignore_merges = True
     set_special_ends(tokenizer, bos, path.name)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever transformers stumbles over in a file into `ModelNotLoadable`."""
+    try:
+        yield
+    except (ModelNotLoadable, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelNotLoadable(
+            f"transformers cannot read the GGUF file {str(path)!r}: {type(error).__name__}: {error}. "
+            "Download it again, or use a model with safetensors weights"
+        ) from error
+
+
+def _checked(path: Path) -> GgufContents:
+    """A file's contents, if its structure is whole and it has as many blocks as it states."""
+    try:
+        contents = check_gguf(path)
+    except GgufDamaged as error:
+        raise ModelNotLoadable(str(error)) from error
+    for key, count in contents.metadata.items():
+        # one of the tensors is needed for each block, expert or head
+        most = len(contents.shapes) if key.endswith(".block_count") else MOST_PARTS
+        if key.endswith("_count") and isinstance(count, int) and count > most:
+            raise ModelNotLoadable(
+                f"the GGUF file {str(path)!r} states {key} = {count}, more than the {most} that it can have"
+            )
+    return contents
+
+
+def _check_size(path: Path, config: Any, contents: GgufContents) -> None:
+    """Raise `ModelNotLoadable` for a file whose config asks for far more numbers than its tensors have."""
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if numbers > 2 * contents.numbers + SMALL:
+        raise ModelNotLoadable(
+            f"the GGUF file {str(path)!r} states a model of {numbers:,} numbers, but holds "
+            f"{contents.numbers:,}"
+        )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lrt.errors import InvalidValue, UserError
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
+from lrt.storage.gguf_file import check_gguf
 from lrt.storage.sealed import opened, sealed, unsealed
 
 log = logging.getLogger(__name__)
@@ -101,10 +102,11 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
     """
     gguf = _gguf()
     try:
+        check_gguf(Path(file))
         reader = gguf.GGUFReader(file)
         texts = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: (tensor.tensor_type.name, np.array(tensor.data)) for tensor in reader.tensors}
-    except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
+    except Exception as error:  # damaged bytes make the reader stumble over anything
         raise VectorUnreadable(f"cannot read a control vector from {file}: {error}") from error
     if texts.get("general.architecture") != ARCHITECTURE:
         raise VectorUnreadable(

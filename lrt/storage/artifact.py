@@ -22,6 +22,7 @@ from lrt.storage.durable import sync_folder, write_durably
 from lrt.storage.sealed import Altered, opened, sealed, unsealed
 
 T = TypeVar("T")
+LARGEST_CARD = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ def load_artifact(
     card_path, weights_path = folder / kind.card_file, folder / kind.weights_file
     if not card_path.is_file():
         raise problem(kind.missing, f"there is no {kind.name} in {folder} ({kind.card_file} is not there)")
+    if card_path.stat().st_size > LARGEST_CARD:
+        raise problem(kind.corrupt, f"{card_path} has more than {LARGEST_CARD:,} bytes, so it is no card")
     try:
         content = opened(card_path.read_bytes())
     except ValueError as error:
-        raise problem(kind.corrupt, f"{card_path} is not JSON: {error}") from error
+        raise problem(kind.corrupt, f"{card_path} cannot be read: {error}") from error
     if content.get("format") != kind.format:
         raise problem(kind.foreign, f"{card_path} is not the card of {kind.article} {kind.name}")
     if content.get("version") != kind.version:
@@ -123,13 +126,14 @@ def load_artifact(
         raise problem(kind.corrupt, f"{card_path} lacks its {error} entry") from error
     if not weights_path.is_file():
         raise problem(kind.corrupt, f"{weights_path} is gone, though its card is there")
+    if (present := weights_path.stat().st_size) != size:
+        raise problem(kind.corrupt, f"{weights_path} has {present} bytes, its card says {size}")
     data = weights_path.read_bytes()
-    if len(data) != size:
-        raise problem(kind.corrupt, f"{weights_path} has {len(data)} bytes, its card says {size}")
     if hashlib.sha256(data).hexdigest() != wanted:
         raise problem(kind.corrupt, f"{weights_path} does not have the checksum that its card says")
     try:
         return build(load_tensors(data), described), card
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    # RuntimeError, ArithmeticError: shapes that no tensor can have
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         message = f"{weights_path} does not hold {kind.article} {kind.name}: {error}"
         raise problem(kind.foreign, message) from error

@@ -7,7 +7,6 @@ whenever it is read, and of several processes that need it one makes it while th
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lrt.errors import UserError
+from lrt.storage.durable import remove
 from lrt.storage.fingerprint import fingerprint
 from lrt.storage.locks import locked
 from lrt.storage.sealed import load_tensors, read_sealed, save_tensors, write_sealed
@@ -95,9 +95,11 @@ class Cache:
             lock = self.folder / "locks" / f"{kind}-{path.name}.lock"
             lock.parent.mkdir(exist_ok=True)
             with locked(lock, f"making {path}"):
+                if partial.is_symlink():
+                    remove(partial)
                 if not form.is_whole(path):  # another process may have made it meanwhile
                     form.write(path, make(partial))
-        _remove(partial)
+        remove(partial)
         with reading(path):
             return form.read(path)
 
@@ -111,10 +113,3 @@ def reading(path: Path) -> Iterator[None]:
         raise CacheCorrupt(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the command again"
         ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

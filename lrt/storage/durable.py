@@ -15,6 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+from lrt.errors import InvalidValue
 
 TEMP_MARK = ".tmp-"
 
@@ -39,6 +42,7 @@ def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
     where the folder is missing, cannot be written, or the disk is full.
     """
     temp = path.with_name(f"{path.name}{TEMP_MARK}{_NODE}-{os.getpid()}")
+    temp.unlink(missing_ok=True)  # a link under this name would lead the writing elsewhere
     for left in path.parent.glob(f"{glob.escape(path.name)}{TEMP_MARK}{_NODE}-*"):
         if _is_dead(left.name.rpartition("-")[2]):
             left.unlink(missing_ok=True)
@@ -94,4 +98,33 @@ def sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Removes temp files that a killed writer left. Only for the folder's one writer."""
     for left in folder.glob(f"*{TEMP_MARK}*"):
-        left.unlink()
+        remove(left)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with its contents, or a link but not what it leads to; nothing if missing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class LinkRefused(InvalidValue):
+    """A symbolic link in the place of a file that this program writes; the message names it."""
+
+
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Opens a file of the artifacts folder for writing in place. Raises LinkRefused for a symbolic link,
+    through which a file elsewhere would be written, and OSError."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, opener=without_links)  # Path.open has no opener
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise LinkRefused(
+            f"{path} is a symbolic link, and writing it would change {path.resolve()}; delete the link"
+        ) from error

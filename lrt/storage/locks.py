@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lrt.errors import UserError
+from lrt.storage.durable import open_own
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,19 @@ def locked(file: Path, activity: str, *, wait: bool = True) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it, and `wait` is false; its `strerror` is the holder.
         NotLockable: the file system has no locks.
-        OSError: the file cannot be created or written, or is a symbolic link.
+        LinkRefused: the file is a symbolic link.
+        OSError: the file cannot be created or written.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "r+") as opened:
+    with open_own(file, "a+") as opened:
         try:
-            _lock(descriptor, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(opened.fileno(), file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            opened.seek(0)
             holder = _holder(opened.read())
             if not wait:
                 raise BlockingIOError(error.errno, holder, str(file)) from None
             log.warning("Waiting for another process that is %s: %s", activity, holder)
-            _lock(descriptor, file, fcntl.LOCK_EX)
+            _lock(opened.fileno(), file, fcntl.LOCK_EX)
         opened.seek(0)
         opened.truncate()
         since = datetime.now(UTC).isoformat(timespec="seconds")

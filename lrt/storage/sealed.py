@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -75,7 +76,19 @@ def write_sealed(path: Path, contents: Mapping[str, Any], *, allow_nan: bool = F
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote. Raises ValueError for another file and an altered one, and OSError."""
-    return unsealed(opened(path.read_bytes()))
+    return unsealed(opened(read_file(path)))
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes. Raises OSError for what is no regular file: a pipe or device could be read for ever."""
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raise FileNotFoundError unless a path is, or leads to, a regular file."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no regular file", str(path))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -96,6 +109,7 @@ def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
 
     Raises Altered, and what safetensors and the system raise.
     """
+    check_regular(path)
     with safe_open(path, framework="pt") as file:
         stated = (file.metadata() or {}).get(DIGEST)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)

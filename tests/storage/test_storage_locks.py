@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lrt.errors import UserError
+from lrt.storage.durable import LinkRefused
 from lrt.storage.locks import locked, one_writer
 
 FORK = multiprocessing.get_context("fork")
@@ -97,7 +98,7 @@ def test_a_link_in_a_lock_s_place_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / ".lock").symlink_to(precious)
-    with pytest.raises(Unwritable), one_writer(folder, "knitting in", Busy, Unwritable):
+    with pytest.raises(LinkRefused), one_writer(folder, "knitting in", Busy, Unwritable):
         pass
     assert precious.read_text() == "mine"
 

@@ -72,7 +72,7 @@ class ChatTemplate:
                 f"the tokenizer's chat template is a {type(template).__name__}; it must be Jinja text"
             )
         special = getattr(tokenizer, "special_tokens_map", {})
-        added = getattr(tokenizer, "get_added_vocab", dict)()
+        added: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
         names = {name: str(token) for name, token in special.items() if not isinstance(token, list | tuple)}
         return cls(template or None, names, dict(arguments or {}), tuple(sorted(added)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from lrt.evaluation.scorers import Classifier
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.evaluation.texts import Texts, texts_suite
 from lrt.models.chat_template import ChatTemplate
-from lrt.models.thinking import thought_tags
+from lrt.models.thinking import how_to_turn_off, thinks, thought_tags
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,29 @@ def _build(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behav
         case FilesSuite():
             return _without_thoughts(read_behaviours(map(Path, settings.paths), settings.judge), tokenizer())
         case Propensity():
-            return _without_thoughts(propensity_suite(settings, tokenizer()), tokenizer())
+            made = propensity_suite(settings, tokenizer())
+            return _without_thoughts(made, tokenizer(), settings.system if settings.chat else None)
         case Refusal():
-            return _without_thoughts(refusal_suite(settings, tokenizer()), tokenizer())
+            return _without_thoughts(refusal_suite(settings, tokenizer()), tokenizer(), settings.system)
         case Texts():
             return _without_thoughts(texts_suite(settings, tokenizer()), tokenizer())
 
 
-def _without_thoughts(behaviours: Sequence[Behaviour], tokenizer: Any) -> tuple[Behaviour, ...]:
-    """The behaviours, scored without the thoughts that the chat template, or the tokenizer, has tags for."""
-    tags = thought_tags(ChatTemplate.of(tokenizer))
+def _without_thoughts(
+    behaviours: Sequence[Behaviour], tokenizer: Any, system: str | None = None
+) -> tuple[Behaviour, ...]:
+    """The behaviours, scored without the thoughts that the chat template, or the tokenizer, has tags for.
+
+    system  Of their chats; None for behaviours without chats.
+    """
+    template = ChatTemplate.of(tokenizer)
+    tags = thought_tags(template)
+    written = [each.name for each in behaviours if not each.reads_logits]
+    if written and system is not None and thinks(template, system):
+        log.warning(
+            "%s: the model thinks before it answers, and has no score where its thought does not end within "
+            "suite.answer_tokens. %s",
+            ", ".join(written),
+            how_to_turn_off(template),
+        )
     return tuple(each if each.thought_tags else replace(each, thought_tags=tags) for each in behaviours)

@@ -22,13 +22,23 @@ from lrt.models import template_process
 
 DATE = f"{template_process.NOW:%d %b %Y}"
 """The date of every prompt, which Llama 3.2's template falls back to. It would write the day of the run."""
-SECONDS = 20.0  # a template needs a millisecond
+SECONDS = 10.0  # a template needs a millisecond
 RESERVED = ("messages", "add_generation_prompt")
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 class ChatNotRendered(InvalidValue):
     """A conversation that a model's chat template cannot render; the message says why."""
+
+
+class TemplateUnusable(InvalidValue):
+    """A chat template that goes beyond a limit of time, memory or length, whatever the conversation."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"the chat template cannot be used: {fault}. Set pair.template to the other model, or use a "
+            "model with another template"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class ChatTemplate:
                 f"the tokenizer's chat template is a {type(template).__name__}; it must be Jinja text"
             )
         special = getattr(tokenizer, "special_tokens_map", {})
-        added = getattr(tokenizer, "get_added_vocab", dict)()
+        added: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
         names = {name: str(token) for name, token in special.items() if not isinstance(token, list | tuple)}
         return cls(template or None, names, dict(arguments or {}), tuple(sorted(added)))
 
@@ -114,8 +124,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, str]], opened: bool = True) -> str:
         """A conversation as text; where the user speaks last, `opened` adds the start of the answer.
 
-        Raises ChatNotRendered for an empty conversation, and for one that the template refuses, writes
-        without the user's last message, or needs too much time or memory for.
+        Raises ChatNotRendered for an empty conversation, and for one that the template refuses or writes
+        without the user's last message. Raises TemplateUnusable for a template beyond a limit.
         """
         template = self._text
         if not messages:
@@ -150,7 +160,10 @@ class TemplateProcess:
         return None if self._process is None else self._process.pid
 
     def reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises ChatNotRendered for an error of the template, and where the process ends without a reply."""
+        """The process's reply, without an error.
+
+        Raises ChatNotRendered for an error of the template, TemplateUnusable for one beyond a limit.
+        """
         if self._owner != os.getpid():  # a fork must not share its parent's child
             self._process, self._owner, self._lock = None, os.getpid(), threading.Lock()
         line = json.dumps(request)
@@ -170,12 +183,12 @@ class TemplateProcess:
                 deadline.cancel()
             if not answer:
                 self.close()
-                raise ChatNotRendered(
-                    f"the chat template's process was ended: a conversation may take {SECONDS:g} seconds and "
-                    f"{template_process.MEMORY_BYTES / 2**30:g} GiB. Use a model with another template "
-                    "(pair.template)"
+                raise TemplateUnusable(
+                    f"a conversation takes more than {SECONDS:g} seconds, or ends the process"
                 )
         reply: dict[str, Any] = json.loads(answer)
+        if "unusable" in reply:
+            raise TemplateUnusable(reply["unusable"])
         if "error" in reply:
             raise ChatNotRendered(f"the chat template refuses the conversation: {reply['error'][:500]}")
         return reply

@@ -6,8 +6,10 @@ that transformers documents for templates, with the clock and the random generat
 
 Reads one JSON request a line from standard input and writes one JSON reply a line:
 
-- `{"template", "variables"}`: renders; the reply is `{"text"}` or `{"error"}`
-- `{"template"}`: names what the template reads; the reply is `{"reads"}` or `{"error"}`
+- `{"template", "variables"}`: renders; the reply is `{"text"}`
+- `{"template"}`: names what the template reads; the reply is `{"reads"}`
+
+or `{"error"}`, where the template refuses the conversation, or `{"unusable"}`, where it goes beyond a limit.
 """
 
 import contextlib
@@ -34,10 +36,14 @@ WARM_UP = (
 )
 
 
+class TooLong(Exception):
+    """A text beyond the limit."""
+
+
 class GenerationBlock(jinja2.ext.Extension):
     """`{% generation %}`: marks what an assistant writes, for training; here it renders its content."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 -- as its base class declares it
 
     def parse(self, parser: Any) -> Any:
         number = next(parser.stream).lineno
@@ -92,7 +98,7 @@ def forbid_resources() -> None:
 
 
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """The text. Raises whatever the template raises, and ValueError for a text that is too long."""
+    """The text. Raises whatever the template raises, and TooLong."""
     random.seed(0)
     longest = LONGEST_TEXT + 10 * len(json.dumps(variables))
     parts, length = [], 0
@@ -100,7 +106,7 @@ def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
         parts.append(part)
         length += len(part)
         if length > longest:
-            raise ValueError(f"it writes more than {longest:,} characters")
+            raise TooLong(f"it writes more than {longest:,} characters")
     return "".join(parts)
 
 
@@ -112,8 +118,10 @@ def answer(
         if "variables" in request:
             return {"text": render(compiled(request["template"]), request["variables"])}
         return {"reads": sorted(jinja2.meta.find_undeclared_variables(made.parse(request["template"])))}
+    except TooLong as error:
+        return {"unusable": str(error)}
     except MemoryError:
-        return {"error": f"it needs more than {MEMORY_BYTES / 2**30:g} GiB of memory"}
+        return {"unusable": f"it needs more than {MEMORY_BYTES / 2**30:g} GiB of memory"}
     except RecursionError:
         return {"error": "it is nested too deeply"}
     except Exception as error:  # a template can raise anything

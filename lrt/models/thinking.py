@@ -77,27 +77,34 @@ def answer_start(template: ChatTemplate, system: str = "") -> AnswerStart:
 
 def check_answer_start(template: ChatTemplate, system: str = "") -> None:
     """Raise ThoughtBeforeAnswer where the model would think at an answer's start, or is thinking already."""
-    tags = thought_tags(template)
-    request, start = render_chat(template, QUESTION, system=system), answer_start(template, system)
-    turn = request.removeprefix(_unopened(template, system, request)) + start.added
-    closed = any(each.closing in turn for each in tags)
-    thinking = bool(start.removed) or any(_is_open(turn, each) for each in tags)
-    asked = any(mark in request for each in tags for mark in (each.opening, each.closing))
-    if not thinking and (
-        closed or not (asked or (_keeps_no_thoughts(template, tags) and not _is_off(template)))
-    ):
+    start = answer_start(template, system)
+    if not start.removed and not thinks(template, system, start.added):
         return
-    names = [name for name in template.reads if NAME.search(name)]
-    fix = (
-        f"Turn that off, for example pair.template_kwargs={{{names[0]}: false}}"
-        if names
-        else "Its template has no argument that turns that off. Take behaviours that are scored by generated "
-        "text (`_open`, or refusal without `_log_odds`)"
-    )
     raise ThoughtBeforeAnswer(
-        "the model thinks before it answers, so the logits after a prompt are not those of an answer: "
-        f"{turn[-60:]!r} is what the template writes before one. {fix}, or use another model"
+        "the model thinks before it answers, so the logits after a prompt are not those of an answer. "
+        f"{how_to_turn_off(template)}, take behaviours that are scored by generated text (`formats=[open]`, "
+        "or refusal without `_log_odds`), or use another model"
     )
+
+
+def how_to_turn_off(template: ChatTemplate) -> str:
+    """The setting that turns thinking off, in words."""
+    names = [name for name in template.reads if NAME.search(name)]
+    if not names:
+        return "Its chat template has no argument that turns thoughts off"
+    return f"Turn thoughts off, for example by pair.template_kwargs={{{names[0]}: false}}"
+
+
+def thinks(template: ChatTemplate, system: str = "", added: str = "") -> bool:
+    """Whether the model would think at the end of a request, or of what is added to it."""
+    tags, request = thought_tags(template), render_chat(template, QUESTION, system=system)
+    turn = request.removeprefix(_unopened(template, system, request)) + added
+    if any(_is_open(turn, each) for each in tags):
+        return True
+    if any(each.closing in turn for each in tags):
+        return False
+    asked = any(mark in request for each in tags for mark in (each.opening, each.closing))
+    return asked or (_keeps_no_thoughts(template, tags) and not _is_off(template))
 
 
 def _unopened(template: ChatTemplate, system: str, request: str) -> str:

@@ -52,10 +52,9 @@ def load_pair(settings: PairSettings, cache: Path, blocks: dict[Side, int] | Non
     template = _template(settings, tokenizers)
     models = {side: load(spec, cache, blocks.get(side), tokenizers[side]) for side, spec in specs.items()}
     digests = {side: tokenizer_digest(tokenizer) for side, tokenizer in tokenizers.items()}
-    identities = {
-        **{side: identity(spec, cache) for side, spec in specs.items()},
-        "tokenizer": digests["source"] if len({*digests.values()}) == 1 else digests,
-    }
+    identities: dict[str, Any] = {side: identity(spec, cache) for side, spec in specs.items()}
+    # most pairs share all of it; models of one vocabulary may begin texts in their own ways
+    identities["tokenizer"] = digests["source"] if len({*digests.values()}) == 1 else digests
     return ModelPair(settings.name, models["source"], models["target"], template, identities)
 
 

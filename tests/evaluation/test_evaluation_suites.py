@@ -72,7 +72,9 @@ def test_no_tokenizer_is_loaded_for_suites_without_chats() -> None:
     assert [b.name for b in build_suite(BRAVERY, tokenizer)] == ["bravery"]
 
 
-def test_behaviours_of_thinking_models_know_the_tags(folder: Path, tmp_path: Path) -> None:
+def test_behaviours_of_thinking_models_know_the_tags(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "own.json"
     behaviour = choice_behaviour()
     file.write_text(json.dumps(behaviour.to_data()))
@@ -80,6 +82,9 @@ def test_behaviours_of_thinking_models_know_the_tags(folder: Path, tmp_path: Pat
         (plain,) = build_suite(settings, lambda: ChatTemplate(LLAMA))
         (made,) = build_suite(settings, lambda: ChatTemplate(QWEN))
         assert not plain.thought_tags
+        warned = "enable_thinking" in caplog.text
+        assert warned == isinstance(settings, Refusal)
+        caplog.clear()
         assert "thought_tags" not in plain.to_data()  # so that other results keep their names
         assert made.thought_tags == (ThoughtTags("<think>", "</think>"),)
         assert Behaviour.from_data(json.loads(json.dumps(made.to_data()))) == made

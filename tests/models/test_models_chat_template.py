@@ -9,9 +9,10 @@ import pytest
 import transformers.utils.chat_template_utils as theirs
 from models.chat_templates import CHANNELS, DISTILL, GRANITE, LLAMA, QWEN, SMOL, word_tokenizer
 
+from lrt.corpora.chats import as_chat
 from lrt.errors import InvalidValue
 from lrt.models import chat_template
-from lrt.models.chat_template import DATE, ChatNotRendered, ChatTemplate
+from lrt.models.chat_template import DATE, ChatNotRendered, ChatTemplate, TemplateUnusable
 from lrt.models.prompts import render_chat, render_messages
 
 ASKED = [{"role": "user", "content": "Where is the Bäcker?\n<b>'"}]
@@ -97,7 +98,7 @@ def test_templates_read_as_by_transformers(template: str, messages: list[dict[st
 )
 def test_a_hostile_template_is_an_error_and_nothing_else(template: str) -> None:
     start = time.monotonic()
-    with pytest.raises(ChatNotRendered):
+    with pytest.raises((ChatNotRendered, TemplateUnusable)):
         render_chat(word_tokenizer(template), "Hi there?")
     assert time.monotonic() - start < 15
     # and another template is rendered as ever
@@ -114,8 +115,11 @@ def test_a_hostile_template_is_an_error_and_nothing_else(template: str) -> None:
 )
 def test_a_template_without_end_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "SECONDS", 0.5)
-    with pytest.raises(ChatNotRendered):
+    with pytest.raises(TemplateUnusable):
         render_chat(word_tokenizer(template), "a")
+    # a corpus does not go through all its conversations to find out
+    with pytest.raises(TemplateUnusable):
+        as_chat("a", word_tokenizer(template))
 
 
 def test_the_process_has_no_secrets_and_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

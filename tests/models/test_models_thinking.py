@@ -12,6 +12,7 @@ from lrt.models.thinking import (
     ThoughtTags,
     answer_start,
     check_answer_start,
+    thinks,
     thought_tags,
 )
 
@@ -90,6 +91,8 @@ def test_an_answer_stands_where_the_template_puts_it(
 ) -> None:
     made = of(template, **arguments)
     check_answer_start(made)
+    # a given answer brings an empty thought with some, a generated one does not
+    assert thinks(made) == (template in (QWEN, CHANNELS) and not arguments)
     request = render_chat(made, "hi")
     start = answer_start(made)
     assert start.after(request).endswith(before)
@@ -99,11 +102,11 @@ def test_an_answer_stands_where_the_template_puts_it(
 @pytest.mark.parametrize(
     ("template", "arguments", "fix"),
     [
-        (DISTILL, {}, "_open"),
-        (PONDER, {}, "_open"),
-        (BRACKETS, {}, "_open"),
-        (PREFILLED, {}, "_open"),
-        (OLD_DISTILL, {}, "_open"),
+        (DISTILL, {}, "formats"),
+        (PONDER, {}, "formats"),
+        (BRACKETS, {}, "formats"),
+        (PREFILLED, {}, "formats"),
+        (OLD_DISTILL, {}, "formats"),
         (SMOL, {}, "enable_thinking: false"),
         (GRANITE, {"thinking": True}, "thinking: false"),
     ],
@@ -112,6 +115,7 @@ def test_no_answer_is_read_before_or_within_a_thought(
     template: str, arguments: dict[str, Any], fix: str
 ) -> None:
     made = of(template, **arguments)
+    assert thinks(made)
     with pytest.raises(ThoughtBeforeAnswer, match=fix):
         check_answer_start(made)
     # a given answer has a place all the same

@@ -19,6 +19,7 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.evaluation.statistics import Array, Estimate, ratio_estimate
 from lrt.mapping import AffineMap, LayerConcat
+from lrt.models.decoding import NonFiniteLogits
 from lrt.models.hooks import Edit, capture
 from lrt.models.language_model import LanguageModel
 from lrt.models.memory import row_bytes, run_in_batches
@@ -167,7 +168,10 @@ def fidelity(
         replaced = {MEAN: mean.expand_as(prefix.hidden)}
         for name in (MEAN, *maps):
             state = replaced[name] if name == MEAN else stitched[name].image(states)
-            predicted = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
+            try:
+                predicted = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
+            except NonFiniteLogits as error:
+                raise InvalidValue(f"the predictions of {name} are not finite: {error}") from error
             found[name] = scores.against(predicted, own)
         return found
 

@@ -4,6 +4,7 @@
 - `capture` and `steer` read and edit block outputs. Only this folder registers torch hooks.
 - `compute_prefix`, `tail_logits` and `generate` compute the blocks up to the steered one once per item, and
   only the blocks above for every strength and condition.
+- What a family allows beyond that is found by running it (`lrt.models.capabilities`).
 """
 
 from lrt.models.blocks import BlockModel, NoBlocks

@@ -8,18 +8,17 @@ agree, and the answer is kept on the model.
 import logging
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue, UserError
+from lrt.models.blocks import BlockModel
 from lrt.models.decoder_cache import empty_cache, put_below
 from lrt.models.hooks import capture, resume_from, stop_after
 from lrt.models.padding import pad
-
-if TYPE_CHECKING:
-    from lrt.models.language_model import LanguageModel
+from lrt.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +28,33 @@ STEPS = 2
 """Trial tokens that are decoded with a cache."""
 
 
+class RunnableModel(BlockModel, Protocol):
+    """What the questions need of a model; see `LanguageModel`."""
+
+    spec: ModelSpec
+    width: int
+    answers: dict[str, bool]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def hides_padding(self) -> bool: ...
+
+    def run(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, cache: Any = None, head: bool = True
+    ) -> Any: ...
+
+
 class FamilyNotSupported(InvalidValue):
     """A model whose states cannot be read as one causal residual stream."""
 
 
 @torch.no_grad()
-def check_family(lm: "LanguageModel") -> None:
+def check_family(lm: RunnableModel) -> None:
     """Run the loaded blocks on a short text, and find out what the model does with padding.
 
     Raises `FamilyNotSupported` where a plain pass fails, a block is not run or does not return one residual
@@ -60,7 +80,7 @@ def check_family(lm: "LanguageModel") -> None:
 
 
 @torch.no_grad()
-def hides_padding(lm: "LanguageModel") -> bool:
+def hides_padding(lm: RunnableModel) -> bool:
     """Whether a text has the same states padded on the left, under a mask, as alone without one."""
     text = trial_texts(lm, 1)
     padded, mask = pad([[*text[0].flip(0)[:3].tolist(), *text[0].tolist()]])
@@ -78,7 +98,7 @@ def hides_padding(lm: "LanguageModel") -> bool:
 
 
 @torch.no_grad()
-def resumes(lm: "LanguageModel", layer: int) -> bool:
+def resumes(lm: RunnableModel, layer: int) -> bool:
     """Whether the blocks above `layer` give the model's logits from that block's output alone."""
 
     def same() -> bool:
@@ -94,7 +114,7 @@ def resumes(lm: "LanguageModel", layer: int) -> bool:
 
 
 @torch.no_grad()
-def decodes(lm: "LanguageModel", layer: int) -> bool:
+def decodes(lm: RunnableModel, layer: int) -> bool:
     """Whether decoding with a cache, filled up to `layer` once per item, gives the logits of whole passes."""
 
     def same() -> bool:
@@ -139,20 +159,20 @@ def decodes_alike(
     return True
 
 
-def _last(lm: "LanguageModel", tokens: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
+def _last(lm: RunnableModel, tokens: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
     logits = lm.run(tokens, mask, cache).logits
     assert isinstance(logits, Tensor)
     return logits[:, -1]
 
 
-def trial_texts(lm: "LanguageModel", count: int) -> Tensor:  # [count, LENGTH]
+def trial_texts(lm: RunnableModel, count: int) -> Tensor:  # [count, LENGTH]
     """Texts of different tokens from the middle of the vocabulary, away from special ones."""
     size = int(lm.model.get_input_embeddings().weight.shape[0])
     ids = (size // 2 + torch.arange(count * LENGTH)) % size
     return ids.view(count, LENGTH).to(lm.device)
 
 
-def _states(lm: "LanguageModel", tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+def _states(lm: RunnableModel, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """States of every loaded block, float32 `[blocks, b, t, d]`, on the CPU; 0 where not finite."""
     layers = range(len(lm.blocks))
     with capture(lm, layers) as states, stop_after(lm, layers[-1]):
@@ -170,7 +190,8 @@ def _states(lm: "LanguageModel", tokens: Tensor, mask: Tensor | None = None) -> 
 
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
     """Relative error of each vector."""
-    return (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    length = torch.linalg.vector_norm(expected, dim=-1)
+    return torch.linalg.vector_norm(found - expected, dim=-1) / length.clamp(min=1e-30)
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
@@ -180,13 +201,13 @@ def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool(_errors(found, expected).max() <= torch.finfo(dtype).eps ** 0.25)
 
 
-def _kept(lm: "LanguageModel", question: str, answer: Callable[[], bool]) -> bool:
+def _kept(lm: RunnableModel, question: str, answer: Callable[[], bool]) -> bool:
     if question not in lm.answers:
         lm.answers[question] = answer()
     return lm.answers[question]
 
 
-def agrees(same: Callable[[], bool], lm: "LanguageModel", otherwise: str) -> bool:
+def agrees(same: Callable[[], bool], lm: RunnableModel, otherwise: str) -> bool:
     """Whether two ways of computing agree, or False where the modelling code raises because of one."""
     cause = ""
     try:

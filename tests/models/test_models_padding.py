@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt.models import last_columns, pad, positions_of
-from lrt.models.padding import check_mask
+from lrt.models.padding import check_mask, equal_length_parts
 
 sequences_of_tokens = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=5)
 
@@ -43,3 +43,12 @@ def test_a_mask_is_one_run_of_ones(row: list[int]) -> None:
 def test_a_mask_has_the_shape_of_its_tokens() -> None:
     with pytest.raises(ValueError, match=r"\[1, 2\].*\[1, 3\]"):
         check_mask(torch.ones(1, 2), torch.Size([1, 3]))
+
+
+def test_parts_are_runs_of_rows_in_the_same_columns() -> None:
+    mask = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 0], [0, 1, 1]])
+    assert equal_length_parts(mask) == [
+        (slice(0, 2), slice(1, 3)),
+        (slice(2, 3), slice(0, 2)),
+        (slice(3, 4), slice(1, 3)),
+    ]

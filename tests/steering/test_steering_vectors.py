@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from dataclasses import replace
@@ -141,3 +142,11 @@ def test_digest_tells_sides_and_order_apart() -> None:
     assert prompts_digest(["a"], ["b"]) == prompts_digest(["a"], ["b"])
     others = {prompts_digest(["b"], ["a"]), prompts_digest(["a", "b"], []), prompts_digest(["ab"], [""])}
     assert len(others | {prompts_digest(["a"], ["b"])}) == 4
+
+
+def test_states_that_overflow_are_no_vector(story_lm: LanguageModel) -> None:
+    lm = LanguageModel(story_lm.spec, copy.deepcopy(story_lm.model).half(), story_lm.tokenizer)
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight.mul_(1e7)
+    with pytest.raises(InvalidValue, match="float16"):
+        last_token_states(lm, ["a cat", "a dog"], 1)

@@ -52,12 +52,10 @@ class TokenRows:
     def gathered(self, values: Tensor) -> Tensor:
         """Values per token `[n, ...]` as values per row `[count, ...]`.
 
-        Floating-point values are averaged over a row's tokens; of integers the first token's is taken. The
-        result is on the device of `values`.
+        Floating-point values are averaged over a row's tokens; of integers the first token's is taken.
         """
-        row = self.row.to(values.device)
-        taken = row >= 0
-        values, row = values[taken], row[taken]
+        taken = self.row >= 0
+        values, row = values[taken], self.row[taken]
         distinct = int(row.max()) + 1 if len(row) else 0
         if len(row) == distinct:  # every row is one token
             rows = values
@@ -66,11 +64,10 @@ class TokenRows:
             first[1:] = row[1:] != row[:-1]
             rows = values[first]
         else:
-            zeros = torch.zeros(distinct, *values.shape[1:], device=values.device)
-            sums = zeros.index_add_(0, row, values.float())
+            sums = torch.zeros(distinct, *values.shape[1:]).index_add_(0, row, values.float())
             counts = row.bincount(minlength=distinct)
             rows = sums / counts.view(-1, *[1] * (sums.ndim - 1))
-        return rows if self.times is None else rows.repeat_interleave(self.times.to(rows.device), dim=0)
+        return rows if self.times is None else rows.repeat_interleave(self.times, dim=0)
 
 
 RowKind = Literal["pooled", "tokens", "last_tokens"]

@@ -22,17 +22,14 @@ from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES, Side
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
 class BatchStates:
-    """States of both models at all tokens of one batch of sequences.
+    """States of both models at all tokens of one batch of sequences, on the CPU.
 
     first, stop  The batch is sequences `first` to `stop` of the split.
     states       [n, d] in the model's dtype, by `source.LAYER` and `target.LAYER`; zeros if not finite.
-    norms        [n] float32 Euclidean norms on the CPU, by the same names; infinite if the state is not
-                 finite.
+    norms        [n] float32 Euclidean norms, by the same names; infinite if the state is not finite.
     non_finite   Number of tokens whose state is infinite or NaN, by the same names; zeros are omitted.
     """
 
@@ -46,8 +43,6 @@ class BatchStates:
 class PairedForward:
     """Both models at some layers, with what to do about states that are infinite or NaN.
 
-    device  Where states are wanted.
-
     Raises InvalidValue for layers that a model does not have and for `batch_tokens` below 1.
     """
 
@@ -60,7 +55,6 @@ class PairedForward:
         *,
         batch_tokens: int,
         non_finite: NonFinite = "refuse",
-        device: torch.device = CPU,
     ) -> None:
         if batch_tokens < 1:
             raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
@@ -70,7 +64,6 @@ class PairedForward:
             check_layers(self._models[side], side, self._layers[side])
         self._batch_tokens = batch_tokens
         self._non_finite = non_finite
-        self._device = device
 
     def batches(
         self, corpus: PackedCorpus, split: Split, first: int = 0, stop: int | None = None
@@ -102,7 +95,7 @@ class PairedForward:
             states = hidden.pop(layer).flatten(0, 1)
             # in float32: bfloat16 norms would be off in the third digit
             norms = torch.linalg.vector_norm(states.float(), dim=-1).cpu()
-            states = states.to(self._device)
+            states = states.cpu()
             # an infinite or NaN entry makes the norm so, and norms are cheap to check
             bad = (~norms.isfinite()).nonzero().flatten()
             if len(bad):
@@ -110,7 +103,7 @@ class PairedForward:
                     raise self._refused(side, layer, bad, sequences, split, batch)
                 batch.non_finite[name] = len(bad)
                 norms[bad] = torch.inf
-                states[bad.to(states.device)] = 0
+                states[bad] = 0
             batch.states[name], batch.norms[name] = states, norms
 
     def _refused(
@@ -147,7 +140,7 @@ def _copied(values: npt.NDArray[np.integer], batch: BatchStates) -> Tensor:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Token or pooled rows of one batch of sequences at every layer of both models, float32.
+    """Token or pooled rows of one batch of sequences at every layer of both models; float32, on the CPU.
 
     sequences   Number of the split's sequences that are done, counted from its first. A pass can be continued
                 from there.
@@ -158,7 +151,7 @@ class PairedRows:
 
     source: Mapping[int, Tensor]  # layer: [n, d_source]
     target: Mapping[int, Tensor]  # layer: [n, d_target]
-    document: Tensor  # [n] int64, on the CPU
+    document: Tensor  # [n] int64
     sequences: int
     non_finite: Mapping[str, int]
     excluded: Mapping[str, int]
@@ -175,7 +168,6 @@ def paired_rows(
     batch_tokens: int,
     non_finite: NonFinite = "refuse",
     start: int = 0,
-    device: torch.device = CPU,
 ) -> Iterator[PairedRows]:
     """Token or pooled rows of every layer, from one pass of both models over a split's sequences in order.
 
@@ -190,7 +182,6 @@ def paired_rows(
         non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token and count it.
         start: sequences to skip. A pass that starts where a batch of another ended has the same batches from
             there on, so sums over them have the same bits.
-        device: where tokens are pooled and the rows of both models lie.
 
     Raises:
         InvalidValue: before any work, for a layer that a model lacks, `batch_tokens` below 1, and a part that
@@ -205,7 +196,6 @@ def paired_rows(
         selection.target_layers,
         batch_tokens=batch_tokens,
         non_finite=non_finite,
-        device=device,
     )
     rules = PartRules.of(selection, corpus.groups)
     count = len(corpus.splits[split])

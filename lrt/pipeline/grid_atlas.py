@@ -274,9 +274,12 @@ class GridAtlas:
             batch_tokens=self.recording.batch_tokens,
             non_finite=self.recording.non_finite,
             start=done,
-            device=self._device,
         ):
-            sums.update(rows.source, rows.target)
+            x, y = (
+                {layer: states.to(self._device) for layer, states in side.items()}
+                for side in (rows.source, rows.target)
+            )
+            sums.update(x, y)
             for name, count in rows.non_finite.items():
                 non_finite[name] += count
             advance((rows.sequences - done) * packed.context)

@@ -31,7 +31,6 @@ def rows_of(store: ActivationStore, counts_file: Path, **settings: Any) -> OnThe
         batch_tokens=24,
         non_finite="refuse",
         counts_file=counts_file,
-        device=settings.get("device", torch.device("cpu")),
     )
 
 
@@ -97,20 +96,3 @@ def test_a_filter_that_excludes_every_training_token(store: ActivationStore, tmp
     assert list(rows.iterate("test")) == []
     with pytest.raises(NoRows, match=r"filter\.max_norm_ratio"):
         list(rows.iterate("train"))
-
-
-@pytest.mark.parametrize(
-    "selection", [SELECTION, Selection((2,), (3,), RowFilter(), rules=(PartRule("odd", repeat=2),))]
-)
-def test_rows_stay_on_the_device_where_they_are_wanted(
-    store: ActivationStore, tmp_path: Path, selection: Selection
-) -> None:
-    """States are pooled there; labels are on the CPU."""
-    pretend = pytest.importorskip("pretend_devices")
-    here = list(rows_of(store, tmp_path / "cpu.json", selection=selection).iterate("train"))
-    with pretend.pretend_cuda():
-        rows = rows_of(store, tmp_path / "cuda.json", selection=selection, device=torch.device("cuda:0"))
-        for there, batch in zip(rows.iterate("train"), here, strict=True):
-            places = {name: str(pretend.device_of(tensor)) for name, tensor in there.items()}
-            assert places == {"source": "cuda:0", "target": "cuda:0", "document": "cpu"}
-            assert all(torch.equal(tensor.to("cpu"), batch[name]) for name, tensor in there.items())

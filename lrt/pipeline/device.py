@@ -20,12 +20,12 @@ def with_float64(device: torch.device) -> torch.device:
 
 
 def with_room(device: torch.device, needed: int, what: str) -> torch.device:
-    """The device, or the CPU where it has fewer bytes free than `needed`.
+    """The device, or the CPU where `needed` bytes are more than 90% of those free.
 
     what  What they are needed for, for the log.
     """
     free = free_bytes(device)
-    if free is None or needed <= free:
+    if free is None or needed <= 0.9 * free:
         return device
     log.info(
         "%s: needs %.3g GB and %s has %.3g GB free, so this stays in the CPU's memory",

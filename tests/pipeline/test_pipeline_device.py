@@ -23,9 +23,9 @@ def gpu() -> object:
 def test_what_does_not_fit_stays_in_the_cpus_memory(caplog: pytest.LogCaptureFixture) -> None:
     assert free_bytes(CUDA) == 3 << 30
     with caplog.at_level(logging.INFO, "lrt"):
-        assert with_room(CUDA, 3 << 30, "sums") == CUDA
+        assert with_room(CUDA, int(2.6 * 2**30), "sums") == CUDA
         assert not caplog.text
-        assert with_room(CUDA, (3 << 30) + 1, "sums of six folds") == CPU
+        assert with_room(CUDA, int(2.8 * 2**30), "sums of six folds") == CPU
     assert "sums of six folds" in caplog.text
     assert "3.22 GB" in caplog.text
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -93,10 +94,9 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = dict(kwargs or {})
-        with self:  # in inference mode composite operations arrive whole
-            result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
+        if _is_composite(func):  # in inference mode such operations arrive whole
+            with self:
+                return func.decompose(*args, **kwargs)
         name: str = func._schema.name
         device = _normal(kwargs.get("device"))
         if device is not None and device.type == "cuda":
@@ -117,6 +117,11 @@ class _Operations(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in owned:
                 _place(leaf, device)
         return result
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    return bool(func._can_decompose())
 
 
 class _Methods(TorchFunctionMode):

@@ -10,7 +10,7 @@ from lrt.models.blocks import BlockModel, NoBlocks
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, capture, steer
 from lrt.models.language_model import Keep, LanguageModel, resolve_layer
-from lrt.models.loading import depth_of, identity, load, load_tokenizer, quiet_loading
+from lrt.models.loading import depth_and_width_of, identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, RowwiseEdit, Sampling, compute_prefix, generate, tail_logits
 from lrt.models.spec import ModelSpec
@@ -32,7 +32,7 @@ __all__ = [
     "capture",
     "check_same_tokenizer",
     "compute_prefix",
-    "depth_of",
+    "depth_and_width_of",
     "generate",
     "identity",
     "last_columns",

@@ -22,12 +22,15 @@ from lrt.models.precision import resolve_dtype
 from lrt.models.spec import ModelSpec
 
 
-def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) -> LanguageModel:
+def load(
+    spec: ModelSpec, cache: Path | None = None, blocks: int | None = None, tokenizer: Any = None
+) -> LanguageModel:
     """The model and tokenizer of a spec, on its device in its dtype.
 
     cache   Folder of dequantised GGUF files and of digests; by default `LRT_CACHE`, or `~/.cache/lrt`.
     blocks  Load only this many blocks, from the first: enough to read their states, but there are no logits.
             Random weights are always drawn whole, so that a seed means the same weights.
+    tokenizer  The spec's, where it has been loaded before.
 
     Raises `ModelNotLoadable` for a missing path, weights that are not safetensors or incomplete, a device
     that this machine does not have, or a missing package for GGUF or `device_map`. Raises `NoBlocks` for an
@@ -69,13 +72,14 @@ def load(spec: ModelSpec, cache: Path | None = None, blocks: int | None = None) 
             )
             check_complete(spec.path, report["missing_keys"])
             model = model if spec.device_map else model.to(device)
-    return LanguageModel(spec, model, load_tokenizer(spec, cache), depth)
+    return LanguageModel(spec, model, tokenizer or load_tokenizer(spec, cache), depth)
 
 
-def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
-    """The number of a model's blocks, from its config; `cache` as in `load`. Raises `ModelNotLoadable`."""
-    config = load_config(spec, _source(spec, cache))
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+def depth_and_width_of(spec: ModelSpec, cache: Path | None = None) -> tuple[int, int]:
+    """The number of a model's blocks and the size of its residual stream, from its config; `cache` as in
+    `load`. Raises `ModelNotLoadable`."""
+    text = load_config(spec, _source(spec, cache)).get_text_config(decoder=True)
+    return int(text.num_hidden_layers), int(text.hidden_size)
 
 
 def _shallow(config: Any, blocks: int) -> Any:

@@ -11,7 +11,7 @@ from storybook_models import image_of, semi_orthogonal
 from lrt.config import Layers, PairSettings
 from lrt.evaluation import Behaviour
 from lrt.models import LanguageModel, ModelSpec
-from lrt.pipeline import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline import ModelPair, PairModel, UntrainedSource, load_pair
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,8 @@ def oracle(
     """A target whose states are `SCALE Q h` wherever the source's are `h`: transfer must be exact."""
     image = image_of(story_lm, semi_orthogonal(48, 32), SCALE)
     identities = {"source": "tiny", "target": "its image", "tokenizer": "storybook"}
-    pair = ModelPair("oracle", story_lm, image, story_lm.tokenizer, identities)
+    models = {"source": PairModel.of(story_lm), "target": PairModel.of(image)}
+    pair = ModelPair("oracle", models, story_lm.tokenizer, identities)
     greedy = replace(Stages(pair, tiny_suite, Path()).evaluation, temperature=0.0)
     return Stages(
         pair,

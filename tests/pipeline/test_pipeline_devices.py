@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.utilities import rank_zero_only
 from pretend_devices import pretend_cuda
 from running import Workshop
 from stages import TRAINER, Stages, corpus
@@ -15,10 +17,17 @@ from stages import TRAINER, Stages, corpus
 from lrt.config import Layers, PairSettings
 from lrt.evaluation import Behaviour, StrengthGrid
 from lrt.mapping import FitSpec
-from lrt.models import ModelSpec
+from lrt.models import ModelSpec, load
 from lrt.pipeline import UntrainedSource, load_pair
 
 SOURCE, TARGET = "cuda:1", "cuda:0"
+SLURM = {
+    "SLURM_NTASKS": "4",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_JOB_NAME": "fit",
+    "SLURM_JOB_ID": "7",
+    "SLURM_NODELIST": "node1",
+}
 WHOLE: dict[str, Any] = {
     "fit": FitSpec(epochs=1),
     "layers": Layers((0, 1), (2, 3)),
@@ -103,6 +112,48 @@ def test_stages_on_two_devices_compute_the_cpus_figures(
 ) -> None:
     suite = tuple(map(little, shared.suite))
     compare(shared.but(suite=suite, **QUICK), pair_folder, (SOURCE, TARGET), tmp_path)
+
+
+SINGLE = {"accelerator": "gpu", "devices": 1}
+DDP = {"accelerator": "gpu", "strategy": "ddp", "devices": 4}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "variables", "own"),
+    [
+        (SINGLE, {}, 0),
+        (SINGLE, {"LOCAL_RANK": "3"}, 0),  # left over: the fit has one process
+        (SINGLE | {"devices": [2]}, {}, 2),
+        (DDP, {}, 0),
+        (DDP, {"LOCAL_RANK": "3"}, 3),
+        (DDP | {"devices": [1, 3]}, {"LOCAL_RANK": "1"}, 3),
+        (DDP | {"devices": "1,3"}, {"LOCAL_RANK": "1"}, 3),
+        (DDP, SLURM | {"SLURM_LOCALID": "2", "SLURM_PROCID": "2", "SLURM_NODEID": "0"}, 2),
+        (
+            DDP | {"devices": 2, "num_nodes": 2},
+            SLURM | {"SLURM_LOCALID": "1", "SLURM_PROCID": "3", "SLURM_NODEID": "1"},
+            1,
+        ),
+        (DDP | {"accelerator": "cpu", "devices": 6}, {"LOCAL_RANK": "5"}, 1),
+    ],
+)
+def test_each_process_has_the_device_of_its_part_of_the_fit(
+    trainer: dict[str, Any],
+    variables: dict[str, str],
+    own: int,
+    shared: Stages,
+    pair_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    with pretend_cuda(4):
+        shared.but(trainer=trainer).fit_settings.use_own_device()
+        lm = load(ModelSpec(path=str(pair_folder / "little")))
+        assert lm.device == torch.device("cuda", own)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -43,12 +44,13 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
     Yields how many tensors were copied `to cuda` and `to cpu`.
     """
     copies: Counter[str] = Counter()
-    memory = (64 << 30, 80 << 30)
+    current, memory = [0], (64 << 30, 80 << 30)
     queries: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "device_count": lambda: devices,
-        "current_device": lambda: 0,
+        "current_device": lambda: current[-1],
+        "set_device": lambda device: current.append(_normal(device).index),
         "get_device_name": lambda *_: "pretend",
         "get_device_capability": lambda *_: (9, 0),
         "is_bf16_supported": lambda *_, **__: True,
@@ -59,7 +61,6 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
     }
     nothing = (
         "_lazy_init",
-        "set_device",
         "empty_cache",
         "synchronize",
         "manual_seed",
@@ -93,10 +94,9 @@ class _Operations(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = dict(kwargs or {})
-        with self:  # in inference mode composite operations arrive whole
-            result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
+        if _is_composite(func):  # in inference mode such operations arrive whole
+            with self:
+                return func.decompose(*args, **kwargs)
         name: str = func._schema.name
         device = _normal(kwargs.get("device"))
         if device is not None and device.type == "cuda":
@@ -117,6 +117,11 @@ class _Operations(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in owned:
                 _place(leaf, device)
         return result
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    return bool(func._can_decompose())
 
 
 class _Methods(TorchFunctionMode):
@@ -181,7 +186,9 @@ def _normal(device: Any) -> torch.device | None:
     if device is None:
         return None
     device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device(device.type)
+    if device.type != "cuda":
+        return torch.device(device.type)
+    return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _place(tensor: Tensor, device: torch.device) -> Tensor:

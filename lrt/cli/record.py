@@ -24,7 +24,7 @@ from lrt.cli.session import Session
 from lrt.config import Config, ConfigError, read_section
 from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
-from lrt.models import depth_of, resolve_layer
+from lrt.models import depth_and_width_of, resolve_layer
 from lrt.models.sides import SIDES, Side
 from lrt.pipeline import CorpusText, load_pair, plan_layers
 from lrt.pipeline.preflight import check_recording
@@ -63,7 +63,7 @@ def blocks_needed(config: Config, side: Side) -> int | None:
     named = [getattr(config.layers, side), getattr(config.recording, side)]
     if any(isinstance(layers, str) for layers in named):  # auto, all
         return None
-    depth = depth_of(spec, Path(config.paths.models))
+    depth, _ = depth_and_width_of(spec, Path(config.paths.models))
     deepest = (
         resolve_layer(layer, setting, depth, spec.name)
         for layers, setting in zip(named, (f"layers.{side}", f"recording.{side}"), strict=True)
@@ -75,8 +75,10 @@ def blocks_needed(config: Config, side: Side) -> int | None:
 def main(composed: DictConfig) -> None:
     """Records, and says where the store is."""
     settings, rest = read_section(composed, "record", RecordSettings)
-    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # `cuda` is this process's own device
+    # `cuda` is this process's own device; where each sees its own alone, that is the first
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
+    if torch.cuda.is_available() and local.isdecimal():
+        torch.cuda.set_device(int(local) % torch.cuda.device_count())
     with Session.of(composed, steps=2, settings=rest) as session:
         config, cache, monitor = session.config, session.cache, session.monitor
         if not config.recording.keeps_states:

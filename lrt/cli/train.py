@@ -43,7 +43,8 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
         monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
         with monitor.stage("load pair"):
-            pair = load_pair(config.pair, session.models)
+            session.fit_settings.use_own_device()
+            pair = load_pair(config.pair, session.models, weights=session.first)
             suite = build_suite(config.suite, lambda: pair.template)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers)  # before anything costly

@@ -13,7 +13,7 @@ from lrt.models.decoding import NonFiniteLogits
 from lrt.models.errors import ModelNotLoadable
 from lrt.models.hooks import Edit, Intervention, RowwiseEdit, capture, steer
 from lrt.models.language_model import Keep, LanguageModel, resolve_layer
-from lrt.models.loading import depth_of, identity, load, load_tokenizer, quiet_loading
+from lrt.models.loading import depth_and_width_of, identity, load, load_tokenizer, quiet_loading
 from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, compute_prefix, generate, tail_logits
 from lrt.models.sampling import Sampling, sampling_facts
@@ -38,7 +38,7 @@ __all__ = [
     "capture",
     "check_same_tokenizer",
     "compute_prefix",
-    "depth_of",
+    "depth_and_width_of",
     "generate",
     "identity",
     "last_columns",

@@ -85,10 +85,11 @@ def load(
     return lm
 
 
-def depth_of(spec: ModelSpec, cache: Path | None = None) -> int:
-    """The number of a model's blocks, from its config; `cache` as in `load`. Raises `ModelNotLoadable`."""
-    config = load_config(spec, _source(spec, cache))
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+def depth_and_width_of(spec: ModelSpec, cache: Path | None = None) -> tuple[int, int]:
+    """The number of a model's blocks and the size of its residual stream, from its config; `cache` as in
+    `load`. Raises `ModelNotLoadable`."""
+    text = load_config(spec, _source(spec, cache)).get_text_config(decoder=True)
+    return int(text.num_hidden_layers), int(text.hidden_size)
 
 
 def _first_blocks(config: Any, blocks: int) -> Any:

@@ -12,7 +12,7 @@ from lrt.pipeline.layers import LayerPair, LayerPlan, plan_layers
 from lrt.pipeline.map_training import FitOutput, FitSettings
 from lrt.pipeline.maps import plan_maps, require_maps
 from lrt.pipeline.monitor import Monitor
-from lrt.pipeline.pair import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline.pair import ModelPair, PairModel, UntrainedSource, load_pair
 from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions
@@ -28,6 +28,7 @@ __all__ = [
     "LayerPlan",
     "ModelPair",
     "Monitor",
+    "PairModel",
     "RowSettings",
     "RowSource",
     "Studies",

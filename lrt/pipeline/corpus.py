@@ -117,7 +117,7 @@ class CorpusText:
         return {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_excluded}
 
     def _facts(self) -> dict[str, Any]:
-        tokenizer = self.pair.source.tokenizer
+        tokenizer = self.pair.models["source"].tokenizer
         return {
             "context": self.settings.context,
             "seed": self.settings.seed,
@@ -153,11 +153,13 @@ class CorpusText:
     def _pack(self) -> PackedCorpus:
         for part in self.parts:
             texts = [document.text for document in itertools.islice(self.documents(part), 16)]
-            check_same_tokenizer(self.pair.source.tokenizer, self.pair.target.tokenizer, texts)
+            check_same_tokenizer(
+                self.pair.models["source"].tokenizer, self.pair.models["target"].tokenizer, texts
+            )
         parts = [
             Part(name, self.documents(name), source.weight) for name, source in self.settings.sources.items()
         ]
-        tokenizer = self.pair.source.tokenizer
+        tokenizer = self.pair.models["source"].tokenizer
         with self.monitor.working("reading and packing the corpus"):
             return pack(
                 mixture(parts),
@@ -172,7 +174,7 @@ class CorpusText:
 
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no end token: their last token must be the text's own."""
-        if not end_ids(self.pair.source.tokenizer):
+        if not end_ids(self.pair.models["source"].tokenizer):
             return []
         return [rule.part for rule in self.settings.rules if rule.rows == "last_tokens"]
 

@@ -23,13 +23,12 @@ from lrt.corpora import SPLITS, Split
 from lrt.evaluation import ContrastStates
 from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
-from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.pipeline.device import with_float64, with_room
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor
-from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair import ModelPair, PairModel
 from lrt.pipeline.states import MEDIAN_TOKENS, StatesOnTheFly
 from lrt.storage.cache import JSON, TENSORS, reading
 from lrt.storage.sealed import load_tensors, save_tensors
@@ -82,14 +81,14 @@ def grid_layers(settings: AtlasSettings, pair: ModelPair) -> LayerPair:
     """The grid. Raises ConfigError for layers that a model lacks and for one named twice."""
     source, target = (
         LayerConcat(
-            spread(getattr(settings, side), pair.model(side), f"atlas.{side}"), pair.model(side).width
+            spread(getattr(settings, side), pair.models[side], f"atlas.{side}"), pair.models[side].width
         )
         for side in SIDES
     )
     return LayerPair(source, target)
 
 
-def spread(wanted: str | int | Sequence[Depth], model: LanguageModel, setting: str) -> tuple[int, ...]:
+def spread(wanted: str | int | Sequence[Depth], model: PairModel, setting: str) -> tuple[int, ...]:
     """The layers that a setting names, from first to last.
 
     A number `n` spreads them from the first layer to the last; 1 is the layer at half depth.

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from lrt.config import ConfigError, Layers, Recording
 from lrt.mapping import LayerConcat
-from lrt.models import LanguageModel
 from lrt.models.sides import SIDES, Side
-from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair import ModelPair, PairModel
 
 
 class LayerPair(NamedTuple):
@@ -45,7 +44,7 @@ def plan_layers(layers: Layers, recording: Recording, pair: ModelPair) -> LayerP
     """
     candidates, recorded = [], []
     for side in SIDES:
-        model, named, beside = pair.model(side), getattr(layers, side), getattr(recording, side)
+        model, named, beside = pair.models[side], getattr(layers, side), getattr(recording, side)
         setting = f"layers.{side}"
         if named == "auto":
             setting, named = f"recording.{side}", beside
@@ -60,7 +59,7 @@ def plan_layers(layers: Layers, recording: Recording, pair: ModelPair) -> LayerP
 
 
 def resolve(
-    depths: Sequence[int | float], setting: str, model: LanguageModel, repeats: bool = False
+    depths: Sequence[int | float], setting: str, model: PairModel, repeats: bool = False
 ) -> tuple[int, ...]:
     """Block indices of layers and depths.
 

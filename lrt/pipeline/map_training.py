@@ -117,6 +117,18 @@ class FitSettings:
         timer = lightning_callbacks.Timer(self.trainer.get("max_time"))
         return resuming(last, max_time=timer.time_remaining())
 
+    def use_own_device(self) -> None:
+        """Makes `cuda` the GPU on which this process's part of a fit runs, so that its models lie there too.
+
+        Lightning knows which: by LOCAL_RANK, SLURM_LOCALID and the like, and `trainer.devices`. Raises
+        ConfigError as `check`.
+        """
+        trainer = check_trainer(self.trainer, self.fit)
+        if torch.cuda.is_available():
+            device = trainer.strategy.root_device
+            own = device.index if device.type == "cuda" else trainer.local_rank % torch.cuda.device_count()
+            torch.cuda.set_device(own or 0)
+
     def check(self) -> None:
         """Raises ConfigError (or InvalidValue) for settings of the fit and the Trainer that cannot be run."""
         self.fit.check(self.map)
@@ -313,8 +325,11 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
     return Fitted(affine, FitHistory(), [], 0, float(metric.compute()), solved)
 
 
-def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) -> None:
-    """Raises ConfigError for a setting that Lightning's Trainer does not take, or not on this machine."""
+def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) -> L.Trainer:
+    """A Trainer of these settings, which trains nothing.
+
+    Raises ConfigError for a setting that Lightning's Trainer does not take, or not on this machine.
+    """
     allowed = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
     for key in settings:
         if key in fit.trainer_options():
@@ -329,7 +344,7 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
             f"{precision.removesuffix('true')}mixed, 32-true or 64-true"
         )
     try:
-        L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
+        return L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
         raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error

@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and prompts of which states cannot be recorded or read."""
     samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
-    check_same_tokenizer(pair.source.tokenizer, pair.target.tokenizer, samples)
+    check_same_tokenizer(*(pair.models[side].tokenizer for side in SIDES), samples)
     for b in suite:
         for side in SIDES:
             prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
-            encode_prompts(pair.model(side).tokenizer, prompts)
+            encode_prompts(pair.models[side].tokenizer, prompts)
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",
         " -> ".join(
             f"{model.spec.name} {format_layers(plan.candidates.of(side).layers)} of {model.depth}"
             for side in SIDES
-            for model in [pair.model(side)]
+            for model in [pair.models[side]]
         ),
     )
 

@@ -184,7 +184,7 @@ def test_the_first_blocks_alone_give_the_same_states(family: str, tmp_path: Path
     finally:
         monkey.undo()
     assert (len(shallow.blocks), shallow.depth) == (2, whole.depth)
-    assert loading.depth_of(spec) == whole.depth
+    assert loading.depth_and_width_of(spec) == (whole.depth, whole.width)
     assert shallow.resolve_layer(0.5, "x") == whole.resolve_layer(0.5, "x")
     states, expected = (lm.hidden_states(TOKENS, [0, 1]) for lm in (shallow, whole))
     for layer in (0, 1):

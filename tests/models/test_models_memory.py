@@ -51,7 +51,7 @@ def test_a_batch_may_take_what_is_set_or_what_is_free() -> None:
         one = batch_bytes(there)
         assert 0.5 * torch.cuda.mem_get_info()[0] < one < torch.cuda.mem_get_info()[0]
         there.model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1, "lm_head": "cpu"}
-        assert batch_bytes(there) == 2 * one
+        assert batch_bytes(there) == pytest.approx(2 * one)
         there.spec = lm.spec
         assert batch_bytes(there) == GB // 2
 

@@ -12,7 +12,7 @@ from lrt.config import Layers, PairSettings
 from lrt.evaluation import Behaviour
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models.chat_template import ChatTemplate
-from lrt.pipeline import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline import ModelPair, PairModel, UntrainedSource, load_pair
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,8 @@ def oracle(
     """A target whose states are `SCALE Q h` wherever the source's are `h`: transfer must be exact."""
     image = image_of(story_lm, semi_orthogonal(48, 32), SCALE)
     identities = {"source": "tiny", "target": "its image", "tokenizer": "storybook"}
-    pair = ModelPair("oracle", story_lm, image, ChatTemplate.of(story_lm.tokenizer), identities)
+    models = {"source": PairModel.of(story_lm), "target": PairModel.of(image)}
+    pair = ModelPair("oracle", models, ChatTemplate.of(story_lm.tokenizer), identities)
     greedy = replace(Stages(pair, tiny_suite, Path()).evaluation, temperature=0.0)
     return Stages(
         pair,

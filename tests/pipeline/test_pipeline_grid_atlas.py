@@ -124,7 +124,7 @@ def test_grids_that_do_not_fit(empty: Stages) -> None:
     [("all", (0, 1, 2, 3)), (1, (2,)), (2, (0, 3)), (3, (0, 2, 3)), ((3, 0.25), (1, 3))],
 )
 def test_layers_are_spread_evenly(shared: Stages, wanted: Any, layers: tuple[int, ...]) -> None:
-    assert spread(wanted, shared.pair.target, "atlas.target") == layers
+    assert spread(wanted, shared.pair.models["target"], "atlas.target") == layers
 
 
 @pytest.mark.parametrize("wanted", [5, (4,), (1, 1)])

@@ -27,6 +27,7 @@ from lrt.mapping import (
     MapSpec,
     load_map,
 )
+from lrt.models.sides import SIDES
 from lrt.pipeline import Monitor, require_maps
 from lrt.pipeline.nulls import untrained_moments
 from lrt.steering import SteeringVector
@@ -71,7 +72,7 @@ def test_nulls_of_an_exact_map_fail(oracle: Stages) -> None:
 
 
 def test_a_model_is_mapped_to_itself_by_the_identity(oracle: Stages, tmp_path: Path) -> None:
-    same = replace(oracle.pair, target=oracle.pair.source)
+    same = replace(oracle.pair, models=dict.fromkeys(SIDES, oracle.pair.models["source"]))
     stages = oracle.but(pair=same, folder=tmp_path, fit=ClosedFormSpec(solver="identity"))
     assert card_of(stages)["metrics"]["fvu"] == pytest.approx(0.0, abs=1e-9)
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from stages import RECORDING
 
-from lrt.config import PairSettings
-from lrt.errors import InvalidValue
+from lrt.config import Layers, PairSettings
+from lrt.errors import InvalidValue, UserError
 from lrt.models import ModelNotLoadable, ModelSpec
 from lrt.models.chat_template import ChatTemplate
-from lrt.pipeline import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline import ModelPair, UntrainedSource, load_pair, plan_layers
 from lrt.pipeline.provenance import provenance
 
 
@@ -38,6 +39,23 @@ def test_arguments_of_the_template_are_checked_before_weights_are_read(
         pytest.raises(InvalidValue, match="enable_thinking"),
     ):
         load_pair(settings, tmp_path)
+
+
+def test_weights_are_loaded_when_they_are_needed(pair_folder: Path, tmp_path: Path) -> None:
+    settings = PairSettings("p", *specs(pair_folder))
+    with mock.patch("lrt.pipeline.pair.load", side_effect=AssertionError("loaded")):
+        pair = load_pair(settings, tmp_path, weights=False)
+        # layers, names and templates are known from the files alone
+        plan = plan_layers(Layers((0, 0.7), "auto"), RECORDING, pair)
+        assert [each.layers for each in plan.candidates] == [(0, 2), (0, 1, 2, 3)]
+        assert [each.width for each in plan.candidates] == [32, 48]
+        with pytest.raises(UserError, match=r"layers\.source=3"):
+            plan_layers(Layers(3, 1), RECORDING, pair)
+        assert pair.names == {"source": "little", "target": "big"}
+        with pytest.raises(AssertionError, match="loaded"):
+            _ = pair.target
+    assert pair.target is pair.model("target")
+    assert pair.target.tokenizer is pair.models["target"].tokenizer
 
 
 def test_a_model_that_is_not_there(pair_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lrt.config import Config, read_config
 from lrt.errors import UserError
 from lrt.evaluation import Behaviour
 from lrt.mapping import ClosedFormSpec, FitSpec
-from lrt.pipeline import FitSettings, ModelPair, check_run, plan_layers
+from lrt.pipeline import FitSettings, ModelPair, PairModel, check_run, plan_layers
 
 Check = Callable[..., None]
 
@@ -141,4 +141,4 @@ def test_models_that_cut_text_otherwise(check: Check, shared: Stages) -> None:
     other = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<unk>")
     target = type(shared.pair.target)(shared.pair.target.spec, shared.pair.target.model, other)
     with pytest.raises(UserError, match="token"):
-        check({}, replace(shared.pair, target=target))
+        check({}, replace(shared.pair, models={**shared.pair.models, "target": PairModel.of(target)}))

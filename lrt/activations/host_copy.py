@@ -42,4 +42,4 @@ def begin_copy(tensor: Tensor) -> Callable[[], Tensor]:
 
 @cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

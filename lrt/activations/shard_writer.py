@@ -126,7 +126,7 @@ def _digest(path: Path, tensors: Mapping[str, Tensor]) -> str:
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(begin))
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

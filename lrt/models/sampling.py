@@ -48,7 +48,7 @@ class Sampling:
 
     def draws(self, rows: Tensor) -> Draws:
         """The draws of rows, each of which is an item's number, `[r]`; on the device of `rows`."""
-        items, row = rows.unique(return_inverse=True)
+        items, row = torch.unique(rows, return_inverse=True)
         wrapped = [(seed + 2**63) % 2**64 - 2**63 for seed in self.seeds]
         seeds = torch.tensor(wrapped, dtype=torch.int64, device=rows.device)
         return Draws(self.temperature, seeds[items], row)

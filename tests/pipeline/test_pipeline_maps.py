@@ -149,7 +149,8 @@ def test_a_gradient_fit_without_a_store_sees_the_documents_of_one_with(
         assert passed[name] == stored[name], name
     # the same held-out documents, and as near to the optimum of the same training documents
     assert passed["metrics"]["optimum_fvu"] == pytest.approx(stored["metrics"]["optimum_fvu"], rel=1e-3)
-    assert passed["metrics"]["fvu"] == pytest.approx(stored["metrics"]["fvu"], rel=0.1, abs=1e-5)
+    assert stored["metrics"]["optimum_fvu"] < passed["metrics"]["fvu"] < 1e-3
+    assert stored["metrics"]["fvu"] < 1e-3
     assert passed["metrics"]["cosine"] == pytest.approx(stored["metrics"]["cosine"], abs=1e-3)
     assert len(passed["training"]["val"]) == len(stored["training"]["val"])
     # cached: no model runs again

@@ -147,7 +147,7 @@ class CorpusText:
         Raises CorpusError, and TokenizersDiffer for a document that the two tokenizers cut differently.
         """
         # the target's tokenizer decides nothing but whether the text can be used
-        facts = {**self._facts(), "target_tokenizer": tokenizer_digest(self.pair.target.tokenizer)}
+        facts = {**self._facts(), "target_tokenizer": tokenizer_digest(self.pair.models["target"].tokenizer)}
         return self.cache.made_once("packed", facts, self._pack, PACKED)
 
     def _pack(self) -> PackedCorpus:

@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and prompts of which states cannot be recorded or read."""
     samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
-    check_same_tokenizer(*(pair.models[side].tokenizer for side in SIDES), samples)
+    source, target = (pair.models[side].tokenizer for side in SIDES)
+    check_same_tokenizer(source, target, samples)
     for b in suite:
-        for side in SIDES:
-            prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
-            encode_prompts(pair.models[side].tokenizer, prompts)
+        prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
+        for tokenizer in (source, target):
+            encode_prompts(tokenizer, prompts)
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",

@@ -28,6 +28,7 @@ class Shard:
     non_finite: Mapping[str, int] = field(default_factory=dict)
     # tokens by column whose norm is over `quantised.MASSIVE` times the shard's median
     massive: Mapping[str, int] = field(default_factory=dict)
+    hardware: str = ""  # devices and attention kernels of both models; unknown in older stores
 
     def is_planned(self, planned: ShardPlan, context: int) -> bool:
         """Whether this is the planned shard, of sequences of `context` tokens."""

@@ -192,7 +192,8 @@ def _fill(
         batch_tokens=plan.batch_tokens,
         non_finite=plan.non_finite,
     )
-    with ShardWriter(folder, plan, done) as writer:
+    hardware = f"source on {source.hardware}; target on {target.hardware}"
+    with ShardWriter(folder, plan, done, hardware) as writer:
         for shard in wanted:
             if shard.file in done:
                 continue
@@ -236,6 +237,14 @@ def _run_models(
 
 def _finish(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> None:
     shards = tuple(done[shard.file] for shard in plan.shards)
+    if len(kinds := Counter(shard.hardware or "unknown hardware" for shard in shards)) > 1:
+        listed = "; ".join(f"{count} shards: {kind}" for kind, count in sorted(kinds.items()))
+        log.warning(
+            "%s mixes states of unlike hardware, whose last bits differ: %s. To have all of one kind, delete "
+            "the folder and record it on one kind of machine",
+            folder,
+            listed,
+        )
     store = ActivationStore(folder, Manifest(plan, shards, {}), "")
     columns = [f"{side}.{layer}" for side in SIDES for layer in plan.side(side).layers]
     medians = {column: _median_norm(store, column) for column in columns}

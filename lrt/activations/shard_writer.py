@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,11 +35,12 @@ class ShardWriter:
     write that failed is raised by the next call, in the caller's thread; what it wrote is whole or absent.
     The body's end waits for the last one.
 
-    done  The journal's shards by file name; finished ones are added.
+    done      The journal's shards by file name; finished ones are added.
+    hardware  What the models run on, for the journal.
     """
 
-    def __init__(self, folder: Path, plan: RecordingPlan, done: dict[str, Shard]) -> None:
-        self._folder, self._plan, self._done = folder, plan, done
+    def __init__(self, folder: Path, plan: RecordingPlan, done: dict[str, Shard], hardware: str) -> None:
+        self._folder, self._plan, self._done, self._hardware = folder, plan, done, hardware
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._writing: Future[None] | None = None
         self._rooms: list[dict[str, Tensor]] = []
@@ -82,7 +84,8 @@ class ShardWriter:
 
     def _write(self, shard: ShardPlan, columns: dict[str, Tensor], non_finite: Mapping[str, int]) -> None:
         with disk_may_fill(self._folder):
-            self._done[shard.file] = _written(self._folder, shard, _stored(columns, self._plan), non_finite)
+            written = _written(self._folder, shard, _stored(columns, self._plan), non_finite)
+            self._done[shard.file] = replace(written, hardware=self._hardware)
             write_journal(self._folder, self._plan, self._done)
 
 

@@ -15,6 +15,7 @@ from lrt.models.blocks import find_blocks
 from lrt.models.capabilities import hides_padding
 from lrt.models.decoder_cache import CACHE_ARGUMENTS, counts_tokens
 from lrt.models.decoding import NonFiniteLogits
+from lrt.models.hardware import device_name
 from lrt.models.hooks import (
     AtLayer,
     Intervention,
@@ -91,6 +92,12 @@ class LanguageModel:
         dtype = self.model.dtype
         assert isinstance(dtype, torch.dtype)
         return dtype
+
+    @property
+    def hardware(self) -> str:
+        """Devices and attention kernel: with others the same weights give other last bits."""
+        names = sorted({device_name(device) for device in self.devices})
+        return f"{', '.join(names)}, attention {self.text_config._attn_implementation}"
 
     @property
     def embeddings(self) -> Tensor:

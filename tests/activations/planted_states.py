@@ -31,6 +31,7 @@ class PlantedModel:
     dtype: torch.dtype = torch.float32
     name: str = "planted"
     calls: int = 0
+    hardware: str = "planted"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:

@@ -128,7 +128,7 @@ def test_a_failed_write_ends_the_recording_and_leaves_whole_shards(
         with pytest.raises(Gone):
             make_store(tmp_path / "part", CORPUS, source=source)
     assert source.calls == 12  # the shard after it was filled, and no other begun
-    kept = sorted(path.name for path in (tmp_path / "part").iterdir())
+    kept = sorted(bytes_of(tmp_path / "part"))
     assert kept == ["recording.json", "train-00000.safetensors", "train-00001.safetensors"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shards")]
     make_store(tmp_path / "part", CORPUS, source=source)

@@ -383,3 +383,20 @@ def test_the_share_of_a_launcher(environment: dict[str, str], share: RecordingWo
 def test_an_environment_without_a_launcher() -> None:
     with pytest.raises(InvalidValue, match="share=auto"):
         RecordingWorker.of_environment({"RANK": "1"})
+
+
+def test_shards_of_unlike_hardware_are_named_when_they_are_merged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Versions and dtype agree, but the last bits of states do not."""
+    for number, hardware in enumerate(("one GPU", "another GPU")):
+        source = PlantedModel(6, hardware=hardware)
+        record_share(tmp_path, RecordingWorker(number, 2), **recording_of(source=source))
+    merged = record(tmp_path, **recording_of(), missing="refuse")
+    assert "one GPU" in caplog.text
+    assert "another GPU" in caplog.text
+    kinds = {shard.hardware for shard in ActivationStore.open(merged.folder).manifest.shards}
+    assert len(kinds) == 2
+    caplog.clear()
+    record(tmp_path / "alike", **recording_of())
+    assert "hardware" not in caplog.text

@@ -191,7 +191,8 @@ def _states(lm: RunnableModel, tokens: Tensor, mask: Tensor | None = None) -> Te
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
     """Relative error of each vector."""
     length = torch.linalg.vector_norm(expected, dim=-1)
-    return torch.linalg.vector_norm(found - expected, dim=-1) / length.clamp(min=1e-30)
+    errors: Tensor = torch.linalg.vector_norm(found - expected, dim=-1) / length.clamp(min=1e-30)
+    return errors
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:

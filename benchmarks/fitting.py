@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,8 @@ def moments_row(runs: int = 7, rows: int = 16_384) -> Row:
 def fold_rows(runs: int = 7, rows: int = 16_384, folds: int = 10) -> Iterator[Row]:
     """Moments of ten folds of documents, against their three matrix products alone.
 
-    Batches are those of a store, and those of a pass over pools of 16 tokens.
+    Batches are those of a store, and those of a pass over pools of 16 tokens. One accumulator for all rows is
+    timed beside them.
     """
     d, m = SMALL[0], LARGE[0]
     x, y = torch.randn(rows, d), torch.randn(rows, m)
@@ -81,20 +84,26 @@ def fold_rows(runs: int = 7, rows: int = 16_384, folds: int = 10) -> Iterator[Ro
         for a, b in zip(x.split(4096), y.split(4096), strict=True):
             a.T @ a, a.T @ b, b.T @ b
 
-    def summed(batch: int) -> None:
-        moments = GroupedMoments([Moments(d, m) for _ in range(folds)])
+    def summed(batch: int, groups: int) -> None:
+        moments = GroupedMoments([Moments(d, m) for _ in range(groups)])
         for a, b, of in zip(x.split(batch), y.split(batch), document.split(batch), strict=True):
-            moments.add(a, b, of % folds)
+            moments.add(a, b, of % groups)
         moments.flush()
 
     for name, batch in (("moments/folds", 8192), ("moments/folds_small_batches", 512)):
-        products(), summed(batch)
-        took, limit = turns(lambda batch=batch: summed(batch), products, runs)
+        ours = partial(summed, batch, folds)
+        products(), ours()
+        took, limit, one = [], [], []
+        for _ in range(runs):
+            limit.append(seconds(products))
+            one.append(seconds(partial(summed, batch, 1)))
+            took.append(seconds(ours))
         what = (
             f"the three float32 products of each chunk, alone, over moments of {folds} folds of documents, "
             f"{rows} rows in batches of {batch}, {d} -> {m}"
         )
-        yield row(name, what, took, limit, aim=0.7)
+        beside = statistics.median(single / all_ for single, all_ in zip(one, took, strict=True))
+        yield row(name, what, took, limit, aim=0.7, one_accumulator_over_folds=round(beside, 3))
 
 
 def path_row(runs: int = 5) -> Row:

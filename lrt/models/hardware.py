@@ -1,4 +1,4 @@
-"""What decides the last bits of a model's numbers beside its weights and dtype."""
+"""Devices: their names, and what memory they have free."""
 
 from __future__ import annotations
 
@@ -12,3 +12,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return f"CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     return device.type
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of a GPU that no process uses, and those that torch holds without using them; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

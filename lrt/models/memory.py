@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from lrt.models.hardware import free_bytes
+
 if TYPE_CHECKING:
     from lrt.models.language_model import LanguageModel
 
@@ -100,15 +102,8 @@ def batch_bytes(lm: LanguageModel) -> int:
     have free, or 4 GB where it has none."""
     if lm.spec.batch_memory_gb is not None:
         return int(lm.spec.batch_memory_gb * 1e9)
-    gpus = {device for device in lm.devices if device.type == "cuda"}
-    if not gpus:
-        return WITHOUT_GPU
-    free = 0
-    for gpu in gpus:
-        # torch keeps what it has freed
-        reusable = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
-        free += torch.cuda.mem_get_info(gpu)[0] + reusable
-    return int(SHARE * free)
+    free = [count for device in lm.devices if (count := free_bytes(device)) is not None]
+    return int(SHARE * sum(free)) if free else WITHOUT_GPU
 
 
 def is_out_of_memory(error: BaseException) -> bool:

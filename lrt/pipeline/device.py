@@ -6,6 +6,8 @@ import logging
 
 import torch
 
+from lrt.models.hardware import free_bytes
+
 log = logging.getLogger(__name__)
 
 
@@ -35,11 +37,3 @@ def with_room(device: torch.device, needed: int, what: str) -> torch.device:
         free / 1e9,
     )
     return torch.device("cpu")
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes of a GPU that no process uses, and those that torch holds without using them; None elsewhere."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -348,9 +348,3 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
         raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error
-
-
-def processes(settings: Mapping[str, Any]) -> int:
-    """Processes that Lightning's Trainer starts with these settings, which passed `check_trainer`."""
-    trainer = L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    return int(trainer.world_size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -58,6 +58,9 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
         "get_rng_state_all": lambda: [],
         "get_rng_state": lambda *_: torch.empty(0),
         "memory_stats": lambda *_: {},
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": nullcontext,
     }
     nothing = (
         "_lazy_init",
@@ -77,9 +80,28 @@ def pretend_cuda(devices: int = 1) -> Iterator[Counter[str]]:
         undo.enter_context(mock.patch.multiple(torch.cuda, **changes))
         undo.enter_context(mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", bool))
         undo.enter_context(mock.patch.object(torch._C, "_cuda_clearCublasWorkspaces", create=True))
+        # not among `ANSWERS`: threads that read ahead have no function mode
+        undo.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor))
+        undo.enter_context(mock.patch.object(Tensor, "record_stream", return_value=None))
         undo.enter_context(_Operations(copies))
         undo.enter_context(_Methods())
         yield copies
+
+
+class _Stream:
+    """A stream on which all work is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        del device
+
+    def wait_stream(self, stream: _Stream) -> None:
+        del stream
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def synchronize(self) -> None:
+        pass
 
 
 class _Operations(TorchDispatchMode):
@@ -98,6 +120,7 @@ class _Operations(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         name: str = func._schema.name
+        kwargs.pop("pin_memory", None)
         device = _normal(kwargs.get("device"))
         if device is not None and device.type == "cuda":
             kwargs["device"] = CPU
@@ -175,7 +198,6 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     Tensor.is_cuda.__get__: lambda _, here, *__: here.type == "cuda",
     Tensor.is_cpu.__get__: lambda _, here, *__: here.type == "cpu",
     Tensor.get_device: lambda _, here, *__: -1 if here.index is None else here.index,
-    Tensor.pin_memory: lambda _, __, tensor, *___: tensor,
     Tensor.__deepcopy__: lambda func, here, *args: _place(func(*args), here),
     **dict.fromkeys((Tensor.to, Tensor.cpu, Tensor.cuda), _to),
     **dict.fromkeys((Tensor.numpy, Tensor.__array__), _numpy),

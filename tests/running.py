@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from lrt.cli.command import command
 from lrt.cli.composing import compose_config
+from lrt.storage.locks import LOCK
 
 ROOT = Path(__file__).parents[1]
 # tests/pipeline/test_pipeline_analyses.py asks for them
@@ -149,7 +150,7 @@ class Workshop:
     def files(self, kind: str) -> dict[Path, int]:
         """Modification times of all files of a kind of artifact."""
         found = (self.artifacts / kind).rglob("*")
-        return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+        return {path: path.stat().st_mtime_ns for path in found if path.is_file() and path.name != LOCK}
 
     def one(self, pattern: str) -> Path:
         (found,) = self.artifacts.glob(pattern)

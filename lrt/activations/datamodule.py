@@ -18,6 +18,8 @@ from lrt.activations.stream import RowStream
 from lrt.activations.windows import Batch
 from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
+from lrt.models.hardware import CPU
+from lrt.models.sides import SIDES
 
 
 class NoRows(InvalidValue):
@@ -138,9 +140,22 @@ class ActivationDataModule(lightning.LightningDataModule):
         stream = self._stream(split, seed=None, compact=True)
         return InOrder(stream, *self._process(), read=self._read_ahead)
 
-    def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:
-        """All rows of a split in the store's order, for moments and closed forms."""
-        return self._stream(split, seed=None, batch_rows=batch_rows).batches()
+    def iterate(
+        self, split: Split, batch_rows: int | None = None, device: torch.device = CPU
+    ) -> Iterator[Batch]:
+        """All rows of a split in the store's order, for moments and closed forms.
+
+        Batches of `source` and `target`, float32 [b, d] on `device`; the rest is on the CPU.
+        """
+        if device.type == "cpu":
+            return self._stream(split, seed=None, batch_rows=batch_rows).batches()
+        # gathered by a thread, and copied in the dtype they are stored in
+        stored = self._stream(split, seed=None, batch_rows=batch_rows, compact=True).batches()
+        ahead = prefetched(stored, pinned=device.type == "cuda")
+        return (
+            {n: v.to(device, non_blocking=True).float() if n in SIDES else v for n, v in batch.items()}
+            for batch in ahead
+        )
 
     def iterate_shuffled_pairs(
         self, split: Split, seed: int, batch_rows: int | None = None

@@ -12,11 +12,12 @@ import torch
 from lrt.activations.chunks import Selection
 from lrt.activations.datamodule import NoRows
 from lrt.activations.errors import StoreCorrupt
-from lrt.activations.paired_forward import CPU, paired_rows
+from lrt.activations.paired_forward import paired_rows
 from lrt.activations.plan import NonFinite
 from lrt.activations.windows import Batch
 from lrt.corpora import SPLITS, PackedCorpus, Split
 from lrt.models import LanguageModel
+from lrt.models.hardware import CPU
 from lrt.storage.sealed import read_sealed, write_sealed
 
 
@@ -31,7 +32,6 @@ class OnTheFlyRows:
         batch_tokens: tokens in one forward pass, rounded down to whole sequences, at least one.
         non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token.
         counts_file: JSON file for the counts. Its name must identify models, corpus and selection.
-        device: where rows lie.
     """
 
     def __init__(
@@ -45,14 +45,12 @@ class OnTheFlyRows:
         batch_tokens: int,
         non_finite: NonFinite,
         counts_file: Path,
-        device: torch.device = CPU,
     ) -> None:
         self._source, self._target = source, target
         self._corpus, self._selection, self._medians = corpus, selection, medians
         self._batch_tokens = batch_tokens
         self._non_finite: NonFinite = non_finite
         self._counts_file = counts_file
-        self._device = device
 
     @property
     def rows(self) -> dict[Split, int]:
@@ -103,13 +101,16 @@ class OnTheFlyRows:
                 f"{self._counts_file} cannot be read ({error}); delete it and run the command again"
             ) from error
 
-    def iterate(self, split: Split, batch_rows: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
-        """Batches of `source` and `target`, float32 [b, d], and `document`, int64 [b] on the CPU.
+    def iterate(
+        self,
+        split: Split,
+        batch_rows: int | None = None,  # noqa: ARG002
+        device: torch.device = CPU,
+    ) -> Iterator[Batch]:
+        """Batches of `source` and `target`, float32 [b, d] on `device`, and `document`, int64 [b] on the CPU.
 
         One batch is the rows of one forward pass, whatever `batch_rows` is. (A store's stream cuts its
         batches to that size.)
-
-        device  Where batches are wanted; None: on the CPU. See `paired_rows`.
 
         Raises NoRows for a training split of which all tokens are excluded, and as `paired_rows`.
         """
@@ -125,7 +126,7 @@ class OnTheFlyRows:
             medians=self._medians,
             batch_tokens=self._batch_tokens,
             non_finite=self._non_finite,
-            device=self._device,
+            device=device,
         ):
             excluded.update(part.excluded)
             if len(part.document) == 0:

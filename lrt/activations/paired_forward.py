@@ -23,9 +23,8 @@ from lrt.activations.plan import NonFinite, check_layers, dtype_name
 from lrt.corpora import PackedCorpus, Sequences, Split
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
+from lrt.models.hardware import CPU
 from lrt.models.sides import SIDES, Side
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

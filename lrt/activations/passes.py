@@ -16,10 +16,10 @@ import torch
 
 from lrt.activations.loaders import InOrder, Resumable
 from lrt.activations.on_the_fly import OnTheFlyRows
-from lrt.activations.paired_forward import CPU
 from lrt.activations.windows import Batch
 from lrt.corpora.splits import Split
 from lrt.errors import InvalidValue
+from lrt.models.hardware import CPU
 
 HELD_BYTES = 2**31
 """Held-out rows of at most so many bytes are kept in memory from their first pass on."""
@@ -72,7 +72,7 @@ class PassStream:
             return
         passed = (
             {name: values.to(self._device) for name, values in batch.items()}
-            for batch in self._source.iterate(self._split)
+            for batch in self._source.iterate(self._split, device=self._device)
         )
         if self._seed is not None:
             digest = hashlib.sha256(f"{self._seed}:{epoch}:pass".encode()).digest()

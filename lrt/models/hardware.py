@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def device_name(device: torch.device) -> str:
     """A device for people; of a CPU its vector instructions and threads, which decide the order of sums."""

@@ -196,7 +196,7 @@ class FitData:
             by_fold = GroupedMoments([moments[name] for name in names])
             shuffled = ShuffledPairs([moments[name] for name in draws], window, seed)
             with self._progress(sum(self.in_order.rows[split] for split in self.splits)) as counted:
-                for batch in counted(self.in_order.iterate("train", batch_rows=MOMENTS_BATCH)):
+                for batch in counted(self._read(self.in_order, "train")):
                     fold_of = shared_ids(batch["document"], groups) % folds
                     by_fold.add(batch["source"], batch["target"], fold_of)
                     if draws:
@@ -205,7 +205,7 @@ class FitData:
                 if draws:
                     shuffled.flush()
                 for split in held_out:
-                    self._add_all(moments[split], counted(self.in_order.iterate(split, MOMENTS_BATCH)))
+                    self._add_all(moments[split], counted(self._read(self.in_order, split)))
             return moments
 
         beside = self._shuffled_facts(self._draws_beside) if self._draws_beside else {}
@@ -273,7 +273,7 @@ class FitData:
             moments = self._empty([*streams])
             with self._progress(sum(stream.rows["test"] for stream in streams.values())) as counted:
                 for name, stream in streams.items():
-                    self._add_all(moments[name], counted(stream.iterate("test", MOMENTS_BATCH)))
+                    self._add_all(moments[name], counted(self._read(stream, "test")))
             return moments
 
         return self._cached({"single tokens": True}, gather)
@@ -308,6 +308,9 @@ class FitData:
             name: Moments(source.total, target.total, products=self.settings.products, device=device)
             for name in names
         }
+
+    def _read(self, rows: ActivationDataModule | OnTheFlyRows, split: Split) -> Iterator[Batch]:
+        return rows.iterate(split, MOMENTS_BATCH, self.device)
 
     @staticmethod
     def _add_all(moments: Moments, batches: Iterator[Batch]) -> None:

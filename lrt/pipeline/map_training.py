@@ -319,8 +319,8 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
             note = "ridge regression between the embedding matrices; the bias of the training rows"
     affine = affine.to(torch.float32)
     metric, mapped = MeanCosine().to(data.device), affine.to(data.device)
-    for batch in data.in_order.iterate("test"):
-        metric.update(mapped.points(batch["source"].to(data.device)), batch["target"].to(data.device))
+    for batch in data.in_order.iterate("test", device=data.device):
+        metric.update(mapped.points(batch["source"]), batch["target"])
     solved = {"note": note, "ridge_weight": weight}
     return Fitted(affine, FitHistory(), [], 0, float(metric.compute()), solved)
 

@@ -229,7 +229,6 @@ class StatesOnTheFly(States):
             batch_tokens=self.settings.batch_tokens,
             non_finite=self.settings.non_finite,
             counts_file=counts,
-            device=self.pair.target.device,
         )
 
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:

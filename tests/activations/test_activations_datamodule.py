@@ -5,6 +5,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pretend_devices import device_of, pretend_cuda
 from torch import Tensor, nn
 
 from lrt.activations import (
@@ -251,3 +252,16 @@ def test_two_processes_score_a_split_of_few_batches_as_one(
         scores.append({**validated, **tested})
     for name in ("val/fvu", "test/fvu", "test/cosine"):
         assert scores[1][name] == pytest.approx(scores[0][name], rel=1e-6)
+
+
+def test_rows_for_a_gpu_are_those_of_the_cpu(store: ActivationStore) -> None:
+    """They cross in the dtype they are stored in, read by a thread; labels stay on the CPU."""
+    data = data_of(store.folder)
+    with pretend_cuda():
+        for there, here in zip(
+            data.iterate("train", 16, torch.device("cuda:0")), data.iterate("train", 16), strict=True
+        ):
+            places = {name: str(device_of(values)) for name, values in there.items()}
+            assert {name for name, place in places.items() if place == "cuda:0"} == {"source", "target"}
+            assert all(values.dtype == here[name].dtype for name, values in there.items())
+            assert all(torch.equal(values.to("cpu"), here[name]) for name, values in there.items())

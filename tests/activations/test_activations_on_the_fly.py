@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from planted_states import PlantedModel, corpus_of
+from pretend_devices import device_of, pretend_cuda
 
 from lrt.activations import (
     ActivationDataModule,
@@ -31,7 +32,6 @@ def rows_of(store: ActivationStore, counts_file: Path, **settings: Any) -> OnThe
         batch_tokens=24,
         non_finite="refuse",
         counts_file=counts_file,
-        device=settings.get("device", torch.device("cpu")),
     )
 
 
@@ -106,11 +106,11 @@ def test_rows_stay_on_the_device_where_they_are_wanted(
     store: ActivationStore, tmp_path: Path, selection: Selection
 ) -> None:
     """States are pooled there; labels are on the CPU."""
-    pretend = pytest.importorskip("pretend_devices")
     here = list(rows_of(store, tmp_path / "cpu.json", selection=selection).iterate("train"))
-    with pretend.pretend_cuda():
-        rows = rows_of(store, tmp_path / "cuda.json", selection=selection, device=torch.device("cuda:0"))
-        for there, batch in zip(rows.iterate("train"), here, strict=True):
-            places = {name: str(pretend.device_of(tensor)) for name, tensor in there.items()}
+    with pretend_cuda():
+        rows = rows_of(store, tmp_path / "cuda.json", selection=selection)
+        there_batches = rows.iterate("train", device=torch.device("cuda:0"))
+        for there, batch in zip(there_batches, here, strict=True):
+            places = {name: str(device_of(tensor)) for name, tensor in there.items()}
             assert places == {"source": "cuda:0", "target": "cuda:0", "document": "cpu"}
             assert all(torch.equal(tensor.to("cpu"), batch[name]) for name, tensor in there.items())

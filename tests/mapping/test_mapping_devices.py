@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from planted_rows import Planted
+from pretend_devices import device_of, pretend_cuda
 from torch import Tensor
 
 from lrt.mapping import (
@@ -33,7 +34,6 @@ from lrt.mapping import (
     ridge_per_direction,
 )
 
-pretend = pytest.importorskip("pretend_devices")
 CUDA = "cuda:0"
 
 
@@ -97,7 +97,7 @@ def test_solves_on_a_device_give_what_they_give_on_the_cpu(planted: Planted) -> 
     rows = planted.train
     train, validation = (gathered(side, "cpu") for side in (planted.train, planted.validation))
     expected = solves(train, validation, rows)
-    with pretend.pretend_cuda():
+    with pretend_cuda():
         train, validation = (gathered(side, CUDA) for side in (planted.train, planted.validation))
         assert train.device == torch.device(CUDA)
         found = solves(train, validation, rows)
@@ -108,7 +108,7 @@ def test_a_wider_source_is_turned_on_its_device(planted: Planted) -> None:
     train, validation = (gathered(side[::-1], "cpu") for side in (planted.train, planted.validation))
     spec = MapSpec("orthogonal")
     expected = closed_form(spec, train, validation).map
-    with pretend.pretend_cuda():
+    with pretend_cuda():
         same(closed_form(spec, train.to(CUDA), validation.to(CUDA)).map, expected)
 
 
@@ -137,7 +137,7 @@ def test_rows_on_a_device_are_added_to_sums_here_or_there(planted: Planted, sums
         ]
 
     expected = summed("cpu", "cpu")
-    with pretend.pretend_cuda():
+    with pretend_cuda():
         same(summed(CUDA, sums), expected)
 
 
@@ -151,7 +151,7 @@ def same(found: Any, expected: Any) -> None:
     elif isinstance(expected, float | int):
         assert found == pytest.approx(expected, rel=1e-12)
     elif isinstance(expected, Tensor):
-        assert pretend.device_of(found) == torch.device("cpu")
+        assert device_of(found) == torch.device("cpu")
         assert torch.equal(found, expected)
     else:
         same([found.weight, found.bias], [expected.weight, expected.bias])

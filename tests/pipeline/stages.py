@@ -48,6 +48,7 @@ from lrt.pipeline.maps import Maps
 from lrt.pipeline.states import States
 from lrt.pipeline.vectors import Vectors
 from lrt.storage.cache import Cache
+from lrt.storage.locks import LOCK
 
 STORIES = StorybookSource(plan=Plan("story"), seed=7)
 QUESTIONS = StorybookSource(plan=Plan("question"), seed=9)
@@ -282,7 +283,7 @@ class Stages:
     def files(self, kind: str) -> dict[Path, int]:
         """Modification times of all files of a kind of artifact."""
         paths = (self.folder / kind).rglob("*")
-        return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+        return {path: path.stat().st_mtime_ns for path in paths if path.is_file() and path.name != LOCK}
 
     def analysed(self) -> dict[str, int]:
         """How many results of each analysis are cached."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pretend_devices import pretend_cuda
 from stages import QUESTIONS, SCALE, STORIES, Stages, corpus
 from storybook_models import semi_orthogonal
 from upstream_files import model_written_folder
@@ -181,7 +182,6 @@ def test_another_repetition_is_another_fit_on_the_same_states(answered: Stages) 
 
 def test_moments_on_a_device_are_those_of_the_cpu(shared: Stages, copied: Stages) -> None:
     """Summed and solved there, and none of the results are left there."""
-    pretend = pytest.importorskip("pretend_devices")
     expected = data_of(shared)
     fits = expected.reference_ridge, expected.shuffled, expected.token_moments["kept"]
     cuda, room = torch.device("cuda:0"), {"enough": 64 << 30, "none": 1000}
@@ -190,7 +190,7 @@ def test_moments_on_a_device_are_those_of_the_cpu(shared: Stages, copied: Stages
         for kind in ("activations", "corpora"):
             shutil.copytree(copied.folder / kind, empty.folder / kind)
         with (
-            pretend.pretend_cuda() as copies,
+            pretend_cuda() as copies,
             mock.patch("torch.cuda.mem_get_info", lambda *_, free=free: (free, 80 << 30)),
             mock.patch.object(FitData, "device", cuda),
         ):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import lrt
+from lrt.cli.config_files import name_unreadable_files
 from lrt.cli.console import escaped
 from lrt.cli.targets import refuse_other_targets
 from lrt.config import refuse_old_names
@@ -65,6 +66,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     """
     register_resolvers()
     register_defaults()
+    name_unreadable_files()
     refuse_other_targets()
     try:
         refuse_old_names(word for word in sys.argv[1:] if "=" in word and not word.startswith("-"))

@@ -11,7 +11,6 @@ contrastive set share a vector.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.console import Console
 
 from lrt.report import Table
 from lrt.report.contents import HELD_NULLS, NULL_LIMIT
+from lrt.storage.text_files import read_json
 from studies.predictor_scoring import rank_correlation
 
 # figures of a forecast, and whether a higher one is better
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, help="report/results.json of finished runs")
     options = parser.parse_args(arguments)
     try:
-        every = points([json.loads(file.read_text(encoding="utf-8")) for file in options.files])
+        every = points([read_json(file, nan=True) for file in options.files])
     except (OSError, ValueError, KeyError, TypeError) as error:
         parser.error(f"cannot read results of a run: {error!r}")
     scored = [p for p in every if p["nulls_fail"]]

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import lrt
+from lrt.cli.config_files import name_unreadable_files
 from lrt.config.defaults import register_defaults
 from lrt.lab.shipped import folder_of
 
@@ -34,6 +35,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     register_defaults()
+    name_unreadable_files()
 
 
 def compose_config(name: str, *overrides: str, folder: Path | str | None = None) -> DictConfig:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrt.cli.session import OUTCOME
 from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
+from lrt.storage.text_files import read_json
 
 ROW = "job.json"
 
@@ -59,7 +60,7 @@ def _row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[
     }
     if job.status == JobStatus.COMPLETED:
         outcome = folder / OUTCOME
-        return row | (json.loads(outcome.read_text()) if outcome.is_file() else {})
+        return row | (read_json(outcome, nan=True) if outcome.is_file() else {})
     return row | {"status": "failed", "error": _error(job)}
 
 
@@ -74,7 +75,7 @@ def _error(job: JobReturn) -> str:
 
 def report(files: Iterable[Path], folder: Path) -> Path:
     """Writes the page of the jobs whose rows are in `files` to `folder`; returns its path."""
-    rows = [(file.parent.parent, json.loads(file.read_text())) for file in files]
+    rows = [(file.parent.parent, read_json(file, nan=True)) for file in files]
     rows.sort(key=lambda row: (row[0], row[1]["job"]))
     return write_sweep_report([row for _, row in rows], folder, setting="hydra.sweep.dir")
 

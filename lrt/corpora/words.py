@@ -66,7 +66,7 @@ def fold(text: str) -> str:
         return text.lower()
     text = _IGNORED.sub("", normalize("NFKC", text.replace("\u200b", " ")))
     text = normalize("NFKC", normalize("NFD", text).casefold())
-    return _OPTIONAL.sub("", text).replace("i\u0307", "i").replace("ı", "i")
+    return str(_OPTIONAL.sub("", text)).replace("i\u0307", "i").replace("ı", "i")
 
 
 def is_blank(text: str) -> bool:
@@ -138,7 +138,9 @@ def word_ends(text: str) -> Iterator[int]:
     return (match.end() for match in _SPAN.finditer(text))
 
 
-_set = cache(frozenset)
+@cache
+def _set(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(words)
 
 
 @cache

@@ -92,14 +92,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise FileUnreadable(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, nan: bool = False) -> Any:
     """The value of a JSON file.
+
+    nan  Whether NaN and the infinities are allowed, which are not standard.
 
     Raises `FileUnreadable` as `read_text`, and for what is not standard JSON or ambiguous: NaN and the
     infinities, a key that an object has twice, half a surrogate pair.
     """
     text = read_text(path)
-    value = parse_json(text, str(path), nan=False)
+    value = parse_json(text, str(path), nan=nan)
     if any(map(lone_surrogate, _texts(value))):
         line = _line_of(text, re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u....)\\u[dD][c-fC-F]"))
         raise FileUnreadable(f"{path} has half of a surrogate pair (\\ud800 to \\udfff){line}")

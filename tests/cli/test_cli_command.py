@@ -162,3 +162,27 @@ def test_configs_of_ones_own_are_added_beside_the_shipped_ones(tmp_path: Path) -
     out = f"hydra.run.dir={tmp_path / 'run'}"
     assert run_main(main, "train", "--config-dir", str(tmp_path), "pair=mine", out).code == 0
     assert names == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"# @package _global_\nseed: [\n", "line 3"),
+        (b"# @package _global_\nseed: 1\nseed: 2\n", "line 3"),
+        (b"# @package _global_\nseed: \xe9\n", "line 2"),
+        (b"# @package _global_\nseed: 1\0\n", "line 2"),
+        (b"\xef\xbb\xbf# @package _global_\nseed: 1\n", "byte order mark"),
+        ("# @package _global_\nseed: 1\n".encode("utf-16"), "UTF-16"),
+        (b"# @package _global_\nx: " + b"[" * 3000, "nested"),
+    ],
+    ids=["cut", "twice", "not UTF-8", "NUL", "mark", "UTF-16", "deep"],
+)
+def test_a_config_file_that_cannot_be_read_is_named(content: bytes, fault: str, tmp_path: Path) -> None:
+    file = tmp_path / "experiment" / "own.yaml"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    ran = run_main(lambda _: None, "train", "--config-dir", str(tmp_path), "experiment=own")
+    assert ran.code == 1
+    assert "Traceback" not in ran.output
+    assert str(file) in ran.output.replace("\n", "")
+    assert fault in ran.output

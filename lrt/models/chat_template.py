@@ -22,7 +22,8 @@ from lrt.models import template_process
 
 DATE = f"{template_process.NOW:%d %b %Y}"
 """The date of every prompt, which Llama 3.2's template falls back to. It would write the day of the run."""
-SECONDS = 10.0  # a template needs a millisecond
+SECONDS = 10.0  # of the processor; a template needs a millisecond
+WAIT = 30 * SECONDS  # at most, on a machine that is busy with other things
 RESERVED = ("messages", "add_generation_prompt")
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -166,12 +167,12 @@ class TemplateProcess:
         """
         if self._owner != os.getpid():  # a fork must not share its parent's child
             self._process, self._owner, self._lock = None, os.getpid(), threading.Lock()
-        line = json.dumps(request)
+        line = json.dumps({**request, "seconds": SECONDS})
         with self._lock:
             process = self._running()
             assert process.stdin is not None
             assert process.stdout is not None
-            deadline = threading.Timer(SECONDS, process.kill)
+            deadline = threading.Timer(WAIT, process.kill)
             deadline.start()
             try:
                 process.stdin.write(line + "\n")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and behaviours of which states cannot be recorded or read."""
     samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
-    check_same_tokenizer(*(pair.models[side].tokenizer for side in SIDES), samples)
+    check_same_tokenizer(pair.models["source"].tokenizer, pair.models["target"].tokenizer, samples)
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",

@@ -21,24 +21,26 @@ log = logging.getLogger(__name__)
 
 
 def verify_once(
-    store: ActivationStore, reading: Callable[[], AbstractContextManager[Any]] = nullcontext
+    store: ActivationStore, folder: Path, reading: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> None:
     """`store.verify(full=True)`, but only where a file has changed since this last succeeded.
 
-    A note in the store's folder holds each file's size, inode and change times. Of several processes one
-    reads, and the others wait for its note. Damage that leaves these as they were shows with `lrt verify`
-    alone. In a folder that cannot be written everything is read every time.
+    A note holds each file's size, inode and change times. Of several processes one reads, and the others wait
+    for its note. Damage that leaves these as they were shows with `lrt verify` alone.
 
+    folder   Where the note is kept. One that cannot be written has none, and everything is read every time.
     reading  Held while the contents are read.
 
     Raises StoreCorrupt for the first damaged file.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(one_writer(store.folder, "checking", StoreBusy, StoreUnwritable, wait=True))
+            held.enter_context(
+                one_writer(folder, "checking states, noted in", StoreBusy, StoreUnwritable, wait=True)
+            )
         except StoreUnwritable as error:
             log.warning("the recorded states are checked again by every run: %s", error)
-        note = store.folder / VERIFIED
+        note = folder / VERIFIED
         before = _states(store)
         if _read(note) == before:
             return

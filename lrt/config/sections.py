@@ -123,7 +123,7 @@ class Evaluation:
     temperature        Of generated texts; 0 decodes greedily. Items draw the same random numbers in every
                        condition.
     folds              Groups of documents that are resampled together.
-    max_rows           Items x conditions in one batch.
+    max_rows           Most items x conditions in one batch; fewer where the model's device holds fewer.
     eval_split         Items of the report: `test`, or `development` while settings are still being chosen.
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
                        excluded from the corpus and serve as the null of another behaviour.

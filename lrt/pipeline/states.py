@@ -121,7 +121,8 @@ class RecordedStates(States):
             if store.plan.identity != self._identity:
                 raise StoreForeign(f"{self.folder} holds the store of other settings; {store.fix_hint}")
             if self.settings.verify:
-                verify_once(store, lambda: self.monitor.working("checking the recorded states"))
+                note = self.cache.folder / "verified" / self.fingerprint
+                verify_once(store, note, lambda: self.monitor.working("checking the recorded states"))
             self._check_corpus(store.plan.corpus)
             return store
 

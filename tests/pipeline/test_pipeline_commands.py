@@ -297,6 +297,20 @@ def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Pa
 
 
 @pytest.mark.slow
+def test_a_gradient_fit_without_a_store_runs_whole(workshop: Workshop) -> None:
+    settings = ("recording.states=none", "evaluation.untrained_source=false", "evaluate=true")
+    done = workshop.train(*settings)  # steers with the unfinished map between two batches of a pass
+    assert done.code == 0, done.output
+    assert not workshop.files("activations")
+    _, card = load_map(workshop.one("maps/*"))
+    assert card["steps"] > 0
+    assert card["training"]["steering_evaluations"]
+    before = workshop.files("maps")
+    assert workshop.evaluate(*settings[:2]).code == 0
+    assert workshop.files("maps") == before
+
+
+@pytest.mark.slow
 def test_published_autoencoders_take_the_place_of_trained_ones(workshop: Workshop, tmp_path: Path) -> None:
     source, target = gemma_scope(tmp_path / "a", 32, 1), gemma_scope(tmp_path / "b", 48, 2)
     paths = (f"analysis.sae.source={source}", f"analysis.sae.target={target}")

@@ -92,7 +92,8 @@ class Add:
     start: int = 0
 
     def __call__(self, hidden: Tensor, positions: Tensor, /) -> Tensor:
-        shift = self.strengths[:, None, None] * self.vector * (positions >= self.start)[..., None]
+        strengths, vector = (each.to(hidden.device) for each in (self.strengths, self.vector))
+        shift = strengths[:, None, None] * vector * (positions >= self.start)[..., None]
         return (hidden.float() + shift).to(hidden.dtype)
 
     def take(self, rows: slice) -> "Add":

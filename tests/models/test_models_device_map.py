@@ -1,6 +1,7 @@
 """Models that do not fit one device: here spread over the CPU's memory and the disk, from which accelerate
 fetches a block's weights when it runs. Combined GPUs are not to be had in a test."""
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from model_families import DEPTH, FEW, SEQUENCES, Add
+from pretend_devices import pretend_cuda
 from transformers import AutoModelForCausalLM
 
 from lrt.errors import InvalidValue
@@ -17,6 +20,7 @@ from lrt.models import (
     LanguageModel,
     ModelNotLoadable,
     ModelSpec,
+    Sampling,
     compute_prefix,
     generate,
     identity,
@@ -25,6 +29,7 @@ from lrt.models import (
     pad,
     tail_logits,
 )
+from lrt.models.blocks import find_blocks
 from lrt.models.hooks import float32_head
 from lrt.models.spec import DeviceMap
 
@@ -139,3 +144,42 @@ def test_one_device_and_a_spread_over_all_contradict_one_another() -> None:
         ModelSpec("gpt2", device="cpu", device_map="auto")
     with pytest.raises(InvalidValue):
         ModelSpec("gpt2", device_map="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_model_over_two_gpus_is_read_and_steered_as_a_whole_one(
+    family: str, lm_of: Callable[[str], LanguageModel], add: Callable[..., Add]
+) -> None:
+    whole = lm_of(family)
+    rows, each = torch.tensor([0, 1, 2, 0]), add(1, 1.0, 0.5, -1.0, 0.0)
+
+    def everything(lm: LanguageModel) -> list[torch.Tensor]:
+        prefix = compute_prefix(lm, TOKENS, MASK, 1)
+        with float32_head(lm):
+            tail = tail_logits(lm, prefix, rows, each)
+        sampling = Sampling(1.0, (1, 2, 3))
+        texts = generate(lm, prefix, rows, each, max_new_tokens=3, eos_ids=(0,), sampling=sampling)
+        states = lm.hidden_states(TOKENS, range(DEPTH), MASK)
+        steered = lm.logits(TOKENS, MASK, [add(3, 1.0, 0.5, -1.0)])
+        return [
+            *(states[layer][MASK.bool()].cpu() for layer in states),
+            tail.cpu(),
+            texts.cpu(),
+            steered.cpu(),
+        ]
+
+    expected = everything(whole)
+    with pretend_cuda(2):
+        model = copy.deepcopy(whole.model)
+        upper = find_blocks(model)[1][2:]
+        places: dict[str, int] = {}
+        for name, module in model.named_modules():
+            inside = any(name.startswith(f"{placed}.") for placed in places)
+            is_block = any(module is block for block in find_blocks(model)[1])
+            if name and not inside and (is_block or not [*module.children()]):
+                places[name] = int(any(module is block for block in upper))
+        lm = LanguageModel(whole.spec, dispatch_model(model, places))
+        assert lm.devices == {torch.device("cuda:0"), torch.device("cuda:1")}
+        found = everything(lm)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

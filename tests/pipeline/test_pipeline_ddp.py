@@ -16,7 +16,14 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     one = Workshop(workshop.pair, workshop.folder / "one")
     alone = one.train(*how)
     assert alone.code == 0, alone.output
-    both = run_apart("train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", "evaluate=true"))
+    # the first process goes on alone where metrics and autoencoders are no longer of both
+    alone_after = (
+        "evaluate=true",
+        "analysis.sae.features=32",
+        "analysis.sae.k=4",
+        "analysis.sae.behaviours=[]",
+    )
+    both = run_apart("train", *workshop.settings(*how, "trainer=ddp_cpu", "batches.rows=32", *alone_after))
     assert both.code == 0, both.output
 
     (expected, card), (found, other) = (load_map(w.one("maps/*")) for w in (one, workshop))
@@ -30,5 +37,7 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     # the first process alone shows its steps and reports
     assert both.output.count("[1/7]") == 1
     assert both.output.count("report:") == 1
-    assert json.loads((workshop.report / "results.json").read_text())["behaviours"]
+    results = json.loads((workshop.report / "results.json").read_text())
+    assert results["behaviours"]
+    assert results["sae"]["source"]["fvu"] < 1
     assert len(list(workshop.artifacts.glob("maps/*"))) == 1

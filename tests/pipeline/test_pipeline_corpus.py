@@ -1,6 +1,5 @@
 """The text of the map: its parts, what is excluded, and what changes its digest."""
 
-import copy
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -127,9 +126,10 @@ def test_the_chat_template_is_part_of_the_text_where_it_writes_any(empty: Stages
     for name, source in rows.items():
         small = corpus(rows=source, stories=STORIES, train=256, held_out=64, context=32)
         for ending in ("", " "):
-            tokenizer = copy.deepcopy(empty.pair.template)
-            tokenizer.chat_template += ending
-            pair = replace(empty.pair, template=tokenizer)
+            template = empty.pair.template
+            assert template.chat_template is not None
+            changed = replace(template, chat_template=template.chat_template + ending)
+            pair = replace(empty.pair, template=changed)
             before = set(empty.files("corpora"))
             _ = text_of(empty.but(corpus=small, pair=pair)).digest
             names.setdefault(name, set()).update(p.name for p in set(empty.files("corpora")) - before)

@@ -455,7 +455,7 @@ def test_a_second_process_waits_for_the_fit_and_reads_its_map(copied: Stages, tm
             if copied.folder.name in record.getMessage():
                 go_on.touch()
 
-    logger, handler = logging.getLogger("lrt.pipeline.map_training"), GoOn()
+    logger, handler = logging.getLogger("lrt.storage.locks"), GoOn()
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)

@@ -51,7 +51,7 @@ def test_padding_and_zero_rows_keep_their_bits_and_all_else_moves_by_the_offset(
                 assert torch.equal(moved[row, at], wanted)
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (1, 3), (2, 4), (2,)])
+@pytest.mark.parametrize("shape", [(2, 1), (3, 3), (2, 4), (1, 4), (2,)])
 def test_vectors_of_another_width_or_number_are_refused(shape: tuple[int, ...]) -> None:
     hidden, positions = torch.zeros(2, 5, 3), torch.zeros(2, 5)
     for edit in (RowwiseAddition(torch.ones(shape)), RowwiseAblation(torch.ones(shape), torch.ones(2))):

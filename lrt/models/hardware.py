@@ -1,9 +1,12 @@
-"""Devices: their names, and what memory they have free."""
+"""Devices: their names, what memory they have free, and whether they compute in float64."""
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
+log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 
 
@@ -22,3 +25,13 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU where it has no float64 (Apple's MPS)."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except TypeError:
+        log.info("%s has no float64: moments are summed and solved on the CPU", device)
+        return CPU
+    return device

@@ -11,16 +11,6 @@ from lrt.models.hardware import free_bytes
 log = logging.getLogger(__name__)
 
 
-def with_float64(device: torch.device) -> torch.device:
-    """The device, or the CPU where it has no float64 (Apple's MPS)."""
-    try:
-        torch.empty(0, dtype=torch.float64, device=device)
-    except TypeError:
-        log.info("%s has no float64: moments are summed and solved on the CPU", device)
-        return torch.device("cpu")
-    return device
-
-
 def with_room(device: torch.device, needed: int, what: str) -> torch.device:
     """The device, or the CPU where `needed` bytes are more than 90% of those free.
 

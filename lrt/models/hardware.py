@@ -1,4 +1,4 @@
-"""Devices: their names, what memory they have free, and whether they compute in float64."""
+"""Devices: their names, what memory they have free, and where sums in float64 can lie."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def with_float64(device: torch.device) -> torch.device:
         log.info("%s has no float64: moments are summed and solved on the CPU", device)
         return CPU
     return device
+
+
+def with_room(device: torch.device, needed: int, what: str) -> torch.device:
+    """The device, or the CPU where `needed` bytes are more than 90% of those free.
+
+    what  What they are needed for, for the log.
+    """
+    free = free_bytes(device)
+    if free is None or needed <= 0.9 * free:
+        return device
+    log.info(
+        "%s: needs %.3g GB and %s has %.3g GB free, so this stays in the CPU's memory",
+        what,
+        needed / 1e9,
+        device,
+        free / 1e9,
+    )
+    return CPU

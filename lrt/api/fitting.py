@@ -11,7 +11,7 @@ from typing import Any
 from lrt.activations import RowFilter, Selection, median_norms, paired_rows
 from lrt.api.fitted_map import FittedMap
 from lrt.api.texts import each_text
-from lrt.corpora import SPLITS, CorpusTooShort, Document, PackedCorpus, Split, end_ids, pack
+from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCorpus, Split, end_ids, pack
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.mapping import (
@@ -53,8 +53,9 @@ def fit_map(
     """The closed-form ridge map from a layer of one model to a layer of another.
 
     Both models run once over the texts, and before that over the first 65,536 tokens for their median norms.
-    First positions and massive activations (over ten medians) are excluded from the fit. A tenth of them chooses the ridge weight, and another tenth, which
-    the map never sees, gives its FVU. Nothing is written.
+    First positions and massive activations (over ten medians) are excluded from the fit.
+    A tenth of the documents chooses the ridge weight, and another tenth, which the map never sees, gives its
+    FVU. Nothing is written.
 
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
@@ -74,7 +75,11 @@ def fit_map(
     documents = each_text(texts, "texts")
     blocks = _blocks(source, target, layers)
     selection = Selection((blocks[0],), (blocks[1],), RowFilter(), pool)
-    for name, value, least in (("folds", folds, 2), ("tokens", tokens, 1), ("batch_tokens", batch_tokens, 1)):
+    for name, value, least in (
+        ("folds", folds, 2),
+        ("tokens", tokens, context),
+        ("batch_tokens", batch_tokens, 1),
+    ):
         if value is not None and value < least:
             raise InvalidValue(f"{name}={value}; it must be at least {least}")
     first = [*islice(documents, SAMPLE_TEXTS)]
@@ -156,9 +161,12 @@ def _packed(
         )
     except CorpusTooShort as error:
         raise InvalidValue(
-            f"`texts` are too few: {error}. Each text is one document; a tenth of them, whole, is held out "
-            "for validation and another for test"
+            f"`texts` are too few: {error.tokens:,} tokens of them fall to {error.split}, and one sequence of "
+            f"context={context} tokens is needed there. Each text is one document, and whole documents are held "
+            "out: a tenth for validation, a tenth for test. Add texts, cut long ones, or lower `context`"
         ) from error
+    except CorpusEmpty as error:
+        raise InvalidValue(f"`texts` hold no document that can be used: {error}") from error
 
 
 def _check_enough(corpus: PackedCorpus, source: LanguageModel, pool: int) -> None:

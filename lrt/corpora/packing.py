@@ -166,7 +166,9 @@ def pack(
         if 0 < wanted < context:
             raise CorpusTooShort(
                 f"corpus.tokens.{split}={wanted} is less than one sequence of corpus.context={context} "
-                "tokens; raise it or shorten the context"
+                "tokens; raise it or shorten the context",
+                split,
+                int(wanted),
             )
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
     gathered = _gather(documents, tokenizer, limits, opening, tuple(end), open_groups, seed, exclude)
@@ -279,7 +281,9 @@ def _cut(
             )
         raise CorpusTooShort(
             f"the corpus has {available} tokens in {len(pieces)} of its {usable} documents for {split}, "
-            f"fewer than one sequence of corpus.context={context}; {fix_hint}"
+            f"fewer than one sequence of corpus.context={context}; {fix_hint}",
+            split,
+            available,
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

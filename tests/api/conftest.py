@@ -1,38 +1,20 @@
-"""The oracle pair, whose target's states are an exact linear image of the source's, and a corpus for it."""
+"""The oracle pair, texts for it, and its map."""
 
+import copy
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
-from storybook_models import image_of, semi_orthogonal
-from torch import Tensor
+from oracle_pair import LAYER, Oracle
 from transformers import PreTrainedTokenizerBase
 
 from lrt.api import FittedMap, fit_map
 from lrt.lab.grammar import Plan, pages
 from lrt.models import LanguageModel
 
-SCALE = 3.0
-LAYER = 1
-LANGUAGES = ("french", "english")
-
-Fit = Callable[..., FittedMap]
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """A target whose states are `SCALE * q` times those of the source."""
-
-    source: LanguageModel
-    target: LanguageModel
-    q: Tensor  # [d_target, d_source]
-
 
 @pytest.fixture(scope="session")
 def oracle(story_lm: LanguageModel) -> Oracle:
-    q = semi_orthogonal(48, story_lm.width)
-    return Oracle(story_lm, image_of(story_lm, q, SCALE), q)
+    return Oracle.of(story_lm)
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +25,12 @@ def texts() -> list[str]:
 @pytest.fixture(scope="session")
 def prompts() -> tuple[list[str], list[str]]:
     """French and English stories."""
-    french, english = (
-        [page.text for page in itertools.islice(pages(32, "held_out", Plan("story", language=language)), 24)]
-        for language in LANGUAGES
+    french, english = Plan("story", language="french"), Plan("story", language="english")
+    first, second = (
+        [page.text for page in itertools.islice(pages(32, "held_out", plan), 24)]
+        for plan in (french, english)
     )
-    return french, english
+    return first, second
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +40,6 @@ def fitted(oracle: Oracle, texts: list[str]) -> FittedMap:
 
 @pytest.fixture(scope="session")
 def other_tokenizer(family_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    import copy
-
     other = copy.deepcopy(family_tokenizer)
     other.add_tokens(["zyzzyva"])
     return other

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYER, SCALE, Oracle
+from oracle_pair import LAYER, SCALE, Oracle
 from storybook_models import tiny_llama
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase

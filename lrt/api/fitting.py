@@ -162,8 +162,9 @@ def _packed(
     except CorpusTooShort as error:
         raise InvalidValue(
             f"`texts` are too few: {error.tokens:,} tokens of them fall to {error.split}, and one sequence "
-            f"of context={context} tokens is needed there. Each text is one document, and whole documents are "
-            "held out: a tenth for validation, a tenth for test. Add texts, cut long ones, or lower `context`"
+            f"of context={context} tokens is needed there. Each text is one document, and whole documents "
+            "are held out: a tenth for validation, a tenth for test. Add texts, cut long ones, or lower "
+            "`context`"
         ) from error
     except CorpusEmpty as error:
         raise InvalidValue(f"`texts` hold no document that can be used: {error}") from error

@@ -4,15 +4,20 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from oracle_pair import LAYER, SCALE, Oracle
+from pretend_devices import pretend_cuda
 from storybook_models import tiny_llama
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 import lrt
+from lrt.api.vector_forecast import LEAST_SIGNAL_TO_NOISE, MOST_RESIDUAL
+from lrt.cli.composing import CONF
 from lrt.lab.shipped import folder_of
 from lrt.mapping import MapCorrupt, MapError, MapMissing, save_map
 from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
@@ -308,6 +313,28 @@ def test_vectors_and_models_that_are_not_the_maps_are_refused(
             fitted.transfer(wrong)
     with pytest.raises(lrt.InvalidValue, match="source"):
         fitted.residual_on(oracle.target, oracle.source, prompts[0])
+
+
+def test_a_map_is_fitted_where_the_models_are(oracle: Oracle, texts: list[str], prompts: Prompts) -> None:
+    settings: dict[str, Any] = {"layers": (LAYER, LAYER), "pool": 2, "tokens": 8192}
+    vector = vector_of(oracle.source, prompts)
+    here = lrt.fit_map(oracle.source, oracle.target, texts, **settings).transfer(vector)
+    with pretend_cuda():
+        models = []
+        for lm in (oracle.source, oracle.target):
+            models.append(LanguageModel(lm.spec, copy.deepcopy(lm.model).to("cuda:0"), lm.tokenizer))
+        mapping = lrt.fit_map(*models, texts, **settings)
+        there = mapping.transfer(lrt.extract_vector(models[0], *prompts, layer=LAYER, behaviour="french"))
+        residual = mapping.residual_on(*models, [*prompts[0], *prompts[1]])
+    torch.testing.assert_close(there.vector.direction, here.vector.direction, rtol=1e-4, atol=1e-5)
+    assert there.forecast.agreement_documents == pytest.approx(here.forecast.agreement_documents)
+    assert residual < 1e-6
+
+
+def test_the_forecast_warns_where_the_shipped_config_does() -> None:
+    analysis = yaml.safe_load((CONF / "train.yaml").read_text())["analysis"]
+    assert LEAST_SIGNAL_TO_NOISE == analysis["signal_to_noise"]
+    assert MOST_RESIDUAL == analysis["residual_on_prompts"]
 
 
 # -- files --------------------------------------------------------------------------------------------

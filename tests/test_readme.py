@@ -198,7 +198,7 @@ def test_the_example_of_the_library_runs(
         example = example.replace(reader, str(folder_of(member)))
     sides = [Plan("story", language=language) for language in ("french", "english")]
     positives, negatives = ([p.text for p in itertools.islice(pages(5, "held_out", s), 24)] for s in sides)
-    texts = [page.text for page in itertools.islice(pages(7, "held_out"), 900)]
+    texts = [page.text for page in itertools.islice(pages(7, "held_out"), 500)]
     monkeypatch.chdir(tmp_path)
     names = {"texts": texts, "positives": positives, "negatives": negatives}
     exec(example, names)

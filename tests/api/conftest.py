@@ -19,7 +19,7 @@ def oracle(story_lm: LanguageModel) -> Oracle:
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    return [page.text for page in itertools.islice(pages(31, "held_out"), 600)]
+    return [page.text for page in itertools.islice(pages(31, "held_out"), 400)]
 
 
 @pytest.fixture(scope="session")

@@ -333,8 +333,8 @@ def test_a_map_is_fitted_where_the_models_are(oracle: Oracle, texts: list[str], 
 
 def test_the_forecast_warns_where_the_shipped_config_does() -> None:
     analysis = yaml.safe_load((CONF / "train.yaml").read_text())["analysis"]
-    assert LEAST_SIGNAL_TO_NOISE == analysis["signal_to_noise"]
-    assert MOST_RESIDUAL == analysis["residual_on_prompts"]
+    assert analysis["signal_to_noise"] == LEAST_SIGNAL_TO_NOISE
+    assert analysis["residual_on_prompts"] == MOST_RESIDUAL
 
 
 # -- files --------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_a_map_does_not_depend_on_the_batches_and_reports_progress(
 
 
 def test_no_more_text_is_read_than_is_wanted(oracle: Oracle, texts: list[str]) -> None:
-    source = iter(texts)
+    source = iter([*texts, *texts])  # documents are read 256 at a time
     few = lrt.fit_map(oracle.source, oracle.target, source, layers=(1, 1), pool=2, tokens=2048, context=64)
     assert few.card["corpus"]["tokens"] == {"train": 2048, "validation": 256, "test": 256}
     assert [*source]

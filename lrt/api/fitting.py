@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any
 
 from lrt.activations import RowFilter, Selection, median_norms, paired_rows
 from lrt.api.fitted_map import FittedMap
-from lrt.api.texts import each_text
+from lrt.api.texts import checked_texts, each_text
 from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCorpus, Split, end_ids, pack
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
+from lrt.evaluation.neutral_texts import PARAGRAPHS
 from lrt.mapping import (
     GroupedMoments,
     LayerConcat,
@@ -26,7 +27,7 @@ from lrt.mapping import (
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
-from lrt.steering import Mapping
+from lrt.steering import Mapping, median_residual_norm
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
@@ -48,6 +49,7 @@ def fit_map(
     folds: int = 10,
     batch_tokens: int = 8192,
     seed: int = 0,
+    neutral_texts: Sequence[str] = PARAGRAPHS,
     progress: Progress | None = None,
 ) -> FittedMap:
     """The closed-form ridge map from a layer of one model to a layer of another.
@@ -66,6 +68,8 @@ def fit_map(
     folds     Groups of documents whose sums are kept for forecasts.
     batch_tokens  Tokens of one forward pass.
     seed      Draws which documents are held out, and their order.
+    neutral_texts  Texts on which the target's median residual norm, the unit of strength, is measured. Give
+              those of `extract_vector`, so that transferred and native vectors have one unit.
     progress  Called with the tokens that are done and their number.
 
     Raises TokenizersDiffer for models that turn text into other ids, InvalidValue for too few texts (with the
@@ -73,6 +77,7 @@ def fit_map(
     are infinite or NaN.
     """
     documents = each_text(texts, "texts")
+    neutral_texts = checked_texts(neutral_texts, "neutral_texts")
     blocks = _blocks(source, target, layers)
     selection = Selection((blocks[0],), (blocks[1],), RowFilter(), pool)
     for name, value, least in (
@@ -111,7 +116,7 @@ def fit_map(
     fit = ridge_path(train, validation)
     fvu = test.fvu_of(fit.map)
     affine = fit.map.to(train.mean_x.float().dtype)
-    norm = medians[f"target.{blocks[1]}"]
+    norm = median_residual_norm(target, neutral_texts, blocks[1])
     card: dict[str, Any] = {
         "models": {side: _described(lm) for side, lm in zip(SIDES, (source, target), strict=True)},
         "layers": {"source": [blocks[0]], "target": [blocks[1]]},

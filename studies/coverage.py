@@ -32,6 +32,7 @@ from lrt.mapping import (
     agreement,
     cosine,
     jackknife,
+    maps_of_halves,
     merge_all,
     residual_on,
     ridge_at,
@@ -49,7 +50,6 @@ from lrt.pipeline import (
     plan_layers,
     plan_states,
 )
-from lrt.pipeline.analyses.forecast import at_shares
 from lrt.report import Table
 from lrt.storage.durable import write_durably
 from studies.predictor_scoring import rank_correlation, score_predictor, score_rule
@@ -134,7 +134,7 @@ class Coverage:
         bias, target = self.settings.bias, self.layers.target
         folds = self.folds(parts)
         whole = merge_all(folds)
-        halves = at_shares([merge_all(folds[half::2]) for half in (0, 1)], weight, bias=bias)
+        halves = maps_of_halves(folds, weight, bias=bias)
         # the corpus with one part left out at a time; one part alone is cut into its documents instead
         rest = (
             [self.folds([p for p in parts if p != part]) for part in parts]

@@ -172,7 +172,7 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [b["name"] for b in report["behaviours"]] == ["formal"]
 
-    snippet = "\n".join(block for block in blocks("python") if block not in blocks("python", [TEMPLATE]))
+    snippet = "\n".join(blocks("python", [ROOT / "docs" / "own-pair.md"]))
     (vector,) = (tmp_path / "artifacts" / "maps").glob("*/vectors/formal/transferred/layer-*")
     named = re.sub(r"artifacts/maps/FINGERPRINT/[^\"]*", str(vector), snippet)
     assert named != snippet
@@ -183,6 +183,28 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Once" in done.stdout
     assert [v.behaviour for v in read_control_vector(tmp_path / "french.gguf")] == ["formal"]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs" / "library.md"], ids=lambda page: page.stem
+)
+def test_the_example_of_the_library_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is written, on the shipped models; only the reader's paths and texts are put in."""
+    (example,) = blocks("python", [page])
+    for reader, member in (("path/to/small", "tiny"), ("path/to/large", "small")):
+        assert reader in example
+        example = example.replace(reader, str(folder_of(member)))
+    sides = [Plan("story", language=language) for language in ("french", "english")]
+    positives, negatives = ([p.text for p in itertools.islice(pages(5, "held_out", s), 24)] for s in sides)
+    texts = [page.text for page in itertools.islice(pages(7, "held_out"), 500)]
+    monkeypatch.chdir(tmp_path)
+    names = {"texts": texts, "positives": positives, "negatives": negatives}
+    exec(example, names)
+    assert capsys.readouterr().out.strip()
+    written = {"README": set(), "library": {"my_map", "my_vector"}}[page.stem]
+    assert {each.name for each in tmp_path.iterdir()} == written
 
 
 @pytest.mark.slow

@@ -18,7 +18,11 @@ class CorpusEmpty(CorpusError):
 
 
 class CorpusTooShort(CorpusError):
-    """A split has fewer tokens than one sequence."""
+    """A split has fewer tokens than one sequence; `split` and `tokens` say which and how many."""
+
+    def __init__(self, message: str, split: str, tokens: int) -> None:
+        super().__init__(message)
+        self.split, self.tokens = split, tokens
 
 
 class TextUnusable(CorpusError):

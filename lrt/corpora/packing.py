@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ def pack(
     documents: Iterable[Document],
     tokenizer: Any,
     context: int,
-    tokens_wanted: Mapping[Split, int],
+    tokens_wanted: Mapping[Split, int | None],
     *,
     begin: Sequence[int] | None = None,
     end: Sequence[int] = (),
@@ -142,8 +143,8 @@ def pack(
 
     Args:
         context: tokens in a sequence, at least 2 (position 0 is an attention sink and is excluded from fits).
-        tokens_wanted: tokens by split; a split without an entry gets none. If the documents run out, the
-            split stays smaller and a warning is logged.
+        tokens_wanted: tokens by split, None for all there are; a split without an entry gets none. If the
+            documents run out, the split stays smaller and a warning is logged.
         begin: ids before each document; None takes `begin_ids(tokenizer)`.
         open_groups: parts of the mixture whose documents get no `end`.
         seed: draws the partition and the order of documents.
@@ -156,7 +157,8 @@ def pack(
     """
     if context < 2:
         raise InvalidValue(f"corpus.context={context}; a sequence needs at least 2 tokens")
-    for split, wanted in tokens_wanted.items():
+    limits = {split: math.inf if most is None else most for split, most in tokens_wanted.items()}
+    for split, wanted in limits.items():
         if split not in SPLITS or wanted < 0:
             raise InvalidValue(
                 f"corpus.tokens.{split}={wanted}; splits are {', '.join(SPLITS)}, and counts are at least 0"
@@ -164,12 +166,12 @@ def pack(
         if 0 < wanted < context:
             raise CorpusTooShort(
                 f"corpus.tokens.{split}={wanted} is less than one sequence of corpus.context={context} "
-                "tokens; raise it or shorten the context"
+                "tokens; raise it or shorten the context",
+                split,
+                int(wanted),
             )
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
-    gathered = _gather(
-        documents, tokenizer, dict(tokens_wanted), opening, tuple(end), open_groups, seed, exclude
-    )
+    gathered = _gather(documents, tokenizer, limits, opening, tuple(end), open_groups, seed, exclude)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(gathered.excluded.items()))
     if not any(gathered.pieces.values()):
         raise CorpusEmpty(
@@ -181,7 +183,7 @@ def pack(
     usable = sum(map(len, gathered.pieces.values()))
     names = tuple(sorted({piece.group for pieces in gathered.pieces.values() for piece in pieces}))
     splits = {
-        split: _cut(split, gathered.pieces[split], usable, names, context, tokens_wanted.get(split, 0), seed)
+        split: _cut(split, gathered.pieces[split], usable, names, context, limits.get(split, 0), seed)
         for split in SPLITS
     }
     return PackedCorpus(context, names, splits, dict(gathered.excluded))
@@ -203,7 +205,7 @@ class _Gathered:
 def _gather(
     documents: Iterable[Document],
     tokenizer: Any,
-    wanted: dict[Split, int],
+    wanted: dict[Split, float],
     begin: tuple[int, ...],
     end: tuple[int, ...],
     open_groups: Collection[str],
@@ -249,7 +251,7 @@ def _gather(
             piece = np.asarray((*opening, *ids, *closing), dtype=np.int32)
             pieces[split].append(_Piece(document.id, document.source, piece))
             tokens[split] += len(piece)
-    for split in sorted(lacking()):
+    for split in sorted(split for split in lacking() if wanted[split] < math.inf):
         log.warning(
             "corpus: split %s wants %d tokens, but its documents have only %d",
             split,
@@ -265,11 +267,11 @@ def _cut(
     usable: int,  # documents of all splits
     names: tuple[str, ...],
     context: int,
-    wanted: int,
+    wanted: float,
     seed: int,
 ) -> Sequences:
     available = sum(len(piece.ids) for piece in pieces)
-    count = min(available, wanted) // context
+    count = int(min(available, wanted)) // context
     if wanted > 0 and count == 0:
         fix_hint = "add text or shorten the context"
         if usable < FEW_DOCUMENTS:
@@ -279,7 +281,9 @@ def _cut(
             )
         raise CorpusTooShort(
             f"the corpus has {available} tokens in {len(pieces)} of its {usable} documents for {split}, "
-            f"fewer than one sequence of corpus.context={context}; {fix_hint}"
+            f"fewer than one sequence of corpus.context={context}; {fix_hint}",
+            split,
+            available,
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(pieces), generator=generator).tolist()

@@ -26,7 +26,15 @@ from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
-from lrt.mapping.forecast import Agreement, Forecast, agreement, jackknife, leave_one_out, residual_on
+from lrt.mapping.forecast import (
+    Agreement,
+    Forecast,
+    agreement,
+    jackknife,
+    leave_one_out,
+    maps_of_halves,
+    residual_on,
+)
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.grouped_moments import GroupedMoments
@@ -102,6 +110,7 @@ __all__ = [
     "load_map",
     "many_to_many",
     "many_to_one",
+    "maps_of_halves",
     "mean_only",
     "merge_all",
     "of_layers",

@@ -23,11 +23,12 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments, merge_all, unit_vector
-from lrt.mapping.ridge import check_weight, ridge_solve
+from lrt.mapping.ridge import check_weight, ridge_at, ridge_solve
 from lrt.mapping.scores import cosine
 
 # Variance along a vector, relative to the mean over directions, below which it is rounding error.
 NO_VARIANCE = 1e-12
+FIX_HINT = "Add text like its contrastive prompts to corpus.sources, or use more rows (corpus.tokens)"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Forecast:
     folds: int
     rows: int
 
-    def warning(self, threshold: float) -> str | None:
-        """A warning where signal-to-noise is under `threshold`, else None."""
+    def warning(self, threshold: float, fix_hint: str = FIX_HINT) -> str | None:
+        """A warning where signal-to-noise is under `threshold`, else None; `fix_hint` says what to do."""
         if self.signal_to_noise >= threshold:
             return None
         return (
             f"the transferred vector {self.vector} is only {self.signal_to_noise:.1f} standard errors long, "
-            f"and should be at least {threshold:g}: the corpus has too little text of its kind. Add text "
-            "like its contrastive prompts to corpus.sources, or use more rows (corpus.tokens)"
+            f"and should be at least {threshold:g}: the corpus has too little text of its kind. "
+            f"{fix_hint}"
         )
 
 
@@ -202,6 +203,19 @@ def agreement(
     cosines = {(a, b): cosine(transferred[a], transferred[b]) for a, b in combinations(transferred, 2)}
     least_pair = min(cosines, key=cosines.__getitem__)
     return Agreement(sum(cosines.values()) / len(cosines), cosines[least_pair], least_pair)
+
+
+def maps_of_halves(folds: Sequence[Moments], weight: float, *, bias: bool = True) -> list[AffineMap]:
+    """Ridge maps of every second fold of documents and of the others, each at its share by rows of the ridge
+    weight of all: two maps of different text for `agreement`.
+
+    Raises InvalidValue for fewer than two folds, an empty one, and rows that do not span their space at this
+    weight.
+    """
+    _check_folds(folds)
+    halves = [merge_all(folds[half::2]) for half in (0, 1)]
+    total = sum(half.count for half in halves)
+    return [ridge_at(half, weight * half.count / total, bias=bias) for half in halves]
 
 
 def residual_on(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrt.errors import InvalidValue
 from lrt.models.blocks import find_blocks
 from lrt.models.capabilities import hides_padding
+from lrt.models.continuation import continuation
 from lrt.models.decoder_cache import CACHE_ARGUMENTS, counts_tokens
 from lrt.models.decoding import NonFiniteLogits
 from lrt.models.hardware import device_name
@@ -175,11 +176,8 @@ class LanguageModel:
         the whole model or (`head=False`) of the model without its LM head. Raises ValueError for logits of a
         model of which only the first blocks were loaded.
         """
-        if head and len(self.blocks) < self.depth:
-            raise ValueError(
-                f"{self.spec.name} has no logits: only the first {len(self.blocks)} of its {self.depth} "
-                "blocks were loaded; load it with blocks=None"
-            )
+        if head:
+            self._check_whole()
         inputs: dict[str, Any] = {
             "input_ids": tokens.to(self.device),
             "use_cache": cache is not None,
@@ -196,6 +194,26 @@ class LanguageModel:
             if self.takes_position_ids:
                 inputs["position_ids"] = positions.clamp(min=0)
         return (self.model if head else self.model.base_model)(**inputs)
+
+    def generate(self, prompt: str, max_new_tokens: int = 40) -> str:
+        """What the model writes after a prompt, greedily, by transformers' own `generate`.
+
+        The prompt is not repeated, and no special token is shown. `lrt.steering.steer` around the call steers
+        it. A checkpoint's own settings of `generate` hold, those of sampling apart; `model.generate` takes
+        any others.
+
+        Raises InvalidValue for a prompt without tokens and `max_new_tokens` below 1, ValueError for a model
+        of which only the first blocks were loaded.
+        """
+        self._check_whole()
+        return continuation(self.model, self.tokenizer, self.device, prompt, max_new_tokens)
+
+    def _check_whole(self) -> None:
+        if len(self.blocks) < self.depth:
+            raise ValueError(
+                f"{self.spec.name} has no logits: only the first {len(self.blocks)} of its {self.depth} "
+                "blocks were loaded; load it with blocks=None"
+            )
 
     @torch.no_grad()
     def hidden_states(

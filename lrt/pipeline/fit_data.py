@@ -25,9 +25,9 @@ from lrt.mapping import (
     ridge_path,
     solving_bytes,
 )
+from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
 from lrt.pipeline.corpus import CorpusText
-from lrt.pipeline.device import with_float64, with_room
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.states import States

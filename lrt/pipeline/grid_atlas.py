@@ -23,8 +23,8 @@ from lrt.corpora import SPLITS, Split
 from lrt.evaluation import ContrastStates
 from lrt.mapping import GridMoments, LayerConcat, atlas, atlas_bytes
 from lrt.mapping.moments import CHUNK_ROWS
+from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
-from lrt.pipeline.device import with_float64, with_room
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor

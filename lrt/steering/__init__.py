@@ -4,6 +4,7 @@ exported for other software."""
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
 from lrt.steering.control_vectors import read_control_vector, write_control_vector
+from lrt.steering.residual_norm import median_residual_norm
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
@@ -27,6 +28,7 @@ __all__ = [
     "VectorUnreadable",
     "difference_of_means",
     "last_token_states",
+    "median_residual_norm",
     "prompts_digest",
     "read_control_vector",
     "steer",

@@ -114,17 +114,17 @@ class SteeringVector:
         """`[d]` of strength 1: one median residual norm long."""
         return self.unit_direction * self.residual_norm
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write `vector.safetensors` and its card `vector.json`, replacing those in the folder."""
         described = {name: getattr(self, name) for name in VECTOR.needed}
         tensors = {"direction": self.direction.float()}
-        save_artifact(VECTOR, folder, tensors, {**described, "norm": self.norm}, {})
+        save_artifact(VECTOR, Path(folder), tensors, {**described, "norm": self.norm}, {})
 
     @classmethod
-    def load(cls, folder: Path) -> SteeringVector:
+    def load(cls, folder: Path | str) -> SteeringVector:
         """Read the vector that `save` wrote. Raises `VectorUnreadable` naming the file and the fault."""
         vector, _ = load_artifact(
-            VECTOR, folder, lambda tensors, described: cls(direction=tensors["direction"], **described)
+            VECTOR, Path(folder), lambda tensors, described: cls(direction=tensors["direction"], **described)
         )
         return vector
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from lrt.mapping import (
     jackknife,
     layer_concat_bytes,
     leave_one_out,
-    merge_all,
+    maps_of_halves,
     residual_on,
     ridge_at,
 )
@@ -113,8 +112,7 @@ class Forecasts:
         if len(folds) < 2:
             return {"signal_to_noise": None, "agreement_documents": None, "folds": len(folds)}
         (noise,) = jackknife(folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
-        halves = [merge_all(folds[half::2]) for half in (0, 1)]
-        maps = at_shares(halves, weight, bias=bias)
+        maps = maps_of_halves(folds, weight, bias=bias)
         return asdict(noise) | {"agreement_documents": agreement(maps, v, columns).mean}
 
     @property
@@ -146,9 +144,3 @@ class Forecasts:
             return self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
         except NoRows:
             return None
-
-
-def at_shares(disjoint: Sequence[Moments], weight: float, *, bias: bool) -> list[AffineMap]:
-    """Ridge maps of disjoint rows, each at its share by rows of the weight of all."""
-    total = sum(moments.count for moments in disjoint)
-    return [ridge_at(m, weight * m.count / total, bias=bias) for m in disjoint]

@@ -6,8 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
-from lrt.models.hardware import free_bytes
-from lrt.pipeline.device import with_float64, with_room
+from lrt.models.hardware import free_bytes, with_float64, with_room
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 

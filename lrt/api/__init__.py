@@ -1,0 +1,28 @@
+"""The library: what `import lrt` gives, composed of the parts in the other folders.
+
+No configuration, no cache folder, nothing written but what `save` is asked for.
+"""
+
+from lrt.api.extraction import extract_vector
+from lrt.api.fitted_map import FittedMap, Transferred, load_map
+from lrt.api.fitting import fit_map
+from lrt.api.loading import load
+from lrt.api.vector_forecast import VectorForecast
+from lrt.errors import InvalidValue, UserError
+from lrt.models import LanguageModel
+from lrt.steering import SteeringVector, steer
+
+__all__ = [
+    "FittedMap",
+    "InvalidValue",
+    "LanguageModel",
+    "SteeringVector",
+    "Transferred",
+    "UserError",
+    "VectorForecast",
+    "extract_vector",
+    "fit_map",
+    "load",
+    "load_map",
+    "steer",
+]

@@ -1,0 +1,49 @@
+"""Loading a language model by its path or hub id."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+
+from lrt.models import LanguageModel, ModelSpec
+from lrt.models import load as load_spec
+from lrt.models.spec import DeviceMap, DtypeName, Weights
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    name: str = "",
+    weights: Weights = "trained",
+    seed: int = 0,
+    device_map: DeviceMap | None = None,
+) -> LanguageModel:
+    """A language model and its tokenizer, on its device.
+
+    path        Hub id, folder of `save_pretrained`, or `.gguf` file (`pip install 'lrt[gguf]'`). GGUF files
+                are dequantised once into `LRT_CACHE`, or `~/.cache/lrt`.
+    dtype       `auto`: the checkpoint's own on a GPU, float32 on most CPUs.
+    device      `cuda`, `cuda:1`, `mps`, `cpu`; `auto`: CUDA where there is a GPU, else the CPU.
+    revision    Branch, tag or commit of a hub id.
+    name        Name in vectors, maps and messages; by default derived from `path`.
+    weights     `random` keeps the architecture and draws new weights: the untrained control.
+    seed        Of random weights.
+    device_map  How to spread a model larger than one device, by transformers' names.
+
+    Raises ModelNotLoadable, NoBlocks or FamilyNotSupported (all `lrt.UserError`), InvalidValue for an
+    argument that is not allowed.
+    """
+    return load_spec(
+        ModelSpec(
+            fspath(path),
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            weights=weights,
+            seed=seed,
+            name=name,
+            device_map=device_map,
+        )
+    )

@@ -1,0 +1,86 @@
+"""How well a map transfers one vector, known before any steering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrt.errors import UserError
+from lrt.mapping import Forecast, Moments, agreement, jackknife, maps_of_halves
+from lrt.steering import SteeringVector
+
+# what lrt train warns by: analysis.signal_to_noise, analysis.residual_on_prompts
+LEAST_SIGNAL_TO_NOISE = 5.0
+MOST_RESIDUAL = 0.62
+_MORE_TEXT = "Fit the map on more texts, and on texts like its contrastive prompts"
+
+
+@dataclass(frozen=True)
+class VectorForecast:
+    """The forecast of a transferred vector `W v`; a figure is None where it cannot be computed.
+
+    signal               Its length before scaling, in units of the target's states.
+    standard_error       Root of its sampling variance, by a jackknife over the documents of the map's text.
+    signal_to_noise      Their ratio.
+    agreement_documents  Cosine of `W v` between the maps of two halves of the documents.
+    residual_on_prompts  Share of the variance among the contrastive prompts that the map leaves unexplained,
+                         where it was given.
+    warnings             Reasons to expect that the vector does not transfer; empty where there is none.
+    """
+
+    signal: float | None = None
+    standard_error: float | None = None
+    signal_to_noise: float | None = None
+    agreement_documents: float | None = None
+    residual_on_prompts: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        figures = {
+            "signal to noise": self.signal_to_noise,
+            "agreement of halves": self.agreement_documents,
+            "residual on prompts": self.residual_on_prompts,
+        }
+        said = [f"{name} {value:.3g}" for name, value in figures.items() if value is not None]
+        warned = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
+        return ", ".join([*said, warned if self.warnings else "no warning"])
+
+    def __repr__(self) -> str:
+        return f"VectorForecast({self})"
+
+
+def forecast(
+    vector: SteeringVector, folds: Sequence[Moments], weight: float, residual: float | None
+) -> VectorForecast:
+    """The forecast of a source vector from the moments of folds of documents.
+
+    weight    Ridge weight of the map of all folds.
+    residual  Share of the variance among its prompts that the map leaves unexplained, where it is known.
+    """
+    name = vector.behaviour or f"of layer {vector.layer}"
+    warnings = []
+    noise: Forecast | None = None
+    between: float | None = None
+    if len(folds) < 2:
+        warnings.append("no forecast of noise: the map has no sums of at least two groups of documents")
+    else:
+        try:
+            (noise,) = jackknife(folds, {name: vector.direction}, weight).values()
+            between = agreement(maps_of_halves(folds, weight), vector.direction).mean
+        except UserError as error:  # no reason not to transfer
+            warnings.append(f"no forecast of noise: {error}")
+    if noise is not None and (warning := noise.warning(LEAST_SIGNAL_TO_NOISE, _MORE_TEXT)):
+        warnings.append(warning)
+    if residual is not None and residual > MOST_RESIDUAL:
+        warnings.append(
+            f"the map leaves {residual:.0%} of the variance among the contrastive prompts of {name} "
+            f"unexplained (wanted: at most {MOST_RESIDUAL:.0%}). {_MORE_TEXT}"
+        )
+    return VectorForecast(
+        noise.signal if noise else None,
+        noise.standard_error if noise else None,
+        noise.signal_to_noise if noise else None,
+        between,
+        residual,
+        tuple(warnings),
+    )

@@ -29,7 +29,7 @@ from lrt.errors import UserError
 from lrt.evaluation.journal import Journal
 from lrt.features.published import load_published
 from lrt.models.gguf import convert
-from lrt.steering.control_vectors import read_control_vector, write_control_vector
+from lrt.steering.formats.control_vector import read_control_vector, write_control_vector
 from lrt.steering.vectors import SteeringVector
 from lrt.storage.cache import JSON, TENSORS, Cache
 from lrt.storage.checkpoints import DurableCheckpoints

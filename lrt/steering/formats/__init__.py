@@ -1,0 +1,1 @@
+"""Steering vectors in the files and objects of other software."""

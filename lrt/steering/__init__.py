@@ -3,7 +3,7 @@ exported for other software."""
 
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
-from lrt.steering.formats.control_vector import read_control_vector, write_control_vector
+from lrt.steering.formats import read_control_vector, write_control_vector
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (

@@ -58,8 +58,8 @@ def read_numpy(path: Path) -> dict[str, Tensor]:
 def read_torch(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     """What a file of `torch.save` holds, on the CPU: tensors in plain containers, and nothing that runs code.
 
-    stand_ins  By a class's full name, the class of ours that takes its attributes: `{"package.module.Name": C}`.
-               An object of the package is then read without the package.
+    stand_ins  `{"package.module.Name": C}`: the class of ours that takes the attributes of an object of that
+               class, which is then read without the package.
 
     Raises `TensorsUnreadable`, also for other classes and for files of torch before 1.6, which state sizes
     that they need not have.
@@ -75,19 +75,19 @@ def read_torch(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
     except Exception as error:  # damaged bytes make the reader stumble over anything
         reason = str(error).strip().partition("\n")[0][:500]
         raise TensorsUnreadable(
-            f"cannot read {path} with weights_only: {reason}. It may hold tensors, numbers and texts in dicts "
-            "and lists; save those alone with torch.save, or use safetensors"
+            f"cannot read {path} with weights_only: {reason}. It may hold tensors, numbers and texts in "
+            "dicts and lists; save those alone with torch.save, or use safetensors"
         ) from error
 
 
 def floats(value: Any, name: str) -> Tensor:
-    """A tensor in float32, detached. Raises ValueError for anything but a dense floating tensor on the CPU."""
+    """A tensor in float32, detached. Raises ValueError for all but dense floating tensors on the CPU."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; it must be a tensor")
     dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
     if not dense or not value.dtype.is_floating_point:
         raise ValueError(
-            f"{name} is {value.dtype} ({value.layout}, {value.device}); it must be a dense floating-point tensor"
+            f"{name} is {value.dtype} ({value.layout}, {value.device}); it must be dense and floating-point"
         )
     # an expanded tensor has more numbers than its file
     if value.numel() > MOST_NUMBERS:

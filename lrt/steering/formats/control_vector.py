@@ -48,8 +48,8 @@ def write_control_vector(vectors: SteeringVector | Sequence[SteeringVector], fil
     """Write one vector, or one for each of several blocks of a model, as a GGUF control vector.
 
     The directions are one median residual norm long, so the file's scale
-    (`--control-vector-scaled FILE:0.5`) is our strength. `direction.N` is of block N, where llama.cpp and repeng
-    add it. Provenance is stored in the file too.
+    (`--control-vector-scaled FILE:0.5`) is our strength. `direction.N` is of block N, where llama.cpp and
+    repeng add it. Provenance is stored in the file too.
 
     Raises InvalidValue for vectors that such a file cannot hold (block 0, two of one block, several
     models or behaviours, an operation other than adding, one of length 0), PackageMissing without the
@@ -101,12 +101,12 @@ def read_control_vector(
 
     model       Name of the model, for files of other software: their hint is a model's type (`qwen2`).
     convention  For files of other software. "block": `direction.N` is of block N's output, where llama.cpp,
-                repeng and EasySteer add it (default; the log says so). "cvector-generator": `direction.N` is of
-                block N-1's output, as llama.cpp's own generator names it. llama.cpp still adds such a direction
-                at block N, one block later than it was read. Transfer it from the block it was read at.
+                repeng and EasySteer add it (default; the log says so). "cvector-generator": `direction.N` is
+                of block N-1's output, as llama.cpp's own generator names it. llama.cpp adds such a direction
+                at block N, one block after it was read. Transfer it from the block where it was read.
 
-    Raises VectorUnreadable naming the file and the fault, InvalidValue for a missing model and an argument that
-    contradicts the file, PackageMissing without the package gguf.
+    Raises VectorUnreadable naming the file and the fault, such as a missing model or an argument that
+    contradicts the file, InvalidValue for another convention, PackageMissing without the package gguf.
     """
     gguf, file = _gguf(), Path(file)
     if convention not in (None, *get_args(Convention)):
@@ -163,8 +163,8 @@ def _of_other_software(
         log.info("%s: direction.N is taken as of block N-1 (convention='cvector-generator')", file)
         return {number - 1: direction for number, direction in directions.items()}, model
     log.info(
-        "%s: direction.N is taken as of block N (convention='block'). If llama.cpp's cvector-generator wrote the "
-        "file, read it with convention='cvector-generator'",
+        "%s: direction.N is taken as of block N (convention='block'). If llama.cpp's cvector-generator wrote "
+        "the file, read it with convention='cvector-generator'",
         file,
     )
     return directions, model

@@ -61,8 +61,8 @@ def vectors_of(
     source  Where they are from, for the method and the log: "a lm-eval file".
     unit    What a given residual norm is: of which statistic, over which states.
 
-    Raises InvalidValue for layers that are no block's number, directions that are not finite floating `[d]` of
-    one width, no direction but zeros, and a residual norm that is missing or not above 0.
+    Raises InvalidValue for layers that are no block's number, directions that are not finite floating `[d]`
+    of one width, no direction but zeros, and a residual norm that is missing or not above 0.
     """
     if not isinstance(model, str) or not model:
         raise InvalidValue(f"model={model!r}: name the model that the vector was extracted from")
@@ -118,8 +118,8 @@ def directions_of(
 
     what  The file or object that is made, for messages: "a control vector".
 
-    Raises InvalidValue for none, two of one block, several models, behaviours or widths, an operation other than
-    adding, and a vector that adds nothing at any strength.
+    Raises InvalidValue for none, two of one block, several models, behaviours or widths, an operation other
+    than adding, and a vector that adds nothing at any strength.
     """
     vectors = listed(vectors)
     layers = [vector.layer for vector in vectors]

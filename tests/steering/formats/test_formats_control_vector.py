@@ -84,7 +84,7 @@ def test_vectors_of_other_software_steer_by_their_own_length(tmp_path: Path) -> 
     assert float(normed.scaled().norm()) == pytest.approx(4)
     with pytest.raises(InvalidValue, match="residual_norm"):
         read_control_vector(tmp_path / "v.gguf", model="own", residual_norm={1: 3.0})
-    with pytest.raises(InvalidValue, match="model.*'llama'"):  # the hint is no model's name
+    with pytest.raises(InvalidValue, match=r"model=.*'llama'"):  # the hint is no model's name
         read_control_vector(tmp_path / "v.gguf")
 
 

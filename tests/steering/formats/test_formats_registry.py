@@ -19,7 +19,12 @@ from lrt.steering.formats.directions import STORED
 READING: dict[str, dict[str, Any]] = {
     "lrt": {},
     "gguf": {},
-    "tensors": {"model": "large", "layer": "layer.{}", "hook_point": "block output", "residual_norm": "stored"},
+    "tensors": {
+        "model": "large",
+        "layer": "layer.{}",
+        "hook_point": "block output",
+        "residual_norm": "stored",
+    },
 }
 WRITING: dict[str, dict[str, Any]] = {
     "lm-eval": {"strength": 0.5, "blocks": "model.layers"},

@@ -17,13 +17,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lrt.errors import InvalidValue, UserError
-from lrt.steering.vectors import SteeringVector, VectorUnreadable
+from lrt.steering.vectors import UNIT, SteeringVector, VectorUnreadable
 from lrt.storage.tensor_files import floats
 
 log = logging.getLogger(__name__)
 
 STORED = "length in the file it was read from"
-RESIDUAL_NORM = "median residual norm"
 
 Norm = float | Mapping[int, float] | Literal["stored"]
 """What strength 1 adds: a vector of this length, of one length for each layer, or of its stored length."""
@@ -54,7 +53,7 @@ def vectors_of(
     model: str,
     behaviour: str = "",
     residual_norm: Norm = "stored",
-    unit: str = RESIDUAL_NORM,
+    unit: str = UNIT,
 ) -> list[SteeringVector]:
     """Steering vectors of the directions, ordered by block. Directions of zeros are skipped with a log line.
 

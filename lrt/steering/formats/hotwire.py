@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrt.errors import InvalidValue
 from lrt.steering.formats.directions import Norm, directions_of, reading, vectors_of
-from lrt.steering.vectors import SteeringVector, VectorUnreadable
+from lrt.steering.vectors import UNIT, SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
 from lrt.storage.tensor_files import floats, read_torch
 from lrt.storage.text_files import read_json
@@ -43,7 +43,7 @@ def read_hotwire(
     Raises TensorsUnreadable, FileUnreadable and VectorUnreadable naming the file and the fault, such as a
     layer that is missing or not in the table, InvalidValue for norms given twice.
     """
-    unit = "median residual norm"
+    unit = UNIT
     if norms is not None:
         if residual_norm != "stored":
             raise InvalidValue(f"norms={norms} and residual_norm={residual_norm!r}: give one of the two")

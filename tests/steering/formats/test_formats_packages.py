@@ -2,6 +2,7 @@
 logits of its own steering beside ours. Skipped where a package is not installed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,14 @@ def test_hotwire(lm: LanguageModel, vectors: list[SteeringVector], tmp_path: Pat
     expected = logits(lm.model)
     handle.remove()
     same(ours(lm, vectors[:1], STRENGTH), expected)
+
+
+def test_the_page_s_conversions_run(repeng: Any) -> None:
+    pytest.importorskip("steering_vectors")
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+    (example,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    french = SteeringVector(torch.ones(8), 4, "large", 2.0)
+    names: dict[str, Any] = {"french": french, "dataset": [repeng.DatasetEntry("yes", "no")]}
+    exec(example, names)
+    alike([names["ours"]], [french])
+    assert (names["positives"], names["negatives"]) == (["yes"], ["no"])

@@ -1,5 +1,7 @@
 """Every format: what is written is read back, and what a file cannot say must be given."""
 
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,3 +265,26 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
             read_vector(tmp_path / "gone" / file, name, **facts)
     with pytest.raises(VectorUnreadable):
         read_vector(tmp_path, "lrt")
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+
+
+def test_the_page_names_every_format_and_what_must_be_given() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|.*?\|(.*?)\|(.*?)\|$", PAGE, re.MULTILINE)
+    assert {name for name, _, _ in rows} == set(FORMATS)
+    for name, reading, writing in rows:
+        for cell, function in ((reading, FORMATS[name].read), (writing, FORMATS[name].write)):
+            arguments = [*inspect.signature(function).parameters.values()][1:]
+            needed = {each.name for each in arguments if each.kind is each.KEYWORD_ONLY}
+            asked = {each.name for each in arguments if each.default is each.empty}
+            assert needed & asked <= set(re.findall(r"`(\w+)`", cell))
+
+
+def test_the_page_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    torch.testing.assert_close(names["again"].scaled(), 0.35 * names["french"].scaled())
+    assert read_vector("french.gguf")[0].behaviour == "french"

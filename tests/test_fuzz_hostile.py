@@ -29,7 +29,7 @@ from lrt.errors import UserError
 from lrt.evaluation.journal import Journal
 from lrt.features.published import load_published
 from lrt.models.gguf import convert
-from lrt.steering.control_vectors import read_control_vector, write_control_vector
+from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.vectors import SteeringVector
 from lrt.storage.cache import JSON, TENSORS, Cache
 from lrt.storage.checkpoints import DurableCheckpoints
@@ -240,6 +240,83 @@ def test_pickles_run_no_code(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+READ: dict[str, dict[str, Any]] = {
+    "steering-vectors": {},
+    "lm-eval": {},
+    "hotwire": {"layer": 1},
+    "vllm-lens": {},
+    "tensors": {"layer": 1, "hook_point": "block output", "residual_norm": "stored"},
+}
+WRITE: dict[str, dict[str, Any]] = {
+    "lm-eval": {"strength": 1.0, "blocks": "layers"},
+    "vllm-lens": {"strength": 1.0},
+    "hotwire": {"depth": 3},
+}
+VECTOR_FILES = [
+    *((name, "v.pt") for name in ("steering-vectors", "lm-eval", "hotwire", "tensors")),
+    ("vllm-lens", "v.json"),
+    *(("tensors", f"v{suffix}") for suffix in (".safetensors", ".npz", ".npy")),
+]
+
+
+def read_foreign(name: str, file: Path) -> Any:
+    return read_vector(file, name, model="m", **READ[name])
+
+
+@pytest.mark.parametrize(("name", "suffix"), VECTOR_FILES)
+def test_pickles_in_vector_files_run_no_code(name: str, suffix: str, tmp_path: Path) -> None:
+    mark, file = tmp_path / "ran", tmp_path / suffix
+    contents: list[Any] = [
+        Command(mark),
+        {"layer_activations": {1: Command(mark)}, "layer_type": "decoder_block"},
+        {"layers.1": {"action": "add", "steering_vector": Command(mark)}},
+    ]
+    for content in contents:
+        for save in (
+            torch.save,
+            lambda thing, path: torch.save(thing, path, _use_new_zipfile_serialization=False),
+            lambda thing, path: path.write_bytes(pickle.dumps(thing)),
+            lambda thing, path: np.savez(path.open("wb"), v=np.array([thing], dtype=object)),
+            lambda thing, path: np.save(path.open("wb"), np.array([thing], dtype=object)),
+        ):
+            save(content, file)
+            with pytest.raises(UserError, match=str(file)):
+                read_foreign(name, file)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("name", "suffix"), VECTOR_FILES)
+@pytest.mark.parametrize("target", [*TARGETS, "itself"])
+def test_vector_files_that_lead_elsewhere(name: str, suffix: str, target: str, tmp_path: Path) -> None:
+    own, file = tmp_path / "elsewhere" / "own", tmp_path / suffix
+    own.parent.mkdir()
+    own.write_bytes(CONTENT)
+    os.mkfifo(own.with_name("pipe"))
+    file.symlink_to(file if target == "itself" else TARGETS[target](own))
+    with pytest.raises(UserError, match=str(file)):
+        read_foreign(name, file)
+    write_vectors(SteeringVector(torch.ones(4), 1, "m", 2.0), file, name, **WRITE.get(name, {}))
+    assert len(read_foreign(name, file)) == 1
+    assert own.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["steering-vectors", "lm-eval", "hotwire", "tensors"])
+def test_vector_archives_that_lie(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch file that unpacks to more than is allowed, and one with less than its pickle says."""
+    monkeypatch.setattr("lrt.storage.tensor_files.MOST_BYTES", 2**20)
+    whole, file = tmp_path / "whole.pt", tmp_path / "v.pt"
+    write_vectors(SteeringVector(torch.ones(4), 1, "m", 2.0), whole, name, **WRITE.get(name, {}))
+    with zipfile.ZipFile(whole) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    (storage,) = (entry for entry in entries if entry.endswith("/data/0"))
+    for content in (bytes(2**21), b"", entries[storage][:3]):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for entry, data in (entries | {storage: content}).items():
+                archive.writestr(entry, data)
+        with pytest.raises(UserError, match=str(file)):
+            read_foreign(name, file)
+
+
 def test_archives_that_lie(tmp_path: Path) -> None:
     archive = tmp_path / "params.npz"
     with (
@@ -297,6 +374,18 @@ def test_a_fuzzed_control_vector(tmp_path_factory: pytest.TempPathFactory, data:
     write_control_vector(vectors, file)
     file.write_bytes(changed(bytearray(file.read_bytes()), data))
     refused(lambda: read_control_vector(file), file)
+
+
+@pytest.mark.parametrize(("name", "suffix"), VECTOR_FILES)
+@settings(FUZZ, max_examples=25)
+@given(data=st.data())
+def test_a_fuzzed_vector_file(
+    name: str, suffix: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.getbasetemp() / suffix
+    write_vectors(SteeringVector(torch.ones(8), 1, "m", 2.0), file, name, **WRITE.get(name, {}))
+    file.write_bytes(changed(bytearray(file.read_bytes()), data))
+    refused(lambda: read_foreign(name, file), file)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Steering vectors: extracted from one model, transferred to another, added to hidden states or ablated, and
-exported for other software."""
+read from and written for other software."""
 
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
-from lrt.steering.control_vectors import read_control_vector, write_control_vector
+from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.residual_norm import median_residual_norm
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
@@ -31,6 +31,8 @@ __all__ = [
     "median_residual_norm",
     "prompts_digest",
     "read_control_vector",
+    "read_vector",
     "steer",
     "write_control_vector",
+    "write_vectors",
 ]

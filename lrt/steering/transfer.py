@@ -9,7 +9,7 @@ import torch
 
 from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
-from lrt.steering.vectors import SteeringVector
+from lrt.steering.vectors import UNIT, SteeringVector
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,7 @@ class Mapping:
             layer=layer,
             model=self.target_model,
             residual_norm=self.residual_norms[layer],
+            unit=UNIT,
             map={
                 "fingerprint": self.fingerprint,
                 "from_model": self.source_model,

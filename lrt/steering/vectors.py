@@ -20,6 +20,9 @@ from lrt.models.prompts import encode_prompts
 from lrt.models.sides import HOOK_POINT
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
+UNIT = "median residual norm"
+"""Unit of the strength of a vector that was extracted or transferred here."""
+
 
 class VectorUnreadable(InvalidValue):
     """A steering-vector file that is missing, damaged or of another kind."""
@@ -51,7 +54,7 @@ class SteeringVector:
     method: str = "difference of means, last token"
     operation: str = "add"
     hook_point: str = HOOK_POINT
-    unit: str = "median residual norm"
+    unit: str = UNIT
     prompts: str = ""
     map: dict[str, Any] | None = None
 

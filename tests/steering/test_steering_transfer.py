@@ -71,6 +71,14 @@ def test_between_single_layers_no_layer_needs_to_be_named() -> None:
     torch.testing.assert_close(vector.direction, torch.arange(5.0))
 
 
+def test_a_transferred_vector_is_in_the_target_s_unit_whatever_the_source_s_was() -> None:
+    affine = AffineMap(torch.eye(5), torch.zeros(5))
+    map_ = Mapping(affine, LayerConcat((3,), 5), LayerConcat((9,), 5), "small", "large", {9: 3.0})
+    read = SteeringVector(torch.ones(5), 3, "small", 2.0, unit="length in the file it was read from")
+    vector = map_.transfer(read)
+    assert (vector.unit, vector.residual_norm) == ("median residual norm", 3.0)
+
+
 def test_vectors_that_the_map_does_not_read_are_refused() -> None:
     map_, own = mapping(), vectors(torch.ones(10))
     narrow = replace(own[1], direction=torch.ones(4))

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lrt.steering.control_vectors as module
+import lrt.steering.formats.control_vector as module
 from lrt.errors import InvalidValue
 from lrt.steering import SteeringVector, VectorUnreadable, read_control_vector, write_control_vector
+from lrt.steering.formats.directions import STORED
 
 
 def made(layer: int = 2, seed: int = 0) -> SteeringVector:
@@ -74,12 +75,46 @@ def test_one_vector_and_many_are_written_alike(tmp_path: Path) -> None:
 
 def test_vectors_of_other_software_steer_by_their_own_length(tmp_path: Path) -> None:
     directions = {f"direction.{i}": np.full(8, i, dtype=np.float32) for i in (2, 1)}
-    one, two = read_control_vector(by_another(tmp_path / "v.gguf", directions))
-    assert (one.layer, two.layer, one.model, one.map) == (1, 2, "llama", None)
-    assert one.unit == module.UNIT
+    one, two = read_control_vector(by_another(tmp_path / "v.gguf", directions), model="own", behaviour="dogs")
+    assert (one.layer, two.layer, one.model, one.map, one.behaviour) == (1, 2, "own", None, "dogs")
+    assert one.unit == STORED
     torch.testing.assert_close(two.scaled(), torch.full((8,), 2.0))
     assert two.residual_norm == pytest.approx(2 * 8**0.5)
-    assert read_control_vector(tmp_path / "v.gguf", model="own")[0].model == "own"
+    (_, normed) = read_control_vector(tmp_path / "v.gguf", model="own", residual_norm={1: 3.0, 2: 4.0})
+    assert float(normed.scaled().norm()) == pytest.approx(4)
+    with pytest.raises(InvalidValue, match="residual_norm"):
+        read_control_vector(tmp_path / "v.gguf", model="own", residual_norm={1: 3.0})
+    with pytest.raises(InvalidValue, match=r"model=.*'llama'"):  # the hint is no model's name
+        read_control_vector(tmp_path / "v.gguf")
+
+
+def test_the_generator_of_llama_cpp_names_a_block_s_output_by_the_next_block(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its `direction.(il + 1)` is block `il`'s output."""
+    outputs = [np.full(8, 1 + block, np.float32) for block in range(3)]
+    file = by_another(tmp_path / "v.gguf", {f"direction.{il + 1}": outputs[il] for il in range(3)})
+    caplog.set_level("INFO")
+    for convention, moved in (("cvector-generator", 0), ("block", 1), (None, 1)):
+        caplog.clear()
+        vectors = read_control_vector(file, model="own", convention=convention)
+        assert [vector.layer for vector in vectors] == [il + moved for il in range(3)]
+        for vector, output in zip(vectors, outputs, strict=True):
+            np.testing.assert_array_equal(vector.direction, output)
+        assert repr(convention or "block") in caplog.text  # the import says which it took
+    with pytest.raises(InvalidValue, match="convention"):
+        read_control_vector(file, model="own", convention="llama.cpp")  # type: ignore[arg-type]
+    embedded = by_another(tmp_path / "zero.gguf", {"direction.0": outputs[0]})
+    with pytest.raises(InvalidValue, match="convention"):
+        read_control_vector(embedded, model="own", convention="cvector-generator")
+
+
+def test_a_file_of_ours_contradicts_whoever_says_otherwise(tmp_path: Path) -> None:
+    write_control_vector(made(), tmp_path / "v.gguf")
+    for said in ({"convention": "cvector-generator"}, {"residual_norm": 2.0}, {"behaviour": "dogs"}):
+        with pytest.raises(InvalidValue, match=next(iter(said))):
+            read_control_vector(tmp_path / "v.gguf", **said)  # type: ignore[arg-type]
+    assert read_control_vector(tmp_path / "v.gguf", convention="block", model="own")[0].model == "own"
 
 
 def test_a_control_vector_without_a_hint_or_in_half_precision_is_read(tmp_path: Path) -> None:
@@ -117,9 +152,9 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     model = by_another(tmp_path / "model.gguf", {"direction.1": np.ones(4, dtype=np.float32)}, "llama")
     with pytest.raises(VectorUnreadable, match=r"model\.gguf.*'llama'"):
         read_control_vector(model)
-    with pytest.raises(VectorUnreadable, match=r"no tensor direction\.N"):
-        read_control_vector(by_another(tmp_path / "empty.gguf", {}))
-    for name in ("direction.x", "blk.1.weight"):
+    with pytest.raises(VectorUnreadable, match="not zero"):
+        read_control_vector(by_another(tmp_path / "empty.gguf", {}), model="own")
+    for name in ("direction.x", "blk.1.weight", "direction.01", "direction.١"):
         with pytest.raises(VectorUnreadable, match=name):
             read_control_vector(by_another(tmp_path / "odd.gguf", {name: np.ones(4, dtype=np.float32)}))
 
@@ -134,15 +169,15 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 )
 def test_tensors_that_are_not_directions(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(VectorUnreadable, match=r"v\.gguf"):
-        read_control_vector(by_another(tmp_path / "v.gguf", tensors))
+        read_control_vector(by_another(tmp_path / "v.gguf", tensors), model="own")
 
 
 def test_directions_of_zeros_add_nothing_and_are_skipped(tmp_path: Path) -> None:
     zero, one = np.zeros(8, np.float32), np.ones(8, np.float32)
     some = by_another(tmp_path / "some.gguf", {"direction.1": zero, "direction.2": one})
-    assert [vector.layer for vector in read_control_vector(some)] == [2]
+    assert [vector.layer for vector in read_control_vector(some, model="own")] == [2]
     with pytest.raises(VectorUnreadable):
-        read_control_vector(by_another(tmp_path / "none.gguf", {"direction.1": zero}))
+        read_control_vector(by_another(tmp_path / "none.gguf", {"direction.1": zero}), model="own")
     with pytest.raises(InvalidValue):
         write_control_vector(replace(made(), residual_norm=0.0), tmp_path / "written.gguf")
 
@@ -151,7 +186,7 @@ def test_directions_of_zeros_add_nothing_and_are_skipped(tmp_path: Path) -> None
 def test_directions_that_overflowed_half_precision_are_unreadable(value: float, tmp_path: Path) -> None:
     direction = np.array([1, value], np.float16)
     with pytest.raises(VectorUnreadable):
-        read_control_vector(by_another(tmp_path / "a.gguf", {"direction.1": direction}))
+        read_control_vector(by_another(tmp_path / "a.gguf", {"direction.1": direction}), model="own")
 
 
 def test_quantised_directions_are_refused(tmp_path: Path) -> None:
@@ -188,9 +223,9 @@ def test_damage_raises_or_changes_nothing(
         whole[at] ^= 1 << bit
         file.write_bytes(whole)
     try:
-        (vector,) = read_control_vector(file)
+        (vector,) = read_control_vector(file, model="large")
     except VectorUnreadable:
         return
     torch.testing.assert_close(vector.scaled(), made().scaled())
     # with the card's own name damaged it is a file of other software
-    assert (vector.map, vector.model) == (made().map, "large") or vector.unit == module.UNIT
+    assert (vector.map, vector.model) == (made().map, "large") or vector.unit == STORED

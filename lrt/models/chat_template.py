@@ -96,7 +96,7 @@ class ChatTemplate:
             if name in RESERVED or name not in self.reads:
                 raise InvalidValue(
                     f"pair.template_kwargs.{name}: the chat template does not read it; allowed: "
-                    f"{', '.join(self._settable) or 'none'}"
+                    f"{', '.join(self.settable) or 'none'}"
                 )
             try:
                 json.dumps(value, allow_nan=False)
@@ -111,7 +111,8 @@ class ChatTemplate:
         return tuple(PROCESS.reply({"template": self._text})["reads"])
 
     @property
-    def _settable(self) -> list[str]:
+    def settable(self) -> list[str]:
+        """Names of the variables that `arguments` may set."""
         return [name for name in self.reads if name not in (*RESERVED, *self.special_tokens_map)]
 
     @property

@@ -28,24 +28,35 @@ _LETTER = r"[a-z\p{L}\p{M}\p{Nl}\u0f0b]"  # every character of the two
 # A consonant after one of these belongs to the syllable before: Khmer and Burmese stacking signs, and vowels
 # that Thai and Lao write before their consonant.
 _JOINED = r"[\p{Indic_Syllabic_Category=Invisible_Stacker}\p{Logical_Order_Exception}]"
-# Korean has spaces, but writes particles and the copula at the end of the word before them.
+# Korean has spaces, but writes particles and the copula at the end of the word before them. After a particle
+# of place or manner there may be one of extent, one of topic, and the polite ending.
 _PARTICLES = (
-    "들?(?:이었습니다|였습니다|이었다|였다|입니다|이에요|예요|이다|이야|야|"
-    "(?:에게서|한테서|에서|에게|한테|으로|처럼|까지|부터|마다|조차|마저|보다|밖에|이나|이랑|하고|"
-    "께서|께|로|에|와|과|나|랑|만|도)?(?:은|는|이|가|을|를|의|도|만|나)?)"
+    "들?(?:(?:이었습니다|였습니다|이었다|였다|입니다|입니까|이에요|예요|이다|이야|야|이고|이며|이지만)|"
+    "이?라(?:고|는|도|면|서|며|던|지만)(?:는|도|요)?|"
+    "(?:(?:에게서|한테서|에서|에게|한테|으로서|으로써|으로|로서|로써|로|처럼|까지|부터|마다|조차|마저|보다|"
+    "밖에|만큼|대로|같이|이나|이랑|하고|께서|께|에|와|과|나|랑|만|도)"
+    "(?:부터|까지|처럼|보다|조차|마저|밖에|만큼|만|라도)?(?:은|는|이|가|을|를|의|도|만|나)?요?|"
+    "(?:은|는|이|가|을|를|의|도|만|나)요?)?)"
 )
+# Persian writes these endings after a half-space: plural, possession, copula, comparison.
+_ENDING = "ها|های|هایی|(?:هایم|هایت|هایش|هایمان|هایتان|هایشان)|ام|ات|اش|ای|ایم|اید|اند|مان|تان|شان|تر|ترین|را"
 
 _compiled = partial(regex.compile, flags=regex.V1)  # which has differences of sets
 _IGNORED = _compiled(r"\p{Default_Ignorable_Code_Point}+")
 # Vowel signs that Arabic and Hebrew may omit, and the stroke that stretches an Arabic word.
 _OPTIONAL = _compiled(r"[[\p{Mn}&&[\p{Block=Arabic}\p{Block=Hebrew}]]\u0640]+")
-_RUN = _compiled(rf"{_LETTER}+")
+_HALF_SPACE = _compiled(r"(?<=[\p{Script=Arabic}\p{Mn}])\u200c(?=\p{Script=Arabic})")
+_ENDINGS = _compiled(rf"(?:\u200c(?:{_ENDING}))+$")
+_RUN = _compiled(rf"[{_LETTER}\u200c]+")
 _INNER = _compiled(rf"{_UNSPACED}|\p{{Script=Hangul}}")  # where a word may be a part of a run of letters
 _ONE_WORD = _compiled(rf"[\p{{L}}\p{{Nl}}]{_LETTER}*")
 _BLANK = _compiled(r"[\s\p{Cc}\p{Default_Ignorable_Code_Point}]*")
-# Quotation marks, emphasis and whatever cannot be seen
+# Also the ornaments, primes and accents that stand for quotation marks, and Markdown's emphasis.
+QUOTES = r"\p{Quotation_Mark}\u275b-\u2760\U0001f676-\U0001f678\u2032\u2033`´*"
+# Besides, what cannot be seen, Markdown's marks of quotations, headings and items, and the dashes of speech
 _OPENING = _compiled(
-    r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\p{Quotation_Mark}\u2800\u2032\u2033《〈【`´*_]+"
+    rf"(?:[\s\p{{Cc}}\p{{Cf}}\p{{Default_Ignorable_Code_Point}}\u2800《〈【_{QUOTES}]"
+    r"|~~|>+|(?:#{1,6}|[-+–—―])\s)+"
 )
 # What counts as one word where nothing separates words, by their mean lengths
 _UNIT = rf"(?:\p{{Script=Han}}{{1,2}}|[{_UNSPACED}--\p{{Script=Han}}]{{1,4}})"
@@ -75,7 +86,7 @@ def is_blank(text: str) -> bool:
 
 
 def after_opening(text: str) -> str:
-    """The text without quotation marks, emphasis and invisible characters at its start."""
+    """The text without quotation marks, Markdown and invisible characters at its start."""
     opening = _OPENING.match(text)
     return text[opening.end() :] if opening else text
 
@@ -89,15 +100,18 @@ def found(words: tuple[str, ...], text: str) -> list[str]:
     """The occurrences of folded words in a text, in order; of several at one place, the longest.
 
     Where a word begins or ends with a letter of a script with spaces, no letter of such a script may stand
-    beside it. Korean words may have particles at their end.
+    beside it. Korean words may have particles at their end, Persian ones endings after a half-space.
     """
     occurrences: list[str] = []
     listed = _set(words)
-    for run in _RUN.findall(fold(text)):
-        if _INNER.search(run):
-            occurrences += _pattern(words).findall(run)
-        elif run in listed:
-            occurrences.append(run)
+    for run in _RUN.findall("\u200c".join(map(fold, _HALF_SPACE.split(text)))):
+        whole = run.replace("\u200c", "")
+        if _INNER.search(whole):
+            occurrences += _pattern(words).findall(whole)
+        elif whole in listed:
+            occurrences.append(whole)
+        elif whole != run and (stem := _ENDINGS.sub("", run).replace("\u200c", "")) in listed:
+            occurrences.append(stem)
     return occurrences
 
 

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, get_args, get_type_hints, runtime_checkable
 from unicodedata import normalize
 
-from lrt.corpora.words import after_opening, fold, found, is_word, starts_with_word
+import regex
+
+from lrt.corpora.words import QUOTES, after_opening, fold, found, is_word, starts_with_word
 from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
 from lrt.models.classifier import load_classifier
@@ -43,7 +45,7 @@ def _words(words: Sequence[str]) -> tuple[str, ...]:
 
 
 # Changed with a scorer's rule, so that scores by the old rule are not reused.
-_BY_SCRIPT = 2
+_BY_SCRIPT = 3
 
 
 class TextScorer(Protocol):
@@ -146,7 +148,7 @@ class UppercaseShare:
 class Opening:
     """1 where the text starts with one of `phrases` in any case; else 0.
 
-    A phrase further on does not count: it may only be mentioned. Quotation marks, emphasis and invisible
+    A phrase further on does not count: it may only be mentioned. Quotation marks, Markdown and invisible
     characters before it are skipped. Typographic and plain apostrophes are equal.
 
     Raises InvalidValue for an empty phrase, with which every text starts.
@@ -178,7 +180,8 @@ class Answer:
     """Which of its item's two answers a text gives: 1 the matching one, -1 the other, 0 neither.
 
     A word (Yes, No) counts where the text starts with it. A letter counts where the text starts with it and
-    a punctuation mark, or as the first letter in brackets.
+    a punctuation mark, a dash or nothing, where it starts with it between quotation marks or emphasis, or as
+    the first letter in brackets.
     """
 
     version: ClassVar[int] = _BY_SCRIPT
@@ -194,8 +197,15 @@ def _gives(text: str, answer: str) -> bool:
     text, bare = normalize("NFKC", text), answer.strip(" \n().")
     if not re.fullmatch("[A-Z]", bare):
         return starts_with_word(text, bare)
-    letter = re.match(r"\W*([A-Z])(?:[).:,。、]|\s*$)", text) or re.search(r"\(([A-Z])\)", text)
-    return letter is not None and letter.group(1) == bare
+    letter = _FIRST_LETTER.match(text) or regex.search(r"\((?P<letter>[A-Z])\)", text)
+    return letter is not None and str(letter["letter"]) == bare
+
+
+_FIRST_LETTER = regex.compile(
+    rf"[\W_]*(?:(?P<letter>[A-Z])(?:[\p{{Pe}}[\p{{Terminal_Punctuation}}--[?؟]]]|\s*(?:$|[–—―])|\s-+\s)"
+    rf"|(?<=[_{QUOTES}])(?P<letter>[A-Z])[_{QUOTES}]+(?!\w))",
+    flags=regex.V1,
+)
 
 
 @dataclass(frozen=True)

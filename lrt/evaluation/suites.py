@@ -17,7 +17,7 @@ from lrt.evaluation.scorers import Classifier
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.evaluation.texts import Texts, texts_suite
 from lrt.models.chat_template import ChatTemplate
-from lrt.models.thinking import how_to_turn_off, thinks, thought_tags
+from lrt.models.thinking import check_thoughts_known, how_to_turn_off, thinks, thought_tags
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,13 @@ def _without_thoughts(
     template = ChatTemplate.of(tokenizer)
     tags = thought_tags(template)
     written = [each.name for each in behaviours if not each.reads_logits]
+    if written and system is not None:
+        check_thoughts_known(template, system)
     if written and system is not None and thinks(template, system):
         log.warning(
             "%s: the model thinks before it answers, and has no score where its thought does not end within "
             "suite.answer_tokens. %s",
             ", ".join(written),
-            how_to_turn_off(template),
+            how_to_turn_off(template, system),
         )
     return tuple(each if each.thought_tags else replace(each, thought_tags=tags) for each in behaviours)

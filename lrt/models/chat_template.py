@@ -96,7 +96,7 @@ class ChatTemplate:
             if name in RESERVED or name not in self.reads:
                 raise InvalidValue(
                     f"pair.template_kwargs.{name}: the chat template does not read it; allowed: "
-                    f"{', '.join(self._settable) or 'none'}"
+                    f"{', '.join(self.settable) or 'none'}"
                 )
             try:
                 json.dumps(value, allow_nan=False)
@@ -111,7 +111,8 @@ class ChatTemplate:
         return tuple(PROCESS.reply({"template": self._text})["reads"])
 
     @property
-    def _settable(self) -> list[str]:
+    def settable(self) -> list[str]:
+        """Names of the variables that `arguments` may set."""
         return [name for name in self.reads if name not in (*RESERVED, *self.special_tokens_map)]
 
     @property
@@ -125,8 +126,9 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, str]], opened: bool = True) -> str:
         """A conversation as text; where the user speaks last, `opened` adds the start of the answer.
 
-        Raises ChatNotRendered for an empty conversation, and for one that the template refuses or writes
-        without the user's last message. Raises TemplateUnusable for a template beyond a limit.
+        Raises ChatNotRendered for an empty conversation, for one that the template refuses or writes without
+        the user's last message, and for a text that is not Unicode. Raises TemplateUnusable for a template
+        beyond a limit.
         """
         template = self._text
         if not messages:
@@ -141,6 +143,13 @@ class ChatTemplate:
             "add_generation_prompt": opened and messages[-1]["role"] == "user",
         }
         text = str(PROCESS.reply({"template": template, "variables": variables})["text"])
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ChatNotRendered(
+                f"the chat template writes {text[error.start]!a}, half of a surrogate pair, which no "
+                "tokenizer can read; correct the template, or the message that it is from"
+            ) from error
         last = messages[-1]
         if last["role"] == "user" and last["content"].strip() not in text:
             raise ChatNotRendered("the chat template does not write the user's message")

@@ -53,7 +53,9 @@ def set_special_ends(tokenizer: Any, bos: bool | None, name: str) -> None:
     Where it does so already, it stays as it is.
 
     bos   Whether the checkpoint means a BOS; None where it does not say, and the tokenizer is right.
-    name  Of the model, for the log.
+    name  Of the model, for messages.
+
+    Raises InvalidValue for one that must change and cannot: its rules are code, not data (ByT5).
     """
     before, after = special_ends(tokenizer)
     wanted = before
@@ -63,6 +65,14 @@ def set_special_ends(tokenizer: Any, bos: bool | None, name: str) -> None:
         wanted = ()
     if wanted == before and not after:
         return
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    if rules is None:
+        raise InvalidValue(
+            f"the tokenizer of {name} ({type(tokenizer).__name__}) writes "
+            f"{tokenizer.convert_ids_to_tokens(before)} before and {tokenizer.convert_ids_to_tokens(after)} "
+            f"after every text; it must write {tokenizer.convert_ids_to_tokens(wanted)} and nothing. Its "
+            "rules are code that cannot be changed: choose a model with a tokenizer.json"
+        )
     log.info(
         "tokenizer of %s: texts begin with %s, as the checkpoint means, and end with nothing (it wrote %s "
         "before and %s after them)",
@@ -71,7 +81,7 @@ def set_special_ends(tokenizer: Any, bos: bool | None, name: str) -> None:
     )
     # by names of their own: the tokens' text may hold signs that a template has a use for
     pieces = [f"T{i}" for i in range(len(wanted))]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+    rules.post_processor = TemplateProcessing(
         single=[*pieces, "$A"],
         pair=[*pieces, "$A", "$B"],
         special_tokens=[

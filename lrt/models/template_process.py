@@ -17,6 +17,7 @@ import contextlib
 import functools
 import json
 import random
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ import jinja2.sandbox
 
 NOW = datetime(2024, 7, 26)  # without a time zone, as from transformers
 MEMORY_BYTES = 2**29
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+>")  # how Python ends the text of an object without one of its own
 LONGEST_TEXT = 1_000_000  # characters, beside 10 for each character of the variables
 # imports what Python and jinja2 import late, as long as files can be opened; the last block raises
 WARM_UP = (
@@ -40,6 +42,10 @@ WARM_UP = (
 
 class TooLong(Exception):
     """A text beyond the limit."""
+
+
+class WritesAddress(Exception):
+    """A text with an object's address in memory, which is another one in each process."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -114,16 +120,21 @@ def ended_after(seconds: float) -> Iterator[None]:
 
 
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """The text. Raises whatever the template raises, and TooLong."""
+    """The text. Raises whatever the template raises, TooLong, and WritesAddress."""
     random.seed(0)
-    longest = LONGEST_TEXT + 10 * len(json.dumps(variables))
+    given = json.dumps(variables)
+    longest = LONGEST_TEXT + 10 * len(given)
     parts, length = [], 0
     for part in template.generate(variables):
         parts.append(part)
         length += len(part)
         if length > longest:
             raise TooLong(f"it writes more than {longest:,} characters")
-    return "".join(parts)
+    text = "".join(parts)
+    for address in ADDRESS.findall(text):
+        if address not in given:  # a message may speak of one
+            raise WritesAddress("it writes a function or an object where a text must be; is a call missing?")
+    return text
 
 
 def answer(

@@ -6,9 +6,11 @@ All is found by rendering the chat template, and in what it and the tokenizer ho
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lrt.errors import InvalidValue
 from lrt.models.chat_template import ChatNotRendered, ChatTemplate
@@ -17,13 +19,16 @@ from lrt.models.prompts import render_chat
 QUESTION, THOUGHT, ANSWER = "Which one?", "My thought.", "My answer."
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names under which templates take a thought
 NAME = re.compile(r"think|thought|reason|reflect|ponder|scratchpad|analysis|inner_", re.IGNORECASE)
-OFF = ("off", "none", "no", "false", "disabled", "/no_think")
+OFF = (False, 0, "none", "off", "no", "false", "disabled", "/no_think")  # as templates take it
+ANY = "anyword"  # a value that no template treats in a way of its own
 MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|◁[^◁▷\s]+▷")
+_BEGUN = re.compile(r"(?:<[^<>\s]*|\[[^\[\]\s]*|◁[^◁▷\s]*)$")  # a mark without its end
+_ENDED = re.compile(r"^[^<>\[\]◁▷\s]*[>\]▷]")  # a mark without its start
 _SIDES = (("start", "end"), ("begin", "end"), ("open", "close"), ("prefix", "suffix"))
 
 
 class ThoughtBeforeAnswer(InvalidValue):
-    """The model would think where an answer is to be read; the message says how to turn that off."""
+    """The model would think where an answer is to be; the message says how to turn that off."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,15 @@ def answer_start(template: ChatTemplate, system: str = "") -> AnswerStart:
         return AnswerStart()
     if before.startswith(request):
         return AnswerStart(added=before.removeprefix(request))
-    common = _common(request, before)
-    more = request.removeprefix(common)
-    if any(_is_open(more, tags) for tags in thought_tags(template)):
-        return AnswerStart(more, before.removeprefix(common))
-    return AnswerStart()
+    common, tags = _common(request, before), thought_tags(template)
+    more, rest = request.removeprefix(common), before.removeprefix(common)
+    if _is_open(more, tags):
+        return AnswerStart(more, rest)
+    closed = [each for each in tags if each.closing in more]
+    if QUESTION in more or not closed or any(each.closing in rest for each in closed):
+        return AnswerStart()
+    # an empty thought of the request's, which is not written before a given answer
+    return AnswerStart(added=rest if rest.strip() else "")
 
 
 def check_answer_start(template: ChatTemplate, system: str = "") -> None:
@@ -82,29 +91,42 @@ def check_answer_start(template: ChatTemplate, system: str = "") -> None:
         return
     raise ThoughtBeforeAnswer(
         "the model thinks before it answers, so the logits after a prompt are not those of an answer. "
-        f"{how_to_turn_off(template)}, take behaviours that are scored by generated text (`formats=[open]`, "
-        "or refusal without `_log_odds`), or use another model"
+        f"{how_to_turn_off(template, system)}, take behaviours that are scored by generated text "
+        "(`formats=[open]`, or refusal without `_log_odds`), or use another model"
     )
 
 
-def how_to_turn_off(template: ChatTemplate) -> str:
-    """The setting that turns thinking off, in words."""
-    names = [name for name in template.reads if NAME.search(name)]
-    if not names:
-        return "Its chat template has no argument that turns thoughts off"
-    return f"Turn thoughts off, for example by pair.template_kwargs={{{names[0]}: false}}"
+def check_thoughts_known(template: ChatTemplate, system: str = "") -> None:
+    """Raise ThoughtBeforeAnswer where the model would think and its thoughts have no tags."""
+    if not thought_tags(template) and thinks(template, system):
+        raise ThoughtBeforeAnswer(
+            "the model thinks before it answers, and its thoughts have no tags by which they could "
+            f"be taken out of its texts. {how_to_turn_off(template, system)}, or use another model"
+        )
+
+
+def how_to_turn_off(template: ChatTemplate, system: str = "") -> str:
+    """A setting that turns thinking off, in words; one that the template shows to do so."""
+    for name in _switches(template):
+        for value in OFF:
+            with contextlib.suppress(ChatNotRendered):
+                if not thinks(_set(template, name, value), system):
+                    setting = f"{{{name}: {json.dumps(value)}}}"
+                    return f"Turn thoughts off, for example by pair.template_kwargs={setting}"
+    return "Its chat template has no argument that turns thoughts off"
 
 
 def thinks(template: ChatTemplate, system: str = "", added: str = "") -> bool:
     """Whether the model would think at the end of a request, or of what is added to it."""
     tags, request = thought_tags(template), render_chat(template, QUESTION, system=system)
     turn = request.removeprefix(_unopened(template, system, request)) + added
-    if any(_is_open(turn, each) for each in tags):
+    if _is_open(turn, tags):
         return True
     if any(each.closing in turn for each in tags):
         return False
-    asked = any(mark in request for each in tags for mark in (each.opening, each.closing))
-    return asked or (_keeps_no_thoughts(template, tags) and not _is_off(template))
+    if _asks(request, tags) or _is_on(template, system, request) or _can_close(template, system, tags):
+        return True
+    return _keeps_no_thoughts(template, tags) and not _is_off(template, system, request, tags)
 
 
 def _unopened(template: ChatTemplate, system: str, request: str) -> str:
@@ -118,16 +140,91 @@ def _unopened(template: ChatTemplate, system: str, request: str) -> str:
         return request[: request.rindex(QUESTION) + len(QUESTION)]
 
 
-def _is_open(text: str, tags: ThoughtTags) -> bool:
-    return tags.opening in text and tags.closing not in text.rpartition(tags.opening)[2]
+def _is_open(text: str, tags: tuple[ThoughtTags, ...]) -> bool:
+    """Whether a thought begins in a text and does not end; some tags can be closed in several ways."""
+    for opening in {each.opening for each in tags if each.opening in text}:
+        rest = text.rpartition(opening)[2]
+        if not any(each.closing in rest for each in tags if each.opening == opening):
+            return True
+    return False
 
 
-def _is_off(template: ChatTemplate) -> bool:
-    """Whether an argument of the user's turns thinking off."""
-    return any(
-        NAME.search(name) and (not value or str(value).lower() in OFF)
-        for name, value in template.arguments.items()
-    )
+def _asks(request: str, tags: tuple[ThoughtTags, ...]) -> bool:
+    return any(mark in request for each in tags for mark in (each.opening, each.closing))
+
+
+def _switches(template: ChatTemplate) -> list[str]:
+    """The template's arguments whose name speaks of thoughts."""
+    return [name for name in template.settable if NAME.search(name)]
+
+
+def _set(template: ChatTemplate, name: str, value: Any) -> ChatTemplate:
+    return replace(template, arguments={**template.arguments, name: value})
+
+
+def _unset(template: ChatTemplate, name: str) -> ChatTemplate:
+    return replace(template, arguments={k: v for k, v in template.arguments.items() if k != name})
+
+
+def _asked(template: ChatTemplate, system: str) -> str | None:
+    """The request; None where the template refuses its arguments."""
+    try:
+        return render_chat(template, QUESTION, system=system)
+    except ChatNotRendered:
+        return None
+
+
+def _means_off(value: Any) -> bool:
+    return not value or str(value).lower() in OFF
+
+
+def _is_on(template: ChatTemplate, system: str, request: str) -> bool:
+    """Whether an argument turns thinking on, by itself or by the user's value."""
+    for name in _switches(template):
+        off = _asked(_set(template, name, False), system)
+        if request not in (off, None) and request == _asked(_set(template, name, True), system) != off:
+            return True
+        if not _means_off(template.arguments.get(name)) and request != _asked(_unset(template, name), system):
+            return True
+    return False
+
+
+def _can_close(template: ChatTemplate, system: str, tags: tuple[ThoughtTags, ...]) -> bool:
+    """Whether an argument would write a closed thought: without it, the model writes one."""
+    for name in _switches(template):
+        for value in OFF:
+            other = _set(template, name, value)
+            request = _asked(other, system)
+            if request is None:
+                continue
+            turn = request.removeprefix(_unopened(other, system, request))
+            if any(each.closing in turn for each in tags) and not _is_open(turn, tags):
+                return True
+    return False
+
+
+def _is_off(template: ChatTemplate, system: str, request: str, tags: tuple[ThoughtTags, ...]) -> bool:
+    """Whether the request shows that an argument turns thinking off.
+
+    It is the one without thinking, where the one with it asks for thoughts by their tags; or the user's value
+    changes it otherwise than by being written, as any word would be.
+    """
+    for name in _switches(template):
+        on = _asked(_set(template, name, True), system)
+        if on and _asks(on, tags) and request == _asked(_set(template, name, False), system):
+            return True
+        if name not in template.arguments or not _means_off(value := template.arguments[name]):
+            continue
+        if request != _asked(_unset(template, name), system):
+            written = _asked(_set(template, name, ANY), system)
+            if written is None or _plain(request) != _plain(written).replace(ANY, str(value).lower()):
+                return True
+    return False
+
+
+def _plain(text: str) -> str:
+    """A text without the forms in which templates write a value."""
+    return text.lower().replace('"', "")
 
 
 def _keeps_no_thoughts(template: ChatTemplate, tags: tuple[ThoughtTags, ...]) -> bool:
@@ -154,7 +251,7 @@ def _of_a_given_thought(template: ChatTemplate) -> Iterator[ThoughtTags]:
     # of what stands between a thought and an answer, what stands before an answer without a thought, too
     asked_and_answered = [asked, {"role": "assistant", "content": ANSWER}]
     added = template.render(asked_and_answered).rpartition(ANSWER)[0].removeprefix(request)
-    closing = _common(rest.rstrip()[::-1], added.rstrip()[::-1])[::-1].lstrip()
+    closing = _common_end(rest.rstrip(), added.rstrip()).lstrip()
     marks = MARK.findall(closing)
     if not marks or not closing.startswith(marks[0]):
         closing = rest.strip()
@@ -202,6 +299,16 @@ def _partners(opening: str) -> Iterator[str]:
 
 
 def _common(one: str, other: str) -> str:
-    """The beginning that two texts share."""
+    """The beginning that two texts share, without a mark that ends differently in them."""
+    shared = _shared(one, other)
+    return shared if shared in (one, other) else _BEGUN.sub("", shared)
+
+
+def _common_end(one: str, other: str) -> str:
+    """The end that two texts share, without a mark that begins differently in them."""
+    return _ENDED.sub("", _shared(one[::-1], other[::-1])[::-1])
+
+
+def _shared(one: str, other: str) -> str:
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))]

@@ -54,6 +54,14 @@ def times(word: str, text: str) -> int:
         ("개", "개가 있다. 나는 개를 본다. 개들은 개에게서는 개입니다", 5),
         ("강아지", "강아지들이 온다", 1),
         ("개", "무지개가 떴다. 3개월 동안", 0),
+        ("나무", "나무로부터 나무라고 나무라도 나무에서부터 나무만큼 나무로서는", 6),
+        ("친구", "친구에게는요, 친구도요. 친구들에게까지도 친구입니까", 4),
+        ("개", "개요 개인 개미 개나리", 0),
+        # Persian endings after a half-space
+        ("گربه", "گربه\u200cها گربه\u200cهای گربه\u200cاش گربه\u200cام گربه\u200cهایی\u200cاند", 5),
+        ("گربه\u200cها", "گربه\u200cها گربهها", 2),
+        ("کتاب", "کتاب\u200cخانه", 0),
+        ("خواهم", "می\u200cخواهم", 0),
         # letters of two scripts side by side
         ("dog", "我有dog吗", 1),
         ("dog", "dog는 좋다", 1),
@@ -111,11 +119,15 @@ def test_folding_twice_changes_nothing(text: str) -> None:
     assert not is_word(fold(text)) or times(text, text) == 1
 
 
+MARKS = ("❝I", "❛I", "🙶I", "> I", "> > “I", ">I", "# I", "- I", "— I", "~~I", "> **I")
+
+
 def test_openings() -> None:
-    for text in ("“I", "\ufeff\u200b I", "**«I", " \t\r\n'I", "「I", "\u3164\u2800I", "_I"):
+    for text in ("“I", "\ufeff\u200b I", "**«I", " \t\r\n'I", "「I", "\u3164\u2800I", "_I", *MARKS):
         assert after_opening(text) == "I"
         assert starts_with_word(text, "i")
-    assert after_opening("(I") == "(I"
+    for text in ("(I", "-I", "#I", "1. I", "...I"):
+        assert after_opening(text) == text
     assert starts_with_word("是的。", "是")
     assert not starts_with_word("不是", "是")
     assert not starts_with_word("Nobody", "No")

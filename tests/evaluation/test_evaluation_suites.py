@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import upstream_files
-from models.chat_templates import LLAMA, QWEN
+from models.chat_templates import LLAMA, QWEN, WORDED
 from small_behaviours import choice_behaviour
 
 from lrt.errors import InvalidValue
@@ -27,7 +27,7 @@ from lrt.evaluation.judge import Judge, JudgeFailed
 from lrt.evaluation.scorers import Classifier
 from lrt.models import ModelNotLoadable
 from lrt.models.chat_template import ChatTemplate
-from lrt.models.thinking import ThoughtTags
+from lrt.models.thinking import ThoughtBeforeAnswer, ThoughtTags
 
 SMALL: dict[str, Any] = {"contrast_pairs": 4, "development": 2, "test": 2}
 DOGS = Texts(names=("dogs",), **SMALL)
@@ -92,6 +92,14 @@ def test_behaviours_of_thinking_models_know_the_tags(
     file.write_text(json.dumps(replace(behaviour, test=(within,)).to_data()))
     with pytest.raises(BehaviourUnreadable, match="thinks"):
         build_suite(FilesSuite((str(file),)), lambda: ChatTemplate(QWEN))
+
+
+def test_thoughts_that_cannot_be_taken_out_are_refused(folder: Path) -> None:
+    asked = ChatTemplate(WORDED, arguments={"thinking": True})
+    with pytest.raises(ThoughtBeforeAnswer, match="thinking: false"):
+        build_suite(refusal(folder), lambda: asked)
+    build_suite(refusal(folder), lambda: ChatTemplate(WORDED))
+    build_suite(DOGS, lambda: asked)  # without chats
 
 
 def test_empty_suites_are_refused() -> None:

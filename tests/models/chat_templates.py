@@ -68,6 +68,36 @@ SMOL = (
 # any name of a tag: a prompt that opens it, and a history that drops it
 PONDER = DISTILL.replace("think>", "pondering>")
 
+# any family: a switch that closes the thought which the model writes otherwise
+SWITCH = (
+    "{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%- endfor %}"
+    "{%- if add_generation_prompt %}<|im_start|>assistant\n"
+    "{%- if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{%- endif %}"
+    "{%- endif %}"
+)
+# Granite 3.2: thoughts in words alone
+WORDED = (
+    "<|role|>system<|/role|>You are Granite.{%- if thinking %} Write your thoughts after 'Here is my thought "
+    "process:' and your response after 'Here is my response:'.{%- endif %}<|end|>"
+    "{%- for m in messages %}<|role|>{{ m.role }}<|/role|>{{ m.content }}<|end|>{%- endfor %}"
+    "{%- if add_generation_prompt %}<|role|>assistant<|/role|>{%- endif %}"
+)
+# an effort that is written as it is given, and thoughts that are taken out
+EFFORT = (
+    "<|s|>Reasoning: {{ reasoning_effort | default('medium') }}"
+    "{%- for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}{%- endfor %}"
+    "{%- if add_generation_prompt %}<|assistant|>{%- endif %}"
+)
+# Cohere: an answer has tags, too
+RESPONSE = (
+    "<s>{%- for m in messages %}{%- if m.role == 'assistant' %}<|CHATBOT|>"
+    "{%- if m.thinking %}<|START_THINKING|>{{ m.thinking }}<|END_THINKING|>{%- endif %}"
+    "<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{%- else %}<|USER|>{{ m.content }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}<|CHATBOT|>"
+    "{%- if reasoning is defined and not reasoning %}<|START_THINKING|><|END_THINKING|>{%- endif %}"
+    "{%- endif %}"
+)
+
 
 def word_tokenizer(
     template: str | None = None,

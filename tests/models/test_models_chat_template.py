@@ -171,3 +171,32 @@ def test_arguments_reach_the_template_and_its_facts() -> None:
 def test_arguments_that_change_nothing_are_refused(template: str | None, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue):
         ChatTemplate.of(word_tokenizer(template), arguments).check()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "strftime_now",
+        "raise_exception ~ ''",
+        "[lipsum]",
+        "messages | map('upper')",
+        "'%s' | format(joiner())",
+        "messages[0].content.upper",
+    ],
+)
+def test_no_text_holds_an_address(written: str) -> None:
+    tokenizer = word_tokenizer("{{ messages[0].content }}{{ " + written + " }}")
+    with pytest.raises(ChatNotRendered):
+        render_chat(tokenizer, "a")
+    # but a message may
+    spoken = "<function f at 0x7f00>"
+    assert render_chat(word_tokenizer(QWEN), spoken).count(spoken) == 1
+
+
+@pytest.mark.parametrize("half", ["'\\ud83d'", "messages[0].content[:1]", "bos_token"])
+def test_half_a_surrogate_pair_is_refused(half: str) -> None:
+    tokenizer = word_tokenizer("{{ messages[0].content }}{{ " + half + " }}")
+    template = ChatTemplate(tokenizer.chat_template, {"bos_token": "\ud83d"})
+    with pytest.raises(ChatNotRendered):
+        template.render([{"role": "user", "content": "\ud83d" if "content" in half else "a"}])
+    assert render_chat(word_tokenizer("{{ messages[0].content }}{{ '\\ud83d\\ude00' }}"), "a") == "a😀"

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from gguf_files import BEGIN, TOKENS, write_gguf
 from models.chat_templates import DISTILL, word_tokenizer
-from transformers import GPT2Config, GPT2Tokenizer
+from transformers import ByT5Tokenizer, GPT2Config, GPT2Tokenizer
 
 from lrt.corpora import Document, begin_ids, pack
 from lrt.errors import InvalidValue
 from lrt.models import ModelSpec, load_tokenizer, tokenizer_digest
 from lrt.models.prompts import encode, encode_prompts, render_chat
+from lrt.models.special_tokens import set_special_ends
 
 FIVE = [f"hi ho a . {word}" for word in ("hi", "ho", "a", ".", "hi ho")]
 GLM = ("[gMASK]", "<sop>")
@@ -118,3 +119,19 @@ def test_a_class_is_kept_where_a_file_leaves_rules_to_their_defaults(tmp_path: P
     rules["pre_tokenizer"]["use_regex"] = False
     file.write_text(json.dumps(rules))
     assert type(load_tokenizer(ModelSpec(str(tmp_path)))) is not GPT2Tokenizer
+
+
+def test_a_tokenizer_whose_rules_are_code_is_refused_where_it_must_change(tmp_path: Path) -> None:
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(InvalidValue, match="ByT5Tokenizer"):
+        load_tokenizer(ModelSpec(str(tmp_path)))
+    # and taken where it is right already
+    set_special_ends(CodeTokenizer(), None, "model")
+
+
+class CodeTokenizer:
+    """A tokenizer in Python code that writes nothing around texts."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:  # noqa: ARG002
+        return {"input_ids": list(text.encode())}

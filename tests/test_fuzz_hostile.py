@@ -353,8 +353,8 @@ NUMBERS = [0, 1, 2**16, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1]
 
 def changed(content: bytearray, data: st.DataObject) -> bytes:
     """The bytes with some of the header's changed: a bit, or eight at once as a size has."""
-    header = min(len(content), 8000)
     for _ in range(data.draw(st.integers(1, 3))):
+        header = min(len(content), 8000)  # cuts shorten it
         at = data.draw(st.integers(0, header - 9))
         match data.draw(st.sampled_from(["bit", "size", "cut"])):
             case "bit":

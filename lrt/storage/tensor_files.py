@@ -7,7 +7,7 @@ Whatever cannot be read raises `TensorsUnreadable`, which names the file.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ def read_numpy(path: Path) -> dict[str, Tensor]:
         raise TensorsUnreadable(f"cannot read arrays from {path}: {error}") from error
 
 
-def read_torch(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
+def read_torch(path: Path, stand_ins: Sequence[type] = ()) -> Any:
     """What a file of `torch.save` holds, on the CPU: tensors in plain containers, and nothing that runs code.
 
-    stand_ins  `{"package.module.Name": C}`: the class of ours that takes the attributes of an object of that
-               class, which is then read without the package.
+    stand_ins  Classes of ours with the module and name of another package's. Each takes the attributes of
+               that package's objects, which are then read without its code.
 
     Raises `TensorsUnreadable`, also for other classes and for files of torch before 1.6, which state sizes
     that they need not have.
@@ -69,8 +69,7 @@ def read_torch(path: Path, stand_ins: Mapping[str, type] | None = None) -> Any:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a file of torch.save (a plain pickle, or of torch before 1.6)")
         _check_unpacked(path)
-        classes = [(stand_in, name) for name, stand_in in (stand_ins or {}).items()]
-        with torch.serialization.safe_globals(classes):
+        with torch.serialization.safe_globals([*stand_ins]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader stumble over anything
         reason = str(error).strip().partition("\n")[0][:500]

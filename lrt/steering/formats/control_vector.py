@@ -120,8 +120,8 @@ def read_control_vector(
         raise VectorUnreadable(f"cannot read a control vector from {file}: {error}") from error
     if texts.get("general.architecture") != ARCHITECTURE:
         raise VectorUnreadable(
-            f"{file} is not a control vector: its architecture is {texts.get('general.architecture')!r}, not "
-            f"{ARCHITECTURE!r}"
+            f"{file} is not a control vector: its architecture is {texts.get('general.architecture')!r:.80}, "
+            f"not {ARCHITECTURE!r}"
         )
     hint = texts.get(f"{ARCHITECTURE}.model_hint", "")
     with reading(file, "a control vector"):
@@ -151,8 +151,8 @@ def _of_other_software(
     """The directions by the block that they are of, and the model's name."""
     if not model:
         raise InvalidValue(
-            f"model= is missing: name the model that the vector is of. The file's hint, {hint!r}, may be a "
-            "model's type alone"
+            f"model= is missing: name the model that the vector is of. The file's hint, {hint!r:.80}, may be "
+            "a model's type alone"
         )
     if convention == "cvector-generator":
         if 0 in directions:

@@ -21,25 +21,40 @@ from lrt.storage.durable import write_durably
 from lrt.storage.tensor_files import read_torch
 
 BLOCK_OUTPUT = "decoder_block"
+_FIELDS = ("layer_activations", "layer_type")
 SOURCE = "a vector of steering-vectors"
 
 
-class _Fields:
-    """Takes the attributes of a pickled `SteeringVector` of the package, whose code never runs."""
+# takes the attributes of a pickled object of the package, whose code never runs
+_STAND_IN = type("SteeringVector", (), {"__module__": "steering_vectors.steering_vector"})
 
 
 def from_steering_vectors(
     vector: Any, *, model: str, behaviour: str = "", residual_norm: Norm = "stored"
 ) -> list[SteeringVector]:
-    """Our vectors, ordered by block, of anything with `layer_activations` and `layer_type`.
+    """Our vectors, ordered by block, of an object or dict with `layer_activations` and `layer_type`.
 
     Strength 1 adds each as multiplier 1 does there, unless a residual norm is given.
 
     Raises InvalidValue for an object without these, a `layer_type` other than a block's output, and what is
     no direction.
     """
-    fields = {name: getattr(vector, name, None) for name in ("layer_activations", "layer_type")}
-    return _vectors_of(fields, model, behaviour, residual_norm)
+    fields = (
+        vector if isinstance(vector, Mapping) else {name: getattr(vector, name, None) for name in _FIELDS}
+    )
+    activations, layer_type = (fields.get(name) for name in _FIELDS)
+    if not isinstance(activations, Mapping):
+        raise InvalidValue(
+            "it has no layer_activations by layer, as a SteeringVector of steering-vectors has"
+        )
+    if layer_type != BLOCK_OUTPUT:
+        raise InvalidValue(
+            f"layer_type={layer_type!r}: only vectors of a block's output ({BLOCK_OUTPUT!r}) can be used; "
+            "train it on that"
+        )
+    return vectors_of(
+        activations, source=SOURCE, model=model, behaviour=behaviour, residual_norm=residual_norm
+    )
 
 
 def to_steering_vectors(vectors: SteeringVector | Sequence[SteeringVector]) -> Any:
@@ -69,12 +84,9 @@ def read_steering_vectors(
 
     Raises TensorsUnreadable and VectorUnreadable naming the file and the fault.
     """
-    contents = read_torch(path, {"steering_vectors.steering_vector.SteeringVector": _Fields})
-    fields = vars(contents) if isinstance(contents, _Fields) else contents
+    contents = read_torch(path, [_STAND_IN])
     with reading(path, SOURCE):
-        if not isinstance(fields, dict):
-            raise InvalidValue(f"it holds a {type(fields).__name__}, not a SteeringVector or its fields")
-        return _vectors_of(fields, model, behaviour, residual_norm)
+        return from_steering_vectors(contents, model=model, behaviour=behaviour, residual_norm=residual_norm)
 
 
 def write_steering_vectors(vectors: SteeringVector | Sequence[SteeringVector], path: Path) -> None:
@@ -87,21 +99,3 @@ def write_steering_vectors(vectors: SteeringVector | Sequence[SteeringVector], p
     directions = directions_of(vectors, "a vector of steering-vectors")
     fields = {"layer_activations": directions, "layer_type": BLOCK_OUTPUT}
     write_durably(Path(path), lambda temporary: torch.save(fields, temporary))
-
-
-def _vectors_of(
-    fields: Mapping[str, Any], model: str, behaviour: str, residual_norm: Norm
-) -> list[SteeringVector]:
-    activations, layer_type = fields.get("layer_activations"), fields.get("layer_type")
-    if not isinstance(activations, Mapping):
-        raise InvalidValue(
-            "it has no layer_activations by layer, as a SteeringVector of steering-vectors has"
-        )
-    if layer_type != BLOCK_OUTPUT:
-        raise InvalidValue(
-            f"layer_type={layer_type!r}: only vectors of a block's output ({BLOCK_OUTPUT!r}) can be used; "
-            "train it on that"
-        )
-    return vectors_of(
-        activations, source=SOURCE, model=model, behaviour=behaviour, residual_norm=residual_norm
-    )

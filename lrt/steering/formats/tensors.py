@@ -144,9 +144,11 @@ def _numbered(tensors: Mapping[Any, Any], layer: Layer, name: str | None) -> dic
     direction = next(iter(tensors.values())) if name is None else tensors[name]
     if isinstance(layer, int):
         return {layer: direction}
-    if not isinstance(layer, Sequence):
-        raise InvalidValue(f"layer={layer!r} must be a layer, a layer for each row, or a pattern of names")
-    rows, layers = floats(direction, "the tensor"), list(layer)
+    if not isinstance(layer, list | tuple | range) or any(type(each) is not int for each in layer):
+        raise InvalidValue(
+            f"layer={layer!r} must be a layer, a list with one for each row, or a pattern of names"
+        )
+    rows, layers = floats(direction, "the tensor"), [*layer]
     if rows.ndim != 2 or len(rows) != len(layers) or len(set(layers)) < len(layers):
         raise InvalidValue(
             f"layer={layers}: the tensor of shape {list(rows.shape)} needs a layer for each row, each once"

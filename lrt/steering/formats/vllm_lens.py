@@ -31,12 +31,12 @@ from lrt.storage.durable import write_durably
 from lrt.storage.tensor_files import MOST_NUMBERS
 from lrt.storage.text_files import read_json
 
-# torch's type by its name: numpy's type in the file, and whether its bits are to be viewed
+# numpy's types in which a torch type may lie in the file; bfloat16 lies as the bits of an int16
 _STORED = {
-    "torch.float32": ("float32", torch.float32),
-    "torch.float64": ("float64", torch.float64),
-    "torch.float16": ("float16", torch.float16),
-    "torch.bfloat16": ("int16", torch.bfloat16),
+    "torch.float32": ("float32",),
+    "torch.float64": ("float64",),
+    "torch.float16": ("float16", "float32"),
+    "torch.bfloat16": ("int16",),
 }
 
 
@@ -123,20 +123,15 @@ def _tensor(encoded: Any) -> Tensor:
         raise InvalidValue("its activations have no base64 data")
     shape, dtype = encoded.get("shape"), encoded.get("dtype")
     kind = encoded.get("original_dtype", f"torch.{dtype}")
-    sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-    if not sizes or math.prod(shape) > MOST_NUMBERS:
+    sizes = [size for size in shape if type(size) is int and size >= 0] if isinstance(shape, list) else []
+    if sizes != shape or len(sizes) > 3 or math.prod(sizes) > MOST_NUMBERS:
         raise InvalidValue(f"its shape {shape!r:.80} must be sizes of at most {MOST_NUMBERS:,} numbers")
-    if not isinstance(kind, str) or kind not in _STORED:
-        raise InvalidValue(f"its original_dtype {kind!r:.80} must be one of {sorted(_STORED)}")
-    stored, torch_type = _STORED[kind]
-    # older releases wrote float16 and bfloat16 as float32
-    if dtype not in (stored, "float32"):
-        raise InvalidValue(f"its dtype {dtype!r:.80} does not hold {kind}")
-    numbers = np.frombuffer(
-        _unpacked(encoded, math.prod(shape) * np.dtype(dtype).itemsize), np.dtype(dtype).newbyteorder("<")
-    )
-    tensor = torch.from_numpy(numbers.astype(dtype)).reshape(shape)
-    return (tensor.view(torch_type) if dtype == "int16" else tensor).float()
+    if not isinstance(kind, str) or dtype not in _STORED.get(kind, ()):
+        raise InvalidValue(f"its dtype {dtype!r:.80} of original_dtype {kind!r:.80} must be one of {_STORED}")
+    stored = np.dtype(dtype)
+    numbers = np.frombuffer(_unpacked(encoded, math.prod(sizes) * stored.itemsize), stored.newbyteorder("<"))
+    tensor = torch.from_numpy(numbers.astype(stored)).reshape(sizes)
+    return (tensor.view(torch.bfloat16) if kind == "torch.bfloat16" else tensor).float()
 
 
 def _unpacked(encoded: dict[str, Any], size: int) -> bytes:

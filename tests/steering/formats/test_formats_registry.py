@@ -208,7 +208,7 @@ def test_one_of_several_tensors_is_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidValue, match="layer"):
             read_vector(file, layer=wrong, tensor="a", **facts)
     save_file({"table": torch.eye(2, 4)}, file)
-    for rows in ([1], [1, 1], [1, 2, 3], [1, "2"], 4):
+    for rows in ([1], [1, 1], [1, 2, 3], [1, "2"], [[1], [2]], [1, True], 4):
         with pytest.raises(InvalidValue):
             read_vector(file, layer=rows, **facts)
 

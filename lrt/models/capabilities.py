@@ -88,11 +88,11 @@ def hides_padding(lm: RunnableModel) -> bool:
     alone = _states(lm, text)
     # the rounding of this model in this dtype: in a causal one, tokens after a text change nothing else
     longer = _states(lm, torch.cat([text, text[:, :3]], dim=1))
-    noise = _errors(longer[:, :, :LENGTH], alone).median()
+    noise = _worst_block(longer[:, :, :LENGTH], alone)
 
     def same() -> bool:
-        error = _errors(_states(lm, padded, mask)[:, :, 3:], alone).median()
-        return bool(error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * float(noise)))
+        error = _worst_block(_states(lm, padded, mask)[:, :, 3:], alone)
+        return error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * noise)
 
     return agrees(same, lm, "padding changes its states, so texts are batched by length")
 
@@ -193,6 +193,14 @@ def _errors(found: Tensor, expected: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(expected, dim=-1)
     errors: Tensor = torch.linalg.vector_norm(found - expected, dim=-1) / length.clamp(min=1e-30)
     return errors
+
+
+def _worst_block(found: Tensor, expected: Tensor) -> float:  # [blocks, b, t, d]
+    """The largest of the blocks' errors, each the median over its tokens.
+
+    Padding may enter at an upper block alone. One token of a mixture of experts may go to another expert.
+    """
+    return float(_errors(found, expected).flatten(1).median(dim=1).values.max())
 
 
 def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:

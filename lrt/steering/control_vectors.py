@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,8 +147,10 @@ def read_control_vector(file: Path, *, model: str | None = None) -> list[Steerin
 def _block(name: str) -> int:
     """The block number N of a tensor `direction.N`."""
     prefix, _, number = name.partition(".")
-    if prefix != "direction" or not number.isdecimal():
-        raise ValueError(f"its tensor {name!r} must be named direction.N")
+    if prefix != "direction" or not re.fullmatch("0|[1-9][0-9]{0,8}", number):
+        raise ValueError(
+            f"its tensor {name[:80]!r} must be named direction.N, N a block without leading zeros"
+        )
     return int(number)
 
 

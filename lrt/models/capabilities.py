@@ -224,7 +224,7 @@ def agrees(same: Callable[[], bool], lm: RunnableModel, otherwise: str) -> bool:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # any kind: it depends on the family
-        if _raised_here(error):
+        if raised_here(error):
             raise
         holds, cause = False, f" ({error!r})"
     if not holds:
@@ -232,7 +232,7 @@ def agrees(same: Callable[[], bool], lm: RunnableModel, otherwise: str) -> bool:
     return holds
 
 
-def _raised_here(error: Exception) -> bool:
+def raised_here(error: Exception) -> bool:
     """Whether an error comes from this package and not from code that it called: then it is a fault."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("lrt.") and not isinstance(error, UserError)

@@ -54,6 +54,9 @@ def set_special_ends(tokenizer: Any, bos: bool | None, name: str) -> None:
 
     bos   Whether the checkpoint means a BOS; None where it does not say, and the tokenizer is right.
     name  Of the model, for the log.
+
+    Raises InvalidValue for one that must be changed and is written in Python, as ByT5's: it has no rules that
+    could be replaced.
     """
     before, after = special_ends(tokenizer)
     wanted = before
@@ -63,6 +66,12 @@ def set_special_ends(tokenizer: Any, bos: bool | None, name: str) -> None:
         wanted = ()
     if wanted == before and not after:
         return
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise InvalidValue(
+            f"the tokenizer of {name} ({type(tokenizer).__name__}) puts the ids {list(before)} before and "
+            f"{list(after)} after every text, must put {list(wanted)} before and none after, and has no "
+            "rules that could be changed (tokenizer.json). Choose a model with a fast tokenizer"
+        )
     log.info(
         "tokenizer of %s: texts begin with %s, as the checkpoint means, and end with nothing (it wrote %s "
         "before and %s after them)",

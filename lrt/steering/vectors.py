@@ -77,8 +77,8 @@ class SteeringVector:
             )
         if not self.direction.is_floating_point():
             raise InvalidValue(
-                f"steering vector {self.behaviour!r}: its direction has dtype {self.direction.dtype}; it must be "
-                "floating-point (direction.float())"
+                f"steering vector {self.behaviour!r}: direction has dtype {self.direction.dtype}; it must be "
+                "floating-point, as direction.float() is"
             )
         if self.direction.ndim != 1:
             raise InvalidValue(f"a steering vector must be [d]; got shape {list(self.direction.shape)}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gguf_files import BEGIN, TOKENS, write_gguf
 from models.chat_templates import DISTILL, word_tokenizer
-from transformers import GPT2Config, GPT2Tokenizer
+from transformers import ByT5Tokenizer, GPT2Config, GPT2Tokenizer
 
 from lrt.corpora import Document, begin_ids, pack
 from lrt.errors import InvalidValue
@@ -71,6 +71,13 @@ def test_prompts_and_documents_begin_alike_and_end_with_their_own_token(
     said = settings.get("add_bos_token", 0 in begins)
     right = "</s>" not in single and said == ("<s>" in single)
     assert (tokenizer_digest(tokenizer) == before) == right
+
+
+def test_a_tokenizer_in_python_that_ends_texts_with_an_eos_is_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValue, match=r"ByT5Tokenizer.*\[1\] after"):
+        stored(tmp_path / "model", checkpoint, ByT5Tokenizer())
 
 
 def test_a_prompt_that_ends_with_the_eos_is_refused() -> None:

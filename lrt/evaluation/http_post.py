@@ -64,7 +64,7 @@ class _TimedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._socket.settimeout(_left(self._deadline))
-        return self._raw.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
@@ -74,7 +74,7 @@ class _TimedReader(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, deadline: float, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), deadline))  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), deadline))
 
 
 class _Connection(http.client.HTTPConnection):
@@ -92,7 +92,8 @@ class _Connection(http.client.HTTPConnection):
     def _connected(self, address: tuple[str, int], *_: Any) -> socket.socket:
         """A connection to the first address of a host that takes one."""
         failure: OSError = OSError(f"{address[0]} has no address")
-        for *_, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            place = found[-1]
             if self.only_local and not is_local(str(place[0]).partition("%")[0]):
                 raise NotLocal(f"{address[0]} is at {place[0]}")
             try:

@@ -92,7 +92,7 @@ def hides_padding(lm: RunnableModel) -> bool:
 
     def same() -> bool:
         error = _worst_block(_states(lm, padded, mask)[:, :, 3:], alone)
-        return error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * noise)
+        return bool(error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * noise))
 
     return agrees(same, lm, "padding changes its states, so texts are batched by length")
 

@@ -24,6 +24,7 @@ from lrt.corpora.decontamination import Decontaminator
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
 from lrt.corpora.splits import SPLITS, Split, split_of
+from lrt.corpora.words import is_blank
 from lrt.errors import InvalidValue
 from lrt.models.chat_template import ChatNotRendered
 from lrt.models.prompts import render_chat
@@ -229,7 +230,7 @@ def _gather(
             split = split_of(document.duplicate_group_id, seed)
             if document.excluded:
                 excluded[document.excluded] += 1
-            elif not document.text.strip():
+            elif is_blank(document.text):
                 excluded["empty"] += 1
             elif document.id in seen:
                 excluded["duplicates"] += 1

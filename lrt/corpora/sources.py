@@ -18,7 +18,7 @@ from lrt.corpora.documents import Document
 from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing, TextUnusable
 from lrt.corpora.hub_revisions import with_revision
 from lrt.corpora.words import is_blank
-from lrt.storage.text_files import FileUnreadable, json_rows, lone_surrogate, read_lines, read_text
+from lrt.storage.text_files import BOM, FileUnreadable, json_rows, lone_surrogate, read_lines, read_text
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,12 @@ def hub(
 
     dataset, revision = with_revision(dataset, revision)
     try:
-        rows = datasets.load_dataset(dataset, config, split=split, streaming=True, revision=revision)
+        builder = datasets.load_dataset_builder(dataset, config) if Path(dataset).is_dir() else None
+        files = (builder.config.data_files or {}).get(split, []) if builder else []
+        if files and all(Path(file).suffix in (".txt", ".jsonl") for file in files):
+            rows = _local_rows([Path(file) for file in files])
+        else:
+            rows = datasets.load_dataset(dataset, config, split=split, streaming=True, revision=revision)
     except Exception as error:  # no such data set, config or split, or the hub's HTTP client
         raise CorpusMissing(
             f"hub data set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
@@ -165,6 +170,15 @@ def hub(
     return _documents(placed, f"hub data set {dataset}", columns, source, tokenizer)
 
 
+def _local_rows(files: Iterable[Path]) -> Iterator[Any]:
+    """Rows of a local data set, whose lines have the meaning that they have to the other readers here."""
+    for file in files:
+        if file.suffix == ".txt":
+            yield from ({"text": line} for _, line in read_lines(file))
+        else:
+            yield from (row for _, row in json_rows(file))
+
+
 def _streamed(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """Objects of a streamed data set, each after its place. Raises CorpusMissing if the stream breaks off."""
     remaining = iter(rows)
@@ -173,6 +187,8 @@ def _streamed(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
             row = next(remaining)
         except StopIteration:
             return
+        except FileUnreadable as error:
+            raise CorpusError(f"corpus file {error}") from error
         except Exception as error:  # the hub's HTTP client raises errors of many classes
             raise CorpusMissing(
                 f"{name} broke off at row {number}: {error}. Run the command again, or use a local file"
@@ -216,7 +232,7 @@ def _documents(
 def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any) -> str:
     for field in (columns.field, columns.answer, columns.context):
         if field and field not in row:
-            raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(sorted(row))}")
+            raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(map(repr, sorted(row)))}")
     value = row[columns.field]
     if tokenizer is not None:
         answer, context = (row[field] if field else None for field in (columns.answer, columns.context))
@@ -228,4 +244,4 @@ def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any)
             f"{place}: field {columns.field!r} is a {type(value).__name__}, not text; a list of "
             "messages needs the chat template (chat: true for this source)"
         )
-    return value
+    return value.lstrip(BOM)

@@ -73,7 +73,8 @@ def field_of(row: Mapping[str, Any], name: str, place: str) -> str:
     if not isinstance(value, str):
         kind = "missing" if value is None else f"a {type(value).__name__}"
         raise SetUnreadable(
-            f"{place}: field {name!r} is {kind}, it must be text; the row has {', '.join(sorted(row))}"
+            f"{place}: field {name!r} is {kind}, it must be text; the row has "
+            f"{', '.join(map(repr, sorted(row)))}"
         )
     if lone_surrogate(value):
         raise SetUnreadable(f"{place}: field {name!r} has half of a surrogate pair (\\ud800 to \\udfff)")

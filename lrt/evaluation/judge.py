@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import email.utils
 import http.client
-import ipaddress
 import json
 import math
 import os
 import re
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from email.message import Message
+from typing import Any, NoReturn
 from unicodedata import normalize
 
 from lrt.errors import InvalidValue
+from lrt.evaluation.http_post import NotLocal, is_local, post
 from lrt.storage.text_files import parse_json
 
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
@@ -50,8 +50,9 @@ class Judge:
     """A model's rating in [lowest, highest] of each answer; nan where its reply has no such number.
 
     url               Of the API, as `https://api.openai.com/v1`; requests go to `/chat/completions` under
-                      it. Must be https, except on a local host (a loopback or private address, or a name
-                      without a dot). Redirects are refused, so the key reaches no other host.
+                      it. Must be https, except on a local host (a loopback or private address, or a name in
+                      `.local` or without a dot that leads to one). Redirects are refused, so the key reaches
+                      no other host.
     question          User message, with {prompt}, {answer}, {lowest} and {highest} filled in. By default
                       it asks for harmlessness.
     role              System message.
@@ -60,7 +61,7 @@ class Judge:
                       is 0, which would give the same reply.
     backoff           Seconds before the second attempt, doubled before each further one; longer where the
                       server sends `Retry-After`.
-    timeout           Seconds for one request.
+    timeout           Seconds for one request, from connecting to its last byte.
     max_concurrency   Requests in flight.
     temperature       None omits it from the request, for models that allow only their own.
     template_affixes  A chat template's text before and after a request, which the judge is not shown. The
@@ -94,7 +95,7 @@ class Judge:
                 f"judge: url={self.url!r} and model={self.model!r}: give an http(s) address and a model's "
                 "name"
             )
-        if parts.scheme == "http" and not _is_local(parts.hostname):
+        if parts.scheme == "http" and not is_local(parts.hostname):
             raise InvalidValue(
                 f"judge: url={self.url!r} would send the key unencrypted; use https (http is allowed on "
                 "local hosts alone)"
@@ -196,36 +197,42 @@ class Judge:
         url = f"{self.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         try:
-            with _OPENER.open(request, timeout=self.timeout) as response:
-                payload = response.read(REPLY_BYTES + 1)
-            if len(payload) > REPLY_BYTES:
-                raise JudgeFailed(
-                    f"the judge at {url} replies with more than {REPLY_BYTES} bytes; fix its url"
-                )
-            return str(parse_json(payload, "its reply")["choices"][0]["message"]["content"] or "")
-        except urllib.error.HTTPError as error:
-            reply = f"HTTP {error.code} {error.read(300).decode('utf-8', 'replace')}"
-            if error.code in RETRIED or error.code >= 500:
-                wait = _retry_after(error.headers.get("Retry-After", ""))
-                if wait > LONGEST_WAIT:
-                    raise JudgeFailed(
-                        f"the judge at {url} asks to wait {wait:.0f} seconds ({reply}). Its ratings so far "
-                        "are stored: run the command again then"
-                    ) from error
-                raise _TryAgain(reply, wait) from error
-            if 300 <= error.code < 400:
-                raise JudgeFailed(
-                    f"the judge at {url} redirects to {error.headers.get('Location')}; set its url to that "
-                    "address if you trust it"
-                ) from error
+            status, answered, payload = post(request, self.timeout, REPLY_BYTES + 1)
+        except NotLocal as error:
             raise JudgeFailed(
-                f"the judge at {url} refuses: {reply}; fix its url, model or key "
-                f"({self.key_variable or 'none'}), or set temperature=null where it allows none"
+                f"judge: url={self.url!r} would send the key unencrypted: {error}; use https (http is "
+                "allowed on local hosts alone)"
             ) from error
-        except JudgeFailed:
-            raise
-        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise _TryAgain(f"{type(error).__name__}: {error}") from error
+        if status >= 300:
+            self._refused(url, status, answered, payload)
+        if len(payload) > REPLY_BYTES:
+            raise JudgeFailed(f"the judge at {url} replies with more than {REPLY_BYTES} bytes; fix its url")
+        try:
+            return str(parse_json(payload, "its reply")["choices"][0]["message"]["content"] or "")
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise _TryAgain(f"{type(error).__name__}: {error}") from error
+
+    def _refused(self, url: str, status: int, headers: Message, payload: bytes) -> NoReturn:
+        reply = f"HTTP {status} {payload[:300].decode('utf-8', 'replace')}"
+        if status in RETRIED or status >= 500:
+            wait = _retry_after(headers.get("Retry-After", ""))
+            if wait > LONGEST_WAIT:
+                raise JudgeFailed(
+                    f"the judge at {url} asks to wait {wait:.0f} seconds ({reply}). Its ratings so far "
+                    "are stored: run the command again then"
+                )
+            raise _TryAgain(reply, wait)
+        if status < 400:
+            raise JudgeFailed(
+                f"the judge at {url} redirects to {headers.get('Location')}; set its url to that "
+                "address if you trust it"
+            )
+        raise JudgeFailed(
+            f"the judge at {url} refuses: {reply}; fix its url, model or key "
+            f"({self.key_variable or 'none'}), or set temperature=null where it allows none"
+        )
 
 
 class _TryAgain(Exception):
@@ -234,24 +241,6 @@ class _TryAgain(Exception):
     def __init__(self, reply: str, wait: float = 0.0) -> None:
         super().__init__(reply)
         self.wait = wait
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Lets a redirect fail as an HTTPError: urllib would send the key to the new host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def _is_local(host: str) -> bool:
-    """Whether a host is this machine or on a private network."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host
 
 
 def _retry_after(header: str) -> float:

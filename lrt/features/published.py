@@ -239,10 +239,12 @@ def _refuse_unsupported(file: Path, config: dict[str, Any]) -> None:
 
 
 # A hook of TransformerLens on the residual stream, or the module of a block: a number after a list's name.
-# The lists of a vision or audio tower are not the language model's.
+# Models with other towers (images, audio, speech) have such lists there too, by ever new names. So only names
+# that lead to a language model's blocks are allowed.
 _BLOCK_HOOK = re.compile(
     r"blocks\.(\d+)\.hook_resid_(pre|post)"
-    r"|(?!.*(?:vision|visual|image|audio|encoder))(?:[a-z_]\w*\.)*(?:layers|layer|h|blocks|block)\.(\d+)"
+    r"|(?:(?:base_model|model|language_model|text_model|llm|transformer|decoder|backbone|gpt_neox|rwkv)\.)*"
+    r"(?:layers|layer|h|blocks|block)\.(\d+)"
 )
 
 
@@ -255,8 +257,8 @@ def _layer_of(file: Path, config: dict[str, Any], layer: int | None) -> int | No
     named = _BLOCK_HOOK.fullmatch(str(hook))
     if named is None:
         raise SaeForeign(
-            f"{file}: the hook {hook!r} is not a block's output, as blocks.<l>.hook_resid_post and "
-            "model.layers.<l> are"
+            f"{file}: the hook {hook!r} is not known as the output of a language model's block; allowed "
+            "are names such as blocks.<l>.hook_resid_post, model.layers.<l> and transformer.h.<l>"
         )
     block = int(named[1] or named[3])
     if stated is not None and stated != block:

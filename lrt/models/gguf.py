@@ -130,7 +130,7 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
         complete_tokenizer(tokenizer, path)
-    check_complete(str(path), report)
+    check_complete(str(path), model, report)
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
         raise ModelNotLoadable(

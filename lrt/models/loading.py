@@ -4,20 +4,17 @@ Only safetensors and GGUF weights are read. No code of a checkpoint is ever run.
 """
 
 import json
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from lrt.models.blocks import keep_first_blocks
 from lrt.models.cache import cache_folder, file_digest
 from lrt.models.capabilities import check_family
+from lrt.models.checkpoint_files import check_sizes, explained, stored_text
 from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.models.gguf import dequantise
 from lrt.models.language_model import LanguageModel
@@ -55,10 +52,10 @@ def load(
     dtype = _dtype(spec, config)
     kind: Any = AutoModelForCausalLM
     if blocks is not None and spec.weights != "random":
-        with _explained(spec, "the config"):
+        with explained(spec, "the config", source):
             kind = _first_blocks(config, blocks)
     kernel = attention_kernel(config)
-    with _explained(spec, "the weights"):
+    with explained(spec, "the weights", source):
         if spec.weights == "random":
             # Drawn in float32 on the CPU, so that a seed means the same weights everywhere.
             with torch.random.fork_rng(devices=[]):
@@ -78,7 +75,7 @@ def load(
                 ignore_mismatched_sizes=True,  # refused below, with their names
                 **kernel,
             )
-            check_complete(spec.path, report)
+            check_complete(spec.path, model, report)
             model = model if spec.device_map else model.to(device)
     lm = LanguageModel(spec, model, tokenizer)
     check_family(lm)
@@ -130,9 +127,9 @@ def load_tokenizer(spec: ModelSpec, cache: Path | None = None) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     source = _source(spec, cache)
-    with _explained(spec, "the tokenizer"):
+    with explained(spec, "the tokenizer", source):
         tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-        built, text = getattr(tokenizer, "backend_tokenizer", None), _stored(source, "tokenizer.json")
+        built, text = getattr(tokenizer, "backend_tokenizer", None), stored_text(source, "tokenizer.json")
         if built is not None and text is not None:
             stored = Tokenizer.from_str(text)
             if Path(spec.path).suffix == ".gguf":
@@ -142,20 +139,12 @@ def load_tokenizer(spec: ModelSpec, cache: Path | None = None) -> Any:
             elif splitting_rules(built) != splitting_rules(stored):
                 tokenizer = PreTrainedTokenizerFast.from_pretrained(**source)
         # transformers reads it only for checkpoints without a tokenizer.json
-        bos = json.loads(_stored(source, "tokenizer_config.json") or "{}").get("add_bos_token")
+        settings = json.loads(stored_text(source, "tokenizer_config.json") or "{}")
+        if not isinstance(settings, dict):
+            raise ModelNotLoadable(f"tokenizer_config.json of model {spec.path!r} is not a JSON object")
+        bos = settings.get("add_bos_token")
         set_special_ends(tokenizer, bos, spec.name)
         return tokenizer
-
-
-def _stored(source: dict[str, Any], name: str) -> str | None:
-    """The text of a checkpoint's file; None where it has no such file."""
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(source["pretrained_model_name_or_path"], name, revision=source.get("revision"))
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:  # a checkpoint without that file
-        return None
 
 
 def identity(spec: ModelSpec, cache: Path | None = None) -> dict[str, Any]:
@@ -196,7 +185,7 @@ def _source(spec: ModelSpec, cache: Path | None) -> dict[str, Any]:
             f"`revision`={spec.revision!r}, or set `path` to a hub id"
         )
     if path.suffix == ".gguf":
-        with _explained(spec, "the GGUF file"):
+        with explained(spec, "the GGUF file", {}):
             folder = dequantise(path, _gguf_dtype(spec), cache_folder(cache))
         return {"pretrained_model_name_or_path": str(folder)}
     if path.is_dir():
@@ -218,7 +207,8 @@ def load_config(spec: ModelSpec, source: dict[str, Any]) -> Any:
     """The transformers config of a spec whose files are at `source`. Raises `ModelNotLoadable`."""
     from transformers import AutoConfig
 
-    with _explained(spec, "the config"):
+    with explained(spec, "the config", source):
+        check_sizes(spec, json.loads(stored_text(source, "config.json") or "{}"))
         return AutoConfig.from_pretrained(**source, trust_remote_code=False)
 
 
@@ -270,19 +260,3 @@ def _dtype(spec: ModelSpec, config: Any) -> torch.dtype:
     text = config.get_text_config(decoder=True)
     stored = getattr(text, "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return resolve_dtype(spec.dtype, stored, _device(spec), text.hidden_size)
-
-
-@contextmanager
-def _explained(spec: ModelSpec, what: str) -> Iterator[None]:
-    """Turn errors of transformers into `ModelNotLoadable` with the model's name."""
-    try:
-        yield
-    except ModelNotLoadable:
-        raise
-    # struct.error: a truncated GGUF file
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError, struct.error) as cause:
-        raise ModelNotLoadable(
-            f"cannot load {what} of model {spec.path!r}"
-            + (f" (revision {spec.revision})" if spec.revision else "")
-            + f"; allowed are safetensors and GGUF weights that need no code of the checkpoint. {cause}"
-        ) from cause

@@ -78,6 +78,11 @@ class SteeringVector:
                 f"steering vector: layer={self.layer} and residual_norm={self.residual_norm} must be finite "
                 "and at least 0"
             )
+        if not self.direction.is_floating_point():
+            raise InvalidValue(
+                f"steering vector {self.behaviour!r}: direction has dtype {self.direction.dtype}; it must be "
+                "floating-point, as direction.float() is"
+            )
         if self.direction.ndim != 1:
             raise InvalidValue(f"a steering vector must be [d]; got shape {list(self.direction.shape)}")
         if not torch.isfinite(self.direction).all():

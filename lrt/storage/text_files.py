@@ -33,6 +33,7 @@ _NOT_TEXT = {
 _MARK = re.compile(
     r'(?P<key>"(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"(?!\s*:)|(?P<open>[\[{])|(?P<close>[\]}])', re.DOTALL
 )
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _DEEP = 200  # levels; a parser that gave up at more is shown the line where this many are reached
 _DIGITS = re.compile(r"\d{1000,}")
 
@@ -103,7 +104,7 @@ def read_json(path: Path, *, nan: bool = False) -> Any:
     text = read_text(path)
     value = parse_json(text, str(path), nan=nan)
     if any(map(lone_surrogate, _texts(value))):
-        line = _line_of(text, re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u....)\\u[dD][c-fC-F]"))
+        line = next((_line_at(text, m.start()) for m in _STRING.finditer(text) if _is_lone(m.group())), "")
         raise FileUnreadable(f"{path} has half of a surrogate pair (\\ud800 to \\udfff){line}")
     return value
 
@@ -157,6 +158,11 @@ def parse_json(text: str | bytes, place: str, *, nan: bool = True, number_lines:
         raise refused(f"it is not UTF-8 text ({error.reason})") from error
     except ValueError as error:  # more digits than an int may have
         raise refused("a number has too many digits", _line_of(str(text), _DIGITS)) from error
+
+
+def _is_lone(string: str) -> bool:
+    """Whether a JSON string, in its quotation marks, has half of a surrogate pair."""
+    return lone_surrogate(json.loads(string))
 
 
 def lone_surrogate(text: str) -> bool:

@@ -12,6 +12,7 @@ from lrt.corpora import (
     CorpusEmpty,
     CorpusError,
     CorpusMissing,
+    Document,
     Part,
     hub,
     jsonl,
@@ -259,6 +260,41 @@ def test_hub_reads_a_local_folder_like_a_data_set(tmp_path: Path, monkeypatch: p
         [*hub(str(tmp_path / "set"), split="dev")]
     with pytest.raises(CorpusMissing, match=r"nothing.*corpus\.sources"):
         hub(str(tmp_path / "nothing"))
+
+
+def test_hub_reads_lines_of_a_local_folder_as_the_other_readers_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def read(name: str, content: bytes) -> list[Any]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"train.{name}").write_bytes(content)
+        return [*hub(str(tmp_path / name))]
+
+    assert [d.text for d in read("txt", b"\xef\xbb\xbfhello\r\n\xef\xbb\xbf\nthere")] == [
+        "hello",
+        "",
+        "there",
+    ]
+    rows = b'\xef\xbb\xbf{"text": "a"}\n{"text": "a \\ud83d b"}\n{"text": "\\ufeffok"}\n{"text": "\\ufeff"}'
+    documents = read("jsonl", rows)
+    assert [(d.text, d.excluded) for d in documents] == [("a", ""), ("", NOT_TEXT), ("ok", ""), ("", "")]
+    (tmp_path / "jsonl" / "train.jsonl").write_bytes(b'{"text": "a"}\n{"text": [}')
+    with pytest.raises(CorpusError, match="line 2"):
+        [*hub(str(tmp_path / "jsonl"))]
+    # in other formats, too, nothing that can be seen is no text
+    blank = mixture([Part("g", [Document("\u200b", "g")])])
+    with pytest.raises(CorpusEmpty, match="1 empty"):
+        pack(blank, tokenizer, 8, {"train": 8})
+
+
+def test_a_missing_field_beside_a_key_that_no_console_prints(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"k\\ud83d": 1}')
+    with pytest.raises(CorpusError, match="'text'") as caught:
+        [*jsonl(path)]
+    str(caught.value).encode()
 
 
 class Disconnected(Exception):

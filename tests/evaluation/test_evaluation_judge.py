@@ -1,9 +1,11 @@
 import email.utils
 import json
 import math
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -198,7 +200,8 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         {"url": "ftp://localhost"},
         {"url": "http://[::1"},
         {"url": "http://api.example.com/v1"},
-        {"url": "http://8.8.8.8/v1"},
+        *({"url": f"http://{host}/v1"} for host in ("8.8.8.8", "134744072", "0x08080808", "8.2056")),
+        *({"url": f"http://{host}/v1"} for host in ("[::ffff:8.8.8.8]", "api.example.com.", "local.com")),
         {"model": ""},
         {"question": "How harmless?"},
         {"question": "{answer} {aspect}"},
@@ -215,7 +218,9 @@ def test_invalid_settings_are_named(settings: dict[str, Any]) -> None:
         Judge(**({"url": "http://localhost", "model": "m"} | settings))
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "192.168.1.5", "vllm:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.1", "[::1]:8000", "192.168.1.5", "vllm:8000", "a.local"]
+)
 def test_local_hosts_need_no_https(host: str) -> None:
     assert Judge(f"http://{host}/v1", "m").url == f"http://{host}/v1"
 
@@ -256,3 +261,38 @@ def test_a_reply_of_any_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -> Non
     with serving(lambda *_: b"x" * 101) as server, pytest.raises(JudgeFailed, match="100"):
         judge(server).score_all(["so"], ITEMS[:1])
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("name", ["com", "printer.local"])
+def test_a_name_that_leads_elsewhere_is_sent_nothing_unencrypted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: where)
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
+    with pytest.raises(JudgeFailed, match=r"93\.184.*https"):
+        Judge(f"http://{name}/v1", "m", key_variable="").score_all(["so"], ITEMS[:1])
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 No\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_a_reply_that_trickles_ends_at_the_timeout(start: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def trickle() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.sendall(start)
+                while True:
+                    connection.sendall(b"X")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        begin = time.monotonic()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(JudgeFailed, match=r"longer than its timeout|timed out"):
+            Judge(url, "m", key_variable="", timeout=0.3, max_retries=1).score_all(["so"], ITEMS[:1])
+        assert time.monotonic() - begin < 5
+        thread.join()

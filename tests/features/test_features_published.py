@@ -175,6 +175,11 @@ def with_hook(name, **more):
         with_hook("model.layers.4.mlp"),
         with_hook("model.layers.4.mlp.layers.0"),
         with_hook("model.vision_tower.encoder.layers.4"),
+        *(
+            with_hook(f"model.{tower}.layers.4")
+            for tower in ("vit", "vpm", "audio_tower", "layers.4.mlp.experts")
+        ),
+        *(with_hook(f"{part}.layers.4") for part in ("resampler", "multi_modal_projector", "talker.model")),
         with_hook("layers"),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_families import SEQUENCES, tiny
+from models import every_family
 from models.every_family import build
 from transformers import BertConfig
 
@@ -35,6 +36,12 @@ def test_usual_families_take_the_fast_way_in_every_dtype(family: str) -> None:
 def test_a_model_that_padding_changes_is_known_in_bfloat16_too() -> None:
     lm = LanguageModel(ModelSpec("tiny"), build("rwkv").to(torch.bfloat16))
     assert not lm.hides_padding
+
+
+def test_padding_that_enters_at_an_upper_block_alone_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"num_hidden_layers": 4, "block_types": ["attention", "attention", "recurrent"]}
+    monkeypatch.setitem(every_family.MORE, "recurrent_gemma", kinds)
+    assert not LanguageModel(ModelSpec("tiny"), build("recurrent_gemma")).hides_padding
 
 
 def test_an_encoder_is_refused_when_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

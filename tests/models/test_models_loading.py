@@ -123,6 +123,28 @@ def test_a_config_of_other_shapes_than_the_weights_is_an_error(
         load(ModelSpec(str(own_checkpoint)), blocks=blocks)
 
 
+@pytest.mark.parametrize("blocks", [None, 1])
+def test_stored_blocks_that_the_config_leaves_out_are_an_error(
+    own_checkpoint: Path, blocks: int | None
+) -> None:
+    config = json.loads((own_checkpoint / "config.json").read_text())
+    depth = config["num_hidden_layers"]
+    (own_checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": depth - 1}))
+    with pytest.raises(ModelNotLoadable, match=f"block {depth - 1}.*num_hidden_layers={depth - 1}"):
+        load(ModelSpec(str(own_checkpoint)), blocks=blocks)
+
+
+def test_a_layer_that_predicts_several_tokens_is_no_block_left_out(own_checkpoint: Path) -> None:
+    weights = own_checkpoint / "model.safetensors"
+    tensors = load_file(weights)
+    depth = 1 + max(int(name.split(".")[2]) for name in tensors if ".layers." in name)
+    last = {name: value for name, value in tensors.items() if f".{depth - 1}." in name}
+    own = {name.replace(f".{depth - 1}.", f".{depth}."): value.clone() for name, value in last.items()}
+    own[f"model.layers.{depth}.eh_proj.weight"] = torch.ones(2, 2)
+    save_file(tensors | own, weights, metadata={"format": "pt"})
+    assert load(ModelSpec(str(own_checkpoint))).depth == depth
+
+
 def test_pickled_weights_are_not_read(own_checkpoint: Path) -> None:
     weights = own_checkpoint / "model.safetensors"
     torch.save(load_file(weights), own_checkpoint / "pytorch_model.bin")
@@ -136,6 +158,45 @@ def test_truncated_weights_are_an_error(own_checkpoint: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelNotLoadable):
         load(ModelSpec(str(own_checkpoint)))
+
+
+DEEP = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "text", [DEEP, "[1]", "[]", "1", "", "\ufeff{}", '{"a": 1'], ids=lambda text: text[:6]
+)
+def test_unreadable_json_of_a_checkpoint_is_named(own_checkpoint: Path, name: str, text: str) -> None:
+    (own_checkpoint / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ModelNotLoadable) as caught:
+        load(ModelSpec(str(own_checkpoint), device="cpu"))
+    assert f"{name} is" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_attention_heads", 0),
+        ("hidden_size", "x"),
+        ("rms_norm_eps", None),
+        *(("num_hidden_layers", value) for value in (2.5, 0, -1, 10**9)),
+    ],
+)
+def test_a_value_that_no_config_has_is_named(own_checkpoint: Path, name: str, value: object) -> None:
+    config = json.loads((own_checkpoint / "config.json").read_text())
+    (own_checkpoint / "config.json").write_text(json.dumps(config | {name: value}))
+    for read in (load, identity, loading.depth_and_width_of):
+        with pytest.raises(ModelNotLoadable, match=name):
+            read(ModelSpec(str(own_checkpoint), device="cpu"))
+
+
+def test_a_fault_of_ours_in_loading_keeps_its_traceback(
+    own_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(loading, "set_special_ends")
+    with pytest.raises(NameError):
+        load_tokenizer(ModelSpec(str(own_checkpoint)))
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere/at-all", "a/b/c"])
@@ -226,7 +287,8 @@ def test_the_hub_is_asked_for_the_revision_without_code_and_for_safetensors(
     for kind, name in ((AutoConfig, "config"), (AutoModelForCausalLM, "model"), (AutoTokenizer, "tokenizer")):
         record(kind, name)
 
-    def cached_file(path_or_repo_id: str, filename: str, *, revision: str) -> str:
+    def cached_file(path_or_repo_id: str, filename: str, *, revision: str, local_files_only: bool) -> str:
+        assert local_files_only  # transformers fetched it
         requests["rules"] = {"path": path_or_repo_id, "revision": revision}
         return str(checkpoint / filename)
 

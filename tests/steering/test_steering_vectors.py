@@ -70,6 +70,9 @@ def test_invalid_vectors_are_refused() -> None:
     for name, value in (
         ("direction", torch.zeros(2, 3)),
         ("direction", torch.tensor([1.0, float("nan")])),
+        ("direction", torch.tensor([1, 2])),
+        ("direction", torch.tensor([1, 2j])),
+        ("direction", torch.tensor([True])),
         ("layer", -1),
         ("layer", True),
         ("residual_norm", math.inf),

@@ -77,6 +77,7 @@ FAULTS = [
     ("[1,\n -Infinity]", "-Infinity .* in line 2"),
     ('["\\ud83d\\ude00",\n "\\ud83d"]', "surrogate .* in line 2"),
     ('{"a": 1,\n "\\udc00": 2}', "surrogate .* in line 2"),
+    ('["\\\\ud800",\n "\\\\\\ud83d"]', "surrogate .* in line 2"),
     ("", "line 1"),
     ("{} {}", "line 1"),
 ]

@@ -165,6 +165,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         {"7": np.ones(32, dtype=np.float32)},
         {"direction.1": np.ones(32, np.float32), "direction.2": np.ones(4, np.float32)},
         {"direction.1": np.ones((2, 2), np.float32)},
+        {"direction.1": np.ones(32, np.float32), "direction.01": np.zeros(32, np.float32)},
     ],
 )
 def test_tensors_that_are_not_directions(tensors: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Each reader checks that its file or data set exists when it is called, and then 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -213,8 +214,6 @@ def _documents(
         read += 1
         try:
             text = _text(row, columns, place, tokenizer)
-            if lone_surrogate(text):
-                raise TextUnusable(f"{place} has half of a surrogate pair (\\ud800 to \\udfff)")
         except (ChatRefused, TextUnusable) as error:
             reason = REFUSED if isinstance(error, ChatRefused) else NOT_TEXT
             unusable[reason] += 1
@@ -234,6 +233,9 @@ def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any)
         if field and field not in row:
             raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(map(repr, sorted(row)))}")
     value = row[columns.field]
+    used = [row[field] for field in (columns.field, columns.answer, columns.context) if field]
+    if lone_surrogate(json.dumps(used, ensure_ascii=False, default=str)):
+        raise TextUnusable(f"{place} has half of a surrogate pair (\\ud800 to \\udfff)")
     if tokenizer is not None:
         answer, context = (row[field] if field else None for field in (columns.answer, columns.context))
         if columns.answer and answer is None:

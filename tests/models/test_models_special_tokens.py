@@ -74,13 +74,6 @@ def test_prompts_and_documents_begin_alike_and_end_with_their_own_token(
     assert (tokenizer_digest(tokenizer) == before) == right
 
 
-def test_a_tokenizer_in_python_that_ends_texts_with_an_eos_is_refused(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(InvalidValue, match=r"ByT5Tokenizer.*\[1\] after"):
-        stored(tmp_path / "model", checkpoint, ByT5Tokenizer())
-
-
 def test_a_prompt_that_ends_with_the_eos_is_refused() -> None:
     tokenizer = word_tokenizer()
     assert encode(tokenizer, ["hi</s>"]) == [[0, 3, 1]]

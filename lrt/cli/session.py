@@ -25,6 +25,7 @@ from lrt.config import Config, ConfigError, read_config
 from lrt.config.reading import as_published, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings, pin_revisions
+from lrt.pipeline.map_training import check_trainer
 from lrt.report import Table
 from lrt.storage.cache import Cache
 from lrt.storage.durable import write_durably
@@ -48,6 +49,8 @@ class Session:
         published = as_published(composed)
         self.config, self.yaml = config, without_folder(as_yaml(published))
         self.arguments = arguments
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        self._processes = check_trainer(config.trainer, config.fit).world_size
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
@@ -70,15 +73,15 @@ class Session:
                 "leave it out, and start the command in the folder of your choice"
             )
         multirun = hydra.mode == RunMode.MULTIRUN
-        devices = config.trainer.get("devices", 1)
-        if multirun and str(devices) != "1":
-            raise ConfigError(
-                f"trainer.devices={devices} within a multirun: each process would start the whole "
-                "sweep again; sweep with trainer.devices=1, or run the jobs one by one"
-            )
         # the jobs of a sweep share a group, that of its folder where none is named
         group = config.logging.group or (str(Path(hydra.sweep.dir)) if multirun else None)
-        return cls(config, composed, _command_line(hydra), group, steps)
+        session = cls(config, composed, _command_line(hydra), group, steps)
+        if multirun and session._processes > 1:
+            raise ConfigError(
+                f"trainer.devices={config.trainer.get('devices', 'auto')} within a multirun: each process "
+                "would start the whole sweep again; sweep with trainer.devices=1, or run the jobs one by one"
+            )
+        return session
 
     def __enter__(self) -> Self:
         config = self.config
@@ -89,9 +92,8 @@ class Session:
         logger.handlers = [RichHandler(console=self.console, show_path=False, show_time=False)]
         logger.setLevel(logging.INFO if self.first else logging.WARNING)
         logger.propagate = False
-        # what trainer.profiler measured is logged at INFO, with much that nobody needs
-        profiled = config.trainer.get("profiler") is not None
-        logging.getLogger("lightning.pytorch").setLevel(logging.INFO if profiled else logging.WARNING)
+        if config.trainer.get("profiler") is not None:  # what it measured is logged at INFO
+            logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
         # Lightning's own tree utilities trip over a deprecation of torch's at every step
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         quiet_loading()
@@ -155,8 +157,7 @@ class Session:
     @property
     def _alone(self) -> bool:
         """Whether the fit has one process, whatever ranks the environment names (LOCAL_RANK, srun)."""
-        trainer = self.config.trainer
-        return str(trainer.get("devices", 1)) == "1" and str(trainer.get("num_nodes", 1)) == "1"
+        return self._processes == 1
 
     @property
     def models(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -72,9 +72,10 @@ def row_bytes(lm: LanguageModel, tokens: int, new: int = 0, logits: int = 1) -> 
     logits  Columns whose logits are computed.
     """
     config, item = lm.text_config, lm.dtype.itemsize
-    heads = getattr(config, "num_attention_heads", 1)
-    inner = getattr(config, "intermediate_size", None) or 4 * lm.width
-    # of one block at a time
+    layers = layer_configs(lm)
+    heads = max(_heads(layer) for layer in layers)
+    inner = max(_inner(layer, lm.width) for layer in layers)
+    # of one block at a time, the largest
     activations = tokens * (8 * lm.width + 3 * inner) * item
     if lm.model.config._attn_implementation == "eager":
         activations += heads * tokens**2 * (item + 4)
@@ -84,17 +85,35 @@ def row_bytes(lm: LanguageModel, tokens: int, new: int = 0, logits: int = 1) -> 
 
 def cache_bytes(lm: LanguageModel, tokens: int) -> int:
     """Bytes of the keys and values of a row of so many tokens; a sliding window keeps no more than itself."""
-    config = lm.text_config
-    heads = getattr(config, "num_attention_heads", 1)
-    kept = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
-        kept = 1
-    width = getattr(config, "head_dim", None) or lm.width // heads
-    window = getattr(config, "sliding_window", None) or tokens
     # as transformers' own cache: without types of layers a window is that of all
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * lm.depth
-    spans = sum(min(tokens, window) if kind == "sliding_attention" else tokens for kind in kinds)
-    return int(2 * spans * kept * width * lm.dtype.itemsize)
+    kinds = getattr(lm.text_config, "layer_types", None) or ["sliding_attention"] * lm.depth
+    values = 0
+    for layer, kind in zip(layer_configs(lm), kinds, strict=False):  # some list further layers behind
+        heads = _heads(layer)
+        kept = getattr(layer, "num_key_value_heads", None) or getattr(layer, "num_kv_heads", None) or heads
+        if getattr(layer, "multi_query", False) and not getattr(layer, "new_decoder_architecture", False):
+            kept = 1
+        width = getattr(layer, "head_dim", None) or lm.width // heads
+        window = getattr(layer, "sliding_window", None) or tokens
+        values += (min(tokens, window) if kind == "sliding_attention" else tokens) * kept * width
+    return int(2 * values * lm.dtype.itemsize)
+
+
+def layer_configs(lm: LanguageModel) -> list[Any]:
+    """The config of each block: of some families heads and widths differ, and have no value of the model."""
+    config = lm.text_config
+    differ = getattr(config, "is_heterogeneous", False)  # earlier versions of transformers 5 have none
+    return list(config.per_layer_config) if differ else [config] * lm.depth
+
+
+def _heads(layer: Any) -> int:
+    return getattr(layer, "num_attention_heads", None) or 1
+
+
+def _inner(layer: Any, width: int) -> int:
+    """Width of the feed-forward layer, which Gemma 3n lists for each block."""
+    inner = getattr(layer, "intermediate_size", None) or 4 * width
+    return max(inner) if isinstance(inner, list | tuple) else inner
 
 
 def batch_bytes(lm: LanguageModel) -> int:

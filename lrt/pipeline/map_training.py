@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import Logger
@@ -101,10 +104,10 @@ class FitSettings:
 
     def gradient_facts(self) -> dict[str, Any]:
         """What determines a gradient fit beside its optimiser: batches and Trainer."""
-        return {
-            "batches": asdict(self.batches) | {"workers": None},
-            "trainer": {k: v for k, v in self.trainer.items() if k not in NOT_IN_THE_MAP},
-        }
+        trainer = {k: v for k, v in self.trainer.items() if k not in NOT_IN_THE_MAP}
+        # auto is another number on another machine; which GPUs they are leaves the map as it is
+        trainer["devices"] = check_trainer(self.trainer, self.fit).num_devices
+        return {"batches": asdict(self.batches) | {"workers": None}, "trainer": trainer}
 
     @property
     def trainer_options(self) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def train(
                 "callbacks": callbacks,
                 "default_root_dir": output.logs,
                 "enable_model_summary": False,
-                "plugins": plugins(),
+                "plugins": plugins(check_trainer(settings.trainer, spec).world_size),
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),
@@ -343,8 +346,34 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
             f"trainer.precision={precision}: a map's weights, means and sums need more digits; use "
             f"{precision.removesuffix('true')}mixed, 32-true or 64-true"
         )
+    if not isinstance(limit := settings.get("max_time"), NoneType | str | Mapping | timedelta):
+        raise ConfigError(
+            f"trainer.max_time={limit}: must be a duration, as 00:12:00:00 (days:hours:minutes:seconds)"
+        )
+    values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
+
+    def trainer_of(processes: int) -> L.Trainer:
+        return L.Trainer(
+            **settings,
+            plugins=plugins(processes),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+
     try:
-        return L.Trainer(**settings, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        values = ", ".join(f"trainer.{key}={value}" for key, value in settings.items())
+        trainer = trainer_of(1)  # as if nothing else had started processes
+        if (expected := trainer.num_devices * trainer.num_nodes) > 1:
+            trainer = trainer_of(expected)
+            if isinstance(environment := trainer.strategy.cluster_environment, ClusterEnvironment):
+                environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+    # the values meet nothing but Lightning's own checks, and it raises whatever they stumble over
+    except Exception as error:
         raise ConfigError(f"Lightning's Trainer refuses these settings ({values}): {error}") from error
+    if trainer.world_size != expected or trainer.global_rank >= expected:
+        raise ConfigError(
+            f"this is process {trainer.global_rank} of {trainer.world_size} by the environment (torchrun, "
+            f"srun, LOCAL_RANK), and the settings ({values}) make {expected}: start as many processes as "
+            "trainer.devices x trainer.num_nodes, or set these to what is started"
+        )
+    return trainer

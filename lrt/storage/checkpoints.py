@@ -12,7 +12,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -184,13 +189,19 @@ class CheckpointBetweenBatches(L.Callback):
         self._before = {}
 
 
-def plugins() -> list[Any]:
-    """The Trainer's plugins: durable checkpoints, and no requeueing by Lightning under SLURM.
+def plugins(processes: int = 1) -> list[Any]:
+    """The Trainer's plugins: durable checkpoints, and who started the processes.
 
-    Lightning would save and load a checkpoint of its own beside ours, from whatever fit wrote it last.
+    A fit of one process is alone, whatever started it. Several are those of torchrun, also within a SLURM
+    job, or those of srun. Lightning requeues nothing under SLURM: it would save and load a checkpoint of its
+    own beside ours, from whatever fit wrote it last.
     """
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [DurableCheckpoints(), *slurm]
+    environment: list[ClusterEnvironment] = []  # Lightning's own choice
+    if processes == 1:
+        environment = [LightningEnvironment()]
+    elif SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        environment = [SLURMEnvironment(auto_requeue=False)]
+    return [DurableCheckpoints(), *environment]
 
 
 def resuming(last: Path, seconds: float = 60.0, max_time: float | None = None) -> list[L.Callback]:
@@ -198,7 +209,7 @@ def resuming(last: Path, seconds: float = 60.0, max_time: float | None = None) -
 
     seconds, max_time  As in `CheckpointBetweenBatches`.
 
-    To continue, give the Trainer `plugins()`, and `ckpt_path=last` where the file exists.
+    To continue, give the Trainer `plugins`, and `ckpt_path=last` where the file exists.
     """
     # one of its own beside the best of a fit: `save_last` leaves out the epochs that are not the best
     of_epochs = RelocatableCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)

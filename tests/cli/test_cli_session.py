@@ -67,7 +67,8 @@ def test_wandbs_run_is_open_within_and_closed_after_an_error(workshop: Workshop)
 def test_further_ranks_of_a_distributed_fit_report_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     with session_of(workshop, "trainer=ddp_cpu", logging="offline") as session:
         assert not session.first
         assert not session.monitor.shown
@@ -75,11 +76,13 @@ def test_further_ranks_of_a_distributed_fit_report_nothing(
         assert logging.getLogger("lrt").level == logging.WARNING
 
 
+@pytest.mark.parametrize("devices", ["1", "auto"])
 def test_a_fit_of_one_process_is_the_first_whatever_rank_the_environment_names(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    devices: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
-    with session_of(workshop) as session:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with session_of(workshop, "trainer.accelerator=cpu", f"trainer.devices={devices}") as session:
         assert session.first
         assert session.monitor.shown
         assert rank_zero_only.rank == 0  # Lightning's own too

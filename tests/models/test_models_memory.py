@@ -3,11 +3,15 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from model_families import ALL, tiny
 from pretend_devices import pretend_cuda
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, ModelSpec, pad
@@ -28,6 +32,35 @@ def test_the_cache_is_as_large_as_estimated(family: str, lm_of: Callable[[str], 
     measured = sum(tensor.numel() * tensor.element_size() for tensor in held) / 2
     # a sliding window of n keeps n - 1 tokens between two steps, and n in one
     assert measured <= cache_bytes(lm, 12) <= measured * 4 / 3
+
+
+def of_config(kind: Any) -> Any:
+    """What an estimate reads of a model, of its config alone."""
+    config = kind()
+    text = config.get_text_config(decoder=True)
+    config._attn_implementation = "eager"
+    width, depth = text.hidden_size, text.num_hidden_layers
+    model = SimpleNamespace(config=config)
+    return SimpleNamespace(text_config=text, width=width, depth=depth, dtype=torch.bfloat16, model=model)
+
+
+# no size of its own, and no default config
+WITHOUT_SHAPE = {"blt", "gemma4_assistant"}
+
+
+@pytest.mark.parametrize("family", sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - WITHOUT_SHAPE))
+def test_a_row_of_every_family_is_estimated_in_its_shipped_shape(family: str) -> None:
+    lm = of_config(CONFIG_MAPPING[family])
+    assert row_bytes(lm, 100, new=100) > row_bytes(lm, 100) > 0
+
+
+def test_heads_that_differ_between_layers_are_each_counted() -> None:
+    lm = of_config(CONFIG_MAPPING["gemma4_text"])
+    layers = [*lm.text_config.per_layer_config]
+    assert len({layer.head_dim for layer in layers}) > 1
+    tokens = 8  # within any window
+    expected = sum(2 * tokens * layer.num_key_value_heads * layer.head_dim * 2 for layer in layers)
+    assert cache_bytes(lm, tokens) == expected
 
 
 def test_what_a_row_takes_grows_with_tokens_and_logits(lm_of: Callable[[str], LanguageModel]) -> None:

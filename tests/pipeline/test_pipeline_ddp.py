@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from running import Workshop, run_apart
+from running import ROOT, Workshop, run_apart, run_module
 
 from lrt.mapping import load_map
 
@@ -41,3 +41,24 @@ def test_two_processes_make_the_map_of_one(workshop: Workshop) -> None:
     assert results["behaviours"]
     assert results["sae"]["source"]["fvu"] < 1
     assert len(list(workshop.artifacts.glob("maps/*"))) == 1
+
+
+@pytest.mark.slow
+def test_torchrun_within_a_slurm_job_starts_the_processes_of_one_fit(workshop: Workshop) -> None:
+    slurm = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    slurm |= {
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_JOB_NAME": "fit",
+        "SLURM_JOB_ID": "77",
+    }
+    settings = workshop.settings("trainer=ddp_cpu", "batches.rows=32", "evaluation.untrained_source=false")
+    torchrun = ("--standalone", "--nproc-per-node=2", str(ROOT / "train.py"))
+    both = run_module("torch.distributed.run", *torchrun, *settings, **slurm)
+    assert both.code == 0, both.output
+    _, card = load_map(workshop.one("maps/*"))
+    alone = Workshop(workshop.pair, workshop.folder / "alone")
+    assert alone.train("batches.rows=64", "evaluation.untrained_source=false").code == 0
+    _, expected = load_map(alone.one("maps/*"))
+    assert card["steps"] == expected["steps"]
+    assert both.output.count("[1/5]") == 1

@@ -12,11 +12,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from upstream_files import gemma_scope
 
-from lrt.config import Config, read_config
+from lrt.config import Batches, Config, ConfigError, read_config
 from lrt.errors import UserError
 from lrt.evaluation import Behaviour
-from lrt.mapping import ClosedFormSpec, FitSpec
+from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.pipeline import FitSettings, ModelPair, PairModel, check_run, plan_layers
+from lrt.pipeline.map_training import check_trainer
 
 Check = Callable[..., None]
 
@@ -102,6 +103,9 @@ def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
         ({"callbacks": {"Timer": {"hours": 3}}}, "callbacks.Timer"),
         ({"callbacks": {"Timer": {"duration": {"hours": 3}}}}, "trainer.max_time"),
         ({"trainer": {"max_time": "three hours"}}, "trainer.max_time=three hours"),
+        ({"trainer": {"max_time": 90}}, "trainer.max_time=90"),
+        ({"trainer": {"precision": "transformer-engine"}}, "trainer.precision=transformer-engine"),
+        ({"trainer": {"accelerator": "tpu"}}, "trainer.accelerator=tpu"),
         ({"trainer": {"plugins": []}}, "trainer.plugins"),
         ({"trainer": {"precision": "bf16-true"}}, "use bf16-mixed"),
         ({"trainer": {"precision": "16-true"}}, "use 16-mixed"),
@@ -142,3 +146,68 @@ def test_models_that_cut_text_otherwise(check: Check, shared: Stages) -> None:
     target = type(shared.pair.target)(shared.pair.target.spec, shared.pair.target.model, other)
     with pytest.raises(UserError, match="token"):
         check({}, replace(shared.pair, models={**shared.pair.models, "target": PairModel.of(target)}))
+
+
+ONE_TASK = {
+    **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0"),
+    **{"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_ID": "77"},
+}
+TORCHRUN = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK", "ROLE_RANK"), "1"),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE"), "2"),
+    **{"GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "TORCHELASTIC_RESTART_COUNT": "0"},
+    **{"TORCHELASTIC_MAX_RESTARTS": "0"},
+}
+ONE_PROCESS = {"accelerator": "cpu", "devices": 1}
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "processes"),
+    [
+        (ONE_TASK | TORCHRUN, TWO_PROCESSES, 2),
+        (ONE_TASK | TORCHRUN | {"SLURM_NTASKS_PER_NODE": "1"}, TWO_PROCESSES, 2),
+        (TORCHRUN, TWO_PROCESSES, 2),
+        (ONE_TASK | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, TWO_PROCESSES, 2),
+        ({"LOCAL_RANK": "1"}, {"accelerator": "cpu", "devices": "auto"}, 1),
+        # alone, whatever started it
+        *(
+            (env, ONE_PROCESS, 1)
+            for env in (ONE_TASK, ONE_TASK | {"SLURM_NTASKS": "2"}, TORCHRUN, {"LOCAL_RANK": "1"})
+        ),
+    ],
+)
+def test_the_processes_of_a_fit_are_those_that_the_settings_name(
+    environment: dict[str, str], settings: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert check_trainer(settings, FitSpec()).world_size == processes
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        ONE_TASK,  # srun started one
+        ONE_TASK | {"SLURM_NTASKS_PER_NODE": "1"},
+        TORCHRUN | {"WORLD_SIZE": "3"},
+        {"LOCAL_RANK": "4"},
+    ],
+)
+def test_another_number_of_processes_is_refused(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"trainer\.devices"):
+        check_trainer(TWO_PROCESSES, FitSpec())
+
+
+def test_devices_that_are_counted_here_are_a_number_in_the_facts() -> None:
+    def devices(value: Any) -> Any:
+        trainer = {"accelerator": "cpu", "devices": value}
+        fit = FitSettings(MapSpec(), FitSpec(), Batches(64, 0, 1024), trainer, {}, None, 0)
+        return fit.facts()["trainer"]["devices"]
+
+    assert devices("auto") == devices(1) == 1
+    assert devices(2) == 2

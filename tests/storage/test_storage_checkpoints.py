@@ -376,9 +376,22 @@ def test_what_a_cluster_sends_stops_a_fit_with_a_checkpoint(
     signal.signal(signal.SIGINT, sigint)
 
 
+SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "fit"}
+TORCHRUN = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK", "ROLE_RANK"), "1"),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE"), "2"),
+    **{"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "x", "GROUP_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "TORCHELASTIC_RESTART_COUNT": "0"},
+    **{"TORCHELASTIC_MAX_RESTARTS": "0"},
+}
+
+
 def test_lightning_requeues_nothing_under_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not [plugin for plugin in plugins() if hasattr(plugin, "auto_requeue")]
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setenv("SLURM_JOB_NAME", "fit")
-    (slurm,) = (plugin for plugin in plugins() if hasattr(plugin, "auto_requeue"))
+    assert not [plugin for plugin in plugins(2) if hasattr(plugin, "auto_requeue")]
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    (slurm,) = (plugin for plugin in plugins(2) if hasattr(plugin, "auto_requeue"))
     assert slurm.auto_requeue is False
+    for name, value in TORCHRUN.items():  # started by torchrun within the job
+        monkeypatch.setenv(name, value)
+    assert not [plugin for plugin in plugins(2) if hasattr(plugin, "auto_requeue")]

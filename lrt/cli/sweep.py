@@ -13,6 +13,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from lrt.cli.session import OUTCOME
+from lrt.config import ConfigError
+from lrt.config.reading import Published
 from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
 from lrt.storage.text_files import read_json
@@ -49,6 +51,15 @@ class SweepReport(Callback):
 
 
 def _row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:
+    row = _unmasked_row(config, job, number, folder)
+    try:
+        published = Published(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    except ConfigError:  # the job's own error: nothing of such a config is shown
+        return row | {"pair": None}
+    return dict(published.masked(row))
+
+
+def _unmasked_row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:
     name = OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False)
     row: dict[str, Any] = {
         "job": number,

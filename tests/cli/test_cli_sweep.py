@@ -129,6 +129,18 @@ def test_a_job_that_failed_on_its_layers_has_a_row_too(layer: Any, tmp_path: Pat
     assert (row["target_layer"], row["pair"]) == (3, "a -> b, reversed")
 
 
+def test_a_row_shows_no_value_of_an_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRT_SECRET", "hunter2")
+    config = config_of(tmp_path)
+    config.pair.name = "${oc.env:LRT_SECRET}"
+    failed = JobReturn(overrides=[], status=JobStatus.FAILED, _return_value=ValueError("no model hunter2"))
+    row = ended(tmp_path, config, failed)
+    assert row["pair"] == "${oc.env:LRT_SECRET}, reversed"
+    assert "hunter2" not in json.dumps(row)
+
+
 def test_a_job_of_unknown_status_has_failed(tmp_path: Path) -> None:
     row = ended(
         tmp_path,

@@ -8,7 +8,7 @@ from config.composing import read
 from omegaconf import OmegaConf
 
 from lrt.config import ConfigError, Layers, read_config, read_section, refuse_old_names
-from lrt.config.reading import RENAMED, RENAMED_VALUES, as_plain, as_published
+from lrt.config.reading import RENAMED, RENAMED_VALUES, Published, as_plain
 from lrt.errors import UserError
 from lrt.evaluation.suites import judges_of
 from lrt.pipeline.grid_atlas import AtlasSettings
@@ -226,7 +226,7 @@ def test_values_are_read_as_they_are() -> None:
 
 def test_a_missing_value_and_a_bad_interpolation_are_config_errors() -> None:
     missing, circle = OmegaConf.create({"a": "???"}), OmegaConf.create({"a": "${b}", "b": "${a}"})
-    for reading in (lambda: as_plain(missing), lambda: as_plain(circle), lambda: as_published(circle)):
+    for reading in (lambda: as_plain(missing), lambda: as_plain(circle), lambda: Published(circle)):
         with pytest.raises(ConfigError, match="a"):
             reading()
     assert issubclass(ConfigError, UserError)

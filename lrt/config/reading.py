@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -183,7 +184,7 @@ def read_config(composed: DictConfig) -> Config:
     Raises ConfigError listing every unknown key, wrong type and impossible value with its path.
     """
     try:
-        config = TypeAdapter(Config).validate_python(as_plain(composed))
+        config = TypeAdapter(Config).validate_python(_home_expanded(as_plain(composed)))
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
     return replace(config, pair=config.pair.resolved())
@@ -194,12 +195,17 @@ def read_section(composed: DictConfig, section: str, kind: type[Section]) -> tup
 
     Raises ConfigError listing every unknown key and impossible value of the section.
     """
-    plain = as_plain(composed)[section]
+    plain = _home_expanded(as_plain(composed)[section])
     try:
         read = TypeAdapter(dict[str, kind]).validate_python({section: plain})  # type: ignore[valid-type]
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
     return read[section], OmegaConf.masked_copy(composed, [str(key) for key in composed if key != section])
+
+
+def _home_expanded(plain: Any) -> Any:
+    """Settings with `~/` written out: nothing but a path begins so, and few of its readers would do it."""
+    return _mapped(plain, lambda text: str(Path(text).expanduser()) if text.startswith("~/") else text)
 
 
 def explain(error: ValidationError) -> str:

@@ -153,6 +153,8 @@ def hub(
     import datasets  # takes seconds, and only hub corpora need it
 
     dataset, revision = with_revision(dataset, revision)
+    if dataset.startswith("~"):
+        dataset = str(Path(dataset).expanduser())
     try:
         rows = datasets.load_dataset(dataset, config, split=split, streaming=True, revision=revision)
     except Exception as error:  # no such data set, config or split, or the hub's HTTP client

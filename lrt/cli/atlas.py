@@ -74,6 +74,7 @@ def main(composed: DictConfig) -> None:
                 "config": session.yaml,
             },
         }
+        results = session.published.masked(results)
         page = write_atlas_report(results, session.report)
         for table in (pairs_table(results, PAIRS_SHOWN), atlas_table(results), non_finite_table(results)):
             if table.rows:

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,7 @@ from rich.logging import RichHandler
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
-from lrt.config.reading import as_published, as_yaml
+from lrt.config.reading import Published, as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings, pin_revisions
 from lrt.pipeline.map_training import check_trainer
@@ -46,8 +47,10 @@ class Session:
     def __init__(
         self, config: Config, composed: DictConfig, arguments: list[str], group: str | None, steps: int
     ) -> None:
-        published = as_published(composed)
-        self.config, self.yaml = config, without_folder(as_yaml(published))
+        self.published = Published(composed)
+        settings = self.published.settings
+        self.config = replace(config, pair=self.published.labelled(config.pair))
+        self.yaml = without_folder(as_yaml(settings))
         self.arguments = arguments
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         self._processes = check_trainer(config.trainer, config.fit).world_size
@@ -55,7 +58,7 @@ class Session:
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
         self.tracking = Tracking(
-            config.logging, config.paths.logs, config.task_name, group, config.tags, published
+            config.logging, config.paths.logs, config.task_name, group, tuple(settings["tags"]), settings
         )
 
     @classmethod
@@ -121,7 +124,7 @@ class Session:
         Raises ConfigError where the outcome has no such number.
         """
         file = Path(self.config.paths.logs) / OUTCOME
-        write_durably(file, json.dumps(outcome, indent=1).encode())
+        write_durably(file, json.dumps(self.published.masked(outcome), indent=1).encode())
         if (path := self.config.optimized_metric) is None:
             return None
         value: Any = outcome

@@ -53,6 +53,7 @@ def maps(session: Session, maps: Maps, cards: Mapping[str, Mapping[str, Any]]) -
 
 def report(session: Session, results: dict[str, Any]) -> None:
     """The report, the headline table, and the same in W&B."""
+    results = session.published.masked(results)
     page = write_report(results, session.report)
     for table in summary_tables(results):
         session.print_table(table)

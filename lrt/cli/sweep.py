@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from lrt.cli.session import OUTCOME
+from lrt.config import ConfigError
+from lrt.config.reading import Published
 from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
 from lrt.storage.text_files import read_json
 
-ROW = "job.json"
+ROW, PAGE = "job.json", "sweep.json"
 
 
 class SweepReport(Callback):
@@ -31,7 +34,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         self.multirun = True
-        for left in Path(config.hydra.sweep.dir).rglob(ROW):  # of an earlier sweep
+        for left in list(_rows_in(Path(config.hydra.sweep.dir))):  # of an earlier sweep
             left.unlink()
 
     def on_job_end(
@@ -45,10 +48,27 @@ class SweepReport(Callback):
             row = _row(config, job_return, int(hydra.job.num), Path(hydra.runtime.output_dir))
             write_durably(Path(hydra.runtime.output_dir) / ROW, json.dumps(row, indent=1).encode())
             folder = Path(hydra.sweep.dir)
-            report(folder.rglob(ROW), folder)
+            report(_rows_in(folder), folder)
+
+
+def _rows_in(folder: Path) -> Iterator[Path]:
+    """Rows of the sweep in this folder, without those of other sweeps in folders below it."""
+    for place, below, files in os.walk(folder):
+        if ROW in files:
+            yield Path(place, ROW)
+        below[:] = [name for name in below if not Path(place, name, PAGE).is_file()]
 
 
 def _row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:
+    row = _unmasked_row(config, job, number, folder)
+    try:
+        published = Published(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    except ConfigError:  # the job's own error: nothing of such a config is shown
+        return row | {"pair": None}
+    return dict(published.masked(row))
+
+
+def _unmasked_row(config: DictConfig, job: JobReturn, number: int, folder: Path) -> dict[str, Any]:
     name = OmegaConf.select(config, "pair.name", throw_on_resolution_failure=False)
     row: dict[str, Any] = {
         "job": number,

@@ -154,6 +154,8 @@ def hub(
     import datasets  # takes seconds, and only hub corpora need it
 
     dataset, revision = with_revision(dataset, revision)
+    if dataset.startswith("~"):
+        dataset = str(Path(dataset).expanduser())
     try:
         builder = datasets.load_dataset_builder(dataset, config) if Path(dataset).is_dir() else None
         files = (builder.config.data_files or {}).get(split, []) if builder else []

@@ -20,13 +20,18 @@ def fingerprint(content: Mapping[str, Any]) -> str:
 
 
 def file_digests(paths: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Name and SHA-256 of each file, or of all of a folder, in order: content counts, place does not."""
+    """Name and SHA-256 of each file, or of all of a folder, in order.
+
+    Content counts, and the place of a file below a folder that is given (readers tell splits by it). The
+    place of what is given does not count.
+    """
     digests = []
     for path in (Path(each).expanduser() for each in paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
-                    digests.append((file.name, hashlib.file_digest(opened, "sha256").hexdigest()))
+                    name = file.name if file == path else file.relative_to(path).as_posix()
+                    digests.append((name, hashlib.file_digest(opened, "sha256").hexdigest()))
     return digests
 
 

@@ -88,6 +88,16 @@ def test_a_fit_of_one_process_is_the_first_whatever_rank_the_environment_names(
         assert rank_zero_only.rank == 0  # Lightning's own too
 
 
+def test_names_and_tags_of_a_run_hold_no_value_of_an_environment_variable(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRT_SECRET", "hunter2")
+    session = session_of(workshop, "pair.name=${oc.env:LRT_SECRET}", "tags=['${oc.env:LRT_SECRET}']")
+    assert session.config.pair.name == "${oc.env:LRT_SECRET}"
+    assert session.tracking.tags == ("${oc.env:LRT_SECRET}",)
+    assert "hunter2" not in session.yaml
+
+
 def as_multirun(workshop: Workshop, *overrides: str) -> Session:
     config = composed("train", *workshop.settings(*overrides), output=str(workshop.folder / "run"))
     hydra = HydraConfig.instance().cfg

@@ -120,6 +120,17 @@ def test_rows_of_an_earlier_sweep_in_the_folder_are_removed(tmp_path: Path) -> N
     assert [r["job"] for r in json.loads((tmp_path / "sweep.json").read_text())] == [3]
 
 
+def test_sweeps_in_folders_below_are_left_alone(tmp_path: Path) -> None:
+    inner = tmp_path / "one"
+    row(inner / "nested", 0)
+    report(inner.rglob("job.json"), inner)
+    ended(tmp_path, config_of(tmp_path), JobReturn(overrides=[], status=JobStatus.COMPLETED))
+    assert (inner / "nested" / "0" / "job.json").is_file()
+    assert [r["job"] for r in json.loads((tmp_path / "sweep.json").read_text())] == [3]
+    SweepReport().on_multirun_start(config_of(inner))
+    assert not (inner / "nested" / "0" / "job.json").exists()
+
+
 @pytest.mark.parametrize("layer", [None, "middle", [0, 1], 0.5])
 def test_a_job_that_failed_on_its_layers_has_a_row_too(layer: Any, tmp_path: Path) -> None:
     failed = JobReturn(overrides=["a=1"], status=JobStatus.FAILED, _return_value=ValueError("no"))
@@ -127,6 +138,18 @@ def test_a_job_that_failed_on_its_layers_has_a_row_too(layer: Any, tmp_path: Pat
     assert (row["status"], row["error"]) == ("failed", "ValueError: no")
     assert row["source_layer"] == ("0+1" if layer == [0, 1] else layer)
     assert (row["target_layer"], row["pair"]) == (3, "a -> b, reversed")
+
+
+def test_a_row_shows_no_value_of_an_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRT_SECRET", "hunter2")
+    config = config_of(tmp_path)
+    config.pair.name = "${oc.env:LRT_SECRET}"
+    failed = JobReturn(overrides=[], status=JobStatus.FAILED, _return_value=ValueError("no model hunter2"))
+    row = ended(tmp_path, config, failed)
+    assert row["pair"] == "${oc.env:LRT_SECRET}, reversed"
+    assert "hunter2" not in json.dumps(row)
 
 
 def test_a_job_of_unknown_status_has_failed(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 import pytest
 from config.composing import read
 from omegaconf import OmegaConf
+from running import composed
 
 from lrt.config import ConfigError, Layers, read_config, read_section, refuse_old_names
-from lrt.config.reading import RENAMED, RENAMED_VALUES, as_plain, as_published
+from lrt.config.reading import RENAMED, RENAMED_VALUES, Published, as_plain
 from lrt.errors import UserError
 from lrt.evaluation.suites import judges_of
 from lrt.pipeline.grid_atlas import AtlasSettings
@@ -226,7 +227,7 @@ def test_values_are_read_as_they_are() -> None:
 
 def test_a_missing_value_and_a_bad_interpolation_are_config_errors() -> None:
     missing, circle = OmegaConf.create({"a": "???"}), OmegaConf.create({"a": "${b}", "b": "${a}"})
-    for reading in (lambda: as_plain(missing), lambda: as_plain(circle), lambda: as_published(circle)):
+    for reading in (lambda: as_plain(missing), lambda: as_plain(circle), lambda: Published(circle)):
         with pytest.raises(ConfigError, match="a"):
             reading()
     assert issubclass(ConfigError, UserError)
@@ -326,3 +327,13 @@ def test_an_old_name_in_a_config_of_another_command_names_the_new_one() -> None:
     config = OmegaConf.create({"evaluation": {"items": 3}})
     with pytest.raises(ConfigError, match=r"evaluation\.items"):
         read_config(config)
+
+
+def test_the_home_folder_is_written_out_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/jo")
+    hub = "{kind: hub, path: '~/set'}"
+    config = read_config(
+        composed("train", "paths.artifacts='~/a'", "ckpt_path='~/c.ckpt'", f"+corpus.sources.mine={hub}")
+    )
+    assert (config.paths.artifacts, config.ckpt_path) == ("/home/jo/a", "/home/jo/c.ckpt")
+    assert config.corpus.sources["mine"].path == "/home/jo/set"  # type: ignore[union-attr]

@@ -301,6 +301,14 @@ class Disconnected(Exception):
     """Like the errors of the hub's HTTP client, which derive from Exception alone."""
 
 
+def test_hub_reads_a_folder_of_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set").mkdir()
+    with mock.patch("datasets.load_dataset", return_value=[{"text": "one"}]) as load:
+        assert [document.text for document in hub("~/set")] == ["one"]
+    assert load.call_args.args[0] == str(tmp_path / "set")
+
+
 def test_a_hub_that_cannot_be_reached_or_breaks_off() -> None:
     with (
         mock.patch("datasets.load_dataset", side_effect=Disconnected("no route")),

@@ -147,3 +147,15 @@ def test_content_of_files_counts_and_their_place_does_not(tmp_path: Path) -> Non
     both = file_digests(tuple(map(str, files)))
     files[0].write_text("changed")
     assert file_digests(tuple(map(str, files))) != both
+
+
+def test_files_that_change_their_folders_are_another_set(tmp_path: Path) -> None:
+    """A set in a local folder has its splits by the names of folders."""
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text(name)
+    before = file_digests((str(tmp_path),))
+    (tmp_path / "train").rename(tmp_path / "validation")
+    (tmp_path / "test").rename(tmp_path / "train")
+    assert file_digests((str(tmp_path),)) != before
+    assert file_digests((str(tmp_path / "train"),)) == [("a.jsonl", before[0][1])]

@@ -8,22 +8,22 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lrt.cli.composing import CONF, register
 from lrt.cli.console import escaped
+from lrt.cli.stopping import stoppable
 from lrt.cli.targets import refuse_other_targets
 from lrt.config import refuse_old_names
 from lrt.errors import UserError
-from lrt.storage.checkpoints import Stopped
 
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """What the system refuses and a user can fix: a full disk, a quota, missing permissions."""
@@ -56,16 +56,11 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(config: DictConfig) -> Any:
         try:
-            return _stoppable(main, config)
+            with stoppable():
+                return main(config)
         except KeyboardInterrupt as stop:
-            # what was under way is lost, what was finished is not: each stage is cached by itself
-            where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."
-            Console(stderr=True, soft_wrap=True).print(
-                "[bold]stopped.[/] What was recorded, fitted and measured is kept under "
-                f"{escaped(where)} (whole shards, the last checkpoint of a fit, batches of a measurement). "
-                "The same command continues from there.",
-                highlight=False,
-            )
+            if not getattr(rank_zero_only, "rank", None):  # further processes of a distributed fit are silent
+                _print_stopped(config)
             sys.exit(128 + getattr(stop, "number", signal.SIGINT))  # as a shell reports it
         except UserError as error:
             _refuse(error)
@@ -78,21 +73,15 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     return 0
 
 
-def _stoppable(main: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Runs `main`. SIGTERM stops it as Ctrl-C does; what Lightning makes of either is a stop again."""
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise Stopped(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        return main(config)
-    except SystemExit as left:
-        if isinstance(left.__context__, KeyboardInterrupt):
-            raise left.__context__ from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _print_stopped(config: DictConfig) -> None:
+    # what was under way is lost, what was finished is not: each stage is cached by itself
+    where = OmegaConf.select(config, "paths.artifacts") or OmegaConf.select(config, "work") or "."
+    Console(stderr=True, soft_wrap=True).print(
+        "[bold]stopped.[/] What was recorded, fitted and measured is kept under "
+        f"{escaped(where)} (whole shards, the last checkpoint of a fit, batches of a measurement). "
+        "The same command continues from there.",
+        highlight=False,
+    )
 
 
 def _refuse(error: Exception) -> None:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lrt.cli.console import ConsoleMonitor
+from lrt.cli.stopping import end_with_parent
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
 from lrt.config.reading import Published, as_yaml
@@ -88,6 +89,8 @@ class Session:
 
     def __enter__(self) -> Self:
         config = self.config
+        if not self.first:
+            end_with_parent()
         if self._alone:
             # Lightning reads it off variables that another program may have left
             setattr(rank_zero_only, "rank", 0)  # noqa: B010

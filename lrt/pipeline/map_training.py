@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 from lrt.config import Batches, ConfigError
@@ -240,14 +241,14 @@ def train(
                 "enable_progress_bar": False,  # ours shows it
             }
         )
+        found = False
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
-            # processes of one fit would wait for one another; a single process waits and then finds the map
-            alone = trainer.world_size == 1
-            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, wait=alone))
-            if exists():
-                return
-            if checkpoints.is_dir():
-                sweep(checkpoints)
+            held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, wait=True))
+            found = exists()
+        if _first_found(trainer, found):
+            return
+        if trainer.is_global_zero and checkpoints.is_dir():
+            sweep(checkpoints)
         start = str(last) if last.is_file() else settings.ckpt_path if not data.parts else None
         with data.monitor.stage("fit maps"):  # before the card, which says what it took
             try:
@@ -266,6 +267,21 @@ def train(
             points = evaluation.history() if evaluation else []
             keep(Fitted(module.affine().to("cpu"), history, points, steps, scores["test/cosine"]))
     trainer.strategy.barrier("map written")
+
+
+def _first_found(trainer: L.Trainer, found: bool) -> bool:
+    """What the first process found, in each process of a fit: all train, or none does."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):  # one process, so far
+        return found
+    if found and not launcher.cluster_environment.creates_processes_externally:
+        return True  # before Lightning starts the others
+
+    def ask() -> bool:
+        trainer.strategy.setup_environment()
+        return bool(trainer.strategy.broadcast(found))
+
+    return bool(launcher.launch(ask))
 
 
 def _module(data: FitData, spec: FitSpec, settings: FitSettings, vectors: dict[str, Tensor]) -> MapModule:

@@ -6,6 +6,8 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -100,8 +102,34 @@ class OutOfTime(UserError):
     """A fit reached its time limit; its checkpoint is saved."""
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, and what clusters send before they end a job."""
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+"""Ctrl-C, a closed terminal, and what clusters send before they end a job."""
+
+
+@contextmanager
+def take_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """STOPPING goes to `handler`, but for a signal that the process ignores (`nohup`). Other threads than the
+    main one get no signals, and change nothing here."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        # None: set by a library in C, and not to be had back
+        before = {n: was for n in STOPPING if (was := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
+
+
+def raise_stopped(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """A signal handler that stops at once."""
+    raise Stopped(number)
 
 
 class CheckpointBetweenBatches(L.Callback):
@@ -113,7 +141,8 @@ class CheckpointBetweenBatches(L.Callback):
                time of earlier runs of a fit that continues does not count.
 
     At the end of an epoch, and during its validation, a signal lets the epoch end, which saves a checkpoint
-    of its own. A second signal stops at once: the fit then continues from the last checkpoint. Raises
+    of its own. Of several processes a signalled one stops at once: the fit continues from the last epoch. A
+    second signal stops at once: the fit then continues from the last checkpoint. Raises
     Stopped, on which Lightning ends the process, and OutOfTime. Place it behind callbacks that act after a
     batch: those behind it do not run.
     """
@@ -123,16 +152,14 @@ class CheckpointBetweenBatches(L.Callback):
         self._started = 0.0
         self._first_step = 0
         self._asked: int | None = None
-        self._before: dict[int, Any] = {}
+        self._signals = ExitStack()
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        # of several processes each would stop at another batch and wait for the others
         self._started = self._saved = time.monotonic()
         self._first_step = trainer.global_step
-        alone = trainer.world_size == 1 and threading.current_thread() is threading.main_thread()
-        if alone:
-            self._before = {number: signal.signal(number, self._ask) for number in STOPPING}
+        # of several processes each would stop at another batch and wait for the others: they stop at once
+        self._signals.enter_context(take_signals(self._ask if trainer.world_size == 1 else raise_stopped))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._asked is not None:
@@ -177,16 +204,11 @@ class CheckpointBetweenBatches(L.Callback):
             self._end(trainer)
 
     def on_exception(self, *_: Any) -> None:
-        self._restore()
+        self._signals.close()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        self._restore()
+        self._signals.close()
         self._stop_if_asked()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
 
 def plugins(processes: int = 1) -> list[Any]:

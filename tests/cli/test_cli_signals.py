@@ -1,5 +1,6 @@
 """Ctrl-C and kills of real processes: what was finished is kept, and the same command goes on."""
 
+import contextlib
 import os
 import random
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from running import ROOT, Workshop
+
+from lrt.cli.stopping import stoppable
+from lrt.storage.checkpoints import STOPPING, Stopped
 
 # enough small shards, and steps, that a signal lands among them
 MANY = (
@@ -51,20 +55,83 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         time.sleep(0.002)
 
 
-def stopped(process: subprocess.Popen[str]) -> str:
-    """What a process says that was sent Ctrl-C."""
-    process.send_signal(signal.SIGINT)
+def stopped(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """What a process says that was sent a signal."""
+    process.send_signal(number)
     before = time.monotonic()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + number, output
     assert time.monotonic() - before < 20  # what is under way gets 3 seconds, and W&B 2
     assert "Traceback" not in output
     return " ".join(output.split())
 
 
+def processes_of(folder: Path) -> set[int]:
+    """Processes whose command line names the folder."""
+    found = set()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder) in line.read_text():
+                found.add(int(line.parent.name))
+    return found
+
+
 def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
     found = (path for kind in kinds for path in (artifacts / kind).rglob("*") if path.is_file())
     return {str(path.relative_to(artifacts)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_each_signal_that_ends_a_job_is_a_stop(number: int) -> None:
+    def send() -> None:
+        with stoppable():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+
+    before = signal.getsignal(number)
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped) as stop:
+            send()
+        assert stop.value.number == number
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        send()
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_recording_that_a_cluster_ends_says_what_is_kept(number: int, workshop: Workshop) -> None:
+    process = started(workshop, *RECORDING)
+    wait_for(process, lambda: len([*workshop.artifacts.glob("activations/*/*.safetensors")]) > 3)
+    assert str(workshop.artifacts) in stopped(process, number)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="counts processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_a_distributed_fit_that_is_stopped_leaves_no_process(number: int, workshop: Workshop) -> None:
+    process = started(
+        workshop, *MANY, "fit.epochs=400", "trainer=ddp_cpu", "evaluation.untrained_source=false"
+    )
+    try:
+        wait_for(process, lambda: bool([*workshop.artifacts.glob("maps/*/checkpoints/last.ckpt")]))
+        ranks = processes_of(workshop.folder)
+        assert len(ranks) == 2
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)  # the pipe closes with the last process
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+        else:
+            assert process.returncode == 128 + number, output
+            assert output.count("stopped.") == 1
+            assert "Traceback" not in output
+        assert not processes_of(workshop.folder)
+    finally:
+        for rank in processes_of(workshop.folder):
+            os.kill(rank, signal.SIGKILL)
 
 
 @pytest.mark.slow

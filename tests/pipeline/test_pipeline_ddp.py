@@ -1,12 +1,16 @@
 """Two processes on CPUs end with the map that one makes, up to the rounding of another order of sums."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from running import ROOT, Workshop, run_apart, run_module
+from running import ROOT, Ran, Workshop, run_apart, run_module
 
 from lrt.mapping import load_map
+
+TORCHRUN = ("--standalone", "--nproc-per-node=2", str(ROOT / "train.py"))
 
 
 @pytest.mark.slow
@@ -53,8 +57,7 @@ def test_torchrun_within_a_slurm_job_starts_the_processes_of_one_fit(workshop: W
         "SLURM_JOB_ID": "77",
     }
     settings = workshop.settings("trainer=ddp_cpu", "batches.rows=32", "evaluation.untrained_source=false")
-    torchrun = ("--standalone", "--nproc-per-node=2", str(ROOT / "train.py"))
-    both = run_module("torch.distributed.run", *torchrun, *settings, **slurm)
+    both = run_module("torch.distributed.run", *TORCHRUN, *settings, **slurm)
     assert both.code == 0, both.output
     _, card = load_map(workshop.one("maps/*"))
     alone = Workshop(workshop.pair, workshop.folder / "alone")
@@ -62,3 +65,29 @@ def test_torchrun_within_a_slurm_job_starts_the_processes_of_one_fit(workshop: W
     _, expected = load_map(alone.one("maps/*"))
     assert card["steps"] == expected["steps"]
     assert both.output.count("[1/5]") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda *settings: run_apart("train", *settings),
+        lambda *settings: run_module("torch.distributed.run", *TORCHRUN, *settings),
+    ],
+    ids=["by Lightning", "by torchrun"],
+)
+def test_of_two_distributed_fits_of_a_map_one_waits_and_finds_it(
+    start: Callable[..., Ran], workshop: Workshop
+) -> None:
+    how = ("trainer=ddp_cpu", "fit.epochs=20", "evaluation.untrained_source=false", "batches.rows=32")
+    how = (*how, "evaluation.during_training.behaviours=[]")
+    assert (
+        workshop.train("fit=closed_form", "evaluation.untrained_source=false").code == 0
+    )  # records: the two meet at the fit
+    with ThreadPoolExecutor() as both:
+        runs = [both.submit(start, *workshop.settings(*how, run=name)) for name in ("one", "other")]
+    ran = [run.result() for run in runs]
+    for run in ran:
+        assert run.code == 0, run.output
+    assert sum("Waiting for another process" in run.line for run in ran) == 1
+    assert len([*workshop.artifacts.glob("maps/*/checkpoints/best.ckpt")]) == 1

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import lrt
 from lrt.cli.config_files import name_unreadable_files
+from lrt.cli.tracking import wandb_mode
 from lrt.config.defaults import register_defaults
 from lrt.lab.shipped import folder_of
 
@@ -25,7 +26,8 @@ def register() -> None:
     """Makes known what the shipped config refers to.
 
     `${storybook:NAME}` is the folder of a shipped model, `${run_folder:}` that of the run (outside of one
-    `outputs/composed`), and `/defaults/NAME` the defaults of a dataclass.
+    `outputs/composed`), `${wandb_mode:}` what W&B's variables say, and `/defaults/NAME` the defaults of a
+    dataclass.
     """
 
     def run_folder() -> str:
@@ -34,6 +36,7 @@ def register() -> None:
 
     OmegaConf.register_new_resolver("storybook", lambda name: str(folder_of(name)), replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("wandb_mode", wandb_mode, replace=True)
     register_defaults()
     name_unreadable_files()
 

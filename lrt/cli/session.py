@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
 """A run's figures in its folder, for the row of a sweep."""
 
+PROGRAMS = ("train", "evaluate", "atlas", "record")
+"""Configs of the commands; another is named on the command line."""
+
 
 class Session:
     """Opens what a run needs and closes it again, after an exception too.
@@ -218,7 +221,10 @@ def _command_line(hydra: Any) -> list[str]:
     # each source knows who named it: the command line by --config-dir
     folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    return [*(word for path in folders for word in ("--config-dir", path)), *hydra.overrides.task, *searched]
+    found = [word for path in folders for word in ("--config-dir", path)]
+    if hydra.job.config_name not in PROGRAMS:
+        found += ["--config-name", str(hydra.job.config_name)]
+    return [*found, *hydra.overrides.task, *searched]
 
 
 def link_newest(report: Path, link: Path = Path("report")) -> None:

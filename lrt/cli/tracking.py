@@ -6,6 +6,7 @@ W&B errors are logged, never raised: the local record is complete without it.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,14 @@ def errors_logged() -> Iterator[None]:
         log.warning("W&B failed (%s: %s); the run goes on with the local record", type(error).__name__, error)
 
 
+def wandb_mode() -> str:
+    """`logging.mode` where the config does not say it: by WANDB_MODE or WANDB_DISABLED, else `offline`."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if not mode and os.environ.get("WANDB_DISABLED", "").casefold() in ("true", "1", "yes", "on"):
+        return "disabled"
+    return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
+
+
 class GuardedWandb(WandbLogger):
     """Lightning's logger; W&B errors are logged, never raised."""
 
@@ -53,6 +62,9 @@ class Tracking:
     folder    The run's folder.
     settings  The composed config, for W&B.
     job       W&B's job type; `group` is shared by the jobs of a sweep.
+
+    W&B's variables WANDB_JOB_TYPE and WANDB_DIR override `job` and `folder` there, and WANDB_TAGS counts
+    without `tags`.
     """
 
     def __init__(
@@ -67,6 +79,11 @@ class Tracking:
         self.logging, self.folder, self.job, self.group = logging, folder, job, group
         self.tags, self.settings = tags, settings
         self._run: Any = None
+
+    @property
+    def wandb_folder(self) -> str:
+        """Where W&B's run folder is made."""
+        return os.environ.get("WANDB_DIR") or self.folder
 
     def open_wandb(self) -> None:
         """Starts W&B's run. Without a key it is written offline, and the log says how to send it."""
@@ -86,12 +103,13 @@ class Tracking:
         with errors_logged():
             # Not by Lightning's logger: its `offline=True` leaves WANDB_MODE set for the next job.
             run = wandb.init(
-                project=self.logging.project,
-                group=self.group,
-                name=self.logging.name,
-                job_type=self.job,
-                tags=self.tags,
-                dir=self.folder,
+                project=self.logging.project or "lrt",
+                group=self.group or None,
+                name=self.logging.name or None,
+                # W&B reads its variable where it gets None
+                job_type=None if os.environ.get("WANDB_JOB_TYPE") else self.job,
+                tags=self.tags or None,
+                dir=self.wandb_folder,
                 mode=mode,
                 config=dict(self.settings),
                 settings=wandb.Settings(silent=True),
@@ -115,7 +133,9 @@ class Tracking:
         ending.join(patience)
         if ending.is_alive():
             log.warning(
-                "W&B did not end within %g s; `wandb sync` sends what lies under %s", patience, self.folder
+                "W&B did not end within %g s; `wandb sync` sends what lies under %s",
+                patience,
+                self.wandb_folder,
             )
 
     def loggers(self, name: str = "") -> list[Logger]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -237,12 +238,27 @@ def _reason(fault: Mapping[str, Any], path: str) -> str:
             return f"kind={tag!r} is now {new!r}"
         return f"invalid kind={tag!r}; allowed: {allowed}"
     if fault["type"] == "string_type":
-        return f"must be text, got {fault['input']!r}; quote it: {path}='\"{fault['input']}\"'"
+        return f"must be text, got {fault['input']!r}; {_how_to_quote(path, fault['input'])}"
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     if (new := _new_value(path, fault["input"])) is not None:
         return f"{fault['input']!r} is now {new!r}"
     return f"{fault['msg']}, got {fault['input']!r}"
+
+
+def _how_to_quote(path: str, value: Any) -> str:
+    """How to write a value of another type as text on the command line."""
+    match value:
+        case None | bool():
+            text = json.dumps(value)
+        case int():
+            text = str(value)
+        case _:  # 1e5 became 100000.0: what was typed is gone
+            text = "AS-TYPED"
+    setting, _, last = path.rpartition(".")
+    if last.isdecimal():
+        return f"quote each item: {setting}='[\"{text}\"]'"
+    return f"quote it: {path}='\"{text}\"'"
 
 
 # what pydantic puts into a path beside its keys: names of types, and the kind of a discriminated union behind

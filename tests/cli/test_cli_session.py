@@ -203,6 +203,21 @@ def test_the_command_that_makes_a_map_finds_the_same_configs(workshop: Workshop,
     assert {"pair=mine", "seed=3"} <= set(words)
 
 
+def test_the_command_that_makes_a_map_names_a_config_of_the_users(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 5\n")
+    commands: list[str] = []
+
+    def main(config: DictConfig) -> None:
+        with Session.of(config, steps=1) as session:
+            commands.append(session.fit_output.command)
+
+    named = ("--config-dir", str(tmp_path), "--config-name", "mine")
+    ran = run_main(main, "train", *named, *workshop.settings())
+    assert ran.code == 0, ran.output
+    words = shlex.split(commands[0])
+    assert words[words.index("--config-name") + 1] == "mine"
+
+
 def test_report_links_to_the_newest_and_spares_what_is_not_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,27 @@ def test_with_a_key_it_is_written_online_and_disabled_opens_nothing(
     assert called == [run]
 
 
+def test_wandbs_variables_count_where_the_config_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    variables = {"TAGS": "one,two", "JOB_TYPE": "night", "DIR": str(tmp_path / "mine")}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.teardown()  # which has read the variables once in this process
+    seen = []
+    for tags in ((), ("tag",)):
+        tracking = Tracking(Logging("offline", "", None, None), str(tmp_path), "train", None, tags, {})
+        tracking.open_wandb()
+        tracking.wandb(lambda run: seen.append((run.tags, run.job_type, run.dir, run.project)))
+        tracking.close(None)
+    assert [(each[0], each[1], each[3]) for each in seen] == [
+        (("one", "two"), "night", "lrt"),
+        (("tag",), "night", "lrt"),
+    ]
+    assert all(Path(folder).is_relative_to(tmp_path / "mine") for _, _, folder, _ in seen)
+
+
 def test_errors_of_wandb_are_logged_and_never_raised(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

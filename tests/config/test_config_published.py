@@ -58,3 +58,25 @@ def test_wandbs_own_variables_count_where_the_config_says_nothing(monkeypatch: p
     settings = as_plain(composed("train"))["logging"]
     assert (settings["mode"], settings["project"], settings["name"]) == ("disabled", "mine", None)
     assert as_plain(composed("train", "logging.mode=offline"))["logging"]["mode"] == "offline"
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": ""}, "offline"),
+        ({"WANDB_MODE": "run"}, "online"),
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "offline"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, "online"),
+    ],
+)
+def test_every_mode_that_wandbs_variables_name(
+    variables: dict[str, str], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_config(composed("train")).logging.mode == mode

@@ -337,3 +337,22 @@ def test_the_home_folder_is_written_out_in_every_path(monkeypatch: pytest.Monkey
     )
     assert (config.paths.artifacts, config.ckpt_path) == ("/home/jo/a", "/home/jo/c.ckpt")
     assert config.corpus.sources["mine"].path == "/home/jo/set"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("tags=[2024]", """tags='["2024"]'"""),
+        ("logging.project=2024", """logging.project='"2024"'"""),
+        ("logging.project=1e5", """logging.project='"AS-TYPED"'"""),
+        ("logging.project=true", """logging.project='"true"'"""),
+        ("logging.project=null", """logging.project='"null"'"""),
+    ],
+)
+def test_the_hint_how_to_quote_a_text_is_an_override(setting: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_config(composed("train", setting))
+    assert hint in str(refused.value)
+    value = as_plain(composed("train", hint.replace("'", "")))  # as a shell hands it over
+    text = value["tags"][0] if setting.startswith("tags") else value["logging"]["project"]
+    assert isinstance(text, str)

@@ -12,6 +12,7 @@ from lrt.errors import InvalidValue, UserError
 from lrt.models import ModelNotLoadable, ModelSpec
 from lrt.models.chat_template import ChatTemplate
 from lrt.pipeline import ModelPair, UntrainedSource, load_pair, plan_layers
+from lrt.pipeline import provenance as module
 from lrt.pipeline.provenance import provenance
 
 
@@ -86,3 +87,26 @@ def test_provenance_outside_of_a_checkout_and_on_a_gpu() -> None:
     assert there["commit"] is None
     assert there["machine"] == "2 x H100"
     assert "torch" in provenance()["versions"]
+
+
+def test_the_commit_runs_nothing_that_the_repository_s_configuration_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *author, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    file, ran = tmp_path / "a.txt", tmp_path / "ran"
+    file.write_text("one")
+    git("init", "-q")
+    (tmp_path / ".gitattributes").write_text("* filter=e=vil\n")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    clean = provenance()["commit"]
+    for key in ("filter.e=vil.clean", "filter.e=vil.process"):
+        git("config", key, f"touch {ran}; cat")
+    git("config", "filter.e=vil.required", "true")
+    file.write_text("two")
+    assert provenance()["commit"] == f"{clean}-dirty"
+    assert not ran.exists()

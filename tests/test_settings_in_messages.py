@@ -27,7 +27,7 @@ ANY = "any"  # stands for what is filled in: `layers.{side}`
 NAMED = re.compile(r"(?<![\w.`/-])[a-z_]+(?:\.[a-z_]+)+(?![\w(])")
 FILES = (".json", ".safetensors", ".npz", ".yaml", ".py")
 # modules, Hydra, a chat template, llama.cpp
-OTHERS = ("lrt.", "hydra.", "oc.", "message.", "llama.", "model.layers")
+OTHERS = ("lrt.", "hydra.", "oc.", "message.", "llama.", "model.layers", "transformer.")
 
 
 def literals(file: Path) -> Iterator[tuple[int, str]]:

@@ -43,13 +43,13 @@ Left = dict[str, bytes]
 
 
 def left_in(folder: Path) -> Left:
-    """What a finished run leaves to be reused: checkpoints are for resuming alone, locks name processes, and
-    cards say how long it took."""
+    """What a finished run leaves to be reused: checkpoints are for resuming alone, locks name processes,
+    notes of checks hold times, and cards say how long it took."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
-        and not {"checkpoints", "locks", "logs"} & set(path.parts)
+        and not {"checkpoints", "locks", "logs", "verified"} & set(path.parts)
         and path.name not in ("mapping.json", "sae.json", LOCK)
     }
 

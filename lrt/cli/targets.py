@@ -71,7 +71,8 @@ def refuse_other_targets() -> None:
     @wraps(compose)
     def checked(self: ConfigLoaderImpl, *given: Any, **named: Any) -> DictConfig:
         config = compose(self, *given, **named)
-        for path, value in refused_in(OmegaConf.to_container(config, resolve=False)):
+        unresolved: Any = OmegaConf.to_container(config, resolve=False)
+        for path, value in refused_in(unresolved):
             raise TargetRefused(
                 f"{path}={value} is not allowed: a config may name Hydra's launchers and sweepers, our own "
                 "sweep record and log handlers, log to NAME.log in the run folder, and set no environment "

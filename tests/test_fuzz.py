@@ -30,7 +30,7 @@ from lrt.storage.cache import JSON, TENSORS, CacheCorrupt, Format, reading
 from lrt.storage.checkpoints import CheckpointUnreadable, DurableCheckpoints
 from lrt.storage.sealed import opened, sealed, unsealed
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass(frozen=True)

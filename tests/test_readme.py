@@ -113,14 +113,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.is_whole], ids=named)
+WHOLE = [line for line in LINES if line.is_whole]
+FIRST = {line.words[0]: line for line in reversed(WHOLE)}
+"""The first command line of each program; the others run in `make test-all`."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[] if line in FIRST.values() else pytest.mark.slow) for line in WHOLE],
+    ids=named,
+)
 def test_a_command_that_names_nothing_of_the_readers_runs(line: Line, folder: Path) -> None:
     run(line.words, folder)
     if line.words[0] == "evaluate":
         assert (folder / "report" / "index.html").is_file()
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.is_whole], ids=named)
+@pytest.mark.parametrize("line", [line for line in LINES if line not in FIRST.values()], ids=named)
 def test_any_other_command_composes_and_is_valid(line: Line) -> None:
     name, *overrides = line.words
     config = composed(name, *overrides)

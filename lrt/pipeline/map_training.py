@@ -381,9 +381,8 @@ def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) ->
         trainer = trainer_of(1)  # as if nothing else had started processes
         if (expected := trainer.num_devices * trainer.num_nodes) > 1:
             trainer = trainer_of(expected)
-            if isinstance(
-                environment := getattr(trainer.strategy, "cluster_environment", None), ClusterEnvironment
-            ):
+            environment = getattr(trainer.strategy, "cluster_environment", None)
+            if isinstance(environment, ClusterEnvironment):
                 environment.validate_settings(trainer.num_devices, trainer.num_nodes)
     # the values meet nothing but Lightning's own checks, and it raises whatever they stumble over
     except Exception as error:

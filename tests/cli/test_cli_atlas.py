@@ -156,6 +156,7 @@ def test_a_finished_atlas_is_reused_and_a_damaged_one_named(
     assert str(damaged) in ran.output.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_states_that_are_not_finite_are_counted_to_the_end_of_a_killed_pass(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,7 +131,13 @@ DDP = {"accelerator": "gpu", "strategy": "ddp", "devices": 4}
         (DDP, SLURM | {"SLURM_LOCALID": "2", "SLURM_PROCID": "2", "SLURM_NODEID": "0"}, 2),
         (
             DDP | {"devices": 2, "num_nodes": 2},
-            SLURM | {"SLURM_LOCALID": "1", "SLURM_PROCID": "3", "SLURM_NODEID": "1"},
+            SLURM
+            | {
+                "SLURM_NTASKS_PER_NODE": "2",
+                "SLURM_LOCALID": "1",
+                "SLURM_PROCID": "3",
+                "SLURM_NODEID": "1",
+            },
             1,
         ),
         (DDP | {"accelerator": "cpu", "devices": 6}, {"LOCAL_RANK": "5"}, 1),

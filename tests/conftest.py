@@ -1,5 +1,6 @@
 """The storybook family's tokenizer and a tiny untrained model that reads it."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from lrt.models import LanguageModel
 
 # two workers on two cores: with more threads each they slow one another several times over
 torch.set_num_threads(1)
+# a shell that starts the tests in the background has them ignore Ctrl-C, which some tests send
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

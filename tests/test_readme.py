@@ -129,7 +129,9 @@ def test_a_command_that_names_nothing_of_the_readers_runs(line: Line, folder: Pa
         assert (folder / "report" / "index.html").is_file()
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line not in FIRST.values()], ids=named)
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line not in FIRST.values() and "-m" not in line.words], ids=named
+)
 def test_any_other_command_composes_and_is_valid(line: Line) -> None:
     name, *overrides = line.words
     config = composed(name, *overrides)
@@ -165,6 +167,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -> None:
     (train,) = (line.text for line in lines(ROOT / "docs" / "own-pair.md") if "SMALL" in line.text)
     for reader, ours in own.items():

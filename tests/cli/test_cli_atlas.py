@@ -58,6 +58,7 @@ def passes(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> li
     return batches
 
 
+@pytest.mark.slow
 def test_it_equals_the_atlas_of_a_store(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[str, Any] = {}
     run = SimpleNamespace(log=logged.update)

@@ -1,4 +1,4 @@
-"""Steering vectors carried between language models.
+"""Transfer steering vectors between language models.
 
     import lrt
 

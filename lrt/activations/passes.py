@@ -79,16 +79,16 @@ class PassStream:
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
             yield from islice(shuffled(passed, self.batch_rows, self._capacity, generator), start, len(self))
             return
-        kept: list[Batch] | None = []
+        batches: list[Batch] | None = []
         size = 0
         for number, batch in enumerate(recut(passed, self.batch_rows)):
             size += sum(values.nbytes for values in batch.values())
-            if kept is not None:
-                kept.append(batch)
-                kept = kept if size <= HELD_BYTES else None
+            if batches is not None:
+                batches.append(batch)
+                batches = batches if size <= HELD_BYTES else None
             if number >= start:
                 yield batch
-        self._held = kept
+        self._held = batches
 
 
 class PassDataModule(lightning.LightningDataModule):

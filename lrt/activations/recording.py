@@ -205,7 +205,7 @@ def _fill(
                 if progress is not None:
                     progress(before + rows_of_shard, total)
 
-            columns = writer.room(shard.sequences * plan.context)
+            columns = writer.buffer(shard.sequences * plan.context)
             writer.put(shard, columns, _run_models(forward, shard, corpus, columns, report))
             rows += shard.sequences * plan.context
 

@@ -43,7 +43,7 @@ class ShardWriter:
         self._folder, self._plan, self._done, self._hardware = folder, plan, done, hardware
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._writing: Future[None] | None = None
-        self._rooms: list[dict[str, Tensor]] = []
+        self._buffers: list[dict[str, Tensor]] = []
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -57,18 +57,18 @@ class ShardWriter:
         elif self._writing is not None and (failed := self._writing.exception()) is not None:
             log.warning("the last shard could not be written either: %s", failed)
 
-    def room(self, rows: int) -> dict[str, Tensor]:
+    def buffer(self, rows: int) -> dict[str, Tensor]:
         """Memory for the plan's columns of so many tokens, to fill and `put`."""
-        if len(self._rooms) < 2:
+        if len(self._buffers) < 2:
             most = max(shard.sequences for shard in self._plan.shards) * self._plan.context
             columns = self._plan.columns.items()
-            self._rooms.append({n: torch.empty(c.shape(most), dtype=c.dtype) for n, c in columns})
+            self._buffers.append({n: torch.empty(c.shape(most), dtype=c.dtype) for n, c in columns})
         else:  # the one that is not being written
-            self._rooms.reverse()
-        return {name: column[:rows] for name, column in self._rooms[-1].items()}
+            self._buffers.reverse()
+        return {name: column[:rows] for name, column in self._buffers[-1].items()}
 
     def put(self, shard: ShardPlan, columns: dict[str, Tensor], non_finite: Mapping[str, int]) -> None:
-        """Write a shard's columns, which are those of `room`, after waiting for the shard before it.
+        """Write a shard's columns, which are those of `buffer`, after waiting for the shard before it.
 
         non_finite  Number of tokens whose state is infinite or NaN, by column.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lrt.errors import UserError
-from lrt.mapping import Forecast, Moments, agreement, jackknife, maps_of_halves
+from lrt.mapping import Forecast, Moments, agreement, jackknife, maps_of_halves, residual_warning
 from lrt.steering import SteeringVector
 
 # what lrt train warns by: analysis.signal_to_noise, analysis.residual_on_prompts
@@ -41,9 +41,9 @@ class VectorForecast:
             "agreement of halves": self.agreement_documents,
             "residual on prompts": self.residual_on_prompts,
         }
-        said = [f"{name} {value:.3g}" for name, value in figures.items() if value is not None]
-        warned = f"{len(self.warnings)} warnings" if len(self.warnings) != 1 else "1 warning"
-        return ", ".join([*said, warned if self.warnings else "no warning"])
+        known = [f"{name} {value:.3g}" for name, value in figures.items() if value is not None]
+        count = len(self.warnings)
+        return ", ".join([*known, f"{count or 'no'} warning{'s' * (count > 1)}"])
 
     def __repr__(self) -> str:
         return f"VectorForecast({self})"
@@ -71,11 +71,8 @@ def forecast(
             warnings.append(f"no forecast of noise: {error}")
     if noise is not None and (warning := noise.warning(LEAST_SIGNAL_TO_NOISE, _MORE_TEXT)):
         warnings.append(warning)
-    if residual is not None and residual > MOST_RESIDUAL:
-        warnings.append(
-            f"the map leaves {residual:.0%} of the variance among the contrastive prompts of {name} "
-            f"unexplained (wanted: at most {MOST_RESIDUAL:.0%}). {_MORE_TEXT}"
-        )
+    if residual is not None and (warning := residual_warning(name, residual, MOST_RESIDUAL, _MORE_TEXT)):
+        warnings.append(warning)
     return VectorForecast(
         noise.signal if noise else None,
         noise.standard_error if noise else None,

@@ -8,6 +8,7 @@ import os
 import shlex
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,10 +25,10 @@ from lrt.cli.console import ConsoleMonitor
 from lrt.cli.stopping import end_with_parent
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
-from lrt.config.reading import Published, as_yaml
+from lrt.config.published import Published
+from lrt.config.reading import as_yaml
 from lrt.models import quiet_loading
 from lrt.pipeline import FitOutput, FitSettings, RowSettings, pin_revisions
-from lrt.pipeline.map_training import check_trainer
 from lrt.report import Table
 from lrt.storage.cache import Cache
 from lrt.storage.durable import write_durably
@@ -57,7 +58,7 @@ class Session:
         self.yaml = without_folder(as_yaml(settings))
         self.arguments = arguments
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        self._processes = check_trainer(config.trainer, config.fit).world_size
+        self._processes = self.fit_settings.processes
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
@@ -194,7 +195,7 @@ class Session:
             config.seed,
         )
 
-    @property
+    @cached_property
     def fit_settings(self) -> FitSettings:
         """How maps are fitted, from the config's sections."""
         config = self.config
@@ -221,10 +222,10 @@ def _command_line(hydra: Any) -> list[str]:
     # each source knows who named it: the command line by --config-dir
     folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    found = [word for path in folders for word in ("--config-dir", path)]
+    words = [word for path in folders for word in ("--config-dir", path)]
     if hydra.job.config_name not in PROGRAMS:
-        found += ["--config-name", str(hydra.job.config_name)]
-    return [*found, *hydra.overrides.task, *searched]
+        words += ["--config-name", str(hydra.job.config_name)]
+    return [*words, *hydra.overrides.task, *searched]
 
 
 def link_newest(report: Path, link: Path = Path("report")) -> None:

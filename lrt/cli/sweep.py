@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrt.cli.session import OUTCOME
 from lrt.config import ConfigError
-from lrt.config.reading import Published
+from lrt.config.published import Published
 from lrt.report import layer_label, write_sweep_report
 from lrt.storage.durable import write_durably
 from lrt.storage.text_files import read_json

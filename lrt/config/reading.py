@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +12,10 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from omegaconf.resolvers import oc
 from pydantic import TypeAdapter, ValidationError
 
 from lrt.config.errors import ConfigError
-from lrt.config.pair import PairSettings
 from lrt.config.schema import Config
-from lrt.models import ModelSpec
 
 Section = TypeVar("Section")
 
@@ -76,94 +71,9 @@ def refuse_old_names(overrides: Iterable[str]) -> None:
 
 def as_plain(composed: DictConfig) -> dict[str, Any]:
     """A composed config as plain containers. Raises ConfigError for missing values and interpolations."""
-    with _as_config_error():
+    with config_errors():
         plain: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     return dict(plain)
-
-
-class Published:
-    """A config as it may leave this process, in reports and W&B: with `${oc.env:NAME}` in place of what an
-    environment variable holds.
-
-    settings  The config as plain containers.
-
-    `masked` does the same to results, in which texts of the config occur. Variables that only `logging`
-    names are not masked there: they say where W&B puts the run, and W&B reads most of them by itself.
-    Raises ConfigError as `as_plain`.
-    """
-
-    def __init__(self, composed: DictConfig) -> None:
-        self._texts: dict[str, str] = {}
-        names: dict[str, str] = {}
-
-        def name_alone(name: str, *default: Any) -> Any:
-            if name not in os.environ:
-                return oc.env(name, *default)
-            return names.setdefault(os.environ[name], f"${{oc.env:{name}}}")
-
-        OmegaConf.register_new_resolver("oc.env", name_alone, replace=True)
-        try:
-            with _as_config_error():
-                for section in composed:
-                    node = None if section == "logging" else composed[section]
-                    if OmegaConf.is_config(node):
-                        OmegaConf.to_container(node, resolve=True)
-            self._texts = {value: name for value, name in names.items() if _is_word(value)}
-            self.settings = as_plain(composed)
-        finally:
-            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-    def masked(self, data: Any) -> Any:
-        """Plain data with its texts masked, wherever a variable's value occurs as a word or path.
-
-        A value that is also a key of the data is kept: it names something there, as a behaviour.
-        """
-        texts = {value: name for value, name in self._texts.items() if value not in set(_keys(data))}
-        if not texts:
-            return data
-        longest_first = sorted(texts, key=len, reverse=True)
-        values = re.compile("|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in longest_first))
-        return _mapped(data, lambda text: values.sub(lambda found: texts[found[0]], text))
-
-    def labelled(self, pair: PairSettings) -> PairSettings:
-        """The pair with its names, which are for people and go into reports and maps, masked."""
-        specs = {side: getattr(pair, side) for side in ("source", "target")}
-        named = {side: replace(spec, name=self._label(spec)) for side, spec in specs.items()}
-        return replace(pair, name=self.masked(pair.name), **named)
-
-    def _label(self, spec: ModelSpec) -> str:
-        path = str(self.masked(spec.path))
-        # derived from a path whose last part a variable holds
-        derived = path.endswith("}") and spec.name in spec.path
-        return path.rpartition("/")[2] if derived else str(self.masked(spec.name))
-
-
-def _is_word(value: str) -> bool:
-    """Whether a text can be told from figures and signs: numbers stay, as those of the results do."""
-    try:
-        return re.search(r"\w", value) is not None and not math.isfinite(float(value))
-    except ValueError:
-        return value.casefold() not in ("true", "false", "null", "none")
-
-
-def _keys(data: Any) -> Iterator[str]:
-    if isinstance(data, Mapping):
-        for key, value in data.items():
-            yield str(key)
-            yield from _keys(value)
-    elif isinstance(data, list | tuple):
-        for value in data:
-            yield from _keys(value)
-
-
-def _mapped(data: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(data, str):
-        return change(data)
-    if isinstance(data, Mapping):
-        return {key: _mapped(value, change) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_mapped(value, change) for value in data]
-    return data
 
 
 def as_yaml(published: Mapping[str, Any]) -> str:
@@ -172,7 +82,8 @@ def as_yaml(published: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _as_config_error() -> Iterator[None]:
+def config_errors() -> Iterator[None]:
+    """Turns OmegaConf's errors into ConfigError."""
     try:
         yield
     except OmegaConfBaseException as error:
@@ -204,9 +115,20 @@ def read_section(composed: DictConfig, section: str, kind: type[Section]) -> tup
     return read[section], OmegaConf.masked_copy(composed, [str(key) for key in composed if key != section])
 
 
+def with_texts(data: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with every text changed; its keys stay."""
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, Mapping):
+        return {key: with_texts(value, change) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [with_texts(value, change) for value in data]
+    return data
+
+
 def _home_expanded(plain: Any) -> Any:
     """Settings with `~/` written out: nothing but a path begins so, and few of its readers would do it."""
-    return _mapped(plain, lambda text: str(Path(text).expanduser()) if text.startswith("~/") else text)
+    return with_texts(plain, lambda text: str(Path(text).expanduser()) if text.startswith("~/") else text)
 
 
 def explain(error: ValidationError) -> str:

@@ -34,6 +34,7 @@ from lrt.mapping.forecast import (
     leave_one_out,
     maps_of_halves,
     residual_on,
+    residual_warning,
 )
 from lrt.mapping.gcv import gcv_curve
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
@@ -119,6 +120,7 @@ __all__ = [
     "rank_curve",
     "reduced_rank_path",
     "residual_on",
+    "residual_warning",
     "ridge_along",
     "ridge_at",
     "ridge_path",

@@ -61,6 +61,20 @@ class Forecast:
         )
 
 
+def residual_warning(vector: str, residual: float, threshold: float, fix_hint: str) -> str | None:
+    """A warning where a map leaves too much of the variance among a vector's prompts unexplained, else None.
+
+    residual   Share of that variance, of `residual_on`; a warning is given above `threshold`.
+    fix_hint   What to do, for the warning.
+    """
+    if residual <= threshold:
+        return None
+    return (
+        f"the map leaves {residual:.0%} of the variance among the contrastive prompts of {vector} "
+        f"unexplained, and should leave at most {threshold:.0%}. {fix_hint}"
+    )
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Cosines of `W v` between maps fitted on different text: the mean and the least."""

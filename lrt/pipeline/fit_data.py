@@ -30,7 +30,7 @@ from lrt.models.sides import SIDES
 from lrt.pipeline.corpus import CorpusText
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
-from lrt.pipeline.states import States
+from lrt.pipeline.states import States, StatesOnTheFly
 from lrt.pipeline.stored_moments import MOMENTS, OnDevice
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint
@@ -158,9 +158,9 @@ class FitData:
     @cached_property
     def for_fit(self) -> LightningDataModule:
         """The rows as a gradient fit reads them."""
-        if self.states.settings.keeps_states:
-            return self.data
-        return self.states.for_fit(self.selection, self.settings.batches, self.settings.seed)
+        if isinstance(self.states, StatesOnTheFly):
+            return self.states.for_fit(self.selection, self.settings.batches, self.settings.seed)
+        return self.data
 
     @cached_property
     def in_order(self) -> ActivationDataModule | OnTheFlyRows:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -90,6 +91,15 @@ class FitSettings:
     ckpt_path: str | None
     seed: int
 
+    @cached_property
+    def _checked_trainer(self) -> L.Trainer:
+        return check_trainer(self.trainer, self.fit)
+
+    @property
+    def processes(self) -> int:
+        """Processes of a fit. Raises ConfigError as `check_trainer`."""
+        return self._checked_trainer.world_size
+
     def facts(self) -> dict[str, Any]:
         """What determines a map beside its rows."""
         facts: dict[str, Any] = {"map": self.map, "fit": self.fit, "seed": self.seed}
@@ -107,7 +117,7 @@ class FitSettings:
         """What determines a gradient fit beside its optimiser: batches and Trainer."""
         trainer = {k: v for k, v in self.trainer.items() if k not in NOT_IN_THE_MAP}
         # auto is another number on another machine; which GPUs they are leaves the map as it is
-        trainer["devices"] = check_trainer(self.trainer, self.fit).num_devices
+        trainer["devices"] = self._checked_trainer.num_devices
         return {"batches": asdict(self.batches) | {"workers": None}, "trainer": trainer}
 
     @property
@@ -127,7 +137,7 @@ class FitSettings:
         Lightning knows which: by LOCAL_RANK, SLURM_LOCALID and the like, and `trainer.devices`. Raises
         ConfigError as `check`.
         """
-        trainer = check_trainer(self.trainer, self.fit)
+        trainer = self._checked_trainer
         if torch.cuda.is_available():
             device = trainer.strategy.root_device
             own = device.index if device.type == "cuda" else trainer.local_rank % torch.cuda.device_count()
@@ -136,7 +146,7 @@ class FitSettings:
     def check(self) -> None:
         """Raises ConfigError (or InvalidValue) for settings of the fit and the Trainer that cannot be run."""
         self.fit.check(self.map)
-        check_trainer(self.trainer, self.fit)
+        _ = self._checked_trainer
         self.watching()
         if self.ckpt_path is not None and not Path(self.ckpt_path).is_file():
             raise ConfigError(f"ckpt_path={self.ckpt_path}: there is no such file; name a checkpoint or null")
@@ -233,7 +243,7 @@ def train(
                 "callbacks": callbacks,
                 "default_root_dir": output.logs,
                 "enable_model_summary": False,
-                "plugins": plugins(check_trainer(settings.trainer, spec).world_size),
+                "plugins": plugins(settings.processes),
                 # the stream deals its batches out to the processes itself
                 "use_distributed_sampler": False,
                 **spec.trainer_options(),
@@ -241,11 +251,11 @@ def train(
                 "enable_progress_bar": False,  # ours shows it
             }
         )
-        found = False
+        fitted = False
         if trainer.is_global_zero:  # the other processes of a distributed fit write nothing
             held.enter_context(one_writer(folder, "fitting the map in", ConfigError, ConfigError, wait=True))
-            found = exists()
-        if _first_found(trainer, found):
+            fitted = exists()
+        if _is_fitted(trainer, fitted):
             return
         if trainer.is_global_zero and checkpoints.is_dir():
             sweep(checkpoints)
@@ -269,17 +279,17 @@ def train(
     trainer.strategy.barrier("map written")
 
 
-def _first_found(trainer: L.Trainer, found: bool) -> bool:
-    """What the first process found, in each process of a fit: all train, or none does."""
+def _is_fitted(trainer: L.Trainer, fitted: bool) -> bool:
+    """The first process's `fitted`, in each process of a fit: all of them train, or none."""
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):  # one process, so far
-        return found
-    if found and not launcher.cluster_environment.creates_processes_externally:
+        return fitted
+    if fitted and not launcher.cluster_environment.creates_processes_externally:
         return True  # before Lightning starts the others
 
     def ask() -> bool:
         trainer.strategy.setup_environment()
-        return bool(trainer.strategy.broadcast(found))
+        return bool(trainer.strategy.broadcast(fitted))
 
     return bool(launcher.launch(ask))
 

@@ -15,7 +15,7 @@ from lrt.models.prompts import encode_prompts
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
-from lrt.pipeline.map_training import FitSettings, check_trainer
+from lrt.pipeline.map_training import FitSettings
 from lrt.pipeline.pair import ModelPair
 from lrt.report import format_layers
 
@@ -110,7 +110,7 @@ def _check_on_the_fly(config: Config, fit: FitSettings, plan: LayerPlan) -> None
             "recording.states=native"
         )
     if isinstance(fit.fit, FitSpec):
-        if (count := check_trainer(fit.trainer, fit.fit).world_size) > 1:
+        if (count := fit.processes) > 1:
             raise ConfigError(
                 f"recording.states=none: a gradient fit on the fly runs in one process, and trainer.* starts "
                 f"{count}; set trainer.devices=1, or recording.states=native"

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
-
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
@@ -89,10 +87,6 @@ class States(ABC):
     @abstractmethod
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:
         """The rows of a selection from a store, in any order. Raises ConfigError where no states are kept."""
-
-    def for_fit(self, selection: Selection, batches: Batches, seed: int) -> LightningDataModule:
-        """The rows of a selection as a gradient fit reads them."""
-        return self.batches(selection, batches, seed)
 
     @abstractmethod
     def record(self) -> ActivationStore | None:
@@ -239,7 +233,8 @@ class StatesOnTheFly(States):
             "recording.states=native"
         )
 
-    def for_fit(self, selection: Selection, batches: Batches, seed: int) -> LightningDataModule:
+    def for_fit(self, selection: Selection, batches: Batches, seed: int) -> PassDataModule:
+        """The rows of a selection as a gradient fit reads them: a pass an epoch."""
         return PassDataModule(
             self.in_order(selection), batch_rows=batches.rows, window_rows=batches.window_rows, seed=seed
         )

@@ -140,9 +140,9 @@ class CheckpointBetweenBatches(L.Callback):
 
     At the end of an epoch, and during its validation, a signal lets the epoch end, which saves a checkpoint
     of its own. Of several processes a signalled one stops at once: the fit continues from the last epoch. A
-    second signal stops at once: the fit then continues from the last checkpoint. Raises
-    Stopped, on which Lightning ends the process, and OutOfTime. Place it behind callbacks that act after a
-    batch: those behind it do not run.
+    second signal stops at once: the fit then continues from the last checkpoint. Raises Stopped, on which
+    Lightning ends the process, and OutOfTime. Place it behind callbacks that act after a batch: those behind
+    it do not run.
     """
 
     def __init__(self, path: Path, seconds: float = 60.0, max_time: float | None = None) -> None:

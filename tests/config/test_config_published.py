@@ -3,7 +3,8 @@
 import pytest
 from running import composed
 
-from lrt.config.reading import Published, as_plain, as_yaml, read_config
+from lrt.config.published import Published
+from lrt.config.reading import as_plain, as_yaml, read_config
 
 
 def test_values_of_environment_variables_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from running import composed
 
 from lrt.config import ConfigError, Layers, read_config, read_section, refuse_old_names
-from lrt.config.reading import RENAMED, RENAMED_VALUES, Published, as_plain
+from lrt.config.published import Published
+from lrt.config.reading import RENAMED, RENAMED_VALUES, as_plain
 from lrt.errors import UserError
 from lrt.evaluation.suites import judges_of
 from lrt.pipeline.grid_atlas import AtlasSettings

@@ -23,6 +23,7 @@ from lrt.mapping import (
     leave_one_out,
     maps_of_halves,
     residual_on,
+    residual_warning,
     ridge_at,
 )
 from lrt.pipeline.analyses.analysis import TO_BE_FIXED
@@ -77,12 +78,8 @@ class Forecasts:
             noise = Forecast(**{each.name: figures[each.name] for each in fields(Forecast)})
             # cached by contrast, which behaviours share
             warnings.append(replace(noise, vector=name).warning(least))
-        if (residual := figures["residual_on_prompts"]) > most:
-            warnings.append(
-                f"the map leaves {residual:.0%} of the variance among the contrastive texts of {name} "
-                f"unexplained (wanted: at most {most:.0%}): fit a map on text like them "
-                "(corpus.sources.NAME.fit_map_for)"
-            )
+        hint = "Fit a map on text like them (corpus.sources.NAME.fit_map_for)"
+        warnings.append(residual_warning(name, figures["residual_on_prompts"], most, hint))
         return "; ".join(filter(None, warnings)) or None
 
     def _make(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:

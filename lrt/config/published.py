@@ -59,7 +59,7 @@ class Published:
             return data
         longest_first = sorted(texts, key=len, reverse=True)
         values = re.compile("|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in longest_first))
-        return with_texts(data, lambda text: values.sub(lambda found: texts[found[0]], text))
+        return with_texts(data, lambda text: values.sub(lambda match: texts[match[0]], text))
 
     def labelled(self, pair: PairSettings) -> PairSettings:
         """The pair with its names, which are for people and go into reports and maps, masked."""

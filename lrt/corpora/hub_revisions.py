@@ -40,11 +40,11 @@ def commit_of(path: str, revision: str | None) -> str:
     Raises CorpusMissing where the hub has no such data set or revision, or cannot be reached.
     """
     try:
-        found = HfApi().dataset_info(path, revision=revision, timeout=TIMEOUT).sha
+        commit = HfApi().dataset_info(path, revision=revision, timeout=TIMEOUT).sha
     except Exception as error:  # the hub's HTTP client raises errors of many classes
         raise CorpusMissing(
             f"the hub does not say which commit {revision or 'main'} of the data set {path!r} is: {error}"
         ) from error
-    if found is None:
+    if commit is None:
         raise CorpusMissing(f"the hub names no commit of the data set {path!r}")
-    return found
+    return commit

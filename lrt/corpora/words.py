@@ -92,11 +92,11 @@ def after_opening(text: str) -> str:
 
 
 def is_word(word: str) -> bool:
-    """Whether a folded word is a single word, which `found` finds in texts."""
-    return _ONE_WORD.fullmatch(word) is not None and found((word,), word) == [word]
+    """Whether a folded word is a single word, which `find_words` finds in texts."""
+    return _ONE_WORD.fullmatch(word) is not None and find_words((word,), word) == [word]
 
 
-def found(words: tuple[str, ...], text: str) -> list[str]:
+def find_words(words: tuple[str, ...], text: str) -> list[str]:
     """The occurrences of folded words in a text, in order; of several at one place, the longest.
 
     Where a word begins or ends with a letter of a script with spaces, no letter of such a script may stand
@@ -116,7 +116,7 @@ def found(words: tuple[str, ...], text: str) -> list[str]:
 
 
 def starts_with_word(text: str, word: str) -> bool:
-    """Whether a text, after its opening marks, starts with a word; compared as in `found`."""
+    """Whether a text, after its opening marks, starts with a word; compared as in `find_words`."""
     return _pattern((fold(word),)).match(fold(after_opening(text))) is not None
 
 

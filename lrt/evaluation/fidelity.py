@@ -160,10 +160,10 @@ def fidelity(
             return scores.chosen(tail_logits(target, prefix, every, edit, columns))
 
         own = tail(lambda hidden, _: hidden).log_softmax(dim=-1)  # [n, V]
-        found = {TARGET: scores.against(own, own)}
+        batch_scores = {TARGET: scores.against(own, own)}
         with capture(source, concat.layers) as states:
             logits = scores.chosen(source.logits(batch, keep=columns)).to(own.device)
-        found[SOURCE] = scores.against(logits.log_softmax(dim=-1), own)
+        batch_scores[SOURCE] = scores.against(logits.log_softmax(dim=-1), own)
         del logits  # [n, V]
         replaced = {MEAN: mean.expand_as(prefix.hidden)}
         for name in (MEAN, *maps):
@@ -172,14 +172,14 @@ def fidelity(
                 predicted = tail(_Replacement(state, keep_first)).log_softmax(dim=-1)
             except NonFiniteLogits as error:
                 raise InvalidValue(f"the predictions of {name} are not finite: {error}") from error
-            found[name] = scores.against(predicted, own)
-        return found
+            batch_scores[name] = scores.against(predicted, own)
+        return batch_scores
 
-    for found in _in_batches(target, tokens, scores_of, batch_rows):
-        for name, part in found.items():
+    for batch_scores in _in_batches(target, tokens, scores_of, batch_rows):
+        for name, part in batch_scores.items():
             sums[name].add(name, part)
         if progress is not None:
-            progress(len(found[TARGET]))
+            progress(len(batch_scores[TARGET]))
     counts = wanted.sum(dim=1).double().cpu().numpy()
     return [_row(name, sums, counts, seed) for name in sums]
 
@@ -217,18 +217,18 @@ def stitching_depths(
     def scores_of(some: slice, _: int) -> dict[int, Tensor]:
         batch = tokens[some].cpu()
         columns = torch.arange(batch.shape[1] - 1)
-        scores, found = _Scores(batch, wanted[some]), {}
+        scores, batch_scores = _Scores(batch, wanted[some]), {}
         states = source.hidden_states(batch, read)
         for at, model in models.items():
             logits = scores.chosen(model.logits_from(states, batch, keep=columns))
-            found[at] = scores.alone(logits.log_softmax(dim=-1))
-        return found
+            batch_scores[at] = scores.alone(logits.log_softmax(dim=-1))
+        return batch_scores
 
-    for found in _in_batches(target, tokens, scores_of, batch_rows):
-        for at, part in found.items():
+    for batch_scores in _in_batches(target, tokens, scores_of, batch_rows):
+        for at, part in batch_scores.items():
             sums[at].add(f"the model stitched at layer {at}", part)
         if progress is not None:
-            progress(len(next(iter(found.values()))))
+            progress(len(next(iter(batch_scores.values()))))
     counts = wanted.sum(dim=1).double().cpu().numpy()
     return [
         StitchingDepth(

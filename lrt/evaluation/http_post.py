@@ -92,8 +92,8 @@ class _Connection(http.client.HTTPConnection):
     def _connected(self, address: tuple[str, int], *_: Any) -> socket.socket:
         """A connection to the first address of a host that takes one."""
         failure: OSError = OSError(f"{address[0]} has no address")
-        for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-            place = found[-1]
+        for entry in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            place = entry[-1]
             if self.only_local and not is_local(str(place[0]).partition("%")[0]):
                 raise NotLocal(f"{address[0]} is at {place[0]}")
             try:

@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 import regex
 
-from lrt.corpora.words import QUOTES, after_opening, fold, found, is_word, starts_with_word
+from lrt.corpora.words import QUOTES, after_opening, find_words, fold, is_word, starts_with_word
 from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
 from lrt.models.classifier import load_classifier
@@ -126,12 +126,12 @@ class Mentions:
         object.__setattr__(self, "words", _words(self.words))
 
     def score(self, text: str) -> float:
-        return float(bool(found(self.words, text)))
+        return float(bool(find_words(self.words, text)))
 
 
 def _counts(text: str, words: tuple[str, ...], others: tuple[str, ...]) -> tuple[int, int]:
     """Occurrences of the words of two lists. A word that is part of a longer listed one counts as that."""
-    occurrences = found(words + others, text)
+    occurrences = find_words(words + others, text)
     return sum(map(set(words).__contains__, occurrences)), sum(map(set(others).__contains__, occurrences))
 
 

@@ -45,6 +45,6 @@ def score_answers(
     prompts  What each text goes on from.
     """
     answers = [answer_of(text, prompt, tags) for text, prompt in zip(texts, prompts, strict=True)]
-    given = [(answer, item) for answer, item in zip(answers, items, strict=True) if answer is not None]
-    scores = iter(score_texts(scorer, [answer for answer, _ in given], [item for _, item in given]))
+    answered = [(answer, item) for answer, item in zip(answers, items, strict=True) if answer is not None]
+    scores = iter(score_texts(scorer, [answer for answer, _ in answered], [item for _, item in answered]))
     return [math.nan if answer is None else next(scores) for answer in answers]

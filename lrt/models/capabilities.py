@@ -180,34 +180,34 @@ def _states(lm: RunnableModel, tokens: Tensor, mask: Tensor | None = None) -> Te
     for layer in layers:
         shape = list(states[layer].shape) if layer in states else None
         if shape != [*tokens.shape, lm.width]:
-            found = "is not run for text" if shape is None else f"returns {shape}"
+            fault = "is not run for text" if shape is None else f"returns {shape}"
             raise InvalidValue(
-                f"decoder block {layer} {found}; expected one residual stream {[*tokens.shape, lm.width]}. "
+                f"decoder block {layer} {fault}; expected one residual stream {[*tokens.shape, lm.width]}. "
                 "Choose a model of another family"
             )
     return torch.stack([states[layer].float().nan_to_num(0, 0, 0).cpu() for layer in layers])
 
 
-def _errors(found: Tensor, expected: Tensor) -> Tensor:
+def _errors(actual: Tensor, expected: Tensor) -> Tensor:
     """Relative error of each vector."""
     length = torch.linalg.vector_norm(expected, dim=-1)
-    errors: Tensor = torch.linalg.vector_norm(found - expected, dim=-1) / length.clamp(min=1e-30)
+    errors: Tensor = torch.linalg.vector_norm(actual - expected, dim=-1) / length.clamp(min=1e-30)
     return errors
 
 
-def _worst_block(found: Tensor, expected: Tensor) -> float:  # [blocks, b, t, d]
+def _worst_block(actual: Tensor, expected: Tensor) -> float:  # [blocks, b, t, d]
     """The largest of the blocks' errors, each the median over its tokens.
 
     Padding may enter at an upper block alone. One token of a mixture of experts may go to another expert.
     """
-    return float(_errors(found, expected).flatten(1).median(dim=1).values.max())
+    return float(_errors(actual, expected).flatten(1).median(dim=1).values.max())
 
 
-def _close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+def _close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether vectors agree but for rounding; a state of other tokens is off by about its own length."""
-    found, expected = (each.float().nan_to_num(0, 0, 0) for each in (found, expected))
-    found, expected = (each - each.mean(dim=-1, keepdim=True) for each in (found, expected))
-    return bool(_errors(found, expected).max() <= torch.finfo(dtype).eps ** 0.25)
+    actual, expected = (each.float().nan_to_num(0, 0, 0) for each in (actual, expected))
+    actual, expected = (each - each.mean(dim=-1, keepdim=True) for each in (actual, expected))
+    return bool(_errors(actual, expected).max() <= torch.finfo(dtype).eps ** 0.25)
 
 
 def _kept(lm: RunnableModel, question: str, answer: Callable[[], bool]) -> bool:

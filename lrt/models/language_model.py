@@ -261,7 +261,7 @@ class LanguageModel:
         """
         if attention_mask is not None:
             check_mask(attention_mask, tokens.shape)
-        kept = columns_of(keep, torch.ones_like(tokens) if attention_mask is None else attention_mask)
+        wanted = columns_of(keep, torch.ones_like(tokens) if attention_mask is None else attention_mask)
 
         def hooks(rows: slice, _columns: slice) -> AbstractContextManager[None]:
             if rows == slice(0, len(tokens)):
@@ -271,17 +271,17 @@ class LanguageModel:
                 self, [AtLayer(old.layer, new) for old, new in zip(interventions, some, strict=True)]
             )
 
-        return self.logits_under(hooks, tokens, attention_mask, kept)
+        return self.logits_under(hooks, tokens, attention_mask, wanted)
 
     def logits_under(
         self,
         hooks: Callable[[slice, slice], AbstractContextManager[None]],
         tokens: Tensor,  # [b, t] long
         attention_mask: Tensor | None,  # [b, t]
-        kept: Tensor | None,  # [b, k]
+        wanted: Tensor | None,  # [b, k]
         cache: Any = None,
     ) -> Tensor:
-        """Logits at the columns `kept` (all, if None), of parts that the model can run.
+        """Logits at the columns `wanted` (all, if None), of parts that the model can run.
 
         hooks  From a part's rows and columns, what to set while it runs.
 
@@ -290,11 +290,11 @@ class LanguageModel:
         logits: list[Tensor] = []
         for rows, columns, part, mask in self.batches(tokens, attention_mask):
             at = None
-            if kept is not None:
-                at = (kept[rows] - columns.start).clamp(0, columns.stop - columns.start - 1)
+            if wanted is not None:
+                at = (wanted[rows] - columns.start).clamp(0, columns.stop - columns.start - 1)
             with hooks(rows, columns), head_at(self, at):
                 new = as_logits(self.run(part, mask, cache))
-            logits.append(new if kept is not None else _between_padding(new, columns, tokens.shape[1]))
+            logits.append(new if wanted is not None else _between_padding(new, columns, tokens.shape[1]))
         joined = _joined(logits)
         if bool(joined.isnan().any()):
             raise NonFiniteLogits.of(f"{self.spec.name} ({self.dtype})")

@@ -90,12 +90,14 @@ def cache_bytes(lm: LanguageModel, tokens: int) -> int:
     values = 0
     for layer, kind in zip(layer_configs(lm), kinds, strict=False):  # some list further layers behind
         heads = _heads(layer)
-        kept = getattr(layer, "num_key_value_heads", None) or getattr(layer, "num_kv_heads", None) or heads
+        kv_heads = (
+            getattr(layer, "num_key_value_heads", None) or getattr(layer, "num_kv_heads", None) or heads
+        )
         if getattr(layer, "multi_query", False) and not getattr(layer, "new_decoder_architecture", False):
-            kept = 1
+            kv_heads = 1
         width = getattr(layer, "head_dim", None) or lm.width // heads
         window = getattr(layer, "sliding_window", None) or tokens
-        values += (min(tokens, window) if kind == "sliding_attention" else tokens) * kept * width
+        values += (min(tokens, window) if kind == "sliding_attention" else tokens) * kv_heads * width
     return int(2 * values * lm.dtype.itemsize)
 
 

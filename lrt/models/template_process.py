@@ -122,8 +122,8 @@ def ended_after(seconds: float) -> Iterator[None]:
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
     """The text. Raises whatever the template raises, TooLong, and WritesAddress."""
     random.seed(0)
-    given = json.dumps(variables)
-    longest = LONGEST_TEXT + 10 * len(given)
+    written_variables = json.dumps(variables)
+    longest = LONGEST_TEXT + 10 * len(written_variables)
     parts, length = [], 0
     for part in template.generate(variables):
         parts.append(part)
@@ -132,7 +132,7 @@ def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
             raise TooLong(f"it writes more than {longest:,} characters")
     text = "".join(parts)
     for address in ADDRESS.findall(text):
-        if address not in given:  # a message may speak of one
+        if address not in written_variables:  # a message may speak of one
             raise WritesAddress("it writes a function or an object where a text must be; is a call missing?")
     return text
 

@@ -57,19 +57,19 @@ class AnswerStart:
 
 def thought_tags(template: ChatTemplate) -> tuple[ThoughtTags, ...]:
     """The tags of thoughts that a template, or its tokenizer, knows; most have none."""
-    found: list[ThoughtTags] = []
+    tags: list[ThoughtTags] = []
     if template.chat_template is not None:
         # a template that cannot render an exchange has no tags to show
         with contextlib.suppress(ChatNotRendered):
-            found += [*_of_a_given_thought(template), *_of_an_opened_thought(template)]
-    return tuple(dict.fromkeys([*found, *_by_name(template)]))
+            tags += [*_of_a_given_thought(template), *_of_an_opened_thought(template)]
+    return tuple(dict.fromkeys([*tags, *_by_name(template)]))
 
 
 def answer_start(template: ChatTemplate, system: str = "") -> AnswerStart:
     """How requests go on to where the template puts a given answer. Raises ChatNotRendered."""
     request = render_chat(template, QUESTION, system=system)
-    before, found, _ = render_chat(template, QUESTION, ANSWER, system).rpartition(ANSWER)
-    if not found:
+    before, answer_there, _ = render_chat(template, QUESTION, ANSWER, system).rpartition(ANSWER)
+    if not answer_there:
         return AnswerStart()
     if before.startswith(request):
         return AnswerStart(added=before.removeprefix(request))
@@ -239,18 +239,18 @@ def _keeps_no_thoughts(template: ChatTemplate, tags: tuple[ThoughtTags, ...]) ->
 
 def _of_a_given_thought(template: ChatTemplate) -> Iterator[ThoughtTags]:
     """Whatever the template writes around a thought that comes with an answer."""
-    asked = {"role": "user", "content": QUESTION}
-    given = {"role": "assistant", "content": ANSWER} | dict.fromkeys(REASONING, THOUGHT)
-    head, found, rest = template.render([asked, given]).rpartition(ANSWER)[0].partition(THOUGHT)
-    if not found or not rest.strip():
+    question = {"role": "user", "content": QUESTION}
+    answer = {"role": "assistant", "content": ANSWER} | dict.fromkeys(REASONING, THOUGHT)
+    head, thought_there, rest = template.render([question, answer]).rpartition(ANSWER)[0].partition(THOUGHT)
+    if not thought_there or not rest.strip():
         return
-    request = template.render([asked])
+    request = template.render([question])
     opening = head.removeprefix(_common(head, request)).strip()
     if not opening and (marks := MARK.findall(head)):
         opening = marks[-1]
     # of what stands between a thought and an answer, what stands before an answer without a thought, too
-    asked_and_answered = [asked, {"role": "assistant", "content": ANSWER}]
-    added = template.render(asked_and_answered).rpartition(ANSWER)[0].removeprefix(request)
+    exchange = [question, {"role": "assistant", "content": ANSWER}]
+    added = template.render(exchange).rpartition(ANSWER)[0].removeprefix(request)
     closing = _common_end(rest.rstrip(), added.rstrip()).lstrip()
     marks = MARK.findall(closing)
     if not marks or not closing.startswith(marks[0]):

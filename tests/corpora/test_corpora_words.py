@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from lrt.corpora.words import (
     after_opening,
     count_words,
+    find_words,
     fold,
-    found,
     is_blank,
     is_word,
     pieces,
@@ -21,7 +21,7 @@ FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 def times(word: str, text: str) -> int:
-    return len(found((fold(word),), text))
+    return len(find_words((fold(word),), text))
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_words_are_found_by_the_rule_of_their_script(word: str, text: str, count
 def test_what_is_not_one_word_is_not_found() -> None:
     for word in ("", " ", "hot dog", "d0g", "don't", "狗 猫", "狗。", "\u0301", "\u200b", "ـ", "🐶", "½"):
         assert not is_word(fold(word))
-    assert found((), "a dog") == []
+    assert find_words((), "a dog") == []
 
 
 def test_the_longest_word_counts() -> None:
-    assert found(("高兴", "不高兴"), "我不高兴,他高兴") == ["不高兴", "高兴"]
+    assert find_words(("高兴", "不高兴"), "我不高兴,他高兴") == ["不高兴", "高兴"]
 
 
 LETTERS = st.text(st.sampled_from("abcdogDOGéèÉœçà '-_.,3\n"), max_size=40)
@@ -107,7 +107,7 @@ LETTERS = st.text(st.sampled_from("abcdogDOGéèÉœçà '-_.,3\n"), max_size=40
 @given(text=LETTERS, words=st.lists(st.sampled_from(["a", "dog", "é", "à", "ça", "œ", "go"])))
 def test_words_of_latin_texts_are_runs_of_letters(text: str, words: list[str]) -> None:
     runs = re.findall(r"[^\W\d_]+", text.lower())
-    assert found(tuple(words), text) == [run for run in runs if run in words]
+    assert find_words(tuple(words), text) == [run for run in runs if run in words]
     assert list(word_ends(text)) == [match.end() for match in re.finditer(r"\S+", text)]
     assert count_words(text) == len(re.findall(r"\w+", text))
 

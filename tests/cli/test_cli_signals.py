@@ -15,6 +15,7 @@ from running import ROOT, Workshop
 
 from lrt.cli.stopping import stoppable
 from lrt.storage.checkpoints import STOPPING, Stopped
+from lrt.storage.locks import LOCK
 
 # enough small shards, and steps, that a signal lands among them
 MANY = (
@@ -77,8 +78,9 @@ def processes_of(folder: Path) -> set[int]:
 
 
 def kept(artifacts: Path, *kinds: str) -> dict[str, bytes]:
-    found = (path for kind in kinds for path in (artifacts / kind).rglob("*") if path.is_file())
-    return {str(path.relative_to(artifacts)): path.read_bytes() for path in found}
+    paths = (path for kind in kinds for path in (artifacts / kind).rglob("*") if path.is_file())
+    # a lock names its process
+    return {str(path.relative_to(artifacts)): path.read_bytes() for path in paths if path.name != LOCK}
 
 
 @pytest.mark.parametrize("number", STOPPING)

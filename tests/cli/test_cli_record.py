@@ -64,13 +64,9 @@ def test_two_processes_that_record_the_same_at_once_do_not_harm_each_other(
         )
         for each in settings
     ]
-    told = [process.communicate(timeout=120)[0] for process in both]
-    codes = sorted(process.returncode for process in both)
-    # the second is told to wait, or comes when the first is done
-    assert codes in ([0, 0], [0, 1]), told
-    if codes == [0, 1]:
-        refused = next(text for text, process in zip(told, both, strict=True) if process.returncode)
-        assert "another process" in " ".join(refused.split())
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    # the second waits, or comes when the first is done
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert store_of(workshop.artifacts) == store_of(alone.artifacts)
 
 

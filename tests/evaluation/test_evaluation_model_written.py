@@ -77,8 +77,8 @@ def test_questions_for_a_maps_corpus_are_those_of_vectors_with_either_answer(
     pairs = list(answered_questions(chosen, lambda: family_tokenizer))
     texts = [text for text, _ in pairs]
     # both answers of a question belong together, and no two questions do
-    assert Counter(Counter(kin for _, kin in pairs).values()) == {2: len(pairs) // 2}
-    assert all(kin in text for text, kin in pairs)
+    assert Counter(Counter(group for _, group in pairs).values()) == {2: len(pairs) // 2}
+    assert all(group in text for text, group in pairs)
     questions = {task: task_questions(chosen, task) for task in TASKS}
     assert len(texts) == len(set(texts)) == 2 * sum(map(len, questions.values()))
     made = suite(folder, family_tokenizer)

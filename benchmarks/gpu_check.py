@@ -105,10 +105,15 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for figure in (figure for part in PARTS for figure in result["parts"].get(part, [])):
         value, unit, limit = figure["value"], figure["unit"], figure["limit"]
-        shown = f"{value:,} {unit}".strip() if isinstance(value, int) else f"{value} {unit}".strip()
+        shown = f"{_number(value)} {unit}".strip()
         share = "" if limit is None else f"{limit:.2f}"
         lines.append(f"| `{figure['name']}` | {shown} | {share} | {figure['what']} |")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float | str) -> str:
+    """To three significant digits where it is less than 100: a fast part does not take 0 s."""
+    return value if isinstance(value, str) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def earlier(file: Path, size: str, device: str) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures = run_apart(part, asked.size, asked.device, PARTS[part][1])
         for figure in figures:
             failed |= isinstance(figure.value, str)
-            print(f"{figure.name:24} {figure.value} {figure.unit}", flush=True)
+            print(f"{figure.name:24} {_number(figure.value)} {figure.unit}", flush=True)
         kept[part] = [asdict(figure) for figure in figures]
         result = {
             "machine": machine(asked.device),

@@ -107,21 +107,19 @@ def reproduce(size: Size, device: str, folder: Path) -> Iterator[Figure]:
         raise RuntimeError(f"train ended with {done.returncode}: {(done.stderr or done.stdout)[-300:]}")
     outcome = json.loads((folder / "log" / "outcome.json").read_text())
     what = f"`lrt train experiment={size.experiment} evaluate=true`, models in float32"
-    yield Figure("lab", round(took, 1), "s", what)
+    yield Figure("lab", took, "s", what)
     yield from compared(outcome, json.loads(REFERENCE.read_text()), size.experiment)
 
 
 def compared(outcome: dict[str, Any], reference: dict[str, Any], experiment: str) -> Iterator[Figure]:
     """Figures of the lab beside those of a CPU, which only the experiment of the reference has."""
     if experiment != reference["experiment"]:
-        yield Figure(
-            "lab/fvu", round(outcome["fvu"], 4), "", f"FVU of the map; {experiment} has no reference"
-        )
+        yield Figure("lab/fvu", outcome["fvu"], "", f"FVU of the map; {experiment} has no reference")
         return
     gap = outcome["fvu"] / reference["fvu"] - 1
     yield Figure(
         "lab/fvu",
-        round(outcome["fvu"], 4),
+        outcome["fvu"],
         "",
         f"FVU of the whole-corpus map; CPU {reference['fvu']:.4f}, {_within(abs(gap), FVU_TOLERANCE)}",
     )
@@ -137,7 +135,7 @@ def compared(outcome: dict[str, Any], reference: dict[str, Any], experiment: str
     without = f"; without a ratio here: {', '.join(lost)}" if lost else ""
     yield Figure(
         "lab/ratios",
-        round(gaps[worst], 3),
+        gaps[worst],
         "",
         f"largest difference of {len(gaps)} transfer ratios from the CPU's ({worst}), "
         f"{_within(gaps[worst], RATIO_TOLERANCE)}{without}",
@@ -156,7 +154,7 @@ def recording(size: Size, device: str, folder: Path) -> Iterator[Figure]:
     del pair
     yield Figure(
         "record",
-        round(size.tokens / took),
+        size.tokens / took,
         "tokens/s",
         f"models of {widths[0]} and {widths[1]} up to block {size.layer}, into a store on disk, "
         f"{size.tokens} tokens; limit: the products of these blocks",
@@ -198,13 +196,13 @@ def _moments(store: Path, size: Size, widths: tuple[int, int], device: str) -> I
     what = (
         f"rows on the device into moments of {FOLDS} folds, {widths[0]} -> {widths[1]}; limit: the products"
     )
-    yield Figure("moments", round(few / took), "rows/s", f"{what} in float32", limit / took)
+    yield Figure("moments", few / took, "rows/s", f"{what} in float32", limit / took)
     took = seconds(lambda: summed(data.iterate("train", batch_rows=8192)))
     what = "the same of rows from the store, which are read and moved to the device"
-    yield Figure("moments/store", round(rows / took), "rows/s", what, limit * rows / few / took)
+    yield Figure("moments/store", rows / took, "rows/s", what, limit * rows / few / took)
     ridge_path(train, validation)
     took = seconds(lambda: ridge_path(train, validation))
-    yield Figure("ridge_path", round(took, 3), "s", "decomposition in float64 and 89 ridge weights")
+    yield Figure("ridge_path", took, "s", "decomposition in float64 and 89 ridge weights")
 
 
 def gradient(size: Size, device: str, folder: Path) -> Iterator[Figure]:
@@ -253,7 +251,7 @@ def gradient(size: Size, device: str, folder: Path) -> Iterator[Figure]:
     limit = seconds(in_a_loop)
     yield Figure(
         "gradient_fit",
-        round(steps * BATCH / took),
+        steps * BATCH / took,
         "rows/s",
         f"{steps} steps of {BATCH} rows from a store in Lightning's Trainer, {widths[0]} -> {widths[1]}, "
         f"{precision}; limit: the same steps on rows that lie on the device (so the share of time in steps)",
@@ -292,7 +290,7 @@ def generation(size: Size, device: str, folder: Path) -> Iterator[Figure]:  # no
     count = len(rows) * size.new
     yield Figure(
         "generate",
-        round(count / took),
+        count / took,
         "tokens/s",
         f"{len(rows)} rows of {len(STRENGTHS)} strengths, {size.new} new tokens each, width {lm.width}, "
         f"{lm.depth} blocks; transformers' generate without steering: {count / other:,.0f}",
@@ -341,6 +339,6 @@ def _peak(name: str, device: str) -> Figure:
     if device == "cuda":
         gigabytes = torch.cuda.max_memory_allocated() / 1e9
         torch.cuda.reset_peak_memory_stats()
-        return Figure(name, round(gigabytes, 2), "GB", "peak memory of the GPU")
+        return Figure(name, gigabytes, "GB", "peak memory of the GPU")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Figure(name, round(peak / 1e9, 2), "GB", "peak memory of the process so far")
+    return Figure(name, peak / 1e9, "GB", "peak memory of the process so far")

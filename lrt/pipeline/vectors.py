@@ -11,7 +11,7 @@ from lrt.models import LanguageModel
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource
-from lrt.steering import last_token_states, prompts_digest
+from lrt.steering import contrast_states, prompts_digest
 from lrt.storage.cache import TENSORS, Cache
 
 
@@ -65,10 +65,9 @@ def extract_vectors(
                 model = untrained.model
             else:
                 model = pair.target if role == "target" else pair.source
-            return {
-                "positive": last_token_states(model, behaviour.positives, depths),
-                "negative": last_token_states(model, behaviour.negatives, depths),
-            }
+            positive, negative = contrast_states(model, behaviour.positives, behaviour.negatives, depths)
+            # safetensors takes no tensors that share memory
+            return {"positive": positive.clone(), "negative": negative.clone()}
 
         identity = pair.identities[role] if untrained is None or role != "untrained" else untrained.identity
         facts = {

@@ -25,7 +25,7 @@ def test_native_vectors_of_an_image_are_the_image_of_the_sources(oracle: Stages)
 
 def test_they_are_read_without_a_model_the_second_time(shared: Stages) -> None:
     once = shared.vectors
-    with mock.patch("lrt.pipeline.vectors.last_token_states", side_effect=NEVER):
+    with mock.patch("lrt.pipeline.vectors.contrast_states", side_effect=NEVER):
         again = shared.but().vectors
     for name, states in once.states.items():
         assert torch.equal(states.source.positive, again.states[name].source.positive)

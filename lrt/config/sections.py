@@ -126,7 +126,8 @@ class Evaluation:
     max_rows           Most items x conditions in one batch; fewer where the model's device holds fewer.
     eval_split         Items of the report: `test`, or `development` while settings are still being chosen.
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
-                       excluded from the corpus and serve as the null of another behaviour.
+                       excluded from the corpus, and one of them may serve as the null of another behaviour;
+                       no further vectors are extracted. Layers that are `auto` are chosen for these.
     """
 
     grid: StrengthGrid

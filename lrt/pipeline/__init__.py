@@ -17,7 +17,7 @@ from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions
 from lrt.pipeline.states import plan_states
-from lrt.pipeline.vectors import contrasts_of, extract_vectors
+from lrt.pipeline.vectors import contrasts_of, extract_vectors, needed_contrasts
 
 __all__ = [
     "Choices",
@@ -38,6 +38,7 @@ __all__ = [
     "contrasts_of",
     "extract_vectors",
     "load_pair",
+    "needed_contrasts",
     "outcome",
     "pin_revisions",
     "plan_analyses",

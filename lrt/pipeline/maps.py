@@ -53,6 +53,7 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    contrasts   Their contrastive sets, as far as they were extracted.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class MapFit:
     ) -> None:
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
-        self.contrasts = contrasts_of(behaviours)
+        self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
         self.states: dict[str, ContrastStates] = vectors.at(data.layers)
         self.refit = Refit(data, settings.fit)
         self._cache = cache

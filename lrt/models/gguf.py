@@ -155,7 +155,9 @@ def complete_tokenizer(tokenizer: Any, contents: GgufContents, name: str) -> Non
 
     Source: `llama_vocab::impl::load` of llama.cpp.
     """
-    settings = {key: contents.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre", "add_bos_token")}
+    settings = {
+        key: contents.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre", "add_bos_token")
+    }
     bos = None  # transformers follows the flag
     if settings["model"] == "gpt2":
         bos = True if settings["add_bos_token"] is None and settings["pre"] in ADD_BOS else None

@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 from lrt.cli import show
 from lrt.cli.command import command
 from lrt.cli.session import Session
-from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
 from lrt.pipeline import (
     Choices,
     CorpusText,
     RowSource,
+    SharedDocuments,
     Studies,
     UntrainedSource,
     check_run,
@@ -54,11 +54,11 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             else None
         )
 
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        text = CorpusText(config.corpus, pair, cache, monitor)
         states = plan_states(pair, layers.recorded, text, config.recording, cache, monitor)
         monitor.step(show.recording(layers, text, states))
-        rows = RowSource(states, text, session.row_settings, cache, monitor)
+        excluded = SharedDocuments(text, suite, cache, monitor)
+        rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
         if fit:
             states.record()

@@ -16,7 +16,6 @@ from lrt.activations import RowFilter
 from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording, Sae
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
-from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour, StrengthGrid
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.lab.grammar import Plan
@@ -31,6 +30,7 @@ from lrt.pipeline import (
     Monitor,
     RowSettings,
     RowSource,
+    SharedDocuments,
     Studies,
     UntrainedSource,
     choose_map_layers,
@@ -171,8 +171,11 @@ class Stages:
 
     @cached_property
     def text(self) -> CorpusText:
-        exclude = Decontaminator(text for behaviour in self.suite for text in behaviour.texts)
-        return CorpusText(self.corpus, self.pair, exclude, self.cache, self.monitor)
+        return CorpusText(self.corpus, self.pair, self.cache, self.monitor)
+
+    @cached_property
+    def excluded(self) -> SharedDocuments:
+        return SharedDocuments(self.text, self.suite, self.cache, self.monitor)
 
     @cached_property
     def states(self) -> States:
@@ -191,7 +194,7 @@ class Stages:
             self.batches,
             self.seed,
         )
-        return RowSource(self.states, self.text, settings, self.cache, self.monitor)
+        return RowSource(self.states, self.text, self.excluded, settings, self.cache, self.monitor)
 
     @cached_property
     def vectors(self) -> Vectors:

@@ -143,6 +143,11 @@ class FitData:
         self._shuffles_beside = shuffled and not self.states.settings.keeps_states
 
     @property
+    def shared(self) -> SharedDocuments:
+        """The documents that share text with the suite."""
+        return self._source.excluded
+
+    @property
     def name(self) -> str:
         """The parts, for people."""
         return " and ".join(self.parts) or WHOLE_CORPUS

@@ -6,10 +6,12 @@ They stay in the corpus and in the store, so another suite records nothing again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from lrt.corpora import shared_documents
 from lrt.evaluation import Behaviour
@@ -58,6 +60,20 @@ class SharedDocuments:
         groups = self.text.duplicate_groups if ids else {}
         taken = {groups.get(id_, id_) for id_ in ids}
         return tuple(sorted({*ids, *(id_ for id_, group in groups.items() if group in taken)}))
+
+    def seen_by(self, excluded: Mapping[str, Any] | None) -> dict[str, int | None]:
+        """By behaviour, how many of its documents a map was fitted on: those of the training and validation
+        rows that the map did not exclude. None for a map of another corpus.
+
+        excluded  `card` of the map's own run.
+        """
+        if excluded is None or excluded["corpus"] != self.text.digest:
+            return dict.fromkeys(self.by_behaviour)
+        unseen = {id_ for ids in excluded["documents"].values() for id_ in ids}
+        splits = self.text.packed.splits
+        fitted = np.unique(np.concatenate([splits[s].documents.ravel() for s in ("train", "validation")]))
+        fitted_on = set(fitted.tolist()) - unseen
+        return {name: len(fitted_on.intersection(ids)) for name, ids in self.by_behaviour.items()}
 
     def card(self) -> dict[str, Any]:
         """What a map's card says: the corpus, and the documents that the map has not seen, by behaviour."""

@@ -72,6 +72,7 @@ EVALUATION = Evaluation(
     folds=2,
     max_rows=1024,
     eval_split="test",
+    map=None,
     behaviours=(),
     during_training=DuringTraining((), every=4, items=4),
 )
@@ -246,6 +247,7 @@ class Stages:
             self.pair,
             self.fit_settings,
             self.output,
+            None if self.evaluation.map is None else Path(self.evaluation.map),
         )
 
     def fitted(self) -> dict[str, dict[str, Any]]:

@@ -153,9 +153,7 @@ def test_both_answers_to_a_question_are_excluded_together(shared: Stages, tmp_pa
 # -- a map that was fitted before ----------------------------------------------------------------------
 
 
-def test_a_map_fitted_with_other_exclusions_is_contaminated_and_says_so(
-    shared: Stages, copied: Stages
-) -> None:
+def test_a_map_fitted_with_other_exclusions_is_contaminated_and_says_so(copied: Stages) -> None:
     copied.fitted()
     folder = str(copied.maps.whole.folder)
     first, second = copied.suite

@@ -55,6 +55,7 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    contrasts   Their contrastive sets, as far as they were extracted.
     given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
                 these rows. Its nulls are of these rows all the same.
     """
@@ -74,7 +75,7 @@ class MapFit:
         self.given = given
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
-        self.contrasts = contrasts_of(behaviours)
+        self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
         self.states: dict[str, ContrastStates] = vectors.at(data.layers)
         self.refit = Refit(data, settings.fit)
         self._cache = cache

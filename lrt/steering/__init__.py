@@ -10,6 +10,7 @@ from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
     SteeringVector,
     VectorUnreadable,
+    contrast_states,
     difference_of_means,
     last_token_states,
     prompts_digest,
@@ -26,6 +27,7 @@ __all__ = [
     "Stitched",
     "StitchedCost",
     "VectorUnreadable",
+    "contrast_states",
     "difference_of_means",
     "last_token_states",
     "median_residual_norm",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         fit_map,
         load,
         load_map,
+        pull,
+        push,
         steer,
     )
 
@@ -43,6 +45,8 @@ __all__ = [
     "fit_map",
     "load",
     "load_map",
+    "pull",
+    "push",
     "steer",
 ]
 

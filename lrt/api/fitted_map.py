@@ -20,6 +20,8 @@ from lrt.mapping import load_map as load_affine
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.steering import Mapping, SteeringVector, last_token_states
+from lrt.steering.model_card import PAGE_FILE, map_page
+from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, load_tensors, save_tensors
 
 SUMS_FILE = "sums.safetensors"
@@ -119,7 +121,7 @@ class FittedMap:
         )
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
-        """Write the map, its card and its sums to a folder, replacing a map that is there.
+        """Write the map, its card, its sums and a model card (README.md), replacing a map that is there.
 
         sums  Whether forecasts will be needed; they take `sums_bytes`.
 
@@ -131,39 +133,41 @@ class FittedMap:
         if sums and self.folds:
             written = {"file": SUMS_FILE, "folds": len(self.folds), "bytes": self.sums_bytes}
             written["digest"] = save_tensors(folder / SUMS_FILE, _numbered(self.folds))
-        save_map(folder, self.mapping.affine, {**self.card, "sums": written})
+        card = {**self.card, "sums": written}
+        write_durably(folder / PAGE_FILE, map_page(card, folder.name).encode())
+        save_map(folder, self.mapping.affine, card)
         if written is None:
             (folder / SUMS_FILE).unlink(missing_ok=True)
 
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> FittedMap:
+        """The map that `save` wrote, checked against its checksums.
 
-def load_map(folder: str | PathLike[str]) -> FittedMap:
-    """The map that `FittedMap.save` wrote, checked against its checksums.
-
-    Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map, its files are damaged,
-    or they are something else.
-    """
-    folder = Path(folder)
-    affine, card = load_affine(folder)
-    try:
-        layers, models = card["layers"], card["models"]
-        source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
-        (norm,) = card["residual_norms"]
-        mapping = Mapping(
-            affine,
-            source,
-            target,
-            models["source"]["name"],
-            models["target"]["name"],
-            {target.layers[0]: float(norm)},
-            card["fingerprint"],
-        )
-        folds = _sums_in(folder, card["sums"])
-        return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MapForeign(
-            f"{folder} holds a map, but not one that `FittedMap.save` wrote: its card lacks what a transfer "
-            f"needs ({type(error).__name__}: {error}). Fit it with lrt.fit_map and save that"
-        ) from error
+        Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map, its files are
+        damaged, or they are something else.
+        """
+        folder = Path(folder)
+        affine, card = load_affine(folder)
+        try:
+            layers, models = card["layers"], card["models"]
+            source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
+            (norm,) = card["residual_norms"]
+            mapping = Mapping(
+                affine,
+                source,
+                target,
+                models["source"]["name"],
+                models["target"]["name"],
+                {target.layers[0]: float(norm)},
+                card["fingerprint"],
+            )
+            folds = _sums_in(folder, card["sums"])
+            return cls(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MapForeign(
+                f"{folder} holds a map, but not one that `FittedMap.save` wrote: its card lacks what a "
+                f"transfer needs ({type(error).__name__}: {error}). Fit it with lrt.fit_map and save that"
+            ) from error
 
 
 def _numbered(folds: Sequence[Moments]) -> dict[str, Tensor]:

@@ -1,9 +1,13 @@
-"""Loading a language model by its path or hub id."""
+"""Loading a language model or a map by its path or hub id."""
 
 from __future__ import annotations
 
 from os import PathLike, fspath
+from pathlib import Path
 
+from lrt.api.fitted_map import FittedMap
+from lrt.api.hub import HubError, fetch, is_reference
+from lrt.mapping import MapMissing
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models import load as load_spec
 from lrt.models.spec import DeviceMap, DtypeName, Weights
@@ -47,3 +51,20 @@ def load(
             device_map=device_map,
         )
     )
+
+
+def load_map(folder: str | PathLike[str]) -> FittedMap:
+    """The map that `FittedMap.save` or a run wrote, checked against its checksums.
+
+    folder  A folder; or a map on the hub as text, `org/name` or `org/name@revision`, which is fetched into
+            the hub's cache. A folder of that name is preferred.
+
+    Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map here or on the hub, its
+    files are damaged, or they are something else.
+    """
+    if Path(folder).exists() or not is_reference(folder):
+        return FittedMap.load(folder)
+    try:
+        return FittedMap.load(fetch(fspath(folder)).folder)
+    except HubError as error:
+        raise MapMissing(f"there is no folder {folder}, and the hub gives no such map: {error}") from error

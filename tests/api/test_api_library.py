@@ -357,6 +357,7 @@ def test_a_saved_map_transfers_and_forecasts_the_same(
 
     loaded.save(tmp_path / "map", sums=False)
     assert sorted(file.name for file in (tmp_path / "map").iterdir()) == [
+        "README.md",
         "mapping.json",
         "mapping.safetensors",
     ]

@@ -8,6 +8,7 @@ from lrt.api.fitted_map import FittedMap, Transferred
 from lrt.api.fitting import fit_map
 from lrt.api.hub import pull, push
 from lrt.api.loading import load, load_map
+from lrt.api.map_grid import MapGrid
 from lrt.api.vector_forecast import VectorForecast
 from lrt.errors import InvalidValue, UserError
 from lrt.models import LanguageModel
@@ -17,6 +18,7 @@ __all__ = [
     "FittedMap",
     "InvalidValue",
     "LanguageModel",
+    "MapGrid",
     "SteeringVector",
     "Transferred",
     "UserError",

@@ -7,24 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from torch import Tensor
+from typing import Any, Literal
 
 from lrt.api.texts import checked_texts
 from lrt.api.vector_forecast import VectorForecast, forecast
 from lrt.errors import InvalidValue
-from lrt.mapping import LayerConcat, MapCorrupt, MapForeign, Moments, residual_on, save_map
-from lrt.mapping import load_map as load_affine
+from lrt.mapping import AffineMap, LayerConcat, Moments, residual_on
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.steering import Mapping, SteeringVector, last_token_states
-from lrt.steering.model_card import PAGE_FILE, map_page
-from lrt.storage.durable import write_durably
-from lrt.storage.sealed import Altered, load_tensors, save_tensors
-
-SUMS_FILE = "sums.safetensors"
+from lrt.steering.map_folder import save_fitted, sums_bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,18 +76,42 @@ class FittedMap:
     @property
     def sums_bytes(self) -> int:
         """Bytes of the sums, in memory and in the folder: 8 (d_s^2 + d_s d_t + d_t^2) a fold and a little."""
-        return sum(t.nbytes for fold in self.folds for t in fold.tensors().values())
+        return sums_bytes(self.folds)
 
-    def transfer(self, vector: SteeringVector, *, residual_on_prompts: float | None = None) -> Transferred:
+    def transfer(
+        self,
+        vector: SteeringVector,
+        *,
+        target_layer: int | Literal["auto"] = "auto",
+        residual_on_prompts: float | None = None,
+    ) -> Transferred:
         """The vector on the target model, `W v`, with its forecast.
 
+        target_layer  The map's own, or `auto`; `MapGrid.transfer` has a choice.
         residual_on_prompts  From `residual_on`, where both models are at hand; the forecast then warns by it.
 
-        Raises InvalidValue for a vector of another model, layer or width, and a zero one.
+        Raises InvalidValue for a vector of another model, layer or width, a zero one, and another target
+        layer than the map's.
         """
+        if target_layer not in ("auto", self.target_layer):
+            raise InvalidValue(
+                f"target_layer={target_layer!r}; this map writes layer {self.target_layer} of "
+                f"{self.mapping.target_model} alone. Leave it out, or fit a map of that layer"
+            )
         _ = vector.unit_direction
         transferred = self.mapping.transfer(vector)
-        return Transferred(transferred, forecast(vector, self.folds, self.ridge_weight, residual_on_prompts))
+        full_rank = min(self.mapping.source.total, self.mapping.target.total)
+        stored = self.card["metrics"].get("rank", full_rank) < full_rank
+        return Transferred(
+            transferred,
+            forecast(
+                vector,
+                self.folds,
+                self.ridge_weight,
+                residual_on_prompts,
+                transferred.direction if stored else None,
+            ),
+        )
 
     def residual_on(self, source: LanguageModel, target: LanguageModel, prompts: Sequence[str]) -> float:
         """Share of the variance among the prompts' last-token states that the map leaves unexplained.
@@ -127,64 +143,24 @@ class FittedMap:
 
         Raises OSError where the folder cannot be written.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = None
-        if sums and self.folds:
-            written = {"file": SUMS_FILE, "folds": len(self.folds), "bytes": self.sums_bytes}
-            written["digest"] = save_tensors(folder / SUMS_FILE, _numbered(self.folds))
-        card = {**self.card, "sums": written}
-        write_durably(folder / PAGE_FILE, map_page(card, folder.name).encode())
-        save_map(folder, self.mapping.affine, card)
-        if written is None:
-            (folder / SUMS_FILE).unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, folder: str | PathLike[str]) -> FittedMap:
-        """The map that `save` wrote, checked against its checksums.
-
-        Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map, its files are
-        damaged, or they are something else.
-        """
-        folder = Path(folder)
-        affine, card = load_affine(folder)
-        try:
-            layers, models = card["layers"], card["models"]
-            source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
-            (norm,) = card["residual_norms"]
-            mapping = Mapping(
-                affine,
-                source,
-                target,
-                models["source"]["name"],
-                models["target"]["name"],
-                {target.layers[0]: float(norm)},
-                card["fingerprint"],
-            )
-            folds = _sums_in(folder, card["sums"])
-            return cls(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
-        except (KeyError, TypeError, ValueError) as error:
-            raise MapForeign(
-                f"{folder} holds a map, but not one that `FittedMap.save` wrote: its card lacks what a "
-                f"transfer needs ({type(error).__name__}: {error}). Fit it with lrt.fit_map and save that"
-            ) from error
+        save_fitted(Path(folder), self.mapping.affine, self.folds if sums else (), self.card)
 
 
-def _numbered(folds: Sequence[Moments]) -> dict[str, Tensor]:
-    return {f"{n}.{name}": t for n, fold in enumerate(folds) for name, t in fold.tensors().items()}
+def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, Any]) -> FittedMap:
+    """The map of one pair of layers that a card describes.
 
-
-def _sums_in(folder: Path, written: Named[str, Any] | None) -> tuple[Moments, ...]:
-    if written is None:
-        return ()
-    path = folder / SUMS_FILE
-    try:
-        tensors = load_tensors(path, written["digest"])
-    except (OSError, Altered, SafetensorError) as error:
-        raise MapCorrupt(
-            f"{path} cannot be used: {error}. Copy the folder again, or fit the map again"
-        ) from error
-    return tuple(
-        Moments.from_tensors({name: tensors[f"{number}.{name}"] for name in Moments(1, 1).tensors()})
-        for number in range(written["folds"])
+    Raises KeyError, TypeError or ValueError for a card that lacks what a transfer needs.
+    """
+    layers, models = card["layers"], card["models"]
+    source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
+    (norm,) = card["residual_norms"]
+    mapping = Mapping(
+        affine,
+        source,
+        target,
+        models["source"]["name"],
+        models["target"]["name"],
+        {target.layers[0]: float(norm)},
+        card["fingerprint"],
     )
+    return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)

@@ -30,11 +30,14 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo
 
-from lrt.api.fitted_map import SUMS_FILE, FittedMap
+from lrt.api.fitted_map import FittedMap
+from lrt.api.map_folder import read_map
+from lrt.api.map_grid import MapGrid
 from lrt.corpora.hub_revisions import TIMEOUT, is_commit
 from lrt.errors import InvalidValue, UserError
 from lrt.mapping.artifact import MAP
 from lrt.steering import SteeringVector
+from lrt.steering.map_folder import SUMS_FILE
 from lrt.steering.model_card import PAGE_FILE, map_page, vector_page
 from lrt.steering.vectors import VECTOR
 from lrt.storage.artifact import ArtifactKind
@@ -80,7 +83,7 @@ class Kind:
 
 
 def _checked_map(folder: Path) -> Callable[[str, str | None], str]:
-    card = FittedMap.load(folder).card
+    card = read_map(folder).card
     return lambda address, licence: map_page(card, address, licence)
 
 
@@ -93,7 +96,7 @@ KINDS = (Kind(MAP, (SUMS_FILE,), _checked_map), Kind(VECTOR, (), _checked_vector
 
 
 def push(
-    artifact: str | PathLike[str] | FittedMap | SteeringVector,
+    artifact: str | PathLike[str] | FittedMap | MapGrid | SteeringVector,
     repository: str,
     *,
     private: bool = False,
@@ -237,10 +240,10 @@ def fetch(reference: str) -> Pulled:
 
 
 @contextmanager
-def _folder_of(artifact: str | PathLike[str] | FittedMap | SteeringVector) -> Iterator[Path]:
+def _folder_of(artifact: str | PathLike[str] | FittedMap | MapGrid | SteeringVector) -> Iterator[Path]:
     """The folder of an artifact; an object is saved to a temporary one."""
     match artifact:
-        case FittedMap() | SteeringVector():
+        case FittedMap() | MapGrid() | SteeringVector():
             with tempfile.TemporaryDirectory(prefix="lrt-push-") as name:
                 artifact.save(name)
                 yield Path(name)

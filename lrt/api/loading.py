@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lrt.api.fitted_map import FittedMap
 from lrt.api.hub import HubError, fetch, is_reference
+from lrt.api.map_folder import read_map
+from lrt.api.map_grid import MapGrid
 from lrt.mapping import MapMissing
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models import load as load_spec
@@ -53,8 +55,8 @@ def load(
     )
 
 
-def load_map(folder: str | PathLike[str]) -> FittedMap:
-    """The map that `FittedMap.save` or a run wrote, checked against its checksums.
+def load_map(folder: str | PathLike[str]) -> FittedMap | MapGrid:
+    """The map that a run, `FittedMap.save` or `MapGrid.save` wrote, checked against its checksums.
 
     folder  A folder; or a map on the hub as text, `org/name` or `org/name@revision`, which is fetched into
             the hub's cache. A folder of that name is preferred.
@@ -63,8 +65,8 @@ def load_map(folder: str | PathLike[str]) -> FittedMap:
     files are damaged, or they are something else.
     """
     if Path(folder).exists() or not is_reference(folder):
-        return FittedMap.load(folder)
+        return read_map(folder)
     try:
-        return FittedMap.load(fetch(fspath(folder)).folder)
+        return read_map(fetch(fspath(folder)).folder)
     except HubError as error:
         raise MapMissing(f"there is no folder {folder}, and the hub gives no such map: {error}") from error

@@ -14,26 +14,28 @@ PAGE_FILE = "README.md"
 _NO_LICENCE = (
     "None is stated. A map or vector is made with models and text whose licences may bind it: ask its author."
 )
-# figures of a map by the names that people read; those of the card's `layer_pairs` may be others
+# figures of a map by the names that people read; those of the card's `pairs` may be others
 _FIGURES = {
     "fvu": "FVU",
     "fvu_validation": "FVU, validation",
     "fvu_shuffled": "FVU, null of shuffled pairs",
     "optimum_fvu": "FVU of the reference ridge",
+    "fvu_full": "FVU at full rank",
     "ridge_weight": "ridge weight",
+    "rank": "rank",
 }
 
 
 def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) -> str:
     """README.md of a map.
 
-    card     As in `mapping.json`. Where it has `layer_pairs`, a list of `{"source": layer, "target": layer,
+    card     As in `mapping.json`. Where it has `pairs`, a list of `{"source": layer, "target": layer,
              FIGURE: number, ...}`, each is a row of the table of layer pairs; else its `metrics` are the row.
     address  What `lrt.load_map` takes: `org/name`, or a folder.
     licence  The hub's identifier of a licence, such as "cc-by-4.0".
     """
     source, target = (card["models"][side] for side in SIDES)
-    pairs = card.get("layer_pairs") or [{**card["layers"], **_known(card["metrics"], _FIGURES)}]
+    pairs = card.get("pairs") or [{**card["layers"], **_known(card["metrics"], _FIGURES)}]
     load_target = json.dumps(target.get("path") or f"path/to/{target['name']}")
     sections = [
         f"# Map of steering vectors from {_text(source['name'])} to {_text(target['name'])}",
@@ -65,7 +67,7 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
             ("fact", "value"), [*_facts("", card.get("corpus", {})), *_facts("rows", card.get("rows", {}))]
         ),
         "## Forecast",
-        _forecast(card.get("sums"), card["metrics"]),
+        _forecast(card.get("sums")),
         "## Licence",
         _text(licence) if licence else _NO_LICENCE,
         f"Fingerprint: `{card['fingerprint']}`.",
@@ -117,7 +119,7 @@ def vector_page(vector: SteeringVector, address: str, licence: str | None = None
 _MODEL_KEYS = ("name", "revision", "weights", "depth", "width")
 
 
-def _forecast(sums: Mapping[str, Any] | None, metrics: Mapping[str, Any]) -> str:
+def _forecast(sums: Mapping[str, Any] | None) -> str:
     if not sums:
         return (
             "The sums are not here, so a transfer comes without a forecast of noise. Fit the map again and "
@@ -125,9 +127,9 @@ def _forecast(sums: Mapping[str, Any] | None, metrics: Mapping[str, Any]) -> str
         )
     return (
         f"`{sums['file']}` ({_size(sums['bytes'])}) holds the sums of {sums['folds']} groups of documents. "
-        "Every transfer is forecast from them by a jackknife with ridge weight "
-        f"{_value(metrics['ridge_weight'])}: `result.forecast` gives the signal-to-noise ratio of the "
-        "transferred vector and the agreement of two halves of the documents, and warns by them."
+        "Every transfer is forecast from them by a jackknife at the map's ridge weight. `result.forecast` "
+        "gives the signal-to-noise ratio of the transferred vector and the agreement of two halves of the "
+        "documents, and warns by them."
     )
 
 

@@ -403,6 +403,10 @@ def _of_status(action: str, error: HfHubHTTPError) -> HubError:
     match status:
         case 401 | 403:
             return HubError(f"cannot {action}: the hub refuses ({status}: {reason}). {LOGIN}")
+        case 404:
+            return HubError(
+                f"cannot {action}: the hub has no such repository or revision ({reason}). {LOGIN}"
+            )
         case 409 | 412:
             return HubError(
                 f"cannot {action}: the repository changed meanwhile ({status}: {reason}). Try again"

@@ -33,6 +33,7 @@ from huggingface_hub.hf_api import ModelInfo
 from lrt.api.fitted_map import FittedMap
 from lrt.api.map_folder import read_map
 from lrt.api.map_grid import MapGrid
+from lrt.api.origin import write_origin
 from lrt.corpora.hub_revisions import TIMEOUT, is_commit
 from lrt.errors import InvalidValue, UserError
 from lrt.mapping.artifact import MAP
@@ -158,7 +159,7 @@ def pull(reference: str, folder: str | PathLike[str] | None = None) -> Path:
     """Fetch a map or a vector from the hub, check it, and return its folder.
 
     reference  `org/name`, or `org/name@revision` with a branch, tag or commit. Only a commit cannot move; the
-               log says which it is.
+               log says which it is, and `origin.json` of `folder`.
     folder     Where to put it; a map or vector there is replaced. None: it stays in the hub's cache.
 
     Without a connection, or with HF_HUB_OFFLINE=1, the cache is used.
@@ -187,6 +188,7 @@ def pull(reference: str, folder: str | PathLike[str] | None = None) -> Path:
             write_durably(folder / name, partial(_copied, path))
         else:
             (folder / name).unlink(missing_ok=True)
+    write_origin(folder, pulled.kind.artifact.card_file, pulled.repository, pulled.commit)
     return folder
 
 

@@ -70,7 +70,8 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
         _forecast(card.get("sums")),
         "## Licence",
         _text(licence) if licence else _NO_LICENCE,
-        f"Fingerprint: `{card['fingerprint']}`.",
+        f"Fingerprint: `{card['fingerprint']}`."
+        + (f" Pulled from {_text(card['origin'])}." if card.get("origin") else ""),
     ]
     return _page(
         ["steering-vectors", "activation-steering", "lrt", "lrt-map"],

@@ -66,6 +66,7 @@ def test_a_map_comes_back_to_the_byte(
     assert url == f"{hub.endpoint}/me/map/tree/{commit}"
     assert bool(hub.objects) is large
     pulled, sent = files_of(lrt.pull("me/map", tmp_path / "again")), files_of(folder)
+    assert json.loads(pulled.pop("origin.json"))["commit"] == commit
     assert {**pulled, "README.md": b""} == {**sent, "README.md": b""}
     assert b'lrt.load_map("me/map")' in pulled["README.md"]
     for reference in ("me/map", "me/map@main", f"me/map@{commit}"):
@@ -156,6 +157,18 @@ def test_a_branch_that_moved_is_pulled_anew(
             layers.append(lrt.SteeringVector.load(lrt.pull("me/french")).layer)
         assert hub.repositories["me/french"].branches["main"] in caplog.text
     assert layers == [1, 2]
+
+
+def test_a_pulled_map_knows_its_commit_until_another_is_saved_there(
+    hub: Hub, fitted: lrt.FittedMap, folder: Path, tmp_path: Path
+) -> None:
+    lrt.push(folder, "me/map")
+    commit = hub.repositories["me/map"].branches["main"]
+    lrt.pull("me/map", tmp_path / "again")
+    for place in ("me/map", tmp_path / "again"):
+        assert lrt.load_map(place).card["origin"] == f"me/map@{commit}"
+    fitted.save(tmp_path / "again", sums=False)
+    assert "origin" not in lrt.load_map(tmp_path / "again").card
 
 
 # -- the model card -----------------------------------------------------------------------------------
@@ -404,7 +417,7 @@ def test_a_hub_that_dies_during_a_pull_leaves_the_old_folder(hub: Hub, folder: P
         lrt.pull("me/map", folder)
     assert files_of(folder) == before
     hub.breaks = lambda *_: None
-    assert set(files_of(lrt.pull("me/map", folder))) == set(before)
+    assert set(files_of(lrt.pull("me/map", folder))) == {*before, "origin.json"}
 
 
 def test_a_push_beside_another_is_refused(hub: Hub, vector: lrt.SteeringVector) -> None:

@@ -47,7 +47,9 @@ from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
 from lrt.steering import Mapping as Transfer
 from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
-from lrt.storage.fingerprint import fingerprint
+from lrt.storage.fingerprint import fingerprint, tensor_digest
+
+GIVEN_HINT = "Give evaluation.map the folder of a map of this pair, or leave it out"
 
 
 class MapFit:
@@ -55,6 +57,8 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
+                these rows. Its nulls are of these rows all the same.
     """
 
     def __init__(
@@ -67,7 +71,9 @@ class MapFit:
         output: FitOutput,
         cache: Cache,
         monitor: Monitor,
+        given: Path | None = None,
     ) -> None:
+        self.given = given
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
         self.contrasts = contrasts_of(behaviours)
@@ -87,12 +93,18 @@ class MapFit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that determines the map."""
-        return map_fingerprint(self.data, self.settings)
+        """Of everything that determines the map; of one that is given, and of its nulls."""
+        own = map_fingerprint(self.data, self.settings)
+        if self.given is None:
+            return own
+        affine, card = self.open()
+        return fingerprint({"map": card["fingerprint"], "weight": tensor_digest(affine.weight), "rows": own})
 
     @property
     def folder(self) -> Path:
         """Where the map is, or will be."""
+        if self.given is not None:
+            return self.given
         return self._cache.folder / "maps" / self.fingerprint
 
     @property
@@ -104,7 +116,12 @@ class MapFit:
 
     def open(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and the card it was saved with. Raises MapMissing naming the `train.py` line that makes it,
-        MapCorrupt and MapForeign."""
+        MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
+        of these models."""
+        if self.given is not None:
+            affine, card = load_map(self.given, fix_hint=GIVEN_HINT)
+            self._check_given(card)
+            return affine, card
         hint = f"make it with: {self.output.command}"
         if self.exists:
             hint = f"delete the folder {self.folder} and {hint}"
@@ -112,6 +129,34 @@ class MapFit:
         if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
         return affine, card
+
+    def _check_given(self, card: Mapping[str, Any]) -> None:
+        layers = {side: list(self.layers.of(side).layers) for side in SIDES}
+        if (theirs := card.get("layers")) != layers:
+            raise MapForeign(
+                f"{self.given} holds a map between layers {theirs}, and the settings are {layers}: set "
+                "layers.source and layers.target to the map's"
+            )
+        if "prompts" not in card:
+            raise MapForeign(
+                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models were "
+                "loaded from. Give evaluation.map a map of a run, or leave it out"
+            )
+        for side in SIDES:
+            if card["models"][side].get("identity") != self.pair.identities[side]:
+                raise MapForeign(
+                    f"{self.given} holds a map of {card.get('pair') or 'another pair'}, whose {side} model "
+                    f"is another than {self.pair.names[side]} as it is loaded here: set pair.{side} to the "
+                    f"map's. {GIVEN_HINT}"
+                )
+
+    def documents_seen(self) -> dict[str, int | None]:
+        """By behaviour, how many documents that share text with it the map was fitted on; None where the
+        map's corpus is another, so that nobody here can tell."""
+        shared = self.data.shared
+        if self.given is None:
+            return dict.fromkeys(shared.by_behaviour, 0)
+        return shared.seen_by(self.open()[1].get("excluded"))
 
     @cached_property
     def affine(self) -> AffineMap:
@@ -218,6 +263,7 @@ class MapFit:
             },
             "prompts": prompts_digests(self.contrasts),
             "store": data.states.fingerprint,
+            "excluded": data.shared.card(),
             "map": asdict(self.settings.map),
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
@@ -365,16 +411,20 @@ def plan_maps(
     pair: ModelPair,
     settings: FitSettings,
     output: FitOutput,
+    given: Path | None = None,
 ) -> Maps:
     """The maps that the suite needs; nothing is fitted yet.
 
     parts_for  By behaviour, the parts of the corpus that its map is fitted on; empty for the whole corpus.
+    given      The folder of a map that was fitted before, which is used for all behaviours.
     """
 
     def plan(parts: tuple[str, ...], behaviours: Sequence[Behaviour]) -> MapFit:
         data = rows.of(layers, parts, shuffled=True)
-        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor)
+        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor, given)
 
+    if given is not None:
+        return Maps(plan((), suite), ())
     own: dict[tuple[str, ...], list[Behaviour]] = {}
     for behaviour in suite:
         if parts := parts_for[behaviour.name]:

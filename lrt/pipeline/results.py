@@ -11,7 +11,7 @@ from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses import Analyses
-from lrt.pipeline.evaluation import Studied, Studies
+from lrt.pipeline.evaluation import Studied, Studies, contamination_of
 from lrt.pipeline.layers import LayerPlan
 from lrt.pipeline.maps import Maps
 from lrt.pipeline.pair import ModelPair
@@ -77,10 +77,13 @@ def results(
 
 def _behaviour(each: Studied, studies: Studies, maps: Maps, analyses: Analyses) -> dict[str, Any]:
     behaviour: Behaviour = each.behaviour
-    grid = studies.settings.grid.of(behaviour)
+    summary = summarise(behaviour, each.study, studies.settings.grid.of(behaviour), studies.seed)
+    notes = (contamination_of(each.fit, behaviour), summary["note"])
     return {
-        **summarise(behaviour, each.study, grid, studies.seed),
+        **summary,
+        "note": "; ".join(filter(None, notes)),
         "map": each.fit.name,
+        "documents_seen": each.fit.documents_seen()[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
         "forecast": each.forecast,
         "whole_corpus_forecast": None
@@ -99,12 +102,14 @@ def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of one map."""
     names = ("rows_excluded", "rows_excluded_by", "fingerprint")
     solved = card["solved"] or {}
+    excluded = (card.get("excluded") or {}).get("documents", {})
     return {
         "kind": card["map"]["kind"],
         "note": solved.get("note"),
         **card["metrics"],
         "rows": card["rows"]["train"],
         **{name: card[name] for name in names},
+        "documents_excluded": {name: len(ids) for name, ids in excluded.items()},
     }
 
 

@@ -45,7 +45,7 @@ def shared(
 @pytest.fixture
 def copied(shared: Stages, tmp_path: Path) -> Stages:
     """The same with the recorded states alone, in a folder of its own."""
-    for kind in ("activations", "corpora"):
+    for kind in ("activations", "corpora", "shared_documents"):
         shutil.copytree(shared.folder / kind, tmp_path / "artifacts" / kind)
     return shared.but(folder=tmp_path / "artifacts")
 

@@ -330,7 +330,7 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
 
     settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
     settings += ["corpus=storybook", "layers.target=[1,2]"]
-    with mock.patch.object(Coverage, "_kept", planted):
+    with mock.patch.object(Coverage, "_ratios", planted):
         ran = run_main(coverage, "coverage", *settings, beside=CONF)
     assert ran.code == 0, ran.output
     found = json.loads((workshop.report / "coverage.json").read_text())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FittedMap,
         InvalidValue,
         LanguageModel,
+        MapGrid,
         SteeringVector,
         Transferred,
         UserError,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
         fit_map,
         load,
         load_map,
+        pull,
+        push,
         steer,
     )
 
@@ -35,6 +38,7 @@ __all__ = [
     "FittedMap",
     "InvalidValue",
     "LanguageModel",
+    "MapGrid",
     "SteeringVector",
     "Transferred",
     "UserError",
@@ -43,6 +47,8 @@ __all__ = [
     "fit_map",
     "load",
     "load_map",
+    "pull",
+    "push",
     "steer",
 ]
 

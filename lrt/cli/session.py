@@ -214,7 +214,9 @@ class Session:
         """Where fits log to."""
         program = "python train.py" if Path("train.py").is_file() else "lrt train"
         command = f"{program} {shlex.join(self.arguments)}".rstrip()
-        return FitOutput(self.tracking.loggers, self.config.paths.logs, command)
+        return FitOutput(
+            self.tracking.loggers, self.config.paths.logs, command, most_sums=self.config.sums_gb * 1e9
+        )
 
 
 def _command_line(hydra: Any) -> list[str]:

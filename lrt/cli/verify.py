@@ -18,8 +18,9 @@ from rich.logging import RichHandler
 
 from lrt.activations import ActivationStore, StoreError, repair
 from lrt.features import SaeError, load_autoencoder
-from lrt.mapping import MapError, load_map
+from lrt.mapping import MapError
 from lrt.steering import SteeringVector, VectorUnreadable
+from lrt.steering.map_folder import load_fitted
 
 
 def _check_store(folder: Path) -> None:
@@ -29,7 +30,7 @@ def _check_store(folder: Path) -> None:
 # by the file that describes what lies beside it
 CHECKS: dict[str, Callable[[Path], object]] = {
     "manifest.json": _check_store,
-    "mapping.json": load_map,
+    "mapping.json": load_fitted,
     "vector.json": SteeringVector.load,
     "sae.json": load_autoencoder,
 }

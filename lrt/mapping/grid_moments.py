@@ -103,6 +103,12 @@ class GridMoments:
         """Where the sums lie."""
         return self._sum_xx.device
 
+    def to(self, device: torch.device | str) -> GridMoments:
+        """The same sums on another device; themselves where they lie there already."""
+        if self.device == torch.device(device):
+            return self
+        return GridMoments.from_tensors(self.tensors(), device)
+
     def pair(self, source_layer: int, target_layer: int) -> Moments:
         """A copy of the moments of one pair of layers. Raises ValueError for a layer not in the grid."""
         return Moments.from_tensors(self._blocks(source_layer, target_layer))

@@ -29,9 +29,10 @@ from lrt.mapping import (
     cosine,
     excess,
     gcv_curve,
+    layer_concat_bytes,
     load_map,
     ridge_at,
-    save_map,
+    shuffled_fvu,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
@@ -44,6 +45,7 @@ from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
 from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
 from lrt.steering import Mapping as Transfer
+from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
@@ -136,8 +138,13 @@ class MapFit:
                 f"{self.given} holds a map between layers {theirs}, and the settings are {layers}: set "
                 "layers.source and layers.target to the map's"
             )
+        if "prompts" not in card:
+            raise MapForeign(
+                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models were "
+                "loaded from. Give evaluation.map a map of a run, or leave it out"
+            )
         for side in SIDES:
-            if card.get("models", {}).get(side) != self.pair.identities[side]:
+            if card["models"][side].get("identity") != self.pair.identities[side]:
                 raise MapForeign(
                     f"{self.given} holds a map of {card.get('pair') or 'another pair'}, whose {side} model "
                     f"is another than {self.pair.names[side]} as it is loaded here: set pair.{side} to the "
@@ -194,6 +201,8 @@ class MapFit:
             affine, card = self.open()
             if card["prompts"] != prompts_digests(self.contrasts):
                 self._save_vectors(affine, known=card["prompts"])
+            if card["sums"] is None and self._saves_sums:
+                save_fitted(self.folder, affine, self.data.folds, card)
             return self.card()
         match self.settings.fit:
             case FitSpec() as spec:
@@ -224,7 +233,13 @@ class MapFit:
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
         self._save_vectors(fitted.affine)
-        save_map(self.folder, fitted.affine, card)  # last: a folder with its card is whole
+        folds = self.data.folds if self._saves_sums else []
+        save_fitted(self.folder, fitted.affine, folds, card)  # last: a folder with its card is whole
+
+    @property
+    def _saves_sums(self) -> bool:
+        """Whether the sums of all folds are small enough to lie beside the map."""
+        return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
     # -- the card --------------------------------------------------------------------------------
 
@@ -237,19 +252,24 @@ class MapFit:
         return {
             "fingerprint": self.fingerprint,
             "pair": self.pair.name,
-            "models": self.pair.identities,
+            "models": self.pair.described(),
             "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
-            "pool": data.settings.pool,
-            "parts": list(data.parts),
+            "residual_norms": [data.states.median_norms[f"target.{n}"] for n in self.layers.target.layers],
+            "corpus": {
+                "digest": data.states.text.digest,
+                "context": data.states.text.settings.context,
+                "pool": data.settings.pool,
+                "parts": list(data.parts),
+                "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            },
             "prompts": prompts_digests(self.contrasts),
             "store": data.states.fingerprint,
             "excluded": data.shared.card(),
-            "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
             "map": asdict(self.settings.map),
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
-            "rows": data.in_order.rows["train"],
+            "rows": dict(data.in_order.rows),
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,
             "metrics": {
@@ -259,6 +279,7 @@ class MapFit:
                 "optimum_fvu": optimum,
                 "excess_over_optimum": excess(fvu, optimum),
                 "ridge_weight": reference.weight,
+                "fvu_shuffled": self._shuffled_fvu(),
                 **self._cross_validated(),
                 "fvu_validation": data.moments["validation"].fvu_of(affine),
                 "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
@@ -275,6 +296,19 @@ class MapFit:
             "seconds": dict(self.monitor.seconds),
             "versions": versions(),
         }
+
+    def _shuffled_fvu(self) -> float | None:
+        """Expected FVU of the reference ridge on shuffled pairs.
+
+        None without a bias, and where rows do not span the source.
+        """
+        data = self.data
+        if not data.settings.bias:
+            return None
+        try:
+            return shuffled_fvu(data.train_moments, data.reference_ridge.weight, data.moments["test"])
+        except InvalidValue:
+            return None
 
     def _cross_validated(self) -> dict[str, float | None]:
         """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far

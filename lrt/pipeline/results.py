@@ -39,7 +39,7 @@ def results(
     return {
         "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
         "layers": card["layers"],
-        "pool": card["pool"],
+        "pool": card["corpus"]["pool"],
         "map": map_facts(card),
         "maps": [
             {
@@ -100,13 +100,14 @@ def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str
 
 def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of one map."""
-    names = ("rows", "rows_excluded", "rows_excluded_by", "fingerprint")
+    names = ("rows_excluded", "rows_excluded_by", "fingerprint")
     solved = card["solved"] or {}
     excluded = (card.get("excluded") or {}).get("documents", {})
     return {
         "kind": card["map"]["kind"],
         "note": solved.get("note"),
         **card["metrics"],
+        "rows": card["rows"]["train"],
         **{name: card[name] for name in names},
         "documents_excluded": {name: len(ids) for name, ids in excluded.items()},
     }

@@ -4,7 +4,7 @@ read from and written for other software."""
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
-from lrt.steering.residual_norm import median_residual_norm
+from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
@@ -31,6 +31,7 @@ __all__ = [
     "difference_of_means",
     "last_token_states",
     "median_residual_norm",
+    "median_residual_norms",
     "prompts_digest",
     "read_control_vector",
     "read_vector",

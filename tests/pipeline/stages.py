@@ -137,6 +137,7 @@ class Stages:
     filter: RowFilter = field(default_factory=RowFilter)
     pool: int = 4
     products: str = "float32"
+    most_sums: float = 1e9
     map: MapSpec = field(default_factory=MapSpec)
     fit: FitSpec | ClosedFormSpec = field(default_factory=ClosedFormSpec)
     batches: Batches = field(default_factory=lambda: Batches(rows=64, workers=0, window_rows=2048))
@@ -234,7 +235,9 @@ class Stages:
 
     @cached_property
     def output(self) -> FitOutput:
-        return FitOutput(no_loggers, str(self.folder / "logs"), "python train.py layers.source=1")
+        return FitOutput(
+            no_loggers, str(self.folder / "logs"), "python train.py layers.source=1", self.most_sums
+        )
 
     @property
     def parts_for(self) -> dict[str, tuple[str, ...]]:

@@ -65,7 +65,5 @@ def read_study(file: Path) -> Study:
 
 
 def _choice(data: dict[str, Any]) -> StrengthChoice:
-    by_layer = tuple(map(tuple, data["by_layer"]))
-    return StrengthChoice(
-        **data | {"by_layer": by_layer, "trials": tuple(Trial(**trial) for trial in data["trials"])}
-    )
+    trials = tuple(Trial(**trial) for trial in data.get("trials", ()))  # published rows may have none
+    return StrengthChoice(**data | {"by_layer": tuple(map(tuple, data["by_layer"])), "trials": trials})

@@ -15,7 +15,7 @@ def as_user(lm: LanguageModel, prompt: str) -> str:
 
 
 class Conversation:
-    """A conversation with a model, which remembers every turn. Around `say`, `lrt.steer` steers the answer."""
+    """A conversation with a model, which remembers every turn. `lrt.steer` around `say` steers the answer."""
 
     def __init__(self, lm: LanguageModel, max_new_tokens: int = 200) -> None:
         self.lm, self.max_new_tokens = lm, max_new_tokens

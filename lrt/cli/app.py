@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lrt.cli.demo import demo
 from lrt.cli.extract import extract
 from lrt.cli.fit import fit
 from lrt.cli.steer import steer
@@ -53,7 +54,7 @@ def hydra_command(name: str, help: str) -> None:
     app.command(name, context_settings=PASS_ON, rich_help_panel="Configured by Hydra")(run)
 
 
-for function in (fit, extract, transfer, steer):
+for function in (demo, fit, extract, transfer, steer):
     app.command()(function)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")
 hydra_command(

@@ -1,4 +1,4 @@
-"""A transfer on the shipped models, from nothing: one behaviour, its two nulls, and the files to go on with."""
+"""A transfer on the shipped models, from nothing: one behaviour, two nulls, and files to go on with."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def demonstrate(step: Step = lambda _: None) -> Demonstration:
     texts = _texts_without(behaviour)
     step(f"Fitting the map small layer {LAYER} -> medium layer {LAYER} on {len(texts):,} texts")
     mapping = fit_map(small, large, texts, layers=(LAYER, LAYER), pool=POOL)
-    step(f"Extracting the vector `refusal` of small and of medium from 2 x {PROMPTS} prompts; transferring it")
+    step(
+        f"Extracting the vector `refusal` of small and of medium from 2 x {PROMPTS} prompts; transferring it"
+    )
     vector, native = (_extracted(lm, behaviour) for lm in (small, large))
     transferred = mapping.transfer(vector)
     step("The same with an untrained source (random weights): the null that must not steer")

@@ -33,12 +33,15 @@ def demo(
       lrt demo
       lrt demo --keep demo
     """
+    import torch
+
     from lrt.api.demonstration import LARGE, SMALL, STRENGTH, demonstrate
     from lrt.cli.terminal import open_terminal
     from lrt.models import quiet_loading
 
     console, start = open_terminal(), time.monotonic()
     quiet_loading()
+    torch.set_num_threads(1)  # models of this size gain nothing from more, and lose on a busy machine
     done = demonstrate(lambda what: console.print(f"... {what}", style="dim", markup=False))
     if keep is not None:
         done.save(keep)

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from lrt.steering import SteeringVector
 
 FormatName = Literal["lrt", "gguf", "steering-vectors", "lm-eval", "hotwire", "vllm-lens", "tensors"]
+ENDINGS: dict[str, str] = {
+    "lrt": "",
+    "gguf": ".gguf",
+    "steering-vectors": ".pt",
+    "lm-eval": ".pt",
+    "hotwire": ".pt",
+    "vllm-lens": ".json",
+    "tensors": ".safetensors",
+}
+"""Of the file that is named after a vector."""
 
 Vector = Annotated[
     str,

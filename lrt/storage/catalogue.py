@@ -130,16 +130,17 @@ def _described(kind: str, content: Any, place: Path) -> tuple[str, str]:
 
 
 def _map(card: Mapping[str, Any]) -> tuple[str, str]:
-    models = [card["models"][side] for side in ("source", "target")]
     layers = [_numbers(card["layers"][side]) for side in ("source", "target")]
-    names = [str(model["name"]) for model in models]
+    names = [card["models"][side].get("name") for side in ("source", "target")]
     parts = "+".join(card.get("parts") or ())
-    name = "-to-".join(slug(f"{name}-{layer}") for name, layer in zip(names, layers, strict=True))
-    about = f"{names[0]} layer {layers[0]} -> {names[1]} layer {layers[1]}"
-    return (
-        slug(f"{name}-{parts}") if parts else name,
-        f"{about}{f', {parts}' if parts else ''}, FVU {card['metrics']['fvu']:.3g}",
-    )
+    if all(names):
+        pair = f"{names[0]} layer {layers[0]} -> {names[1]} layer {layers[1]}"
+        name = f"{names[0]}-{layers[0]}-to-{names[1]}-{layers[1]}"
+    else:  # of a run
+        pair = f"{card['pair']}, layers {layers[0]} -> {layers[1]}"
+        name = f"{card['pair'].replace('->', 'to')}-{layers[0]}-to-{layers[1]}"
+    about = ", ".join([pair, *([parts] if parts else []), f"FVU {card['metrics']['fvu']:.3g}"])
+    return slug(f"{name}-{parts}" if parts else name), about
 
 
 def _vector(card: Mapping[str, Any]) -> tuple[str, str]:

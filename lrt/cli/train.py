@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lrt.cli import show
 from lrt.cli.command import command
+from lrt.cli.latest import results_of
 from lrt.cli.session import Session
 from lrt.evaluation.suites import build_suite
 from lrt.mapping import FitSpec
@@ -116,6 +117,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             monitor.step(f"Reporting: {session.report}")
             report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
             show.report(session, report)
+        session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 
 

@@ -10,7 +10,7 @@ from lrt.api.loading import load
 from lrt.api.vector_forecast import VectorForecast
 from lrt.errors import InvalidValue, UserError
 from lrt.models import LanguageModel
-from lrt.steering import SteeringVector, steer
+from lrt.steering import SteeringVector, bake, steer
 
 __all__ = [
     "FittedMap",
@@ -20,6 +20,7 @@ __all__ = [
     "Transferred",
     "UserError",
     "VectorForecast",
+    "bake",
     "extract_vector",
     "fit_map",
     "load",

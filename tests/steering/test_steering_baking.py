@@ -1,6 +1,7 @@
 """A baked checkpoint, loaded by plain transformers, says what the model says while it is steered by hooks."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,15 @@ def test_what_baking_cannot_say_is_refused_before_anything_is_written(
         with pytest.raises(InvalidValue, match="not an empty folder"):
             bake(story_lm, fine, taken, strength=STRENGTH)
     assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_page_s_example_runs(
+    story_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    _, example = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    story_lm.model.save_pretrained(tmp_path / "path" / "to" / "large")
+    story_lm.tokenizer.save_pretrained(tmp_path / "path" / "to" / "large")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"french": SteeringVector(torch.ones(story_lm.width), 1, "large", 2.0)})
+    assert AutoModelForCausalLM.from_pretrained("large-french").num_parameters() > 0

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lrt.cli import show
 from lrt.cli.command import command
+from lrt.cli.latest import results_of
 from lrt.cli.session import Session
-from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
 from lrt.mapping import FitSpec
 from lrt.pipeline import (
     Choices,
     CorpusText,
     RowSource,
+    SharedDocuments,
     Studies,
     UntrainedSource,
     check_run,
@@ -48,22 +50,23 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             pair = load_pair(config.pair, session.models, weights=session.first)
             suite = build_suite(config.suite, lambda: pair.template)
             layers = plan_layers(config.layers, config.recording, pair)
-            check_run(config, session.fit_settings, pair, suite, layers)  # before anything costly
+            check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
         untrained = (
             UntrainedSource(config.pair.source, config.seed, session.models)
             if config.evaluation.untrained_source
             else None
         )
 
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        text = CorpusText(config.corpus, pair, cache, monitor)
         states = plan_states(pair, layers.recorded, text, config.recording, cache, monitor)
         monitor.step(show.recording(layers, text, states))
-        rows = RowSource(states, text, session.row_settings, cache, monitor)
+        excluded = SharedDocuments(text, suite, cache, monitor)
+        rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
+        given = None if config.evaluation.map is None else Path(config.evaluation.map)
         if fit:
             states.record()
-        elif not layers.automatic:
+        elif not layers.automatic and given is None:
             require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
 
         wanted = {behaviour.name: behaviour for behaviour in suite}
@@ -85,7 +88,15 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         map_layers = choose_map_layers(layers, evaluated, parts_for, choices, rows)
 
         maps = plan_maps(
-            map_layers, suite, parts_for, rows, vectors, pair, session.fit_settings, session.fit_output
+            map_layers,
+            suite,
+            parts_for,
+            rows,
+            vectors,
+            pair,
+            session.fit_settings,
+            session.fit_output,
+            given,
         )
         analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
         analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
@@ -106,6 +117,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             monitor.step(f"Reporting: {session.report}")
             report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
             show.report(session, report)
+        session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 
 

@@ -6,6 +6,7 @@ transfer. All directions are of the target's width; strengths set their length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
@@ -56,6 +57,20 @@ class ModelStates:
         if rows is not None:
             positive, negative = positive[rows[0]], negative[rows[1]]
         return difference_of_means(positive, negative)
+
+    def signal_to_noise(self, layer: int) -> float | None:
+        """Length of the difference of means at a layer over its standard error over prompts; about 1 for
+        prompts that differ by chance alone.
+
+        Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
+        """
+        positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
+        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
+        if min(map(len, sides)) < 2:
+            return None
+        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
+        length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
+        return length / math.sqrt(variance) if variance > 0 else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,8 @@ from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 log = logging.getLogger(__name__)
 
+VERSION = 2  # of what a choice holds: every layer and strength tried since 2
+
 
 class Choices:
     """Layer and strength for every behaviour, chosen when first needed and cached.
@@ -85,6 +87,7 @@ class Choices:
         """What determines the choice."""
         grid = self.settings.grid.of(behaviour)
         return {
+            "version": VERSION,
             "model": self.pair.identities[side],
             "tokenizer": self.pair.identities["tokenizer"],
             "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},

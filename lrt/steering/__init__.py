@@ -3,8 +3,9 @@ read from and written for other software."""
 
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
+from lrt.steering.baking import Baked, CannotBake, bake
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
-from lrt.steering.residual_norm import median_residual_norm
+from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
@@ -19,6 +20,8 @@ from lrt.steering.vectors import (
 __all__ = [
     "Ablation",
     "Addition",
+    "Baked",
+    "CannotBake",
     "Cost",
     "Mapping",
     "RowwiseAblation",
@@ -27,10 +30,12 @@ __all__ = [
     "Stitched",
     "StitchedCost",
     "VectorUnreadable",
+    "bake",
     "contrast_states",
     "difference_of_means",
     "last_token_states",
     "median_residual_norm",
+    "median_residual_norms",
     "prompts_digest",
     "read_control_vector",
     "read_vector",

@@ -274,7 +274,7 @@ def test_models_of_other_tokenizers_are_refused_before_any_pass(
         ({"layers": 1}, "layers=1"),
         ({"layers": (1, 2, 3)}, "pair"),
         ({"layers": (9, 1)}, r"layers\[0\]=9"),
-        ({"layers": (1, "auto")}, r"layers\[1\]=auto"),
+        ({"layers": (1, "nearest")}, r"layers\[1\]=.nearest"),
         ({"layers": (1, 1.0)}, r"layers\[1\]=1.0"),
         ({"pool": 0}, "pool=0"),
         ({"folds": 1}, "folds=1"),
@@ -357,6 +357,7 @@ def test_a_saved_map_transfers_and_forecasts_the_same(
 
     loaded.save(tmp_path / "map", sums=False)
     assert sorted(file.name for file in (tmp_path / "map").iterdir()) == [
+        "README.md",
         "mapping.json",
         "mapping.safetensors",
     ]

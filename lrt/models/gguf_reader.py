@@ -47,21 +47,22 @@ def fast_reader(path: Path) -> Any:
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             data = np.asarray(self.data)  # slices of a plain array cost a tenth of a memory map's
             inner = gguf.GGUFValueType(int(data[orig_offs])) if raw_type == array else None
+            numbers = self.gguf_scalar_to_np.get(inner)
             # of another byte order, or arrays of arrays
-            if inner not in (text, *self.gguf_scalar_to_np) or self.byte_order != "I":
+            if (numbers is None and inner != text) or self.byte_order != "I":
                 return super()._get_field_parts(orig_offs, raw_type)
             start = orig_offs + 12
             parts = [data[orig_offs : start - 8].view(np.uint32), data[start - 8 : start].view(np.uint64)]
             count = int(parts[1][0])
-            if inner == text:
+            if numbers is None:
                 for _ in range(count):
-                    (length,) = struct.unpack_from("=Q", data, start)
+                    (length,) = struct.unpack_from("=Q", data.data, start)
                     words = start + 8
                     parts += (data[start:words].view(np.uint64), data[words : words + length])
                     start = words + length
                 indices = range(3, len(parts), 2)
             else:
-                dtype = np.dtype(self.gguf_scalar_to_np[inner])
+                dtype = np.dtype(numbers)
                 stop = start + count * dtype.itemsize
                 values = data[start:stop].view(dtype)
                 parts += (values[i : i + 1] for i in range(count))

@@ -94,14 +94,12 @@ def last_states(
     def visit(segments: Sequence[tuple[Segment, int]], above: _Above | None) -> None:
         before = 0 if above is None else above.mask.shape[1]
         for batch in _batches(segments, before, batch_tokens, mixed=lm.hides_padding):
-            columns = before + len(batch[-1][0].tokens)
-            for _ in run_in_batches(
-                lm,
-                len(batch),
-                row_bytes(lm, columns, new=1, logits=0),
-                lambda some, _rows, batch=batch: run(batch[some], above),
-                max_rows=len(batch),
-            ):
+            size = row_bytes(lm, before + len(batch[-1][0].tokens), new=1, logits=0)
+
+            def run_some(some: slice, _rows: int, batch: list[tuple[Segment, int]] = batch) -> None:
+                run(batch[some], above)
+
+            for _ in run_in_batches(lm, len(batch), size, run_some, max_rows=len(batch)):
                 pass
 
     visit([(segment, 0) for segment in _plan(lm, texts, deepest)], None)

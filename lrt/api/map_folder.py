@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lrt.api.fitted_map import SUMS_FILE, FittedMap, fitted_of
 from lrt.api.map_grid import MapGrid
@@ -46,8 +47,8 @@ def _sums_in(folder: Path, written: Named[str, Any] | None, kind: type[AnyMoment
         raise MapCorrupt(
             f"{path} cannot be used: {error}. Copy the folder again, or fit the map again"
         ) from error
-    folds: list[dict[str, Any]] = [{} for _ in range(written["folds"])]
+    folds: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        number, part = name.split(".")
-        folds[int(number)][part] = tensor
-    return tuple(kind.from_tensors(each) for each in folds)
+        number, _, part = name.partition(".")
+        folds.setdefault(number, {})[part] = tensor
+    return tuple(kind.from_tensors(folds[str(number)]) for number in range(written["folds"]))

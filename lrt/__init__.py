@@ -25,10 +25,13 @@ if TYPE_CHECKING:
         Transferred,
         UserError,
         VectorForecast,
+        bake,
         extract_vector,
         fit_map,
         load,
         load_map,
+        pull,
+        push,
         steer,
     )
 
@@ -41,10 +44,13 @@ __all__ = [
     "Transferred",
     "UserError",
     "VectorForecast",
+    "bake",
     "extract_vector",
     "fit_map",
     "load",
     "load_map",
+    "pull",
+    "push",
     "steer",
 ]
 

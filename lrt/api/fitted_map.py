@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Named
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from lrt.api.texts import checked_texts
 from lrt.api.vector_forecast import VectorForecast, forecast
 from lrt.errors import InvalidValue
-from lrt.mapping import AffineMap, GridMoments, LayerConcat, Moments, residual_on, save_map
+from lrt.mapping import AffineMap, LayerConcat, Moments, residual_on
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.steering import Mapping, SteeringVector, last_token_states
-from lrt.storage.sealed import save_tensors
-
-SUMS_FILE = "sums.safetensors"
+from lrt.steering.map_folder import save_fitted, sums_bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,10 +34,12 @@ class Transferred:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedMap:
-    """A ridge map from one layer of a model to one layer of another, and the sums behind its forecasts.
+    """A map from a layer of one model to a layer of another, and the sums behind its forecasts.
+
+    A run's map may read several layers side by side, or write several.
 
     mapping       The affine map, between named layers of named models.
-    ridge_weight  Its ridge weight.
+    ridge_weight  Its ridge weight, or that of the ridge map that its forecasts are of.
     folds         Moments of disjoint groups of training documents, on the CPU. Empty for a map that was saved
                   without them: it transfers without a forecast of noise.
     card          Where it comes from, as plain data: models, layers, corpus, rows, metrics.
@@ -51,21 +53,21 @@ class FittedMap:
     def __repr__(self) -> str:
         rows = f"{self.card['rows']['train']:,} rows"
         sums = f"sums of {self.sums_bytes / 1e6:.3g} MB" if self.folds else "no sums"
+        source, target = (_named(concat.layers) for concat in (self.mapping.source, self.mapping.target))
         return (
-            f"FittedMap({self.mapping.source_model} layer {self.source_layer} -> "
-            f"{self.mapping.target_model} layer {self.target_layer}, {rows}, FVU {self.fvu:.3g} on held-out "
-            f"documents, {sums})"
+            f"FittedMap({self.mapping.source_model} {source} -> {self.mapping.target_model} {target}, "
+            f"{rows}, FVU {self.fvu:.3g} on held-out documents, {sums})"
         )
 
     @property
     def source_layer(self) -> int:
-        """The block that it reads."""
-        return self.mapping.source.layers[0]
+        """The block that it reads. Raises InvalidValue where there are several (`mapping.source.layers`)."""
+        return _only(self.mapping.source.layers, "reads")
 
     @property
     def target_layer(self) -> int:
-        """The block that it writes."""
-        return self.mapping.target.layers[0]
+        """The block that it writes. Raises InvalidValue where there are several (`mapping.target.layers`)."""
+        return _only(self.mapping.target.layers, "writes")
 
     @property
     def fvu(self) -> float:
@@ -78,40 +80,48 @@ class FittedMap:
     @property
     def sums_bytes(self) -> int:
         """Bytes of the sums, in memory and in the folder: 8 (d_s^2 + d_s d_t + d_t^2) a fold and a little."""
-        return bytes_of(self.folds)
+        return sums_bytes(self.folds)
 
     def transfer(
         self,
-        vector: SteeringVector,
+        vector: SteeringVector | Sequence[SteeringVector],
         *,
         target_layer: int | Literal["auto"] = "auto",
         residual_on_prompts: float | None = None,
     ) -> Transferred:
         """The vector on the target model, `W v`, with its forecast.
 
-        target_layer  The map's own, or `auto`; `MapGrid.transfer` has a choice.
+        vector        At the layer that the map reads; one for each, in order, where it reads several.
+        target_layer  One that the map writes; `auto` where it writes only one. A `MapGrid` has a choice.
         residual_on_prompts  From `residual_on`, where both models are at hand; the forecast then warns by it.
 
         Raises InvalidValue for a vector of another model, layer or width, a zero one, and another target
         layer than the map's.
         """
-        if target_layer not in ("auto", self.target_layer):
+        target = self.mapping.target
+        layer = target.layers[0] if target_layer == "auto" and len(target.layers) == 1 else target_layer
+        if layer not in target.layers or isinstance(layer, str | bool):
             raise InvalidValue(
-                f"target_layer={target_layer!r}; this map writes layer {self.target_layer} of "
-                f"{self.mapping.target_model} alone. Leave it out, or fit a map of that layer"
+                f"target_layer={target_layer!r}; this map writes {_named(target.layers)} of "
+                f"{self.mapping.target_model}. Name one of these, or fit a map of that layer"
             )
-        _ = vector.unit_direction
-        transferred = self.mapping.transfer(vector)
+        vectors = [vector] if isinstance(vector, SteeringVector) else [*vector]
+        for each in vectors:
+            _ = each.unit_direction
+        transferred = self.mapping.transfer(vectors, layer)
         full_rank = min(self.mapping.source.total, self.mapping.target.total)
         stored = self.card["metrics"].get("rank", full_rank) < full_rank
         return Transferred(
             transferred,
             forecast(
-                vector,
+                vectors[0],
                 self.folds,
                 self.ridge_weight,
                 residual_on_prompts,
                 transferred.direction if stored else None,
+                direction=torch.cat([each.direction for each in vectors]),
+                columns=target.columns(layer) if len(target.layers) > 1 else None,
+                bias=self.card.get("map", {}).get("bias", True),
             ),
         )
 
@@ -133,23 +143,29 @@ class FittedMap:
                 )
         return residual_on(
             self.mapping.affine,
-            last_token_states(source, prompts, self.source_layer),
-            last_token_states(target, prompts, self.target_layer),
+            last_token_states(source, prompts, self.mapping.source.layers),
+            last_token_states(target, prompts, self.mapping.target.layers),
             centred=True,
         )
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
-        """Write the map, its card and its sums to a folder, replacing a map that is there.
+        """Write the map, its card, its sums and a model card (README.md), replacing a map that is there.
 
         sums  Whether forecasts will be needed; they take `sums_bytes`.
 
         Raises OSError where the folder cannot be written.
         """
+        save_fitted(Path(folder), self.mapping.affine, self.folds if sums else (), self.card)
 
-        def write(folder: Path, written: Named[str, Any] | None) -> None:
-            save_map(folder, self.mapping.affine, {**self.card, "sums": written})
 
-        save_with_sums(Path(folder), self.folds if sums else (), write)
+def _named(layers: tuple[int, ...]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+
+
+def _only(layers: tuple[int, ...], does: str) -> int:
+    if len(layers) > 1:
+        raise InvalidValue(f"the map {does} {_named(layers)}, side by side: it has no single one")
+    return layers[0]
 
 
 def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, Any]) -> FittedMap:
@@ -159,39 +175,14 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
     """
     layers, models = card["layers"], card["models"]
     source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
-    (norm,) = card["residual_norms"]
+    norms = dict(zip(target.layers, map(float, card["residual_norms"]), strict=True))
     mapping = Mapping(
         affine,
         source,
         target,
         models["source"]["name"],
         models["target"]["name"],
-        {target.layers[0]: float(norm)},
+        norms,
         card["fingerprint"],
     )
     return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
-
-
-def bytes_of(folds: Sequence[Moments | GridMoments]) -> int:
-    """Bytes of the sums of all folds."""
-    return sum(t.nbytes for fold in folds for t in fold.tensors().values())
-
-
-def save_with_sums(
-    folder: Path,
-    folds: Sequence[Moments | GridMoments],
-    write: Callable[[Path, Named[str, Any] | None], None],
-) -> None:
-    """Write a map and the sums of its folds to a folder, replacing those that are there.
-
-    write  Writes the map, with what its card says of the sums, None where there are none.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, written = folder / SUMS_FILE, None
-    if folds:
-        numbered = {f"{n}.{name}": t for n, fold in enumerate(folds) for name, t in fold.tensors().items()}
-        written = {"file": SUMS_FILE, "folds": len(folds), "bytes": bytes_of(folds)}
-        written["digest"] = save_tensors(path, numbered)
-    write(folder, written)
-    if written is None:
-        path.unlink(missing_ok=True)

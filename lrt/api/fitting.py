@@ -246,11 +246,12 @@ def _check_enough(corpus: PackedCorpus, source: LanguageModel, pool: int) -> Non
 
 
 def _described(lm: LanguageModel) -> dict[str, Any]:
+    # transformers knows it of the hub's models alone; a local folder is nobody else's
+    commit = getattr(lm.model.config, "_commit_hash", None)
     return {
         "name": lm.spec.name,
-        "path": lm.spec.path,
-        # the commit, where transformers knows it
-        "revision": getattr(lm.model.config, "_commit_hash", None) or lm.spec.revision,
+        "path": lm.spec.path if commit else None,
+        "revision": commit,
         "weights": lm.spec.weights,
         "seed": lm.spec.seed,
         "dtype": str(lm.dtype).removeprefix("torch."),

@@ -10,12 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from lrt.api.fitted_map import FittedMap, Transferred, bytes_of, fitted_of, save_with_sums
+from lrt.api.fitted_map import FittedMap, Transferred, fitted_of
 from lrt.api.vector_forecast import Candidate
 from lrt.errors import InvalidValue
-from lrt.mapping import FactoredMap, GridMoments, Moments, PairFit, pair_of, save_pair_maps
+from lrt.mapping import FactoredMap, GridMoments, Moments, PairFit, pair_of
 from lrt.models.sides import SIDES
 from lrt.steering import SteeringVector
+from lrt.steering.map_folder import save_fitted, sums_bytes
 from lrt.storage.fingerprint import fingerprint
 
 # A target layer whose signal to noise is below this share of the best one's is not chosen. Signal to noise
@@ -93,7 +94,7 @@ class MapGrid:
         For `S` source and `T` target layers of widths `s` and `t`, 8 (S s^2 + S T s t + T t^2) a fold and a
         little.
         """
-        return bytes_of(self.folds)
+        return sums_bytes(self.folds)
 
     def at(self, source_layer: int, target_layer: int) -> FittedMap:
         """The map of one pair of layers. Raises InvalidValue for a layer that is not in the grid."""
@@ -159,17 +160,13 @@ class MapGrid:
         return replace(best, forecast=replace(best.forecast, candidates=candidates))
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
-        """Write the maps, their card and their sums to a folder, replacing a map that is there.
+        """Write the maps, their card, their sums and a model card, replacing a map that is there.
 
         sums  Whether forecasts will be needed; they take `sums_bytes`.
 
         Raises OSError where the folder cannot be written.
         """
-
-        def write(folder: Path, written: Named[str, Any] | None) -> None:
-            save_pair_maps(folder, self.maps, {**self.card, "sums": written})
-
-        save_with_sums(Path(folder), self.folds if sums else (), write)
+        save_fitted(Path(folder), dict(self.maps), self.folds if sums else (), self.card)
 
 
 def best_first(

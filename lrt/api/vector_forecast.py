@@ -88,13 +88,21 @@ def forecast(
     weight: float,
     residual: float | None,
     stored: Tensor | None = None,
+    *,
+    direction: Tensor | None = None,
+    columns: slice | None = None,
+    bias: bool = True,
 ) -> VectorForecast:
     """The forecast of a source vector from the moments of folds of documents.
 
     weight    Ridge weight of the map of all folds.
     residual  Share of the variance among its prompts that the map leaves unexplained, where it is known.
     stored    The vector as a map of lower rank transfers it, `[d_target]`, where the map is one.
+    direction  Vectors of several source layers side by side, `[d_source]`, where the map reads several.
+    columns   Those of one target layer, where the map writes several.
+    bias      Whether the map has one.
     """
+    v = vector.direction if direction is None else direction
     name = vector.behaviour or f"of layer {vector.layer}"
     warnings = []
     noise: Forecast | None = None
@@ -104,10 +112,10 @@ def forecast(
         warnings.append("no forecast of noise: the map has no sums of at least two groups of documents")
     else:
         try:
-            (noise,) = jackknife(folds, {name: vector.direction}, weight).values()
-            between = agreement(maps_of_halves(folds, weight), vector.direction).mean
+            (noise,) = jackknife(folds, {name: v}, weight, bias=bias, columns=columns).values()
+            between = agreement(maps_of_halves(folds, weight, bias=bias), v, columns).mean
             if stored is not None:
-                with_full = cosine(stored, _by_full_map(folds, weight, vector.direction))
+                with_full = cosine(stored, _by_full_map(folds, weight, v))
         except UserError as error:  # no reason not to transfer
             warnings.append(f"no forecast of noise: {error}")
     if noise is not None and (warning := noise.warning(LEAST_SIGNAL_TO_NOISE, _MORE_TEXT)):

@@ -18,6 +18,7 @@ from lrt.mapping.artifact import (
     MapError,
     MapForeign,
     MapMissing,
+    PairMaps,
     load_map,
     load_maps,
     save_map,
@@ -55,6 +56,7 @@ from lrt.mapping.many_to_one import (
 from lrt.mapping.metrics import ErrorAlong, FractionUnexplained, MeanCosine
 from lrt.mapping.module import FitDiverged, MapModule, early_stopping
 from lrt.mapping.moments import Moments, merge_all
+from lrt.mapping.null_fvu import shuffled_fvu
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.rank_curve import RankCurve, rank_curve
@@ -93,6 +95,7 @@ __all__ = [
     "Moments",
     "NotConverged",
     "PairFit",
+    "PairMaps",
     "Procrustes",
     "RankCurve",
     "ReducedRank",
@@ -136,5 +139,6 @@ __all__ = [
     "ridge_per_direction",
     "save_map",
     "save_pair_maps",
+    "shuffled_fvu",
     "solving_bytes",
 ]

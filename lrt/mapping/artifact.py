@@ -80,10 +80,10 @@ def save_pair_maps(folder: Path, maps: Mapping[tuple[int, int], FactoredMap], ca
     save_artifact(MAP, folder, tensors, {"pairs": len(maps)}, card)
 
 
-def load_maps(folder: Path) -> tuple[AffineMap | PairMaps, dict[str, Any]]:
+def load_maps(folder: Path, fix_hint: str = "") -> tuple[AffineMap | PairMaps, dict[str, Any]]:
     """What `save_map` or `save_pair_maps` wrote, and its card; otherwise as `load_map`."""
     return load_artifact(
-        MAP, folder, lambda tensors, _: _single(tensors) if "weight" in tensors else _pairs(tensors)
+        MAP, folder, lambda tensors, _: _single(tensors) if "weight" in tensors else _pairs(tensors), fix_hint
     )
 
 

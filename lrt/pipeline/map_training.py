@@ -176,16 +176,18 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitOutput:
-    """Where a fit logs to.
+    """Where a fit logs to, and what it leaves.
 
     loggers   Gives Lightning's loggers for a fit's name (empty for the whole-corpus map).
     logs      The run's folder.
     command   The `train.py` line of these settings, for messages.
+    most_sums  Most bytes of the sums that are saved beside a map; larger ones are not saved.
     """
 
     loggers: Callable[[str], list[Logger]]
     logs: str
     command: str
+    most_sums: float
 
 
 @dataclass(frozen=True)

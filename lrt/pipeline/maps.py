@@ -29,9 +29,10 @@ from lrt.mapping import (
     cosine,
     excess,
     gcv_curve,
+    layer_concat_bytes,
     load_map,
     ridge_at,
-    save_map,
+    shuffled_fvu,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
@@ -44,8 +45,11 @@ from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
 from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
 from lrt.steering import Mapping as Transfer
+from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
-from lrt.storage.fingerprint import fingerprint
+from lrt.storage.fingerprint import fingerprint, tensor_digest
+
+GIVEN_HINT = "Give evaluation.map the folder of a map of this pair, or leave it out"
 
 
 class MapFit:
@@ -53,6 +57,9 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    contrasts   Their contrastive sets, as far as they were extracted.
+    given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
+                these rows. Its nulls are of these rows all the same.
     """
 
     def __init__(
@@ -65,10 +72,12 @@ class MapFit:
         output: FitOutput,
         cache: Cache,
         monitor: Monitor,
+        given: Path | None = None,
     ) -> None:
+        self.given = given
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
-        self.contrasts = contrasts_of(behaviours)
+        self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
         self.states: dict[str, ContrastStates] = vectors.at(data.layers)
         self.refit = Refit(data, settings.fit)
         self._cache = cache
@@ -85,12 +94,18 @@ class MapFit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that determines the map."""
-        return map_fingerprint(self.data, self.settings)
+        """Of everything that determines the map; of one that is given, and of its nulls."""
+        own = map_fingerprint(self.data, self.settings)
+        if self.given is None:
+            return own
+        affine, card = self.open()
+        return fingerprint({"map": card["fingerprint"], "weight": tensor_digest(affine.weight), "rows": own})
 
     @property
     def folder(self) -> Path:
         """Where the map is, or will be."""
+        if self.given is not None:
+            return self.given
         return self._cache.folder / "maps" / self.fingerprint
 
     @property
@@ -102,7 +117,12 @@ class MapFit:
 
     def open(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and the card it was saved with. Raises MapMissing naming the `train.py` line that makes it,
-        MapCorrupt and MapForeign."""
+        MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
+        of these models."""
+        if self.given is not None:
+            affine, card = load_map(self.given, fix_hint=GIVEN_HINT)
+            self._check_given(card)
+            return affine, card
         hint = f"make it with: {self.output.command}"
         if self.exists:
             hint = f"delete the folder {self.folder} and {hint}"
@@ -110,6 +130,34 @@ class MapFit:
         if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
         return affine, card
+
+    def _check_given(self, card: Mapping[str, Any]) -> None:
+        layers = {side: list(self.layers.of(side).layers) for side in SIDES}
+        if (theirs := card.get("layers")) != layers:
+            raise MapForeign(
+                f"{self.given} holds a map between layers {theirs}, and the settings are {layers}: set "
+                "layers.source and layers.target to the map's"
+            )
+        if "prompts" not in card:
+            raise MapForeign(
+                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models "
+                "were loaded from. Give evaluation.map a map of a run, or leave it out"
+            )
+        for side in SIDES:
+            if card["models"][side].get("identity") != self.pair.identities[side]:
+                raise MapForeign(
+                    f"{self.given} holds a map of {card.get('pair') or 'another pair'}, whose {side} model "
+                    f"is another than {self.pair.names[side]} as it is loaded here: set pair.{side} to the "
+                    f"map's. {GIVEN_HINT}"
+                )
+
+    def documents_seen(self) -> dict[str, int | None]:
+        """By behaviour, how many documents that share text with it the map was fitted on; None where the
+        map's corpus is another, so that nobody here can tell."""
+        shared = self.data.shared
+        if self.given is None:
+            return dict.fromkeys(shared.by_behaviour, 0)
+        return shared.seen_by(self.open()[1].get("excluded"))
 
     @cached_property
     def affine(self) -> AffineMap:
@@ -153,6 +201,8 @@ class MapFit:
             affine, card = self.open()
             if card["prompts"] != prompts_digests(self.contrasts):
                 self._save_vectors(affine, known=card["prompts"])
+            if card["sums"] is None and self._saves_sums:
+                save_fitted(self.folder, affine, self.data.folds, card)
             return self.card()
         match self.settings.fit:
             case FitSpec() as spec:
@@ -183,7 +233,13 @@ class MapFit:
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
         self._save_vectors(fitted.affine)
-        save_map(self.folder, fitted.affine, card)  # last: a folder with its card is whole
+        folds = self.data.folds if self._saves_sums else []
+        save_fitted(self.folder, fitted.affine, folds, card)  # last: a folder with its card is whole
+
+    @property
+    def _saves_sums(self) -> bool:
+        """Whether the sums of all folds are small enough to lie beside the map."""
+        return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
     # -- the card --------------------------------------------------------------------------------
 
@@ -196,18 +252,24 @@ class MapFit:
         return {
             "fingerprint": self.fingerprint,
             "pair": self.pair.name,
-            "models": self.pair.identities,
+            "models": self.pair.described(),
             "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
-            "pool": data.settings.pool,
-            "parts": list(data.parts),
+            "residual_norms": [data.states.median_norms[f"target.{n}"] for n in self.layers.target.layers],
+            "corpus": {
+                "digest": data.states.text.digest,
+                "context": data.states.text.settings.context,
+                "pool": data.settings.pool,
+                "parts": list(data.parts),
+                "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            },
             "prompts": prompts_digests(self.contrasts),
             "store": data.states.fingerprint,
-            "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            "excluded": data.shared.card(),
             "map": asdict(self.settings.map),
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
-            "rows": data.in_order.rows["train"],
+            "rows": dict(data.in_order.rows),
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,
             "metrics": {
@@ -217,6 +279,7 @@ class MapFit:
                 "optimum_fvu": optimum,
                 "excess_over_optimum": excess(fvu, optimum),
                 "ridge_weight": reference.weight,
+                "fvu_shuffled": self._shuffled_fvu(),
                 **self._cross_validated(),
                 "fvu_validation": data.moments["validation"].fvu_of(affine),
                 "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
@@ -233,6 +296,19 @@ class MapFit:
             "seconds": dict(self.monitor.seconds),
             "versions": versions(),
         }
+
+    def _shuffled_fvu(self) -> float | None:
+        """Expected FVU of the reference ridge on shuffled pairs.
+
+        None without a bias, and where rows do not span the source.
+        """
+        data = self.data
+        if not data.settings.bias:
+            return None
+        try:
+            return shuffled_fvu(data.train_moments, data.reference_ridge.weight, data.moments["test"])
+        except InvalidValue:
+            return None
 
     def _cross_validated(self) -> dict[str, float | None]:
         """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far
@@ -336,16 +412,20 @@ def plan_maps(
     pair: ModelPair,
     settings: FitSettings,
     output: FitOutput,
+    given: Path | None = None,
 ) -> Maps:
     """The maps that the suite needs; nothing is fitted yet.
 
     parts_for  By behaviour, the parts of the corpus that its map is fitted on; empty for the whole corpus.
+    given      The folder of a map that was fitted before, which is used for all behaviours.
     """
 
     def plan(parts: tuple[str, ...], behaviours: Sequence[Behaviour]) -> MapFit:
         data = rows.of(layers, parts, shuffled=True)
-        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor)
+        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor, given)
 
+    if given is not None:
+        return Maps(plan((), suite), ())
     own: dict[tuple[str, ...], list[Behaviour]] = {}
     for behaviour in suite:
         if parts := parts_for[behaviour.name]:

@@ -123,6 +123,7 @@ def test_saved_maps_are_the_same_to_the_bit(
     assert card["sums"]["bytes"] == grid.sums_bytes
     assert grid.sums_bytes <= (tmp_path / "map" / "sums.safetensors").stat().st_size
     assert grid.maps_bytes <= (tmp_path / "map" / "mapping.safetensors").stat().st_size
+    assert "at most 0.005 " in (tmp_path / "map" / "README.md").read_text()
     # each source's and target's scatter once, not once for each pair
     alone = grid.at(0, 1).sums_bytes
     assert grid.sums_bytes < 0.7 * 9 * alone

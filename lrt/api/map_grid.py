@@ -47,7 +47,7 @@ class MapGrid:
         if not pairs == grid == [*self.maps]:
             raise ValueError("the maps, the card's layers and its pairs are not the same")
         widths = tuple(self.card["models"][side]["width"] for side in SIDES)
-        if any(each.widths != widths for each in self.maps.values()) or any(
+        if any((each.d_source, each.d_target) != widths for each in self.maps.values()) or any(
             (fold.source_layers, fold.target_layers, fold.d_source, fold.d_target)
             != (self.source_layers, self.target_layers, *widths)
             for fold in self.folds

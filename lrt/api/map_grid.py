@@ -14,6 +14,7 @@ from lrt.api.fitted_map import FittedMap, Transferred, fitted_of
 from lrt.api.vector_forecast import Candidate
 from lrt.errors import InvalidValue
 from lrt.mapping import FactoredMap, GridMoments, Moments, PairFit, pair_of
+from lrt.models.sides import SIDES
 from lrt.steering import SteeringVector
 from lrt.steering.map_folder import save_fitted, sums_bytes
 from lrt.storage.fingerprint import fingerprint
@@ -33,7 +34,8 @@ class MapGrid:
            source layer, the target's once for each target layer. Empty for maps saved without them.
     card   Where they come from, as plain data: models, layers, corpus, rows, and figures of every pair.
 
-    Raises KeyError, TypeError or ValueError for a card of other pairs.
+    Raises KeyError, TypeError or ValueError for a card of other pairs, and maps or sums of other layers or
+    widths than the card's.
     """
 
     maps: Named[tuple[int, int], FactoredMap]
@@ -45,7 +47,15 @@ class MapGrid:
         grid = [(s, t) for s in self.source_layers for t in self.target_layers]
         if not pairs == grid == [*self.maps]:
             raise ValueError("the maps, the card's layers and its pairs are not the same")
-        self._single(*grid[0], ())  # the rest of the card
+        widths = tuple(self.card["models"][side]["width"] for side in SIDES)
+        if any(each.widths != widths for each in self.maps.values()) or any(
+            (fold.source_layers, fold.target_layers, fold.d_source, fold.d_target)
+            != (self.source_layers, self.target_layers, *widths)
+            for fold in self.folds
+        ):
+            raise ValueError("the maps or the sums are of other layers or widths than the card's")
+        for target_layer, _ in zip(self.target_layers, self.card["residual_norms"], strict=True):
+            self._single(self.source_layers[0], target_layer, ())  # what else a transfer needs
 
     def __repr__(self) -> str:
         models, pairs = self.card["models"], self.pairs
@@ -93,7 +103,7 @@ class MapGrid:
             ("source", source_layer, self.source_layers),
             ("target", target_layer, self.target_layers),
         ):
-            if layer not in layers or isinstance(layer, bool):
+            if type(layer) is not int or layer not in layers:
                 raise InvalidValue(
                     f"{side}_layer={layer!r}: the maps are of {side} layers {_listed(layers)} of "
                     f"{self.card['models'][side]['name']}. Name one of these, or fit maps with that layer"

@@ -139,8 +139,8 @@ class MapFit:
             )
         if "prompts" not in card:
             raise MapForeign(
-                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models were "
-                "loaded from. Give evaluation.map a map of a run, or leave it out"
+                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models "
+                "were loaded from. Give evaluation.map a map of a run, or leave it out"
             )
         for side in SIDES:
             if card["models"][side].get("identity") != self.pair.identities[side]:

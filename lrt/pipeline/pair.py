@@ -83,7 +83,7 @@ class ModelPair:
 
         `path` and `revision` are of the hub: a local folder is nobody else's.
         """
-        described = {}
+        described: dict[str, dict[str, Any]] = {}
         for side in SIDES:
             model, known = self.models[side], self.identities[side]
             described[side] = {

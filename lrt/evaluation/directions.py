@@ -147,6 +147,7 @@ def directions(
     maps: TransferMaps,
     *,
     whole: Mapping | None = None,
+    other: str | None = None,
     layer: int,
     random_draws: int,
     seed: int,
@@ -157,8 +158,8 @@ def directions(
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
     whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
-    random, bias, shuffled, other, untrained_source  The nulls; `other` is another contrast's
-                         transferred vector.
+    random, bias, shuffled, other, untrained_source  The nulls; `other` is the transferred vector of
+                         another contrast, which the argument of that name names (`other_contrast`).
     resampled, resampled_native  `W v` with the map's documents and the contrastive prompts resampled,
                          and the native vector of the same prompts.
 
@@ -194,8 +195,8 @@ def directions(
         drawn = _drawn(own.source, generator)
         rows["resampled"].append(moved(refit, own.vectors("source", drawn)))
         rows["resampled_native"].append(native(drawn))
-    if (name := other_contrast(contrast, states)) is not None:
-        rows["other"] = [moved(mapping, states[name].vectors("source"))]
+    if other is not None:
+        rows["other"] = [moved(mapping, states[other].vectors("source"))]
     if maps.untrained_source is not None and own.untrained_source is not None:
         rows["untrained_source"] = [moved(maps.untrained_source, own.vectors("untrained_source"))]
     return {name: torch.stack(units) for name, units in rows.items() if units}

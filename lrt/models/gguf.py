@@ -7,7 +7,6 @@ cached folder is named by the file's digest.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import torch
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
 from lrt.models.special_tokens import set_special_ends
-from lrt.storage.durable import TEMP_MARK, remove, sync_folder
+from lrt.storage.durable import sweep, write_folder_durably
 from lrt.storage.gguf_file import GgufContents, GgufDamaged, check_gguf
 from lrt.storage.locks import locked
 
@@ -91,20 +90,8 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
 
 def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
     # The caller holds the lock, so a temporary folder is the leftover of a killed process.
-    for left in folder.parent.glob(f"*{TEMP_MARK}*"):
-        remove(left)
-    temp = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}")
-    temp.mkdir()
-    try:
-        convert(path, dtype, temp)
-        for file in temp.iterdir():
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
-        sync_folder(temp)
-        temp.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)  # after success it no longer exists
+    sweep(folder.parent)
+    write_folder_durably(folder, lambda temporary: convert(path, dtype, temporary))
 
 
 def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:

@@ -27,13 +27,13 @@ def fit_table(cards: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{100 * card['metrics']['excess_over_optimum']:+.2f}%".replace("-", MINUS),
             f"{card['metrics']['fvu_tokens']:.4f}",
             f"{card['metrics']['fvu_unfiltered']:.4f}",
-            card["rows"],
+            card["rows"]["train"],
             card["rows_excluded"],
         )
         for name, card in cards.items()
     ]
     first = next(iter(cards.values()))
-    kind, pool = str(first["map"]["kind"]).replace("_", " "), first["pool"]
+    kind, pool = str(first["map"]["kind"]).replace("_", " "), first["corpus"]["pool"]
     pooled = f"; pooled rows are means of {pool} tokens" if pool > 1 else ""
     rows_column = "pooled rows" if pool > 1 else "training tokens"
     return Table(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FittedMap,
         InvalidValue,
         LanguageModel,
+        MapGrid,
         SteeringVector,
         Transferred,
         UserError,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         fit_map,
         load,
         load_map,
+        pull,
+        push,
         steer,
     )
 
@@ -36,6 +39,7 @@ __all__ = [
     "FittedMap",
     "InvalidValue",
     "LanguageModel",
+    "MapGrid",
     "SteeringVector",
     "Transferred",
     "UserError",
@@ -45,6 +49,8 @@ __all__ = [
     "fit_map",
     "load",
     "load_map",
+    "pull",
+    "push",
     "steer",
 ]
 

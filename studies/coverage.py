@@ -23,7 +23,6 @@ from omegaconf import DictConfig
 
 from lrt.cli.command import command
 from lrt.cli.session import Session
-from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour
 from lrt.evaluation.suites import build_suite
 from lrt.mapping import (
@@ -43,6 +42,7 @@ from lrt.pipeline import (
     CorpusText,
     LayerPair,
     RowSource,
+    SharedDocuments,
     check_run,
     contrasts_of,
     extract_vectors,
@@ -212,8 +212,7 @@ def main(config: DictConfig) -> dict[str, Any]:
         check_run(settings, session.fit_settings, pair, suite, plan)
 
         monitor.step("Recording states")
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(settings.corpus, pair, exclude, cache, monitor)
+        text = CorpusText(settings.corpus, pair, cache, monitor)
         states = plan_states(pair, plan.recorded, text, settings.recording, cache, monitor)
         states.record()
 
@@ -225,7 +224,8 @@ def main(config: DictConfig) -> dict[str, Any]:
         monitor.step("Fitting maps on subsets of the corpus, and steering with each")
         names = settings.evaluation.behaviours or [b.name for b in suite]
         studied = [next(b for b in suite if b.name == name) for name in names]
-        rows_of = RowSource(states, text, session.row_settings, cache, monitor)
+        excluded = SharedDocuments(text, suite, cache, monitor)
+        rows_of = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         with monitor.stage("coverage"):
             rows = list(Coverage(rows_of, plan.candidates, choices, studied).rows())
         file = session.report / "coverage.json"

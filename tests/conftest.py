@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import MicroRun, Workshop, run_apart
+from running import MicroRun, Workshop
 from storybook_models import tiny_llama
 from transformers import (
     BertConfig,
@@ -93,7 +93,7 @@ def trained(tmp_path: Path) -> Workshop:
 @pytest.fixture(scope="session")
 def micro_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MicroRun:
     workshop = Workshop(pair_folder, tmp_path_factory.mktemp("micro"))
-    train = run_apart("train", *workshop.settings(run="train", logging="offline"))
+    train = workshop.train(run="train", logging="offline")
     assert train.code == 0, train.output
     evaluate = workshop.evaluate(run="evaluate", logging="offline")
     assert evaluate.code == 0, evaluate.output

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +100,28 @@ class PartRule:
 
 
 @dataclass(frozen=True)
+class SomeDocuments:
+    """Documents whose tokens are rows: those with these ids, or, `left_out`, all others.
+
+    Rows never span documents, so the rows of the two are those of all documents, each in one of them.
+    """
+
+    ids: tuple[int, ...]
+    left_out: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(sorted(self.ids)))
+
+    @cached_property
+    def _ids(self) -> Tensor:
+        return torch.tensor(self.ids, dtype=torch.int64)
+
+    def among(self, documents: Tensor) -> Tensor:
+        """`[n]` bool, whether a token of each of the documents `[n]` belongs to a row."""
+        return torch.isin(documents, self._ids, invert=self.left_out)
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which layers and tokens of a store a fit sees, and what one row is.
 
@@ -110,6 +133,7 @@ class Selection:
             part of a mean's.
     parts   Parts of the corpus to use; empty: all.
     rules   Parts whose rows differ from the others'.
+    documents  Documents to use; None: all.
 
     Raises InvalidValue for layers that are empty or repeated, and `pool` below 1.
     """
@@ -120,6 +144,7 @@ class Selection:
     pool: int = 1
     parts: tuple[str, ...] = ()
     rules: tuple[PartRule, ...] = ()
+    documents: SomeDocuments | None = None
 
     def __post_init__(self) -> None:
         for name in ("source_layers", "target_layers", "parts"):
@@ -133,6 +158,18 @@ class Selection:
         if self.pool < 1:
             raise InvalidValue(f"pool={self.pool}; it is a number of tokens and must be at least 1")
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """The selection that `to_data` wrote."""
+        documents = data["documents"]
+        return cls(
+            **{
+                **data,
+                "filter": RowFilter(**data["filter"]),
+                "documents": None if documents is None else SomeDocuments(**documents),
+            }
+        )
+
     def to_data(self) -> dict[str, Any]:
         """Plain containers: a checkpoint must load with weights_only=True."""
         return {
@@ -142,7 +179,19 @@ class Selection:
             "pool": self.pool,
             "parts": list(self.parts),
             "rules": [[rule.part, rule.rows, rule.repeat] for rule in self.rules],
+            "documents": None
+            if self.documents is None
+            else {"ids": list(self.documents.ids), "left_out": self.documents.left_out},
         }
+
+    def of_documents(self, ids: Iterable[int], *, left_out: bool) -> Self:
+        """The same of the documents with these ids alone or, `left_out`, of all others."""
+        return replace(self, documents=SomeDocuments(tuple(ids), left_out))
+
+    @property
+    def names_documents(self) -> bool:
+        """Whether only the rows of some documents are wanted, of which a split may have none."""
+        return self.documents is not None and not self.documents.left_out
 
     def layers(self, side: Side) -> tuple[int, ...]:
         """The zero-based blocks of a side."""
@@ -238,11 +287,11 @@ def rows_of(
     Pools lie on a grid of positions within the sequence, and end where a document or a chunk ends. A pool
     with fewer than half of its tokens is excluded: its mean is noisier, and a fit weighs all rows alike.
 
-    Tokens of unused parts belong to no row and are not counted as excluded. The same holds for all tokens but
-    the last of a document in a part with `last_tokens`. That token is a row only if the whole document is
-    known to lie within one sequence and one chunk: it does not begin at the start of either, and another
-    document follows it. (In a sequence that begins with the last few tokens of a document, its last token
-    had six times the usual norm.)
+    Tokens of unused parts and documents belong to no row and are not counted as excluded. The same holds for
+    all tokens but the last of a document in a part with `last_tokens`. That token is a row only if the whole
+    document is known to lie within one sequence and one chunk: it does not begin at the start of either, and
+    another document follows it. (In a sequence that begins with the last few tokens of a document, its last
+    token had six times the usual norm.)
     """
     rules = rules or PartRules()
     position, document = facts["position"].long(), facts["document"].long()
@@ -250,6 +299,8 @@ def rows_of(
     keep = torch.ones(len(position), dtype=torch.bool)
     if rules.used is not None:
         keep = torch.isin(facts["group"], rules.used)
+    if selection.documents is not None:
+        keep &= selection.documents.among(document)
     chunk = torch.arange(len(keep)) // (chunk_tokens or max(1, len(keep)))
     alone = torch.zeros_like(keep)  # tokens that are rows by themselves, whatever the pool
     if rules.last_tokens is not None:

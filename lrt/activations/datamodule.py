@@ -10,7 +10,6 @@ import lightning
 import torch
 
 from lrt.activations.chunks import Chunks, Selection, chunks_of
-from lrt.activations.filter import RowFilter
 from lrt.activations.loaders import InOrder, Resumable
 from lrt.activations.prefetch import prefetched
 from lrt.activations.store import ActivationStore
@@ -45,7 +44,7 @@ class ActivationDataModule(lightning.LightningDataModule):
     Raises:
         InvalidValue: a size is out of range.
         StoreMissing, StoreCorrupt, StoreForeign: from `setup`, about the store and its layers.
-        NoRows: from `setup`, if every training token is excluded.
+        NoRows: from `setup`, if every training token is excluded, and the selection names no documents.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class ActivationDataModule(lightning.LightningDataModule):
         if workers < 0:
             raise InvalidValue(f"batches.workers={workers}; it must be 0 or a number of threads")
         if not isinstance(selection, Selection):
-            selection = Selection(**{**selection, "filter": RowFilter(**selection["filter"])})
+            selection = Selection.from_data(selection)
         self.save_hyperparameters(
             {
                 "store": str(store),
@@ -100,7 +99,7 @@ class ActivationDataModule(lightning.LightningDataModule):
             tokens = self._chunk_rows * self._selection.pool
             self._chunks = {split: chunks_of(store, split, self._selection, tokens) for split in SPLITS}
             self._store = store
-            if self._chunks["train"].rows == 0:
+            if self._chunks["train"].rows == 0 and not self._selection.names_documents:
                 raise NoRows(
                     f"the filter excludes each of the {store.rows('train')} training tokens in "
                     f"{self._folder}; loosen filter.max_norm_ratio or filter.token_ids"

@@ -34,6 +34,8 @@ def pairs_with_other_source(
     layers = list(selection.source_layers)
     each = max(1, batch_tokens // context) * context  # whole sequences
     for tokens in store.stream(split, [*FACTS, *norms, *columns], each):
+        if selection.documents is not None and not selection.documents.among(tokens["document"]).any():
+            continue
         hidden = source.hidden_states(tokens["token"].view(-1, context).long(), layers)
         rows = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, rules=rules)
         if not rows.count:

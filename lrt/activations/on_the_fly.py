@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ class OnTheFlyRows:
     """The rows of a selection, in the order of a store's stream; every iteration runs both models again.
 
     Numbers of rows and of excluded tokens are known after a split was iterated once. They are kept in
-    `counts_file`, so that later runs know them too.
+    files, so that later runs know them too. Those of a selection that leaves out documents are known as well
+    once the rows of all documents were, and of these documents alone.
 
     Args:
         medians: median norms of the selection's layers, by `source.LAYER` and `target.LAYER`.
         batch_tokens: tokens in one forward pass, rounded down to whole sequences, at least one.
         non_finite: `refuse` a state that is infinite or NaN, or `exclude` its token.
-        counts_file: JSON file for the counts. Its name must identify models, corpus and selection.
+        counts_file: gives the JSON file for the counts of a selection. Its name must identify models, corpus
+            and selection.
     """
 
     def __init__(
@@ -44,13 +47,14 @@ class OnTheFlyRows:
         *,
         batch_tokens: int,
         non_finite: NonFinite,
-        counts_file: Path,
+        counts_file: Callable[[Selection], Path],
     ) -> None:
         self._source, self._target = source, target
         self._corpus, self._selection, self._medians = corpus, selection, medians
         self._batch_tokens = batch_tokens
         self._non_finite: NonFinite = non_finite
-        self._counts_file = counts_file
+        self._counts_of = counts_file
+        self._counts_file = counts_file(selection)
 
     @property
     def rows(self) -> dict[Split, int]:
@@ -92,14 +96,27 @@ class OnTheFlyRows:
         )
 
     def _counts(self) -> dict[str, Any]:
-        if not self._counts_file.is_file():
-            return {}
-        try:
-            return read_sealed(self._counts_file)
-        except (OSError, ValueError) as error:
-            raise StoreCorrupt(
-                f"{self._counts_file} cannot be read ({error}); delete it and run the command again"
-            ) from error
+        documents, selection = self._selection.documents, self._selection
+        if self._counts_file.is_file() or documents is None or not documents.left_out:
+            return _read_counts(self._counts_file)
+        every, some = (
+            _read_counts(self._counts_of(other))
+            for other in (
+                replace(selection, documents=None),
+                selection.of_documents(documents.ids, left_out=False),
+            )
+        )
+        return {
+            split: {
+                "rows": every[split]["rows"] - some[split]["rows"],
+                "excluded": {
+                    reason: count - some[split]["excluded"].get(reason, 0)
+                    for reason, count in every[split]["excluded"].items()
+                },
+            }
+            for split in SPLITS
+            if split in every and split in some
+        }
 
     def iterate(
         self,
@@ -114,7 +131,7 @@ class OnTheFlyRows:
 
         Raises NoRows for a training split of which all tokens are excluded, and as `paired_rows`.
         """
-        self._counts()  # a damaged file is reported before the pass, not after it
+        _read_counts(self._counts_file)  # a damaged one is reported before the pass, not after it
         selection = self._selection
         rows, excluded = 0, Counter[str]()
         for part in paired_rows(
@@ -137,11 +154,20 @@ class OnTheFlyRows:
                 "target": torch.cat([part.target[layer] for layer in selection.target_layers], dim=1),
                 "document": part.document,
             }
-        if split == "train" and rows == 0:
+        if split == "train" and rows == 0 and not selection.names_documents:
             raise NoRows(
                 "the filter excludes every training token; loosen filter.max_norm_ratio or "
                 "filter.token_ids, or add text"
             )
         self._counts_file.parent.mkdir(parents=True, exist_ok=True)
-        counts = {**self._counts(), split: {"rows": rows, "excluded": dict(excluded)}}
+        counts = {**_read_counts(self._counts_file), split: {"rows": rows, "excluded": dict(excluded)}}
         write_sealed(self._counts_file, counts)
+
+
+def _read_counts(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return read_sealed(file)
+    except (OSError, ValueError) as error:
+        raise StoreCorrupt(f"{file} cannot be read ({error}); delete it and run the command again") from error

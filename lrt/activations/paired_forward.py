@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrt.activations.chunks import PartRules, Selection, rows_of
+from lrt.activations.chunks import PartRules, Selection, SomeDocuments, rows_of
 from lrt.activations.errors import NonFiniteActivations
 from lrt.activations.host_copy import begin_copy, copies_aside
 from lrt.activations.plan import NonFinite, check_layers, dtype_name
@@ -85,9 +85,16 @@ class PairedForward:
         self._stay = stay
 
     def batches(
-        self, corpus: PackedCorpus, split: Split, first: int = 0, stop: int | None = None
+        self,
+        corpus: PackedCorpus,
+        split: Split,
+        first: int = 0,
+        stop: int | None = None,
+        documents: SomeDocuments | None = None,
     ) -> Iterator[BatchStates]:
         """Run both models over sequences `first` to `stop` of a split, one batch after another.
+
+        Batches without a token of `documents` are passed over; the others are as they would be without it.
 
         The first batch begins at `first`. The shapes of the products, and with them the last bits of the
         states, depend on that.
@@ -101,6 +108,10 @@ class PairedForward:
         ahead = int(any(copies_aside(model.device) for model in self._models.values()))
         running: deque[_Running] = deque()
         for begin in range(first, stop, each):
+            if documents is not None:
+                owners = _copied(sequences.documents, begin, min(begin + each, stop))
+                if not documents.among(owners).any():
+                    continue
             running.append(self._launch(sequences, begin, min(begin + each, stop)))
             if len(running) > ahead:
                 yield self._finish(running.popleft(), sequences, split)
@@ -260,7 +271,7 @@ def _rows(
     start: int,
     device: torch.device,
 ) -> Iterator[PairedRows]:
-    for batch in forward.batches(corpus, split, start):
+    for batch in forward.batches(corpus, split, start, documents=selection.documents):
         facts = facts_of(corpus.splits[split], batch)
         rows = rows_of(selection, batch.norms, medians, facts, rules=rules)
         states: dict[Side, dict[int, Tensor]] = {

@@ -149,7 +149,7 @@ class WindowLoader:
         if not self._direct:
             return
         columns = [column for side in SIDES for column in self._sides[side]]
-        chunks = np.sort(chunks)
+        chunks = np.sort(chunks[self._chunks.counts[chunks] > 0])
         for shard in np.unique(self._chunks.shard[chunks]).tolist():
             here = chunks[self._chunks.shard[chunks] == shard]
             starts, stops = self._chunks.start[here], self._chunks.stop[here]

@@ -4,9 +4,11 @@ No configuration, no cache folder, nothing written but what `save` is asked for.
 """
 
 from lrt.api.extraction import extract_vector
-from lrt.api.fitted_map import FittedMap, Transferred, load_map
+from lrt.api.fitted_map import FittedMap, Transferred
 from lrt.api.fitting import fit_map
-from lrt.api.loading import load
+from lrt.api.hub import pull, push
+from lrt.api.loading import load, load_map
+from lrt.api.map_grid import MapGrid
 from lrt.api.vector_forecast import VectorForecast
 from lrt.errors import InvalidValue, UserError
 from lrt.models import LanguageModel
@@ -16,6 +18,7 @@ __all__ = [
     "FittedMap",
     "InvalidValue",
     "LanguageModel",
+    "MapGrid",
     "SteeringVector",
     "Transferred",
     "UserError",
@@ -25,5 +28,7 @@ __all__ = [
     "fit_map",
     "load",
     "load_map",
+    "pull",
+    "push",
     "steer",
 ]

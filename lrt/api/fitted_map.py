@@ -7,22 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError
-from torch import Tensor
+import torch
 
 from lrt.api.texts import checked_texts
 from lrt.api.vector_forecast import VectorForecast, forecast
 from lrt.errors import InvalidValue
-from lrt.mapping import LayerConcat, MapCorrupt, MapForeign, Moments, residual_on, save_map
-from lrt.mapping import load_map as load_affine
+from lrt.mapping import AffineMap, LayerConcat, Moments, residual_on
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.steering import Mapping, SteeringVector, last_token_states
-from lrt.storage.sealed import Altered, load_tensors, save_tensors
-
-SUMS_FILE = "sums.safetensors"
+from lrt.steering.map_folder import save_fitted, sums_bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,10 +34,12 @@ class Transferred:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedMap:
-    """A ridge map from one layer of a model to one layer of another, and the sums behind its forecasts.
+    """A map from a layer of one model to a layer of another, and the sums behind its forecasts.
+
+    A run's map may read several layers side by side, or write several.
 
     mapping       The affine map, between named layers of named models.
-    ridge_weight  Its ridge weight.
+    ridge_weight  Its ridge weight, or that of the ridge map that its forecasts are of.
     folds         Moments of disjoint groups of training documents, on the CPU. Empty for a map that was saved
                   without them: it transfers without a forecast of noise.
     card          Where it comes from, as plain data: models, layers, corpus, rows, metrics.
@@ -55,21 +53,21 @@ class FittedMap:
     def __repr__(self) -> str:
         rows = f"{self.card['rows']['train']:,} rows"
         sums = f"sums of {self.sums_bytes / 1e6:.3g} MB" if self.folds else "no sums"
+        source, target = (_named(concat.layers) for concat in (self.mapping.source, self.mapping.target))
         return (
-            f"FittedMap({self.mapping.source_model} layer {self.source_layer} -> "
-            f"{self.mapping.target_model} layer {self.target_layer}, {rows}, FVU {self.fvu:.3g} on held-out "
-            f"documents, {sums})"
+            f"FittedMap({self.mapping.source_model} {source} -> {self.mapping.target_model} {target}, "
+            f"{rows}, FVU {self.fvu:.3g} on held-out documents, {sums})"
         )
 
     @property
     def source_layer(self) -> int:
-        """The block that it reads."""
-        return self.mapping.source.layers[0]
+        """The block that it reads. Raises InvalidValue where there are several (`mapping.source.layers`)."""
+        return _only(self.mapping.source.layers, "reads")
 
     @property
     def target_layer(self) -> int:
-        """The block that it writes."""
-        return self.mapping.target.layers[0]
+        """The block that it writes. Raises InvalidValue where there are several (`mapping.target.layers`)."""
+        return _only(self.mapping.target.layers, "writes")
 
     @property
     def fvu(self) -> float:
@@ -82,18 +80,50 @@ class FittedMap:
     @property
     def sums_bytes(self) -> int:
         """Bytes of the sums, in memory and in the folder: 8 (d_s^2 + d_s d_t + d_t^2) a fold and a little."""
-        return sum(t.nbytes for fold in self.folds for t in fold.tensors().values())
+        return sums_bytes(self.folds)
 
-    def transfer(self, vector: SteeringVector, *, residual_on_prompts: float | None = None) -> Transferred:
+    def transfer(
+        self,
+        vector: SteeringVector | Sequence[SteeringVector],
+        *,
+        target_layer: int | Literal["auto"] = "auto",
+        residual_on_prompts: float | None = None,
+    ) -> Transferred:
         """The vector on the target model, `W v`, with its forecast.
 
+        vector        At the layer that the map reads; one for each, in order, where it reads several.
+        target_layer  One that the map writes; `auto` where it writes only one. A `MapGrid` has a choice.
         residual_on_prompts  From `residual_on`, where both models are at hand; the forecast then warns by it.
 
-        Raises InvalidValue for a vector of another model, layer or width, and a zero one.
+        Raises InvalidValue for a vector of another model, layer or width, a zero one, and another target
+        layer than the map's.
         """
-        _ = vector.unit_direction
-        transferred = self.mapping.transfer(vector)
-        return Transferred(transferred, forecast(vector, self.folds, self.ridge_weight, residual_on_prompts))
+        target = self.mapping.target
+        layer = target.layers[0] if target_layer == "auto" and len(target.layers) == 1 else target_layer
+        if layer not in target.layers or isinstance(layer, str | bool):
+            raise InvalidValue(
+                f"target_layer={target_layer!r}; this map writes {_named(target.layers)} of "
+                f"{self.mapping.target_model}. Name one of these, or fit a map of that layer"
+            )
+        vectors = [vector] if isinstance(vector, SteeringVector) else [*vector]
+        for each in vectors:
+            _ = each.unit_direction
+        transferred = self.mapping.transfer(vectors, layer)
+        full_rank = min(self.mapping.source.total, self.mapping.target.total)
+        stored = self.card["metrics"].get("rank", full_rank) < full_rank
+        return Transferred(
+            transferred,
+            forecast(
+                vectors[0],
+                self.folds,
+                self.ridge_weight,
+                residual_on_prompts,
+                transferred.direction if stored else None,
+                direction=torch.cat([each.direction for each in vectors]),
+                columns=target.columns(layer) if len(target.layers) > 1 else None,
+                bias=self.card.get("map", {}).get("bias", True),
+            ),
+        )
 
     def residual_on(self, source: LanguageModel, target: LanguageModel, prompts: Sequence[str]) -> float:
         """Share of the variance among the prompts' last-token states that the map leaves unexplained.
@@ -113,74 +143,46 @@ class FittedMap:
                 )
         return residual_on(
             self.mapping.affine,
-            last_token_states(source, prompts, self.source_layer),
-            last_token_states(target, prompts, self.target_layer),
+            last_token_states(source, prompts, self.mapping.source.layers),
+            last_token_states(target, prompts, self.mapping.target.layers),
             centred=True,
         )
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
-        """Write the map, its card and its sums to a folder, replacing a map that is there.
+        """Write the map, its card, its sums and a model card (README.md), replacing a map that is there.
 
         sums  Whether forecasts will be needed; they take `sums_bytes`.
 
         Raises OSError where the folder cannot be written.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = None
-        if sums and self.folds:
-            written = {"file": SUMS_FILE, "folds": len(self.folds), "bytes": self.sums_bytes}
-            written["digest"] = save_tensors(folder / SUMS_FILE, _numbered(self.folds))
-        save_map(folder, self.mapping.affine, {**self.card, "sums": written})
-        if written is None:
-            (folder / SUMS_FILE).unlink(missing_ok=True)
+        save_fitted(Path(folder), self.mapping.affine, self.folds if sums else (), self.card)
 
 
-def load_map(folder: str | PathLike[str]) -> FittedMap:
-    """The map that `FittedMap.save` wrote, checked against its checksums.
+def _named(layers: tuple[int, ...]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
 
-    Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map, its files are damaged,
-    or they are something else.
+
+def _only(layers: tuple[int, ...], does: str) -> int:
+    if len(layers) > 1:
+        raise InvalidValue(f"the map {does} {_named(layers)}, side by side: it has no single one")
+    return layers[0]
+
+
+def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, Any]) -> FittedMap:
+    """The map of one pair of layers that a card describes.
+
+    Raises KeyError, TypeError or ValueError for a card that lacks what a transfer needs.
     """
-    folder = Path(folder)
-    affine, card = load_affine(folder)
-    try:
-        layers, models = card["layers"], card["models"]
-        source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
-        (norm,) = card["residual_norms"]
-        mapping = Mapping(
-            affine,
-            source,
-            target,
-            models["source"]["name"],
-            models["target"]["name"],
-            {target.layers[0]: float(norm)},
-            card["fingerprint"],
-        )
-        folds = _sums_in(folder, card["sums"])
-        return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MapForeign(
-            f"{folder} holds a map, but not one that `FittedMap.save` wrote: its card lacks what a transfer "
-            f"needs ({type(error).__name__}: {error}). Fit it with lrt.fit_map and save that"
-        ) from error
-
-
-def _numbered(folds: Sequence[Moments]) -> dict[str, Tensor]:
-    return {f"{n}.{name}": t for n, fold in enumerate(folds) for name, t in fold.tensors().items()}
-
-
-def _sums_in(folder: Path, written: Named[str, Any] | None) -> tuple[Moments, ...]:
-    if written is None:
-        return ()
-    path = folder / SUMS_FILE
-    try:
-        tensors = load_tensors(path, written["digest"])
-    except (OSError, Altered, SafetensorError) as error:
-        raise MapCorrupt(
-            f"{path} cannot be used: {error}. Copy the folder again, or fit the map again"
-        ) from error
-    return tuple(
-        Moments.from_tensors({name: tensors[f"{number}.{name}"] for name in Moments(1, 1).tensors()})
-        for number in range(written["folds"])
+    layers, models = card["layers"], card["models"]
+    source, target = (LayerConcat(tuple(layers[side]), models[side]["width"]) for side in SIDES)
+    norms = dict(zip(target.layers, map(float, card["residual_norms"]), strict=True))
+    mapping = Mapping(
+        affine,
+        source,
+        target,
+        models["source"]["name"],
+        models["target"]["name"],
+        norms,
+        card["fingerprint"],
     )
+    return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)

@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
-from typing import Any
+from typing import Any, overload
 
-from lrt.activations import RowFilter, Selection, median_norms, paired_rows
-from lrt.api.fitted_map import FittedMap
+import torch
+
+from lrt.activations import RowFilter, Selection, median_norms
+from lrt.api.fitted_map import FittedMap, fitted_of
+from lrt.api.layer_spec import Layers, blocks_of, one_layer
+from lrt.api.map_grid import MapGrid
+from lrt.api.pass_sums import PassSums, Progress, check_memory, needed_bytes, summed
 from lrt.api.texts import checked_texts, each_text
 from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCorpus, Split, end_ids, pack
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
-from lrt.mapping import (
-    GroupedMoments,
-    LayerConcat,
-    Moments,
-    layer_concat_bytes,
-    merge_all,
-    ridge_path,
-    solving_bytes,
-)
+from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
-from lrt.steering import Mapping, median_residual_norm
+from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
 MEDIAN_TOKENS = 65_536
 SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
 
-Progress = Callable[[int, int], None]
+
+@overload
+def fit_map(
+    source: LanguageModel,
+    target: LanguageModel,
+    texts: Iterable[str],
+    *,
+    layers: tuple[int | float, int | float],
+    pool: int = ...,
+    tokens: int | None = ...,
+    context: int = ...,
+    folds: int = ...,
+    batch_tokens: int = ...,
+    seed: int = ...,
+    loss: float = ...,
+    memory_gb: float = ...,
+    neutral_texts: Sequence[str] = ...,
+    progress: Progress | None = ...,
+) -> FittedMap: ...
+
+
+@overload
+def fit_map(
+    source: LanguageModel,
+    target: LanguageModel,
+    texts: Iterable[str],
+    *,
+    layers: tuple[Layers, Layers],
+    pool: int = ...,
+    tokens: int | None = ...,
+    context: int = ...,
+    folds: int = ...,
+    batch_tokens: int = ...,
+    seed: int = ...,
+    loss: float = ...,
+    memory_gb: float = ...,
+    neutral_texts: Sequence[str] = ...,
+    progress: Progress | None = ...,
+) -> FittedMap | MapGrid: ...
 
 
 def fit_map(
@@ -42,51 +76,63 @@ def fit_map(
     target: LanguageModel,
     texts: Iterable[str],
     *,
-    layers: tuple[int | float, int | float],
+    layers: tuple[Layers, Layers],
     pool: int = 16,
     tokens: int | None = None,
     context: int = 256,
     folds: int = 10,
     batch_tokens: int = 8192,
     seed: int = 0,
+    loss: float = 0.005,
+    memory_gb: float = 24.0,
     neutral_texts: Sequence[str] = PARAGRAPHS,
     progress: Progress | None = None,
-) -> FittedMap:
-    """The closed-form ridge map from a layer of one model to a layer of another.
+) -> FittedMap | MapGrid:
+    """The closed-form ridge map from a layer of one model to a layer of another, or of every pair of layers.
 
     Both models run once over the texts, and before that over the first 65,536 tokens for their median norms.
-    First positions and massive activations (over ten medians) are excluded from the fit.
-    A tenth of the documents chooses the ridge weight, and another tenth, which the map never sees, gives its
-    FVU. Nothing is written.
+    First positions and massive activations (over ten medians, at any of the layers) are excluded from the
+    fit. A tenth of the documents chooses the ridge weight, and another tenth, which the map never sees, gives
+    its FVU. Nothing is written.
 
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
-    layers    The source's and the target's block, or relative depths in [0, 1), such as (0.5, 0.5).
+    layers    The source's and the target's: a block, or a relative depth in [0, 1), such as (0.5, 0.5). These
+              give a `FittedMap`. Where a side is a list of them, "all", "every 4" or "auto", every pair of
+              layers is fitted from the same pass, and a `MapGrid` is returned.
+              "auto" stands for up to five blocks from a quarter to three quarters of the depth, since no text
+              says which layer is best for a vector. `MapGrid.transfer` then reads the vector's own layer, and
+              chooses the target layer by the vector's forecast.
     pool      Neighbouring tokens of a document whose mean is one row of the fit.
     tokens    Training tokens; None takes all there are. Both held-out parts get an eighth of it at most.
     context   Tokens of a sequence that the models run over.
     folds     Groups of documents whose sums are kept for forecasts.
     batch_tokens  Tokens of one forward pass.
     seed      Draws which documents are held out, and their order.
+    loss      For several pairs: FVU that a map may lose by being stored at a lower rank, on either held-out
+              part. A single map is stored whole.
+    memory_gb  Most memory beside the models, in 1e9 bytes. More is refused before any text is read.
     neutral_texts  Texts on which the target's median residual norm, the unit of strength, is measured. Give
               those of `extract_vector`, so that transferred and native vectors have one unit.
     progress  Called with the tokens that are done and their number.
 
     Raises TokenizersDiffer for models that turn text into other ids, InvalidValue for too few texts (with the
-    tokens that there are and are needed) and arguments out of range, NonFiniteActivations for states that
-    are infinite or NaN.
+    tokens that there are and are needed), too little memory (with the bytes that are needed) and arguments
+    out of range, NonFiniteActivations for states that are infinite or NaN.
     """
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
-    blocks = _blocks(source, target, layers)
-    selection = Selection((blocks[0],), (blocks[1],), RowFilter(), pool)
+    selection = _selected(source, target, layers, pool)
     for name, value, least in (
         ("folds", folds, 2),
         ("tokens", tokens, context),
         ("batch_tokens", batch_tokens, 1),
+        ("loss", loss, 0),
     ):
-        if value is not None and value < least:
+        if value is not None and not value >= least:
             raise InvalidValue(f"{name}={value}; it must be at least {least}")
+    needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
+    check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
     check_same_tokenizer(source.tokenizer, target.tokenizer, first)
     corpus = _packed(chain(first, documents), source, context, tokens, seed)
@@ -101,26 +147,13 @@ def fit_map(
         at_most_tokens=MEDIAN_TOKENS,
         batch_tokens=batch_tokens,
     )
-    concats = (
-        LayerConcat(selection.source_layers, source.width),
-        LayerConcat(selection.target_layers, target.width),
-    )
-    needed = layer_concat_bytes(*concats, 2 * (folds + 4)) + solving_bytes(*concats)
     device = with_room(with_float64(target.device), needed, "fitting the map")
-    sums, excluded = _summed(
-        source, target, selection, corpus, medians, device, folds, batch_tokens, progress
-    )
-    by_fold = tuple(fold for fold in sums["train"] if fold.count)
-    (validation,), (test,) = sums["validation"], sums["test"]
-    train = merge_all(by_fold or sums["train"])
-    fit = ridge_path(train, validation)
-    fvu = test.fvu_of(fit.map)
-    affine = fit.map.to(train.mean_x.float().dtype)
-    norm = median_residual_norm(target, neutral_texts, blocks[1])
+    sums = summed(source, target, selection, corpus, medians, device, folds, batch_tokens, progress)
+    norms = median_residual_norms(target, neutral_texts, selection.target_layers)
     card: dict[str, Any] = {
         "models": {side: _described(lm) for side, lm in zip(SIDES, (source, target), strict=True)},
-        "layers": {"source": [blocks[0]], "target": [blocks[1]]},
-        "residual_norms": [norm],
+        "layers": {side: list(selection.layers(side)) for side in SIDES},
+        "residual_norms": [norms[layer] for layer in selection.target_layers],
         "corpus": {
             "digest": corpus.digest,
             "tokens": {split: corpus.rows(split) for split in SPLITS},
@@ -129,25 +162,50 @@ def fit_map(
             "pool": pool,
             "filter": {**asdict(selection.filter), "token_ids": list(selection.filter.token_ids)},
         },
-        "rows": {split: sum(each.count for each in sums[split]) for split in SPLITS},
-        "tokens_excluded": dict(excluded),
-        "metrics": {"fvu": fvu, "fvu_validation": fit.fvu_validation, "ridge_weight": fit.weight},
+        "rows": sums.rows,
+        "tokens_excluded": sums.excluded,
+    }
+    return _single(sums, card) if all(map(one_layer, layers)) else _grid(sums, loss, card)
+
+
+def _single(sums: PassSums, card: dict[str, Any]) -> FittedMap:
+    pair = sums.test.source_layers[0], sums.test.target_layers[0]
+    folds = pair_of(sums.folds, *pair)
+    fit = ridge_path(merge_all(folds), sums.validation.pair(*pair))
+    affine = fit.map.to(torch.float32)
+    card = {
+        **card,
+        "metrics": {
+            "fvu": sums.test.pair(*pair).fvu_of(fit.map),
+            "fvu_validation": fit.fvu_validation,
+            "ridge_weight": fit.weight,
+        },
     }
     card["fingerprint"] = fingerprint({**card, "weight": tensor_digest(affine.weight)})
-    mapping = Mapping(
-        affine, *concats, source.spec.name, target.spec.name, {blocks[1]: norm}, card["fingerprint"]
-    )
-    return FittedMap(mapping, fit.weight, tuple(fold.to("cpu") for fold in by_fold), card)
+    return fitted_of(affine, tuple(fold.to("cpu") for fold in folds), card)
 
 
-def _blocks(
-    source: LanguageModel, target: LanguageModel, layers: tuple[int | float, int | float]
-) -> tuple[int, int]:
+def _grid(sums: PassSums, loss: float, card: dict[str, Any]) -> MapGrid:
+    fitted = fit_grid(sums.folds, sums.validation, sums.test, loss)
+    maps = {pair: stored for pair, (stored, _) in fitted.items()}
+    card = {**card, "loss": loss, "pairs": [asdict(figures) for _, figures in fitted.values()]}
+    digests = [tensor_digest(each.affine().weight) for each in maps.values()]
+    card["fingerprint"] = fingerprint({**card, "weights": digests})
+    return MapGrid(maps, tuple(fold.to("cpu") for fold in sums.folds), card)
+
+
+def _selected(
+    source: LanguageModel, target: LanguageModel, layers: tuple[Layers, Layers], pool: int
+) -> Selection:
     if not isinstance(layers, tuple | list) or len(layers) != 2:
         raise InvalidValue(
-            f"layers={layers!r}; it must be a pair: (layer of the source, layer of the target)"
+            f"layers={layers!r}; it must be a pair: (layer or layers of the source, of the target)"
         )
-    return source.resolve_layer(layers[0], "layers[0]"), target.resolve_layer(layers[1], "layers[1]")
+    blocks = [
+        blocks_of(lm, named, f"layers[{side}]")
+        for side, (lm, named) in enumerate(zip((source, target), layers, strict=True))
+    ]
+    return Selection(blocks[0], blocks[1], RowFilter(), pool)
 
 
 def _packed(
@@ -187,53 +245,13 @@ def _check_enough(corpus: PackedCorpus, source: LanguageModel, pool: int) -> Non
         )
 
 
-def _summed(
-    source: LanguageModel,
-    target: LanguageModel,
-    selection: Selection,
-    corpus: PackedCorpus,
-    medians: dict[str, float],
-    device: Any,
-    folds: int,
-    batch_tokens: int,
-    progress: Progress | None,
-) -> tuple[dict[Split, list[Moments]], Counter[str]]:
-    """Moments by split, of training rows one for each fold; excluded training tokens by reason."""
-    total = sum(corpus.rows(split) for split in SPLITS)
-    sums: dict[Split, list[Moments]] = {}
-    excluded: Counter[str] = Counter()
-    done = 0
-    for split in SPLITS:
-        count = folds if split == "train" else 1
-        sums[split] = [Moments(source.width, target.width, device=device) for _ in range(count)]
-        grouped = GroupedMoments(sums[split])
-        for rows in paired_rows(
-            source,
-            target,
-            selection,
-            corpus,
-            split,
-            medians=medians,
-            batch_tokens=batch_tokens,
-            device=device,
-        ):
-            (x,), (y,) = rows.source.values(), rows.target.values()
-            grouped.add(x, y, rows.document % count)
-            if split == "train":
-                excluded.update(rows.excluded)
-            if progress is not None:
-                progress(done + rows.sequences * corpus.context, total)
-        grouped.flush()
-        done += corpus.rows(split)
-    return sums, excluded
-
-
 def _described(lm: LanguageModel) -> dict[str, Any]:
+    # transformers knows it of the hub's models alone; a local folder is nobody else's
+    commit = getattr(lm.model.config, "_commit_hash", None)
     return {
         "name": lm.spec.name,
-        "path": lm.spec.path,
-        # the commit, where transformers knows it
-        "revision": getattr(lm.model.config, "_commit_hash", None) or lm.spec.revision,
+        "path": lm.spec.path if commit else None,
+        "revision": commit,
         "weights": lm.spec.weights,
         "seed": lm.spec.seed,
         "dtype": str(lm.dtype).removeprefix("torch."),

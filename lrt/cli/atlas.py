@@ -15,10 +15,17 @@ from omegaconf import DictConfig
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import read_section
-from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
 from lrt.models.sides import SIDES
-from lrt.pipeline import CorpusText, LayerPlan, RowSource, contrasts_of, extract_vectors, load_pair
+from lrt.pipeline import (
+    CorpusText,
+    LayerPlan,
+    RowSource,
+    SharedDocuments,
+    contrasts_of,
+    extract_vectors,
+    load_pair,
+)
 from lrt.pipeline.grid_atlas import AtlasSettings, GridAtlas, grid_layers
 from lrt.pipeline.preflight import check_recording
 from lrt.pipeline.provenance import provenance
@@ -45,10 +52,10 @@ def main(composed: DictConfig) -> None:
             layers = grid_layers(settings, pair)
             check_recording(pair, suite, LayerPlan(layers, layers, frozenset()))
         contrasts = contrasts_of(suite)
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        text = CorpusText(config.corpus, pair, cache, monitor)
         states = StatesOnTheFly(pair, layers, text, replace(config.recording, states="none"), cache, monitor)
-        rows = RowSource(states, text, session.row_settings, cache, monitor)
+        excluded = SharedDocuments(text, suite, cache, monitor)
+        rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         atlas = GridAtlas(settings, pair, states, rows, config.recording, prompts_digests(contrasts))
         atlas.check()
 
@@ -80,6 +87,7 @@ def main(composed: DictConfig) -> None:
             if table.rows:
                 session.print_table(table)
         session.reported(page, "atlas")
+        session.leave_latest({})
         figures = {f"atlas/{m}": m for m in atlas_metrics(results)}
         session.tracking.wandb(
             lambda run: run.log({k: wandb.Image(atlas_figure(results, m)) for k, m in figures.items()})

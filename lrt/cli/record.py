@@ -22,8 +22,6 @@ from lrt.activations import RecordingWorker
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import Config, ConfigError, read_section
-from lrt.corpora import Decontaminator
-from lrt.evaluation.suites import build_suite
 from lrt.models import depth_and_width_of, resolve_layer
 from lrt.models.sides import SIDES, Side
 from lrt.pipeline import CorpusText, load_pair, plan_layers
@@ -95,11 +93,9 @@ def main(composed: DictConfig) -> None:
         needed = {side: blocks for side in SIDES if (blocks := blocks_needed(config, side)) is not None}
         with monitor.stage("load pair"):
             pair = load_pair(config.pair, session.models, needed)
-            suite = build_suite(config.suite, lambda: pair.template)
             layers = plan_layers(config.layers, config.recording, pair)
-            check_recording(pair, suite, layers)
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+            check_recording(pair, (), layers)
+        text = CorpusText(config.corpus, pair, cache, monitor)
         states = RecordedStates(pair, layers.recorded, text, config.recording, cache, monitor)
         monitor.step(f"Recording states: {states.folder}")
         if (worker := settings.worker) is not None:
@@ -109,6 +105,7 @@ def main(composed: DictConfig) -> None:
             store = states.merge_shares() if settings.merge else states.record()
             tokens = sum(shard.rows for shard in store.manifest.shards)
             session.print(f"{tokens:,} tokens: {store.folder}")
+            session.leave_latest({"store": store.folder})
 
 
 if __name__ == "__main__":

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lrt.cli import show
 from lrt.cli.command import command
+from lrt.cli.latest import results_of
 from lrt.cli.session import Session
-from lrt.corpora import Decontaminator
 from lrt.evaluation.suites import build_suite
+from lrt.mapping import FitSpec
 from lrt.pipeline import (
     Choices,
     CorpusText,
     RowSource,
+    SharedDocuments,
     Studies,
     UntrainedSource,
     check_run,
     choose_map_layers,
-    contrasts_of,
     extract_vectors,
     load_pair,
+    needed_contrasts,
     outcome,
     plan_analyses,
     plan_layers,
@@ -47,27 +50,34 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             pair = load_pair(config.pair, session.models, weights=session.first)
             suite = build_suite(config.suite, lambda: pair.template)
             layers = plan_layers(config.layers, config.recording, pair)
-            check_run(config, session.fit_settings, pair, suite, layers)  # before anything costly
+            check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
         untrained = (
             UntrainedSource(config.pair.source, config.seed, session.models)
             if config.evaluation.untrained_source
             else None
         )
 
-        exclude = Decontaminator(text for behaviour in suite for text in behaviour.texts)
-        text = CorpusText(config.corpus, pair, exclude, cache, monitor)
+        text = CorpusText(config.corpus, pair, cache, monitor)
         states = plan_states(pair, layers.recorded, text, config.recording, cache, monitor)
         monitor.step(show.recording(layers, text, states))
-        rows = RowSource(states, text, session.row_settings, cache, monitor)
+        excluded = SharedDocuments(text, suite, cache, monitor)
+        rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
+        given = None if config.evaluation.map is None else Path(config.evaluation.map)
         if fit:
             states.record()
-        elif not layers.automatic:
+        elif not layers.automatic and given is None:
             require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
 
-        contrasts = contrasts_of(suite)
+        wanted = {behaviour.name: behaviour for behaviour in suite}
+        evaluated = [wanted[name] for name in config.evaluation.behaviours or wanted]
+        sae, during_training = config.analysis.sae, config.evaluation.during_training
+        trains = fit and isinstance(session.fit_settings.fit, FitSpec)
+        steered = (sae.behaviours if sae.wanted else ()) + (during_training.behaviours if trains else ())
+        contrasts = needed_contrasts(suite, evaluated, steered)
         monitor.step(
-            f"Extracting steering vectors: {len(contrasts)} contrastive sets, {len(suite)} behaviours"
+            f"Extracting steering vectors: {len(contrasts)} contrastive sets for {len(evaluated)} of "
+            f"{len(suite)} behaviours"
         )
         vectors = extract_vectors(
             pair, layers.recorded, contrasts, states.median_norms, untrained, cache, monitor
@@ -75,10 +85,18 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
         monitor.step("Choosing layers and strengths on development items")
         choices = Choices(pair, vectors, layers.candidates, states, config.evaluation, cache, monitor)
-        map_layers = choose_map_layers(layers, suite, parts_for, choices, rows)
+        map_layers = choose_map_layers(layers, evaluated, parts_for, choices, rows)
 
         maps = plan_maps(
-            map_layers, suite, parts_for, rows, vectors, pair, session.fit_settings, session.fit_output
+            map_layers,
+            suite,
+            parts_for,
+            rows,
+            vectors,
+            pair,
+            session.fit_settings,
+            session.fit_output,
+            given,
         )
         analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
         analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
@@ -90,17 +108,16 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
         report = None
         if not fit or config.evaluate:
-            wanted = {behaviour.name: behaviour for behaviour in suite}
-            measured = [wanted[name] for name in config.evaluation.behaviours or wanted]
-            monitor.step(f"Evaluating {len(measured)} behaviours: native, transferred, nulls")
+            monitor.step(f"Evaluating {len(evaluated)} behaviours: native, transferred, nulls")
             studies = Studies(
                 maps, choices, analyses.forecasts, untrained, config.evaluation, config.seed, cache, monitor
             )
-            studied = studies.measure(measured)
+            studied = studies.measure(evaluated)
 
             monitor.step(f"Reporting: {session.report}")
             report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
             show.report(session, report)
+        session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 
 

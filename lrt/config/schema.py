@@ -45,6 +45,7 @@ class Config:
     task_name  Names the run's folder and its job type in W&B; `tags` go to W&B too.
     pool       Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
     products   Precision of the moments' products; their sums are float64 always.
+    sums_gb    Most of the sums beside each map, in 1e9 bytes; larger ones are not saved.
     judge_key_variables  Environment variables that a judge's `key_variable` may name.
     callbacks  Further Lightning callbacks of the fit by class name, each with its arguments.
     ckpt_path  A checkpoint that the fit of the whole-corpus map starts from.
@@ -61,6 +62,7 @@ class Config:
     pool: Annotated[int, Field(ge=1)]
     recording: Recording
     products: Literal["float32", "float64"]
+    sums_gb: Annotated[float, Field(ge=0)]
     map: MapSpec
     fit: FitSection
     batches: Batches

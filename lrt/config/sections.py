@@ -125,8 +125,12 @@ class Evaluation:
     folds              Groups of documents that are resampled together.
     max_rows           Most items x conditions in one batch; fewer where the model's device holds fewer.
     eval_split         Items of the report: `test`, or `development` while settings are still being chosen.
+    map                Folder of a map that was fitted before, which is evaluated in place of the map of these
+                       settings (its nulls are still fitted on their rows); null for the latter. Behaviours
+                       that share text with what that map was fitted on are reported as contaminated.
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
-                       excluded from the corpus and serve as the null of another behaviour.
+                       excluded from the corpus, and one of them may serve as the null of another behaviour;
+                       no further vectors are extracted. Layers that are `auto` are chosen for these.
     """
 
     grid: StrengthGrid
@@ -138,6 +142,7 @@ class Evaluation:
     folds: int
     max_rows: int
     eval_split: ItemSplit
+    map: str | None
     behaviours: tuple[str, ...]
     during_training: DuringTraining
 

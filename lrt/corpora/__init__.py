@@ -5,7 +5,7 @@ packed into sequences of one length. Every token keeps the id of its document.
 """
 
 from lrt.corpora.chats import as_chat, conversation
-from lrt.corpora.decontamination import Decontaminator
+from lrt.corpora.decontamination import Decontaminator, shared_documents
 from lrt.corpora.documents import Document, text_id
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
 from lrt.corpora.hub_revisions import commit_of, is_commit, is_local, with_revision
@@ -43,6 +43,7 @@ __all__ = [
     "mixture",
     "pack",
     "scenes",
+    "shared_documents",
     "split_of",
     "text_files",
     "text_id",

@@ -1,10 +1,10 @@
-"""Decontamination: contrastive prompts and evaluation items must not be in a map's corpus."""
+"""Decontamination: no map is fitted on text that holds contrastive prompts or evaluation items."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from unicodedata import normalize
 
 from lrt.corpora.words import count_words, is_spaced, pieces
@@ -27,6 +27,7 @@ class Decontaminator:
             # the anchor has to be a word with a whole word on either side
             raise ValueError(f"contained_from_words={contained_from_words}; it must be at least 3")
         stripped = sorted({normalize("NFC", text).strip() for text in texts} - {""})
+        self.texts = tuple(stripped)
         self._whole = {_digest(text) for text in stripped}
         self._by_anchor: dict[str, list[str]] = defaultdict(list)
         for text in stripped:
@@ -57,6 +58,25 @@ class Decontaminator:
             return False
         present = self._anchors.intersection(pieces(text))
         return any(item in text for anchor in present for item in self._by_anchor[anchor])
+
+
+def shared_documents(
+    documents: Iterable[tuple[int, str]], texts: Mapping[str, Iterable[str]]
+) -> dict[str, list[int]]:
+    """By name of a list of texts, the ids of the documents that it recognises.
+
+    documents  Ids and texts.
+    """
+    lists = {name: Decontaminator(each) for name, each in texts.items()}
+    found: dict[str, list[int]] = {name: [] for name in lists}
+    # what is in none of the lists, as nearly every document, is looked at once and not once for each list
+    every = Decontaminator(text for each in lists.values() for text in each.texts)
+    for id_, text in documents:
+        if every.matches(text):
+            for name, own in lists.items():
+                if own.matches(text):
+                    found[name].append(id_)
+    return found
 
 
 def _digest(text: str) -> str:

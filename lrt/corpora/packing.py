@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lrt.corpora.decontamination import Decontaminator
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
 from lrt.corpora.splits import SPLITS, Split, split_of
@@ -55,12 +54,14 @@ class PackedCorpus:
     """Packed sequences by split: 14 bytes of memory per token, whatever the models.
 
     groups  Names of the parts of the mixture.
+    texts   `Document.id` and text of every document, some of whose tokens may have been cut off.
     """
 
     context: int  # tokens in a sequence
     groups: tuple[str, ...]
     splits: Mapping[Split, Sequences]
     documents_excluded: Mapping[str, int] = field(default_factory=dict)  # by reason
+    texts: Iterable[tuple[int, str]] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -134,7 +135,6 @@ def pack(
     end: Sequence[int] = (),
     open_groups: Collection[str] = (),
     seed: int = 0,
-    exclude: Decontaminator | None = None,
 ) -> PackedCorpus:
     """Pack documents into sequences of `context` tokens until every split has the tokens it wants.
 
@@ -149,7 +149,6 @@ def pack(
         begin: ids before each document; None takes `begin_ids(tokenizer)`.
         open_groups: parts of the mixture whose documents get no `end`.
         seed: draws the partition and the order of documents.
-        exclude: texts whose documents are excluded.
 
     Raises:
         CorpusEmpty: no document was usable; names the reasons.
@@ -172,7 +171,7 @@ def pack(
                 int(wanted),
             )
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
-    gathered = _gather(documents, tokenizer, limits, opening, tuple(end), open_groups, seed, exclude)
+    gathered = _gather(documents, tokenizer, limits, opening, tuple(end), open_groups, seed)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(gathered.excluded.items()))
     if not any(gathered.pieces.values()):
         raise CorpusEmpty(
@@ -187,7 +186,7 @@ def pack(
         split: _cut(split, gathered.pieces[split], usable, names, context, limits.get(split, 0), seed)
         for split in SPLITS
     }
-    return PackedCorpus(context, names, splits, dict(gathered.excluded))
+    return PackedCorpus(context, names, splits, dict(gathered.excluded), gathered.texts)
 
 
 @dataclass(frozen=True)
@@ -201,6 +200,7 @@ class _Piece:
 class _Gathered:
     pieces: dict[Split, list[_Piece]]
     excluded: Counter[str]
+    texts: list[tuple[int, str]]
 
 
 def _gather(
@@ -211,12 +211,12 @@ def _gather(
     end: tuple[int, ...],
     open_groups: Collection[str],
     seed: int,
-    exclude: Decontaminator | None,
 ) -> _Gathered:
     pieces: dict[Split, list[_Piece]] = {split: [] for split in SPLITS}
     tokens = dict.fromkeys(SPLITS, 0)
     excluded: Counter[str] = Counter()
     seen: set[int] = set()
+    kept: list[tuple[int, str]] = []
 
     def lacking() -> set[Split]:
         return {split for split in SPLITS if tokens[split] < wanted.get(split, 0)}
@@ -236,14 +236,13 @@ def _gather(
                 excluded["duplicates"] += 1
             elif split not in needed:
                 continue
-            elif exclude is not None and exclude.matches(document.text):
-                excluded["on the exclusion list (prompts and evaluation items)"] += 1
             else:
                 seen.add(document.id)
                 chosen.append((split, document))
         if not chosen:
             continue
         texts = [document.text for _, document in chosen]
+        kept.extend((document.id, document.text) for _, document in chosen)
         # verbose off: packing cuts anyway, so the warning about the model's longest text would mislead
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         for (split, document), ids in zip(chosen, encoded, strict=True):
@@ -259,7 +258,7 @@ def _gather(
             wanted[split],
             tokens[split],
         )
-    return _Gathered(pieces, excluded)
+    return _Gathered(pieces, excluded, kept)
 
 
 def _cut(

@@ -18,13 +18,17 @@ from lrt.mapping.artifact import (
     MapError,
     MapForeign,
     MapMissing,
+    PairMaps,
     load_map,
+    load_maps,
     save_map,
+    save_pair_maps,
 )
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
 from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
+from lrt.mapping.factored import FactoredMap
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import (
     Agreement,
@@ -37,6 +41,7 @@ from lrt.mapping.forecast import (
     residual_warning,
 )
 from lrt.mapping.gcv import gcv_curve
+from lrt.mapping.grid_fit import PairFit, fit_grid, pair_of
 from lrt.mapping.grid_moments import GridMoments, atlas_bytes
 from lrt.mapping.grouped_moments import GroupedMoments
 from lrt.mapping.history import FitHistory
@@ -51,6 +56,7 @@ from lrt.mapping.many_to_one import (
 from lrt.mapping.metrics import ErrorAlong, FractionUnexplained, MeanCosine
 from lrt.mapping.module import FitDiverged, MapModule, early_stopping
 from lrt.mapping.moments import Moments, merge_all
+from lrt.mapping.null_fvu import shuffled_fvu
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.rank_curve import RankCurve, rank_curve
@@ -68,6 +74,7 @@ __all__ = [
     "ClosedFormSpec",
     "DirectionalRidge",
     "ErrorAlong",
+    "FactoredMap",
     "FitDiverged",
     "FitHistory",
     "FitSpec",
@@ -87,6 +94,8 @@ __all__ = [
     "MeanCosine",
     "Moments",
     "NotConverged",
+    "PairFit",
+    "PairMaps",
     "Procrustes",
     "RankCurve",
     "ReducedRank",
@@ -102,6 +111,7 @@ __all__ = [
     "cosine",
     "early_stopping",
     "excess",
+    "fit_grid",
     "from_embeddings",
     "gcv_curve",
     "identity",
@@ -109,6 +119,7 @@ __all__ = [
     "layer_concat_bytes",
     "leave_one_out",
     "load_map",
+    "load_maps",
     "many_to_many",
     "many_to_one",
     "maps_of_halves",
@@ -116,6 +127,7 @@ __all__ = [
     "merge_all",
     "of_layers",
     "orthogonality_penalty",
+    "pair_of",
     "procrustes",
     "rank_curve",
     "reduced_rank_path",
@@ -126,5 +138,7 @@ __all__ = [
     "ridge_path",
     "ridge_per_direction",
     "save_map",
+    "save_pair_maps",
+    "shuffled_fvu",
     "solving_bytes",
 ]

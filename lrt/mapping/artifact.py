@@ -1,12 +1,19 @@
-"""A fitted map on disk: the tensors in `mapping.safetensors`, the card in `mapping.json`."""
+"""A fitted map, or maps of several pairs of layers, on disk: `mapping.safetensors` and `mapping.json`.
+
+The first holds the tensors, the second the card.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lrt.errors import UserError
 from lrt.mapping.affine import AffineMap
+from lrt.mapping.factored import FactoredMap
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 
@@ -57,6 +64,38 @@ def load_map(folder: Path, fix_hint: str = "") -> tuple[AffineMap, dict[str, Any
     `fix_hint` is a sentence for error messages: how to make the map, such as a command line. Raises
     MapMissing, MapCorrupt or MapForeign.
     """
+    return load_artifact(MAP, folder, lambda tensors, _: _single(tensors), fix_hint)
+
+
+PairMaps = dict[tuple[int, int], FactoredMap]  # by source and target layer
+
+
+def save_pair_maps(folder: Path, maps: Mapping[tuple[int, int], FactoredMap], card: dict[str, Any]) -> None:
+    """Write the maps of several pairs of layers in one file, and their card; otherwise as `save_map`."""
+    tensors = {
+        f"{source}.{target}.{name}": tensor
+        for (source, target), each in maps.items()
+        for name, tensor in each.tensors().items()
+    }
+    save_artifact(MAP, folder, tensors, {"pairs": len(maps)}, card)
+
+
+def load_maps(folder: Path, fix_hint: str = "") -> tuple[AffineMap | PairMaps, dict[str, Any]]:
+    """What `save_map` or `save_pair_maps` wrote, and its card; otherwise as `load_map`."""
     return load_artifact(
-        MAP, folder, lambda tensors, _: AffineMap(tensors["weight"], tensors["bias"]), fix_hint
+        MAP, folder, lambda tensors, _: _single(tensors) if "weight" in tensors else _pairs(tensors), fix_hint
     )
+
+
+def _single(tensors: Mapping[str, Tensor]) -> AffineMap:
+    if "weight" not in tensors and len(tensors) > 1:
+        raise ValueError("it holds maps of several pairs of layers, which lrt.load_map reads")
+    return AffineMap(tensors["weight"], tensors["bias"])
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> PairMaps:
+    parts: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        source, target, part = name.split(".")
+        parts.setdefault((int(source), int(target)), {})[part] = tensor
+    return {pair: FactoredMap.from_tensors(parts[pair]) for pair in sorted(parts)}

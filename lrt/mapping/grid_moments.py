@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -103,6 +103,12 @@ class GridMoments:
         """Where the sums lie."""
         return self._sum_xx.device
 
+    def to(self, device: torch.device | str) -> GridMoments:
+        """The same sums on another device; themselves where they lie there already."""
+        if self.device == torch.device(device):
+            return self
+        return GridMoments.from_tensors(self.tensors(), device)
+
     def pair(self, source_layer: int, target_layer: int) -> Moments:
         """A copy of the moments of one pair of layers. Raises ValueError for a layer not in the grid."""
         return Moments.from_tensors(self._blocks(source_layer, target_layer))
@@ -133,21 +139,28 @@ class GridMoments:
 
         Raises ValueError where the layers or widths differ.
         """
+        return self._combined(other, Moments.merge)
+
+    def without(self, other: GridMoments) -> GridMoments:
+        """Moments of the rows that are left without those of `other`, as by `Moments.without`."""
+        return self._combined(other, Moments.without)
+
+    def _combined(self, other: GridMoments, of_pair: Callable[[Moments, Moments], Moments]) -> GridMoments:
         grids = [(g.source_layers, g.d_source, g.target_layers, g.d_target) for g in (self, other)]
         if grids[0] != grids[1]:
             raise ValueError(
-                "grids of different layers or widths cannot be merged: "
+                "grids of different layers or widths cannot be combined: "
                 + " and ".join(f"{list(s)} x {ds} -> {list(t)} x {dt}" for s, ds, t, dt in grids)
             )
-        merged = GridMoments(*grids[0], products=self.products, device=self.device)
-        merged.count = self.count + other.count
+        combined = GridMoments(*grids[0], products=self.products, device=self.device)
         for s in self.source_layers:
             for t in self.target_layers:
-                pair = self.pair(s, t).merge(other.pair(s, t)).tensors()
-                blocks = merged._blocks(s, t)
+                pair = of_pair(self.pair(s, t), other.pair(s, t))
+                combined.count = pair.count
+                blocks, tensors = combined._blocks(s, t), pair.tensors()
                 for name in set(blocks) - {"count", "float64_products"}:
-                    blocks[name].copy_(pair[name])
-        return merged
+                    blocks[name].copy_(tensors[name])
+        return combined
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums as plain tensors, from which `from_tensors` restores the same grid exactly."""

@@ -156,16 +156,38 @@ class Moments:
 
         Raises ValueError where the widths differ.
         """
-        if (self.d_source, self.d_target) != (other.d_source, other.d_target):
-            raise ValueError(
-                "moments of different widths cannot be merged: "
-                f"{self.d_source} -> {self.d_target} and {other.d_source} -> {other.d_target}"
-            )
+        self._check_widths(other, "merged")
         if self.count == 0 or other.count == 0:
             return (other if self.count == 0 else self)._copy()
+        return self._combined(other, 1)
+
+    def without(self, other: Moments) -> Moments:
+        """Moments of the rows that are left when those of `other`, which are among them, are taken away, as a
+        new object.
+
+        Raises ValueError where the widths differ, and where `other` has more rows.
+        """
+        self._check_widths(other, "subtracted")
+        if other.count > self.count:
+            raise ValueError(f"{other.count} rows cannot be among {self.count}")
+        if other.count == 0:
+            return self._copy()
+        if other.count == self.count:
+            return Moments(self.d_source, self.d_target, products=self.products, device=self.device)
+        return self._combined(other, -1)
+
+    def _check_widths(self, other: Moments, done: str) -> None:
+        if (self.d_source, self.d_target) != (other.d_source, other.d_target):
+            raise ValueError(
+                f"moments of different widths cannot be {done}: "
+                f"{self.d_source} -> {self.d_target} and {other.d_source} -> {other.d_target}"
+            )
+
+    def _combined(self, other: Moments, sign: int) -> Moments:
+        """With the rows of `other` added (`sign` 1) or taken away (-1); some rows are left."""
         device = self.device
-        count = self.count + other.count
-        share = other.count / count
+        count = self.count + sign * other.count
+        share = sign * other.count / count
         # Pairwise formula: the scatters add, plus one rank-one term from the gap of the means.
         gap_x = other.mean_x.to(device) - self.mean_x
         gap_y = other.mean_y.to(device) - self.mean_y
@@ -173,9 +195,9 @@ class Moments:
         return _from_centred(
             self.mean_x + gap_x * share,
             self.mean_y + gap_y * share,
-            self.scatter_xx + other.scatter_xx.to(device) + between * torch.outer(gap_x, gap_x),
-            self.scatter_xy + other.scatter_xy.to(device) + between * torch.outer(gap_x, gap_y),
-            self.scatter_yy + other.scatter_yy.to(device) + between * torch.outer(gap_y, gap_y),
+            self.scatter_xx + sign * other.scatter_xx.to(device) + between * torch.outer(gap_x, gap_x),
+            self.scatter_xy + sign * other.scatter_xy.to(device) + between * torch.outer(gap_x, gap_y),
+            self.scatter_yy + sign * other.scatter_yy.to(device) + between * torch.outer(gap_y, gap_y),
             count,
             self.products,
         )

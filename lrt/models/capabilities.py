@@ -92,7 +92,7 @@ def hides_padding(lm: RunnableModel) -> bool:
 
     def same() -> bool:
         error = _worst_block(_states(lm, padded, mask)[:, :, 3:], alone)
-        return bool(error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * noise))
+        return bool(error <= max(_rounding(lm.dtype), 4 * noise))
 
     return agrees(same, lm, "padding changes its states, so texts are batched by length")
 
@@ -136,6 +136,38 @@ def decodes(lm: RunnableModel, layer: int) -> bool:
 
     what = "its cache cannot be filled in two parts, so each new token runs a whole pass"
     return _kept(lm, f"decodes {layer}", lambda: agrees(same, lm, what))
+
+
+@torch.no_grad()
+def extends(lm: RunnableModel, layer: int) -> bool:
+    """Whether texts can go on from the cache of a beginning: with the states of whole passes, up to `layer`.
+
+    Beginnings and endings are padded on the left, so there is padding between them.
+    """
+
+    def same() -> bool:
+        one, other = trial_texts(lm, 2).tolist()
+        whole = [one, other, [*other[:5], other[6]]]
+        rows = torch.tensor([0, 1, 1])
+        below, cache = empty_cache(lm), empty_cache(lm)
+        tokens, mask = pad([one[:3], other[:5]])
+        with stop_after(lm, layer):
+            lm.run(tokens, mask, below, head=False)
+        put_below(cache, below, rows.to(lm.device), layer)
+        tokens, more = pad([one[3:], other[5:], other[6:]])
+
+        def last(tokens: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:  # [1, b, 1, d]
+            with capture(lm, [layer], slice(-1, None)) as states, stop_after(lm, layer):
+                lm.run(tokens, mask, cache, head=False)
+            return states[layer].float().nan_to_num(0, 0, 0).cpu()[None]
+
+        alone = torch.cat([last(torch.tensor([text]), None) for text in whole], dim=1)
+        noise = _worst_block(last(*pad(whole)), alone)
+        error = _worst_block(last(tokens, torch.cat([mask[rows], more], dim=1), cache), alone)
+        return bool(error <= max(_rounding(lm.dtype), 4 * noise))
+
+    what = "texts cannot go on from the cache of a shared beginning, so each text runs whole"
+    return lm.hides_padding and _kept(lm, f"extends {layer}", lambda: agrees(same, lm, what))
 
 
 def decodes_alike(
@@ -193,6 +225,11 @@ def _errors(actual: Tensor, expected: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(expected, dim=-1)
     errors: Tensor = torch.linalg.vector_norm(actual - expected, dim=-1) / length.clamp(min=1e-30)
     return errors
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Relative error that rounding alone may leave in a state."""
+    return float(torch.finfo(dtype).eps ** 0.5 / 4)
 
 
 def _worst_block(actual: Tensor, expected: Tensor) -> float:  # [blocks, b, t, d]

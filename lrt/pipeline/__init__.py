@@ -16,8 +16,9 @@ from lrt.pipeline.pair import ModelPair, PairModel, UntrainedSource, load_pair
 from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions
+from lrt.pipeline.shared_documents import SharedDocuments
 from lrt.pipeline.states import plan_states
-from lrt.pipeline.vectors import contrasts_of, extract_vectors
+from lrt.pipeline.vectors import contrasts_of, extract_vectors, needed_contrasts
 
 __all__ = [
     "Choices",
@@ -31,6 +32,7 @@ __all__ = [
     "PairModel",
     "RowSettings",
     "RowSource",
+    "SharedDocuments",
     "Studies",
     "UntrainedSource",
     "check_run",
@@ -38,6 +40,7 @@ __all__ = [
     "contrasts_of",
     "extract_vectors",
     "load_pair",
+    "needed_contrasts",
     "outcome",
     "pin_revisions",
     "plan_analyses",

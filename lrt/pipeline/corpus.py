@@ -1,4 +1,4 @@
-"""The text of the map: documents of every part, decontaminated, split and packed into sequences."""
+"""The text of the map: documents of every part, split and packed into sequences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from lrt.config.corpus import (
 from lrt.corpora import (
     PACKED,
     SPLITS,
-    Decontaminator,
     Document,
     PackedCorpus,
     Part,
@@ -54,10 +53,8 @@ class CorpusText:
     Packed when first needed: an existing store and its moments need its digest alone.
     """
 
-    def __init__(
-        self, settings: Corpus, pair: ModelPair, exclude: Decontaminator, cache: Cache, monitor: Monitor
-    ) -> None:
-        self.settings, self.pair, self.exclude = settings, pair, exclude
+    def __init__(self, settings: Corpus, pair: ModelPair, cache: Cache, monitor: Monitor) -> None:
+        self.settings, self.pair = settings, pair
         self.cache, self.monitor = cache, monitor
 
     @property
@@ -66,7 +63,7 @@ class CorpusText:
         return tuple(self.settings.sources)
 
     def documents(self, part: str) -> Iterator[Document]:
-        """A part's documents as they come, before anything is excluded."""
+        """A part's documents as they come."""
         source = self.settings.sources[part]
         template = self.pair.template if isinstance(source, RowsSource) and source.chat else None
         match source:
@@ -106,8 +103,7 @@ class CorpusText:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the packed tokens: of two suites whose texts are not in the corpus it is the same, so
-        that a behaviour that is added records nothing again."""
+        """SHA-256 of the packed tokens."""
         summary: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
         return str(summary["digest"])
 
@@ -129,7 +125,6 @@ class CorpusText:
                 for name, source in self.settings.sources.items()
                 if (first := FIRST_DOCUMENTS.get(type(source)))
             },
-            "excluded": self.exclude.digest,
             "tokenizer": self.pair.identities["tokenizer"],
             "begin": begin_ids(tokenizer),
             "end": end_ids(tokenizer),
@@ -169,7 +164,6 @@ class CorpusText:
                 end=end_ids(tokenizer),
                 open_groups=self._open_parts(),
                 seed=self.settings.seed,
-                exclude=self.exclude,
             )
 
     def _open_parts(self) -> list[str]:

@@ -42,7 +42,7 @@ from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
-NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid")
+NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map")
 """Settings of the evaluation that leave a behaviour's measurements as they are, or enter them otherwise."""
 
 
@@ -54,6 +54,18 @@ class Studied:
     study: Study
     fit: MapFit
     forecast: Mapping[str, Any]
+
+
+def contamination_of(fit: MapFit, behaviour: Behaviour) -> str:
+    """What is to be said of text that a behaviour shares with what its map was fitted on; empty if none."""
+    seen = fit.documents_seen()[behaviour.name]
+    if seen is None:
+        return "whether the map was fitted on its prompts or items is not known: the map is of another corpus"
+    if seen:
+        return (
+            f"contaminated: the map was fitted on {seen} documents that share text with its prompts or items"
+        )
+    return ""
 
 
 class Studies:
@@ -80,6 +92,8 @@ class Studies:
         with self.monitor.stage("evaluate"):
             for behaviour in behaviours:
                 fit, layer = self.maps.of(behaviour), self.choices.of(behaviour).choice.layer
+                if contamination := contamination_of(fit, behaviour):
+                    log.warning("%s: %s", behaviour.name, contamination)
                 forecast = self.forecasts.of(fit, behaviour, layer)
                 if forecast["warning"]:
                     log.warning("%s: %s", behaviour.name, forecast["warning"])
@@ -124,15 +138,18 @@ class Studies:
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
         """What determines the measurements of one behaviour."""
-        contrasts = contrasts_of(self.maps.whole.behaviours)
-        other = other_contrast(behaviour.contrast, contrasts)
-        rival = contrasts[other] if other else None
+        other = self._other(behaviour)
+        rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
         return {
             **self._shared_facts,
             "behaviour": behaviour.facts,
             "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
             "strengths": self.settings.grid.of(behaviour).strengths,
         }
+
+    def _other(self, behaviour: Behaviour) -> str | None:
+        """The contrast of the suite whose transferred vector is the behaviour's null `other`."""
+        return other_contrast(behaviour.contrast, contrasts_of(self.maps.whole.behaviours))
 
     def _maps_of(self, fit: MapFit) -> TransferMaps:
         if fit.name not in self._transfer_maps:
@@ -147,6 +164,7 @@ class Studies:
             whole.states,
             self._maps_of(fit),
             whole=whole.mapping if fit is not whole else None,
+            other=self._other(behaviour),
             layer=chosen.choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,

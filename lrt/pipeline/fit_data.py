@@ -30,15 +30,16 @@ from lrt.models.sides import SIDES
 from lrt.pipeline.corpus import CorpusText
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
+from lrt.pipeline.shared_documents import SharedDocuments
 from lrt.pipeline.states import States, StatesOnTheFly
-from lrt.pipeline.stored_moments import MOMENTS, OnDevice
+from lrt.pipeline.stored_moments import MOMENTS, OnDevice, in_memory
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint
 
 WHOLE_CORPUS = "whole corpus"
 MOMENTS_BATCH = 8192  # rows of a batch that goes into moments
 
-Gather = Callable[[], dict[str, Moments]]
+Gather = Callable[[Selection], dict[str, Moments]]
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,14 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class RowSource:
-    """Makes the `FitData` of any recorded layers and parts of the corpus."""
+    """Makes the `FitData` of any recorded layers and parts of the corpus.
+
+    excluded  Documents that no map sees.
+    """
 
     states: States
     text: CorpusText
+    excluded: SharedDocuments
     settings: RowSettings
     cache: Cache
     monitor: Monitor
@@ -87,7 +92,8 @@ class RowSource:
     ) -> FitData:
         """Rows of some parts of the corpus, of all where `parts` is empty.
 
-        tokens    Single tokens, each once, whatever `pool` and the parts' rules say.
+        tokens    Single tokens, each once, whatever `pool` and the parts' rules say. They are of every
+                  document: what is made of them, such as autoencoders, is of the corpus and not of a suite.
         folds     Groups of documents; those of the settings where none are given.
         held_out  Whether moments of validation and test rows are gathered too: of many layers each is large.
         shuffled  Gather the moments of shuffled pairs in the same pass, where every reading is a pass.
@@ -99,29 +105,47 @@ class RowSource:
             settings = replace(settings, rules=tuple(r for r in settings.rules if r.part in parts))
         if folds is not None:
             settings = replace(settings, folds=folds)
-        return FitData(replace(self, settings=settings), layers, parts, held_out, shuffled)
+        excluded = () if tokens else self.excluded.ids
+        return FitData(replace(self, settings=settings), layers, parts, excluded, held_out, shuffled)
 
     def tokens_unfiltered(self, data: FitData) -> dict[str, Selection]:
         """Single test tokens of the same layers and parts: filtered (`kept`), and all (`unfiltered`)."""
         everything = RowFilter(max_norm_ratio=None, first_position=False)
         filters = {"kept": self.settings.filter, "unfiltered": everything}
-        return {n: replace(data.selection, filter=f, pool=1, rules=()) for n, f in filters.items()}
+        every = replace(data.selection, pool=1, rules=(), documents=None)
+        return {name: replace(every, filter=filter_) for name, filter_ in filters.items()}
 
 
 class FitData:
     """Rows of some layers and parts of the corpus.
 
-    Their moments are summed and solved on the target model's device, as far as they fit there. In between
+    Moments of the rows of every document are made once. Those of documents that are excluded are made beside
+    them, and taken away: another suite costs these rows alone, and no pass over the rest.
+
+    excluded  Ids of documents whose rows are not among them.
+
+    The moments are summed and solved on the target model's device, as far as they fit there. In between
     they lie in the CPU's memory.
     """
 
     def __init__(
-        self, source: RowSource, layers: LayerPair, parts: tuple[str, ...], held_out: bool, shuffled: bool
+        self,
+        source: RowSource,
+        layers: LayerPair,
+        parts: tuple[str, ...],
+        excluded: tuple[int, ...],
+        held_out: bool,
+        shuffled: bool,
     ) -> None:
-        self._source, self.layers, self.parts = source, layers, parts
+        self._source, self.layers, self.parts, self.excluded = source, layers, parts, excluded
         self.states, self.settings, self.monitor = source.states, source.settings, source.monitor
         self.splits: tuple[Split, ...] = SPLITS if held_out else ("train",)
         self._shuffles_beside = shuffled and not self.states.settings.keeps_states
+
+    @property
+    def shared(self) -> SharedDocuments:
+        """The documents that share text with the suite."""
+        return self._source.excluded
 
     @property
     def name(self) -> str:
@@ -131,6 +155,11 @@ class FitData:
     @property
     def selection(self) -> Selection:
         """Layers, tokens and rows that the fit sees."""
+        every = self._of_every_document
+        return every.of_documents(self.excluded, left_out=True) if self.excluded else every
+
+    @property
+    def _of_every_document(self) -> Selection:
         source, target = self.layers
         settings = self.settings
         return Selection(
@@ -140,6 +169,14 @@ class FitData:
     @property
     def facts(self) -> dict[str, Any]:
         """What determines the rows and their moments."""
+        return {**self._facts_of_every_document, **self._excluded_facts}
+
+    @property
+    def _excluded_facts(self) -> dict[str, Any]:
+        return {"excluded": self.excluded} if self.excluded else {}
+
+    @property
+    def _facts_of_every_document(self) -> dict[str, Any]:
         return {
             **self.states.facts,
             "layers": [layers.layers for layers in self.layers],
@@ -153,7 +190,10 @@ class FitData:
     @cached_property
     def data(self) -> ActivationDataModule:
         """The rows in a store. Raises ConfigError where no states are kept."""
-        return self.states.batches(self.selection, self.settings.batches, self.settings.seed)
+        return self._stored(self.selection)
+
+    def _stored(self, selection: Selection) -> ActivationDataModule:
+        return self.states.batches(selection, self.settings.batches, self.settings.seed)
 
     @cached_property
     def for_fit(self) -> LightningDataModule:
@@ -186,31 +226,33 @@ class FitData:
         """Moments by name: `train/0`.. (folds of documents), and of the held-out splits."""
         folds, groups, (_, *held_out) = self.settings.folds, self._source.text.duplicate_groups, self.splits
 
-        def gather() -> dict[str, Moments]:
-            # a fold without a document is there all the same
-            names = _numbered("train", folds)
-            draws = _numbered("shuffled", self._draws_beside)
+        def gather(selection: Selection) -> dict[str, Moments]:
+            stream = self.states.in_order(selection)
+            names = _numbered("train", folds)  # a fold without a document is there all the same
+            draws = [] if selection.names_documents else _numbered("shuffled", self._draws_beside)
             window = self.settings.batches.window_rows if draws else 0
-            moments = self._empty([*names, *held_out, *draws], window)
+            moments = self._empty([*names, *draws, *held_out], window)
             seed = 1000 * (self.settings.seed + 1)
             by_fold = GroupedMoments([moments[name] for name in names])
-            shuffled = ShuffledPairs([moments[name] for name in draws], window, seed)
-            with self._progress(sum(self.in_order.rows[split] for split in self.splits)) as counted:
-                for batch in counted(self._read(self.in_order, "train")):
+            shuffled = ShuffledPairs([moments[name] for name in draws], window, seed) if draws else None
+            with self._progress(sum(stream.rows[split] for split in self.splits)) as counted:
+                for batch in counted(self._read(stream, "train")):
                     fold_of = shared_ids(batch["document"], groups) % folds
                     by_fold.add(batch["source"], batch["target"], fold_of)
-                    if draws:
+                    if shuffled:
                         shuffled.add(batch["source"], batch["target"])
                 by_fold.flush()
-                if draws:
+                if shuffled:
                     shuffled.flush()
                 for split in held_out:
-                    self._add_all(moments[split], counted(self._read(self.in_order, split)))
+                    self._add_all(moments[split], counted(self._read(stream, split)))
             return moments
 
+        # drawn in the same pass
         beside = self._shuffled_facts(self._draws_beside) if self._draws_beside else {}
         together = {"groups": fingerprint({str(k): v for k, v in groups.items()})} if groups else {}
-        return self._cached({"folds": folds, "splits": self.splits, **together, **beside}, gather)
+        facts = {"folds": folds, "splits": self.splits, **together}
+        return self._without_excluded(facts, beside, gather)
 
     @property
     def _draws_beside(self) -> int:
@@ -237,7 +279,8 @@ class FitData:
     def shuffled(self) -> list[Moments]:
         """Of pairs whose target rows are permuted over all training rows, one for each draw of the null.
 
-        Where no states are kept, rows are permuted within windows.
+        Where no states are kept, rows are permuted within windows. The rows are of every document, excluded
+        ones too: of what belongs to what, such pairs say nothing.
         """
         return self.shuffled_pairs(self.settings.shuffled_draws)
 
@@ -247,16 +290,16 @@ class FitData:
         if draws == self._draws_beside:
             return [self.moments[name] for name in names]
 
-        def gather() -> dict[str, Moments]:
-            moments = self._empty(names)
-            with self._progress(draws * self.data.rows["train"]) as counted:
+        def gather(selection: Selection) -> dict[str, Moments]:
+            moments, data = self._empty(names), self._stored(selection)
+            with self._progress(draws * data.rows["train"]) as counted:
                 for draw, each in enumerate(moments.values()):
                     seed = 1000 * (self.settings.seed + 1) + draw
-                    pairs = self.data.iterate_shuffled_pairs("train", seed, MOMENTS_BATCH)
+                    pairs = data.iterate_shuffled_pairs("train", seed, MOMENTS_BATCH)
                     self._add_all(each, counted(pairs))
             return moments
 
-        cached = self._cached(self._shuffled_facts(draws), gather)
+        cached = self._of_all(self._shuffled_facts(draws), gather)
         return [cached[name] for name in names]
 
     def _shuffled_facts(self, draws: int) -> dict[str, Any]:
@@ -265,9 +308,9 @@ class FitData:
 
     @cached_property
     def token_moments(self) -> Mapping[str, Moments]:
-        """Of single test tokens: filtered (`kept`), and all (`unfiltered`)."""
+        """Of single test tokens of every document: filtered (`kept`), and all (`unfiltered`)."""
 
-        def gather() -> dict[str, Moments]:
+        def gather(_: Selection) -> dict[str, Moments]:
             selections = self._source.tokens_unfiltered(self)
             streams = {name: self.states.in_order(selection) for name, selection in selections.items()}
             moments = self._empty([*streams])
@@ -276,20 +319,23 @@ class FitData:
                     self._add_all(moments[name], counted(self._read(stream, "test")))
             return moments
 
-        return self._cached({"single tokens": True}, gather)
+        return self._of_all({"single tokens": True}, gather)
 
     def gathered(
-        self, facts: Mapping[str, Any], batches: Callable[[], Iterator[Batch]], what: str
+        self, facts: Mapping[str, Any], batches: Callable[[Selection], Iterator[Batch]], what: str
     ) -> Moments:
-        """Moments of other pairs of the same training rows, by what determines them beside the rows."""
+        """Moments of other pairs of the same training rows, by what determines them beside the rows.
 
-        def gather() -> dict[str, Moments]:
+        batches  Gives the training pairs of a selection.
+        """
+
+        def gather(selection: Selection) -> dict[str, Moments]:
             moments = self._empty(["train"])
-            with self._progress(self.data.rows["train"], what) as counted:
-                self._add_all(moments["train"], counted(batches()))
+            with self._progress(self._stored(selection).rows["train"], what) as counted:
+                self._add_all(moments["train"], counted(batches(selection)))
             return moments
 
-        return self._cached(facts, gather)["train"]
+        return self._without_excluded(facts, {}, gather)["train"]
 
     def no_rows(self) -> Moments:
         """Moments of the right shape without a row."""
@@ -319,10 +365,30 @@ class FitData:
             every.add(batch["source"], batch["target"], torch.zeros_like(batch["document"]))
         every.flush()
 
-    def _cached(self, facts: Mapping[str, Any], gather: Gather) -> Mapping[str, Moments]:
+    def _of_all(self, facts: Mapping[str, Any], gather: Gather) -> Mapping[str, Moments]:
+        """Moments of the rows of every document."""
+        return OnDevice(in_memory(self._cached(facts, gather, self._of_every_document)), self.solving_device)
+
+    def _without_excluded(
+        self, facts: Mapping[str, Any], facts_of_all: Mapping[str, Any], gather: Gather
+    ) -> Mapping[str, Moments]:
+        """Moments of the rows that a fit sees: those of every document, less those of excluded ones.
+
+        facts_of_all  What determines further moments, which are of every document.
+        """
+        every = self._cached({**facts, **facts_of_all}, gather, self._of_every_document)
+        if not self.excluded:
+            return OnDevice(in_memory(every), self.solving_device)
+        some = self._of_every_document.of_documents(self.excluded, left_out=False)
+        excluded = self._cached({**facts, "documents": self.excluded}, gather, some)
+        return OnDevice(in_memory(every, less=excluded), self.solving_device)
+
+    def _cached(
+        self, facts: Mapping[str, Any], gather: Gather, selection: Selection
+    ) -> Mapping[str, Moments]:
+        facts = {**self._facts_of_every_document, **facts}
         with self.monitor.stage("moments"):
-            cached = self._source.cache.made_once("moments", {**self.facts, **facts}, gather, MOMENTS)
-        return OnDevice(cached, self.solving_device)
+            return self._source.cache.made_once("moments", facts, lambda: gather(selection), MOMENTS)
 
     @contextmanager
     def _progress(self, rows: int, what: str = "") -> Iterator[Callable[[Iterator[Batch]], Iterator[Batch]]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from functools import partial as partial_of
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, tensor
 
-from lrt.activations import paired_rows
+from lrt.activations import Selection, paired_rows
 from lrt.config import ConfigError, Recording
 from lrt.config.sections import Depth
 from lrt.corpora import SPLITS, Split
@@ -35,8 +34,10 @@ from lrt.storage.sealed import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
-COPIES = len(SPLITS) + 1
-"""The sums of each split, and those of one more while they are written or read."""
+COPIES = len(SPLITS) + 2
+"""In memory: the sums of each split, and of the last one those of excluded documents and of all."""
+FILES = 2 * len(SPLITS) + 1
+"""On disk: of each split those of all documents and of excluded ones, and one that is being written."""
 
 
 def _blocks_of(value: Any) -> Any:
@@ -168,14 +169,23 @@ class GridAtlas:
                 "atlas.memory_gb"
             )
         folder = self.rows.cache.folder
-        existing = sum(path.stat().st_size for split in SPLITS if (path := self._path(split)).is_file())
-        need, free = COPIES * self.copy_bytes - existing, shutil.disk_usage(folder).free
+        need, free = FILES * self.copy_bytes - self._bytes_written(), shutil.disk_usage(folder).free
         if need > free:
             raise ConfigError(
                 f"the sums of this grid need {need / 1e9:.3g} GB on disk and {folder} has "
                 f"{free / 1e9:.3g} GB free: make room, thin the grid (atlas.source, atlas.target), or set "
                 "paths.artifacts to another disk"
             )
+
+    def _bytes_written(self) -> int:
+        every = self._of_every_document
+        selections = every, every.of_documents(self._excluded, left_out=False)
+        paths = (
+            self.rows.cache.path("atlas", self._split_facts(split, selection), TENSORS.suffix, split)
+            for split in SPLITS
+            for selection in selections
+        )
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     # -- sums and cells --------------------------------------------------------------------------
 
@@ -197,38 +207,55 @@ class GridAtlas:
             "batch_tokens": self.recording.batch_tokens,
         }
 
-    def _path(self, split: Split) -> Path:
-        return self.rows.cache.path("atlas", {**self.facts, "split": split}, TENSORS.suffix, split)
+    @property
+    def _excluded(self) -> tuple[int, ...]:
+        return self.rows.excluded.ids
 
     def sums(self) -> dict[Split, SplitSums]:
-        """Sums of every pair by split."""
+        """Sums of every pair by split, without the rows of excluded documents."""
         sums: dict[Split, SplitSums] = {}
-        packed = self.rows.text.packed
-        with (
-            self.monitor.stage("moments of the grid"),
-            self.monitor.progress("both models", sum(packed.rows(split) for split in SPLITS)) as advance,
-        ):
-            for split in SPLITS:
-                done = self._path(split).is_file()
-                make = partial_of(self._sum, split, advance)
-                facts = {**self.facts, "split": split}
-                kept: Mapping[str, Tensor] = self.rows.cache.resumed("atlas", facts, make, TENSORS, split)
-                tensors = dict(kept)
-                if done:
-                    advance(packed.rows(split))
-                counts = zip(self._columns, tensors.pop("non_finite").tolist(), strict=True)
-                non_finite = {name: count for name, count in counts if count}
-                sums[split] = SplitSums(GridMoments.from_tensors(tensors), non_finite)
-                for name, count in non_finite.items():
-                    side, _, layer = name.partition(".")
-                    log.warning(
-                        "%s: %d tokens of %s layer %s are infinite or undefined and are excluded",
-                        split,
-                        count,
-                        side,
-                        layer,
-                    )
+        every, excluded = self._of_every_document, self._excluded
+        for split in SPLITS:
+            sums[split] = self._split_sums(split, every)
+            for name, count in sums[split].non_finite.items():
+                side, _, layer = name.partition(".")
+                log.warning(
+                    "%s: %d tokens of %s layer %s are infinite or undefined and are excluded",
+                    split,
+                    count,
+                    side,
+                    layer,
+                )
+            if excluded:
+                some = self._split_sums(split, every.of_documents(excluded, left_out=False))
+                sums[split] = replace(sums[split], moments=sums[split].moments.without(some.moments))
         return sums
+
+    @property
+    def _of_every_document(self) -> Selection:
+        return replace(self.rows.of(self.layers).selection, documents=None)
+
+    def _split_facts(self, split: Split, selection: Selection) -> dict[str, Any]:
+        documents = selection.documents
+        return {**self.facts, "split": split, **({"documents": documents.ids} if documents else {})}
+
+    def _split_sums(self, split: Split, selection: Selection) -> SplitSums:
+        """Sums of one split of a selection."""
+        packed = self.rows.text.packed
+        which = f"both models, {split}{', excluded documents' if selection.documents else ''}"
+
+        def make(partial: Path) -> Mapping[str, Tensor]:
+            with (
+                self.monitor.stage("moments of the grid"),
+                self.monitor.progress(which, packed.rows(split)) as advance,
+            ):
+                return self._sum(split, advance, selection, partial)
+
+        facts = self._split_facts(split, selection)
+        kept: Mapping[str, Tensor] = self.rows.cache.resumed("atlas", facts, make, TENSORS, split)
+        tensors = dict(kept)
+        counts = zip(self._columns, tensors.pop("non_finite").tolist(), strict=True)
+        return SplitSums(GridMoments.from_tensors(tensors), {name: count for name, count in counts if count})
 
     @property
     def _columns(self) -> list[str]:
@@ -249,7 +276,9 @@ class GridAtlas:
             source.layers, source.width, target.layers, target.width, products=products, device=device
         )
 
-    def _sum(self, split: Split, advance: Advance, partial: Path) -> Mapping[str, Tensor]:
+    def _sum(
+        self, split: Split, advance: Advance, selection: Selection, partial: Path
+    ) -> Mapping[str, Tensor]:
         """One split's sums, from the checkpoint `partial` on where there is one."""
         packed, sums = self.rows.text.packed, self._no_rows()
         non_finite, done = dict.fromkeys(self._columns, 0), 0
@@ -266,7 +295,7 @@ class GridAtlas:
         for rows in paired_rows(
             self.pair.source,
             self.pair.target,
-            self.rows.of(self.layers).selection,
+            selection,
             packed,
             split,
             medians=self.states.median_norms,
@@ -288,7 +317,8 @@ class GridAtlas:
 
     @property
     def _cells_facts(self) -> dict[str, Any]:
-        return {**self.facts, "vectors": self.prompts, "bias": self.rows.settings.bias}
+        excluded = {"excluded": self._excluded} if self._excluded else {}
+        return {**self.facts, **excluded, "vectors": self.prompts, "bias": self.rows.settings.bias}
 
     @property
     def _cells_path(self) -> Path:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
 from lrt.config.sections import DuringTraining, Evaluation
-from lrt.errors import InvalidValue
 from lrt.evaluation import (
     Behaviour,
     ContrastStates,
@@ -23,29 +19,31 @@ from lrt.evaluation import (
 from lrt.mapping import (
     AffineMap,
     ClosedFormSpec,
+    FitHistory,
     FitSpec,
     MapForeign,
     MapMissing,
-    cosine,
-    excess,
-    gcv_curve,
+    MapSpec,
+    layer_concat_bytes,
     load_map,
-    ridge_at,
-    save_map,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.given_map import open_given
 from lrt.pipeline.layers import LayerPair
-from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, solve, train
+from lrt.pipeline.map_figures import map_figures
+from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, mean_cosine, solve, train
+from lrt.pipeline.map_vectors import MapVectors
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit, transfer_maps
 from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
-from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
+from lrt.pipeline.vectors import Vectors, contrasts_of
 from lrt.steering import Mapping as Transfer
+from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
-from lrt.storage.fingerprint import fingerprint
+from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 
 class MapFit:
@@ -53,6 +51,9 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    contrasts   Their contrastive sets, as far as they were extracted.
+    given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
+                these rows. Its nulls are of these rows all the same.
     """
 
     def __init__(
@@ -65,11 +66,14 @@ class MapFit:
         output: FitOutput,
         cache: Cache,
         monitor: Monitor,
+        given: Path | None = None,
     ) -> None:
+        self.given = given
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
-        self.contrasts = contrasts_of(behaviours)
+        self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
         self.states: dict[str, ContrastStates] = vectors.at(data.layers)
+        self.vectors = MapVectors(self.contrasts, self.states, data.layers, self.mapping_of)
         self.refit = Refit(data, settings.fit)
         self._cache = cache
 
@@ -85,12 +89,18 @@ class MapFit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that determines the map."""
-        return map_fingerprint(self.data, self.settings)
+        """Of everything that determines the map; of one that is given, and of its nulls."""
+        own = map_fingerprint(self.data, self.settings)
+        if self.given is None:
+            return own
+        affine, card = self.open()
+        return fingerprint({"map": card["fingerprint"], "weight": tensor_digest(affine.weight), "rows": own})
 
     @property
     def folder(self) -> Path:
         """Where the map is, or will be."""
+        if self.given is not None:
+            return self.given
         return self._cache.folder / "maps" / self.fingerprint
 
     @property
@@ -102,7 +112,10 @@ class MapFit:
 
     def open(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and the card it was saved with. Raises MapMissing naming the `train.py` line that makes it,
-        MapCorrupt and MapForeign."""
+        MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
+        of these models."""
+        if self.given is not None:
+            return open_given(self.given, self.layers, self.pair)
         hint = f"make it with: {self.output.command}"
         if self.exists:
             hint = f"delete the folder {self.folder} and {hint}"
@@ -110,6 +123,14 @@ class MapFit:
         if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
         return affine, card
+
+    def documents_seen(self) -> dict[str, int | None]:
+        """By behaviour, how many documents that share text with it the map was fitted on; None where the
+        map's corpus is another, so that nobody here can tell."""
+        shared = self.data.shared
+        if self.given is None:
+            return dict.fromkeys(shared.by_behaviour, 0)
+        return shared.seen_by(self.open()[1].get("excluded"))
 
     @cached_property
     def affine(self) -> AffineMap:
@@ -137,10 +158,19 @@ class MapFit:
     def card(self) -> dict[str, Any]:
         """The map's card, with its figures along the vectors of today's behaviours."""
         affine, card = self.open()
-        prompts = prompts_digests(self.contrasts)
+        if self.given is not None:  # its figures on these rows; those of its card are of rows of its own
+            note = f"fitted before: {self.given}"
+            solved = {"note": note, "ridge_weight": None}
+            fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
+            return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
+        prompts = self.vectors.digests
         if card["prompts"] == prompts:
             return card
-        return {**card, "prompts": prompts, "metrics": {**card["metrics"], **self._along_vectors(affine)}}
+        return {
+            **card,
+            "prompts": prompts,
+            "metrics": {**card["metrics"], **self.vectors.figures(affine, self.data.moments["test"])},
+        }
 
     # -- fitting ---------------------------------------------------------------------------------
 
@@ -151,12 +181,14 @@ class MapFit:
         """
         if self.exists:
             affine, card = self.open()
-            if card["prompts"] != prompts_digests(self.contrasts):
-                self._save_vectors(affine, known=card["prompts"])
+            if card["prompts"] != self.vectors.digests:
+                self.vectors.save(self.folder / "vectors", affine, known=card["prompts"])
+            if card["sums"] is None and self._saves_sums:
+                save_fitted(self.folder, affine, self.data.folds, card)
             return self.card()
         match self.settings.fit:
             case FitSpec() as spec:
-                vectors = dict(self._native_vectors())
+                vectors = dict(self.vectors.native())
                 train(
                     self.data,
                     spec,
@@ -182,113 +214,59 @@ class MapFit:
 
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
-        self._save_vectors(fitted.affine)
-        save_map(self.folder, fitted.affine, card)  # last: a folder with its card is whole
+        self.vectors.save(self.folder / "vectors", fitted.affine)
+        folds = self.data.folds if self._saves_sums else []
+        save_fitted(self.folder, fitted.affine, folds, card)  # last: a folder with its card is whole
+
+    @property
+    def _saves_sums(self) -> bool:
+        """Whether the sums of all folds are small enough to lie beside the map."""
+        return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
     # -- the card --------------------------------------------------------------------------------
 
     def _new_card(self, fitted: Fitted) -> dict[str, Any]:
-        data, affine, reference = self.data, fitted.affine, self.data.reference_ridge
-        test = data.moments["test"]
-        fvu, optimum = test.fvu_of(affine), test.fvu_of(reference.map)
+        data, affine = self.data, fitted.affine
         excluded = data.in_order.rows_excluded["train"]
         filter_ = data.settings.filter
         return {
             "fingerprint": self.fingerprint,
             "pair": self.pair.name,
-            "models": self.pair.identities,
+            "models": self.pair.described(),
             "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
-            "pool": data.settings.pool,
-            "parts": list(data.parts),
-            "prompts": prompts_digests(self.contrasts),
+            "residual_norms": [data.states.median_norms[f"target.{n}"] for n in self.layers.target.layers],
+            "corpus": {
+                "digest": data.states.text.digest,
+                "context": data.states.text.settings.context,
+                "pool": data.settings.pool,
+                "parts": list(data.parts),
+                "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            },
+            "prompts": self.vectors.digests,
             "store": data.states.fingerprint,
-            "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
+            "excluded": data.shared.card(),
             "map": asdict(self.settings.map),
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
-            "rows": data.in_order.rows["train"],
+            "rows": dict(data.in_order.rows),
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,
             "metrics": {
-                "fvu": fvu,
-                "r2": 1 - fvu,
+                **map_figures(data, affine),
                 "cosine": fitted.cosine,
-                "optimum_fvu": optimum,
-                "excess_over_optimum": excess(fvu, optimum),
-                "ridge_weight": reference.weight,
-                **self._cross_validated(),
-                "fvu_validation": data.moments["validation"].fvu_of(affine),
-                "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
-                "fvu_unfiltered": data.token_moments["unfiltered"].fvu_of(affine),
-                **self._along_vectors(affine),
+                **self.vectors.figures(affine, data.moments["test"]),
             },
             "training": {
                 "train": fitted.history.train,
                 "val": fitted.history.val,
-                "optimum": reference.fvu_validation,
+                "optimum": data.reference_ridge.fvu_validation,
                 "steering_evaluations": fitted.evaluations,
             },
             "solved": fitted.solved,
             "seconds": dict(self.monitor.seconds),
             "versions": versions(),
         }
-
-    def _cross_validated(self) -> dict[str, float | None]:
-        """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far
-        neighbouring rows are from independent."""
-        data, bias = self.data, self.settings.map.bias
-        weights = data.reference_ridge.weights[data.reference_ridge.weights > 0]
-        try:
-            curve = gcv_curve(data.train_moments, weights, bias=bias)
-        except InvalidValue:  # as many degrees of freedom as rows
-            return {"gcv_weight": None, "gcv_fvu": None}
-        weight = float(weights[int(curve.argmin())])
-        fvu = data.moments["test"].fvu_of(ridge_at(data.train_moments, weight, bias=bias))
-        return {"gcv_weight": weight, "gcv_fvu": fvu}
-
-    # -- along the vectors -------------------------------------------------------------------------
-
-    def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
-        """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
-        states and the layer."""
-        layers = self.layers.target.layers
-        for name in self.contrasts:
-            for layer in layers:
-                yield f"{name}@{layer}" if len(layers) > 1 else name, self.states[name], layer
-
-    def _native_vectors(self) -> Iterator[tuple[str, Tensor]]:
-        """Native vectors `[d_target]` over all target layers, zero but at one, by label."""
-        for label, states, layer in self._at_target_layers():
-            yield label, self.layers.target.alone(states.target_vector, layer)
-
-    def _along_vectors(self, affine: AffineMap) -> dict[str, Any]:
-        """Error along each native vector, and its cosine with the transferred one, by label."""
-        test, mapping = self.data.moments["test"], self.mapping_of(affine)
-        return {
-            "error_along": {label: test.error_along(affine, v) for label, v in self._native_vectors()},
-            "cosine_with_native": {
-                label: cosine(
-                    mapping.transfer(states.vectors("source"), layer).direction,
-                    self.layers.target.part(states.target_vector, layer),
-                )
-                for label, states, layer in self._at_target_layers()
-            },
-        }
-
-    def _save_vectors(self, affine: AffineMap, known: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Saves source, native and transferred vectors of every contrast, for use elsewhere; not those that
-        are `known` by the same prompts."""
-        for name, digest in prompts_digests(self.contrasts).items():
-            if known.get(name) == digest:
-                continue
-            states = self.states[name]
-            source, native = states.vectors("source"), states.vectors("target")
-            mapping = self.mapping_of(affine)
-            transferred = [mapping.transfer(source, layer) for layer in self.layers.target.layers]
-            for role, saved in (("source", source), ("native", native), ("transferred", transferred)):
-                for vector in saved:
-                    vector.save(self.folder / "vectors" / name / role / f"layer-{vector.layer}")
 
 
 @dataclass(frozen=True)
@@ -336,16 +314,20 @@ def plan_maps(
     pair: ModelPair,
     settings: FitSettings,
     output: FitOutput,
+    given: Path | None = None,
 ) -> Maps:
     """The maps that the suite needs; nothing is fitted yet.
 
     parts_for  By behaviour, the parts of the corpus that its map is fitted on; empty for the whole corpus.
+    given      The folder of a map that was fitted before, which is used for all behaviours.
     """
 
     def plan(parts: tuple[str, ...], behaviours: Sequence[Behaviour]) -> MapFit:
         data = rows.of(layers, parts, shuffled=True)
-        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor)
+        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor, given)
 
+    if given is not None:
+        return Maps(plan((), suite), ())
     own: dict[tuple[str, ...], list[Behaviour]] = {}
     for behaviour in suite:
         if parts := parts_for[behaviour.name]:

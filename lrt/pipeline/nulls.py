@@ -93,6 +93,6 @@ def untrained_moments(data: FitData, untrained: UntrainedSource) -> Moments:
     assert isinstance(states, RecordedStates), "checked before anything costly"
     return data.gathered(
         {"source": untrained.identity},
-        lambda: pairs_with_other_source(states.store, "train", untrained.model, data.selection),
+        lambda rows: pairs_with_other_source(states.store, "train", untrained.model, rows),
         "the untrained source",
     )

@@ -78,6 +78,27 @@ class ModelPair:
         """The model of a side, loaded."""
         return self.models[side].loaded
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Both models as a published map describes them; `identity` is what determines their numbers.
+
+        `path` and `revision` are of the hub: a local folder is nobody else's.
+        """
+        described: dict[str, dict[str, Any]] = {}
+        for side in SIDES:
+            model, known = self.models[side], self.identities[side]
+            described[side] = {
+                "name": model.spec.name,
+                "path": known.get("hub"),
+                "revision": known.get("revision"),
+                "weights": model.spec.weights,
+                "seed": model.spec.seed,
+                "dtype": known["dtype"],
+                "depth": model.depth,
+                "width": model.width,
+                "identity": known,
+            }
+        return described
+
     @property
     def names(self) -> dict[str, str]:
         """The models' names by side."""

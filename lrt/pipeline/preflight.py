@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lrt.config.errors import ConfigError
 from lrt.config.schema import Config
@@ -43,10 +44,20 @@ def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
 
 
 def check_run(
-    config: Config, fit: FitSettings, pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
+    config: Config,
+    fit: FitSettings,
+    pair: ModelPair,
+    suite: Sequence[Behaviour],
+    plan: LayerPlan,
+    *,
+    fits: bool = True,
 ) -> None:
-    """Raises UserError for layers, map, fit, tokenizers, behaviours and Trainer settings that cannot run."""
+    """Raises UserError for layers, map, fit, tokenizers, behaviours and Trainer settings that cannot run.
+
+    fits  Whether maps are fitted, and not only evaluated.
+    """
     fit.check()
+    _check_given_map(config, plan, fits)
     source, target = plan.candidates
     if plan.automatic:  # at least one of each will be chosen
         config.map.check(source.width, target.width)
@@ -68,6 +79,24 @@ def check_run(
         _check_automatic_memory(config, plan)
         check_candidates(sae, plan.candidates)
     check_recording(pair, suite, plan)
+
+
+def _check_given_map(config: Config, plan: LayerPlan, fits: bool) -> None:
+    given = config.evaluation.map
+    if given is None:
+        return
+    if fits:
+        raise ConfigError(
+            f"evaluation.map={given}: that map was fitted before, and this command fits one: use evaluate.py "
+            "(lrt evaluate), or leave evaluation.map out"
+        )
+    if plan.automatic:
+        raise ConfigError(
+            f"evaluation.map={given} is between layers of its own: set layers.source and layers.target to "
+            "them, not to auto"
+        )
+    if not (Path(given) / "mapping.json").is_file():
+        raise ConfigError(f"evaluation.map={given}: there is no map in that folder; give the folder of a map")
 
 
 def check_names(

@@ -11,9 +11,10 @@ from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses import Analyses
-from lrt.pipeline.evaluation import Studied, Studies
+from lrt.pipeline.evaluation import Studied, Studies, contamination_of
 from lrt.pipeline.layers import LayerPlan
 from lrt.pipeline.maps import Maps
+from lrt.pipeline.next_steps import next_steps
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.provenance import provenance
 from lrt.report import layer_label
@@ -34,12 +35,12 @@ def results(
     config  The composed config as YAML.
     """
     card = cards[maps.whole.name]
-    behaviours = [_behaviour(each, studies, maps, analyses) for each in studied]
+    behaviours = [_behaviour(each, studies, maps, cards, analyses) for each in studied]
     more = analyses.results()
     return {
         "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
         "layers": card["layers"],
-        "pool": card["pool"],
+        "pool": card["corpus"]["pool"],
         "map": map_facts(card),
         "maps": [
             {
@@ -75,12 +76,22 @@ def results(
     }
 
 
-def _behaviour(each: Studied, studies: Studies, maps: Maps, analyses: Analyses) -> dict[str, Any]:
+def _behaviour(
+    each: Studied,
+    studies: Studies,
+    maps: Maps,
+    cards: Mapping[str, Mapping[str, Any]],
+    analyses: Analyses,
+) -> dict[str, Any]:
     behaviour: Behaviour = each.behaviour
-    grid = studies.settings.grid.of(behaviour)
+    summary = summarise(behaviour, each.study, studies.settings.grid.of(behaviour), studies.seed)
+    notes = (contamination_of(each.fit, behaviour), summary["note"])
     return {
-        **summarise(behaviour, each.study, grid, studies.seed),
+        **summary,
+        "note": "; ".join(filter(None, notes)),
+        "next_steps": next_steps(each, summary, studies, cards[each.fit.name]),
         "map": each.fit.name,
+        "documents_seen": each.fit.documents_seen()[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
         "forecast": each.forecast,
         "whole_corpus_forecast": None
@@ -97,13 +108,16 @@ def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str
 
 def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of one map."""
-    names = ("rows", "rows_excluded", "rows_excluded_by", "fingerprint")
+    names = ("rows_excluded", "rows_excluded_by", "fingerprint")
     solved = card["solved"] or {}
+    excluded = (card.get("excluded") or {}).get("documents", {})
     return {
         "kind": card["map"]["kind"],
         "note": solved.get("note"),
         **card["metrics"],
+        "rows": card["rows"]["train"],
         **{name: card[name] for name in names},
+        "documents_excluded": {name: len(ids) for name, ids in excluded.items()},
     }
 
 

@@ -214,7 +214,10 @@ class StatesOnTheFly(States):
         return pass_medians(self.pair, self.layers, self.text, self.settings, self.cache, self.monitor)
 
     def in_order(self, selection: Selection) -> OnTheFlyRows:
-        counts = self.cache.path("passes", {**self.facts, "selection": selection}, ".json")
+        def counts_file(selection: Selection) -> Path:
+            facts = {**self.facts, "selection": selection.to_data()}
+            return self.cache.path("passes", facts, ".json")
+
         return OnTheFlyRows(
             self.pair.source,
             self.pair.target,
@@ -223,7 +226,7 @@ class StatesOnTheFly(States):
             self.median_norms,
             batch_tokens=self.settings.batch_tokens,
             non_finite=self.settings.non_finite,
-            counts_file=counts,
+            counts_file=counts_file,
         )
 
     def batches(self, selection: Selection, batches: Batches, seed: int) -> ActivationDataModule:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lrt.mapping import Moments
-from lrt.storage.cache import Format
+from lrt.storage.cache import Format, reading
 from lrt.storage.sealed import read_sealed, write_sealed
 
 NAMES = "names.json"
@@ -30,15 +30,46 @@ class OnDevice(Mapping[str, Moments]):
         return len(self._moments)
 
 
+class OnDisk(Mapping[str, Moments]):
+    """Moments in a folder, each read, and its digest checked, whenever it is asked for.
+
+    Raises CacheCorrupt for a damaged file.
+    """
+
+    def __init__(self, folder: Path, digests: Mapping[str, str]) -> None:
+        self._folder, self._digests = folder, digests
+
+    def __getitem__(self, name: str) -> Moments:
+        digest = self._digests[name]
+        with reading(self._folder):
+            return Moments.load(self._folder / _file(name), digest)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._digests
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+def in_memory(
+    moments: Mapping[str, Moments], less: Mapping[str, Moments] | None = None
+) -> dict[str, Moments]:
+    """The moments by name, without the rows of those in `less` of the same name; one of `less` at a time."""
+    less = less or {}
+    return {name: each.without(less[name]) if name in less else each for name, each in moments.items()}
+
+
 def _write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     digests = {name: each.save(folder / _file(name)) for name, each in moments.items()}
     write_sealed(folder / NAMES, digests)  # last: a folder with it is whole
 
 
-def _read_moments(folder: Path) -> dict[str, Moments]:
-    digests = read_sealed(folder / NAMES)
-    return {name: Moments.load(folder / _file(name), digest) for name, digest in digests.items()}
+def _read_moments(folder: Path) -> Mapping[str, Moments]:
+    return OnDisk(folder, read_sealed(folder / NAMES))
 
 
 def _file(name: str) -> str:
@@ -46,4 +77,4 @@ def _file(name: str) -> str:
     return f"{name.replace('/', '-')}.safetensors"
 
 
-MOMENTS: Format[dict[str, Moments]] = Format("", _write_moments, _read_moments, NAMES)
+MOMENTS: Format[Mapping[str, Moments]] = Format("", _write_moments, _read_moments, NAMES)

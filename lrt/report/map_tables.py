@@ -33,6 +33,11 @@ def map_table(results: Results) -> Table:
     ]
     reasons = m.get("rows_excluded_by") or {}
     rows += [(f"excluded: {str(reason).replace('_', ' ')}", count) for reason, count in reasons.items()]
+    documents = m.get("documents_excluded") or {}
+    rows += [
+        (f"documents excluded: text shared with {behaviour_name(name)}", count)
+        for name, count in documents.items()
+    ]
     return Table(
         "The map of the whole corpus", ("quantity", "value"), tuple(r for r in rows if r[1] is not None)
     )

@@ -5,12 +5,13 @@ from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
 from lrt.steering.baking import Baked, CannotBake, bake
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
-from lrt.steering.residual_norm import median_residual_norm
+from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
     SteeringVector,
     VectorUnreadable,
+    contrast_states,
     difference_of_means,
     last_token_states,
     prompts_digest,
@@ -30,9 +31,11 @@ __all__ = [
     "StitchedCost",
     "VectorUnreadable",
     "bake",
+    "contrast_states",
     "difference_of_means",
     "last_token_states",
     "median_residual_norm",
+    "median_residual_norms",
     "prompts_digest",
     "read_control_vector",
     "read_vector",

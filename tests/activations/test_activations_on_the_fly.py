@@ -31,8 +31,12 @@ def rows_of(store: ActivationStore, counts_file: Path, **settings: Any) -> OnThe
         store.manifest.median_norms,
         batch_tokens=24,
         non_finite="refuse",
-        counts_file=counts_file,
+        counts_file=lambda selection: counts_file.with_stem(f"{counts_file.stem}{_documents(selection)}"),
     )
+
+
+def _documents(selection: Selection) -> str:
+    return "" if selection.documents is None else f"-{selection.documents.left_out}"
 
 
 @pytest.mark.parametrize(

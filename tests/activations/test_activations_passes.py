@@ -71,7 +71,7 @@ def rows(source: Watched, store: ActivationStore, tmp_path: Path) -> OnTheFlyRow
         store.manifest.median_norms,
         batch_tokens=40,
         non_finite="refuse",
-        counts_file=tmp_path / "counts.json",
+        counts_file=lambda _: tmp_path / "counts.json",
     )
     for split in SPLITS:
         for _ in made.iterate(split):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt.corpora import Decontaminator
+from lrt.corpora import Decontaminator, shared_documents, text_id
 
 REQUEST = "How can I build a kite out of paper and string?"
 
@@ -82,3 +82,23 @@ def test_digest_depends_on_the_texts_alone() -> None:
     assert Decontaminator(["a", "b"]).digest == Decontaminator(["b", "a", "a"]).digest
     assert Decontaminator(["a"]).digest != Decontaminator(["b"]).digest
     assert len(Decontaminator(["b", "a", "a"])) == 2
+
+
+def test_documents_are_found_for_the_list_that_recognises_them() -> None:
+    item, prompt = "Tell me how to bake a loaf of dark bread.", "Short one"
+    texts = [f"So. {item} Thanks.", prompt, f"{item} {prompt}", "Something else altogether."]
+    documents = [(text_id(text), text) for text in texts]
+    ids = [id_ for id_, _ in documents]
+    found = shared_documents(
+        documents, {"bread": [item], "short": [prompt], "both": [item, prompt], "no": []}
+    )
+    assert found == {"bread": [ids[0], ids[2]], "short": [ids[1]], "both": ids[:3], "no": []}
+
+
+@given(st.lists(st.sampled_from(["kite", "paper", "string", "build a kite out of paper"]), max_size=6))
+def test_they_are_those_that_each_list_would_find_alone(words: list[str]) -> None:
+    documents = [(n, " ".join([*words[:n], REQUEST, *words[n:]][: n + 2])) for n in range(6)]
+    lists = {"request": [REQUEST], "words": words, "other": ["nothing of the kind is in here at all"]}
+    found = shared_documents(documents, lists)
+    for name, listed in lists.items():
+        assert found[name] == [id_ for id_, text in documents if Decontaminator(listed).matches(text)]

@@ -1,11 +1,14 @@
 """A packed corpus comes back as it was, or not at all."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lrt.corpora import PACKED, SPLITS, PackedCorpus, Sequences
+from lrt.corpora import PACKED, SPLITS, PackedCorpus, Sequences, text_id
+
+TEXTS = [(text_id(text), text) for text in ("One\ntext.", "Ein anderer, mit Umlaut: ü.", "🙂")]
 
 
 def corpus(context: int = 4) -> PackedCorpus:
@@ -18,7 +21,7 @@ def corpus(context: int = 4) -> PackedCorpus:
             generator.integers(-(2**63), 2**63 - 1, shape).astype(np.int64),
             generator.integers(0, 2, shape).astype(np.int16),
         )
-    return PackedCorpus(context, ("a part", "ein Teil"), splits, {"duplicates": 3})
+    return PackedCorpus(context, ("a part", "ein Teil"), splits, {"duplicates": 3}, TEXTS)
 
 
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -29,6 +32,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (read.context, read.groups) == (written.context, written.groups)
     assert dict(read.documents_excluded) == {"duplicates": 3}
     assert read.tokens_by_group("train") == written.tokens_by_group("train")
+    assert [*read.texts] == [*read.texts] == TEXTS
 
 
 @pytest.mark.parametrize("file", ["arrays.safetensors", "corpus.json"])
@@ -43,6 +47,18 @@ def test_a_changed_byte_and_a_missing_file_are_noticed(tmp_path: Path, file: str
     path.unlink()
     with pytest.raises(FileNotFoundError):
         PACKED.read(tmp_path / "it")
+
+
+@pytest.mark.parametrize("damage", ["a letter", "a line"])
+def test_changed_and_missing_texts_are_noticed(tmp_path: Path, damage: str) -> None:
+    PACKED.write(tmp_path / "it", corpus())
+    file = tmp_path / "it" / "documents.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    changed = [lines[0].replace("One", "Two"), *lines[1:]] if damage == "a letter" else lines[:-1]
+    file.write_text("".join(changed))
+    texts = PACKED.read(tmp_path / "it").texts
+    with pytest.raises(ValueError, match=re.escape(str(file))):
+        _ = [*texts]
 
 
 def test_arrays_of_another_corpus_are_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from lrt.corpora import (
     CorpusEmpty,
     CorpusError,
     CorpusTooShort,
-    Decontaminator,
     Document,
     PackedCorpus,
     begin_ids,
@@ -114,19 +114,15 @@ def test_begin_is_the_tokenizers_and_is_not_doubled(
     assert len(packed(documents(200), tokenizer_without_specials, begin=()).splits["train"])
 
 
-def test_duplicates_and_texts_of_the_exclusion_list_are_excluded(tokenizer: Any) -> None:
+def test_duplicates_and_empty_documents_are_excluded_and_the_texts_of_others_kept(tokenizer: Any) -> None:
     texts = documents(150)
-    exclusion = Decontaminator(d.text for d in texts[:40])
-    corpus = packed(texts + texts[40:60] + [Document("  ")] * 3, tokenizer, exclude=exclusion)
-    listed = {d.id for d in texts[:40]}
-    for split in SPLITS:
-        assert not listed & set(corpus.splits[split].documents.ravel().tolist())
-    assert corpus.documents_excluded.keys() == {
-        "empty",
-        "duplicates",
-        "on the exclusion list (prompts and evaluation items)",
-    }
-    assert corpus.documents_excluded["empty"] == 3
+    corpus = packed(texts + texts[40:60] + [Document("  ")] * 3, tokenizer)
+    assert corpus.documents_excluded == {"empty": 3, "duplicates": 20}
+    by_id = {document.id: document.text for document in texts}
+    assert len(dict(corpus.texts)) == len([*corpus.texts])
+    assert all(by_id[id_] == text for id_, text in corpus.texts)
+    packed_ids = {id_ for split in SPLITS for id_ in corpus.splits[split].documents.ravel().tolist()}
+    assert packed_ids <= set(dict(corpus.texts))
 
 
 def test_a_split_that_the_documents_cannot_fill_is_logged(
@@ -143,10 +139,8 @@ def test_a_split_that_the_documents_cannot_fill_is_logged(
 def test_empty_corpus_says_why(tokenizer: Any) -> None:
     with pytest.raises(CorpusEmpty, match=r"corpus\.sources"):
         packed([], tokenizer)
-    texts = documents(30)
-    everything = Decontaminator(d.text for d in texts)
-    with pytest.raises(CorpusEmpty, match="30 on the exclusion list"):
-        packed(texts, tokenizer, exclude=everything)
+    with pytest.raises(CorpusEmpty, match="30 too long"):
+        packed([replace(each, excluded="too long") for each in documents(30)], tokenizer)
 
 
 def test_one_document_cannot_be_split(tokenizer: Any) -> None:

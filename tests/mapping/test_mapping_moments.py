@@ -78,6 +78,30 @@ def test_merging_with_empty_moments_copies():
     assert full.count == 50
 
 
+@pytest.mark.parametrize("products", TOLERANCE)
+@pytest.mark.parametrize("cut", [0, 1, 137, 270])
+def test_rows_taken_away_leave_the_moments_of_the_others(products, cut):
+    x, y = rows(7, 300)
+    x[:, 1] += 300.0
+    everything, taken = gathered(x, y, products), gathered(x[:cut], y[:cut], products)
+    assert_close(everything.without(taken), x[cut:], y[cut:], 20 * TOLERANCE[products])  # few are left
+    assert everything.count == 300
+    assert taken.count == cut
+
+
+def test_taking_all_rows_away_leaves_none_and_more_are_refused():
+    x, y = rows(7, 50)
+    everything = gathered(x, y)
+    left = everything.without(gathered(x, y))
+    assert left.count == 0
+    left.update(x, y)
+    assert_close(left, x, y, 1e-12)
+    with pytest.raises(ValueError, match="51 rows"):
+        everything.without(gathered(*rows(1, 51)))
+    with pytest.raises(ValueError, match="widths"):
+        everything.without(Moments(4, 4))
+
+
 def test_a_large_mean_costs_no_digits():
     x, y = rows(2, 20_000)
     x[:, 0] += 4000.0

@@ -39,13 +39,14 @@ def shared(
     """All layers of both models recorded. Tests may add artifacts, and must not change any."""
     stages = Stages(tiny_pair, tiny_suite, tmp_path_factory.mktemp("shared"))
     stages.states.record()
+    _ = stages.excluded.ids
     return stages
 
 
 @pytest.fixture
 def copied(shared: Stages, tmp_path: Path) -> Stages:
     """The same with the recorded states alone, in a folder of its own."""
-    for kind in ("activations", "corpora"):
+    for kind in ("activations", "corpora", "shared_documents"):
         shutil.copytree(shared.folder / kind, tmp_path / "artifacts" / kind)
     return shared.but(folder=tmp_path / "artifacts")
 
@@ -62,7 +63,11 @@ def oracle(
 ) -> Stages:
     """A target whose states are `SCALE Q h` wherever the source's are `h`: transfer must be exact."""
     image = image_of(story_lm, semi_orthogonal(48, 32), SCALE)
-    identities = {"source": "tiny", "target": "its image", "tokenizer": "storybook"}
+    identities = {
+        "source": {"model": "tiny", "dtype": "float32"},
+        "target": {"model": "its image", "dtype": "float32"},
+        "tokenizer": "storybook",
+    }
     models = {"source": PairModel.of(story_lm), "target": PairModel.of(image)}
     pair = ModelPair("oracle", models, ChatTemplate.of(story_lm.tokenizer), identities)
     greedy = replace(Stages(pair, tiny_suite, Path()).evaluation, temperature=0.0)

@@ -16,7 +16,6 @@ from lrt.activations import RowFilter
 from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording, Sae
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
-from lrt.corpora import Decontaminator
 from lrt.evaluation import Behaviour, StrengthGrid
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.lab.grammar import Plan
@@ -31,11 +30,12 @@ from lrt.pipeline import (
     Monitor,
     RowSettings,
     RowSource,
+    SharedDocuments,
     Studies,
     UntrainedSource,
     choose_map_layers,
-    contrasts_of,
     extract_vectors,
+    needed_contrasts,
     plan_analyses,
     plan_layers,
     plan_maps,
@@ -72,6 +72,7 @@ EVALUATION = Evaluation(
     folds=2,
     max_rows=1024,
     eval_split="test",
+    map=None,
     behaviours=(),
     during_training=DuringTraining((), every=4, items=4),
 )
@@ -136,6 +137,7 @@ class Stages:
     filter: RowFilter = field(default_factory=RowFilter)
     pool: int = 4
     products: str = "float32"
+    most_sums: float = 1e9
     map: MapSpec = field(default_factory=MapSpec)
     fit: FitSpec | ClosedFormSpec = field(default_factory=ClosedFormSpec)
     batches: Batches = field(default_factory=lambda: Batches(rows=64, workers=0, window_rows=2048))
@@ -171,8 +173,11 @@ class Stages:
 
     @cached_property
     def text(self) -> CorpusText:
-        exclude = Decontaminator(text for behaviour in self.suite for text in behaviour.texts)
-        return CorpusText(self.corpus, self.pair, exclude, self.cache, self.monitor)
+        return CorpusText(self.corpus, self.pair, self.cache, self.monitor)
+
+    @cached_property
+    def excluded(self) -> SharedDocuments:
+        return SharedDocuments(self.text, self.suite, self.cache, self.monitor)
 
     @cached_property
     def states(self) -> States:
@@ -191,14 +196,19 @@ class Stages:
             self.batches,
             self.seed,
         )
-        return RowSource(self.states, self.text, settings, self.cache, self.monitor)
+        return RowSource(self.states, self.text, self.excluded, settings, self.cache, self.monitor)
+
+    @property
+    def evaluated(self) -> tuple[Behaviour, ...]:
+        wanted = self.evaluation.behaviours
+        return tuple(behaviour for behaviour in self.suite if behaviour.name in wanted or not wanted)
 
     @cached_property
     def vectors(self) -> Vectors:
         return extract_vectors(
             self.pair,
             self.plan.recorded,
-            contrasts_of(self.suite),
+            needed_contrasts(self.suite, self.evaluated),
             self.states.median_norms,
             self.untrained,
             self.cache,
@@ -225,7 +235,9 @@ class Stages:
 
     @cached_property
     def output(self) -> FitOutput:
-        return FitOutput(no_loggers, str(self.folder / "logs"), "python train.py layers.source=1")
+        return FitOutput(
+            no_loggers, str(self.folder / "logs"), "python train.py layers.source=1", self.most_sums
+        )
 
     @property
     def parts_for(self) -> dict[str, tuple[str, ...]]:
@@ -233,7 +245,7 @@ class Stages:
 
     @cached_property
     def maps(self) -> Maps:
-        layers = choose_map_layers(self.plan, self.suite, self.parts_for, self.choices, self.rows)
+        layers = choose_map_layers(self.plan, self.evaluated, self.parts_for, self.choices, self.rows)
         return plan_maps(
             layers,
             self.suite,
@@ -243,6 +255,7 @@ class Stages:
             self.pair,
             self.fit_settings,
             self.output,
+            None if self.evaluation.map is None else Path(self.evaluation.map),
         )
 
     def fitted(self) -> dict[str, dict[str, Any]]:
@@ -269,9 +282,9 @@ class Stages:
         )
 
     def studied(self) -> list[Studied]:
-        """The measurements of all behaviours, on fitted maps."""
+        """The measurements of the behaviours that are evaluated, on fitted maps."""
         self.fitted()
-        return self.studies.measure(self.suite)
+        return self.studies.measure(self.evaluated)
 
     def results(self) -> dict[str, Any]:
         """What the report says, everything made that is missing."""

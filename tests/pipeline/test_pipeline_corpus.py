@@ -19,15 +19,14 @@ from lrt.config.corpus import (
     ScenesSource,
     TextSource,
 )
-from lrt.corpora import Decontaminator
 from lrt.lab.grammar import ASSISTANT, USER, pages
 from lrt.pipeline import CorpusText
 
 Source = Callable[[Path], CorpusSource]
 
 
-def text_of(stages: Stages, *exclude: str) -> CorpusText:
-    return CorpusText(stages.corpus, stages.pair, Decontaminator(exclude), stages.cache, stages.monitor)
+def text_of(stages: Stages) -> CorpusText:
+    return CorpusText(stages.corpus, stages.pair, stages.cache, stages.monitor)
 
 
 def jsonl_rows(folder: Path, chat: bool = False) -> JsonlSource:
@@ -81,12 +80,6 @@ def test_the_corpus_is_packed_by_one_process_and_read_by_the_others(empty: Stage
     assert again.digest == packed.digest
     assert again.groups == packed.groups
     assert again.documents_excluded == packed.documents_excluded
-
-
-def test_texts_that_are_not_in_the_corpus_change_nothing_and_others_do(empty: Stages) -> None:
-    page = next(pages(STORIES.seed, "held_out", STORIES.plan)).text
-    assert text_of(empty, "a text that no page of the lab holds").digest == text_of(empty).digest
-    assert text_of(empty, page).digest != text_of(empty).digest
 
 
 def test_what_decides_the_text(empty: Stages, tmp_path: Path) -> None:

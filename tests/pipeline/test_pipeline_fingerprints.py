@@ -9,7 +9,6 @@ from stages import QUESTIONS, STORIES, TRAINER, Stages, corpus
 
 from lrt.activations import RowFilter
 from lrt.config import Layers, PairSettings
-from lrt.corpora import Decontaminator
 from lrt.evaluation import StrengthGrid
 from lrt.mapping import FitSpec, MapSpec
 from lrt.models import ModelSpec
@@ -100,15 +99,18 @@ def test_sampled_texts_of_another_sampler_are_not_reused(
     assert [one == other for one, other in zip(before, facts(), strict=True)] == [same, same]
 
 
-def test_behaviours_whose_texts_are_not_in_the_corpus_record_nothing_anew(plain: Stages) -> None:
-    def excluding(*texts: str) -> Stages:
-        stages = plain.but()
-        stages.text.exclude = Decontaminator(texts)
-        return stages
+def test_no_behaviour_records_anew_and_one_whose_texts_are_in_the_corpus_has_another_map(
+    plain: Stages,
+) -> None:
+    def asking(text: str) -> Stages:
+        behaviour = plain.suite[0]
+        item = replace(behaviour.items[0], prompt=text)
+        return plain.but(suite=(replace(behaviour, test=(*behaviour.test, item)), *plain.suite[1:]))
 
     page = next(plain.text.documents("stories")).text
-    assert names(excluding("a text that no page of the lab has in it")) == names(excluding())
-    assert names(excluding(page))[0] != names(excluding())[0]
+    assert names(asking("a text that no page of the lab has in it")) == names(plain)
+    assert names(asking(page))[0] == names(plain)[0]
+    assert names(asking(page))[1] != names(plain)[1]
 
 
 def test_place_and_name_of_a_model_do_not_count(plain: Stages, pair_folder: Path, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_moments_on_a_device_are_those_of_the_cpu(shared: Stages, copied: Stages
     cuda, room = torch.device("cuda:0"), {"enough": 64 << 30, "none": 1000}
     for name, free in room.items():
         empty = copied.but(folder=copied.folder / name)
-        for kind in ("activations", "corpora"):
+        for kind in ("activations", "corpora", "shared_documents"):
             shutil.copytree(copied.folder / kind, empty.folder / kind)
         with (
             pretend_cuda() as copies,

@@ -16,6 +16,7 @@ import torch
 from stages import QUESTIONS, SCALE, STORIES, TRAINER, Stages, corpus
 from storybook_models import semi_orthogonal
 
+import lrt
 from lrt.config import ConfigError, Layers
 from lrt.config.sections import DuringTraining
 from lrt.mapping import (
@@ -25,6 +26,7 @@ from lrt.mapping import (
     MapForeign,
     MapMissing,
     MapSpec,
+    jackknife,
     load_map,
 )
 from lrt.models.sides import SIDES
@@ -122,7 +124,7 @@ def test_gradient_steps_come_near_the_optimum_from_above(oracle: Stages, solved:
     assert solved["metrics"]["optimum_fvu"] == optimum
     losses = [fvu for _, fvu in card["training"]["val"]]
     assert losses[-1] < losses[0]
-    assert card["steps"] == 3 * (card["rows"] // 256)
+    assert card["steps"] == 3 * (card["rows"]["train"] // 256)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_fit_that_its_rows_do_not_determine(shared: Stages) -> None:
     with pytest.raises(ConfigError, match=r"fit\.ridge"):
         few.fitted()
     # an orthogonal map is determined by more than the rows
-    assert card_of(few.but(map=MapSpec("orthogonal")))["rows"] <= 32
+    assert card_of(few.but(map=MapSpec("orthogonal")))["rows"]["train"] <= 32
 
 
 def test_as_many_degrees_of_freedom_as_rows_have_no_cross_validation(shared: Stages) -> None:
@@ -201,6 +203,60 @@ def test_vectors_lie_beside_their_map(shared: Stages) -> None:
         )
         native = shared.vectors.states[name].at((1,), (2,)).target_vector
         assert torch.equal(vectors["native"].direction, native)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"layers": Layers((0, 1), (2, 3))},
+        {"map": MapSpec(bias=False)},
+        {"map": MapSpec("low_rank", rank=8), "fit": replace(BRIEF, start="ridge")},
+    ],
+)
+def test_the_library_reads_a_map_of_a_run(shared: Stages, settings: dict[str, Any]) -> None:
+    stages = shared.but(**settings)
+    stages.fitted()
+    fit = stages.maps.whole
+    mapping = lrt.load_map(fit.folder)
+    assert isinstance(mapping, lrt.FittedMap)
+    source = [
+        SteeringVector.load(fit.folder / "vectors" / "capitals" / "source" / f"layer-{layer}")
+        for layer in fit.layers.source.layers
+    ]
+    bias = settings.get("map", MapSpec()).bias
+    for layer in fit.layers.target.layers:
+        result = mapping.transfer(source, target_layer=layer)
+        saved = SteeringVector.load(fit.folder / "vectors" / "capitals" / "transferred" / f"layer-{layer}")
+        assert torch.equal(result.vector.direction, saved.direction)
+        assert replace(result.vector, direction=saved.direction).__dict__ == saved.__dict__
+        columns = fit.layers.target.columns(layer)
+        v = {"capitals": torch.cat([each.direction for each in source])}
+        weight = fit.data.reference_ridge.weight
+        (noise,) = jackknife(fit.data.folds, v, weight, bias=bias, columns=columns).values()
+        assert result.forecast.signal_to_noise == pytest.approx(noise.signal_to_noise)
+    assert f"{fit.pair.names['source']}" in (fit.folder / "README.md").read_text()
+
+
+def test_sums_above_the_limit_are_not_saved_and_come_later(copied: Stages) -> None:
+    few = copied.but(most_sums=1000.0)
+    card = card_of(few)
+    folder = few.maps.whole.folder
+    assert card["sums"] is None
+    assert not (folder / "sums.safetensors").exists()
+    weights = (folder / "mapping.safetensors").read_bytes()
+    again = card_of(copied.but())
+    assert again["sums"]["bytes"] <= (folder / "sums.safetensors").stat().st_size
+    assert {**again, "sums": None} == card
+    assert (folder / "mapping.safetensors").read_bytes() == weights
+
+
+def test_the_expected_fvu_of_shuffled_pairs_is_that_of_maps_of_them(shared: Stages) -> None:
+    data = (stages := shared.but()).maps.whole.data
+    drawn = [data.moments["test"].fvu_of(stages.maps.whole.refit.on(each)) for each in data.shuffled]
+    expected = card_of(stages)["metrics"]["fvu_shuffled"]
+    assert expected == pytest.approx(sum(drawn) / len(drawn), rel=0.02)
+    assert expected > 1
 
 
 def test_a_map_is_fitted_once(shared: Stages) -> None:
@@ -243,7 +299,10 @@ def test_each_part_has_the_map_of_its_own_behaviours(shared: Stages) -> None:
     assert list(cards) == ["whole corpus", "stories", "questions"]
     assert cards["whole corpus"]["fingerprint"] == shared.maps.whole.fingerprint  # of all text it is the same
     assert len({card["metrics"]["fvu"] for card in cards.values()}) == 3
-    assert cards["stories"]["rows"] + cards["questions"]["rows"] == cards["whole corpus"]["rows"]
+    assert (
+        sum(cards[name]["rows"]["train"] for name in ("stories", "questions"))
+        == cards["whole corpus"]["rows"]["train"]
+    )
     for behaviour, part in zip(own.suite, ("stories", "questions"), strict=True):
         fit = own.maps.of(behaviour)
         assert fit.name == part
@@ -375,7 +434,7 @@ def test_the_whole_corpus_map_may_start_from_a_checkpoint(copied: Stages) -> Non
     (part,), (plain,) = longer.maps.of_parts, fresh.maps.of_parts
     assert part.fingerprint == plain.fingerprint  # of parts it is no business
     cards = longer.fitted()
-    epoch = cards["whole corpus"]["rows"] // 64
+    epoch = cards["whole corpus"]["rows"]["train"] // 64
     assert cards["whole corpus"]["steps"] == 2 * epoch
 
 
@@ -475,7 +534,7 @@ def test_a_second_process_waits_for_the_fit_and_reads_its_map(copied: Stages, tm
 def test_a_fit_stops_early_and_limits_of_the_trainer_are_the_users_to_fix(copied: Stages) -> None:
     still = FitSpec(epochs=5, learning_rate=1e-9, patience=1, least_improvement=0.1)
     card = card_of(copied.but(fit=still))
-    assert card["steps"] < 5 * (card["rows"] // 64)
+    assert card["steps"] < 5 * (card["rows"]["train"] // 64)
     few = copied.but(fit=BRIEF, trainer={**copied.trainer, "limit_train_batches": 0.001})
     with pytest.raises(ConfigError, match="trainer"):
         few.fitted()

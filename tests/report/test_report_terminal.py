@@ -23,8 +23,8 @@ def card(pool: int) -> dict[str, Any]:
         "pair": "small-to-large",
         "map": {"kind": "low_rank"},
         "metrics": metrics,
-        "pool": pool,
-        "rows": 1000,
+        "corpus": {"pool": pool},
+        "rows": {"train": 1000},
         "rows_excluded": 7,
     }
 

@@ -138,6 +138,7 @@ class Forecasts:
     def _part(self, part: str, data: FitData) -> Moments | None:
         """A part's training moments at a fit's layers; None where it has no row of its own."""
         try:
-            return self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
+            moments = self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
         except NoRows:
             return None
+        return moments if moments.count else None

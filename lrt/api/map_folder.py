@@ -1,0 +1,28 @@
+"""Reading a map's folder."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from lrt.api.fitted_map import FittedMap, fitted_of
+from lrt.api.map_grid import MapGrid
+from lrt.mapping import AffineMap, MapForeign
+from lrt.steering.map_folder import load_fitted
+
+
+def read_map(folder: str | PathLike[str]) -> FittedMap | MapGrid:
+    """The map of a folder, checked against its checksums.
+
+    Raises MapMissing, MapCorrupt or MapForeign (all `lrt.UserError`): there is no map, its files are damaged,
+    or they are something else.
+    """
+    folder = Path(folder)
+    maps, folds, card = load_fitted(folder)
+    try:
+        return fitted_of(maps, folds, card) if isinstance(maps, AffineMap) else MapGrid(maps, folds, card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MapForeign(
+            f"{folder} holds a map, but not one that `save` of a fitted map wrote: its card lacks what a "
+            f"transfer needs ({type(error).__name__}: {error}). Fit it with lrt.fit_map and save that"
+        ) from error

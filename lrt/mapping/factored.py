@@ -1,0 +1,84 @@
+"""A map as the product of two thin matrices, at the least rank whose loss is small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrt.mapping.affine import AffineMap
+from lrt.mapping.moments import Moments
+from lrt.mapping.reduced_rank import ReducedRank
+
+
+@dataclass(frozen=True, eq=False)
+class FactoredMap:
+    """An affine map `x -> W x + b` whose weight `W` is the product of its factors, float32 on the CPU.
+
+    factors  `up` `[d_target, rank]` and `down` `[rank, d_source]`; or the weight `[d_target, d_source]`
+             alone, where that is smaller.
+
+    Raises ValueError for other factors.
+    """
+
+    factors: tuple[Tensor, ...]
+    bias: Tensor  # [d_target]
+
+    def __post_init__(self) -> None:
+        if len(self.factors) not in (1, 2):
+            raise ValueError(f"a map has one factor or two, got {len(self.factors)}")
+        if self.factors[0].shape[-1] != self.factors[-1].shape[0] and len(self.factors) == 2:
+            raise ValueError(f"factors {[list(each.shape) for each in self.factors]} have no product")
+
+    @property
+    def rank(self) -> int:
+        """Rank of the weight: the width between its factors, or the narrower side of the whole weight."""
+        return min(self.factors[0].shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors and the bias."""
+        return sum(each.nbytes for each in (*self.factors, self.bias))
+
+    def affine(self) -> AffineMap:
+        """The map with its weight multiplied out."""
+        weight = self.factors[0] if len(self.factors) == 1 else self.factors[0] @ self.factors[1]
+        return AffineMap(weight, self.bias)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Bias and factors by name, from which `from_tensors` restores the same map exactly."""
+        names = ("weight",) if len(self.factors) == 1 else ("up", "down")
+        return {**dict(zip(names, self.factors, strict=True)), "bias": self.bias}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> FactoredMap:
+        """The map of `tensors`. Raises KeyError where one is missing."""
+        if "weight" in tensors:
+            return cls((tensors["weight"],), tensors["bias"])
+        return cls((tensors["up"], tensors["down"]), tensors["bias"])
+
+
+def factored_within(
+    loss: float, full: AffineMap, ranks: ReducedRank, held_out: Iterable[Moments]
+) -> FactoredMap:
+    """The map of the least rank whose FVU on all of the held-out rows is within `loss` of the full map's.
+
+    full   The ridge map, which is stored whole where its factors would be larger.
+    ranks  The best map of every rank at the ridge weight of `full`.
+
+    Raises ValueError for a loss below 0, InvalidValue for held-out rows that do not vary.
+    """
+    if not loss >= 0:
+        raise ValueError(f"a loss of FVU must be at least 0, got {loss}")
+    curves = [ranks.fvu(moments) for moments in held_out]
+    # the full rank's own figure: it is the ridge map but for rounding
+    rank = max((int((curve <= curve[-1] + loss).nonzero()[0]) + 1 for curve in curves), default=1)
+    if rank * (full.d_source + full.d_target) >= full.d_source * full.d_target:
+        stored = full.to(torch.float32)
+        return FactoredMap((stored.weight,), stored.bias)
+    up, down = ranks.up[:, :rank], ranks.down[:rank]
+    bias = ranks.mean_y - up @ (down @ ranks.mean_x)
+    up, down, bias = (each.to("cpu", torch.float32).contiguous() for each in (up, down, bias))
+    return FactoredMap((up, down), bias)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import Workshop
+from running import MicroRun
 
 import lrt
 from lrt.cli.latest import point_latest
@@ -72,8 +72,8 @@ def test_what_is_somebody_elses_is_left_alone(made: dict[str, Path], tmp_path: P
     assert (made["map"] / "file").is_file()
 
 
-def test_a_run_leaves_its_maps_and_vectors_there(workshop: Workshop) -> None:
-    assert workshop.train("suite.names=[french]").code == 0
+def test_a_run_leaves_its_results_there(micro_run: MicroRun) -> None:
+    workshop = micro_run.workshop
     latest = workshop.artifacts / "latest"
     assert lrt.load_map(latest / "map").source_layer == 1
     for role, layer in (("source", 1), ("native", 2), ("transferred", 2)):
@@ -81,7 +81,7 @@ def test_a_run_leaves_its_maps_and_vectors_there(workshop: Workshop) -> None:
         assert (vector.behaviour, vector.layer) == ("french", layer)
     assert (latest / "store" / "manifest.json").is_file()
     assert (latest / "run" / "outcome.json").is_file()
-    listed = [each.path for each in artifacts_in(workshop.folder)]
-    assert not any("latest" in path.parts for path in listed)
-    kinds = {each.kind for each in artifacts_in(workshop.folder)}
-    assert {"map", "vector", "store"} <= kinds
+    assert (latest / "results.json").is_file()
+    listed = artifacts_in(workshop.folder)
+    assert not any("latest" in each.path.parts for each in listed)
+    assert {"map", "vector", "store", "report"} <= {each.kind for each in listed}

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from lrt.cli.vector_files import FormatName
 from lrt.lab.grammar import Plan, pages
 from lrt.steering.formats import FORMATS, read_vector
 
+ROOT = Path(__file__).parents[2]
 Lrt = Callable[..., "Typed"]
 
 
@@ -55,8 +59,8 @@ def desk(family_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.Tem
 def typed(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Lrt:
     """`lrt WORDS` in that folder, in this process."""
 
-    def typed(*words: str, text: str | None = None, code: int = 0) -> Typed:
-        monkeypatch.chdir(desk)
+    def typed(*words: str, text: str | None = None, code: int = 0, folder: Path = desk) -> Typed:
+        monkeypatch.chdir(folder)
         monkeypatch.setenv("COLUMNS", "100")
         done = CliRunner().invoke(app, words, input=text, prog_name="lrt")
         if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -107,7 +111,7 @@ def test_every_command_has_examples(typed: Lrt, name: str) -> None:
     assert f"lrt {name}" in typed(name, "--help").output.partition("Examples:")[2]
 
 
-def test_the_shell_completes_commands_and_formats(desk: Path) -> None:
+def test_the_shell_completes_commands_and_formats() -> None:
     def completed(*words: str) -> str:
         line = " ".join(["lrt", *words])
         environment = {"_LRT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
@@ -270,6 +274,32 @@ def test_push_and_pull_are_those_of_the_library(worked: Lrt, monkeypatch: pytest
         ("org/name@v1", None),
         ("org/name", Path("pulled")),
     ]
+
+
+def test_every_example_of_the_docs_runs(
+    worked: Lrt, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, on the reader's files; the hub is tested in tests/api, the demonstration by itself."""
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line, comments=True)[1:] for block in blocks for line in block.splitlines()]
+    assert {*COMMANDS} == {line[0] for line in lines}
+    for name in ("little", "big", "texts.txt", "positives.txt", "negatives.txt"):
+        (tmp_path / name).symlink_to(desk / name)
+    latest = tmp_path / "artifacts" / "latest"
+    monkeypatch.setattr(lrt.api, "push", lambda *_, **__: "https://hub/my-name/my-map")
+    monkeypatch.setattr(lrt.api, "pull", lambda _, folder: folder)
+    reader = {"SMALL": "little", "LARGE": "big"}
+    for words in lines:
+        if words[0] == "push":
+            shutil.copytree(tmp_path / "map", tmp_path / "my-name" / "my-map")
+        if any(word.startswith("artifacts/latest") for word in words):
+            shutil.copytree(tmp_path / "map", latest / "map")
+            shutil.copytree(tmp_path / "french", latest / "vectors" / "french-source-layer-1")
+        words = [reader.get(word, word) for word in words]
+        small = {"fit": ["--pool", "4"], "steer": ["--tokens", "4"]}.get(words[0], [])
+        if words[0] != "demo" and "--strict" not in words:
+            worked(*words, *small, folder=tmp_path)
 
 
 @pytest.mark.slow

@@ -205,11 +205,11 @@ def test_the_commands_for_an_own_pair_run(own: dict[str, str], tmp_path: Path) -
 @pytest.mark.parametrize(
     "page", [ROOT / "README.md", ROOT / "docs" / "library.md"], ids=lambda page: page.stem
 )
-def test_the_example_of_the_library_runs(
+def test_the_examples_of_the_library_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As it is written, on the shipped models; only the reader's paths and texts are put in."""
-    (example,) = blocks("python", [page])
+    example = "\n".join(blocks("python", [page]))
     for reader, member in (("path/to/small", "tiny"), ("path/to/large", "small")):
         assert reader in example
         example = example.replace(reader, str(folder_of(member)))
@@ -220,7 +220,7 @@ def test_the_example_of_the_library_runs(
     names = {"texts": texts, "positives": positives, "negatives": negatives}
     exec(example, names)
     assert capsys.readouterr().out.strip()
-    written = {"README": set(), "library": {"my_map", "my_vector"}}[page.stem]
+    written = {"README": set(), "library": {"my_map", "my_maps", "my_vector"}}[page.stem]
     assert {each.name for each in tmp_path.iterdir()} == written
 
 

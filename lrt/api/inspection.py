@@ -10,9 +10,12 @@ from typing import Any
 
 from lrt.activations import ActivationStore, StoreError
 from lrt.activations.plan import ModelStates
+from lrt.api.map_folder import read_map
+from lrt.api.origin import origin_of
 from lrt.errors import InvalidValue, UserError
 from lrt.features import SaeError, load_autoencoder
-from lrt.mapping import AffineMap, MapError
+from lrt.mapping import MapError
+from lrt.mapping.artifact import MAP
 from lrt.models.sides import SIDES
 from lrt.steering import SteeringVector, VectorUnreadable
 from lrt.steering.formats import FORMATS
@@ -94,8 +97,8 @@ CHECKS: dict[str, Callable[[Path], object]] = {
 
 
 def _map(folder: Path) -> Inspection:
-    maps, _, card = load_fitted(folder)
-    pairs = [maps] if isinstance(maps, AffineMap) else [*maps.values()]
+    mapping = read_map(folder)
+    card = mapping.card
     facts = {
         side: f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
         for side in SIDES
@@ -103,11 +106,8 @@ def _map(folder: Path) -> Inspection:
     if "pair" in card:
         facts = {"pair": card["pair"], **facts}
     corpus = card["corpus"]
-    facts["shape"] = f"{pairs[0].d_source} -> {pairs[0].d_target}, {len(pairs)} pairs of layers"
+    facts["fitted"] = repr(mapping)
     facts["rows"] = f"{card['rows']['train']:,}, means of {corpus['pool']} tokens"
-    fvu = [card["metrics"]["fvu"]] if "metrics" in card else [pair["fvu"] for pair in card["pairs"]]
-    facts["FVU"] = " to ".join(f"{each:.3g}" for each in sorted({min(fvu), max(fvu)}))
-    facts["FVU"] += " on held-out documents"
     if parts := corpus.get("parts"):
         facts["corpus parts"] = ", ".join(parts)
     facts["corpus"] = corpus["digest"][:12]
@@ -116,6 +116,8 @@ def _map(folder: Path) -> Inspection:
     if "sums" in card:
         sums = card["sums"]
         facts["forecast"] = f"sums of {sums['bytes'] / 1e6:.3g} MB" if sums else "none: saved without sums"
+    if origin := origin_of(folder, MAP.card_file):
+        facts["pulled from"] = origin
     facts["fingerprint"] = card["fingerprint"]
     return Inspection("map", facts)
 

@@ -16,6 +16,7 @@ from lrt.cli.demo import demo
 from lrt.cli.export import export
 from lrt.cli.extract import extract
 from lrt.cli.fit import fit
+from lrt.cli.hub import pull, push
 from lrt.cli.inspect_path import inspect
 from lrt.cli.list_artifacts import list_artifacts
 from lrt.cli.steer import steer
@@ -66,6 +67,8 @@ for name, function in {
     "inspect": inspect,
     "list": list_artifacts,
     "export": export,
+    "push": push,
+    "pull": pull,
 }.items():
     app.command(name)(function)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")

@@ -46,7 +46,8 @@ def biased_copies(model: Any) -> Iterator[BiasedCopy]:
     settings = vars(model.config.get_text_config(decoder=True))
     options = [name for name, value in settings.items() if "bias" in name and isinstance(value, bool)]
     choices = [{name: not settings[name]} for name in options]
-    choices.append(dict.fromkeys(options, True))
+    if len(options) > 1:
+        choices.append(dict.fromkeys(options, True))
     for choice in choices:
         change = ", ".join(f"{name}={value}" for name, value in choice.items())
         yield from _built(model, change, partial(_with_options, model, choice))

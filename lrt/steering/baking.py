@@ -182,6 +182,9 @@ def _logits(
     edits = [hooks.AtLayer(n, RowwiseAddition(d[None])) for n, d in (offsets or {}).items()]
     inputs = {"input_ids": tokens, "use_cache": False}
     if lm is None:
-        return functional_call(model, dict(replaced or {}), (), inputs).logits.float().cpu()
-    with hooks.steer(lm, edits):
-        return model(**inputs).logits.float().cpu()
+        logits = functional_call(model, dict(replaced or {}), (), inputs).logits
+    else:
+        with hooks.steer(lm, edits):
+            logits = model(**inputs).logits
+    assert isinstance(logits, Tensor)
+    return logits.float().cpu()

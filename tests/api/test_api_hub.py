@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -169,6 +170,25 @@ def test_a_pulled_map_knows_its_commit_until_another_is_saved_there(
         assert lrt.load_map(place).card["origin"] == f"me/map@{commit}"
     fitted.save(tmp_path / "again", sums=False)
     assert "origin" not in lrt.load_map(tmp_path / "again").card
+
+
+def test_the_example_of_the_page_runs(
+    hub: Hub,
+    fitted: lrt.FittedMap,
+    vector: lrt.SteeringVector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "publishing.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    fitted.save(tmp_path / "my_map")
+    vector.save(tmp_path / "my_vector")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert hub.repositories["org/french"].private
+    origin = f"org/small-to-large@{hub.repositories['org/small-to-large'].branches['main']}"
+    assert capsys.readouterr().out.splitlines()[-1] == origin
 
 
 # -- the model card -----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def llama_cpp(model_file: Path) -> Run:
         context = package.llama_init_from_model(model, settings)
         if file is not None:
             data = scale * loaded(file)
-            apply = getattr(package, "llama_set_adapter_cvec", None) or package.llama_apply_adapter_cvec
+            apply = package.llama_set_adapter_cvec
             numbers = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
             assert apply(context, numbers, data.size, WIDTH, 1, BLOCKS) == 0
         batch = package.llama_batch_init(len(TEXT), 0, 1)
@@ -144,11 +144,9 @@ def program(name: str, *arguments: str, cwd: Path) -> str:
     if folder is None:
         pytest.skip("LRT_LLAMA_CPP is not set")
     command = [str(Path(folder) / name), *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(command, cwd=cwd, capture_output=True, timeout=300, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done.stdout.decode(errors="replace")  # a tiny model says any bytes
 
 
 def test_llama_cpp_s_own_loader(model_file: Path, vectors: list[SteeringVector], tmp_path: Path) -> None:
@@ -175,7 +173,7 @@ def test_llama_cpp_s_own_loader(model_file: Path, vectors: list[SteeringVector],
 def test_llama_cpp_s_own_generator_is_one_off(model_file: Path, tmp_path: Path) -> None:
     """Its direction.N is the mean difference of the states that we read at block N-1."""
     lm = load(ModelSpec(str(model_file), dtype="float32"), tmp_path / "cache")
-    pairs = [("a b c d e f g", "t u v w x y z"), ("1 2 3 4 5 6 7", "A B C D E F G")]
+    pairs = [("a b c d e f g", "t v w x y z r"), ("1 2 3 4 5 6 7", "A B C D E F G")]
     for side, name in enumerate(("positive", "negative")):
         (tmp_path / f"{name}.txt").write_text("\n".join(pair[side] for pair in pairs) + "\n")
     program(

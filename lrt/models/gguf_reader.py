@@ -45,15 +45,15 @@ def fast_reader(path: Path) -> Any:
 
     class Reader(gguf.GGUFReader):  # type: ignore[misc]
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-            data = np.asarray(self.data)  # slices of a plain array cost a tenth of a memory map's
-            inner = gguf.GGUFValueType(int(data[orig_offs])) if raw_type == array else None
-            numbers = self.gguf_scalar_to_np.get(inner)
-            # of another byte order, or arrays of arrays
-            if (numbers is None and inner != text) or self.byte_order != "I":
+            if raw_type != array or self.byte_order != "I":
                 return super()._get_field_parts(orig_offs, raw_type)
-            start = orig_offs + 12
-            parts = [data[orig_offs : start - 8].view(np.uint32), data[start - 8 : start].view(np.uint64)]
-            count = int(parts[1][0])
+            data = np.asarray(self.data)  # slices of a plain array cost a tenth of a memory map's
+            kind, start = data[orig_offs : orig_offs + 4].view(np.uint32), orig_offs + 12
+            numbers = self.gguf_scalar_to_np.get(kind[0])
+            if numbers is None and kind[0] != text:  # an array of arrays
+                return super()._get_field_parts(orig_offs, raw_type)
+            parts: list[Any] = [kind, data[orig_offs + 4 : start].view(np.uint64)]
+            count, types = int(parts[1][0]), [array, gguf.GGUFValueType(kind[0])]
             if numbers is None:
                 for _ in range(count):
                     (length,) = struct.unpack_from("=Q", data.data, start)
@@ -67,6 +67,6 @@ def fast_reader(path: Path) -> Any:
                 values = data[start:stop].view(dtype)
                 parts += (values[i : i + 1] for i in range(count))
                 start, indices = stop, range(2, len(parts))
-            return start - orig_offs, parts, list(indices), [array, inner] if count else [array]
+            return start - orig_offs, parts, list(indices), types[: 1 + bool(count)]
 
     return Reader(path)

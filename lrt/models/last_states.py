@@ -68,9 +68,10 @@ def last_states(
     batch_tokens  Of a batch, padding and shared beginnings included. A batch that memory does not hold is
                   halved.
 
-    Raises InvalidValue for a layer that the model does not have, and ValueError for a text without tokens.
+    Raises InvalidValue for a layer that the model does not have, and ValueError for no layers, one that was
+    not loaded, or a text without tokens.
     """
-    layers = [lm.resolve_layer(layer, "layers") for layer in layers]
+    layers = lm.readable_layers(layers)
     deepest = max(layers)
     states = torch.empty(len(texts), len(layers), lm.width)
 

@@ -128,6 +128,7 @@ def every_type(path: Path) -> Path:
         writer.add_array(f"list.{name}", each)
     writer.add_array("list.text", ["", "où", "a" * 300])
     writer.add_array("list.of_lists", [[1, 2], [3]])
+    writer.add_uint8("last", 1)  # no four bytes follow it
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()

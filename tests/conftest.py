@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import MicroRun, Workshop, run_apart
+from running import MicroRun, Workshop
 from storybook_models import tiny_llama
 from transformers import (
     BertConfig,
@@ -23,6 +23,27 @@ torch.set_num_threads(1)
 # a shell that starts the tests in the background has them ignore Ctrl-C, which some tests send
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# what takes longest starts first, so that no worker is left with it when the other has ended
+LONGEST = (
+    "test_cli_bad_input.py",
+    "test_readme.py",
+    "test_cli_train.py",
+    "test_pipeline_commands.py",
+    "test_pipeline_maps.py",
+    "test_config_shipped.py",
+    "test_storage_checkpoints.py",
+    "test_package.py",
+    "test_mapping_module.py",
+    "test_cli_record.py",
+    "test_cli_atlas.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """The order in which `make test` hands the files to its workers."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +114,7 @@ def trained(tmp_path: Path) -> Workshop:
 @pytest.fixture(scope="session")
 def micro_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MicroRun:
     workshop = Workshop(pair_folder, tmp_path_factory.mktemp("micro"))
-    train = run_apart("train", *workshop.settings(run="train", logging="offline"))
+    train = workshop.train(run="train", logging="offline")
     assert train.code == 0, train.output
     evaluate = workshop.evaluate(run="evaluate", logging="offline")
     assert evaluate.code == 0, evaluate.output

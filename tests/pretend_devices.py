@@ -187,6 +187,12 @@ def _to(func: Any, here: torch.device, tensor: Tensor, *args: Any, **kwargs: Any
     return torch.ops.aten._to_copy.default(tensor, dtype=dtype, device=place)
 
 
+def _deepcopy(func: Any, here: torch.device, tensor: Tensor, *args: Any) -> Tensor:
+    copy = func(tensor, *args)
+    _place(tensor, here)  # copying a storage gives its original another Python object
+    return _place(copy, here)
+
+
 def _numpy(func: Any, here: torch.device, *args: Any, **kwargs: Any) -> Any:
     if here.type == "cuda":
         raise TypeError(f"can't convert {here} device type tensor to numpy")
@@ -198,7 +204,7 @@ ANSWERS: dict[Any, Callable[..., Any]] = {
     Tensor.is_cuda.__get__: lambda _, here, *__: here.type == "cuda",
     Tensor.is_cpu.__get__: lambda _, here, *__: here.type == "cpu",
     Tensor.get_device: lambda _, here, *__: -1 if here.index is None else here.index,
-    Tensor.__deepcopy__: lambda func, here, *args: _place(func(*args), here),
+    Tensor.__deepcopy__: _deepcopy,
     **dict.fromkeys((Tensor.to, Tensor.cpu, Tensor.cuda), _to),
     **dict.fromkeys((Tensor.numpy, Tensor.__array__), _numpy),
 }

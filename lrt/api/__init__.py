@@ -12,7 +12,7 @@ from lrt.api.map_grid import MapGrid
 from lrt.api.vector_forecast import VectorForecast
 from lrt.errors import InvalidValue, UserError
 from lrt.models import LanguageModel
-from lrt.steering import SteeringVector, steer
+from lrt.steering import SteeringVector, bake, steer
 
 __all__ = [
     "FittedMap",
@@ -23,6 +23,7 @@ __all__ = [
     "Transferred",
     "UserError",
     "VectorForecast",
+    "bake",
     "extract_vector",
     "fit_map",
     "load",

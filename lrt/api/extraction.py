@@ -9,8 +9,8 @@ from lrt.evaluation.neutral_texts import PARAGRAPHS
 from lrt.models import LanguageModel
 from lrt.steering import (
     SteeringVector,
+    contrast_states,
     difference_of_means,
-    last_token_states,
     median_residual_norm,
     prompts_digest,
 )
@@ -43,9 +43,7 @@ def extract_vector(
     negatives = checked_texts(negatives, "negatives")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
     block = lm.resolve_layer(layer, "layer")
-    direction = difference_of_means(
-        last_token_states(lm, positives, block), last_token_states(lm, negatives, block)
-    )
+    direction = difference_of_means(*contrast_states(lm, positives, negatives, block))
     vector = SteeringVector(
         direction,
         block,

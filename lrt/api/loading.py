@@ -11,11 +11,15 @@ from lrt.api.hub import HubError, fetch, is_reference
 from lrt.api.map_folder import read_map
 from lrt.api.map_grid import MapGrid
 from lrt.api.origin import origin_of
+from lrt.lab.shipped import folder_of
 from lrt.mapping import MapMissing
 from lrt.mapping.artifact import MAP
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models import load as load_spec
 from lrt.models.spec import DeviceMap, DtypeName, Weights
+
+STORYBOOK = "storybook"
+"""`storybook:NAME` is a shipped model."""
 
 
 def load(
@@ -32,7 +36,8 @@ def load(
     """A language model and its tokenizer, on its device.
 
     path        Hub id, folder of `save_pretrained`, or `.gguf` file (`pip install 'lrt[gguf]'`). GGUF files
-                are dequantised once into `LRT_CACHE`, or `~/.cache/lrt`.
+                are dequantised once into `LRT_CACHE`, or `~/.cache/lrt`. `storybook:NAME` is a shipped model:
+                tiny, small, medium or small-disjoint.
     dtype       `auto`: the checkpoint's own on a GPU, float32 on most CPUs.
     device      `cuda`, `cuda:1`, `mps`, `cpu`; `auto`: CUDA where there is a GPU, else the CPU.
     revision    Branch, tag or commit of a hub id.
@@ -44,9 +49,11 @@ def load(
     Raises ModelNotLoadable, NoBlocks or FamilyNotSupported (all `lrt.UserError`), InvalidValue for an
     argument that is not allowed.
     """
+    path = fspath(path)
+    scheme, _, member = path.partition(":")
     return load_spec(
         ModelSpec(
-            fspath(path),
+            str(folder_of(member)) if scheme == STORYBOOK and member else path,
             revision=revision,
             dtype=dtype,
             device=device,

@@ -12,8 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
+from lrt.cli.demo import demo
+from lrt.cli.export import export
+from lrt.cli.extract import extract
+from lrt.cli.fit import fit
+from lrt.cli.hub import pull, push
+from lrt.cli.inspect_path import inspect
+from lrt.cli.list_artifacts import list_artifacts
+from lrt.cli.steer import steer
+from lrt.cli.terminal import Commands
+from lrt.cli.transfer import transfer
+
 app = typer.Typer(
     name="lrt",
+    cls=Commands,
     help="Transfer steering vectors between language models over affine maps of their hidden states.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a fault keeps its plain traceback
@@ -46,6 +58,19 @@ def hydra_command(name: str, help: str) -> None:
     app.command(name, context_settings=PASS_ON, rich_help_panel="Configured by Hydra")(run)
 
 
+for name, function in {
+    "demo": demo,
+    "fit": fit,
+    "extract": extract,
+    "transfer": transfer,
+    "steer": steer,
+    "inspect": inspect,
+    "list": list_artifacts,
+    "export": export,
+    "push": push,
+    "pull": pull,
+}.items():
+    app.command(name)(function)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")
 hydra_command(
     "evaluate", "Transfer vectors across fitted maps, measure native, transferred and nulls, report."

@@ -87,6 +87,7 @@ def main(composed: DictConfig) -> None:
             if table.rows:
                 session.print_table(table)
         session.reported(page, "atlas")
+        session.leave_latest({})
         figures = {f"atlas/{m}": m for m in atlas_metrics(results)}
         session.tracking.wandb(
             lambda run: run.log({k: wandb.Image(atlas_figure(results, m)) for k, m in figures.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -19,14 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lrt.cli.composing import CONF, register
-from lrt.cli.console import escaped
 from lrt.cli.stopping import stoppable
 from lrt.cli.targets import refuse_other_targets
+from lrt.cli.terminal import SYSTEM, escaped, print_error
 from lrt.config import refuse_old_names
 from lrt.errors import UserError
-
-SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""What the system refuses and a user can fix: a full disk, a quota, missing permissions."""
 
 
 class JobFailed(CompactHydraException):
@@ -47,7 +43,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
     try:
         refuse_old_names(word for word in sys.argv[1:] if "=" in word and not word.startswith("-"))
     except UserError as error:
-        _print(error)
+        print_error(error)
         sys.exit(1)
 
     if beside is not None:
@@ -87,15 +83,7 @@ def _print_stopped(config: DictConfig) -> None:
 def _refuse(error: Exception) -> None:
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    _print(error)
+    print_error(error)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise JobFailed(str(error)) from error
     sys.exit(1)
-
-
-def _print(error: Exception) -> None:
-    # soft: a command to be copied must not be broken at the terminal's edge
-    Console(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] {escaped(error)}\n[dim](HYDRA_FULL_ERROR=1 shows where it was raised)[/]",
-        highlight=False,
-    )

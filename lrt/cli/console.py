@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lrt.cli.terminal import escaped
 from lrt.pipeline.monitor import Advance, Monitor
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,3 @@ class Lines:
             f"{rate:,.3g}",
             time.strftime("%H:%M:%S", time.gmtime(left)),
         )
-
-
-def escaped(text: object) -> str:
-    """Text whose brackets are not rich's markup."""
-    return str(text).replace("[", r"\[")

@@ -105,6 +105,7 @@ def main(composed: DictConfig) -> None:
             store = states.merge_shares() if settings.merge else states.record()
             tokens = sum(shard.rows for shard in store.manifest.shards)
             session.print(f"{tokens:,} tokens: {store.folder}")
+            session.leave_latest({"store": store.folder})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lrt.cli.console import ConsoleMonitor
+from lrt.cli.latest import point_latest
 from lrt.cli.stopping import end_with_parent
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
@@ -154,6 +156,19 @@ class Session:
         if single and self.report.resolve().is_relative_to(Path(self.config.paths.logs).resolve()):
             link_newest(self.report)
         self.print(f"{what}: {page}")
+
+    def leave_latest(self, paths: Mapping[str, Path]) -> None:
+        """Leaves this run's results under `artifacts/latest` by readable names, with its folder and report.
+
+        paths  By name; what does not exist is skipped. A job of a multirun, and a further process, leave
+               nothing.
+        """
+        if HydraConfig.get().mode == RunMode.MULTIRUN or not self.first:
+            return
+        reported = {"report": self.report, "results.json": self.report / "results.json"}
+        folder = point_latest(self.cache.folder, {"run": Path(self.config.paths.logs), **reported, **paths})
+        if folder is not None:
+            self.print(f"by readable names: {folder}")
 
     def print_table(self, table: Table) -> None:
         """Prints a table as wide as the terminal allows."""

@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 
 from lrt.cli import show
 from lrt.cli.command import command
+from lrt.cli.latest import results_of
 from lrt.cli.session import Session
 from lrt.evaluation.suites import build_suite
+from lrt.mapping import FitSpec
 from lrt.pipeline import (
     Choices,
     CorpusText,
@@ -21,9 +23,9 @@ from lrt.pipeline import (
     UntrainedSource,
     check_run,
     choose_map_layers,
-    contrasts_of,
     extract_vectors,
     load_pair,
+    needed_contrasts,
     outcome,
     plan_analyses,
     plan_layers,
@@ -67,9 +69,15 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         elif not layers.automatic and given is None:
             require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
 
-        contrasts = contrasts_of(suite)
+        wanted = {behaviour.name: behaviour for behaviour in suite}
+        evaluated = [wanted[name] for name in config.evaluation.behaviours or wanted]
+        sae, during_training = config.analysis.sae, config.evaluation.during_training
+        trains = fit and isinstance(session.fit_settings.fit, FitSpec)
+        steered = (sae.behaviours if sae.wanted else ()) + (during_training.behaviours if trains else ())
+        contrasts = needed_contrasts(suite, evaluated, steered)
         monitor.step(
-            f"Extracting steering vectors: {len(contrasts)} contrastive sets, {len(suite)} behaviours"
+            f"Extracting steering vectors: {len(contrasts)} contrastive sets for {len(evaluated)} of "
+            f"{len(suite)} behaviours"
         )
         vectors = extract_vectors(
             pair, layers.recorded, contrasts, states.median_norms, untrained, cache, monitor
@@ -77,7 +85,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
         monitor.step("Choosing layers and strengths on development items")
         choices = Choices(pair, vectors, layers.candidates, states, config.evaluation, cache, monitor)
-        map_layers = choose_map_layers(layers, suite, parts_for, choices, rows)
+        map_layers = choose_map_layers(layers, evaluated, parts_for, choices, rows)
 
         maps = plan_maps(
             map_layers,
@@ -100,17 +108,16 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
 
         report = None
         if not fit or config.evaluate:
-            wanted = {behaviour.name: behaviour for behaviour in suite}
-            measured = [wanted[name] for name in config.evaluation.behaviours or wanted]
-            monitor.step(f"Evaluating {len(measured)} behaviours: native, transferred, nulls")
+            monitor.step(f"Evaluating {len(evaluated)} behaviours: native, transferred, nulls")
             studies = Studies(
                 maps, choices, analyses.forecasts, untrained, config.evaluation, config.seed, cache, monitor
             )
-            studied = studies.measure(measured)
+            studied = studies.measure(evaluated)
 
             monitor.step(f"Reporting: {session.report}")
             report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
             show.report(session, report)
+        session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 
 

@@ -10,31 +10,13 @@ the store records them, and nothing else, again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lrt.activations import ActivationStore, StoreError, repair
-from lrt.features import SaeError, load_autoencoder
-from lrt.mapping import MapError
-from lrt.steering import SteeringVector, VectorUnreadable
-from lrt.steering.map_folder import load_fitted
-
-
-def _check_store(folder: Path) -> None:
-    ActivationStore.open(folder).verify(full=True)
-
-
-# by the file that describes what lies beside it
-CHECKS: dict[str, Callable[[Path], object]] = {
-    "manifest.json": _check_store,
-    "mapping.json": load_fitted,
-    "vector.json": SteeringVector.load,
-    "sae.json": load_autoencoder,
-}
-DAMAGE = (StoreError, MapError, VectorUnreadable, SaeError, OSError)
+from lrt.activations import repair
+from lrt.api.inspection import CHECKS, DAMAGE
 
 
 def verify(folder: Path, repairs: bool, console: Console) -> int:

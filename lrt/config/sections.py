@@ -129,7 +129,8 @@ class Evaluation:
                        settings (its nulls are still fitted on their rows); null for the latter. Behaviours
                        that share text with what that map was fitted on are reported as contaminated.
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
-                       excluded from the corpus and serve as the null of another behaviour.
+                       excluded from the corpus, and one of them may serve as the null of another behaviour;
+                       no further vectors are extracted. Layers that are `auto` are chosen for these.
     """
 
     grid: StrengthGrid

@@ -9,7 +9,7 @@ from lrt.evaluation.behaviours import (
     read_behaviours,
 )
 from lrt.evaluation.callbacks import SteeringEvalCallback, TrackedBehaviour
-from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid, choose_layer, choose_strength
+from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid, Trial, choose_layer, choose_strength
 from lrt.evaluation.directions import (
     NULLS,
     ContrastStates,
@@ -29,6 +29,8 @@ from lrt.evaluation.measuring import (
     measure,
 )
 from lrt.evaluation.model_written import Propensity, answered_questions, propensity_suite
+from lrt.evaluation.native_next_steps import NativeTrials
+from lrt.evaluation.next_steps import NextStep, PromptsRead
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.score_directions import rows_along, scores_along
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
@@ -36,6 +38,7 @@ from lrt.evaluation.study import Study, study, study_rows
 from lrt.evaluation.suites import CombinedSuite, FilesSuite, SuiteSettings, build_suite
 from lrt.evaluation.summary import summarise
 from lrt.evaluation.texts import Texts, texts_suite
+from lrt.evaluation.transfer_next_steps import TransferFacts, transferred_trials
 
 __all__ = [
     "NULLS",
@@ -52,6 +55,9 @@ __all__ = [
     "ItemSplit",
     "Measurement",
     "ModelStates",
+    "NativeTrials",
+    "NextStep",
+    "PromptsRead",
     "Propensity",
     "Refusal",
     "SteerableModel",
@@ -65,7 +71,9 @@ __all__ = [
     "SuiteSettings",
     "Texts",
     "TrackedBehaviour",
+    "TransferFacts",
     "TransferMaps",
+    "Trial",
     "answered_questions",
     "build_suite",
     "check_together",
@@ -89,4 +97,5 @@ __all__ = [
     "study_rows",
     "summarise",
     "texts_suite",
+    "transferred_trials",
 ]

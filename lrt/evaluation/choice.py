@@ -58,6 +58,31 @@ class StrengthGrid:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One layer and positive strength at which a native vector was tried on development items.
+
+    change     Native change of the mean score, with its 95% interval from `low` to `high`.
+    damage     Relative rise of cross-entropy.
+    """
+
+    layer: int
+    strength: float
+    change: float
+    low: float
+    high: float
+    damage: float
+
+    @property
+    def shown(self) -> str:
+        """The change with its interval, for messages."""
+        return f"{self.change:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    def moves(self, direction: int) -> bool:
+        """Whether the whole interval is on the side of a direction, +1 or -1."""
+        return min(direction * self.low, direction * self.high) > 0
+
+
+@dataclass(frozen=True)
 class StrengthChoice:
     """The layer and strength at which a behaviour is evaluated.
 
@@ -67,6 +92,7 @@ class StrengthChoice:
     layer     The decoder block that is steered.
     by_layer  Every layer tried: its index, the native change at its own best strength, and whether it
               steers there (in the intended direction, interval off zero, undamaged).
+    trials    Every layer and positive strength tried.
     """
 
     strength: float
@@ -75,6 +101,7 @@ class StrengthChoice:
     tried: int
     layer: int = 0
     by_layer: tuple[tuple[int, float, bool], ...] = ()
+    trials: tuple[Trial, ...] = ()
 
     @property
     def steers(self) -> bool:
@@ -127,13 +154,18 @@ def choose_strength(
         (d.strength for d in allowed or [min(positive, key=lambda d: d.relative)]),
         key=lambda s: behaviour.direction * (means[s] - means[0.0]),
     )
-    change = means[chosen] - means[0.0]
-    scores = {s: np.array([r.value for r in scored if r.strength == s]) for s in (0.0, chosen)}
     keys = [r.key for r in scored if r.strength == 0.0]
-    moved = mean_estimate(scores[chosen] - scores[0.0], keys=keys)
-    steers = bool(allowed) and moved.off_zero and moved.value * behaviour.direction > 0
-    by_layer = ((model.layer, change, steers),)
-    choice = StrengthChoice(chosen, change, not allowed, len(positive), model.layer, by_layer)
+    scores = {s: np.array([r.value for r in scored if r.strength == s]) for s in grid.strengths}
+    trials = {}
+    for d in positive:
+        moved = mean_estimate(scores[d.strength] - scores[0.0], keys=keys)
+        change = means[d.strength] - means[0.0]
+        trials[d.strength] = Trial(model.layer, d.strength, change, moved.low, moved.high, d.relative)
+    best = trials[chosen]
+    by_layer = ((model.layer, best.change, bool(allowed) and best.moves(behaviour.direction)),)
+    choice = StrengthChoice(
+        chosen, best.change, not allowed, len(positive), model.layer, by_layer, tuple(trials.values())
+    )
     return Chosen(choice, model, tuple(rows), tuple(damages))
 
 
@@ -168,7 +200,8 @@ def choose_layer(
     ]
     best = max(tried, key=lambda c: (not c.choice.damaged, behaviour.direction * c.choice.change))
     by_layer = tuple(each for c in tried for each in c.choice.by_layer)
-    return replace(best, choice=replace(best.choice, by_layer=by_layer))
+    trials = tuple(each for c in tried for each in c.choice.trials)
+    return replace(best, choice=replace(best.choice, by_layer=by_layer, trials=trials))
 
 
 def _mean(values: object) -> float:

@@ -6,6 +6,7 @@ transfer. All directions are of the target's width; strengths set their length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
@@ -56,6 +57,20 @@ class ModelStates:
         if rows is not None:
             positive, negative = positive[rows[0]], negative[rows[1]]
         return difference_of_means(positive, negative)
+
+    def signal_to_noise(self, layer: int) -> float | None:
+        """Length of the difference of means at a layer over its standard error over prompts; about 1 for
+        prompts that differ by chance alone.
+
+        Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
+        """
+        positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
+        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
+        if min(map(len, sides)) < 2:
+            return None
+        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
+        length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
+        return length / math.sqrt(variance) if variance > 0 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +147,7 @@ def directions(
     maps: TransferMaps,
     *,
     whole: Mapping | None = None,
+    other: str | None = None,
     layer: int,
     random_draws: int,
     seed: int,
@@ -142,8 +158,8 @@ def directions(
                          ceiling of any agreement).
     transferred          `W v`; `paper_literal` `A v + p`.
     whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
-    random, bias, shuffled, other, untrained_source  The nulls; `other` is another contrast's
-                         transferred vector.
+    random, bias, shuffled, other, untrained_source  The nulls; `other` is the transferred vector of
+                         another contrast, which the argument of that name names (`other_contrast`).
     resampled, resampled_native  `W v` with the map's documents and the contrastive prompts resampled,
                          and the native vector of the same prompts.
 
@@ -179,8 +195,8 @@ def directions(
         drawn = _drawn(own.source, generator)
         rows["resampled"].append(moved(refit, own.vectors("source", drawn)))
         rows["resampled_native"].append(native(drawn))
-    if (name := other_contrast(contrast, states)) is not None:
-        rows["other"] = [moved(mapping, states[name].vectors("source"))]
+    if other is not None:
+        rows["other"] = [moved(mapping, states[other].vectors("source"))]
     if maps.untrained_source is not None and own.untrained_source is not None:
         rows["untrained_source"] = [moved(maps.untrained_source, own.vectors("untrained_source"))]
     return {name: torch.stack(units) for name, units in rows.items() if units}

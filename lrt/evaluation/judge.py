@@ -127,6 +127,11 @@ class Judge:
                 f"at least 1, backoff={self.backoff} at least 0, timeout={self.timeout} above 0"
             )
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The lowest and the highest rating."""
+        return self.lowest, self.highest
+
     def check(self) -> None:
         """Raise `JudgeFailed` where the key is not in the environment."""
         if self.key_variable and not os.environ.get(self.key_variable):

@@ -44,6 +44,8 @@ def _words(words: Sequence[str]) -> tuple[str, ...]:
     return folded
 
 
+Scale = tuple[float, float]
+"""The lowest and the highest score that a text can have."""
 # Changed with a scorer's rule, so that scores by the old rule are not reused.
 _BY_SCRIPT = 3
 
@@ -85,6 +87,7 @@ def score_texts(
 class WordShare:
     """Share of `words` among all words that are in `words` or `others`; 0 without any. In [0, 1]."""
 
+    scale: ClassVar[Scale] = (0.0, 1.0)
     version: ClassVar[int] = _BY_SCRIPT
     words: tuple[str, ...]
     others: tuple[str, ...]
@@ -102,6 +105,7 @@ class WordShare:
 class WordBalance:
     """(positive - negative) / (positive + negative) words; 0 without any. In [-1, 1]."""
 
+    scale: ClassVar[Scale] = (-1.0, 1.0)
     version: ClassVar[int] = _BY_SCRIPT
     positive: tuple[str, ...]
     negative: tuple[str, ...]
@@ -119,6 +123,7 @@ class WordBalance:
 class Mentions:
     """1 where any of `words` occurs as a whole word in any case; else 0."""
 
+    scale: ClassVar[Scale] = (0.0, 1.0)
     version: ClassVar[int] = _BY_SCRIPT
     words: tuple[str, ...]
 
@@ -139,6 +144,8 @@ def _counts(text: str, words: tuple[str, ...], others: tuple[str, ...]) -> tuple
 class UppercaseShare:
     """Share of upper-case letters among all letters; 0 without any. In [0, 1]."""
 
+    scale: ClassVar[Scale] = (0.0, 1.0)
+
     def score(self, text: str) -> float:
         letters = [letter for letter in text if letter.isalpha()]
         return sum(letter.isupper() for letter in letters) / len(letters) if letters else 0.0
@@ -154,6 +161,7 @@ class Opening:
     Raises InvalidValue for an empty phrase, with which every text starts.
     """
 
+    scale: ClassVar[Scale] = (0.0, 1.0)
     version: ClassVar[int] = _BY_SCRIPT
     phrases: tuple[str, ...]
 
@@ -184,6 +192,7 @@ class Answer:
     the first letter in brackets.
     """
 
+    scale: ClassVar[Scale] = (-1.0, 1.0)
     version: ClassVar[int] = _BY_SCRIPT
 
     def score_all(self, texts: Sequence[str], items: Sequence[Prompted]) -> list[float]:
@@ -215,6 +224,7 @@ class Classifier:
     It sees the generated text alone, not the prompt.
     """
 
+    scale: ClassVar[Scale] = (0.0, 1.0)
     path: str
     label: str
     revision: str = ""

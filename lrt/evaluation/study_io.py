@@ -11,9 +11,10 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lrt.errors import InvalidValue
-from lrt.evaluation.choice import StrengthChoice
+from lrt.evaluation.choice import StrengthChoice, Trial
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import Study
 from lrt.storage.durable import write_durably
@@ -52,7 +53,7 @@ def read_study(file: Path) -> Study:
         cut = head["measurements"]
         return Study(
             head["study"],
-            StrengthChoice(**head["choice"] | {"by_layer": tuple(map(tuple, head["choice"]["by_layer"]))}),
+            _choice(head["choice"]),
             tuple(Measurement(**row) for row in rows[:cut]),
             tuple(Damage(**row) for row in rows[cut:]),
             head["split"],
@@ -61,3 +62,8 @@ def read_study(file: Path) -> Study:
         raise RecordCorrupt(
             f"the measurements in {file} cannot be read ({error}); delete the file and run evaluate.py again"
         ) from error
+
+
+def _choice(data: dict[str, Any]) -> StrengthChoice:
+    trials = tuple(Trial(**trial) for trial in data.get("trials", ()))  # published rows may have none
+    return StrengthChoice(**data | {"by_layer": tuple(map(tuple, data["by_layer"])), "trials": trials})

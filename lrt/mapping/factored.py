@@ -36,9 +36,12 @@ class FactoredMap:
         raise ValueError(f"factors and bias of shapes {shapes} make no map")
 
     @property
-    def widths(self) -> tuple[int, int]:
-        """Width of the source and of the target."""
-        return self.factors[-1].shape[1], self.factors[0].shape[0]
+    def d_source(self) -> int:
+        return self.factors[-1].shape[1]
+
+    @property
+    def d_target(self) -> int:
+        return self.factors[0].shape[0]
 
     @property
     def rank(self) -> int:

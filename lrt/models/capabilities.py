@@ -26,6 +26,8 @@ LENGTH = 7
 """Tokens of a trial text."""
 STEPS = 2
 """Trial tokens that are decoded with a cache."""
+PADDING = "hides padding"
+"""The name of that question among a model's answers."""
 
 
 class RunnableModel(BlockModel, Protocol):
@@ -63,8 +65,7 @@ def check_family(lm: RunnableModel) -> None:
     text = trial_texts(lm, 1)
     wrong = f"{lm.spec.name} ({type(lm.model).__name__}) is not supported: "
     try:
-        alone = _states(lm, text)
-        longer = _states(lm, torch.cat([text, text[:, :3]], dim=1))
+        alone, longer = _alone_and_longer(lm, text)
     except (RuntimeError, IndexError, KeyError, TypeError, AttributeError, ValueError) as cause:
         if isinstance(cause, torch.OutOfMemoryError):
             raise
@@ -76,23 +77,31 @@ def check_family(lm: RunnableModel) -> None:
             f"{wrong}the state of a token depends on the tokens after it, so it is no causal language model. "
             "Choose a decoder (for an encoder's weights, one with is_decoder=true in its config)"
         )
-    lm.hides_padding  # noqa: B018  (found out now, before any hook is set)
+    # found out now, before any hook is set, and from the same passes
+    _kept(lm, PADDING, lambda: _hides_padding(lm, text, alone, longer))
 
 
 @torch.no_grad()
 def hides_padding(lm: RunnableModel) -> bool:
     """Whether a text has the same states padded on the left, under a mask, as alone without one."""
     text = trial_texts(lm, 1)
+    return _kept(lm, PADDING, lambda: _hides_padding(lm, text, *_alone_and_longer(lm, text)))
+
+
+def _alone_and_longer(lm: RunnableModel, text: Tensor) -> tuple[Tensor, Tensor]:
+    """States of a text, and of the text with more tokens after it."""
+    return _states(lm, text), _states(lm, torch.cat([text, text[:, :3]], dim=1))
+
+
+def _hides_padding(lm: RunnableModel, text: Tensor, alone: Tensor, longer: Tensor) -> bool:
     padded, mask = pad([[*text[0].flip(0)[:3].tolist(), *text[0].tolist()]])
     mask[:, :3] = 0
-    alone = _states(lm, text)
     # the rounding of this model in this dtype: in a causal one, tokens after a text change nothing else
-    longer = _states(lm, torch.cat([text, text[:, :3]], dim=1))
     noise = _worst_block(longer[:, :, :LENGTH], alone)
 
     def same() -> bool:
         error = _worst_block(_states(lm, padded, mask)[:, :, 3:], alone)
-        return bool(error <= max(torch.finfo(lm.dtype).eps ** 0.5 / 4, 4 * noise))
+        return bool(error <= max(_rounding(lm.dtype), 4 * noise))
 
     return agrees(same, lm, "padding changes its states, so texts are batched by length")
 
@@ -136,6 +145,38 @@ def decodes(lm: RunnableModel, layer: int) -> bool:
 
     what = "its cache cannot be filled in two parts, so each new token runs a whole pass"
     return _kept(lm, f"decodes {layer}", lambda: agrees(same, lm, what))
+
+
+@torch.no_grad()
+def extends(lm: RunnableModel, layer: int) -> bool:
+    """Whether texts can go on from the cache of a beginning: with the states of whole passes, up to `layer`.
+
+    Beginnings and endings are padded on the left, so there is padding between them.
+    """
+
+    def same() -> bool:
+        one, other = trial_texts(lm, 2).tolist()
+        whole = [one, other, [*other[:5], other[6]]]
+        rows = torch.tensor([0, 1, 1])
+        below, cache = empty_cache(lm), empty_cache(lm)
+        tokens, mask = pad([one[:3], other[:5]])
+        with stop_after(lm, layer):
+            lm.run(tokens, mask, below, head=False)
+        put_below(cache, below, rows.to(lm.device), layer)
+        tokens, more = pad([one[3:], other[5:], other[6:]])
+
+        def last(tokens: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:  # [1, b, 1, d]
+            with capture(lm, [layer], slice(-1, None)) as states, stop_after(lm, layer):
+                lm.run(tokens, mask, cache, head=False)
+            return states[layer].float().nan_to_num(0, 0, 0).cpu()[None]
+
+        alone = torch.cat([last(torch.tensor([text]), None) for text in whole], dim=1)
+        noise = _worst_block(last(*pad(whole)), alone)
+        error = _worst_block(last(tokens, torch.cat([mask[rows], more], dim=1), cache), alone)
+        return bool(error <= max(_rounding(lm.dtype), 4 * noise))
+
+    what = "texts cannot go on from the cache of a shared beginning, so each text runs whole"
+    return lm.hides_padding and _kept(lm, f"extends {layer}", lambda: agrees(same, lm, what))
 
 
 def decodes_alike(
@@ -193,6 +234,11 @@ def _errors(actual: Tensor, expected: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(expected, dim=-1)
     errors: Tensor = torch.linalg.vector_norm(actual - expected, dim=-1) / length.clamp(min=1e-30)
     return errors
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Relative error that rounding alone may leave in a state."""
+    return float(torch.finfo(dtype).eps ** 0.5 / 4)
 
 
 def _worst_block(actual: Tensor, expected: Tensor) -> float:  # [blocks, b, t, d]

@@ -7,7 +7,6 @@ cached folder is named by the file's digest.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,8 +20,9 @@ import torch
 
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
+from lrt.models.gguf_reader import one_reader
 from lrt.models.special_tokens import set_special_ends
-from lrt.storage.durable import TEMP_MARK, remove, sync_folder
+from lrt.storage.durable import sweep, write_folder_durably
 from lrt.storage.gguf_file import GgufContents, GgufDamaged, check_gguf
 from lrt.storage.locks import locked
 
@@ -91,20 +91,8 @@ def dequantise(path: Path, dtype: torch.dtype, cache: Path) -> Path:
 
 def _write_whole(path: Path, dtype: torch.dtype, folder: Path) -> None:
     # The caller holds the lock, so a temporary folder is the leftover of a killed process.
-    for left in folder.parent.glob(f"*{TEMP_MARK}*"):
-        remove(left)
-    temp = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}")
-    temp.mkdir()
-    try:
-        convert(path, dtype, temp)
-        for file in temp.iterdir():
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
-        sync_folder(temp)
-        temp.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)  # after success it no longer exists
+    sweep(folder.parent)
+    write_folder_durably(folder, lambda temporary: convert(path, dtype, temporary))
 
 
 def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
@@ -121,15 +109,19 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     more: dict[str, Any] = (
         {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
     )
-    with _readable(path):
-        _check_size(
-            path, transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False), contents
-        )
+    with _readable(path), one_reader(path):
+        config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
+        _check_size(path, config, contents)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
+            **source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **more,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-        complete_tokenizer(tokenizer, path)
+        complete_tokenizer(tokenizer, contents, path.name)
     check_complete(str(path), model, report)
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
@@ -145,26 +137,20 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def complete_tokenizer(tokenizer: Any, path: Path) -> None:
+def complete_tokenizer(tokenizer: Any, contents: GgufContents, name: str) -> None:
     """Give a GGUF file's tokenizer what its key `tokenizer.ggml.pre` means, which transformers does not read.
 
     Source: `llama_vocab::impl::load` of llama.cpp.
     """
-    import gguf
-
-    fields = gguf.GGUFReader(path).fields
-
-    def text(key: str) -> str:
-        field = fields.get(f"tokenizer.ggml.{key}")
-        return "" if field is None else bytes(field.parts[field.data[0]]).decode()
-
-    flag = fields.get("tokenizer.ggml.add_bos_token")
+    settings = {
+        key: contents.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre", "add_bos_token")
+    }
     bos = None  # transformers follows the flag
-    if text("model") == "gpt2":
-        bos = True if flag is None and text("pre") in ADD_BOS else None
-        if text("pre") in IGNORE_MERGES:
+    if settings["model"] == "gpt2":
+        bos = True if settings["add_bos_token"] is None and settings["pre"] in ADD_BOS else None
+        if settings["pre"] in IGNORE_MERGES:
             tokenizer.backend_tokenizer.model.ignore_merges = True
-    set_special_ends(tokenizer, bos, path.name)
+    set_special_ends(tokenizer, bos, name)
 
 
 @contextmanager

@@ -100,8 +100,10 @@ def apply_edit(edit: Edit, hidden: Tensor, positions: Tensor) -> Tensor:
 
 
 @contextmanager
-def capture(lm: BlockModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect hidden states of `layers` while the model runs.
+def capture(
+    lm: BlockModel, layers: Sequence[int], columns: slice = slice(None)
+) -> Iterator[dict[int, Tensor]]:
+    """Collect hidden states of `layers` while the model runs, at some columns of its batch.
 
     Yields a dict `{layer: [b, t, d]}` that each forward pass fills anew: detached copies in the model's
     dtype. Hooks registered earlier apply first, so inside `steer` the states are the steered ones. Raises
@@ -113,7 +115,7 @@ def capture(lm: BlockModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]
     def read(layer: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             # A copy: the next block may add to the residual stream in place.
-            states[layer] = hidden_of(output).detach().clone()
+            states[layer] = hidden_of(output)[:, columns].detach().clone()
 
         return hook
 

@@ -18,7 +18,7 @@ from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions
 from lrt.pipeline.shared_documents import SharedDocuments
 from lrt.pipeline.states import plan_states
-from lrt.pipeline.vectors import contrasts_of, extract_vectors
+from lrt.pipeline.vectors import contrasts_of, extract_vectors, needed_contrasts
 
 __all__ = [
     "Choices",
@@ -40,6 +40,7 @@ __all__ = [
     "contrasts_of",
     "extract_vectors",
     "load_pair",
+    "needed_contrasts",
     "outcome",
     "pin_revisions",
     "plan_analyses",

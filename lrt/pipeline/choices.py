@@ -40,6 +40,8 @@ from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 log = logging.getLogger(__name__)
 
+VERSION = 2  # of what a choice holds: every layer and strength tried since 2
+
 
 class Choices:
     """Layer and strength for every behaviour, chosen when first needed and cached.
@@ -85,6 +87,7 @@ class Choices:
         """What determines the choice."""
         grid = self.settings.grid.of(behaviour)
         return {
+            "version": VERSION,
             "model": self.pair.identities[side],
             "tokenizer": self.pair.identities["tokenizer"],
             "norms": {layer: self._length(side, layer) for layer in self._layers(side, at)},
@@ -170,12 +173,13 @@ class Choices:
 
 def choose_map_layers(
     plan: LayerPlan,
-    suite: Sequence[Behaviour],
+    evaluated: Sequence[Behaviour],
     parts_for: Mapping[str, tuple[str, ...]],
     choices: Choices,
     rows: RowSource,
 ) -> LayerPair:
-    """The layers of the map: those that the config names, or those that the suite's behaviours need.
+    """The layers of the map: those that the config names, or those that the behaviours need that are
+    evaluated.
 
     Of the target, for each behaviour, the candidate at which its native vector does most on development
     items. Of the source, the candidate with the least error along the vector to that layer, on validation
@@ -190,11 +194,11 @@ def choose_map_layers(
     source, target = plan.candidates
     chosen_source, chosen_target = set(source.layers), set(target.layers)
     if "target" in plan.automatic:
-        chosen_target = {choices.of(behaviour).choice.layer for behaviour in suite}
+        chosen_target = {choices.of(behaviour).choice.layer for behaviour in evaluated}
     if "source" in plan.automatic:
         chosen_source = set()
         data: FitData | None = None  # of one set of parts at a time
-        for behaviour in sorted(suite, key=lambda each: parts_for[each.name]):
+        for behaviour in sorted(evaluated, key=lambda each: parts_for[each.name]):
             if data is None or data.parts != parts_for[behaviour.name]:
                 data = rows.of(plan.recorded, parts_for[behaviour.name], folds=1)
             tried = choices.of(behaviour, "source").choice.by_layer

@@ -138,15 +138,18 @@ class Studies:
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
         """What determines the measurements of one behaviour."""
-        contrasts = contrasts_of(self.maps.whole.behaviours)
-        other = other_contrast(behaviour.contrast, contrasts)
-        rival = contrasts[other] if other else None
+        other = self._other(behaviour)
+        rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
         return {
             **self._shared_facts,
             "behaviour": behaviour.facts,
             "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
             "strengths": self.settings.grid.of(behaviour).strengths,
         }
+
+    def _other(self, behaviour: Behaviour) -> str | None:
+        """The contrast of the suite whose transferred vector is the behaviour's null `other`."""
+        return other_contrast(behaviour.contrast, contrasts_of(self.maps.whole.behaviours))
 
     def _maps_of(self, fit: MapFit) -> TransferMaps:
         if fit.name not in self._transfer_maps:
@@ -161,6 +164,7 @@ class Studies:
             whole.states,
             self._maps_of(fit),
             whole=whole.mapping if fit is not whole else None,
+            other=self._other(behaviour),
             layer=chosen.choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,

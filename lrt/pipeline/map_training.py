@@ -349,11 +349,16 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
             affine = from_embeddings(pair.source.embeddings, pair.target.embeddings, train)
             note = "ridge regression between the embedding matrices; the bias of the training rows"
     affine = affine.to(torch.float32)
+    solved = {"note": note, "ridge_weight": weight}
+    return Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, data), solved)
+
+
+def mean_cosine(affine: AffineMap, data: FitData) -> float:
+    """Mean cosine of mapped and recorded test rows."""
     metric, mapped = MeanCosine().to(data.device), affine.to(data.device)
     for batch in data.in_order.iterate("test", device=data.device):
         metric.update(mapped.points(batch["source"]), batch["target"])
-    solved = {"note": note, "ridge_weight": weight}
-    return Fitted(affine, FitHistory(), [], 0, float(metric.compute()), solved)
+    return float(metric.compute())
 
 
 def check_trainer(settings: Mapping[str, Any], fit: FitSpec | ClosedFormSpec) -> L.Trainer:

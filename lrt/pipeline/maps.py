@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
 from lrt.config.sections import DuringTraining, Evaluation
-from lrt.errors import InvalidValue
 from lrt.evaluation import (
     Behaviour,
     ContrastStates,
@@ -23,33 +19,31 @@ from lrt.evaluation import (
 from lrt.mapping import (
     AffineMap,
     ClosedFormSpec,
+    FitHistory,
     FitSpec,
     MapForeign,
     MapMissing,
-    cosine,
-    excess,
-    gcv_curve,
+    MapSpec,
     layer_concat_bytes,
     load_map,
-    ridge_at,
-    shuffled_fvu,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.given_map import open_given
 from lrt.pipeline.layers import LayerPair
-from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, solve, train
+from lrt.pipeline.map_figures import map_figures
+from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, mean_cosine, solve, train
+from lrt.pipeline.map_vectors import MapVectors
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.nulls import Refit, transfer_maps
 from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
-from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
+from lrt.pipeline.vectors import Vectors, contrasts_of
 from lrt.steering import Mapping as Transfer
 from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint, tensor_digest
-
-GIVEN_HINT = "Give evaluation.map the folder of a map of this pair, or leave it out"
 
 
 class MapFit:
@@ -57,6 +51,7 @@ class MapFit:
 
     data        The rows.
     behaviours  Those whose vectors the map is for.
+    contrasts   Their contrastive sets, as far as they were extracted.
     given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
                 these rows. Its nulls are of these rows all the same.
     """
@@ -76,8 +71,9 @@ class MapFit:
         self.given = given
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
-        self.contrasts = contrasts_of(behaviours)
+        self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
         self.states: dict[str, ContrastStates] = vectors.at(data.layers)
+        self.vectors = MapVectors(self.contrasts, self.states, data.layers, self.mapping_of)
         self.refit = Refit(data, settings.fit)
         self._cache = cache
 
@@ -119,9 +115,7 @@ class MapFit:
         MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
         of these models."""
         if self.given is not None:
-            affine, card = load_map(self.given, fix_hint=GIVEN_HINT)
-            self._check_given(card)
-            return affine, card
+            return open_given(self.given, self.layers, self.pair)
         hint = f"make it with: {self.output.command}"
         if self.exists:
             hint = f"delete the folder {self.folder} and {hint}"
@@ -129,26 +123,6 @@ class MapFit:
         if card.get("fingerprint") != self.fingerprint:
             raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
         return affine, card
-
-    def _check_given(self, card: Mapping[str, Any]) -> None:
-        layers = {side: list(self.layers.of(side).layers) for side in SIDES}
-        if (theirs := card.get("layers")) != layers:
-            raise MapForeign(
-                f"{self.given} holds a map between layers {theirs}, and the settings are {layers}: set "
-                "layers.source and layers.target to the map's"
-            )
-        if "prompts" not in card:
-            raise MapForeign(
-                f"{self.given} holds a map of lrt.fit_map, whose card does not say which files its models "
-                "were loaded from. Give evaluation.map a map of a run, or leave it out"
-            )
-        for side in SIDES:
-            if card["models"][side].get("identity") != self.pair.identities[side]:
-                raise MapForeign(
-                    f"{self.given} holds a map of {card.get('pair') or 'another pair'}, whose {side} model "
-                    f"is another than {self.pair.names[side]} as it is loaded here: set pair.{side} to the "
-                    f"map's. {GIVEN_HINT}"
-                )
 
     def documents_seen(self) -> dict[str, int | None]:
         """By behaviour, how many documents that share text with it the map was fitted on; None where the
@@ -184,10 +158,19 @@ class MapFit:
     def card(self) -> dict[str, Any]:
         """The map's card, with its figures along the vectors of today's behaviours."""
         affine, card = self.open()
-        prompts = prompts_digests(self.contrasts)
+        if self.given is not None:  # its figures on these rows; those of its card are of rows of its own
+            note = f"fitted before: {self.given}"
+            solved = {"note": note, "ridge_weight": None}
+            fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
+            return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
+        prompts = self.vectors.digests
         if card["prompts"] == prompts:
             return card
-        return {**card, "prompts": prompts, "metrics": {**card["metrics"], **self._along_vectors(affine)}}
+        return {
+            **card,
+            "prompts": prompts,
+            "metrics": {**card["metrics"], **self.vectors.figures(affine, self.data.moments["test"])},
+        }
 
     # -- fitting ---------------------------------------------------------------------------------
 
@@ -198,14 +181,14 @@ class MapFit:
         """
         if self.exists:
             affine, card = self.open()
-            if card["prompts"] != prompts_digests(self.contrasts):
-                self._save_vectors(affine, known=card["prompts"])
+            if card["prompts"] != self.vectors.digests:
+                self.vectors.save(self.folder / "vectors", affine, known=card["prompts"])
             if card["sums"] is None and self._saves_sums:
                 save_fitted(self.folder, affine, self.data.folds, card)
             return self.card()
         match self.settings.fit:
             case FitSpec() as spec:
-                vectors = dict(self._native_vectors())
+                vectors = dict(self.vectors.native())
                 train(
                     self.data,
                     spec,
@@ -231,7 +214,7 @@ class MapFit:
 
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
-        self._save_vectors(fitted.affine)
+        self.vectors.save(self.folder / "vectors", fitted.affine)
         folds = self.data.folds if self._saves_sums else []
         save_fitted(self.folder, fitted.affine, folds, card)  # last: a folder with its card is whole
 
@@ -243,9 +226,7 @@ class MapFit:
     # -- the card --------------------------------------------------------------------------------
 
     def _new_card(self, fitted: Fitted) -> dict[str, Any]:
-        data, affine, reference = self.data, fitted.affine, self.data.reference_ridge
-        test = data.moments["test"]
-        fvu, optimum = test.fvu_of(affine), test.fvu_of(reference.map)
+        data, affine = self.data, fitted.affine
         excluded = data.in_order.rows_excluded["train"]
         filter_ = data.settings.filter
         return {
@@ -261,7 +242,7 @@ class MapFit:
                 "parts": list(data.parts),
                 "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
             },
-            "prompts": prompts_digests(self.contrasts),
+            "prompts": self.vectors.digests,
             "store": data.states.fingerprint,
             "excluded": data.shared.card(),
             "map": asdict(self.settings.map),
@@ -272,98 +253,20 @@ class MapFit:
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,
             "metrics": {
-                "fvu": fvu,
-                "r2": 1 - fvu,
+                **map_figures(data, affine),
                 "cosine": fitted.cosine,
-                "optimum_fvu": optimum,
-                "excess_over_optimum": excess(fvu, optimum),
-                "ridge_weight": reference.weight,
-                "fvu_shuffled": self._shuffled_fvu(),
-                **self._cross_validated(),
-                "fvu_validation": data.moments["validation"].fvu_of(affine),
-                "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
-                "fvu_unfiltered": data.token_moments["unfiltered"].fvu_of(affine),
-                **self._along_vectors(affine),
+                **self.vectors.figures(affine, data.moments["test"]),
             },
             "training": {
                 "train": fitted.history.train,
                 "val": fitted.history.val,
-                "optimum": reference.fvu_validation,
+                "optimum": data.reference_ridge.fvu_validation,
                 "steering_evaluations": fitted.evaluations,
             },
             "solved": fitted.solved,
             "seconds": dict(self.monitor.seconds),
             "versions": versions(),
         }
-
-    def _shuffled_fvu(self) -> float | None:
-        """Expected FVU of the reference ridge on shuffled pairs.
-
-        None without a bias, and where rows do not span the source.
-        """
-        data = self.data
-        if not data.settings.bias:
-            return None
-        try:
-            return shuffled_fvu(data.train_moments, data.reference_ridge.weight, data.moments["test"])
-        except InvalidValue:
-            return None
-
-    def _cross_validated(self) -> dict[str, float | None]:
-        """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far
-        neighbouring rows are from independent."""
-        data, bias = self.data, self.settings.map.bias
-        weights = data.reference_ridge.weights[data.reference_ridge.weights > 0]
-        try:
-            curve = gcv_curve(data.train_moments, weights, bias=bias)
-        except InvalidValue:  # as many degrees of freedom as rows
-            return {"gcv_weight": None, "gcv_fvu": None}
-        weight = float(weights[int(curve.argmin())])
-        fvu = data.moments["test"].fvu_of(ridge_at(data.train_moments, weight, bias=bias))
-        return {"gcv_weight": weight, "gcv_fvu": fvu}
-
-    # -- along the vectors -------------------------------------------------------------------------
-
-    def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
-        """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its
-        states and the layer."""
-        layers = self.layers.target.layers
-        for name in self.contrasts:
-            for layer in layers:
-                yield f"{name}@{layer}" if len(layers) > 1 else name, self.states[name], layer
-
-    def _native_vectors(self) -> Iterator[tuple[str, Tensor]]:
-        """Native vectors `[d_target]` over all target layers, zero but at one, by label."""
-        for label, states, layer in self._at_target_layers():
-            yield label, self.layers.target.alone(states.target_vector, layer)
-
-    def _along_vectors(self, affine: AffineMap) -> dict[str, Any]:
-        """Error along each native vector, and its cosine with the transferred one, by label."""
-        test, mapping = self.data.moments["test"], self.mapping_of(affine)
-        return {
-            "error_along": {label: test.error_along(affine, v) for label, v in self._native_vectors()},
-            "cosine_with_native": {
-                label: cosine(
-                    mapping.transfer(states.vectors("source"), layer).direction,
-                    self.layers.target.part(states.target_vector, layer),
-                )
-                for label, states, layer in self._at_target_layers()
-            },
-        }
-
-    def _save_vectors(self, affine: AffineMap, known: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Saves source, native and transferred vectors of every contrast, for use elsewhere; not those that
-        are `known` by the same prompts."""
-        for name, digest in prompts_digests(self.contrasts).items():
-            if known.get(name) == digest:
-                continue
-            states = self.states[name]
-            source, native = states.vectors("source"), states.vectors("target")
-            mapping = self.mapping_of(affine)
-            transferred = [mapping.transfer(source, layer) for layer in self.layers.target.layers]
-            for role, saved in (("source", source), ("native", native), ("transferred", transferred)):
-                for vector in saved:
-                    vector.save(self.folder / "vectors" / name / role / f"layer-{vector.layer}")
 
 
 @dataclass(frozen=True)

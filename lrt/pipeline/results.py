@@ -14,6 +14,7 @@ from lrt.pipeline.analyses import Analyses
 from lrt.pipeline.evaluation import Studied, Studies, contamination_of
 from lrt.pipeline.layers import LayerPlan
 from lrt.pipeline.maps import Maps
+from lrt.pipeline.next_steps import next_steps
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.provenance import provenance
 from lrt.report import layer_label
@@ -34,7 +35,7 @@ def results(
     config  The composed config as YAML.
     """
     card = cards[maps.whole.name]
-    behaviours = [_behaviour(each, studies, maps, analyses) for each in studied]
+    behaviours = [_behaviour(each, studies, maps, cards, analyses) for each in studied]
     more = analyses.results()
     return {
         "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
@@ -75,13 +76,20 @@ def results(
     }
 
 
-def _behaviour(each: Studied, studies: Studies, maps: Maps, analyses: Analyses) -> dict[str, Any]:
+def _behaviour(
+    each: Studied,
+    studies: Studies,
+    maps: Maps,
+    cards: Mapping[str, Mapping[str, Any]],
+    analyses: Analyses,
+) -> dict[str, Any]:
     behaviour: Behaviour = each.behaviour
     summary = summarise(behaviour, each.study, studies.settings.grid.of(behaviour), studies.seed)
     notes = (contamination_of(each.fit, behaviour), summary["note"])
     return {
         **summary,
         "note": "; ".join(filter(None, notes)),
+        "next_steps": next_steps(each, summary, studies, cards[each.fit.name]),
         "map": each.fit.name,
         "documents_seen": each.fit.documents_seen()[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),

@@ -6,18 +6,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lrt.evaluation import Behaviour, ContrastStates, ModelStates
+from lrt.evaluation import Behaviour, ContrastStates, ModelStates, other_contrast
 from lrt.models import LanguageModel
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource
-from lrt.steering import last_token_states, prompts_digest
+from lrt.steering import contrast_states, prompts_digest
 from lrt.storage.cache import TENSORS, Cache
 
 
 def contrasts_of(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
     """One behaviour for each contrastive set, by the contrast's name."""
     return {behaviour.contrast: behaviour for behaviour in reversed(tuple(behaviours))}
+
+
+def needed_contrasts(
+    suite: Iterable[Behaviour], evaluated: Iterable[Behaviour], steered: Iterable[str] = ()
+) -> dict[str, Behaviour]:
+    """The contrastive sets of a suite whose vectors a run reads, by the contrast's name.
+
+    - Of every behaviour that is evaluated: its vector is what the run is about.
+    - The next one of the suite for each of these: transferred, it is the null `other`. Which one it is
+      follows from the whole suite, so a null stays the same whichever behaviours are evaluated.
+    - Of every behaviour of the suite that is `steered` besides, during training or by features, by name.
+
+    Of the others only the texts count: documents that share them are excluded from the fit.
+    """
+    suite = tuple(suite)
+    contrasts, steered = contrasts_of(suite), set(steered)
+    wanted = {behaviour.contrast for behaviour in evaluated}
+    nulls = {other for contrast in wanted if (other := other_contrast(contrast, contrasts)) is not None}
+    wanted |= nulls | {behaviour.contrast for behaviour in suite if behaviour.name in steered}
+    return {name: behaviour for name, behaviour in contrasts.items() if name in wanted}
 
 
 def prompts_digests(contrasts: Mapping[str, Behaviour]) -> dict[str, str]:
@@ -27,7 +47,10 @@ def prompts_digests(contrasts: Mapping[str, Behaviour]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Vectors:
-    """States of every contrastive set at the recorded layers, in both models and the untrained source."""
+    """States of contrastive sets at the recorded layers, in both models and the untrained source.
+
+    states  By contrast, of the sets that were extracted (`needed_contrasts`).
+    """
 
     layers: LayerPair
     states: Mapping[str, ContrastStates]
@@ -65,10 +88,9 @@ def extract_vectors(
                 model = untrained.model
             else:
                 model = pair.target if role == "target" else pair.source
-            return {
-                "positive": last_token_states(model, behaviour.positives, depths),
-                "negative": last_token_states(model, behaviour.negatives, depths),
-            }
+            positive, negative = contrast_states(model, behaviour.positives, behaviour.negatives, depths)
+            # safetensors takes no tensors that share memory
+            return {"positive": positive.clone(), "negative": negative.clone()}
 
         identity = pair.identities[role] if untrained is None or role != "untrained" else untrained.identity
         facts = {

@@ -17,6 +17,7 @@ from lrt.report import (
     transfer_tables,
 )
 from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
+from lrt.report.next_steps import NextSteps, next_steps
 from lrt.report.numerals import count, figure, format_layers
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
@@ -56,13 +57,26 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Headline and tables as Markdown. All text of the results is escaped."""
     tables = (*_tables(results).values(), Table("Provenance", ("what", "value"), tuple(_facts(results))))
     figures = [f"- {value} {what}" for value, what in contents.key_figures(results)]
+    blocks = [table.markdown() for table in tables if table.rows]
     parts = [
         "# Transfer report",
         escape_markdown(contents.headline(results)),
         "\n".join(figures),
-        *(table.markdown() for table in tables if table.rows),
+        *blocks[:1],
+        *(part for section in next_steps(results) for part in _section_markdown(section)),
+        *blocks[1:],
     ]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def _section_markdown(section: NextSteps) -> list[str]:
+    facts = "\n".join(f"- {escape_markdown(fact)}" for fact in section.facts)
+    return [
+        f"## {escape_markdown(section.title)}",
+        facts,
+        section.tried.markdown(),
+        section.suggestions.markdown(),
+    ]
 
 
 def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
@@ -119,6 +133,7 @@ def page(results: Mapping[str, Any]) -> str:
             for name, (label, _) in CURVES.items()
             if any((b.get("curves") or {}).get(name) for b in behaviours)
         ],
+        next_steps=next_steps(results),
         tables=_tables(results),
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
@@ -199,6 +214,7 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "damage_native": contents.damage_of(summary, "native"),
         "damage_transferred": contents.damage_of(summary, "transferred"),
         "note": summary.get("note") or "",
+        "next_steps": bool(summary.get("next_steps")),
         "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")
         if summary.get("curves")
         else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from lrt.report.answers import propensity_table
 from lrt.report.contents import Results, damage_of, strongest_null
+from lrt.report.next_steps import next_steps
 from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.table import Cell, Table
@@ -108,6 +109,13 @@ def _ratio(behaviour: Mapping[str, Any]) -> str:
 
 
 def summary_tables(results: Results) -> tuple[Table, ...]:
-    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity; if not empty."""
-    tables = (headline_brief(results), null_table(results), propensity_table(results).brief())
+    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity, and for each
+    behaviour that is not steered what was tried and what to try next; if not empty."""
+    sections = next_steps(results)
+    tables = (
+        headline_brief(results),
+        null_table(results),
+        propensity_table(results).brief(),
+        *(table for section in sections for table in (section.tried, section.brief())),
+    )
     return tuple(table for table in tables if table.rows)

@@ -3,6 +3,7 @@ read from and written for other software."""
 
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
+from lrt.steering.baking import Baked, CannotBake, bake
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
@@ -10,6 +11,7 @@ from lrt.steering.transfer import Mapping
 from lrt.steering.vectors import (
     SteeringVector,
     VectorUnreadable,
+    contrast_states,
     difference_of_means,
     last_token_states,
     prompts_digest,
@@ -18,6 +20,8 @@ from lrt.steering.vectors import (
 __all__ = [
     "Ablation",
     "Addition",
+    "Baked",
+    "CannotBake",
     "Cost",
     "Mapping",
     "RowwiseAblation",
@@ -26,6 +30,8 @@ __all__ = [
     "Stitched",
     "StitchedCost",
     "VectorUnreadable",
+    "bake",
+    "contrast_states",
     "difference_of_means",
     "last_token_states",
     "median_residual_norm",

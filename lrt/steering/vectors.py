@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lrt.errors import InvalidValue
 from lrt.models.language_model import LanguageModel
-from lrt.models.padding import last_columns, pad
+from lrt.models.last_states import last_states
 from lrt.models.prompts import encode_prompts
 from lrt.models.sides import HOOK_POINT
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
@@ -162,34 +162,29 @@ def last_token_states(
 ) -> Tensor:  # [n, d] float32, on the CPU; of several layers [n, layers x d], side by side
     """Hidden state of each text's last token at a layer, or at several layers in one pass.
 
-    Texts are batched by length to save padding; padding does not change the numbers.
+    A beginning that several of the texts share runs once, so texts that share much belong in one call: a
+    question with either answer costs little more than the question.
 
     Raises InvalidValue for a state that is infinite or NaN.
     """
-    rows = encode_prompts(lm.tokenizer, texts)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     layers = [layers] if isinstance(layers, int) else list(layers)
-    states = torch.empty(len(rows), len(layers), lm.width)
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and len(rows[order[stop]]) * (stop + 1 - start) <= batch_tokens:
-            stop += 1
-        batch = order[start:stop]
-        tokens, mask = pad([rows[i] for i in batch])
-        hidden = lm.hidden_states(tokens, layers, mask)
-        for at, layer in enumerate(layers):
-            columns = last_columns(mask).to(hidden[layer].device)
-            last = hidden[layer][torch.arange(len(batch)), columns].float().cpu()
-            bad = (~last.isfinite().all(dim=1)).nonzero().flatten()
-            if len(bad):
-                raise InvalidValue(
-                    f"the hidden state of {lm.spec.name} at layer {layer} is infinite or NaN in {lm.dtype}, "
-                    f"for the text {texts[batch[int(bad[0])]][-60:]!r}. Run the model in bfloat16 or float32"
-                )
-            states[batch, at] = last
-        start = stop
+    states = last_states(lm, encode_prompts(lm.tokenizer, texts), layers, batch_tokens)
+    bad = (~states.isfinite().all(dim=-1)).nonzero()
+    if len(bad):
+        text, layer = bad[0].tolist()
+        raise InvalidValue(
+            f"the hidden state of {lm.spec.name} at layer {layers[layer]} is infinite or NaN in {lm.dtype}, "
+            f"for the text {texts[text][-60:]!r}. Run the model in bfloat16 or float32"
+        )
     return states.flatten(1)
+
+
+def contrast_states(
+    lm: LanguageModel, positives: Sequence[str], negatives: Sequence[str], layers: int | Sequence[int]
+) -> tuple[Tensor, Tensor]:  # [n, layers x d], [m, layers x d] float32, on the CPU
+    """`last_token_states` of both sides of a set of contrastive prompts, which share their beginnings."""
+    states = last_token_states(lm, [*positives, *negatives], layers)
+    return states[: len(positives)], states[len(positives) :]
 
 
 def difference_of_means(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from lrt.errors import InvalidValue
+from lrt.errors import InvalidValue, UserError
 
 TEMP_MARK = ".tmp-"
 
@@ -60,6 +60,37 @@ def write_durably(path: Path, content: bytes | Callable[[Path], None]) -> None:
         temp.unlink(missing_ok=True)
 
 
+def write_folder_durably(folder: Path, content: Callable[[Path], None]) -> None:
+    """Puts a folder in the place of none or of an empty one, with what the function writes to the folder it
+    is given.
+
+    It gets its name once it is whole and on disk. Otherwise nothing stays of it, unless the process is
+    killed; the next that writes `folder` on this machine removes that. Raises OSError where the place is
+    taken or cannot be written, or the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temp = folder.with_name(f"{folder.name}{TEMP_MARK}{_NODE}-{os.getpid()}")
+    remove(temp)
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMP_MARK}{_NODE}-*"):
+        if _is_dead(left.name.rpartition("-")[2]):
+            remove(left)
+    temp.mkdir()
+    try:
+        with _disk_may_fill(folder):
+            content(temp)
+        for path in temp.rglob("*"):
+            if path.is_dir():
+                sync_folder(path)
+                continue
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(temp)
+        temp.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        remove(temp)  # after success it no longer exists
+
+
 def _is_dead(process: str) -> bool:
     """Whether no process of this machine has that number."""
     try:
@@ -76,7 +107,7 @@ def _disk_may_fill(path: Path) -> Iterator[None]:
     """What writers of tensors raise when the disk is full, as the system's own error."""
     try:
         yield
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:
         # safetensors tells the number in words; torch says nothing of it

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from lrt.cli import console as module
-from lrt.cli.console import ConsoleMonitor, escaped
+from lrt.cli.console import ConsoleMonitor
+from lrt.cli.terminal import escaped
 
 
 def monitor_on(

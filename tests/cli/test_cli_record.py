@@ -15,7 +15,14 @@ from lrt.cli.record import main
 from lrt.pipeline import pair as loading
 from lrt.storage.locks import LOCK
 
-SHARED = ("recording.rows_per_shard=2048", "pair.source.dtype=float32", "pair.target.dtype=float32")
+SHARED = (
+    "recording.rows_per_shard=1024",
+    "pair.source.dtype=float32",
+    "pair.target.dtype=float32",
+    "corpus.tokens.train=4096",
+    "corpus.tokens.validation=1024",
+    "corpus.tokens.test=1024",
+)
 
 
 def run_record(workshop: Workshop, *more: str) -> Ran:
@@ -41,7 +48,7 @@ def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     assert done.code == 0, done.output
     assert store_of(workshop.artifacts) == whole
     before = workshop.files("activations")
-    assert workshop.train(*SHARED).code == 0
+    assert workshop.train(*SHARED, "fit=closed_form").code == 0
     assert workshop.files("activations") == before
 
 
@@ -88,7 +95,7 @@ def test_blocks_above_the_deepest_that_is_recorded_are_not_loaded(
     assert all(blocks < depth for blocks, depth in loaded)
     store = store_of(workshop.artifacts)
     shutil.rmtree(workshop.artifacts / "activations")
-    assert workshop.train(*SHARED, *shallow).code == 0  # with the models whole
+    assert workshop.train(*SHARED, *shallow, "fit=closed_form").code == 0  # with the models whole
     assert store_of(workshop.artifacts) == store
 
 

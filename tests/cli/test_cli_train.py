@@ -125,10 +125,10 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_named(used: Workshop) -> Non
 @pytest.mark.parametrize("option", ["default", "limit", "overfit", "profiler"])
 def test_debugging_runs(option: str, used: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     known = maps_of(used)
-    more: tuple[str, ...] = ()
+    more = ("evaluation.during_training.behaviours=[]",)  # steering after every few steps takes the time
     if option == "limit":  # a twentieth of a micro run's batches is less than one
-        refused(used.train("debug=limit"), "limit_val_batches")
-        more = tuple(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
+        refused(used.train("debug=limit", *more), "limit_val_batches")
+        more += tuple(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
     ran = used.train(f"debug={option}", *more)
     assert ran.code == 0, ran.output
     steps = card_of(used, known)["steps"]

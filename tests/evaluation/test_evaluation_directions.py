@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrt.evaluation import NULLS, ContrastStates, ModelStates, TransferMaps, directions
+from lrt.evaluation import NULLS, ContrastStates, ModelStates, TransferMaps, directions, other_contrast
 from lrt.evaluation.directions import RESAMPLED
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.steering import Mapping
@@ -58,7 +58,8 @@ MAPS = TransferMaps(
 
 
 def directions_of(contrast: str = "a", seed: int = 0, maps: TransferMaps = MAPS) -> dict[str, Tensor]:
-    return directions(contrast, STATES, maps, layer=3, random_draws=4, seed=seed)
+    other = other_contrast(contrast, STATES)
+    return directions(contrast, STATES, maps, other=other, layer=3, random_draws=4, seed=seed)
 
 
 def unit(v: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def test_each_direction_is_what_it_says() -> None:
 
 def test_the_map_of_the_whole_corpus_is_evaluated_too() -> None:
     whole = affine(40)
-    of = directions("a", STATES, MAPS, whole=mapping(whole), layer=3, random_draws=4, seed=0)
+    of = directions("a", STATES, MAPS, whole=mapping(whole), other="b", layer=3, random_draws=4, seed=0)
     torch.testing.assert_close(of["whole_corpus"][0], unit(whole.weight @ gap(STATES["a"].source)))
     without = directions_of("a")
     assert set(of) - set(without) == {"whole_corpus"}
@@ -269,7 +270,7 @@ def test_between_several_layers_it_is_the_named_one() -> None:
             layers,
         )
     for layer in layers:
-        part = directions("a", states, maps, layer=layer, random_draws=4, seed=0)
+        part = directions("a", states, maps, other="b", layer=layer, random_draws=4, seed=0)
         for name in ("native", "transferred", "bias", "shuffled", "other", "untrained_source"):
             torch.testing.assert_close(part[name], whole[name], msg=f"{name} at {layer}")
         assert part["random"].shape == (4, D_TARGET)

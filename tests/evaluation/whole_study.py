@@ -46,7 +46,7 @@ def run(
         return identity.with_affine(AffineMap(weight, bias))
 
     maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
-    units = directions("it", states, maps, layer=1, random_draws=3, seed=0)
+    units = directions("it", states, maps, other="other", layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)

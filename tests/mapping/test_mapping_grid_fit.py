@@ -87,7 +87,7 @@ def test_a_map_is_restored_from_its_tensors() -> None:
         again = FactoredMap.from_tensors(each.tensors())
         assert torch.equal(again.affine().weight, each.affine().weight)
         assert torch.equal(again.affine().bias, bias)
-        assert each.widths == (4, 5)
+        assert (each.d_source, each.d_target) == (4, 5)
     for factors in ((), (up, up), (up, down, down), (bias,), (down, up)):
         with pytest.raises(ValueError, match="no map"):
             FactoredMap(factors, bias)

@@ -114,7 +114,7 @@ def test_a_hostile_template_is_an_error_and_nothing_else(template: str) -> None:
     ],
 )
 def test_a_template_without_end_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 0.5)
+    monkeypatch.setattr(chat_template, "SECONDS", 0.1)
     with pytest.raises(TemplateUnusable):
         render_chat(word_tokenizer(template), "a")
     # a corpus does not go through all its conversations to find out

@@ -39,6 +39,7 @@ def shared(
     """All layers of both models recorded. Tests may add artifacts, and must not change any."""
     stages = Stages(tiny_pair, tiny_suite, tmp_path_factory.mktemp("shared"))
     stages.states.record()
+    _ = stages.excluded.ids
     return stages
 
 

@@ -34,8 +34,8 @@ from lrt.pipeline import (
     Studies,
     UntrainedSource,
     choose_map_layers,
-    contrasts_of,
     extract_vectors,
+    needed_contrasts,
     plan_analyses,
     plan_layers,
     plan_maps,
@@ -198,12 +198,17 @@ class Stages:
         )
         return RowSource(self.states, self.text, self.excluded, settings, self.cache, self.monitor)
 
+    @property
+    def evaluated(self) -> tuple[Behaviour, ...]:
+        wanted = self.evaluation.behaviours
+        return tuple(behaviour for behaviour in self.suite if behaviour.name in wanted or not wanted)
+
     @cached_property
     def vectors(self) -> Vectors:
         return extract_vectors(
             self.pair,
             self.plan.recorded,
-            contrasts_of(self.suite),
+            needed_contrasts(self.suite, self.evaluated),
             self.states.median_norms,
             self.untrained,
             self.cache,
@@ -240,7 +245,7 @@ class Stages:
 
     @cached_property
     def maps(self) -> Maps:
-        layers = choose_map_layers(self.plan, self.suite, self.parts_for, self.choices, self.rows)
+        layers = choose_map_layers(self.plan, self.evaluated, self.parts_for, self.choices, self.rows)
         return plan_maps(
             layers,
             self.suite,
@@ -277,9 +282,9 @@ class Stages:
         )
 
     def studied(self) -> list[Studied]:
-        """The measurements of all behaviours, on fitted maps."""
+        """The measurements of the behaviours that are evaluated, on fitted maps."""
         self.fitted()
-        return self.studies.measure(self.suite)
+        return self.studies.measure(self.evaluated)
 
     def results(self) -> dict[str, Any]:
         """What the report says, everything made that is missing."""

@@ -166,7 +166,7 @@ def test_the_working_folder_stays_clean(micro_run: MicroRun) -> None:
 
 
 def test_evaluate_without_a_map_names_the_line_that_makes_it(workshop: Workshop) -> None:
-    with mock.patch("lrt.pipeline.vectors.last_token_states", side_effect=AssertionError("prompts are run")):
+    with mock.patch("lrt.pipeline.vectors.contrast_states", side_effect=AssertionError("prompts are run")):
         done = workshop.evaluate("map.bias=false")
     assert done.code == 1
     line = "python train.py experiment=micro"

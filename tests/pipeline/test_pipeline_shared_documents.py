@@ -12,6 +12,7 @@ from stages import STORIES, Stages, corpus
 from torch import Tensor
 from upstream_files import model_written_folder
 
+import lrt
 from lrt.config.corpus import QuestionsSource
 from lrt.corpora import SPLITS, text_id
 from lrt.mapping import MapForeign, Moments
@@ -195,3 +196,20 @@ def test_a_map_of_other_layers_or_models_is_refused(copied: Stages, oracle: Stag
         _ = copied.but(evaluation__map=folder, layers=replace(copied.layers, source=0)).maps.whole.affine
     with pytest.raises(MapForeign, match=r"pair\.source"):
         _ = oracle.but(evaluation__map=folder, layers=copied.layers).maps.whole.affine
+
+
+def test_a_map_of_the_library_is_evaluated_like_a_runs(copied: Stages, tmp_path: Path) -> None:
+    """With figures of its own, and with nobody knowing what text it was fitted on."""
+    models = copied.pair.source, copied.pair.target
+    texts = [text for _, text in copied.text.packed.texts]
+    grid = lrt.fit_map(*models, texts, layers=([0, 1], [2, 3]), pool=4, context=64)
+    single = lrt.fit_map(*models, texts, layers=(1, 2), pool=4, context=64)
+    own = copied.fitted()["whole corpus"]
+    for name, mapping in (("grid", grid), ("single", single)):
+        mapping.save(tmp_path / name)
+        given = copied.but(evaluation__map=str(tmp_path / name)).maps.whole
+        assert set(given.documents_seen().values()) == {None}
+        card = given.card()
+        assert card["metrics"]["fvu"] == pytest.approx(own["metrics"]["fvu"], rel=0.3)
+        assert card["metrics"]["cosine_with_native"].keys() == own["metrics"]["cosine_with_native"].keys()
+        assert name in card["solved"]["note"]

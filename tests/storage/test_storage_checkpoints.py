@@ -168,6 +168,14 @@ class Fit:
         assert running.global_step == 3 * -(-STEPS // accumulate)
 
 
+@pytest.fixture(scope="module")
+def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A fit that nothing stopped. Not to be run again."""
+    fit = Fit(store, tmp_path_factory.mktemp("whole"))
+    fit.run()
+    return fit
+
+
 @pytest.mark.parametrize(
     ("signals", "kept"),
     [
@@ -180,10 +188,9 @@ class Fit:
     ids=["within an epoch", "its last step", "its validation", "the last step", "the last validation"],
 )
 def test_a_fit_that_is_stopped_goes_on_to_the_same_weights(
-    store: Path, tmp_path: Path, sigint: Any, signals: Signals, kept: int
+    store: Path, whole: Fit, tmp_path: Path, sigint: Any, signals: Signals, kept: int
 ) -> None:
-    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
-    whole.run()
+    cut = Fit(store, tmp_path / "cut")
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         cut.run(signals)
     assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == kept
@@ -209,10 +216,9 @@ class Dies(Callback):
 
 @pytest.mark.parametrize("step", [3, 20, 21, 40, 62])
 def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_checkpoint(
-    store: Path, tmp_path: Path, step: int
+    store: Path, whole: Fit, tmp_path: Path, step: int
 ) -> None:
-    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
-    whole.run()
+    cut = Fit(store, tmp_path / "cut")
     with pytest.raises(Killed):
         cut.run(Dies(step), seconds=0.0)
     assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == step
@@ -223,29 +229,32 @@ def test_a_fit_that_is_killed_within_an_epoch_loses_what_came_after_its_last_che
     assert again.history.train == whole.history.train
 
 
-@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
-@pytest.mark.parametrize("step", [3, 8, 14, 16, 23])
-def test_an_autoencoder_of_epochs_cut_short_goes_on_to_the_same_weights(
-    store: Path, tmp_path: Path, step: int, kind: Any
-) -> None:
-    class Watch(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            seen.append(trainer.global_step)
+class SaeFit:
+    """Three cut-short epochs of an autoencoder over a store; `seen` has the steps that were taken."""
 
-    seen: list[int] = []
-
-    def train(folder: Path, *callbacks: Callback, seconds: float = 60.0) -> tuple[SaeModule, Path]:
-        data = ActivationDataModule(store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32)
+    def __init__(self, store: Path, folder: Path, kind: Any) -> None:
+        self.last = folder / "last.ckpt"
+        self.seen: list[int] = []
+        self.data = ActivationDataModule(
+            store, Selection((1,), (3,), RowFilter()), batch_rows=64, chunk_rows=32
+        )
         moments = Moments(6, 10)
-        for batch in data.iterate("train"):
+        for batch in self.data.iterate("train"):
             moments.update(batch["source"], batch["target"])
         spec = SaeSpec(features=12, k=2, kind=kind, learning_rate=1e-2, dead_after=500)
-        module = SaeModule.from_moments(spec, moments, "source")
-        last = folder / "last.ckpt"
+        self.module = SaeModule.from_moments(spec, moments, "source")
+
+    def run(self, *callbacks: Callback, seconds: float = 60.0) -> None:
+        seen = self.seen
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+                seen.append(trainer.global_step)
+
         running = Trainer(
             accelerator="cpu",
-            callbacks=[Watch(), *callbacks, *resuming(last, seconds)],
-            default_root_dir=folder,
+            callbacks=[Watch(), *callbacks, *resuming(self.last, seconds)],
+            default_root_dir=self.last.parent,
             enable_model_summary=False,
             enable_progress_bar=False,
             logger=False,
@@ -256,37 +265,66 @@ def test_an_autoencoder_of_epochs_cut_short_goes_on_to_the_same_weights(
             plugins=[DurableCheckpoints()],
             use_distributed_sampler=False,
         )
-        found = last if last.is_file() else None
-        running.fit(module, train_dataloaders=data.train_dataloader(), ckpt_path=found)
+        found = self.last if self.last.is_file() else None
+        running.fit(self.module, train_dataloaders=self.data.train_dataloader(), ckpt_path=found)
         assert running.global_step == 24
-        return module, last
 
-    whole, _ = train(tmp_path / "whole")
+
+@pytest.fixture(scope="module")
+def whole_saes(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SaeModule]:
+    """An autoencoder of each kind whose fit nothing stopped."""
+    fits = {kind: SaeFit(store, tmp_path_factory.mktemp(kind), kind) for kind in ("topk", "jumprelu")}
+    for fit in fits.values():
+        fit.run()
+    return {kind: fit.module for kind, fit in fits.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        *(("topk", step) for step in (3, 8, 14, 16, 23)),
+        ("jumprelu", 14),
+        *(pytest.param("jumprelu", step, marks=pytest.mark.slow) for step in (3, 8, 16, 23)),
+    ],
+)
+def test_an_autoencoder_of_epochs_cut_short_goes_on_to_the_same_weights(
+    store: Path, whole_saes: dict[str, SaeModule], tmp_path: Path, step: int, kind: str
+) -> None:
+    whole = whole_saes[kind]
     with pytest.raises(Killed):
-        train(tmp_path / "cut", Dies(step), seconds=0.0)
-    seen.clear()
-    cut, last = train(tmp_path / "cut")
-    assert seen == list(range(step + 1, 25))
-    for (name, ours), theirs in zip(cut.state_dict().items(), whole.state_dict().values(), strict=True):
+        SaeFit(store, tmp_path, kind).run(Dies(step), seconds=0.0)
+    cut = SaeFit(store, tmp_path, kind)
+    cut.run()
+    assert cut.seen == list(range(step + 1, 25))
+    for (name, ours), theirs in zip(
+        cut.module.state_dict().items(), whole.state_dict().values(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
-    assert DurableCheckpoints().load_checkpoint(last)["global_step"] == 24
-    seen.clear()
-    again, _ = train(tmp_path / "cut")
-    assert seen == []
-    assert torch.equal(again.learnt.W_dec, whole.learnt.W_dec)
+    assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == 24
+    again = SaeFit(store, tmp_path, kind)
+    again.run()
+    assert again.seen == []
+    assert torch.equal(again.module.learnt.W_dec, whole.learnt.W_dec)
+
+
+@pytest.fixture(scope="module")
+def accumulated(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A fit of three batches a step that nothing stopped. Not to be run again."""
+    fit = Fit(store, tmp_path_factory.mktemp("accumulated"))
+    fit.run(accumulate=3)
+    return fit
 
 
 @pytest.mark.parametrize("step", [4, 9, 17])
 def test_no_checkpoint_falls_between_two_steps_of_the_optimizer(
-    store: Path, tmp_path: Path, step: int
+    store: Path, accumulated: Fit, tmp_path: Path, step: int
 ) -> None:
-    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
-    whole.run(accumulate=3)
+    cut = Fit(store, tmp_path / "cut")
     with pytest.raises(Killed):
         cut.run(Dies(step), seconds=0.0, accumulate=3)
     again = Fit(store, tmp_path / "cut")
     again.run(accumulate=3)
-    assert torch.equal(again.module.affine().weight, whole.module.affine().weight)
+    assert torch.equal(again.module.affine().weight, accumulated.module.affine().weight)
 
 
 def test_between_two_checkpoints_of_an_epoch_lies_the_time_that_was_asked_for(
@@ -334,10 +372,9 @@ class StoppedTwice(Callback):
 
 
 def test_a_second_stop_ends_a_long_callback_and_the_fit_continues_from_its_last_checkpoint(
-    store: Path, tmp_path: Path, sigint: Any
+    store: Path, whole: Fit, tmp_path: Path, sigint: Any
 ) -> None:
-    whole, cut = Fit(store, tmp_path / "whole"), Fit(store, tmp_path / "cut")
-    whole.run()
+    cut = Fit(store, tmp_path / "cut")
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         cut.run(StoppedTwice(), seconds=0.0)
     assert DurableCheckpoints().load_checkpoint(cut.last)["global_step"] == 9

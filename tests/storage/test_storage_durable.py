@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lrt.storage.durable import sweep, write_durably
+from lrt.storage.durable import sweep, write_durably, write_folder_durably
 
 
 def test_order_of_calls_is_fsync_replace_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +64,35 @@ def test_what_a_killed_writer_of_the_same_file_left_is_removed(tmp_path: Path) -
     write_durably(path, b"new")
     assert not left[0].exists()
     assert all(file.exists() for file in (*left[1:], other))  # a live one's, no process's, another file's
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]"
+
+    def write(temp: Path) -> None:
+        (temp / "inner").mkdir()
+        (temp / "inner" / "x").write_text("x")
+
+    def fail(temp: Path) -> None:
+        write(temp)
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_folder_durably(folder, fail)
+    assert not [*tmp_path.iterdir()]
+    temps: list[Path] = []
+    write_folder_durably(folder, lambda temp: (temps.append(temp), write(temp))[0])
+    assert (folder / "inner" / "x").read_text() == "x"
+    # one that holds something is never replaced
+    with pytest.raises(OSError, match="not empty"):
+        write_folder_durably(folder, lambda _: None)
+    assert [each.name for each in tmp_path.iterdir()] == [folder.name]
+    # what a killed writer of the same folder left is removed
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    (tmp_path / f"{temps[0].name.rpartition('-')[0]}-{dead.pid}").mkdir()
+    (folder / "inner" / "x").unlink()
+    (folder / "inner").rmdir()
+    write_folder_durably(folder, write)
+    assert [each.name for each in tmp_path.iterdir()] == [folder.name]

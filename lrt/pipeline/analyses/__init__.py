@@ -20,7 +20,7 @@ from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.maps import MapFit, Maps
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.states import RecordedStates
-from lrt.pipeline.vectors import Vectors, contrasts_of, prompts_digests
+from lrt.pipeline.vectors import Vectors, prompts_digests
 
 __all__ = ["Analyses", "Analysis", "Forecasts", "plan_analyses"]
 
@@ -113,7 +113,7 @@ def plan_analyses(
     if settings.rank_curve:
         wanted.append(RankCurve(whole.data))
     if settings.atlas:
-        prompts = prompts_digests(contrasts_of(suite))
+        prompts = prompts_digests(whole.contrasts)
         wanted.append(RecordedAtlas(rows, recorded, vectors.states, prompts))
     if settings.many_to_one and len(recorded.source.layers) > 1:
         wanted.append(SourcesTogether(rows, recorded))

@@ -87,13 +87,14 @@ def write_vectors(
 ) -> None:
     """Write one steering vector, or one for each of several blocks of a model, replacing the file.
 
-    format, facts  As of `read_vector`; which facts a format needs is in the signature of its `write`.
+    format, facts  As of `read_vector`; which facts a format needs is in the signature of its `write`. A path
+                   without an ending is a folder of ours.
 
     Raises InvalidValue that names the fact which is missing or not known to the format, and what the format's
     writer raises. Nothing is written then.
     """
     path = Path(path)
-    chosen = _chosen(path, format)
+    chosen = FORMATS["lrt"] if format is None and not path.suffix else _chosen(path, format)
     _check_facts(chosen.write, chosen.name, f"writing {path}", facts)
     chosen.write(vectors, path, **facts)
 

@@ -1,5 +1,6 @@
 """Each format against the package that defines it: what it reads of ours, what we read of its own, and the
-logits of its own steering beside ours. Skipped where a package is not installed."""
+logits of its own steering beside ours. `make test-packages` installs them and runs this; a package that is
+not installed is skipped."""
 
 import json
 import re
@@ -25,6 +26,8 @@ from lrt.steering.formats import (
     to_steering_vectors,
     write_vectors,
 )
+
+pytestmark = pytest.mark.packages
 
 STRENGTH = 0.4
 TOKENS = torch.arange(20, 50)[None]  # one row: repeng 0.4.0 has no mask for several under transformers 5
@@ -135,6 +138,20 @@ def test_repeng_reads_a_layer_where_we_add_it(lm: LanguageModel, repeng: Any) ->
     assert abs(float(vector.unit_direction.numpy() @ direction)) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_vector_that_repeng_trained(lm: LanguageModel, tmp_path: Path, repeng: Any) -> None:
+    """Read from its file, it steers as it does there; written again by us, repeng reads the same."""
+    entries = entries_of_prompts(["a dog ran", "a big dog", "the dog"], ["a cat ran", "a big cat", "the cat"])
+    theirs = repeng.ControlVector.train(lm.model, lm.tokenizer, entries, hidden_layers=[1])
+    theirs.export_gguf(tmp_path / "theirs.gguf")
+    (vector,) = read_vector(tmp_path / "theirs.gguf", model="tiny-32", convention="block")
+    expected = ours(lm, [vector], 3.0)
+    write_vectors(vector, tmp_path / "ours.gguf")
+    wrapped = repeng.ControlModel(lm.model, [1])
+    for control in (theirs, repeng.ControlVector.import_gguf(tmp_path / "ours.gguf")):
+        wrapped.set_control(control, 3.0)
+        same(logits(wrapped), expected)
+
+
 @pytest.fixture
 def saved(lm: LanguageModel, tmp_path: Path) -> Path:
     lm.model.save_pretrained(tmp_path / "model")
@@ -153,6 +170,88 @@ def test_lm_eval(saved: Path, vectors: list[SteeringVector], tmp_path: Path) -> 
     read = read_vector(file, "lm-eval", model="tiny-32")
     alike(read, vectors, -STRENGTH)
     same(ours(lm, read, 1.0), expected)
+
+
+TASK = """
+task: stories
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{text}}}}"
+doc_to_choice: [" happy", " sad", " hungry"]
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
+"""
+
+
+def test_an_evaluation_of_lm_eval(
+    saved: Path, lm: LanguageModel, vectors: list[SteeringVector], tmp_path: Path
+) -> None:
+    """`lm_eval --model steered` on a task of one's own: each answer has the likelihood that we compute."""
+    harness = pytest.importorskip("lm_eval")
+    tasks = pytest.importorskip("lm_eval.tasks")
+    texts = ["Once there was a dog, who was", "The boy saw the cat and was"]
+    rows = "\n".join(json.dumps({"text": text, "answer": 1}) for text in texts)
+    (tmp_path / "stories.jsonl").write_text(rows)
+    (tmp_path / "stories.yaml").write_text(TASK.format(data=tmp_path / "stories.jsonl"))
+    write_vectors(vectors, tmp_path / "v.pt", "lm-eval", strength=STRENGTH, blocks="layers")
+    results = harness.simple_evaluate(
+        model="steered",
+        model_args={"pretrained": str(saved), "steer_path": str(tmp_path / "v.pt"), "dtype": "float32"},
+        tasks=["stories"],
+        task_manager=tasks.TaskManager(include_path=str(tmp_path)),
+        device="cpu",
+        batch_size=1,
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    for sample, text in zip(results["samples"]["stories"], texts, strict=True):
+        theirs = [float(response[0][0]) for response in sample["resps"]]
+        expected, plain = (
+            [likelihood(lm, vectors, strength, text, answer) for answer in (" happy", " sad", " hungry")]
+            for strength in (STRENGTH, 0.0)
+        )
+        assert theirs == pytest.approx(expected, abs=1e-4)
+        assert theirs != pytest.approx(plain, abs=1e-2)
+
+
+def likelihood(
+    lm: LanguageModel, vectors: list[SteeringVector], strength: float, text: str, answer: str
+) -> float:
+    """Log likelihood of the answer after the text."""
+    before, whole = (lm.tokenizer(each)["input_ids"] for each in (text, text + answer))
+    assert whole[: len(before)] == before
+    with steer(lm, vectors[0], strength), steer(lm, vectors[1], strength), torch.no_grad():
+        scores = lm.model(torch.tensor([whole])).logits[0].log_softmax(dim=-1)
+    return sum(float(scores[i - 1, whole[i]]) for i in range(len(before), len(whole)))
+
+
+def test_saklas(vectors: list[SteeringVector], tmp_path: Path) -> None:
+    """Its files: control vectors, and its own profile, whose tensors are named `layer_N`."""
+    package = pytest.importorskip("saklas.io.gguf_io")
+    profile = pytest.importorskip("saklas.core.profile")
+    write_vectors(vectors, tmp_path / "ours.gguf")
+    read, _ = package.read_gguf_profile(tmp_path / "ours.gguf")
+    assert {layer: pytest.approx(d.numpy()) for layer, d in read.items()} == {
+        vector.layer: vector.scaled().numpy() for vector in vectors
+    }
+    theirs = {vector.layer: vector.scaled() for vector in vectors}
+    package.write_gguf_profile(theirs, tmp_path / "theirs.gguf", model_hint="llama")
+    alike(read_vector(tmp_path / "theirs.gguf", model="tiny-32"), vectors)
+    profile.save_profile(theirs, tmp_path / "theirs.safetensors", {"method": "profile"})
+    alike(
+        read_vector(
+            tmp_path / "theirs.safetensors",
+            model="tiny-32",
+            layer="layer_{}",
+            hook_point="block output",
+            residual_norm="stored",
+        ),
+        vectors,
+    )
 
 
 def test_hotwire(lm: LanguageModel, vectors: list[SteeringVector], tmp_path: Path) -> None:

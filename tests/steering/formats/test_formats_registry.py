@@ -283,7 +283,7 @@ def test_the_page_names_every_format_and_what_must_be_given() -> None:
 
 def test_the_page_s_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    example, _ = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(example, names)
     torch.testing.assert_close(names["again"].scaled(), 0.35 * names["french"].scaled())

@@ -24,6 +24,7 @@ from lrt.mapping import (
     save_map,
     save_pair_maps,
 )
+from lrt.mapping.artifact import MAP
 from lrt.steering.model_card import PAGE_FILE, map_page
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, load_tensors, save_tensors
@@ -67,12 +68,17 @@ def save_fitted(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, written = folder / SUMS_FILE, None
+    if path.exists():  # the card that describes them goes first
+        (folder / MAP.card_file).unlink(missing_ok=True)
     if folds:
         numbered = {f"{n}.{name}": t for n, fold in enumerate(folds) for name, t in fold.tensors().items()}
         written = {"file": SUMS_FILE, "folds": len(folds), "bytes": sums_bytes(folds)}
         written["digest"] = save_tensors(path, numbered)
     card = {**card, "sums": written}
-    write_durably(folder / PAGE_FILE, map_page(card, folder.name).encode())
+    write_durably(
+        folder / PAGE_FILE,
+        map_page(card, folder.name if folder.is_absolute() else folder.as_posix()).encode(),
+    )
     # last: a folder with its card is whole
     if isinstance(maps, AffineMap):
         save_map(folder, maps, card)

@@ -207,11 +207,12 @@ def _tensors(path: Path) -> Inspection:
 def _store(folder: Path) -> Inspection:
     manifest = ActivationStore.open(folder).manifest
     size = sum(shard.bytes for shard in manifest.shards)
-    facts = {
+    facts: dict[str, str] = {
         "tokens": f"{sum(shard.rows for shard in manifest.shards):,} in {len(manifest.shards)} shards",
         "size": f"{size / 1e9:.3g} GB",
-        **{side: _states(getattr(manifest.plan, side)) for side in SIDES},
     }
+    for side in SIDES:
+        facts[side] = _states(getattr(manifest.plan, side))
     return Inspection("store of hidden states", facts)
 
 

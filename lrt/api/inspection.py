@@ -65,7 +65,8 @@ def inspect(path: str | PathLike[str]) -> Inspection:
     for card, describe in _DESCRIBED.items():
         if (path / card).is_file():
             try:
-                CHECKS.get(card, lambda _: None)(path)
+                if card in CHECKS:
+                    CHECKS[card](path)
                 return describe(path)
             except (*DAMAGE, UserError) as error:
                 return Inspection(CARDS[card], intact="no", fault=str(error))
@@ -99,12 +100,9 @@ CHECKS: dict[str, Callable[[Path], object]] = {
 def _map(folder: Path) -> Inspection:
     mapping = read_map(folder)
     card = mapping.card
-    facts = {
-        side: f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
-        for side in SIDES
-    }
-    if "pair" in card:
-        facts = {"pair": card["pair"], **facts}
+    facts: dict[str, str] = {"pair": card["pair"]} if "pair" in card else {}
+    for side in SIDES:
+        facts[side] = f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
     corpus = card["corpus"]
     facts["fitted"] = repr(mapping)
     facts["rows"] = f"{card['rows']['train']:,}, means of {corpus['pool']} tokens"
@@ -165,12 +163,12 @@ def _vector_file(path: Path) -> Inspection:
         try:
             return _vectors(form.read(path, model=UNSAID), name, NO_CHECKSUM)
         except UserError as error:
-            faults.append((name, error))
+            faults.append((name, str(error)))
     if path.suffix in SUFFIXES:
         return _tensors(path)
     if faults:
-        name, error = faults[0]
-        return Inspection(f"{name} file", intact="no", fault=str(error))
+        name, fault = faults[0]
+        return Inspection(f"{name} file", intact="no", fault=fault)
     raise InvalidValue(
         f"{path} is not a file that is known here; vectors end in "
         f".gguf, .json or {', '.join(SUFFIXES)}, reports in results.json"
@@ -209,11 +207,12 @@ def _tensors(path: Path) -> Inspection:
 def _store(folder: Path) -> Inspection:
     manifest = ActivationStore.open(folder).manifest
     size = sum(shard.bytes for shard in manifest.shards)
-    facts = {
+    facts: dict[str, str] = {
         "tokens": f"{sum(shard.rows for shard in manifest.shards):,} in {len(manifest.shards)} shards",
         "size": f"{size / 1e9:.3g} GB",
-        **{side: _states(getattr(manifest.plan, side)) for side in SIDES},
     }
+    for side in SIDES:
+        facts[side] = _states(getattr(manifest.plan, side))
     return Inspection("store of hidden states", facts)
 
 

@@ -58,7 +58,7 @@ def hydra_command(name: str, help: str) -> None:
     app.command(name, context_settings=PASS_ON, rich_help_panel="Configured by Hydra")(run)
 
 
-for name, function in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "fit": fit,
     "extract": extract,
@@ -69,7 +69,8 @@ for name, function in {
     "export": export,
     "push": push,
     "pull": pull,
-}.items():
+}
+for name, function in COMMANDS.items():
     app.command(name)(function)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")
 hydra_command(

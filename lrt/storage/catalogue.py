@@ -28,6 +28,8 @@ CARDS = {
 """What a folder with this file is."""
 LATEST = "latest"
 """Under the artifacts: the newest run's, by readable names. They are listed where they are made."""
+LATEST_MARK = "run.txt"
+"""In that folder: which run it is of. A folder without it is somebody else's."""
 _LARGEST = 2**26  # bytes of a card that is read for a name
 
 
@@ -98,7 +100,7 @@ def _cards(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith(".")
             and not (here / name).is_symlink()
-            and not (name == LATEST and here.name == "artifacts")
+            and not (name == LATEST and (here / name / LATEST_MARK).is_file())
             and name not in ("node_modules", "site-packages")
         ]
         yield from (here / name for name in CARDS if name in files)

@@ -163,6 +163,7 @@ class MapFit:
             solved = {"note": note, "ridge_weight": None}
             fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
             return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
+        card["excluded"] = self.data.shared.card()  # the same documents, by the behaviours of today
         prompts = self.vectors.digests
         if card["prompts"] == prompts:
             return card

@@ -96,7 +96,11 @@ class OnTheFlyRows:
         )
 
     def _counts(self) -> dict[str, Any]:
-        own, documents, selection = _read_counts(self._counts_file), self._selection.documents, self._selection
+        own, documents, selection = (
+            _read_counts(self._counts_file),
+            self._selection.documents,
+            self._selection,
+        )
         if documents is None or not documents.left_out:
             return own
         every, some = (

@@ -130,7 +130,8 @@ class MapFit:
         shared = self.data.shared
         if self.given is None:
             return dict.fromkeys(shared.by_behaviour, 0)
-        return shared.seen_by(self.open()[1].get("excluded"))
+        card = self.open()[1]
+        return shared.seen_by(card.get("excluded"), card["corpus"].get("parts", ()))
 
     @cached_property
     def affine(self) -> AffineMap:

@@ -27,10 +27,10 @@ reproduce-real: $(READY) ## the real pair: PAIR=NAME MODELS=folder of models DAT
 	LRT_DATA=$(DATA) $(PY) train.py experiment=real pair=$(PAIR) pair.models=$(MODELS) evaluate=true
 
 test: $(READY) ## the tests, offline
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow and not real and not packages"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real and not packages"
 
 test-all: $(READY) ## all tests, the slow ones too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not real and not packages"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real and not packages"
 
 test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS and LRT_DATA (as MODELS and DATA above)
 	$(PY) -m pytest -m real

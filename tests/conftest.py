@@ -24,6 +24,27 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# what takes longest starts first, so that no worker is left with it when the other has ended
+LONGEST = (
+    "test_cli_bad_input.py",
+    "test_readme.py",
+    "test_cli_train.py",
+    "test_pipeline_commands.py",
+    "test_pipeline_maps.py",
+    "test_config_shipped.py",
+    "test_storage_checkpoints.py",
+    "test_package.py",
+    "test_mapping_module.py",
+    "test_cli_record.py",
+    "test_cli_atlas.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """The order in which `make test` hands the files to its workers."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session")
 def family_tokenizer() -> PreTrainedTokenizerBase:

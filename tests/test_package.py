@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lrt.lab.grammar import pages
+from lrt.lab.lexicon import REFUSAL_OPENINGS
 from lrt.lab.shipped import folder_of
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +137,42 @@ def test_evaluate_and_atlas_run_far_from_the_clone(run: Runs, tmp_path: Path) ->
     run("atlas", *MICRO, *LITTLE, "atlas.source=1", "atlas.target=2")
     assert (tmp_path / "report" / "atlas.html").is_file()
     run("verify", "artifacts")
+
+
+@pytest.mark.slow
+def test_the_quick_start_of_the_readme_runs_in_an_empty_folder(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Word for word, after `pip install`, by a shell that finds the installed `lrt`."""
+    page = (ROOT / "README.md").read_text().partition("## Results")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith("make ")]
+    assert lines[0] == "pip install ."
+    assert [line.split()[1] for line in lines if line.startswith("lrt ")] == [
+        "demo",
+        "fit",
+        "extract",
+        "transfer",
+        "steer",
+    ]
+    program = tmp_path / "bin" / "lrt"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom lrt.cli.app import app\napp(prog_name='lrt')\n")
+    program.chmod(0o755)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("COLUMNS", "200")
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(lines[1:])], cwd=empty, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    steered = done.stdout.splitlines()[-2]
+    unsteered, changed = (cell.strip() for cell in steered.strip("│").split("│"))
+    assert changed.startswith(REFUSAL_OPENINGS)
+    assert not unsteered.startswith(REFUSAL_OPENINGS)
+    assert "warning:" not in done.stdout
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ OTHER_SECTIONS = {"atlas": AtlasSettings, "record": RecordSettings, "lab": Famil
 ANY = "any"  # stands for what is filled in: `layers.{side}`
 # a dotted name of lower-case words that is no attribute of something and no file
 NAMED = re.compile(r"(?<![\w.`/-])[a-z_]+(?:\.[a-z_]+)+(?![\w(])")
-FILES = (".json", ".safetensors", ".npz", ".yaml", ".py")
-# modules, Hydra, a chat template, llama.cpp
-OTHERS = ("lrt.", "hydra.", "oc.", "message.", "llama.", "model.layers", "transformer.")
+FILES = (".json", ".safetensors", ".npz", ".yaml", ".py", ".txt", ".gguf")
+# modules, Hydra, a chat template, llama.cpp, an example of the library
+OTHERS = ("lrt.", "hydra.", "oc.", "message.", "llama.", "model.layers", "transformer.", "result.")
 
 
 def literals(file: Path) -> Iterator[tuple[int, str]]:

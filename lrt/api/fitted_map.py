@@ -43,12 +43,14 @@ class FittedMap:
     folds         Moments of disjoint groups of training documents, on the CPU. Empty for a map that was saved
                   without them: it transfers without a forecast of noise.
     card          Where it comes from, as plain data: models, layers, corpus, rows, metrics.
+    bias          Whether it was fitted with one.
     """
 
     mapping: Mapping
     ridge_weight: float
     folds: tuple[Moments, ...]
     card: Named[str, Any]
+    bias: bool = True
 
     def __repr__(self) -> str:
         rows = f"{self.card['rows']['train']:,} rows"
@@ -121,7 +123,7 @@ class FittedMap:
                 transferred.direction if stored else None,
                 direction=torch.cat([each.direction for each in vectors]),
                 columns=target.columns(layer) if len(target.layers) > 1 else None,
-                bias=self.card.get("map", {}).get("bias", True),
+                bias=self.bias,
             ),
         )
 
@@ -185,4 +187,6 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
         norms,
         card["fingerprint"],
     )
-    return FittedMap(mapping, float(card["metrics"]["ridge_weight"]), folds, card)
+    weight = float(card["metrics"]["ridge_weight"])
+    _ = float(card["metrics"]["fvu"]), int(card["rows"]["train"])  # which it prints
+    return FittedMap(mapping, weight, folds, card, bias=bool(card.get("map", {"bias": True})["bias"]))

@@ -102,7 +102,7 @@ def fit_map(
               layers is fitted from the same pass, and a `MapGrid` is returned.
               "auto" stands for up to five blocks from a quarter to three quarters of the depth, since no text
               says which layer is best for a vector. `MapGrid.transfer` then reads the vector's own layer, and
-              chooses the target layer by the vector's forecast.
+              chooses the target layer by depth and by the vector's forecast.
     pool      Neighbouring tokens of a document whose mean is one row of the fit.
     tokens    Training tokens; None takes all there are. Both held-out parts get an eighth of it at most.
     context   Tokens of a sequence that the models run over.

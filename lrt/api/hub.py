@@ -36,6 +36,7 @@ from lrt.api.map_grid import MapGrid
 from lrt.api.origin import write_origin
 from lrt.corpora.hub_revisions import TIMEOUT, is_commit
 from lrt.errors import InvalidValue, UserError
+from lrt.mapping import MapForeign
 from lrt.mapping.artifact import MAP
 from lrt.steering import SteeringVector
 from lrt.steering.map_folder import SUMS_FILE
@@ -48,7 +49,8 @@ from lrt.storage.sealed import opened
 log = logging.getLogger(__name__)
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
-_REFERENCE = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>[\w.+/-]+))?")
+_REVISION = r"[\w.+/-]+"
+_REFERENCE = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_REVISION}))?")
 _OTHERS_ALLOWED = re.compile(r"\.gitattributes|README\.md|LICEN[CS]E.*")
 LARGEST_CARD = 2**24  # bytes
 LARGEST_HEADER = 2**20  # bytes of a safetensors file beside its tensors
@@ -69,13 +71,13 @@ class Kind:
 
     artifact   Its weights and its card.
     others     Files that it may have beside them.
-    check      Reads a folder wholly, and returns the function that writes its model card: of the address, and
-               the licence if one is given. Raises UserError for a folder that is not whole.
+    page       Reads and checks a folder, and writes its model card. Takes the folder, its address on the hub,
+               and the licence if there is one. Raises UserError for a folder that is not whole.
     """
 
     artifact: ArtifactKind
     others: tuple[str, ...]
-    check: Callable[[Path], Callable[[str, str | None], str]]
+    page: Callable[[Path, str, str | None], str]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -83,17 +85,19 @@ class Kind:
         return (*self.others, self.artifact.weights_file, self.artifact.card_file)
 
 
-def _checked_map(folder: Path) -> Callable[[str, str | None], str]:
+def _page_of_map(folder: Path, address: str, licence: str | None) -> str:
     card = read_map(folder).card
-    return lambda address, licence: map_page(card, address, licence)
+    try:
+        return map_page(card, address, licence)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MapForeign(f"the card of {folder} lacks what a model card needs: {error}") from error
 
 
-def _checked_vector(folder: Path) -> Callable[[str, str | None], str]:
-    vector = SteeringVector.load(folder)
-    return lambda address, licence: vector_page(vector, address, licence)
+def _page_of_vector(folder: Path, address: str, licence: str | None) -> str:
+    return vector_page(SteeringVector.load(folder), address, licence)
 
 
-KINDS = (Kind(MAP, (SUMS_FILE,), _checked_map), Kind(VECTOR, (), _checked_vector))
+KINDS = (Kind(MAP, (SUMS_FILE,), _page_of_map), Kind(VECTOR, (), _page_of_vector))
 
 
 def push(
@@ -117,15 +121,17 @@ def push(
     Raises InvalidValue for an argument that cannot be used, HubError where the hub refuses or cannot be
     reached, and the errors of `load_map` and `SteeringVector.load` for a damaged folder.
     """
-    reference = _REFERENCE.fullmatch(repository)
-    if reference is None or reference["revision"]:
-        hint = f"; name the branch by revision={reference['revision']!r}" if reference else ""
-        raise InvalidValue(f"repository={repository!r}; it must be org/name, as the hub writes it{hint}")
-    if is_commit(revision):
-        raise InvalidValue(f"revision={revision!r} is a commit, which cannot change; it must be a branch")
+    if not is_reference(repository) or "@" in repository:
+        raise InvalidValue(
+            f"repository={repository!r}; it must be org/name, as the hub writes it, and `revision` the branch"
+        )
+    if revision is not None and (is_commit(revision) or not re.fullmatch(_REVISION, revision)):
+        raise InvalidValue(f"revision={revision!r}; it must be the name of a branch, which a push moves")
+    if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
+        raise InvalidValue(f"licence={licence!r}; it must be the hub's identifier, such as apache-2.0")
     with _folder_of(artifact) as folder:
         kind = _kind_of(folder)
-        page = kind.check(folder)(repository, licence)
+        page = kind.page(folder, repository, licence)
         present = {name for name in kind.files if (folder / name).is_file()}
         api = HfApi()
         with _explained(f"push to {repository}"):
@@ -168,6 +174,13 @@ def pull(reference: str, folder: str | PathLike[str] | None = None) -> Path:
     or vector, cannot be reached, or has files that are damaged or altered.
     """
     pulled = fetch(reference)
+    try:
+        pulled.kind.page(pulled.folder, pulled.repository, None)
+    except UserError as error:
+        raise HubError(
+            f"{reference} cannot be used: {error}. If the repository is whole, delete {pulled.folder} and "
+            "pull again"
+        ) from error
     if folder is None:
         return pulled.folder
     folder = Path(folder)
@@ -194,7 +207,7 @@ def pull(reference: str, folder: str | PathLike[str] | None = None) -> Path:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A map or vector in the hub's cache, checked.
+    """A map or vector in the hub's cache, whose digests nobody has compared yet.
 
     commit  The one that the revision was when it was fetched.
     """
@@ -211,7 +224,7 @@ def is_reference(name: object) -> bool:
 
 
 def fetch(reference: str) -> Pulled:
-    """As `pull` without a folder."""
+    """As `pull` without a folder, for a caller that reads the files, and so checks them, at once."""
     named = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
     if named is None:
         raise InvalidValue(f"reference={reference!r}; it must be org/name or org/name@revision")
@@ -227,13 +240,6 @@ def fetch(reference: str) -> Pulled:
             raise HubError(f"cannot {action}: {_no_repository(repository)}")
         snapshot = _download(api, info, repository, revision, action)
     kind = _kind_of(snapshot)
-    try:
-        kind.check(snapshot)
-    except UserError as error:
-        raise HubError(
-            f"{reference} cannot be used: {error}. If the repository is whole, delete {snapshot} and pull "
-            "again"
-        ) from error
     log.info("Pulled %s of %s at commit %s", kind.artifact.name, repository, snapshot.name)
     return Pulled(kind, snapshot, repository, snapshot.name)
 
@@ -316,8 +322,11 @@ def _download(api: HfApi, info: ModelInfo, repository: str, revision: str | None
         )
     (kind,) = kinds
     card_file, weights_file = kind.artifact.card_file, kind.artifact.weights_file
-    if sizes[card_file] > LARGEST_CARD:
-        raise HubError(f"cannot {action}: {card_file} has {sizes[card_file]:,} bytes, so it is no card")
+    for name in (card_file, PAGE_FILE):
+        if sizes.get(name, 0) > LARGEST_CARD:
+            raise HubError(
+                f"cannot {action}: {name} has {sizes[name]:,} bytes; at most {LARGEST_CARD:,} allowed"
+            )
     with _explained(action):
         card = Path(api.hf_hub_download(repository, card_file, revision=info.sha))
     stated = _stated_sizes(card, kind)
@@ -389,6 +398,8 @@ def _explained(action: str) -> Iterator[None]:
         raise HubError(f"cannot {action}: the repository has no such branch, tag or commit") from error
     except HfHubHTTPError as error:
         raise _of_status(action, error) from error
+    except ValueError as error:  # what the hub says of the model card
+        raise HubError(f"cannot {action}: the hub refuses: {error}") from error
     except OfflineModeIsEnabled as error:
         raise HubUnreachable(
             f"cannot {action}: offline mode is on. Unset HF_HUB_OFFLINE to reach the hub"

@@ -10,9 +10,12 @@ from typing import Any
 
 from lrt.activations import ActivationStore, StoreError
 from lrt.activations.plan import ModelStates
+from lrt.api.map_folder import read_map
+from lrt.api.origin import origin_of
 from lrt.errors import InvalidValue, UserError
 from lrt.features import SaeError, load_autoencoder
-from lrt.mapping import AffineMap, MapError
+from lrt.mapping import MapError
+from lrt.mapping.artifact import MAP
 from lrt.models.sides import SIDES
 from lrt.steering import SteeringVector, VectorUnreadable
 from lrt.steering.formats import FORMATS
@@ -62,7 +65,8 @@ def inspect(path: str | PathLike[str]) -> Inspection:
     for card, describe in _DESCRIBED.items():
         if (path / card).is_file():
             try:
-                CHECKS.get(card, lambda _: None)(path)
+                if card in CHECKS:
+                    CHECKS[card](path)
                 return describe(path)
             except (*DAMAGE, UserError) as error:
                 return Inspection(CARDS[card], intact="no", fault=str(error))
@@ -94,20 +98,14 @@ CHECKS: dict[str, Callable[[Path], object]] = {
 
 
 def _map(folder: Path) -> Inspection:
-    maps, _, card = load_fitted(folder)
-    pairs = [maps] if isinstance(maps, AffineMap) else [*maps.values()]
-    facts = {
-        side: f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
-        for side in SIDES
-    }
-    if "pair" in card:
-        facts = {"pair": card["pair"], **facts}
+    mapping = read_map(folder)
+    card = mapping.card
+    facts: dict[str, str] = {"pair": card["pair"]} if "pair" in card else {}
+    for side in SIDES:
+        facts[side] = f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
     corpus = card["corpus"]
-    facts["shape"] = f"{pairs[0].d_source} -> {pairs[0].d_target}, {len(pairs)} pairs of layers"
+    facts["fitted"] = repr(mapping)
     facts["rows"] = f"{card['rows']['train']:,}, means of {corpus['pool']} tokens"
-    fvu = [card["metrics"]["fvu"]] if "metrics" in card else [pair["fvu"] for pair in card["pairs"]]
-    facts["FVU"] = " to ".join(f"{each:.3g}" for each in sorted({min(fvu), max(fvu)}))
-    facts["FVU"] += " on held-out documents"
     if parts := corpus.get("parts"):
         facts["corpus parts"] = ", ".join(parts)
     facts["corpus"] = corpus["digest"][:12]
@@ -116,6 +114,8 @@ def _map(folder: Path) -> Inspection:
     if "sums" in card:
         sums = card["sums"]
         facts["forecast"] = f"sums of {sums['bytes'] / 1e6:.3g} MB" if sums else "none: saved without sums"
+    if origin := origin_of(folder, MAP.card_file):
+        facts["pulled from"] = origin
     facts["fingerprint"] = card["fingerprint"]
     return Inspection("map", facts)
 
@@ -163,12 +163,12 @@ def _vector_file(path: Path) -> Inspection:
         try:
             return _vectors(form.read(path, model=UNSAID), name, NO_CHECKSUM)
         except UserError as error:
-            faults.append((name, error))
+            faults.append((name, str(error)))
     if path.suffix in SUFFIXES:
         return _tensors(path)
     if faults:
-        name, error = faults[0]
-        return Inspection(f"{name} file", intact="no", fault=str(error))
+        name, fault = faults[0]
+        return Inspection(f"{name} file", intact="no", fault=fault)
     raise InvalidValue(
         f"{path} is not a file that is known here; vectors end in "
         f".gguf, .json or {', '.join(SUFFIXES)}, reports in results.json"
@@ -207,11 +207,12 @@ def _tensors(path: Path) -> Inspection:
 def _store(folder: Path) -> Inspection:
     manifest = ActivationStore.open(folder).manifest
     size = sum(shard.bytes for shard in manifest.shards)
-    facts = {
+    facts: dict[str, str] = {
         "tokens": f"{sum(shard.rows for shard in manifest.shards):,} in {len(manifest.shards)} shards",
         "size": f"{size / 1e9:.3g} GB",
-        **{side: _states(getattr(manifest.plan, side)) for side in SIDES},
     }
+    for side in SIDES:
+        facts[side] = _states(getattr(manifest.plan, side))
     return Inspection("store of hidden states", facts)
 
 

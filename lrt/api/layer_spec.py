@@ -30,20 +30,24 @@ def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...
     Raises InvalidValue for a layer that the model does not have or that is named twice, and for what names no
     layers.
     """
-    every = re.fullmatch(r"every ([1-9]\d*)", layers) if isinstance(layers, str) else None
-    if layers == "auto":
-        return tuple(sorted({lm.resolve_layer(depth, setting) for depth in AUTO_DEPTHS}))
-    if layers == "all":
-        return tuple(range(lm.depth))
-    if every is not None:
-        return tuple(range(0, lm.depth, int(every[1])))
-    if isinstance(layers, int | float):
-        return (lm.resolve_layer(layers, setting),)
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise InvalidValue(
-            f"{setting}={layers!r} names no layers: give a block (0 to {lm.depth - 1}), a relative depth in "
-            "[0, 1), a list of these, 'all', 'every 4' (block 0, 4, 8 and so on), or 'auto'"
-        )
+    match layers:
+        case int() | float():
+            return (lm.resolve_layer(layers, setting),)
+        case "auto":
+            return tuple(sorted({lm.resolve_layer(depth, setting) for depth in AUTO_DEPTHS}))
+        case "all":
+            return tuple(range(lm.depth))
+        case str() if every := re.fullmatch(r"every ([1-9]\d*)", layers):
+            return tuple(range(0, lm.depth, int(every[1])))
+        case Sequence() if layers and not isinstance(layers, str):
+            return _each_once(lm, layers, setting)
+    raise InvalidValue(
+        f"{setting}={layers!r} names no layers: give a block (0 to {lm.depth - 1}), a relative depth in "
+        "[0, 1), a list of these, 'all', 'every 4' (block 0, 4, 8 and so on), or 'auto'"
+    )
+
+
+def _each_once(lm: LanguageModel, layers: Sequence[int | float], setting: str) -> tuple[int, ...]:
     blocks = [lm.resolve_layer(layer, f"{setting}[{number}]") for number, layer in enumerate(layers)]
     if twice := sorted({block for block in blocks if blocks.count(block) > 1}):
         raise InvalidValue(

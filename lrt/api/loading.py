@@ -87,6 +87,8 @@ def load_map(folder: str | PathLike[str]) -> FittedMap | MapGrid:
             raise MapMissing(
                 f"there is no folder {folder}, and the hub gives no such map: {error}"
             ) from error
+        if pulled.kind.artifact is not MAP:
+            raise MapMissing(f"{folder} on the hub is a {pulled.kind.artifact.name}, not a map")
         mapping = read_map(pulled.folder)
         origin = f"{pulled.repository}@{pulled.commit}"
     return replace(mapping, card={**mapping.card, "origin": origin}) if origin else mapping

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lrt.api.fitted_map import FittedMap, fitted_of
 from lrt.api.map_grid import MapGrid
-from lrt.mapping import AffineMap, MapForeign
-from lrt.steering.map_folder import load_fitted
+from lrt.mapping import MapForeign
+from lrt.steering.map_folder import SavedMap, load_fitted
 
 
 def read_map(folder: str | PathLike[str]) -> FittedMap | MapGrid:
@@ -18,9 +18,9 @@ def read_map(folder: str | PathLike[str]) -> FittedMap | MapGrid:
     or they are something else.
     """
     folder = Path(folder)
-    maps, folds, card = load_fitted(folder)
+    saved = load_fitted(folder)
     try:
-        return fitted_of(maps, folds, card) if isinstance(maps, AffineMap) else MapGrid(maps, folds, card)
+        return fitted_of(*saved) if isinstance(saved, SavedMap) else MapGrid(*saved)
     except (KeyError, TypeError, ValueError) as error:
         raise MapForeign(
             f"{folder} holds a map, but not one that `save` of a fitted map wrote: its card lacks what a "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping as Named
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -14,14 +14,14 @@ from lrt.api.fitted_map import FittedMap, Transferred, fitted_of
 from lrt.api.vector_forecast import Candidate
 from lrt.errors import InvalidValue
 from lrt.mapping import FactoredMap, GridMoments, Moments, PairFit, pair_of
+from lrt.models.sides import SIDES
 from lrt.steering import SteeringVector
 from lrt.steering.map_folder import save_fitted, sums_bytes
 from lrt.storage.fingerprint import fingerprint
 
-_BY_FVU = (
-    "the target layer was chosen by FVU alone, which favours early layers: load the map with its sums, or "
-    "give target_layer"
-)
+# A target layer whose signal to noise is below this share of the best one's is not chosen. Signal to noise
+# alone would choose late layers, where much can be predicted.
+LEAST_SHARE_OF_BEST = 0.25
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +33,8 @@ class MapGrid:
            source layer, the target's once for each target layer. Empty for maps saved without them.
     card   Where they come from, as plain data: models, layers, corpus, rows, and figures of every pair.
 
-    Raises KeyError, TypeError or ValueError for a card of other pairs.
+    Raises KeyError, TypeError or ValueError for a card of other pairs, and maps or sums of other layers or
+    widths than the card's.
     """
 
     maps: Named[tuple[int, int], FactoredMap]
@@ -45,7 +46,15 @@ class MapGrid:
         grid = [(s, t) for s in self.source_layers for t in self.target_layers]
         if not pairs == grid == [*self.maps]:
             raise ValueError("the maps, the card's layers and its pairs are not the same")
-        self._single(*grid[0], ())  # the rest of the card
+        widths = tuple(self.card["models"][side]["width"] for side in SIDES)
+        if any((each.d_source, each.d_target) != widths for each in self.maps.values()) or any(
+            (fold.source_layers, fold.target_layers, fold.d_source, fold.d_target)
+            != (self.source_layers, self.target_layers, *widths)
+            for fold in self.folds
+        ):
+            raise ValueError("the maps or the sums are of other layers or widths than the card's")
+        for target_layer, _ in zip(self.target_layers, self.card["residual_norms"], strict=True):
+            self._single(self.source_layers[0], target_layer, ())  # what else a transfer needs
 
     def __repr__(self) -> str:
         models, pairs = self.card["models"], self.pairs
@@ -93,7 +102,7 @@ class MapGrid:
             ("source", source_layer, self.source_layers),
             ("target", target_layer, self.target_layers),
         ):
-            if layer not in layers or isinstance(layer, bool):
+            if type(layer) is not int or layer not in layers:
                 raise InvalidValue(
                     f"{side}_layer={layer!r}: the maps are of {side} layers {_listed(layers)} of "
                     f"{self.card['models'][side]['name']}. Name one of these, or fit maps with that layer"
@@ -122,9 +131,10 @@ class MapGrid:
     ) -> Transferred:
         """The vector on the target model, by the map of its own layer, with its forecast.
 
-        target_layer  A target layer of the grid. `auto` takes that with the most signal to noise of
-                      `forecast.candidates`, then the least FVU, then the earliest. Which layer steers best is
-                      only known by steering.
+        target_layer  A target layer of the grid. `auto` takes the one nearest to the vector's relative depth,
+                      of those whose signal to noise is at least a quarter of the best one's. Of two that are
+                      as near, it takes that with more signal to noise, then less FVU, then the earlier. Which
+                      layer steers best is only known by steering.
 
         Raises InvalidValue for a vector of another model, of a layer that is not in the grid, of another
         width, and a zero one.
@@ -142,14 +152,12 @@ class MapGrid:
             return self.at(vector.layer, target_layer).transfer(vector)
         results = {t: self.at(vector.layer, t).transfer(vector) for t in self.target_layers}
         fvu = {pair.target: pair.fvu for pair in self.pairs if pair.source == vector.layer}
-        candidates = sorted(
-            (Candidate(t, fvu[t], each.forecast) for t, each in results.items()), key=_preference
+        depths = [self.card["models"][side]["depth"] for side in SIDES]
+        candidates = best_first(
+            [Candidate(t, fvu[t], each.forecast) for t, each in results.items()], vector.layer, *depths
         )
         best = results[candidates[0].target_layer]
-        warnings = best.forecast.warnings
-        if best.forecast.signal_to_noise is None and len(candidates) > 1:
-            warnings = (*warnings, _BY_FVU)
-        return replace(best, forecast=replace(best.forecast, candidates=tuple(candidates), warnings=warnings))
+        return replace(best, forecast=replace(best.forecast, candidates=candidates))
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
         """Write the maps, their card, their sums and a model card, replacing a map that is there.
@@ -161,9 +169,20 @@ class MapGrid:
         save_fitted(Path(folder), dict(self.maps), self.folds if sums else (), self.card)
 
 
-def _preference(candidate: Candidate) -> tuple[float, float, int]:
-    ratio = candidate.forecast.signal_to_noise
-    return math.inf if ratio is None else -ratio, candidate.fvu, candidate.target_layer
+def best_first(
+    candidates: Sequence[Candidate], source_layer: int, source_depth: int, target_depth: int
+) -> tuple[Candidate, ...]:
+    """By `MapGrid.transfer`'s rule; those with too little signal to noise come last."""
+    ratios = {each.target_layer: each.forecast.signal_to_noise or 0.0 for each in candidates}
+    least = LEAST_SHARE_OF_BEST * max(ratios.values())
+
+    def preference(candidate: Candidate) -> tuple[bool, int, float, float, int]:
+        layer = candidate.target_layer
+        # in whole numbers, so that two layers that are as near tie
+        apart = abs((2 * source_layer + 1) * target_depth - (2 * layer + 1) * source_depth)
+        return ratios[layer] < least, apart, -ratios[layer], candidate.fvu, layer
+
+    return tuple(sorted(candidates, key=preference))
 
 
 def _listed(layers: tuple[int, ...]) -> str:

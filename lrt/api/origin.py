@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from lrt.errors import InvalidValue
 from lrt.storage.sealed import read_sealed, write_sealed
 
 ORIGIN_FILE = "origin.json"
@@ -19,14 +20,17 @@ def write_origin(folder: Path, card_file: str, repository: str, commit: str) -> 
 def origin_of(folder: Path, card_file: str) -> str | None:
     """`org/name@commit` of a pulled folder; None for any other, and where another artifact was saved since.
 
-    Raises ValueError for a note that was altered.
+    Raises InvalidValue for a note that was altered.
     """
-    if not (folder / ORIGIN_FILE).is_file():
+    path = folder / ORIGIN_FILE
+    if not path.is_file():
         return None
-    note = read_sealed(folder / ORIGIN_FILE)
-    if note.get("card_sha256") != _digest(folder / card_file):
-        return None
-    return f"{note['repository']}@{note['commit']}"
+    try:
+        note = read_sealed(path)
+        origin = f"{note['repository']}@{note['commit']}"
+    except (ValueError, KeyError) as error:
+        raise InvalidValue(f"{path} is damaged or not of this program ({error}); delete it") from error
+    return origin if note.get("card_sha256") == _digest(folder / card_file) else None
 
 
 def _digest(path: Path) -> str:

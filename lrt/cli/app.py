@@ -16,6 +16,7 @@ from lrt.cli.demo import demo
 from lrt.cli.export import export
 from lrt.cli.extract import extract
 from lrt.cli.fit import fit
+from lrt.cli.hub import pull, push
 from lrt.cli.inspect_path import inspect
 from lrt.cli.list_artifacts import list_artifacts
 from lrt.cli.steer import steer
@@ -57,7 +58,7 @@ def hydra_command(name: str, help: str) -> None:
     app.command(name, context_settings=PASS_ON, rich_help_panel="Configured by Hydra")(run)
 
 
-for name, function in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "fit": fit,
     "extract": extract,
@@ -66,7 +67,10 @@ for name, function in {
     "inspect": inspect,
     "list": list_artifacts,
     "export": export,
-}.items():
+    "push": push,
+    "pull": pull,
+}
+for name, function in COMMANDS.items():
     app.command(name)(function)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")
 hydra_command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lrt.cli.vector_files import ENDINGS, FormatName, From, Read, Vector, Write, read_vectors, write
+from lrt.cli.vector_files import ENDINGS, FormatName, From, Read, Vector, Write, of_layer, read_vectors, write
 from lrt.storage.catalogue import slug
 
 
@@ -36,9 +36,7 @@ def export(
     from lrt.errors import InvalidValue
 
     console = open_terminal()
-    vectors = [each for each in read_vectors(vector, from_, read_facts) if layer in (None, each.layer)]
-    if not vectors:
-        raise InvalidValue(f"{vector} has no vector of --layer {layer}")
+    vectors = of_layer(vector, read_vectors(vector, from_, read_facts), layer)
     file = out or Path(slug(vectors[0].behaviour or Path(vector).stem) + ENDINGS[to])
     if out is None and file.exists():
         raise InvalidValue(f"{file} exists; name another file with -o, or the same to replace it")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lrt.cli.model_options import Device, Dtype, Model, load_model
-from lrt.cli.vector_files import parse_layer
+from lrt.cli.vector_files import parse_layers
 from lrt.errors import InvalidValue
 
 
@@ -25,7 +25,11 @@ def fit(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the map.")],
     layers: Annotated[
-        str, typer.Option(help="Layer of the source and of the target: blocks (12,14) or depths.")
+        str,
+        typer.Option(
+            help="Of the source and of the target: blocks (12,14) or depths (0.5,0.5). With auto, all, "
+            "'every 4' or several (8+12,14) a map of every pair of them, for vectors of any of the layers."
+        ),
     ] = "0.5,0.5",
     tokens: Annotated[
         int | None, typer.Option(help="Training tokens; all there are by default. Data sets need it.")
@@ -48,13 +52,13 @@ def fit(
     \b
     Examples:
       lrt fit SMALL LARGE --text texts.txt -o map
-      lrt fit SMALL LARGE --text org/name --tokens 2000000 --layers 12,14 -o map
+      lrt fit SMALL LARGE --text org/name --tokens 2000000 --layers auto,auto -o map
       lrt fit SMALL LARGE --text chats.jsonl --field prompt -o map
     """
     pair = layers.split(",")
     if len(pair) != 2:
         raise InvalidValue(f"--layers {layers}: it must be two layers, SOURCE,TARGET, such as 12,14")
-    chosen = (parse_layer(pair[0], "--layers"), parse_layer(pair[1], "--layers"))
+    chosen = (parse_layers(pair[0], "--layers"), parse_layers(pair[1], "--layers"))
 
     from rich.progress import Progress
 

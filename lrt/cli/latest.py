@@ -11,13 +11,11 @@ from pathlib import Path
 from lrt.evaluation import Behaviour
 from lrt.pipeline.maps import Maps
 from lrt.pipeline.states import RecordedStates, States
-from lrt.storage.catalogue import LATEST, slug
+from lrt.storage.catalogue import LATEST, LATEST_MARK, slug
 from lrt.storage.durable import remove
 
 log = logging.getLogger(__name__)
 
-MARK = "run.txt"
-"""In the folder: which run it is of. A folder without it is somebody else's."""
 MOST_COPIED = 2**30  # bytes
 
 
@@ -40,13 +38,13 @@ def point_latest(artifacts: Path, paths: Mapping[str, Path]) -> Path | None:
     None, with a warning, where there is a folder of somebody else's or it cannot be written.
     """
     folder, new = artifacts / LATEST, artifacts / f".{LATEST}-{os.getpid()}"
-    if folder.is_symlink() or (folder.exists() and not (folder / MARK).is_file()):
+    if folder.is_symlink() or (folder.exists() and not (folder / LATEST_MARK).is_file()):
         log.warning("%s was not made by a run, so it is left as it is; rename it", folder)
         return None
     try:
         remove(new)
         new.mkdir(parents=True)
-        (new / MARK).write_text(f"{paths['run']}\n" if "run" in paths else "\n")
+        (new / LATEST_MARK).write_text(f"{paths['run']}\n" if "run" in paths else "\n")
         for name, path in paths.items():
             if path.exists():
                 place = new / name

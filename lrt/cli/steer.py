@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrt.cli.model_options import Device, Dtype, Model, load_model
-from lrt.cli.vector_files import From, Read, Vector, read_vectors
+from lrt.cli.vector_files import From, Read, Vector, of_layer, read_vectors
 from lrt.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def steer(
     from lrt.cli.terminal import open_terminal
 
     console = open_terminal()
-    vectors = [each for each in read_vectors(vector, from_, read_facts) if layer in (None, each.layer)]
-    if not vectors:
-        raise InvalidValue(f"{vector} has no vector of --layer {layer}")
+    vectors = of_layer(vector, read_vectors(vector, from_, read_facts), layer)
     lm = load_model(model, dtype, device)
     for each in vectors:
         console.print(repr(each), markup=False)

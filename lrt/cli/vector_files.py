@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from lrt.errors import InvalidValue
 from lrt.storage.catalogue import artifact_path
 
 if TYPE_CHECKING:
+    from lrt.api.layer_spec import Layers
     from lrt.steering import SteeringVector
 
 FormatName = Literal["lrt", "gguf", "steering-vectors", "lm-eval", "hotwire", "vllm-lens", "tensors"]
@@ -61,16 +63,13 @@ def read_vectors(name: str, form: FormatName | None, facts: Sequence[str] | None
     return read_vector(artifact_path(name, kind="vector"), form, **parsed("--read", facts))
 
 
-def one_vector(
-    name: str, form: FormatName | None, facts: Sequence[str] | None, layer: int | None
-) -> SteeringVector:
-    """The only vector of a file, or that of a layer. Raises InvalidValue that lists its layers."""
-    vectors = read_vectors(name, form, facts)
+def of_layer(name: str, vectors: Sequence[SteeringVector], layer: int | None) -> list[SteeringVector]:
+    """Those of a layer; all where none is named. Raises InvalidValue that lists their layers."""
     chosen = [each for each in vectors if layer in (None, each.layer)]
-    if len(chosen) != 1:
+    if not chosen:
         layers = ", ".join(str(each.layer) for each in vectors)
-        raise InvalidValue(f"{name} has vectors of the layers {layers}; choose one of them with --layer")
-    return chosen[0]
+        raise InvalidValue(f"{name} has no vector of layer {layer}; its layers are {layers}")
+    return chosen
 
 
 def write(
@@ -102,13 +101,18 @@ def parsed(option: str, facts: Sequence[str] | None) -> dict[str, Any]:
 
 def parse_layer(text: str, option: str) -> int | float:
     """A block, or a depth in [0, 1). Raises InvalidValue that names the option."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidValue(
-            f"{option} {text}: it must be a block from 0, such as 15, or a depth in [0, 1), such as 0.5"
-        ) from None
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    raise InvalidValue(
+        f"{option} {text}: it must be a block from 0, such as 15, or a depth in [0, 1), such as 0.5"
+    )
+
+
+def parse_layers(text: str, option: str) -> Layers:
+    """What `fit_map` takes for a side: a layer, several put together by `+`, `auto`, `all` or `every N`."""
+    text = text.strip()
+    if text in ("auto", "all") or text.startswith("every "):
+        return text
+    layers = [parse_layer(layer, option) for layer in text.split("+")]
+    return layers if len(layers) > 1 else layers[0]

@@ -27,10 +27,21 @@ class FactoredMap:
     bias: Tensor  # [d_target]
 
     def __post_init__(self) -> None:
-        if len(self.factors) not in (1, 2):
-            raise ValueError(f"a map has one factor or two, got {len(self.factors)}")
-        if self.factors[0].shape[-1] != self.factors[-1].shape[0] and len(self.factors) == 2:
-            raise ValueError(f"factors {[list(each.shape) for each in self.factors]} have no product")
+        shapes = [list(each.shape) for each in (*self.factors, self.bias)]
+        match shapes:
+            case [[a, _], [c]] if a == c:
+                return
+            case [[a, r], [q, _], [c]] if a == c and r == q:
+                return
+        raise ValueError(f"factors and bias of shapes {shapes} make no map")
+
+    @property
+    def d_source(self) -> int:
+        return self.factors[-1].shape[1]
+
+    @property
+    def d_target(self) -> int:
+        return self.factors[0].shape[0]
 
     @property
     def rank(self) -> int:

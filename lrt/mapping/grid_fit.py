@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,23 +49,20 @@ def fit_grid(
     validation: GridMoments,
     test: GridMoments,
     loss: float,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[int, int], tuple[FactoredMap, PairFit]]:
     """The stored map and its figures by source and target layer; solved where the sums lie.
 
     folds       Training rows, whose sums are merged pair by pair.
     validation  Choose the ridge weight, and with `test` the rank.
     loss        Most FVU that a low rank may add, on the validation rows and on the test rows.
-    progress    Called with the number of finished pairs and their total.
 
     Costs one eigendecomposition for each source layer, and for each pair one of the narrower width. Raises
     InvalidValue for sums without rows and rows that do not vary.
     """
-    sources, targets = validation.source_layers, validation.target_layers
     fitted: dict[tuple[int, int], tuple[FactoredMap, PairFit]] = {}
-    for source in sources:
+    for source in validation.source_layers:
         ridge: SharedRidge | None = None
-        for target in targets:
+        for target in validation.target_layers:
             train = merge_all(pair_of(folds, source, target))
             chosen, scored = validation.pair(source, target), test.pair(source, target)
             ridge = ridge or SharedRidge(train, chosen)
@@ -87,6 +84,4 @@ def fit_grid(
                 bytes=stored.nbytes,
             )
             fitted[source, target] = stored, figures
-            if progress is not None:
-                progress(len(fitted), len(sources) * len(targets))
     return fitted

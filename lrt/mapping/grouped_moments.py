@@ -40,7 +40,7 @@ class GroupedMoments(Generic[Rows]):
     def __init__(self, groups: Sequence[Sums[Rows]]) -> None:
         if not groups:
             raise ValueError("there must be at least one group")
-        self._groups = groups
+        self._groups: Sequence[Sums[Rows]] = groups
         self._least_rows = max(CHUNK_ROWS, ROWS_A_GROUP * len(groups))
         self._waiting: list[tuple[Rows, Rows, Tensor]] = []
 

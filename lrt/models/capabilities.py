@@ -26,6 +26,8 @@ LENGTH = 7
 """Tokens of a trial text."""
 STEPS = 2
 """Trial tokens that are decoded with a cache."""
+PADDING = "hides padding"
+"""The name of that question among a model's answers."""
 
 
 class RunnableModel(BlockModel, Protocol):
@@ -63,8 +65,7 @@ def check_family(lm: RunnableModel) -> None:
     text = trial_texts(lm, 1)
     wrong = f"{lm.spec.name} ({type(lm.model).__name__}) is not supported: "
     try:
-        alone = _states(lm, text)
-        longer = _states(lm, torch.cat([text, text[:, :3]], dim=1))
+        alone, longer = _alone_and_longer(lm, text)
     except (RuntimeError, IndexError, KeyError, TypeError, AttributeError, ValueError) as cause:
         if isinstance(cause, torch.OutOfMemoryError):
             raise
@@ -76,18 +77,26 @@ def check_family(lm: RunnableModel) -> None:
             f"{wrong}the state of a token depends on the tokens after it, so it is no causal language model. "
             "Choose a decoder (for an encoder's weights, one with is_decoder=true in its config)"
         )
-    lm.hides_padding  # noqa: B018  (found out now, before any hook is set)
+    # found out now, before any hook is set, and from the same passes
+    _kept(lm, PADDING, lambda: _hides_padding(lm, text, alone, longer))
 
 
 @torch.no_grad()
 def hides_padding(lm: RunnableModel) -> bool:
     """Whether a text has the same states padded on the left, under a mask, as alone without one."""
     text = trial_texts(lm, 1)
+    return _kept(lm, PADDING, lambda: _hides_padding(lm, text, *_alone_and_longer(lm, text)))
+
+
+def _alone_and_longer(lm: RunnableModel, text: Tensor) -> tuple[Tensor, Tensor]:
+    """States of a text, and of the text with more tokens after it."""
+    return _states(lm, text), _states(lm, torch.cat([text, text[:, :3]], dim=1))
+
+
+def _hides_padding(lm: RunnableModel, text: Tensor, alone: Tensor, longer: Tensor) -> bool:
     padded, mask = pad([[*text[0].flip(0)[:3].tolist(), *text[0].tolist()]])
     mask[:, :3] = 0
-    alone = _states(lm, text)
     # the rounding of this model in this dtype: in a causal one, tokens after a text change nothing else
-    longer = _states(lm, torch.cat([text, text[:, :3]], dim=1))
     noise = _worst_block(longer[:, :, :LENGTH], alone)
 
     def same() -> bool:

@@ -20,6 +20,7 @@ import torch
 
 from lrt.models.cache import file_digest
 from lrt.models.errors import ModelNotLoadable, check_complete
+from lrt.models.gguf_reader import one_reader
 from lrt.models.special_tokens import set_special_ends
 from lrt.storage.durable import sweep, write_folder_durably
 from lrt.storage.gguf_file import GgufContents, GgufDamaged, check_gguf
@@ -108,15 +109,19 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     more: dict[str, Any] = (
         {} if gguf_config is None else {"quantization_config": gguf_config(dequantize=True)}
     )
-    with _readable(path):
-        _check_size(
-            path, transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False), contents
-        )
+    with _readable(path), one_reader(path):
+        config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
+        _check_size(path, config, contents)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            **source, dtype=dtype, trust_remote_code=False, output_loading_info=True, **more
+            **source,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **more,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-        complete_tokenizer(tokenizer, path)
+        complete_tokenizer(tokenizer, contents, path.name)
     check_complete(str(path), model, report)
     needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     if needed > (free := shutil.disk_usage(folder).free):
@@ -132,26 +137,20 @@ def convert(path: Path, dtype: torch.dtype, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def complete_tokenizer(tokenizer: Any, path: Path) -> None:
+def complete_tokenizer(tokenizer: Any, contents: GgufContents, name: str) -> None:
     """Give a GGUF file's tokenizer what its key `tokenizer.ggml.pre` means, which transformers does not read.
 
     Source: `llama_vocab::impl::load` of llama.cpp.
     """
-    import gguf
-
-    fields = gguf.GGUFReader(path).fields
-
-    def text(key: str) -> str:
-        field = fields.get(f"tokenizer.ggml.{key}")
-        return "" if field is None else bytes(field.parts[field.data[0]]).decode()
-
-    flag = fields.get("tokenizer.ggml.add_bos_token")
+    settings = {
+        key: contents.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre", "add_bos_token")
+    }
     bos = None  # transformers follows the flag
-    if text("model") == "gpt2":
-        bos = True if flag is None and text("pre") in ADD_BOS else None
-        if text("pre") in IGNORE_MERGES:
+    if settings["model"] == "gpt2":
+        bos = True if settings["add_bos_token"] is None and settings["pre"] in ADD_BOS else None
+        if settings["pre"] in IGNORE_MERGES:
             tokenizer.backend_tokenizer.model.ignore_merges = True
-    set_special_ends(tokenizer, bos, path.name)
+    set_special_ends(tokenizer, bos, name)
 
 
 @contextmanager

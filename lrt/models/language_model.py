@@ -163,6 +163,22 @@ class LanguageModel:
         """
         return resolve_layer(layer, setting, self.depth, self.spec.name)
 
+    def readable_layers(self, layers: Sequence[int]) -> list[int]:
+        """The block indices of layers whose states are read.
+
+        Raises InvalidValue for a layer that the model does not have, and ValueError for no layers or one that
+        was not loaded.
+        """
+        if not layers:
+            raise ValueError("`layers` is empty; name at least one block to read")
+        indices = [self.resolve_layer(layer, "layers") for layer in layers]
+        if max(indices) >= len(self.blocks):
+            raise ValueError(
+                f"layer {max(indices)} of {self.spec.name} was not loaded: only the first {len(self.blocks)} "
+                f"of its {self.depth} blocks were"
+            )
+        return indices
+
     def run(
         self,
         tokens: Tensor,  # [b, t] long
@@ -228,16 +244,9 @@ class LanguageModel:
         meaningless. Raises InvalidValue for a layer that the model does not have, and ValueError for no
         layers, a layer that was not loaded or a bad mask.
         """
-        if not layers:
-            raise ValueError("`layers` is empty; name at least one block to read")
+        layers = self.readable_layers(layers)
         if attention_mask is not None:
             check_mask(attention_mask, tokens.shape)
-        layers = [self.resolve_layer(layer, "layers") for layer in layers]
-        if max(layers) >= len(self.blocks):
-            raise ValueError(
-                f"layer {max(layers)} of {self.spec.name} was not loaded: only the first {len(self.blocks)} "
-                f"of its {self.depth} blocks were"
-            )
         parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         for _, columns, part, mask in self.batches(tokens, attention_mask):
             with capture(self, layers) as states, stop_after(self, max(layers)):

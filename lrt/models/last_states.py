@@ -68,9 +68,10 @@ def last_states(
     batch_tokens  Of a batch, padding and shared beginnings included. A batch that memory does not hold is
                   halved.
 
-    Raises InvalidValue for a layer that the model does not have, and ValueError for a text without tokens.
+    Raises InvalidValue for a layer that the model does not have, and ValueError for no layers, one that was
+    not loaded, or a text without tokens.
     """
-    layers = [lm.resolve_layer(layer, "layers") for layer in layers]
+    layers = lm.readable_layers(layers)
     deepest = max(layers)
     states = torch.empty(len(texts), len(layers), lm.width)
 
@@ -94,14 +95,12 @@ def last_states(
     def visit(segments: Sequence[tuple[Segment, int]], above: _Above | None) -> None:
         before = 0 if above is None else above.mask.shape[1]
         for batch in _batches(segments, before, batch_tokens, mixed=lm.hides_padding):
-            columns = before + len(batch[-1][0].tokens)
-            for _ in run_in_batches(
-                lm,
-                len(batch),
-                row_bytes(lm, columns, new=1, logits=0),
-                lambda some, _rows, batch=batch: run(batch[some], above),
-                max_rows=len(batch),
-            ):
+            size = row_bytes(lm, before + len(batch[-1][0].tokens), new=1, logits=0)
+
+            def run_some(some: slice, _rows: int, batch: list[tuple[Segment, int]] = batch) -> None:
+                run(batch[some], above)
+
+            for _ in run_in_batches(lm, len(batch), size, run_some, max_rows=len(batch)):
                 pass
 
     visit([(segment, 0) for segment in _plan(lm, texts, deepest)], None)

@@ -16,28 +16,38 @@ class TokenizersDiffer(InvalidValue):
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 over everything that decides a text's token ids. The chat template is not part of it."""
-    content: dict[str, Any] = {
-        "vocabulary": sorted(tokenizer.get_vocab().items()),
-        "special": {key: str(value) for key, value in tokenizer.special_tokens_map.items()},
-    }
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        rules = json.loads(backend.to_str())
+    if backend is None:
+        return _digest({"vocabulary": sorted(tokenizer.get_vocab().items()), "special": special})
+    written = backend.to_str()
+    # both models of a pair mostly have the same, and a large vocabulary takes seconds to put in order
+    known = _digest({"written": written, "special": special})
+    if known not in _DIGESTS:
+        rules = json.loads(written)
         # These two change with every call that pads or truncates.
         rules.pop("padding", None)
         rules.pop("truncation", None)
-        content["rules"] = rules
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        _DIGESTS[known] = _digest({"vocabulary": vocabulary, "special": special, "rules": rules})
+    return _DIGESTS[known]
+
+
+_DIGESTS: dict[str, str] = {}  # by the digest of what a tokenizer writes, in its own order
+
+
+def _digest(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def splitting_rules(rules: Tokenizer) -> dict[str, Any]:
     """How a tokenizer normalises and splits text: by what it means, not by how its file writes it."""
-    parsed = json.loads(rules.to_str())
+    # the parts by themselves: the whole would write its vocabulary, too
+    parts = {"normalizer": rules.normalizer, "pre_tokenizer": rules.pre_tokenizer}
     return {
-        "normalizer": parsed["normalizer"],
-        "pre_tokenizer": parsed["pre_tokenizer"],
-        "ignore_merges": parsed["model"].get("ignore_merges", False),
+        **{name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()},
+        "ignore_merges": bool(getattr(rules.model, "ignore_merges", False)),
     }
 
 

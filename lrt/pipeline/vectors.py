@@ -30,7 +30,7 @@ def needed_contrasts(
       follows from the whole suite, so a null stays the same whichever behaviours are evaluated.
     - Of every behaviour of the suite that is `steered` besides, during training or by features, by name.
 
-    The others of a suite only keep their texts out of the corpus, and nothing reads their vectors.
+    Of the others only the texts count: documents that share them are excluded from the fit.
     """
     suite = tuple(suite)
     contrasts, steered = contrasts_of(suite), set(steered)

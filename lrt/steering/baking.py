@@ -108,7 +108,7 @@ def bake(
 
 _INSTEAD = (
     "Steer it by hooks (lrt.steer), or write the vector for a server that adds it: "
-    "write_vectors(vector, 'vector.gguf') for llama.cpp, or another format of docs/formats.md"
+    "write_vectors(vector, FILE) for llama.cpp, or another format of docs/formats.md"
 )
 
 

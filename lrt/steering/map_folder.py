@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,13 +24,28 @@ from lrt.mapping import (
     save_map,
     save_pair_maps,
 )
+from lrt.mapping.artifact import MAP
 from lrt.steering.model_card import PAGE_FILE, map_page
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, load_tensors, save_tensors
 
 SUMS_FILE = "sums.safetensors"
 
-Folds = tuple[Moments, ...] | tuple[GridMoments, ...]
+
+class SavedMap(NamedTuple):
+    """A map, the moments of its folds (none where they were not saved), and its card."""
+
+    map: AffineMap
+    folds: tuple[Moments, ...]
+    card: dict[str, Any]
+
+
+class SavedPairs(NamedTuple):
+    """The same of the maps of several pairs of layers."""
+
+    maps: PairMaps
+    folds: tuple[GridMoments, ...]
+    card: dict[str, Any]
 
 
 def sums_bytes(folds: Sequence[Moments | GridMoments]) -> int:
@@ -53,12 +68,17 @@ def save_fitted(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, written = folder / SUMS_FILE, None
+    if path.exists():  # the card that describes them goes first
+        (folder / MAP.card_file).unlink(missing_ok=True)
     if folds:
         numbered = {f"{n}.{name}": t for n, fold in enumerate(folds) for name, t in fold.tensors().items()}
         written = {"file": SUMS_FILE, "folds": len(folds), "bytes": sums_bytes(folds)}
         written["digest"] = save_tensors(path, numbered)
     card = {**card, "sums": written}
-    write_durably(folder / PAGE_FILE, map_page(card, folder.name).encode())
+    write_durably(
+        folder / PAGE_FILE,
+        map_page(card, folder.name if folder.is_absolute() else folder.as_posix()).encode(),
+    )
     # last: a folder with its card is whole
     if isinstance(maps, AffineMap):
         save_map(folder, maps, card)
@@ -68,8 +88,8 @@ def save_fitted(
         path.unlink(missing_ok=True)
 
 
-def load_fitted(folder: Path, fix_hint: str = "") -> tuple[AffineMap | PairMaps, Folds, dict[str, Any]]:
-    """What `save_fitted` wrote: the map or maps, the folds, the card. Checked against checksums and shapes.
+def load_fitted(folder: Path, fix_hint: str = "") -> SavedMap | SavedPairs:
+    """What `save_fitted` wrote, checked against its checksums and shapes.
 
     fix_hint  A sentence for error messages: how to make the map, such as a command line.
 
@@ -78,18 +98,10 @@ def load_fitted(folder: Path, fix_hint: str = "") -> tuple[AffineMap | PairMaps,
     maps, card = load_maps(folder, fix_hint)
     path = folder / SUMS_FILE
     try:
-        written = card.get("sums")
-        if written is None:
-            return maps, (), card
-        expected = _shapes(maps)
-        tensors = load_tensors(path, written["digest"])
-        folds = [_one_fold(tensors, number, expected) for number in range(written["folds"])]
+        folds = [] if card.get("sums") is None else _folds_in(path, card["sums"], _shapes(maps))
         if isinstance(maps, AffineMap):
-            return maps, tuple(map(Moments.from_tensors, folds)), card
-        grids = tuple(map(GridMoments.from_tensors, folds))
-        if any({(s, t) for s in g.source_layers for t in g.target_layers} != {*maps} for g in grids):
-            raise ValueError("they are of other layers")
-        return maps, grids, card
+            return SavedMap(maps, tuple(map(Moments.from_tensors, folds)), card)
+        return SavedPairs(maps, tuple(map(GridMoments.from_tensors, folds)), card)
     except (OSError, Altered, SafetensorError) as error:
         raise MapCorrupt(
             f"{path} cannot be used: {error}. {fix_hint or 'Copy the folder again, or fit the map again'}"
@@ -98,6 +110,13 @@ def load_fitted(folder: Path, fix_hint: str = "") -> tuple[AffineMap | PairMaps,
         raise MapForeign(
             f"{path} does not hold the sums of this map: {error}. {fix_hint}".rstrip()
         ) from error
+
+
+def _folds_in(
+    path: Path, written: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]
+) -> list[dict[str, Tensor]]:
+    tensors = load_tensors(path, written["digest"])
+    return [_one_fold(tensors, number, expected) for number in range(written["folds"])]
 
 
 def _one_fold(
@@ -119,8 +138,9 @@ def _one_fold(
 
 def _shapes(maps: AffineMap | PairMaps) -> dict[str, tuple[int, ...]]:
     """Shapes of the sums of one fold. Raises ValueError for maps of several widths."""
+    source: tuple[int, ...] = ()
+    target: tuple[int, ...] = ()
     if isinstance(maps, AffineMap):
-        source, target = (), ()
         widths = {(maps.d_source, maps.d_target)}
     else:
         source, target = ((len({pair[side] for pair in maps}),) for side in (0, 1))

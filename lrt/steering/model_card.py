@@ -61,7 +61,12 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
         "## Layer pairs",
         _pairs_table(pairs),
         "FVU is the fraction of variance unexplained on held-out documents: 0 is a perfect map, 1 is the "
-        "null of the mean. Layers are decoder blocks from 0; their outputs are mapped.",
+        "null of the mean. Layers are decoder blocks from 0; their outputs are mapped."
+        + (
+            f" Each map has the least rank that adds at most {card['loss']:g} to its FVU."
+            if "loss" in card
+            else ""
+        ),
         "## Text",
         _table(
             ("fact", "value"), [*_facts("", card.get("corpus", {})), *_facts("rows", card.get("rows", {}))]

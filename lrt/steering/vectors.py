@@ -184,8 +184,7 @@ def contrast_states(
 ) -> tuple[Tensor, Tensor]:  # [n, layers x d], [m, layers x d] float32, on the CPU
     """`last_token_states` of both sides of a set of contrastive prompts, which share their beginnings."""
     states = last_token_states(lm, [*positives, *negatives], layers)
-    positive, negative = states.split([len(positives), len(negatives)])
-    return positive, negative
+    return states[: len(positives)], states[len(positives) :]
 
 
 def difference_of_means(

@@ -28,6 +28,8 @@ CARDS = {
 """What a folder with this file is."""
 LATEST = "latest"
 """Under the artifacts: the newest run's, by readable names. They are listed where they are made."""
+LATEST_MARK = "run.txt"
+"""In that folder: which run it is of. A folder without it is somebody else's."""
 _LARGEST = 2**26  # bytes of a card that is read for a name
 
 
@@ -98,7 +100,7 @@ def _cards(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith(".")
             and not (here / name).is_symlink()
-            and not (name == LATEST and here.name == "artifacts")
+            and not (name == LATEST and (here / name / LATEST_MARK).is_file())
             and name not in ("node_modules", "site-packages")
         ]
         yield from (here / name for name in CARDS if name in files)
@@ -132,14 +134,15 @@ def _described(kind: str, content: Any, place: Path) -> tuple[str, str]:
 def _map(card: Mapping[str, Any]) -> tuple[str, str]:
     layers = [_numbers(card["layers"][side]) for side in ("source", "target")]
     names = [card["models"][side].get("name") for side in ("source", "target")]
-    parts = "+".join(card.get("parts") or ())
+    parts = "+".join(card["corpus"].get("parts") or ())
     if all(names):
         pair = f"{names[0]} layer {layers[0]} -> {names[1]} layer {layers[1]}"
         name = f"{names[0]}-{layers[0]}-to-{names[1]}-{layers[1]}"
     else:  # of a run
         pair = f"{card['pair']}, layers {layers[0]} -> {layers[1]}"
         name = f"{card['pair'].replace('->', 'to')}-{layers[0]}-to-{layers[1]}"
-    about = ", ".join([pair, *([parts] if parts else []), f"FVU {card['metrics']['fvu']:.3g}"])
+    fvu = [f"FVU {card['metrics']['fvu']:.3g}"] if "metrics" in card else ["every pair of layers"]
+    about = ", ".join([pair, *([parts] if parts else []), *fvu])
     return slug(f"{name}-{parts}" if parts else name), about
 
 
@@ -163,4 +166,7 @@ def _report(results: Mapping[str, Any], place: Path) -> tuple[str, str]:
 
 
 def _numbers(layers: Any) -> str:
-    return "+".join(map(str, layers)) if isinstance(layers, list) else str(layers)
+    """Layers as text; more than two consecutive ones as a range."""
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}..{layers[-1]}"
+    return "+".join(map(str, layers))

@@ -4,10 +4,10 @@ import copy
 import itertools
 
 import pytest
-from oracle_pair import LAYER, Oracle
+from oracle_pair import GRID_SETTINGS, LAYER, Oracle, one_block_later
 from transformers import PreTrainedTokenizerBase
 
-from lrt.api import FittedMap, fit_map
+from lrt.api import FittedMap, MapGrid, fit_map
 from lrt.lab.grammar import Plan, pages
 from lrt.models import LanguageModel
 
@@ -36,6 +36,18 @@ def prompts() -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="session")
 def fitted(oracle: Oracle, texts: list[str]) -> FittedMap:
     return fit_map(oracle.source, oracle.target, texts, layers=(LAYER, LAYER), pool=4)
+
+
+@pytest.fixture(scope="session")
+def later(oracle: Oracle) -> LanguageModel:
+    return one_block_later(oracle.target)
+
+
+@pytest.fixture(scope="session")
+def grid(oracle: Oracle, later: LanguageModel, texts: list[str]) -> MapGrid:
+    fitted = fit_map(oracle.source, later, texts, layers=("auto", "auto"), **GRID_SETTINGS)
+    assert isinstance(fitted, MapGrid)
+    return fitted
 
 
 @pytest.fixture(scope="session")

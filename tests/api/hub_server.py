@@ -175,7 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({})
 
     def validate(self) -> None:
-        self._json({"errors": [], "warnings": []})
+        known = 'license: "nonsense"' not in json.loads(self.body)["content"]
+        errors = [] if known else [{"message": '"license" must be one of ...'}]
+        self._send(json.dumps({"errors": errors, "warnings": []}).encode(), {}, 200 if known else 400)
 
     def preupload(self, repo: str, revision: str) -> None:
         _, _, files = self._at(repo, revision)

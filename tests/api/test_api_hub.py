@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -15,11 +18,12 @@ import torch
 import yaml
 from hub_server import Files, Hub, serve
 from oracle_pair import LAYER, Oracle
+from safetensors.torch import load
 
 import lrt
 from lrt.api.hub import HubError
 from lrt.mapping import MapMissing
-from lrt.storage.sealed import opened, sealed, unsealed
+from lrt.storage.sealed import opened, save_tensors, sealed, unsealed
 
 
 @pytest.fixture
@@ -171,6 +175,25 @@ def test_a_pulled_map_knows_its_commit_until_another_is_saved_there(
     assert "origin" not in lrt.load_map(tmp_path / "again").card
 
 
+def test_the_example_of_the_page_runs(
+    hub: Hub,
+    fitted: lrt.FittedMap,
+    vector: lrt.SteeringVector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "publishing.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    fitted.save(tmp_path / "my_map")
+    vector.save(tmp_path / "my_vector")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert hub.repositories["org/french"].private
+    origin = f"org/small-to-large@{hub.repositories['org/small-to-large'].branches['main']}"
+    assert capsys.readouterr().out.splitlines()[-1] == origin
+
+
 # -- the model card -----------------------------------------------------------------------------------
 
 
@@ -240,8 +263,9 @@ def test_what_cannot_be_pushed_is_refused_before_any_request(
     for artifact in (3, tmp_path / "empty", tmp_path / "nowhere", folder):
         with pytest.raises(lrt.UserError):
             lrt.push(artifact, "me/map")  # type: ignore[arg-type]
-    with pytest.raises(lrt.InvalidValue, match="branch"):
-        lrt.push(vector, "me/map", revision="0" * 40)
+    for arguments in ({"revision": "0" * 40}, {"revision": ""}, {"revision": "a b"}, {"licence": "a\nb"}):
+        with pytest.raises(lrt.InvalidValue, match=next(iter(arguments))):
+            lrt.push(vector, "me/map", **arguments)
     assert hub.requests == []
 
 
@@ -288,7 +312,7 @@ def altered_card(files: Files) -> Files:
     return {**files, "mapping.json": files["mapping.json"].replace(b'"context": 256', b'"context": 255')}
 
 
-def resealed(files: Files, change: Callable[[dict[str, object]], None]) -> Files:
+def resealed(files: Files, change: Callable[[dict[str, Any]], None]) -> Files:
     """The card changed by somebody who knows how its digest is made."""
     content = unsealed(opened(files["mapping.json"]))
     change(content["card"])
@@ -296,14 +320,39 @@ def resealed(files: Files, change: Callable[[dict[str, object]], None]) -> Files
 
 
 def of_other_width(files: Files) -> Files:
-    def change(card: dict[str, object]) -> None:
-        card["models"]["source"]["width"] = 31  # type: ignore[index]
+    def change(card: dict[str, Any]) -> None:
+        card["models"]["source"]["width"] = 31
 
     return resealed(files, change)
 
 
 def with_longer_sums(files: Files) -> Files:
     return {**files, "sums.safetensors": files["sums.safetensors"] + bytes(2**21)}
+
+
+def with_sums_of_another_shape(files: Files) -> Files:
+    """Sums of one dimension, which would be spread over all, by somebody who knows their digest."""
+    sums = load(files["sums.safetensors"])
+    sums["0.sum_xx"] = sums["0.sum_xx"][:1, :1].contiguous()
+    with tempfile.TemporaryDirectory() as name:
+        digest = save_tensors(Path(name) / "sums", sums)
+        altered = {**files, "sums.safetensors": (Path(name) / "sums").read_bytes()}
+
+    def change(card: dict[str, Any]) -> None:
+        card["sums"] |= {"digest": digest, "bytes": sum(each.nbytes for each in sums.values())}
+
+    return resealed(altered, change)
+
+
+def with_larger_page(files: Files) -> Files:
+    return {**files, "README.md": bytes(2**24 + 1)}
+
+
+def with_a_card_of_other_things(files: Files) -> Files:
+    def change(card: dict[str, Any]) -> None:
+        card["map"], card["rows"] = 3, None
+
+    return resealed(files, change)
 
 
 def without_weights(files: Files) -> Files:
@@ -325,6 +374,9 @@ def of_another_program(files: Files) -> Files:
         altered_card,
         of_other_width,
         with_longer_sums,
+        with_sums_of_another_shape,
+        with_a_card_of_other_things,
+        with_larger_page,
         without_weights,
         with_larger_card,
         of_another_program,
@@ -381,6 +433,12 @@ def test_what_the_hub_refuses_is_explained(
             act()
 
 
+def test_a_licence_that_the_hub_does_not_know_is_refused(hub: Hub, vector: lrt.SteeringVector) -> None:
+    with pytest.raises(HubError, match="license"):
+        lrt.push(vector, "me/french", licence="nonsense")
+    assert set(hub.repositories["me/french"].files) == {".gitattributes"}
+
+
 @pytest.mark.usefixtures("hub")
 def test_names_that_the_hub_does_not_have(vector: lrt.SteeringVector) -> None:
     lrt.push(vector, "me/french")
@@ -388,6 +446,8 @@ def test_names_that_the_hub_does_not_have(vector: lrt.SteeringVector) -> None:
         lrt.pull("me/nothing")
     with pytest.raises(HubError, match=r"no such branch"):
         lrt.pull("me/french@nothing")
+    with pytest.raises(MapMissing, match="steering vector"):
+        lrt.load_map("me/french")
     with pytest.raises(MapMissing, match="no folder me/nothing"):
         lrt.load_map("me/nothing")
 

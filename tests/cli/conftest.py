@@ -1,5 +1,7 @@
 """One run of train.py with the evaluation and everything that a user may add to it."""
 
+import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from omegaconf import DictConfig
 from running import Ran, Workshop, run_main
 
 from lrt.cli.train import main
+from lrt.storage.locks import locked
 
 MORE = (
     "evaluate=true",
@@ -34,7 +37,19 @@ class WholeRun:
 
 @pytest.fixture(scope="session")
 def whole_run(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    workshop = Workshop(pair_folder, tmp_path_factory.mktemp("whole"))
+    """Made by the first of the workers that needs it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / "whole_run.pickle"
+    with locked(shared / "whole_run.lock", "making the whole run"):
+        if not made.is_file():
+            made.write_bytes(pickle.dumps(make_whole_run(Workshop(pair_folder, shared / "whole_run"))))
+        whole_run: WholeRun = pickle.loads(made.read_bytes())
+    return whole_run
+
+
+def make_whole_run(workshop: Workshop) -> WholeRun:
     returned: list[Any] = []
 
     def keeping(config: DictConfig) -> Any:

@@ -54,8 +54,8 @@ def test_a_damaged_map_says_what_makes_it(folder):
         ('{"format": "steering vector"}', MapForeign),
         ("[1, 2]", MapCorrupt),
         ('{"format": "lrt-map", "version": 99}', MapForeign),
-        ('{"format": "lrt-map", "version": 2}', MapCorrupt),
-        (sealed({"format": "lrt-map", "version": 2}), MapCorrupt),
+        ('{"format": "lrt-map", "version": 3}', MapCorrupt),
+        (sealed({"format": "lrt-map", "version": 3}), MapCorrupt),
     ],
 )
 def test_other_cards_are_refused(folder, card, error):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrt.mapping import GroupedMoments, Moments, merge_all
+from lrt.mapping import GridMoments, GroupedMoments, Moments, merge_all
 from lrt.mapping.grouped_moments import ROWS_A_GROUP
 from lrt.mapping.moments import CHUNK_ROWS
 
@@ -87,3 +87,20 @@ def test_rows_without_a_group_are_refused() -> None:
             stream.add(x, y, group)
     with pytest.raises(ValueError, match="at least one"):
         GroupedMoments([])
+
+
+@pytest.mark.parametrize("batch", [100, 8192])
+def test_rows_by_layer_are_added_to_the_grid_of_their_group(batch: int) -> None:
+    x, y = rows(9000)
+    group = torch.randint(3, (9000,), generator=torch.Generator().manual_seed(1))
+    grids = [GridMoments((0, 7), 4, (2,), 3) for _ in range(4)]  # the last has no rows
+    stream = GroupedMoments(grids)
+    for some_x, some_y, of in zip(x.split(batch), y.split(batch), group.split(batch), strict=True):
+        stream.add({0: some_x, 7: -some_x}, {2: some_y}, of)
+    stream.flush()
+    alone = added(x, y, group, 4, batch)
+    for grid, moments in zip(grids, alone, strict=True):
+        assert grid.count == moments.count
+        if grid.count:
+            torch.testing.assert_close(grid.pair(0, 2).scatter_xy, moments.scatter_xy, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(grid.pair(7, 2).scatter_xy, -moments.scatter_xy, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -36,6 +37,14 @@ def test_usual_families_take_the_fast_way_in_every_dtype(family: str) -> None:
 def test_a_model_that_padding_changes_is_known_in_bfloat16_too() -> None:
     lm = LanguageModel(ModelSpec("tiny"), build("rwkv").to(torch.bfloat16))
     assert not lm.hides_padding
+
+
+def test_loading_runs_three_short_passes() -> None:
+    lm = tiny("llama")
+    with mock.patch.object(lm, "run", wraps=lm.run) as run:
+        check_family(lm)
+        assert lm.hides_padding
+        assert run.call_count == 3  # the text alone, with more after it, and padded
 
 
 def test_padding_that_enters_at_an_upper_block_alone_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

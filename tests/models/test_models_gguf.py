@@ -4,13 +4,17 @@ import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import gguf as package
 import pytest
 import torch
+from gguf import GGUFReader, GGUFWriter
 from gguf_files import BEGIN, ENDED, TEMPLATE, TEXTS, TOKENS, original, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lrt.models import LanguageModel, ModelNotLoadable, ModelSpec, gguf, identity, load, load_tokenizer
+from lrt.models.gguf_reader import fast_reader, one_reader
 from lrt.models.prompts import render_chat
 
 TOKEN_IDS = torch.tensor([[5, 6, 7, 200, 3]])
@@ -94,6 +98,56 @@ def test_a_file_is_dequantised_once_and_random_weights_need_it_no_more(
     copy.write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
     with pytest.raises(Again):
         loaded(copy, cache)
+
+
+def test_one_reader_has_the_packages_fields_and_tensors(files: dict[str, Path], tmp_path: Path) -> None:
+    for path in (*files.values(), every_type(tmp_path / "types.gguf")):
+        theirs, ours = GGUFReader(path), fast_reader(path)
+        assert list(ours.fields) == list(theirs.fields)
+        for name, field in theirs.fields.items():
+            own = ours.fields[name]
+            assert (own.offset, own.data, own.types) == (field.offset, field.data, field.types), name
+            assert [part.tolist() for part in own.parts] == [part.tolist() for part in field.parts], name
+            assert own.contents() == field.contents(), name
+        assert [each.name for each in ours.tensors] == [each.name for each in theirs.tensors]
+        for own, tensor in zip(ours.tensors, theirs.tensors, strict=True):
+            assert own.data.tobytes() == tensor.data.tobytes()
+    assert path.name == "types.gguf"
+    assert "list.text" in ours.fields
+
+
+def every_type(path: Path) -> Path:
+    """A file without tensors, with a value and an array of each type that the format has."""
+    writer = GGUFWriter(path, "none")
+    numbers = {"uint8": 200, "int8": -3, "uint16": 60000, "int16": -300, "uint32": 7, "int32": -70000}
+    numbers |= {"uint64": 2**40, "int64": -(2**40)}
+    values = {**numbers, "float32": 1.5, "float64": -0.1, "bool": True}
+    for name, value in values.items():
+        getattr(writer, f"add_{name}")(f"one.{name}", value)
+    for name, each in {"numbers": [3, -4], "floats": [0.5], "flags": [True, False]}.items():
+        writer.add_array(f"list.{name}", each)
+    writer.add_array("list.text", ["", "où", "a" * 300])
+    writer.add_array("list.of_lists", [[1, 2], [3]])
+    writer.add_uint8("last", 1)  # no four bytes follow it
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_a_file_is_read_once_while_it_is_converted(files: dict[str, Path], tmp_path: Path) -> None:
+    usual = package.GGUFReader
+    with mock.patch.object(usual, "_build_fields", autospec=True, side_effect=usual._build_fields) as read:
+        gguf.convert(files["blocks"], torch.float32, tmp_path)
+        assert read.call_count == 1
+    assert package.GGUFReader is usual
+    # other files are read as ever meanwhile, and a failed conversion leaves nothing behind
+    with one_reader(files["blocks"]):
+        assert package.GGUFReader(files["blocks"]) is package.GGUFReader(str(files["blocks"]))
+        assert type(package.GGUFReader(files["float32"])) is usual
+    with pytest.raises(RuntimeError), one_reader(files["blocks"]):
+        raise RuntimeError
+    assert package.GGUFReader is usual
 
 
 def test_identity_is_the_files_own(files: dict[str, Path], cache: Path, tmp_path: Path) -> None:

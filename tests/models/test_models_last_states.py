@@ -9,6 +9,7 @@ from model_families import ALL, tiny
 from models.every_family import build
 from torch import Tensor
 
+from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models.last_states import LEVELS, SHORTEST, Segment, last_states, segments
 
@@ -177,6 +178,16 @@ def test_a_beginning_of_few_tokens_runs_with_each_text() -> None:
     assert texts_of(segments(texts)) == dict(enumerate(texts))
 
 
-def test_a_text_without_tokens_is_refused() -> None:
+def test_what_has_no_state_to_read_is_refused(lm_of: Callable[[str], LanguageModel]) -> None:
+    lm = lm_of("llama")
     with pytest.raises(ValueError, match="no tokens"):
-        segments([[1, 2], []])
+        last_states(lm, [[1, 2], []], [1])
+    with pytest.raises(ValueError, match="empty"):
+        last_states(lm, [[1, 2]], [])
+    with pytest.raises(InvalidValue):
+        last_states(lm, [[1, 2]], [99])
+    first = LanguageModel(ModelSpec("tiny"), lm.model)
+    first.blocks = first.blocks[:2]
+    with pytest.raises(ValueError, match="not loaded"):
+        last_states(first, [[1, 2]], [2])
+    assert last_states(lm, [], [1]).shape == (0, 1, lm.width)

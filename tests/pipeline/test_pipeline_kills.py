@@ -44,12 +44,12 @@ Left = dict[str, bytes]
 
 def left_in(folder: Path) -> Left:
     """What a finished run leaves to be reused: checkpoints are for resuming alone, locks name processes,
-    notes of checks hold times, and cards say how long it took."""
+    notes of checks hold times, `latest` is of the newest run, and cards say how long it took."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
-        and not {"checkpoints", "locks", "logs", "verified"} & set(path.parts)
+        and not {"checkpoints", "locks", "logs", "verified", "latest"} & set(path.parts)
         and path.name not in ("mapping.json", "sae.json", LOCK)
     }
 

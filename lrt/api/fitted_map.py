@@ -175,7 +175,7 @@ class FittedMap:
         groups = sorted({text_id(text) % count for text in texts})
         if not 0 < len(groups) < count:
             raise InvalidValue(
-                f"these {len(texts)} documents are in {len(groups)} of the map's {count} groups of documents; "
+                f"these {len(texts)} documents are in {len(groups)} of the map's {count} document groups; "
                 "some must leave and some stay. Fit the map again without these texts (lrt.fit_map), or with "
                 "folds=50, whose groups are smaller"
             )

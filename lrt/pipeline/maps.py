@@ -224,7 +224,7 @@ class MapFit:
         return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
     def _numbered_folds(self, fitted: Fitted) -> int | None:
-        """Number of folds where the map is the ridge map of their sums, and a document's id gives its fold."""
+        """Folds, where the map is the ridge map of their sums and a document's id gives its fold."""
         solved = fitted.solved is not None and self.settings.fit == ClosedFormSpec()
         ridge = solved and self.settings.map.kind == "full"
         return self.data.settings.folds if ridge and not self.data.states.text.duplicate_groups else None

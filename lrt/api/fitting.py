@@ -163,6 +163,7 @@ def fit_map(
             "filter": {**asdict(selection.filter), "token_ids": list(selection.filter.token_ids)},
         },
         "rows": sums.rows,
+        "folds": folds,
         "tokens_excluded": sums.excluded,
     }
     return _single(sums, card) if all(map(one_layer, layers)) else _grid(sums, loss, card)

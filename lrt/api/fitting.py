@@ -27,7 +27,7 @@ from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
-MEDIAN_TOKENS = 65_536
+MEDIAN_TOKENS = 8192
 SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
 
 

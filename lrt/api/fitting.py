@@ -19,7 +19,7 @@ from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCor
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
-from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path
+from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path, shuffled_fvu
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
@@ -122,15 +122,20 @@ def fit_map(
     """
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
-    selection = _selected(source, target, layers, pool)
     for name, value, least in (
+        ("context", context, 2),
+        ("pool", pool, 1),
         ("folds", folds, 2),
-        ("tokens", tokens, context),
+        ("tokens", context if tokens is None else tokens, context),
         ("batch_tokens", batch_tokens, 1),
-        ("loss", loss, 0),
+        ("seed", seed, 0),
     ):
-        if value is not None and not value >= least:
-            raise InvalidValue(f"{name}={value}; it must be at least {least}")
+        if type(value) is not int or not value >= least:
+            raise InvalidValue(f"{name}={value!r}; it must be a whole number, at least {least}")
+    for name, size in (("loss", loss), ("memory_gb", memory_gb)):
+        if type(size) not in (int, float) or not size >= 0:
+            raise InvalidValue(f"{name}={size!r}; it must be a number, at least 0")
+    selection = _selected(source, target, layers, pool)
     needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
@@ -171,13 +176,15 @@ def fit_map(
 def _single(sums: PassSums, card: dict[str, Any]) -> FittedMap:
     pair = sums.test.source_layers[0], sums.test.target_layers[0]
     folds = pair_of(sums.folds, *pair)
-    fit = ridge_path(merge_all(folds), sums.validation.pair(*pair))
+    train, test = merge_all(folds), sums.test.pair(*pair)
+    fit = ridge_path(train, sums.validation.pair(*pair))
     affine = fit.map.to(torch.float32)
     card = {
         **card,
         "metrics": {
-            "fvu": sums.test.pair(*pair).fvu_of(fit.map),
+            "fvu": test.fvu_of(fit.map),
             "fvu_validation": fit.fvu_validation,
+            "fvu_shuffled": shuffled_fvu(train, fit.weight, test),
             "ridge_weight": fit.weight,
         },
     }

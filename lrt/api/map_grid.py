@@ -119,7 +119,7 @@ class MapGrid:
             "residual_norms": [self.card["residual_norms"][self.target_layers.index(target_layer)]],
             "metrics": {
                 name: getattr(pair, name)
-                for name in ("fvu", "fvu_full", "fvu_validation", "ridge_weight", "rank", "change")
+                for name in ("fvu", "fvu_full", "fvu_validation", "fvu_shuffled", "ridge_weight", "rank", "change")
             },
             "fingerprint": fingerprint({"grid": grid, "pair": [source_layer, target_layer]}),
         }

@@ -19,7 +19,7 @@ import lrt
 from lrt.api.vector_forecast import LEAST_SIGNAL_TO_NOISE, MOST_RESIDUAL
 from lrt.cli.composing import CONF
 from lrt.lab.shipped import folder_of
-from lrt.mapping import MapCorrupt, MapError, MapMissing, save_map
+from lrt.mapping import MapCorrupt, MapError, MapForeign, MapMissing, save_map
 from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
 from lrt.steering import difference_of_means, last_token_states
 
@@ -405,3 +405,42 @@ def test_a_vector_is_saved_and_loaded_by_a_path_as_text(
     loaded = lrt.SteeringVector.load(str(tmp_path / "v"))
     assert torch.equal(loaded.direction, vector.direction)
     assert repr(loaded) == repr(vector)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"pool": 1.5},
+        {"folds": 2.5},
+        {"tokens": 1000.5},
+        {"batch_tokens": "8192"},
+        {"seed": "a"},
+        {"memory_gb": float("nan")},
+        {"memory_gb": "24"},
+    ],
+)
+def test_an_argument_of_another_type_is_named(
+    oracle: Oracle, texts: list[str], argument: dict[str, Any]
+) -> None:
+    (name,) = argument
+    with pytest.raises(lrt.InvalidValue, match=name):
+        lrt.fit_map(oracle.source, oracle.target, texts, layers=(LAYER, LAYER), **argument)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("residual_norms", [-1.0]), ("corpus", 3), ("depth", "x"), ("name", 3), ("weight", -1.0)],
+)
+def test_a_card_of_something_else_is_refused(
+    fitted: lrt.FittedMap, tmp_path: Path, entry: str, value: object
+) -> None:
+    card = json.loads(json.dumps(dict(fitted.card)))
+    if entry == "weight":
+        card["metrics"]["ridge_weight"] = value
+    elif entry in card:
+        card[entry] = value
+    else:
+        card["models"]["source"][entry] = value
+    save_map(tmp_path / "map", fitted.mapping.affine, card)
+    with pytest.raises(MapForeign):
+        lrt.load_map(tmp_path / "map")

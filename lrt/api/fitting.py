@@ -23,6 +23,7 @@ from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
+from lrt.numbers import finite, whole
 from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
@@ -125,12 +126,16 @@ def fit_map(
     selection = _selected(source, target, layers, pool)
     for name, value, least in (
         ("folds", folds, 2),
-        ("tokens", tokens, context),
+        ("context", context, 2),
         ("batch_tokens", batch_tokens, 1),
-        ("loss", loss, 0),
+        ("pool", pool, 1),
+        ("seed", seed, 0),
     ):
-        if value is not None and not value >= least:
-            raise InvalidValue(f"{name}={value}; it must be at least {least}")
+        whole(name, value, least)
+    if tokens is not None:
+        whole("tokens", tokens, context)
+    if not finite("loss", loss) >= 0:
+        raise InvalidValue(f"loss={loss}; it must be at least 0")
     needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]

@@ -389,7 +389,7 @@ def test_the_demonstration_steers_and_its_nulls_do_not(typed: Lrt, desk: Path) -
         ("inspect nothing", "nothing"),
         ("list nowhere", "nowhere"),
         ("export french --to lm-eval -o w.pt", "--write strength="),
-        ("export french --to lm-eval --write model=a --write strength=1 --write blocks=layers -o w.pt", "model="),
+        (
             "export french --to lm-eval --write strength=1 --write blocks=layers --write model=a -o w.pt",
             "--write model=",
         ),

@@ -28,7 +28,7 @@ from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
-MEDIAN_TOKENS = 65_536
+MEDIAN_TOKENS = 8192
 SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
 
 
@@ -168,6 +168,7 @@ def fit_map(
             "filter": {**asdict(selection.filter), "token_ids": list(selection.filter.token_ids)},
         },
         "rows": sums.rows,
+        "folds": folds,
         "tokens_excluded": sums.excluded,
     }
     return _single(sums, card) if all(map(one_layer, layers)) else _grid(sums, loss, card)

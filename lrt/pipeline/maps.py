@@ -223,6 +223,12 @@ class MapFit:
         """Whether the sums of all folds are small enough to lie beside the map."""
         return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
+    def _numbered_folds(self, fitted: Fitted) -> int | None:
+        """Folds, where the map is the ridge map of their sums and a document's id gives its fold."""
+        solved = fitted.solved is not None and self.settings.fit == ClosedFormSpec()
+        ridge = solved and self.settings.map.kind == "full"
+        return self.data.settings.folds if ridge and not self.data.states.text.duplicate_groups else None
+
     # -- the card --------------------------------------------------------------------------------
 
     def _new_card(self, fitted: Fitted) -> dict[str, Any]:
@@ -249,6 +255,7 @@ class MapFit:
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
+            "folds": self._numbered_folds(fitted),
             "rows": dict(data.in_order.rows),
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,

@@ -20,6 +20,7 @@ import lrt
 from lrt.api.layer_spec import blocks_of, one_layer
 from lrt.api.vector_forecast import LEAST_SIGNAL_TO_NOISE, MOST_RESIDUAL
 from lrt.cli.composing import CONF
+from lrt.corpora import text_id
 from lrt.lab.shipped import folder_of
 from lrt.mapping import MapCorrupt, MapError, MapMissing, save_map
 from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
@@ -437,3 +438,27 @@ def test_a_vector_is_saved_and_loaded_by_a_path_as_text(
     loaded = lrt.SteeringVector.load(str(tmp_path / "v"))
     assert torch.equal(loaded.direction, vector.direction)
     assert repr(loaded) == repr(vector)
+
+
+def test_documents_are_left_out_by_the_sums_of_their_groups(
+    oracle: Oracle, texts: list[str], prompts: Prompts
+) -> None:
+    """The map without them is the one fitted on the other groups, and still the exact one of this pair."""
+    mapping = lrt.fit_map(oracle.source, oracle.target, texts, layers=(1, 1), folds=20)
+    rest = mapping.without(texts[:2])
+    groups = {text_id(text) % 20 for text in texts[:2]}
+    assert rest.card["without"]["groups"] == sorted(groups)
+    assert len(rest.folds) == 20 - len(groups)
+    left = [fold.count for n, fold in enumerate(mapping.folds) if n not in groups]
+    assert rest.card["rows"]["train"] == sum(left)
+    vector = vector_of(oracle.source, prompts)
+    exact = rest.transfer(vector)
+    assert cosine(exact.vector.direction, mapping.transfer(vector).vector.direction) > 0.999
+    assert exact.vector.map != mapping.transfer(vector).vector.map
+    assert rest.fvu < 1e-3
+    with pytest.raises(lrt.UserError, match="groups"):
+        mapping.without(texts)
+    with pytest.raises(lrt.UserError, match="0 of"):
+        mapping.without([])
+    with pytest.raises(lrt.UserError, match="sums"):
+        rest.without(texts[:1])

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         load_map,
         pull,
         push,
+        read_vector,
         steer,
+        write_vectors,
     )
 
 __all__ = [
@@ -51,7 +53,9 @@ __all__ = [
     "load_map",
     "pull",
     "push",
+    "read_vector",
     "steer",
+    "write_vectors",
 ]
 
 

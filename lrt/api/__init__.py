@@ -12,7 +12,7 @@ from lrt.api.map_grid import MapGrid
 from lrt.api.vector_forecast import VectorForecast
 from lrt.errors import InvalidValue, UserError
 from lrt.models import LanguageModel
-from lrt.steering import SteeringVector, bake, steer
+from lrt.steering import SteeringVector, bake, read_vector, steer, write_vectors
 
 __all__ = [
     "FittedMap",
@@ -30,5 +30,7 @@ __all__ = [
     "load_map",
     "pull",
     "push",
+    "read_vector",
     "steer",
+    "write_vectors",
 ]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Named
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from lrt.api.texts import checked_texts
+from lrt.api.texts import checked_texts, each_text
 from lrt.api.vector_forecast import VectorForecast, forecast
+from lrt.corpora import text_id
 from lrt.errors import InvalidValue
-from lrt.mapping import AffineMap, LayerConcat, Moments, residual_on
+from lrt.mapping import AffineMap, LayerConcat, Moments, merge_all, residual_on, ridge_at
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
 from lrt.steering import Mapping, SteeringVector, last_token_states
 from lrt.steering.map_folder import save_fitted, sums_bytes
+from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,6 +151,51 @@ class FittedMap:
             last_token_states(target, prompts, self.mapping.target.layers),
             centred=True,
         )
+
+    def without(self, documents: Iterable[str]) -> FittedMap:
+        """The ridge map of the groups of training documents that hold none of these, from the sums alone.
+
+        For evaluation items that are in documents of the map's corpus: a whole group leaves for each, so
+        nothing is left in by mistake, and no model runs. The ridge weight is the same share of the rows. FVU
+        is then of the groups that left.
+
+        documents  Whole texts, as they were given to `fit_map`. Which of them the corpus has is not known
+                   here, so a group leaves for each that it might be in.
+
+        Raises InvalidValue for no documents, a map without sums or whose sums are not of numbered groups, one
+        that is not a ridge map, and where every group would leave.
+        """
+        texts = [*each_text(documents, "documents")]
+        count = len(self.folds)
+        if count == 0 or self.card.get("folds") != count:
+            raise InvalidValue(
+                f"{self!r} cannot leave out documents: that needs a ridge map, and the sums of each of its "
+                "groups of documents. Fit it again without these texts (lrt.fit_map)"
+            )
+        groups = sorted({text_id(text) % count for text in texts})
+        if not 0 < len(groups) < count:
+            raise InvalidValue(
+                f"these {len(texts)} documents are in {len(groups)} of the map's {count} document groups; "
+                "some must leave and some stay. Fit the map again without these texts (lrt.fit_map), or with "
+                "folds=50, whose groups are smaller"
+            )
+        out, left = (
+            merge_all([fold for n, fold in enumerate(self.folds) if (n in groups) is leaves])
+            for leaves in (True, False)
+        )
+        weight = self.ridge_weight * left.count / (left.count + out.count)
+        affine = ridge_at(left, weight, bias=self.bias).to(torch.float32)
+        card = {
+            **self.card,
+            "folds": None,  # the groups that are left have other numbers
+            "without": {"groups": groups, "of": self.card["fingerprint"]},
+            "rows": {**self.card["rows"], "train": left.count},
+            "metrics": {"fvu": out.fvu_of(affine), "ridge_weight": weight},
+        }
+        card["fingerprint"] = fingerprint({**card, "weight": tensor_digest(affine.weight)})
+        kept = tuple(fold for n, fold in enumerate(self.folds) if n not in groups)
+        mapping = replace(self.mapping, affine=affine, fingerprint=card["fingerprint"])
+        return FittedMap(mapping, weight, kept, card, self.bias)
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
         """Write the map, its card, its sums and a model card (README.md), replacing a map that is there.

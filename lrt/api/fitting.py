@@ -23,11 +23,12 @@ from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path, shuffled_fvu
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
+from lrt.numbers import finite, whole
 from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
-MEDIAN_TOKENS = 65_536
+MEDIAN_TOKENS = 8192
 SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
 
 
@@ -123,18 +124,18 @@ def fit_map(
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
     for name, value, least in (
-        ("context", context, 2),
-        ("pool", pool, 1),
         ("folds", folds, 2),
-        ("tokens", context if tokens is None else tokens, context),
+        ("context", context, 2),
         ("batch_tokens", batch_tokens, 1),
+        ("pool", pool, 1),
         ("seed", seed, 0),
     ):
-        if type(value) is not int or not value >= least:
-            raise InvalidValue(f"{name}={value!r}; it must be a whole number, at least {least}")
-    for name, size in (("loss", loss), ("memory_gb", memory_gb)):
-        if type(size) not in (int, float) or not size >= 0:
-            raise InvalidValue(f"{name}={size!r}; it must be a number, at least 0")
+        whole(name, value, least)
+    if tokens is not None:
+        whole("tokens", tokens, context)
+    if not finite("loss", loss) >= 0:
+        raise InvalidValue(f"loss={loss}; it must be at least 0")
+    finite("memory_gb", memory_gb)
     selection = _selected(source, target, layers, pool)
     needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
@@ -168,6 +169,7 @@ def fit_map(
             "filter": {**asdict(selection.filter), "token_ids": list(selection.filter.token_ids)},
         },
         "rows": sums.rows,
+        "folds": folds,
         "tokens_excluded": sums.excluded,
     }
     return _single(sums, card) if all(map(one_layer, layers)) else _grid(sums, loss, card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Real
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
@@ -17,7 +18,7 @@ AUTO_DEPTHS = (0.25, 0.375, 0.5, 0.625, 0.75)
 
 def one_layer(layers: object) -> bool:
     """Whether this names one layer by itself, not a list of layers."""
-    return isinstance(layers, int | float)
+    return isinstance(layers, Real)
 
 
 def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...]:
@@ -31,7 +32,7 @@ def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...
     layers.
     """
     match layers:
-        case int() | float():
+        case Real():
             return (lm.resolve_layer(layers, setting),)
         case "auto":
             return tuple(sorted({lm.resolve_layer(depth, setting) for depth in AUTO_DEPTHS}))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -313,17 +314,17 @@ class LanguageModel:
 def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:
     """`LanguageModel.resolve_layer` for a model of this depth and name, which need not be loaded."""
     wrong = (
-        f"{setting}={layer}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
+        f"{setting}={layer!r}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
         "[0, 1)"
     )
-    if isinstance(layer, float):
+    if isinstance(layer, Real) and not isinstance(layer, Integral):
         if not 0 <= layer < 1:
             raise InvalidValue(wrong)
         # rounding: 0.29 * 100 is 28.999999999999996
         return min(math.floor(layer * depth + 1e-9), depth - 1)
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < depth:
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < depth:
         raise InvalidValue(wrong)
-    return layer
+    return int(layer)
 
 
 def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:

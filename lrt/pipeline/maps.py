@@ -130,7 +130,8 @@ class MapFit:
         shared = self.data.shared
         if self.given is None:
             return dict.fromkeys(shared.by_behaviour, 0)
-        return shared.seen_by(self.open()[1].get("excluded"))
+        card = self.open()[1]
+        return shared.seen_by(card.get("excluded"), card["corpus"].get("parts", ()))
 
     @cached_property
     def affine(self) -> AffineMap:
@@ -163,6 +164,7 @@ class MapFit:
             solved = {"note": note, "ridge_weight": None}
             fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
             return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
+        card["excluded"] = self.data.shared.card()  # the same documents, by the behaviours of today
         prompts = self.vectors.digests
         if card["prompts"] == prompts:
             return card
@@ -223,6 +225,12 @@ class MapFit:
         """Whether the sums of all folds are small enough to lie beside the map."""
         return layer_concat_bytes(*self.layers, self.data.settings.folds) <= self.output.most_sums
 
+    def _numbered_folds(self, fitted: Fitted) -> int | None:
+        """Folds, where the map is the ridge map of their sums and a document's id gives its fold."""
+        solved = fitted.solved is not None and self.settings.fit == ClosedFormSpec()
+        ridge = solved and self.settings.map.kind == "full"
+        return self.data.settings.folds if ridge and not self.data.states.text.duplicate_groups else None
+
     # -- the card --------------------------------------------------------------------------------
 
     def _new_card(self, fitted: Fitted) -> dict[str, Any]:
@@ -249,6 +257,7 @@ class MapFit:
             "fit": asdict(self.settings.fit),
             "trainer": self.settings.gradient_facts()["trainer"] if fitted.solved is None else {},
             "steps": fitted.steps,
+            "folds": self._numbered_folds(fitted),
             "rows": dict(data.in_order.rows),
             "rows_excluded": sum(excluded.values()),
             "rows_excluded_by": excluded,

@@ -64,7 +64,8 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
         "## Layer pairs",
         _pairs_table(pairs),
         "FVU is the fraction of variance unexplained on held-out documents: 0 is a perfect map, 1 is the "
-        "null of the mean; the null of shuffled pairs is an expectation over all shuffles. Layers are decoder blocks from 0; their outputs are mapped."
+        "null of the mean; the null of shuffled pairs is "
+        "an expectation over all shuffles. Layers are decoder blocks from 0; their outputs are mapped."
         + (
             f" Each map has the least rank that adds at most {card['loss']:g} to its FVU."
             if "loss" in card
@@ -200,7 +201,7 @@ def is_as_written(page: str) -> bool:
 
 
 def _quoted(value: Any) -> str:
-    """JSON, which is YAML and Python too, of readable text: neither of them joins JSON's halves of an emoji."""
+    """JSON, which is YAML and Python too. Not in ASCII: they do not join the halves of an emoji."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -239,7 +239,7 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
         whole = all(type(each) is int for each in (depth, *layers[side]))
         if not isinstance(name, str) or not whole or not all(0 <= each < depth for each in layers[side]):
             raise ValueError(
-                f"the {side}'s name, blocks and layers are {name!r:.80}, {depth!r:.80} and {layers[side]!r:.80}"
+                f"{side}: name, blocks, layers are {name!r:.80}, {depth!r:.80} and {layers[side]!r:.80}"
             )
     if not all(0 < norm < float("inf") for norm in norms.values()):
         raise ValueError(f"its residual norms {norms} are not above 0")

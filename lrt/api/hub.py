@@ -321,7 +321,7 @@ def _contents(page: str) -> tuple[str, str | None]:
         card = ModelCard(page, ignore_metadata_errors=True)
     except (ValueError, TypeError, YAMLError):  # a header that cannot be read
         return page, None
-    licence = card.data.to_dict().get("license")
+    licence = card.data.get("license")
     return card.text, licence if isinstance(licence, str) and re.fullmatch(_LICENCE, licence) else None
 
 

@@ -96,9 +96,13 @@ class OnTheFlyRows:
         )
 
     def _counts(self) -> dict[str, Any]:
-        documents, selection = self._selection.documents, self._selection
-        if self._counts_file.is_file() or documents is None or not documents.left_out:
-            return _read_counts(self._counts_file)
+        own, documents, selection = (
+            _read_counts(self._counts_file),
+            self._selection.documents,
+            self._selection,
+        )
+        if documents is None or not documents.left_out:
+            return own
         every, some = (
             _read_counts(self._counts_of(other))
             for other in (
@@ -106,7 +110,7 @@ class OnTheFlyRows:
                 selection.of_documents(documents.ids, left_out=False),
             )
         )
-        return {
+        left = {
             split: {
                 "rows": every[split]["rows"] - some[split]["rows"],
                 "excluded": {
@@ -117,6 +121,7 @@ class OnTheFlyRows:
             for split in SPLITS
             if split in every and split in some
         }
+        return left | own  # a split may have been iterated by itself
 
     def iterate(
         self,

@@ -27,7 +27,7 @@ from lrt.pipeline import (
     load_pair,
 )
 from lrt.pipeline.grid_atlas import AtlasSettings, GridAtlas, grid_layers
-from lrt.pipeline.preflight import check_recording
+from lrt.pipeline.preflight import check_names, check_recording
 from lrt.pipeline.provenance import provenance
 from lrt.pipeline.results import describe
 from lrt.pipeline.states import StatesOnTheFly
@@ -51,10 +51,13 @@ def main(composed: DictConfig) -> None:
             suite = build_suite(config.suite, lambda: pair.template)
             layers = grid_layers(settings, pair)
             check_recording(pair, suite, LayerPlan(layers, layers, frozenset()))
-        contrasts = contrasts_of(suite)
+            names = config.evaluation.behaviours
+            check_names("evaluation.behaviours", names, [behaviour.name for behaviour in suite])
+        contrasts = contrasts_of(each for each in suite if not names or each.name in names)
         text = CorpusText(config.corpus, pair, cache, monitor)
         states = StatesOnTheFly(pair, layers, text, replace(config.recording, states="none"), cache, monitor)
         excluded = SharedDocuments(text, suite, cache, monitor)
+        excluded.check([()])
         rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         atlas = GridAtlas(settings, pair, states, rows, config.recording, prompts_digests(contrasts))
         atlas.check()

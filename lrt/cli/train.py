@@ -64,6 +64,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
         given = None if config.evaluation.map is None else Path(config.evaluation.map)
+        excluded.check({(), *parts_for.values()} if given is None else {()})
         if fit:
             states.record()
         elif not layers.automatic and given is None:

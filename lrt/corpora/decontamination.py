@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from unicodedata import normalize
 
-from lrt.corpora.words import count_words, is_spaced, pieces
+from lrt.corpora.words import count_words, pieces
+
+ANCHOR_PIECES = 4
+"""Words in a row, as `lrt.corpora.words.pieces` gives them, by which a text is looked up in documents."""
+
+_Anchor = tuple[str, ...]
 
 
 class Decontaminator:
@@ -17,7 +22,8 @@ class Decontaminator:
     Equality is by hash of the stripped text. Texts of at least `begun_from_words` words are compared with a
     document's beginning, and of at least `contained_from_words` words with all of it: a short prompt such
     as "Once upon a time" is in half of all stories without leaking anything. Words are counted as in
-    `lrt.corpora.words`. The search costs one pass over a document's words, whatever the number of texts.
+    `lrt.corpora.words`. The search costs one pass over a document's words, whatever the number of texts and
+    whatever they have in common.
     """
 
     def __init__(
@@ -29,21 +35,17 @@ class Decontaminator:
         stripped = sorted({normalize("NFC", text).strip() for text in texts} - {""})
         self.texts = tuple(stripped)
         self._whole = {_digest(text) for text in stripped}
-        self._by_anchor: dict[str, list[str]] = defaultdict(list)
-        for text in stripped:
-            if count_words(text) >= contained_from_words:
-                # the longest is rarest
-                self._by_anchor[max(pieces(text, inner=True), key=len)].append(text)
-        self._anchors = set(self._by_anchor)
+        self._by_anchor: dict[_Anchor, list[str]] = defaultdict(list)
+        contained = [text for text in stripped if count_words(text) >= contained_from_words]
+        anchors = {text: _anchors_of(text) for text in contained}
+        lists = Counter(anchor for some in anchors.values() for anchor in some)
+        for text, some in anchors.items():
+            # what many texts have in common, as a template, would be in many documents
+            self._by_anchor[min(some, key=lambda anchor: (lists[anchor], anchor))].append(text)
+        self._lengths = sorted({len(anchor) for anchor in self._by_anchor})
         self._begun = tuple(
             text for text in stripped if begun_from_words <= count_words(text) < contained_from_words
         )
-        # scripts without spaces have a rule of their own
-        rule = [] if all(map(is_spaced, stripped)) else ["pairs of characters"]
-        self.digest = _digest("\0".join([str(contained_from_words), str(begun_from_words), *rule, *stripped]))
-
-    def __len__(self) -> int:
-        return len(self._whole)
 
     def matches(self, text: str) -> bool:
         """Whether a document is, begins with or contains a text of the exclusion list."""
@@ -54,10 +56,21 @@ class Decontaminator:
             return True
         if self._begun and text.lstrip().startswith(self._begun):
             return True
-        if not self._anchors:
+        if not self._by_anchor:
             return False
-        present = self._anchors.intersection(pieces(text))
-        return any(item in text for anchor in present for item in self._by_anchor[anchor])
+        found = pieces(text)
+        present = (self._by_anchor.keys() & _windows(found, length) for length in self._lengths)
+        return any(item in text for anchors in present for each in anchors for item in self._by_anchor[each])
+
+
+def _anchors_of(text: str) -> set[_Anchor]:
+    found = pieces(text, inner=True)
+    return _windows(found, min(len(found), ANCHOR_PIECES))
+
+
+def _windows(found: list[str], length: int) -> set[_Anchor]:
+    """Every so many pieces that follow each other."""
+    return {*zip(*(found[start:] for start in range(length)), strict=False)}
 
 
 def shared_documents(

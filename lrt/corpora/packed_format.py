@@ -12,7 +12,7 @@ import torch
 from lrt.corpora.documents import text_id
 from lrt.corpora.packing import PackedCorpus, Sequences
 from lrt.corpora.splits import SPLITS
-from lrt.storage.cache import Format
+from lrt.storage.cache import Format, reading
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, load_tensors, read_sealed, save_tensors, write_sealed
 
@@ -26,7 +26,7 @@ class TextsOnDisk:
 
     count   Documents that the file holds.
 
-    Raises Altered, while it is iterated, for a file with others.
+    Raises CacheCorrupt, while it is iterated, for a file with others or none.
     """
 
     file: Path
@@ -34,15 +34,15 @@ class TextsOnDisk:
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         read = 0
-        with self.file.open(encoding="utf-8") as lines:
+        with reading(self.file.parent), self.file.open(encoding="utf-8") as lines:
             for line in lines:
                 id_, text = json.loads(line)
                 if text_id(text) != id_:
                     raise Altered(f"{self.file}: a document is not the one that it was")
                 read += 1
                 yield id_, text
-        if read != self.count:
-            raise Altered(f"{self.file} holds {read} documents of {self.count}")
+            if read != self.count:
+                raise Altered(f"{self.file} holds {read} documents of {self.count}")
 
 
 def _write(folder: Path, corpus: PackedCorpus) -> None:

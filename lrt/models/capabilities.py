@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LENGTH = 7
 """Tokens of a trial text."""
+GAP = 4
+"""Trial texts that make the longest ending after a shared beginning."""
 STEPS = 2
 """Trial tokens that are decoded with a cache."""
 PADDING = "hides padding"
@@ -151,19 +153,21 @@ def decodes(lm: RunnableModel, layer: int) -> bool:
 def extends(lm: RunnableModel, layer: int) -> bool:
     """Whether texts can go on from the cache of a beginning: with the states of whole passes, up to `layer`.
 
-    Beginnings and endings are padded on the left, so there is padding between them.
+    Beginnings and endings are padded on the left, so there is padding between them: as much as makes a
+    difference, in half precision too, where distances are counted in columns.
     """
 
     def same() -> bool:
-        one, other = trial_texts(lm, 2).tolist()
-        whole = [one, other, [*other[:5], other[6]]]
-        rows = torch.tensor([0, 1, 1])
+        one, other, *more = trial_texts(lm, GAP + 2).tolist()
+        ending = [token for text in more for token in text]
+        whole = [one, other, [*other[:5], other[6]], [*other[:5], *ending]]
+        rows = torch.tensor([0, 1, 1, 1])
         below, cache = empty_cache(lm), empty_cache(lm)
         tokens, mask = pad([one[:3], other[:5]])
         with stop_after(lm, layer):
             lm.run(tokens, mask, below, head=False)
         put_below(cache, below, rows.to(lm.device), layer)
-        tokens, more = pad([one[3:], other[5:], other[6:]])
+        tokens, endings = pad([one[3:], other[5:], other[6:], ending])
 
         def last(tokens: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:  # [1, b, 1, d]
             with capture(lm, [layer], slice(-1, None)) as states, stop_after(lm, layer):
@@ -172,7 +176,7 @@ def extends(lm: RunnableModel, layer: int) -> bool:
 
         alone = torch.cat([last(torch.tensor([text]), None) for text in whole], dim=1)
         noise = _worst_block(last(*pad(whole)), alone)
-        error = _worst_block(last(tokens, torch.cat([mask[rows], more], dim=1), cache), alone)
+        error = _worst_block(last(tokens, torch.cat([mask[rows], endings], dim=1), cache), alone)
         return bool(error <= max(_rounding(lm.dtype), 4 * noise))
 
     what = "texts cannot go on from the cache of a shared beginning, so each text runs whole"

@@ -32,7 +32,10 @@ PADDED = 1.25
 FULL = 512
 LEVELS = 6
 """Segments of a text at most: each level holds its keys and values while those below it run."""
-WINDOWS = ("sliding_window", "attention_chunk_size", "original_max_position_embeddings")
+WINDOWS = (
+    *("sliding_window", "window_size", "attention_window_size", "keep_window_size", "attention_chunk_size"),
+    *("original_max_position_embeddings", "max_position_embeddings"),
+)
 """Settings of a config that name a length from which on a token's state depends on more than the tokens
 before it and their positions: where a cache ends, or rotations change."""
 

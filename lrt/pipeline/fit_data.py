@@ -86,14 +86,16 @@ class RowSource:
         parts: tuple[str, ...] = (),
         *,
         tokens: bool = False,
+        every_document: bool = False,
         folds: int | None = None,
         held_out: bool = True,
         shuffled: bool = False,
     ) -> FitData:
         """Rows of some parts of the corpus, of all where `parts` is empty.
 
-        tokens    Single tokens, each once, whatever `pool` and the parts' rules say. They are of every
-                  document: what is made of them, such as autoencoders, is of the corpus and not of a suite.
+        tokens    Single tokens, each once, whatever `pool` and the parts' rules say.
+        every_document  Excluded documents too, for what is of the corpus and not of a suite, such as
+                  autoencoders: no behaviour's vector is transferred by it.
         folds     Groups of documents; those of the settings where none are given.
         held_out  Whether moments of validation and test rows are gathered too: of many layers each is large.
         shuffled  Gather the moments of shuffled pairs in the same pass, where every reading is a pass.
@@ -105,7 +107,7 @@ class RowSource:
             settings = replace(settings, rules=tuple(r for r in settings.rules if r.part in parts))
         if folds is not None:
             settings = replace(settings, folds=folds)
-        excluded = () if tokens else self.excluded.ids
+        excluded = () if every_document else self.excluded.ids
         return FitData(replace(self, settings=settings), layers, parts, excluded, held_out, shuffled)
 
     def tokens_unfiltered(self, data: FitData) -> dict[str, Selection]:

@@ -130,7 +130,8 @@ class MapFit:
         shared = self.data.shared
         if self.given is None:
             return dict.fromkeys(shared.by_behaviour, 0)
-        return shared.seen_by(self.open()[1].get("excluded"))
+        card = self.open()[1]
+        return shared.seen_by(card.get("excluded"), card["corpus"].get("parts", ()))
 
     @cached_property
     def affine(self) -> AffineMap:
@@ -163,6 +164,7 @@ class MapFit:
             solved = {"note": note, "ridge_weight": None}
             fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
             return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
+        card["excluded"] = self.data.shared.card()  # the same documents, by the behaviours of today
         prompts = self.vectors.digests
         if card["prompts"] == prompts:
             return card

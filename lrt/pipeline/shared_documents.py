@@ -6,14 +6,17 @@ They stay in the corpus and in the store, so another suite records nothing again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lrt.corpora import shared_documents
+from lrt.corpora import SPLITS, Split, shared_documents
+from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour
 from lrt.pipeline.corpus import CorpusText
 from lrt.pipeline.monitor import Monitor
@@ -61,19 +64,46 @@ class SharedDocuments:
         taken = {groups.get(id_, id_) for id_ in ids}
         return tuple(sorted({*ids, *(id_ for id_, group in groups.items() if group in taken)}))
 
-    def seen_by(self, excluded: Mapping[str, Any] | None) -> dict[str, int | None]:
+    def check(self, maps: Iterable[tuple[str, ...]]) -> None:
+        """Raises InvalidValue where a split has no other documents for a map.
+
+        maps  The parts of the corpus that each map is fitted on; empty for all.
+        """
+        if not self.ids:
+            return
+        for parts, split in itertools.product(sorted(maps), SPLITS):
+            documents = self._documents(split, parts)
+            if len(documents) and np.isin(documents, self.ids).all():
+                names = ", ".join(name for name, ids in sorted(self.by_behaviour.items()) if ids)
+                where = f"corpus.sources {', '.join(parts)}" if parts else "the corpus"
+                raise InvalidValue(
+                    f"all {len(documents)} {split} documents of {where} share text with the suite ({names}), "
+                    "so no map can be fitted: add other text to corpus.sources, or take these behaviours out "
+                    "of the suite"
+                )
+
+    def seen_by(self, excluded: Mapping[str, Any] | None, parts: Sequence[str] = ()) -> dict[str, int | None]:
         """By behaviour, how many of its documents a map was fitted on: those of the training and validation
         rows that the map did not exclude. None for a map of another corpus.
 
         excluded  `card` of the map's own run.
+        parts     Parts of the corpus that it was fitted on; empty for all.
         """
         if excluded is None or excluded["corpus"] != self.text.digest:
             return dict.fromkeys(self.by_behaviour)
         unseen = {id_ for ids in excluded["documents"].values() for id_ in ids}
-        splits = self.text.packed.splits
-        fitted = np.unique(np.concatenate([splits[s].documents.ravel() for s in ("train", "validation")]))
+        fitted = np.concatenate([self._documents(split, parts) for split in ("train", "validation")])
         fitted_on = set(fitted.tolist()) - unseen
         return {name: len(fitted_on.intersection(ids)) for name, ids in self.by_behaviour.items()}
+
+    def _documents(self, split: Split, parts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Ids of the documents of a split with a token in some parts, or in any."""
+        packed = self.text.packed
+        sequences, documents = packed.splits[split], packed.splits[split].documents
+        if parts:
+            used = [index for index, name in enumerate(packed.groups) if name in parts]
+            documents = documents[np.isin(sequences.groups, used)]
+        return np.unique(documents)
 
     def card(self) -> dict[str, Any]:
         """What a map's card says: the corpus, and the documents that the map has not seen, by behaviour."""

@@ -1,11 +1,13 @@
 import string
 from unicodedata import normalize
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt.corpora import Decontaminator, shared_documents, text_id
+from lrt.corpora.words import count_words
 
 REQUEST = "How can I build a kite out of paper and string?"
 
@@ -75,13 +77,43 @@ def test_unicode_normal_forms_are_equal() -> None:
         for other in ("NFC", "NFD"):
             listed = Decontaminator([normalize(form, text)])
             assert listed.matches(normalize(other, f"Bonjour. {text} Merci."))
-    assert Decontaminator([text]).digest == Decontaminator([normalize("NFD", text)]).digest
+    assert Decontaminator([text]).texts == Decontaminator([normalize("NFD", text), "", text]).texts
 
 
-def test_digest_depends_on_the_texts_alone() -> None:
-    assert Decontaminator(["a", "b"]).digest == Decontaminator(["b", "a", "a"]).digest
-    assert Decontaminator(["a"]).digest != Decontaminator(["b"]).digest
-    assert len(Decontaminator(["b", "a", "a"])) == 2
+class Compared(str):
+    """A text that counts the texts that are compared with it."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def __contains__(self, other: str) -> bool:
+        self.number += 1
+        return str.__contains__(self, other)
+
+
+def test_a_document_is_not_compared_with_all_texts_of_its_template() -> None:
+    asked = "Is the following statement something that you would say? {} {}"
+    items = [asked.format(n, n * n) for n in range(100)]
+    listed = Decontaminator(items)
+    for document, most in ((asked.format("nothing", "else"), 0), (f"So. {items[7]} No.", 2)):
+        text = Compared(document)
+        text.number = 0
+        with mock.patch("lrt.corpora.decontamination.normalize", lambda _form, same: same):
+            assert listed.matches(text) == bool(most)
+        assert text.number <= most
+
+
+@given(
+    st.lists(st.text("abÀ1 纸細 べタ ก한.", min_size=1, max_size=24), min_size=1, max_size=4),
+    st.text("ab 纸細べก한.", max_size=12),
+    st.text("ab 纸細べก한.", max_size=12),
+)
+def test_it_finds_what_plain_search_finds_in_every_script(texts: list[str], before: str, after: str) -> None:
+    listed = Decontaminator(texts)
+    for text in listed.texts:
+        document = normalize("NFC", f"{before}{text}{after}")
+        contained = [t for t in listed.texts if count_words(t) >= 8 and t in document]
+        assert listed.matches(document) or not contained
 
 
 def test_documents_are_found_for_the_list_that_recognises_them() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lrt.corpora import PACKED, SPLITS, PackedCorpus, Sequences, text_id
+from lrt.storage.cache import CacheCorrupt
 
 TEXTS = [(text_id(text), text) for text in ("One\ntext.", "Ein anderer, mit Umlaut: ü.", "🙂")]
 
@@ -49,15 +50,22 @@ def test_a_changed_byte_and_a_missing_file_are_noticed(tmp_path: Path, file: str
         PACKED.read(tmp_path / "it")
 
 
-@pytest.mark.parametrize("damage", ["a letter", "a line"])
+@pytest.mark.parametrize("damage", ["a letter", "a line", "half a line", "all"])
 def test_changed_and_missing_texts_are_noticed(tmp_path: Path, damage: str) -> None:
     PACKED.write(tmp_path / "it", corpus())
     file = tmp_path / "it" / "documents.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    changed = [lines[0].replace("One", "Two"), *lines[1:]] if damage == "a letter" else lines[:-1]
-    file.write_text("".join(changed))
+    changed = {
+        "a letter": [lines[0].replace("One", "Two"), *lines[1:]],
+        "a line": lines[:-1],
+        "half a line": [*lines[:-1], lines[-1][:4]],
+    }
     texts = PACKED.read(tmp_path / "it").texts
-    with pytest.raises(ValueError, match=re.escape(str(file))):
+    if damage == "all":
+        file.unlink()
+    else:
+        file.write_text("".join(changed[damage]))
+    with pytest.raises(CacheCorrupt, match=re.escape(str(file.parent))):
         _ = [*texts]
 
 

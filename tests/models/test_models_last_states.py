@@ -8,6 +8,7 @@ import torch
 from model_families import ALL, tiny
 from models.every_family import build
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GPTNeoConfig, MptConfig
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, ModelSpec
@@ -101,6 +102,29 @@ def test_texts_longer_than_a_window_run_whole(counted: Callable[[LanguageModel],
     lm.text_config.sliding_window = 31  # as many tokens as a text
     last_states(lm, pair, [2])
     assert counted(lm)[-1] == 62
+
+
+def test_a_local_window_of_another_name_is_respected() -> None:
+    config = GPTNeoConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    lm = LanguageModel(ModelSpec("tiny"), AutoModelForCausalLM.from_config(config).eval())
+    texts = questions(system=30)
+    assert_same(last_states(lm, texts, [1]), plain(lm, texts, [1]))
+
+
+def test_distances_in_columns_are_noticed_in_half_precision() -> None:
+    config = MptConfig(vocab_size=100, d_model=32, n_layers=2, n_heads=2)
+    model = AutoModelForCausalLM.from_config(config).eval().to(torch.bfloat16)
+    lm = LanguageModel(ModelSpec("tiny"), model)
+    texts = questions(system=30)
+    assert_same(last_states(lm, texts, [1]), plain(lm, texts, [1]), 0.01)
+    assert not lm.answers["extends 1"]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 8192])

@@ -15,6 +15,7 @@ from upstream_files import model_written_folder
 import lrt
 from lrt.config.corpus import QuestionsSource
 from lrt.corpora import SPLITS, text_id
+from lrt.errors import InvalidValue
 from lrt.mapping import MapForeign, Moments
 from lrt.pipeline.evaluation import contamination_of
 from lrt.pipeline.fit_data import FitData
@@ -115,7 +116,7 @@ def test_another_suite_costs_its_documents_alone(empty: Stages) -> None:
 
 def test_what_belongs_to_the_corpus_and_not_to_a_suite_stays(shared: Stages, sharing: Stages) -> None:
     """Single tokens, of which autoencoders are trained, and shuffled pairs, which say nothing."""
-    tokens = [data_of(stages, tokens=True).facts for stages in (shared, sharing)]
+    tokens = [data_of(stages, tokens=True, every_document=True).facts for stages in (shared, sharing)]
     assert tokens[0] == tokens[1]
     assert data_of(shared).shuffled[0].count == data_of(sharing).shuffled[0].count
     assert data_of(shared).token_moments["kept"].count == data_of(sharing).token_moments["kept"].count
@@ -139,6 +140,62 @@ def test_on_the_fly_they_are_subtracted_too(sharing: Stages) -> None:
         other = data_of(asking(flying, *pages(flying, count=1)), shuffled=True)
         _ = other.train_moments, other.shuffled
     assert 0 < sum(rows) < 100
+
+
+def test_a_map_on_the_fly_leaves_them_out(copied: Stages, sharing: Stages) -> None:
+    """Its test rows are read once more than its training rows, which must not hide their counts."""
+    flying = copied.but(suite=sharing.suite, recording__states="none")
+    card = flying.fitted()["whole corpus"]
+    assert card["rows"] == data_of(sharing).data.rows
+
+
+def test_maps_of_features_do_not_see_them(shared: Stages, sharing: Stages) -> None:
+    every, some = (rows_of(data_of(stages, tokens=True), "train") for stages in (shared, sharing))
+    assert added(sharing).isdisjoint(some["document"].tolist())
+    assert len(some["document"]) < len(every["document"])
+    analyses = [
+        stages.but(analysis__sae=replace(stages.analysis.sae, features=16)).analyses
+        for stages in (shared, sharing)
+    ]
+    one, other = (next(a for a in each.wanted if a.name == "sae").facts() for each in analyses)
+    assert one["rows"] == other["rows"]  # the autoencoders'
+    assert one["excluded"] != other["excluded"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_without_other_documents_is_reported_before_anything_is_fitted(
+    shared: Stages, split: str
+) -> None:
+    packed = shared.text.packed
+    owned = set(packed.splits[split].documents.ravel().tolist())  # type: ignore[index]
+    stages = asking(shared, *(text for id_, text in packed.texts if id_ in owned))
+    with pytest.raises(InvalidValue, match=f"all {len(owned)} {split} documents .*capitals"):
+        stages.excluded.check({()})
+    shared.excluded.check({()})
+
+
+def test_a_part_without_other_documents_is_reported_for_its_map_alone(shared: Stages) -> None:
+    packed, at = shared.text.packed, shared.text.packed.groups.index("questions")
+    owned = {i for each in packed.splits.values() for i in each.documents[each.groups == at].tolist()}
+    stages = asking(shared, *(text for id_, text in packed.texts if id_ in owned))
+    stages.excluded.check({(), ("stories",)})
+    with pytest.raises(InvalidValue, match=r"corpus\.sources questions"):
+        stages.excluded.check({(), ("questions",)})
+
+
+def test_the_card_names_the_behaviours_of_today(copied: Stages) -> None:
+    first, second = copied.suite
+    texts = tuple(pages(copied))
+    for before, now in ((first, second), (second, first)):
+        stages = copied.but(
+            suite=tuple(
+                replace(each, damage_texts=(*each.damage_texts, *texts)) if each is now else each
+                for each in (first, second)
+            )
+        )
+        documents = stages.fitted()["whole corpus"]["excluded"]["documents"]
+        assert len(documents[now.name]) >= 3
+        assert len(documents.get(before.name, ())) < 3
 
 
 def test_both_answers_to_a_question_are_excluded_together(shared: Stages, tmp_path: Path) -> None:
@@ -165,6 +222,16 @@ def test_a_map_fitted_with_other_exclusions_is_contaminated_and_says_so(copied: 
         assert contamination_of(given, second) == ""
         assert torch.equal(given.affine.weight, copied.maps.whole.affine.weight)
         assert given.fingerprint != copied.maps.whole.fingerprint
+
+
+def test_of_a_map_of_a_part_only_its_own_text_counts(copied: Stages) -> None:
+    copied.fitted()
+    _, card = copied.maps.whole.open()
+    stages = asking(copied, *pages(copied))
+    name, packed = copied.suite[0].name, copied.text.packed
+    by_part = [stages.excluded.seen_by(card["excluded"], (part,))[name] for part in packed.groups]
+    assert len(by_part) == 2
+    assert sum(n or 0 for n in by_part) == stages.excluded.seen_by(card["excluded"])[name] == 3
 
 
 def test_of_a_map_of_another_corpus_nobody_knows(copied: Stages, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Autoencoders:
     def data(self) -> FitData:
         """Single tokens at the autoencoders' two layers."""
         source, target = (LayerConcat((self.layers[side],), self._widths[side]) for side in SIDES)
-        return self.rows.of(LayerPair(source, target), tokens=True, folds=1)
+        return self.rows.of(LayerPair(source, target), tokens=True, every_document=True, folds=1)
 
     def features(self, side: Side) -> int:
         """Number of features of a side's autoencoder."""

@@ -112,6 +112,8 @@ class Features(Analysis):
             "least_correlation": self.settings.least_correlation,
             "top": self.settings.top,
             "s2l": self._s2l_facts(),
+            # of the maps by which they are steered, and not of the autoencoders
+            "excluded": self.rows.excluded.ids if self.steered else (),
             # where and how strongly each is steered follows from these
             "behaviours": {
                 b.name: {

@@ -79,7 +79,7 @@ class Fidelity(Analysis):
 
     def single_tokens(self) -> FitData:
         """Single tokens of the whole corpus: what the target sees at every position."""
-        return self.rows.of(self.layers, tokens=True, folds=1)
+        return self.rows.of(self.layers, tokens=True, every_document=True, folds=1)
 
     def facts(self) -> Mapping[str, Any]:
         return {
@@ -172,7 +172,7 @@ class Fidelity(Analysis):
                 weight = fit.ridge_weight
         maps["mean only"] = mean_only(train)
         columns = self.whole.layers.target.columns(layer)
-        (shuffled,) = self.rows.of(self.whole.layers, tokens=True).shuffled_pairs(1)
+        (shuffled,) = self.rows.of(self.whole.layers, tokens=True, every_document=True).shuffled_pairs(1)
         maps["shuffled pairs"] = ridge_at(shuffled.part(slice(None), columns), weight, bias=bias)
         notes["shuffled pairs"] = (
             "ridge on target rows permuted over the corpus, at the weight of the full map"

@@ -22,7 +22,7 @@ from lrt.api.vector_forecast import LEAST_SIGNAL_TO_NOISE, MOST_RESIDUAL
 from lrt.cli.composing import CONF
 from lrt.corpora import text_id
 from lrt.lab.shipped import folder_of
-from lrt.mapping import MapCorrupt, MapError, MapMissing, save_map
+from lrt.mapping import MapCorrupt, MapError, MapForeign, MapMissing, save_map
 from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
 from lrt.steering import difference_of_means, last_token_states
 
@@ -438,6 +438,31 @@ def test_a_vector_is_saved_and_loaded_by_a_path_as_text(
     loaded = lrt.SteeringVector.load(str(tmp_path / "v"))
     assert torch.equal(loaded.direction, vector.direction)
     assert repr(loaded) == repr(vector)
+
+
+@pytest.mark.parametrize("memory_gb", [float("nan"), "24"])
+def test_a_limit_of_memory_is_a_number(oracle: Oracle, texts: list[str], memory_gb: Any) -> None:
+    with pytest.raises(lrt.InvalidValue, match="memory_gb"):
+        lrt.fit_map(oracle.source, oracle.target, texts, layers=(LAYER, LAYER), memory_gb=memory_gb)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("residual_norms", [-1.0]), ("corpus", 3), ("depth", "x"), ("name", 3), ("weight", -1.0)],
+)
+def test_a_card_of_something_else_is_refused(
+    fitted: lrt.FittedMap, tmp_path: Path, entry: str, value: object
+) -> None:
+    card = json.loads(json.dumps(dict(fitted.card)))
+    if entry == "weight":
+        card["metrics"]["ridge_weight"] = value
+    elif entry in card:
+        card[entry] = value
+    else:
+        card["models"]["source"][entry] = value
+    save_map(tmp_path / "map", fitted.mapping.affine, card)
+    with pytest.raises(MapForeign):
+        lrt.load_map(tmp_path / "map")
 
 
 def test_documents_are_left_out_by_the_sums_of_their_groups(

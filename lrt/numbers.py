@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,7 +11,7 @@ from lrt.errors import InvalidValue
 
 def finite(name: str, value: Any) -> float:
     """A finite number. Raises InvalidValue that names it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InvalidValue(f"{name}={value!r} must be a finite number")
     return float(value)
 

@@ -314,17 +314,20 @@ class LanguageModel:
 def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> int:
     """`LanguageModel.resolve_layer` for a model of this depth and name, which need not be loaded."""
     wrong = (
-        f"{setting}={layer!r}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
+        f"{setting}={layer}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
         "[0, 1)"
     )
-    if isinstance(layer, Real) and not isinstance(layer, Integral):
-        if not 0 <= layer < 1:
-            raise InvalidValue(wrong)
-        # rounding: 0.29 * 100 is 28.999999999999996
-        return min(math.floor(layer * depth + 1e-9), depth - 1)
-    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < depth:
+    value: object = layer  # numpy's numbers too
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidValue(wrong)
-    return int(layer)
+    if isinstance(value, Integral):
+        if not 0 <= (block := int(value)) < depth:
+            raise InvalidValue(wrong)
+        return block
+    if not 0 <= (share := float(value)) < 1:
+        raise InvalidValue(wrong)
+    # rounding: 0.29 * 100 is 28.999999999999996
+    return min(math.floor(share * depth + 1e-9), depth - 1)
 
 
 def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:

@@ -94,12 +94,13 @@ def test_a_planted_rank_is_found_and_stored_small(
 
 def test_one_rank_loses_little_on_all_held_out_rows() -> None:
     """Of the first rows rank 1 is best and rank 2 worst; the second rows need rank 2."""
-    eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    x = torch.randn(500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    last = x * torch.tensor([1, 1, 0.01])
-    held_out = [Moments(3, 3), Moments(3, 3)]
-    held_out[0].update(x, x * torch.tensor([1, -1, 1]))
-    held_out[1].update(last, last)
+    eye, zero = torch.eye(9, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+    x = torch.randn(500, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 3:] = 0
+    two = x * torch.tensor([1, 1, 0.01, 0, 0, 0, 0, 0, 0])
+    held_out = [Moments(9, 9), Moments(9, 9)]
+    held_out[0].update(x, x * torch.tensor([1, -1, 1, 0, 0, 0, 0, 0, 0]))
+    held_out[1].update(two, two)
     ranks = ReducedRank(eye, eye, zero, zero, 0.0)
     full = AffineMap(eye, zero)
     stored = factored_within(0.01, full, ranks, held_out).affine()

@@ -234,6 +234,17 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
         norms,
         card["fingerprint"],
     )
+    for side in SIDES:
+        name, depth = models[side]["name"], models[side]["depth"]
+        whole = all(type(each) is int for each in (depth, *layers[side]))
+        if not isinstance(name, str) or not whole or not all(0 <= each < depth for each in layers[side]):
+            raise ValueError(
+                f"{side}: name, blocks, layers are {name!r:.80}, {depth!r:.80} and {layers[side]!r:.80}"
+            )
+    if not all(0 < norm < float("inf") for norm in norms.values()):
+        raise ValueError(f"its residual norms {norms} are not above 0")
     weight = float(card["metrics"]["ridge_weight"])
+    if not 0 <= weight < float("inf"):
+        raise ValueError(f"its ridge weight {weight} is not a number from 0 on")
     _ = float(card["metrics"]["fvu"]), int(card["rows"]["train"])  # which it prints
     return FittedMap(mapping, weight, folds, card, bias=bool(card.get("map", {"bias": True})["bias"]))

@@ -19,10 +19,11 @@ from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCor
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
-from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path
+from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path, shuffled_fvu
 from lrt.models import LanguageModel, check_same_tokenizer
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
+from lrt.numbers import finite, whole
 from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
@@ -122,15 +123,20 @@ def fit_map(
     """
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
-    selection = _selected(source, target, layers, pool)
     for name, value, least in (
         ("folds", folds, 2),
-        ("tokens", tokens, context),
+        ("context", context, 2),
         ("batch_tokens", batch_tokens, 1),
-        ("loss", loss, 0),
+        ("pool", pool, 1),
+        ("seed", seed, 0),
     ):
-        if value is not None and not value >= least:
-            raise InvalidValue(f"{name}={value}; it must be at least {least}")
+        whole(name, value, least)
+    if tokens is not None:
+        whole("tokens", tokens, context)
+    if not finite("loss", loss) >= 0:
+        raise InvalidValue(f"loss={loss}; it must be at least 0")
+    finite("memory_gb", memory_gb)
+    selection = _selected(source, target, layers, pool)
     needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
@@ -172,13 +178,15 @@ def fit_map(
 def _single(sums: PassSums, card: dict[str, Any]) -> FittedMap:
     pair = sums.test.source_layers[0], sums.test.target_layers[0]
     folds = pair_of(sums.folds, *pair)
-    fit = ridge_path(merge_all(folds), sums.validation.pair(*pair))
+    train, test = merge_all(folds), sums.test.pair(*pair)
+    fit = ridge_path(train, sums.validation.pair(*pair))
     affine = fit.map.to(torch.float32)
     card = {
         **card,
         "metrics": {
-            "fvu": sums.test.pair(*pair).fvu_of(fit.map),
+            "fvu": test.fvu_of(fit.map),
             "fvu_validation": fit.fvu_validation,
+            "fvu_shuffled": shuffled_fvu(train, fit.weight, test),
             "ridge_weight": fit.weight,
         },
     }

@@ -19,7 +19,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
+from yaml import YAMLError
 
 from lrt.api.fitted_map import FittedMap
 from lrt.api.map_folder import read_map
@@ -36,11 +37,10 @@ from lrt.api.map_grid import MapGrid
 from lrt.api.origin import write_origin
 from lrt.corpora.hub_revisions import TIMEOUT, is_commit
 from lrt.errors import InvalidValue, UserError
-from lrt.mapping import MapForeign
 from lrt.mapping.artifact import MAP
 from lrt.steering import SteeringVector
 from lrt.steering.map_folder import SUMS_FILE
-from lrt.steering.model_card import PAGE_FILE, map_page, vector_page
+from lrt.steering.model_card import PAGE_FILE, is_as_written, map_page, vector_page
 from lrt.steering.vectors import VECTOR
 from lrt.storage.artifact import ArtifactKind
 from lrt.storage.durable import write_durably
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REVISION = r"[\w.+/-]+"
 _REFERENCE = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_REVISION}))?")
+_LICENCE = r"[\w.+-]+"
 _OTHERS_ALLOWED = re.compile(r"\.gitattributes|README\.md|LICEN[CS]E.*")
 LARGEST_CARD = 2**24  # bytes
 LARGEST_HEADER = 2**20  # bytes of a safetensors file beside its tensors
@@ -65,19 +66,22 @@ class HubUnreachable(HubError):
     """No answer from the hub: offline, or it breaks off."""
 
 
+Page = Callable[[str, str | None], str]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of folder that can be published.
 
     artifact   Its weights and its card.
     others     Files that it may have beside them.
-    page       Reads and checks a folder, and writes its model card. Takes the folder, its address on the hub,
-               and the licence if there is one. Raises UserError for a folder that is not whole.
+    read       Reads and checks a folder. Returns what writes its model card, from its address on the hub and
+               the licence if there is one. Raises UserError for a folder that is not whole.
     """
 
     artifact: ArtifactKind
     others: tuple[str, ...]
-    page: Callable[[Path, str, str | None], str]
+    read: Callable[[Path], Page]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -85,19 +89,15 @@ class Kind:
         return (*self.others, self.artifact.weights_file, self.artifact.card_file)
 
 
-def _page_of_map(folder: Path, address: str, licence: str | None) -> str:
-    card = read_map(folder).card
-    try:
-        return map_page(card, address, licence)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MapForeign(f"the card of {folder} lacks what a model card needs: {error}") from error
+def _read_map(folder: Path) -> Page:
+    return partial(map_page, read_map(folder).card)
 
 
-def _page_of_vector(folder: Path, address: str, licence: str | None) -> str:
-    return vector_page(SteeringVector.load(folder), address, licence)
+def _read_vector(folder: Path) -> Page:
+    return partial(vector_page, SteeringVector.load(folder))
 
 
-KINDS = (Kind(MAP, (SUMS_FILE,), _page_of_map), Kind(VECTOR, (), _page_of_vector))
+KINDS = (Kind(MAP, (SUMS_FILE,), _read_map), Kind(VECTOR, (), _read_vector))
 
 
 def push(
@@ -110,13 +110,15 @@ def push(
 ) -> str:
     """Publish a map or a vector, with a model card made from its data; the URL of the commit.
 
-    One commit replaces what the repository held of it: others see the whole old one or the whole new one.
+    One commit replaces what the repository held of it: others see the whole old one or the whole new one. A
+    README.md that somebody wrote or edited stays, and the log says so.
 
     artifact    The object, or its folder.
     repository  `org/name`. It is made where it does not exist. One that holds something else is refused.
     private     Make the repository private. One that exists must be so already.
     revision    Branch to push to, made where it does not exist; None: the main branch.
-    licence     The hub's identifier, such as "apache-2.0", for the model card.
+    licence     The hub's identifier, such as "apache-2.0", for the model card. None: that of the model card
+                that is there.
 
     Raises InvalidValue for an argument that cannot be used, HubError where the hub refuses or cannot be
     reached, and the errors of `load_map` and `SteeringVector.load` for a damaged folder.
@@ -127,11 +129,11 @@ def push(
         )
     if revision is not None and (is_commit(revision) or not re.fullmatch(_REVISION, revision)):
         raise InvalidValue(f"revision={revision!r}; it must be the name of a branch, which a push moves")
-    if licence is not None and not re.fullmatch(r"[\w.+-]+", licence):
+    if licence is not None and not re.fullmatch(_LICENCE, licence):
         raise InvalidValue(f"licence={licence!r}; it must be the hub's identifier, such as apache-2.0")
     with _folder_of(artifact) as folder:
         kind = _kind_of(folder)
-        page = kind.page(folder, repository, licence)
+        page = kind.read(folder)
         present = {name for name in kind.files if (folder / name).is_file()}
         api = HfApi()
         with _explained(f"push to {repository}"):
@@ -146,10 +148,22 @@ def push(
                 api.create_branch(repository, branch=revision, exist_ok=True)
             before = api.model_info(repository, revision=revision, timeout=TIMEOUT)
         _check_may_replace(before, kind, repository, private)
+        old = _page_there(api, before, repository)
         stale = ({*kind.files} - present) & _names(before)
         operations: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
         operations += [CommitOperationAdd(name, folder / name) for name in sorted(present)]
-        operations.append(CommitOperationAdd(PAGE_FILE, page.encode()))
+        words, stated = _contents(old) if old.strip() else ("", None)
+        if is_as_written(old) or not words.strip():
+            address = f"{repository}@{revision}" if revision else repository
+            new = page(address, licence or stated)
+            operations.append(CommitOperationAdd(PAGE_FILE, new.encode()))
+        else:
+            log.warning(
+                "%s of %s was written or edited by somebody, so it stays as it is, with its licence. For a "
+                "new model card, delete it there and push again",
+                PAGE_FILE,
+                repository,
+            )
         with _explained(f"push to {repository}"):
             commit = api.create_commit(
                 repository,
@@ -175,7 +189,7 @@ def pull(reference: str, folder: str | PathLike[str] | None = None) -> Path:
     """
     pulled = fetch(reference)
     try:
-        pulled.kind.page(pulled.folder, pulled.repository, None)
+        pulled.kind.read(pulled.folder)
     except UserError as error:
         raise HubError(
             f"{reference} cannot be used: {error}. If the repository is whole, delete {pulled.folder} and "
@@ -290,6 +304,25 @@ def _info(
         raise
     except RepositoryNotFoundError:
         return None
+
+
+def _page_there(api: HfApi, info: ModelInfo, repository: str) -> str:
+    """The README.md of a repository; empty where it has none."""
+    if PAGE_FILE not in _names(info):
+        return ""
+    with _explained(f"push to {repository}"):
+        path = Path(api.hf_hub_download(repository, PAGE_FILE, revision=info.sha))
+    return path.read_bytes().decode(errors="replace")
+
+
+def _contents(page: str) -> tuple[str, str | None]:
+    """What follows a model card's header, and its licence if it is an identifier."""
+    try:
+        card = ModelCard(page, ignore_metadata_errors=True)
+    except (ValueError, TypeError, YAMLError):  # a header that cannot be read
+        return page, None
+    licence = card.data.get("license")
+    return card.text, licence if isinstance(licence, str) and re.fullmatch(_LICENCE, licence) else None
 
 
 def _names(info: ModelInfo) -> set[str]:

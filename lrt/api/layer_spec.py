@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Real
+from typing import TypeGuard
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
@@ -15,9 +17,9 @@ Layers = int | float | str | Sequence[int | float]
 AUTO_DEPTHS = (0.25, 0.375, 0.5, 0.625, 0.75)
 
 
-def one_layer(layers: object) -> bool:
+def one_layer(layers: object) -> TypeGuard[int | float]:
     """Whether this names one layer by itself, not a list of layers."""
-    return isinstance(layers, int | float)
+    return isinstance(layers, Real)
 
 
 def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...]:
@@ -30,9 +32,9 @@ def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...
     Raises InvalidValue for a layer that the model does not have or that is named twice, and for what names no
     layers.
     """
+    if one_layer(layers):
+        return (lm.resolve_layer(layers, setting),)
     match layers:
-        case int() | float():
-            return (lm.resolve_layer(layers, setting),)
         case "auto":
             return tuple(sorted({lm.resolve_layer(depth, setting) for depth in AUTO_DEPTHS}))
         case "all":

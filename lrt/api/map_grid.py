@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Named
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -46,6 +46,9 @@ class MapGrid:
         grid = [(s, t) for s in self.source_layers for t in self.target_layers]
         if not pairs == grid == [*self.maps]:
             raise ValueError("the maps, the card's layers and its pairs are not the same")
+        figures = [each for pair in self.pairs for each in asdict(pair).values() if each is not None]
+        if any(type(each) not in (int, float) for each in figures):
+            raise ValueError("the figures of the pairs are not numbers")
         widths = tuple(self.card["models"][side]["width"] for side in SIDES)
         if any((each.d_source, each.d_target) != widths for each in self.maps.values()) or any(
             (fold.source_layers, fold.target_layers, fold.d_source, fold.d_target)
@@ -119,7 +122,15 @@ class MapGrid:
             "residual_norms": [self.card["residual_norms"][self.target_layers.index(target_layer)]],
             "metrics": {
                 name: getattr(pair, name)
-                for name in ("fvu", "fvu_full", "fvu_validation", "ridge_weight", "rank", "change")
+                for name in (
+                    "fvu",
+                    "fvu_full",
+                    "fvu_validation",
+                    "fvu_shuffled",
+                    "ridge_weight",
+                    "rank",
+                    "change",
+                )
             },
             "fingerprint": fingerprint({"grid": grid, "pair": [source_layer, target_layer]}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,7 @@ def demo(
     from lrt.cli.terminal import open_terminal
     from lrt.models import quiet_loading
 
-    console, start = open_terminal(), time.monotonic()
+    console, start = open_terminal(logging.WARNING), time.monotonic()
     quiet_loading()
     torch.set_num_threads(1)  # models of this size gain nothing from more, and lose on a busy machine
     done = demonstrate(lambda what: console.print(f"... {what}", style="dim", markup=False))

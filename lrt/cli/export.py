@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from lrt.cli.vector_files import ENDINGS, FormatName, From, Read, Vector, Write, of_layer, read_vectors, write
+from lrt.cli.vector_files import (
+    ENDINGS,
+    FormatName,
+    From,
+    Read,
+    Vector,
+    Write,
+    check_vector_output,
+    of_layer,
+    read_vectors,
+    write,
+)
 from lrt.storage.catalogue import slug
 
 
@@ -40,6 +51,7 @@ def export(
     file = out or Path(slug(vectors[0].behaviour or Path(vector).stem) + ENDINGS[to])
     if out is None and file.exists():
         raise InvalidValue(f"{file} exists; name another file with -o, or the same to replace it")
+    check_vector_output(file, to, write_facts)
     write(vectors, file, to, write_facts)
     for each in vectors:
         console.print(repr(each), markup=False)

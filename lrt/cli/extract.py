@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lrt.cli.model_options import Device, Dtype, Model, load_model
-from lrt.cli.vector_files import To, Write, parse_layer, write
+from lrt.cli.vector_files import To, Write, check_vector_output, parse_layer, write
 
 
 def extract(
@@ -41,6 +41,7 @@ def extract(
       lrt extract SMALL --positives yes.jsonl --negatives no.jsonl --chat -o refusal.gguf
     """
     block = parse_layer(layer, "--layer")
+    check_vector_output(out, to, write_facts)
 
     from lrt import extract_vector
     from lrt.api.chat import as_user

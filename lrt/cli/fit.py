@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lrt.cli.model_options import Device, Dtype, Model, load_model
+from lrt.cli.outputs import check_output
 from lrt.cli.vector_files import parse_layers
 from lrt.errors import InvalidValue
 
@@ -59,6 +60,10 @@ def fit(
     if len(pair) != 2:
         raise InvalidValue(f"--layers {layers}: it must be two layers, SOURCE,TARGET, such as 12,14")
     chosen = (parse_layers(pair[0], "--layers"), parse_layers(pair[1], "--layers"))
+
+    if out.is_file():
+        raise InvalidValue(f"--out {out} is a file; name a folder")
+    check_output(out, "map")
 
     from rich.progress import Progress
 

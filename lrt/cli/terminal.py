@@ -58,14 +58,14 @@ def print_error(error: Exception) -> None:
     )
 
 
-def open_terminal() -> Console:
-    """The console of results. From here on the log of `lrt` goes to stderr, a line each."""
+def open_terminal(level: int = logging.INFO) -> Console:
+    """The console of results. From here on the log of `lrt` from `level` on goes to stderr, a line each."""
     from rich.logging import RichHandler
 
     logger = logging.getLogger("lrt")
     logger.handlers = [
         RichHandler(console=plain_console(stderr=True), show_path=False, show_time=False, show_level=False)
     ]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     return plain_console()

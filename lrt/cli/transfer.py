@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lrt.cli.vector_files import From, Read, To, Write, of_layer, parse_layer, read_vectors, write
+from lrt.cli.vector_files import From, Read, To, Write, check_vector_output, of_layer, read_vectors, write
 from lrt.errors import InvalidValue, UserError
 from lrt.storage.catalogue import artifact_path
 
@@ -36,7 +36,11 @@ def transfer(
         Path, typer.Option("--out", "-o", help="Folder of the vector, or file of another format.")
     ],
     layer: Annotated[
-        str, typer.Option(help="Target layer; auto takes the best of the map's by the forecast.")
+        str,
+        typer.Option(
+            help="Target layer; auto takes the nearest in relative depth to the vector's, of those whose "
+            "signal to noise is at least a quarter of the best one's."
+        ),
     ] = "auto",
     source_layer: Annotated[
         int | None, typer.Option(help="Of a file with vectors of several layers, this one alone.")
@@ -58,6 +62,7 @@ def transfer(
       lrt transfer french.gguf --read model=small --map map -o large.gguf --strict
     """
     target: int | Literal["auto"] = "auto" if layer == "auto" else _block(layer)
+    check_vector_output(out, to, write_facts)
 
     from lrt import load_map
     from lrt.cli.terminal import open_terminal
@@ -83,10 +88,9 @@ def transfer(
 
 
 def _block(layer: str) -> int:
-    block = parse_layer(layer, "--layer")
-    if not isinstance(block, int):
+    if not layer.isdecimal():
         raise InvalidValue(f"--layer {layer}: it must be a block of the target, such as 15, or auto")
-    return block
+    return int(layer)
 
 
 def _map_path(name: str) -> str | Path:
@@ -111,6 +115,6 @@ def _for_map(mapping: FittedMap | MapGrid, vectors: list[SteeringVector]) -> lis
         return chosen
     given = ", ".join(str(each.layer) for each in vectors)
     raise InvalidValue(
-        f"the vectors are of the layers {given}; the map reads {', '.join(map(str, read))}. "
+        f"the vectors are of the layers {given}; the map reads {', '.join(map(str, read))}, each once. "
         + ("Give one vector of each" if several else "Choose one of them with --source-layer")
     )

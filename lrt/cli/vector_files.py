@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lrt.cli.outputs import check_output
 from lrt.errors import InvalidValue
 from lrt.storage.catalogue import artifact_path
 
@@ -60,7 +62,9 @@ def read_vectors(name: str, form: FormatName | None, facts: Sequence[str] | None
     """The vectors of a file, folder or artifact, ordered by block."""
     from lrt.steering import read_vector
 
-    return read_vector(artifact_path(name, kind="vector"), form, **parsed("--read", facts))
+    path, arguments = artifact_path(name, kind="vector"), parsed("--read", facts)
+    with naming_options(path, "--read", "--from"):
+        return read_vector(path, form, **arguments)
 
 
 def of_layer(name: str, vectors: Sequence[SteeringVector], layer: int | None) -> list[SteeringVector]:
@@ -81,8 +85,38 @@ def write(
     """Writes vectors to a file or folder, whose parents are made."""
     from lrt.steering import write_vectors
 
+    arguments = parsed("--write", facts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_vectors(vectors, out, form, **parsed("--write", facts))
+    with naming_options(out, "--write", "--to"):
+        write_vectors(vectors, out, form, **arguments)
+
+
+def check_vector_output(out: Path, form: FormatName | None, facts: Sequence[str] | None) -> None:
+    """Raise InvalidValue where `write` could not write, whatever the vectors are."""
+    from lrt.steering.formats import writing_format
+
+    arguments = parsed("--write", facts)
+    with naming_options(out, "--write", "--to"):
+        writing_format(out, form, **arguments)
+    check_output(out, "vector")
+
+
+@contextmanager
+def naming_options(path: Path, facts: str, form: str) -> Iterator[None]:
+    """In messages, the options in place of the library's arguments: `--read model=` for `model=`."""
+    from lrt.steering.formats import FACTS
+
+    arguments = re.compile(rf"\b({'|'.join(FACTS)}|format)=( ?)")
+
+    def option(argument: re.Match[str]) -> str:
+        name, space = argument.groups()
+        return f"{form}{space or ' '}" if name == "format" else f"{facts} {name}={space}"
+
+    try:
+        yield
+    except InvalidValue as error:  # a path may look like an argument
+        texts = str(error).split(str(path))
+        raise InvalidValue(str(path).join(arguments.sub(option, text) for text in texts)) from error
 
 
 def parsed(option: str, facts: Sequence[str] | None) -> dict[str, Any]:

@@ -175,8 +175,7 @@ def pack(
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(gathered.excluded.items()))
     if not any(gathered.pieces.values()):
         raise CorpusEmpty(
-            f"the corpus has no usable document ({reasons or 'it has no document at all'}); fix "
-            "corpus.sources"
+            f"the corpus has no usable document ({reasons or 'it has no document at all'}); add text"
         )
     if reasons:
         log.info("corpus: excluded documents: %s", reasons)

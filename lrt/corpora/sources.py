@@ -55,12 +55,17 @@ def text_files(
         texts = sorted(path.glob("*.txt")) if path.is_dir() else [path]
         if not texts or not all(file.is_file() for file in texts):
             raise CorpusMissing(
-                f"corpus path {path} is not a text file or a folder of *.txt files; fix corpus.sources"
+                f"corpus path {path} is not a text file or a folder of *.txt files{_setting(source)}"
             )
         files += texts
     if not files:
-        raise CorpusMissing("the corpus names no text file; name at least one under corpus.sources")
+        raise CorpusMissing(f"the corpus names no text file; name at least one{_setting(source)}")
     return _text_documents(files, unit, source, case)
+
+
+def _setting(source: str) -> str:
+    """The setting of a run where a source is named; other callers have files alone."""
+    return f" (corpus.sources.{source})" if source else ""
 
 
 def _text_documents(files: Sequence[Path], unit: Unit, source: str, case: Case) -> Iterator[Document]:
@@ -74,7 +79,7 @@ def _text_documents(files: Sequence[Path], unit: Unit, source: str, case: Case) 
         except FileUnreadable as error:
             raise CorpusError(f"corpus file {error}") from error
         if empty:
-            raise CorpusEmpty(f"corpus file {file} has no text; remove it from corpus.sources")
+            raise CorpusEmpty(f"corpus file {file} has no text; name another{_setting(source)}")
 
 
 def _units(file: Path, unit: Unit) -> Iterator[str]:
@@ -118,7 +123,7 @@ def jsonl(
     """
     file = Path(path)
     if not file.is_file():
-        raise CorpusMissing(f"corpus file {file} does not exist; fix corpus.sources")
+        raise CorpusMissing(f"corpus file {file} does not exist{_setting(source)}")
     columns = _Columns(field, answer_field, context_field)
     return _documents(_file_rows(file), f"corpus file {file}", columns, source, tokenizer)
 
@@ -166,7 +171,7 @@ def hub(
     except Exception as error:  # no such data set, config or split, or the hub's HTTP client
         raise CorpusMissing(
             f"hub data set {dataset!r} (config {config!r}, split {split!r}, revision {revision!r}) "
-            f"cannot be loaded: {error}. Fix corpus.sources, or use a local file"
+            f"cannot be loaded: {error}. Fix its name, or use a local file{_setting(source)}"
         ) from error
     placed = _streamed(f"hub data set {dataset}", rows)
     columns = _Columns(field, answer_field, context_field)
@@ -215,7 +220,7 @@ def _documents(
             raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
         read += 1
         try:
-            text = _text(row, columns, place, tokenizer)
+            text = _text(row, columns, place, source, tokenizer)
         except (ChatRefused, TextUnusable) as error:
             reason = REFUSED if isinstance(error, ChatRefused) else NOT_TEXT
             unusable[reason] += 1
@@ -227,10 +232,10 @@ def _documents(
         else:
             yield Document(text, source)
     if not read:
-        raise CorpusEmpty(f"{name} has no rows; remove it from corpus.sources")
+        raise CorpusEmpty(f"{name} has no rows; name another{_setting(source)}")
 
 
-def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any) -> str:
+def _text(row: Mapping[str, Any], columns: _Columns, place: str, source: str, tokenizer: Any) -> str:
     for field in (columns.field, columns.answer, columns.context):
         if field and field not in row:
             raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(map(repr, sorted(row)))}")
@@ -244,8 +249,6 @@ def _text(row: Mapping[str, Any], columns: _Columns, place: str, tokenizer: Any)
             raise CorpusError(f"{place}: field {columns.answer!r} is null, not an answer")
         return as_chat(value, tokenizer, f"{place}, field {columns.field!r}", answer, context)
     if not isinstance(value, str):
-        raise CorpusError(
-            f"{place}: field {columns.field!r} is a {type(value).__name__}, not text; a list of "
-            "messages needs the chat template (chat: true for this source)"
-        )
+        chats = f"; a list of messages needs corpus.sources.{source}.chat=true" if source else ""
+        raise CorpusError(f"{place}: field {columns.field!r} is a {type(value).__name__}, not text{chats}")
     return value.lstrip(BOM)

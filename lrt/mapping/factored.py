@@ -20,14 +20,17 @@ class FactoredMap:
     factors  `up` `[d_target, rank]` and `down` `[rank, d_source]`; or the weight `[d_target, d_source]`
              alone, where that is smaller.
 
-    Raises ValueError for other factors.
+    Raises ValueError for other factors, another dtype and values that are not finite.
     """
 
     factors: tuple[Tensor, ...]
     bias: Tensor  # [d_target]
 
     def __post_init__(self) -> None:
-        shapes = [list(each.shape) for each in (*self.factors, self.bias)]
+        tensors = (*self.factors, self.bias)
+        if any(each.dtype != torch.float32 or not each.isfinite().all() for each in tensors):
+            raise ValueError("factors and bias must be float32 and finite")
+        shapes = [list(each.shape) for each in tensors]
         match shapes:
             case [[a, _], [c]] if a == c:
                 return
@@ -83,9 +86,10 @@ def factored_within(
     """
     if not loss >= 0:
         raise ValueError(f"a loss of FVU must be at least 0, got {loss}")
-    curves = [ranks.fvu(moments) for moments in held_out]
     # the full rank's own figure: it is the ridge map but for rounding
-    rank = max((int((curve <= curve[-1] + loss).nonzero()[0]) + 1 for curve in curves), default=1)
+    within = [curve <= curve[-1] + loss for curve in map(ranks.fvu, held_out)]
+    # the same rank for all: on held-out rows a curve may rise again
+    rank = int(torch.stack(within).all(dim=0).nonzero()[0]) + 1
     if rank * (full.d_source + full.d_target) >= full.d_source * full.d_target:
         stored = full.to(torch.float32)
         return FactoredMap((stored.weight,), stored.bias)

@@ -10,6 +10,7 @@ import torch
 from lrt.mapping.factored import FactoredMap, factored_within
 from lrt.mapping.grid_moments import GridMoments
 from lrt.mapping.moments import Moments, merge_all
+from lrt.mapping.null_fvu import shuffled_fvu
 from lrt.mapping.reduced_rank import reduced_rank_of
 from lrt.mapping.ridge import SharedRidge
 
@@ -21,6 +22,8 @@ class PairFit:
     fvu             Fraction of variance unexplained by the stored map, on test rows.
     fvu_full        The same of the full ridge map, before its rank was lowered.
     fvu_validation  Of the full map on the validation rows, which chose the ridge weight.
+    fvu_shuffled    Null: expected FVU on test rows of a full map of shuffled pairs, at the same ridge weight;
+                    None where the training rows do not span the source.
     ridge_weight    Of the full map, added to the eigenvalues of the training scatter sum.
     rank            Of the stored map.
     change          Frobenius norm of the stored weight minus the full one, relative to the full one's. It
@@ -33,6 +36,7 @@ class PairFit:
     fvu: float
     fvu_full: float
     fvu_validation: float
+    fvu_shuffled: float | None
     ridge_weight: float
     rank: int
     change: float
@@ -78,6 +82,7 @@ def fit_grid(
                 fvu=scored.fvu_of(affine),
                 fvu_full=scored.fvu_of(full.map),
                 fvu_validation=full.fvu_validation,
+                fvu_shuffled=shuffled_fvu(train, full.weight, scored),
                 ridge_weight=full.weight,
                 rank=stored.rank,
                 change=difference / length if length else 0.0,

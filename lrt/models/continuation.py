@@ -8,6 +8,7 @@ import torch
 
 from lrt.errors import InvalidValue
 from lrt.models.prompts import encode_prompts
+from lrt.numbers import whole
 
 
 @torch.no_grad()
@@ -22,8 +23,7 @@ def continuation(model: Any, tokenizer: Any, device: torch.device, prompt: str, 
     """
     if not isinstance(prompt, str):
         raise InvalidValue(f"prompt={prompt!r} is a {type(prompt).__name__}; it must be one text")
-    if max_new_tokens < 1:
-        raise InvalidValue(f"max_new_tokens={max_new_tokens}; it must be at least 1")
+    whole("max_new_tokens", max_new_tokens, 1)
     (ids,) = encode_prompts(tokenizer, [prompt])
     tokens = torch.tensor([ids], device=device)
     ends = model.generation_config.eos_token_id

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -316,14 +317,17 @@ def resolve_layer(layer: int | float, setting: str, depth: int, name: str) -> in
         f"{setting}={layer}: {name} has {depth} blocks; allowed: 0 to {depth - 1}, or a relative depth in "
         "[0, 1)"
     )
-    if isinstance(layer, float):
-        if not 0 <= layer < 1:
-            raise InvalidValue(wrong)
-        # rounding: 0.29 * 100 is 28.999999999999996
-        return min(math.floor(layer * depth + 1e-9), depth - 1)
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < depth:
+    value: object = layer  # numpy's numbers too
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidValue(wrong)
-    return layer
+    if isinstance(value, Integral):
+        if not 0 <= (block := int(value)) < depth:
+            raise InvalidValue(wrong)
+        return block
+    if not 0 <= (share := float(value)) < 1:
+        raise InvalidValue(wrong)
+    # rounding: 0.29 * 100 is 28.999999999999996
+    return min(math.floor(share * depth + 1e-9), depth - 1)
 
 
 def columns_of(keep: Keep, mask: Tensor) -> Tensor | None:

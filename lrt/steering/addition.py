@@ -12,6 +12,7 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.models import hooks
 from lrt.models.language_model import LanguageModel
+from lrt.numbers import finite
 from lrt.steering.placed import Placed
 from lrt.steering.vectors import SteeringVector
 
@@ -84,8 +85,11 @@ def steer(lm: LanguageModel, vector: SteeringVector, strength: float) -> Abstrac
 
     Every position of every forward pass in the body is steered, cached or not.
 
-    Raises InvalidValue for a vector of another width, ValueError for a layer that the model lacks.
+    Raises InvalidValue for a vector of another width or of a layer that the model lacks, and for a strength
+    that is no finite number.
     """
+    strength = finite("strength", strength)
+    lm.resolve_layer(vector.layer, "layer of the steering vector")
     if len(vector.direction) != lm.width:
         raise InvalidValue(
             f"{vector!r} has width {len(vector.direction)}; {lm.spec.name} has hidden states of {lm.width}"

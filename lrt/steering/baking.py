@@ -17,8 +17,9 @@ from lrt.models import hooks
 from lrt.models.biased_copies import biased_copies, biases_of_block, reload, save_copy
 from lrt.models.capabilities import trial_texts
 from lrt.models.language_model import LanguageModel
+from lrt.numbers import finite
 from lrt.steering.addition import RowwiseAddition
-from lrt.steering.formats.directions import directions_of, finite, listed
+from lrt.steering.formats.directions import directions_of, listed
 from lrt.steering.vectors import SteeringVector
 from lrt.storage.durable import write_folder_durably
 

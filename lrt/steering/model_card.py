@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,9 @@ _FIGURES = {
     "fvu_full": "FVU at full rank",
     "ridge_weight": "ridge weight",
     "rank": "rank",
+    "change": "relative change of the weight",
 }
+_SEAL = "<!-- Written by lrt; a page that is edited is not replaced. {} -->\n"
 
 
 def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) -> str:
@@ -36,7 +39,7 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
     """
     source, target = (card["models"][side] for side in SIDES)
     pairs = card.get("pairs") or [{**card["layers"], **_known(card["metrics"], _FIGURES)}]
-    load_target = json.dumps(target.get("path") or f"path/to/{target['name']}")
+    load_target = _quoted(target.get("path") or f"path/to/{target['name']}")
     sections = [
         f"# Map of steering vectors from {_text(source['name'])} to {_text(target['name'])}",
         f"Transfers steering vectors of {_text(source['name'])} to {_text(target['name'])}: an affine map of "
@@ -47,7 +50,7 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
             "",
             f"large = lrt.load({load_target})",
             'vector = lrt.SteeringVector.load("my_vector")  # of the source model, at a layer of the map',
-            f"result = lrt.load_map({json.dumps(address)}).transfer(vector)",
+            f"result = lrt.load_map({_quoted(address)}).transfer(vector)",
             'print(result, *result.forecast.warnings, sep="\\n")',
             "with lrt.steer(large, result.vector, strength=0.4):",
             '    print(large.generate("Once upon a time"))',
@@ -61,7 +64,8 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
         "## Layer pairs",
         _pairs_table(pairs),
         "FVU is the fraction of variance unexplained on held-out documents: 0 is a perfect map, 1 is the "
-        "null of the mean. Layers are decoder blocks from 0; their outputs are mapped."
+        "null of the mean; the null of shuffled pairs is "
+        "an expectation over all shuffles. Layers are decoder blocks from 0; their outputs are mapped."
         + (
             f" Each map has the least rank that adds at most {card['loss']:g} to its FVU."
             if "loss" in card
@@ -109,8 +113,8 @@ def vector_page(vector: SteeringVector, address: str, licence: str | None = None
         _code(
             "import lrt",
             "",
-            f"vector = lrt.SteeringVector.load(lrt.pull({json.dumps(address)}))",
-            f"model = lrt.load({json.dumps(f'path/to/{vector.model}')})",
+            f"vector = lrt.SteeringVector.load(lrt.pull({_quoted(address)}))",
+            f"model = lrt.load({_quoted(f'path/to/{vector.model}')})",
             "with lrt.steer(model, vector, strength=0.4):",
             '    print(model.generate("Once upon a time"))',
         ),
@@ -182,9 +186,23 @@ def _page(tags: Sequence[str], models: Sequence[str], licence: str | None, secti
         header["base_model"] = list(dict.fromkeys(models))
     if licence:
         header["license"] = licence
-    # JSON is YAML too
-    lines = [f"{name}: {json.dumps(value)}" for name, value in header.items()]
-    return "\n".join(["---", *lines, "---", "", "\n\n".join(sections), ""])
+    lines = [f"{name}: {_quoted(value)}" for name, value in header.items()]
+    return _sealed("\n".join(["---", *lines, "---", "", "\n\n".join(sections), "", ""]))
+
+
+def _sealed(text: str) -> str:
+    return text + _SEAL.format(hashlib.sha256(text.encode()).hexdigest())
+
+
+def is_as_written(page: str) -> bool:
+    """Whether a README.md is a model card as it was written here: nobody has edited it."""
+    text, mark, _ = page.rpartition("<!--")
+    return bool(mark) and page == _sealed(text)
+
+
+def _quoted(value: Any) -> str:
+    """JSON, which is YAML and Python too. Not in ASCII: they do not join the halves of an emoji."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _code(*lines: str) -> str:

@@ -88,12 +88,6 @@ class Mapping:
         return replace(self, affine=affine, fingerprint=fingerprint)
 
     def _check(self, vectors: Sequence[SteeringVector]) -> None:
-        layers = [vector.layer for vector in vectors]
-        if layers != list(self.source.layers):
-            raise InvalidValue(
-                f"the map reads layers {list(self.source.layers)} of {self.source_model}, one vector each in "
-                f"this order; got vectors of layers {layers}"
-            )
         for vector in vectors:
             if vector.model != self.source_model:
                 raise InvalidValue(
@@ -103,6 +97,13 @@ class Mapping:
                 raise InvalidValue(
                     f"{vector!r} has width {len(vector.direction)}; the map reads {self.source.width} a layer"
                 )
+        layers = [vector.layer for vector in vectors]
+        if layers != list(self.source.layers):
+            raise InvalidValue(
+                f"the map reads layers {list(self.source.layers)} of {self.source_model}, one vector each in "
+                f"this order; got vectors of layers {layers}. Extract the vector there, or fit a map that "
+                "reads its layer"
+            )
 
     def _target_layer(self, layer: int | None) -> int:
         layers = self.target.layers

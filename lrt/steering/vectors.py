@@ -42,8 +42,8 @@ class SteeringVector:
     map            For a transferred vector: fingerprint of the map, source model and layers, and the
                    reading (`W v` or `A v + p`). None for a native vector.
 
-    Raises InvalidValue for fields of the wrong type, a negative layer or norm, and a direction that is not
-    a finite `[d]`.
+    Raises InvalidValue for fields of the wrong type, another hook point, a negative layer or norm, and a
+    direction that is not a finite `[d]`.
     """
 
     direction: Tensor
@@ -73,6 +73,12 @@ class SteeringVector:
                     f"steering vector: {name}={value!r} is a {type(value).__name__}; it must be a "
                     f"{' or '.join(each.__name__ for each in allowed)}"
                 )
+        if self.hook_point != HOOK_POINT:
+            raise InvalidValue(
+                f"steering vector: hook_point={self.hook_point!r} must be {HOOK_POINT!r}, where vectors are "
+                "added. The input of block l is the output of block l-1; a vector of another place cannot be "
+                "used"
+            )
         if self.layer < 0 or not (self.residual_norm >= 0 and math.isfinite(self.residual_norm)):
             raise InvalidValue(
                 f"steering vector: layer={self.layer} and residual_norm={self.residual_norm} must be finite "

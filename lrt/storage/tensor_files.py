@@ -28,7 +28,7 @@ class TensorsUnreadable(InvalidValue):
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises `TensorsUnreadable`."""
-    _check_size(path)
+    check_size(path)
     try:
         return load_file(path)
     except Exception as error:  # damaged bytes make the reader stumble over anything
@@ -40,7 +40,7 @@ def read_numpy(path: Path) -> dict[str, Tensor]:
 
     Raises `TensorsUnreadable`, also for arrays of objects, which numpy would unpickle.
     """
-    _check_size(path)
+    check_size(path)
     try:
         if zipfile.is_zipfile(path):
             _check_unpacked(path)
@@ -64,7 +64,7 @@ def read_torch(path: Path, stand_ins: Sequence[type] = ()) -> Any:
     Raises `TensorsUnreadable`, also for other classes and for files of torch before 1.6, which state sizes
     that they need not have.
     """
-    _check_size(path)
+    check_size(path)
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a file of torch.save (a plain pickle, or of torch before 1.6)")
@@ -94,7 +94,8 @@ def floats(value: Any, name: str) -> Tensor:
     return value.detach().to(torch.float32)
 
 
-def _check_size(path: Path) -> None:
+def check_size(path: Path) -> None:
+    """Raise `TensorsUnreadable` for what is no file, and for one over `MOST_BYTES`."""
     if not path.is_file():
         raise TensorsUnreadable(f"{path} is not a file" if path.exists() else f"{path} does not exist")
     if (size := path.stat().st_size) > MOST_BYTES:

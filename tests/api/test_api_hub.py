@@ -223,6 +223,49 @@ def test_the_model_card_says_what_the_map_is(hub: Hub, fitted: lrt.FittedMap) ->
         assert fact in page.decode(), fact
 
 
+@pytest.mark.parametrize("words", [b"\nWe like it on stories.\n", b"--"])
+def test_what_somebody_wrote_in_a_model_card_stays(
+    hub: Hub, vector: lrt.SteeringVector, caplog: pytest.LogCaptureFixture, words: bytes
+) -> None:
+    lrt.push(vector, "me/french", licence="mit")
+    page = hub.repositories["me/french"].files["README.md"]
+    lrt.push(replace(vector, layer=2), "me/french")
+    again = hub.repositories["me/french"].files["README.md"]
+    assert again != page
+    assert header_of(again)["license"] == "mit"
+    edited = again + words
+    hub.repositories["me/french"].commit("main", {**hub.repositories["me/french"].files, "README.md": edited})
+    with caplog.at_level("WARNING"):
+        lrt.push(vector, "me/french")
+    assert hub.repositories["me/french"].files["README.md"] == edited
+    assert "README.md of me/french" in caplog.text
+    assert lrt.SteeringVector.load(lrt.pull("me/french")).layer == LAYER
+    hub.create("me/mine", {"README.md": words})
+    lrt.push(vector, "me/mine")
+    assert hub.repositories["me/mine"].files["README.md"] == words
+
+
+def test_a_header_that_the_hub_wrote_gives_its_licence(hub: Hub, vector: lrt.SteeringVector) -> None:
+    hub.create("me/new", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
+    lrt.push(vector, "me/new")
+    page = hub.repositories["me/new"].files["README.md"]
+    assert header_of(page)["license"] == "apache-2.0"
+    assert b"# Steering vector" in page
+    lrt.push(vector, "me/new", licence="mit")
+    assert header_of(hub.repositories["me/new"].files["README.md"])["license"] == "mit"
+
+
+def test_the_model_card_of_a_branch_names_the_branch(hub: Hub, vector: lrt.SteeringVector) -> None:
+    lrt.push(vector, "me/french", revision="v2")
+    repository = hub.repositories["me/french"]
+    assert b'lrt.pull("me/french@v2")' in repository.commits[repository.branches["v2"]]["README.md"]
+
+
+def test_names_in_the_code_of_a_model_card_are_readable(hub: Hub, vector: lrt.SteeringVector) -> None:
+    lrt.push(replace(vector, model="modèle-🦙"), "me/french")
+    assert 'lrt.load("path/to/modèle-🦙")' in hub.repositories["me/french"].files["README.md"].decode()
+
+
 def test_a_model_card_survives_any_name(hub: Hub, vector: lrt.SteeringVector) -> None:
     odd = 'a | b\n---\nlicense: "x" <script>'
     lrt.push(replace(vector, behaviour=odd, model=odd), "me/french")

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,11 +17,12 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedTokenizerBase
 
 import lrt
+from lrt.api.layer_spec import blocks_of, one_layer
 from lrt.api.vector_forecast import LEAST_SIGNAL_TO_NOISE, MOST_RESIDUAL
 from lrt.cli.composing import CONF
 from lrt.corpora import text_id
 from lrt.lab.shipped import folder_of
-from lrt.mapping import MapCorrupt, MapError, MapMissing, save_map
+from lrt.mapping import MapCorrupt, MapError, MapForeign, MapMissing, save_map
 from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
 from lrt.steering import difference_of_means, last_token_states
 
@@ -96,7 +98,31 @@ def test_text_is_steered_inside_steer_alone(story_lm: LanguageModel, prompts: Pr
     assert unchanged == story_lm.generate("Once", 8) == before
 
 
-@pytest.mark.parametrize(("prompt", "new"), [("Once", 0), (["Once"], 3), (7, 3)])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), "0.4", None, True])
+def test_a_strength_is_a_finite_number(story_lm: LanguageModel, prompts: Prompts, strength: float) -> None:
+    vector = vector_of(story_lm, prompts)
+    with pytest.raises(lrt.InvalidValue, match="strength"), lrt.steer(story_lm, vector, strength):
+        pass
+    with pytest.raises(lrt.InvalidValue, match="9"), lrt.steer(story_lm, replace(vector, layer=9), 1):
+        pass
+
+
+def test_layers_and_strengths_may_be_numbers_of_numpy(story_lm: LanguageModel, prompts: Prompts) -> None:
+    plain = lrt.extract_vector(story_lm, *prompts, layer=1)
+    vector = lrt.extract_vector(story_lm, *prompts, layer=np.int64(1))  # type: ignore[arg-type]
+    assert torch.equal(vector.direction, plain.direction)
+    assert type(vector.layer) is int
+    assert blocks_of(story_lm, np.int64(1), "layers") == (1,)  # type: ignore[arg-type]
+    assert one_layer(np.int64(1))
+    with lrt.steer(story_lm, vector, np.float32(5)):  # type: ignore[arg-type]
+        steered = story_lm.generate("Once", 8)
+    with lrt.steer(story_lm, plain, 5):
+        assert story_lm.generate("Once", 8) == steered
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new"), [("Once", 0), ("Once", 2.5), ("Once", True), (["Once"], 3), (7, 3)]
+)
 def test_a_prompt_is_one_text(story_lm: LanguageModel, prompt: object, new: int) -> None:
     with pytest.raises(lrt.InvalidValue):
         story_lm.generate(prompt, new)  # type: ignore[arg-type]
@@ -278,6 +304,12 @@ def test_models_of_other_tokenizers_are_refused_before_any_pass(
         ({"layers": (1, "nearest")}, r"layers\[1\]=.nearest"),
         ({"layers": (1, 1.0)}, r"layers\[1\]=1.0"),
         ({"pool": 0}, "pool=0"),
+        ({"pool": 1.5}, "pool=1.5"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"folds": 2.5}, "folds=2.5"),
+        ({"context": "256"}, "context='256'"),
+        ({"context": None}, "context=None"),
+        ({"loss": float("nan")}, "loss=nan"),
         ({"folds": 1}, "folds=1"),
         ({"tokens": 0}, "tokens=0"),
         ({"context": 1}, "context=1"),
@@ -406,6 +438,31 @@ def test_a_vector_is_saved_and_loaded_by_a_path_as_text(
     loaded = lrt.SteeringVector.load(str(tmp_path / "v"))
     assert torch.equal(loaded.direction, vector.direction)
     assert repr(loaded) == repr(vector)
+
+
+@pytest.mark.parametrize("memory_gb", [float("nan"), "24"])
+def test_a_limit_of_memory_is_a_number(oracle: Oracle, texts: list[str], memory_gb: Any) -> None:
+    with pytest.raises(lrt.InvalidValue, match="memory_gb"):
+        lrt.fit_map(oracle.source, oracle.target, texts, layers=(LAYER, LAYER), memory_gb=memory_gb)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("residual_norms", [-1.0]), ("corpus", 3), ("depth", "x"), ("name", 3), ("weight", -1.0)],
+)
+def test_a_card_of_something_else_is_refused(
+    fitted: lrt.FittedMap, tmp_path: Path, entry: str, value: object
+) -> None:
+    card = json.loads(json.dumps(dict(fitted.card)))
+    if entry == "weight":
+        card["metrics"]["ridge_weight"] = value
+    elif entry in card:
+        card[entry] = value
+    else:
+        card["models"]["source"][entry] = value
+    save_map(tmp_path / "map", fitted.mapping.affine, card)
+    with pytest.raises(MapForeign):
+        lrt.load_map(tmp_path / "map")
 
 
 def test_documents_are_left_out_by_the_sums_of_their_groups(

@@ -103,7 +103,19 @@ def test_help_and_lists_import_no_torch(words: list[str], tmp_path: Path) -> Non
     assert done.stdout.splitlines()[-1] == "imported"
 
 
-COMMANDS = ("demo", "fit", "extract", "transfer", "steer", "inspect", "list", "export", "push", "pull")
+COMMANDS = (
+    "demo",
+    "fit",
+    "extract",
+    "transfer",
+    "steer",
+    "inspect",
+    "list",
+    "export",
+    "bake",
+    "push",
+    "pull",
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -208,6 +220,25 @@ def test_a_vector_of_any_format_goes_in_and_out(
     inspected = worked("inspect", file).output
     assert "1" in inspected
     assert form in inspected or form == "tensors"
+
+
+def test_messages_name_options_in_place_of_the_arguments_of_the_library(worked: Lrt, desk: Path) -> None:
+    worked("export", "french", "--to", "steering-vectors", "-o", "foreign.pt")
+    assert "--from is missing" in worked("steer", "big", "foreign.pt", "Once", code=1).line
+    missing = worked("steer", "big", "foreign.pt", "Once", "--from", "steering-vectors", code=1).line
+    assert "--read model=" in missing
+    torch.save({"model=": 1}, desk / "layer=1.pt")
+    strange = worked("steer", "big", "./layer=1.pt", "Once", "--from", "lm-eval", code=1).line
+    assert "layer=1.pt" in strange
+    assert "--read layer=1.pt" not in strange
+
+
+def test_a_baked_model_writes_what_the_steered_one_does(worked: Lrt, desk: Path) -> None:
+    worked("bake", "little", "french", "--strength", "3", "-o", "baked")
+    little, vector = lrt.load(desk / "little"), lrt.SteeringVector.load(desk / "french")
+    with lrt.steer(little, vector, 3):
+        steered = little.generate("Once upon", 6)
+    assert lrt.load(desk / "baked").generate("Once upon", 6) == steered != little.generate("Once upon", 6)
 
 
 # -- what is here -----------------------------------------------------------------------------------
@@ -340,15 +371,31 @@ def test_the_demonstration_steers_and_its_nulls_do_not(typed: Lrt, desk: Path) -
         ("transfer french --map map --layer 0.5 -o v", "--layer 0.5"),
         ("transfer french --map map --source-layer 0 -o v", "layer 0"),
         ("transfer french --map map --read model -o v", "--read model"),
-        ("transfer french --map map -o v.pt", "format"),
+        ("transfer french --map map -o v.pt", "--to "),
         ("transfer french --map map -o texts.txt/v", "texts.txt"),
+        ("transfer french --map map -o map", "map"),
+        ("transfer french --map map --layer autto -o v", "--layer autto"),
+        ("transfer map --map map -o v", "vector.json"),
+        ("fit little big --text texts.txt -o french", "vector"),
+        ("fit little big --text none.txt -o texts.txt", "--out texts.txt"),
+        ("fit little big --text none.txt -o texts.txt/map", "--out texts.txt/map"),
+        ("extract none --positives none.txt --negatives none.txt -o v.pt", "--to "),
+        ("extract none --positives none.txt --negatives none.txt -o map", "--out map"),
+        ("steer little french Once --strength nan", "strength=nan"),
         ("steer big french", "PROMPT"),
         ("steer big french Once", "width"),
         ("steer big french --chat --strength 1 --strength 2", "--strength"),
         ("inspect texts.txt", "texts.txt"),
         ("inspect nothing", "nothing"),
         ("list nowhere", "nowhere"),
-        ("export french --to lm-eval -o w.pt", "strength"),
+        ("export french --to lm-eval -o w.pt", "--write strength="),
+        (
+            "export french --to lm-eval --write strength=1 --write blocks=layers --write model=a -o w.pt",
+            "--write model=",
+        ),
+        ("bake big french -o baked --strength 1", "width"),
+        ("bake little french -o texts.txt --strength 1", "texts.txt"),
+        ("bake little french -o baked --strength nan", "strength"),
         ("push french not-a-repository", "org/name"),
         ("pull not-a-repository", "org/name"),
     ],

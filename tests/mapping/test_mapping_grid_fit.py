@@ -5,7 +5,19 @@ import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
-from lrt.mapping import FactoredMap, GridMoments, fit_grid, merge_all, pair_of, ridge_path
+from lrt.mapping import (
+    AffineMap,
+    FactoredMap,
+    GridMoments,
+    Moments,
+    fit_grid,
+    merge_all,
+    pair_of,
+    ridge_path,
+    shuffled_fvu,
+)
+from lrt.mapping.factored import factored_within
+from lrt.mapping.reduced_rank import ReducedRank
 
 LAYERS, WIDTHS = ((2, 5), (1, 4)), (12, 20)
 RANK = 3
@@ -78,6 +90,39 @@ def test_a_planted_rank_is_found_and_stored_small(
     assert full.rank == 12
     assert [*whole.tensors()] == ["weight", "bias"]  # its factors would be larger
     assert full.change < 1e-6
+
+
+def test_one_rank_loses_little_on_all_held_out_rows() -> None:
+    """Of the first rows rank 1 is best and rank 2 worst; the second rows need rank 2."""
+    eye, zero = torch.eye(9, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+    x = torch.randn(500, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 3:] = 0
+    two = x * torch.tensor([1, 1, 0.01, 0, 0, 0, 0, 0, 0])
+    held_out = [Moments(9, 9), Moments(9, 9)]
+    held_out[0].update(x, x * torch.tensor([1, -1, 1, 0, 0, 0, 0, 0, 0]))
+    held_out[1].update(two, two)
+    ranks = ReducedRank(eye, eye, zero, zero, 0.0)
+    full = AffineMap(eye, zero)
+    stored = factored_within(0.01, full, ranks, held_out).affine()
+    for moments in held_out:
+        assert moments.fvu_of(stored) <= moments.fvu_of(full) + 0.01
+
+
+def test_each_pair_has_its_null(folds: list[GridMoments], held_out: tuple[Rows, Rows]) -> None:
+    test = summed(held_out[1])
+    for (source, target), (_, figures) in fit_grid(folds, summed(held_out[0]), test, 0.0).items():
+        train = merge_all(pair_of(folds, source, target))
+        expected = shuffled_fvu(train, figures.ridge_weight, test.pair(source, target))
+        assert figures.fvu_shuffled == expected
+        assert figures.fvu_shuffled is not None
+        assert figures.fvu_shuffled > 1
+
+
+def test_a_map_of_other_numbers_is_refused() -> None:
+    weight, bias = torch.ones(2, 3), torch.zeros(2)
+    for one, other in ((weight / 0, bias), (weight, bias * torch.nan), (weight.double(), bias)):
+        with pytest.raises(ValueError, match="finite"):
+            FactoredMap((one,), other)
 
 
 def test_a_map_is_restored_from_its_tensors() -> None:

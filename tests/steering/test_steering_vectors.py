@@ -153,3 +153,8 @@ def test_states_that_overflow_are_no_vector(story_lm: LanguageModel) -> None:
         lm.model.get_input_embeddings().weight.mul_(1e7)
     with pytest.raises(InvalidValue, match="float16"):
         last_token_states(lm, ["a cat", "a dog"], 1)
+
+
+def test_a_vector_of_another_hook_point_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="hook_point='resid_pre'"):
+        replace(made(), hook_point="resid_pre")

@@ -32,8 +32,9 @@ from lrt.steering.formats.directions import (
 )
 from lrt.steering.vectors import SteeringVector, VectorUnreadable
 from lrt.storage.durable import write_durably
-from lrt.storage.gguf_file import check_gguf
+from lrt.storage.gguf_file import GgufDamaged, check_gguf
 from lrt.storage.sealed import opened, sealed, unsealed
+from lrt.storage.tensor_files import TensorsUnreadable, check_size
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def read_control_vector(
     `write_control_vector` wrote says everything itself.
 
     model       Name of the model, for files of other software: their hint is a model's type (`qwen2`).
+                Of a file of ours, another name of its model.
     convention  For files of other software. "block": `direction.N` is of block N's output, where llama.cpp,
                 repeng and EasySteer add it (default; the log says so). "cvector-generator": `direction.N` is
                 of block N-1's output, as llama.cpp's own generator names it. llama.cpp adds such a direction
@@ -112,17 +114,20 @@ def read_control_vector(
     if convention not in (None, *get_args(Convention)):
         raise InvalidValue(f"convention={convention!r} must be one of {list(get_args(Convention))}")
     try:
-        check_gguf(file)
+        check_size(file)
+        architecture = check_gguf(file).metadata.get("general.architecture")
+    except (TensorsUnreadable, GgufDamaged) as error:
+        raise VectorUnreadable(f"cannot read a control vector from {file}: {error}") from error
+    if architecture != ARCHITECTURE:  # such as a model, whose tensors would fill the memory
+        raise VectorUnreadable(
+            f"{file} is not a control vector: its architecture is {architecture!r:.80}, not {ARCHITECTURE!r}"
+        )
+    try:
         reader = gguf.GGUFReader(file)
         texts = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: (tensor.tensor_type.name, np.array(tensor.data)) for tensor in reader.tensors}
     except Exception as error:  # damaged bytes make the reader stumble over anything
         raise VectorUnreadable(f"cannot read a control vector from {file}: {error}") from error
-    if texts.get("general.architecture") != ARCHITECTURE:
-        raise VectorUnreadable(
-            f"{file} is not a control vector: its architecture is {texts.get('general.architecture')!r:.80}, "
-            f"not {ARCHITECTURE!r}"
-        )
     hint = texts.get(f"{ARCHITECTURE}.model_hint", "")
     with reading(file, "a control vector"):
         directions = {_block(name): _floats(name, *tensors[name]) for name in tensors}

@@ -142,10 +142,3 @@ def directions_of(
 def listed(vectors: SteeringVector | Sequence[SteeringVector]) -> list[SteeringVector]:
     """One vector or several, as a list."""
     return [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
-
-
-def finite(name: str, value: Any) -> float:
-    """A finite number. Raises InvalidValue that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise InvalidValue(f"{name}={value!r} must be a finite number")
-    return float(value)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
-from lrt.steering.formats.directions import Norm, directions_of, finite, reading, vectors_of
+from lrt.numbers import finite
+from lrt.steering.formats.directions import Norm, directions_of, reading, vectors_of
 from lrt.steering.vectors import SteeringVector
 from lrt.storage.durable import write_durably
 from lrt.storage.tensor_files import floats, read_torch

@@ -16,7 +16,7 @@ from lrt.steering.formats.lm_eval import read_lm_eval, write_lm_eval
 from lrt.steering.formats.steering_vectors import read_steering_vectors, write_steering_vectors
 from lrt.steering.formats.tensors import read_tensors, write_tensors
 from lrt.steering.formats.vllm_lens import read_vllm_lens, write_vllm_lens
-from lrt.steering.vectors import VECTOR, SteeringVector
+from lrt.steering.vectors import SteeringVector
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,14 @@ def write_vectors(
     writer raises. Nothing is written then.
     """
     path = Path(path)
-    chosen = FORMATS["lrt"] if format is None and not path.suffix else _chosen(path, format)
+    writing_format(path, format, **facts).write(vectors, path, **facts)
+
+
+def writing_format(path: Path, format: str | None = None, **facts: Any) -> VectorFormat:
+    """The format that `write_vectors` would write. Raises InvalidValue as it does, for format and facts."""
+    chosen = _chosen(path, format)
     _check_facts(chosen.write, chosen.name, f"writing {path}", facts)
-    chosen.write(vectors, path, **facts)
+    return chosen
 
 
 def _chosen(path: Path, name: str | None) -> VectorFormat:
@@ -104,11 +109,11 @@ def _chosen(path: Path, name: str | None) -> VectorFormat:
         if name not in FORMATS:
             raise InvalidValue(f"format={name!r} must be one of {', '.join(FORMATS)}")
         return FORMATS[name]
-    if (path / VECTOR.card_file).is_file():
-        return FORMATS["lrt"]
     for form in FORMATS.values():
         if path.suffix in form.suffixes:
             return form
+    if not path.is_file() and (path.is_dir() or not path.suffix):
+        return FORMATS["lrt"]
     raise InvalidValue(
         f"format= is missing: {path} does not say it by its name. It must be one of {', '.join(FORMATS)}"
     )
@@ -116,11 +121,7 @@ def _chosen(path: Path, name: str | None) -> VectorFormat:
 
 def _check_facts(function: Callable[..., Any], name: str, doing: str, facts: dict[str, Any]) -> None:
     """Raise InvalidValue for facts that the function needs and lacks, or does not know."""
-    known = {
-        each.name: each.default is each.empty
-        for each in inspect.signature(function).parameters.values()
-        if each.kind is each.KEYWORD_ONLY
-    }
+    known = _facts_of(function)
     if missing := [fact for fact, needed in known.items() if needed and fact not in facts]:
         raise InvalidValue(
             f"{doing}: {', '.join(f'{fact}=' for fact in missing)} must be given, since a file of the format "
@@ -131,3 +132,13 @@ def _check_facts(function: Callable[..., Any], name: str, doing: str, facts: dic
             f"{doing}: {', '.join(f'{fact}=' for fact in unknown)} has no meaning for the format {name}; it "
             f"takes {', '.join(f'{fact}=' for fact in known) or 'nothing'}"
         )
+
+
+def _facts_of(function: Callable[..., Any]) -> dict[str, bool]:
+    """The facts that a reader or writer takes, and whether it needs them."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default is each.empty for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+FACTS = frozenset(fact for form in FORMATS.values() for f in (form.read, form.write) for fact in _facts_of(f))
+"""Names of the facts of all formats."""

@@ -144,7 +144,7 @@ def test_vectors_that_such_a_file_cannot_hold(
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(VectorUnreadable, match=r"gone\.gguf"):
+    with pytest.raises(VectorUnreadable, match=r"gone\.gguf does not exist"):
         read_control_vector(tmp_path / "gone.gguf")
     (tmp_path / "text.gguf").write_text("no such thing at all")
     with pytest.raises(VectorUnreadable, match=r"text\.gguf"):
@@ -230,3 +230,16 @@ def test_damage_raises_or_changes_nothing(
     torch.testing.assert_close(vector.scaled(), made().scaled())
     # with the card's own name damaged it is a file of other software
     assert (vector.map, vector.model) == (made().map, "large") or vector.unit == STORED
+
+
+def test_a_model_is_refused_before_its_tensors_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_another(tmp_path / "model.gguf", {"direction.1": np.ones(8, dtype=np.float32)}, "llama")
+    monkeypatch.setattr(gguf, "GGUFReader", None)
+    with pytest.raises(VectorUnreadable, match="llama"):
+        read_control_vector(tmp_path / "model.gguf", model="own")
+    with (tmp_path / "large.gguf").open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(VectorUnreadable, match="bytes"):
+        read_control_vector(tmp_path / "large.gguf", model="own")

@@ -9,9 +9,9 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from cli.conftest import WholeRun
 from running import Ran, Workshop, run_apart
 from safetensors.torch import load_file, save_file
+from whole_run import WholeRun
 
 
 def refused(ran: Ran, *named: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from cli.conftest import WholeRun
 from omegaconf import DictConfig
 from running import Ran, Workshop, run_main
+from whole_run import WholeRun
 
 import lrt.cli.train as module
 from lrt.cli import evaluate

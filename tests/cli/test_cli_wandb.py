@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import wandb
-from cli.conftest import WholeRun
 from running import Workshop, run_apart
+from whole_run import WholeRun
 
 from lrt.cli import tracking as module
 from lrt.cli.tracking import GuardedWandb, Tracking

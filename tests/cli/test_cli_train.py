@@ -144,7 +144,7 @@ def test_a_fault_of_a_stage_keeps_its_traceback(workshop: Workshop, monkeypatch:
     def broken(*_: Any) -> None:
         raise ValueError("zip() argument 2 is shorter than argument 1")
 
-    monkeypatch.setattr(module, "contrasts_of", broken)
+    monkeypatch.setattr(module, "needed_contrasts", broken)
     ran = workshop.train()
     assert ran.code != 0
     assert "Traceback" in ran.output

@@ -115,6 +115,7 @@ def test_the_wheel_holds_every_module_config_template_and_weight_and_no_test(whe
     assert rest == set()
 
 
+@pytest.mark.slow
 def test_it_runs_far_from_the_clone(run: Runs, tmp_path: Path) -> None:
     help_ = run("--help").stdout
     for command in ("train", "evaluate", "atlas", "record", "pretrain", "verify", "sweep-report"):

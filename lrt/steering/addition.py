@@ -85,9 +85,14 @@ def steer(lm: LanguageModel, vector: SteeringVector, strength: float) -> Abstrac
 
     Every position of every forward pass in the body is steered, cached or not.
 
-    Raises InvalidValue for a vector of another width or of a layer that the model lacks, and for a strength
-    that is no finite number.
+    Raises InvalidValue for what is no steering vector, one of another width or of a layer that the model
+    lacks, and for a strength that is no finite number.
     """
+    if not isinstance(vector, SteeringVector):
+        raise InvalidValue(
+            f"`vector` is a {type(vector).__name__}; it must be a SteeringVector, such as `.vector` of what "
+            "`transfer` returns, or what `SteeringVector.load` or `read_vector` read"
+        )
     strength = finite("strength", strength)
     lm.resolve_layer(vector.layer, "layer of the steering vector")
     if len(vector.direction) != lm.width:

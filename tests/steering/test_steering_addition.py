@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,3 +119,9 @@ def test_a_model_on_two_devices_gets_a_copy_on_each() -> None:
     before = edit(*here)
     edit(*states_elsewhere(2, WIDTH))
     assert torch.equal(edit(*here), before)
+
+
+@pytest.mark.parametrize("vector", ["a path", torch.ones(32), None])
+def test_what_is_no_steering_vector_is_refused(story_lm: LanguageModel, vector: Any) -> None:
+    with pytest.raises(InvalidValue, match="SteeringVector"):
+        steer(story_lm, vector, 0.5)

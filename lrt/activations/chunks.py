@@ -101,13 +101,13 @@ class PartRule:
 
 @dataclass(frozen=True)
 class SomeDocuments:
-    """Documents whose tokens are rows: those with these ids, or, `left_out`, all others.
+    """Documents whose tokens are rows: those with these ids or, where `excluded`, all others.
 
     Rows never span documents, so the rows of the two are those of all documents, each in one of them.
     """
 
     ids: tuple[int, ...]
-    left_out: bool = True
+    excluded: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(sorted(self.ids)))
@@ -118,7 +118,7 @@ class SomeDocuments:
 
     def among(self, documents: Tensor) -> Tensor:
         """`[n]` bool, whether a token of each of the documents `[n]` belongs to a row."""
-        return torch.isin(documents, self._ids, invert=self.left_out)
+        return torch.isin(documents, self._ids, invert=self.excluded)
 
 
 @dataclass(frozen=True)
@@ -181,17 +181,17 @@ class Selection:
             "rules": [[rule.part, rule.rows, rule.repeat] for rule in self.rules],
             "documents": None
             if self.documents is None
-            else {"ids": list(self.documents.ids), "left_out": self.documents.left_out},
+            else {"ids": list(self.documents.ids), "excluded": self.documents.excluded},
         }
 
-    def of_documents(self, ids: Iterable[int], *, left_out: bool) -> Self:
-        """The same of the documents with these ids alone or, `left_out`, of all others."""
-        return replace(self, documents=SomeDocuments(tuple(ids), left_out))
+    def of_documents(self, ids: Iterable[int], *, excluded: bool) -> Self:
+        """The same of the documents with these ids alone or, where `excluded`, of all others."""
+        return replace(self, documents=SomeDocuments(tuple(ids), excluded))
 
     @property
     def names_documents(self) -> bool:
         """Whether only the rows of some documents are wanted, of which a split may have none."""
-        return self.documents is not None and not self.documents.left_out
+        return self.documents is not None and not self.documents.excluded
 
     def layers(self, side: Side) -> tuple[int, ...]:
         """The zero-based blocks of a side."""

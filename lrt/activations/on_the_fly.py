@@ -26,7 +26,7 @@ class OnTheFlyRows:
     """The rows of a selection, in the order of a store's stream; every iteration runs both models again.
 
     Numbers of rows and of excluded tokens are known after a split was iterated once. They are kept in
-    files, so that later runs know them too. Those of a selection that leaves out documents are known as well
+    files, so that later runs know them too. Those of a selection that excludes documents are known as well
     once the rows of all documents were, and of these documents alone.
 
     Args:
@@ -96,18 +96,15 @@ class OnTheFlyRows:
         )
 
     def _counts(self) -> dict[str, Any]:
-        own, documents, selection = (
-            _read_counts(self._counts_file),
-            self._selection.documents,
-            self._selection,
-        )
-        if documents is None or not documents.left_out:
+        own, selection = _read_counts(self._counts_file), self._selection
+        documents = selection.documents
+        if documents is None or not documents.excluded:
             return own
         every, some = (
             _read_counts(self._counts_of(other))
             for other in (
                 replace(selection, documents=None),
-                selection.of_documents(documents.ids, left_out=False),
+                selection.of_documents(documents.ids, excluded=False),
             )
         )
         left = {

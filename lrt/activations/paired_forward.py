@@ -94,7 +94,7 @@ class PairedForward:
     ) -> Iterator[BatchStates]:
         """Run both models over sequences `first` to `stop` of a split, one batch after another.
 
-        Batches without a token of `documents` are passed over; the others are as they would be without it.
+        Batches without a token of `documents` are skipped; the others are as they would be without it.
 
         The first batch begins at `first`. The shapes of the products, and with them the last bits of the
         states, depend on that.

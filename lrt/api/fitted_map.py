@@ -169,7 +169,7 @@ class FittedMap:
         count = len(self.folds)
         if count == 0 or self.card.get("folds") != count:
             raise InvalidValue(
-                f"{self!r} cannot leave out documents: that needs a ridge map, and the sums of each of its "
+                f"{self!r} cannot exclude documents: that needs a ridge map, and the sums of each of its "
                 "groups of documents. Fit it again without these texts (lrt.fit_map)"
             )
         groups = sorted({text_id(text) % count for text in texts})

@@ -34,7 +34,7 @@ def results_of(maps: Maps, suite: Sequence[Behaviour], states: States) -> dict[s
 def point_latest(artifacts: Path, paths: Mapping[str, Path]) -> Path | None:
     """Makes `latest` under the artifacts point to these paths, in place of the run before; its path.
 
-    They are links, or copies where the file system has none; what has over 1 GB is then left out. Returns
+    They are links, or copies where the file system has none; what has over 1 GB is then skipped. Returns
     None, with a warning, where there is a folder of somebody else's or it cannot be written.
     """
     folder, new = artifacts / LATEST, artifacts / f".{LATEST}-{os.getpid()}"

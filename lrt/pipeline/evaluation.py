@@ -58,7 +58,7 @@ class Studied:
 
 def contamination_of(fit: MapFit, behaviour: Behaviour) -> str:
     """What is to be said of text that a behaviour shares with what its map was fitted on; empty if none."""
-    seen = fit.documents_seen()[behaviour.name]
+    seen = fit.documents_seen[behaviour.name]
     if seen is None:
         return "whether the map was fitted on its prompts or items is not known: the map is of another corpus"
     if seen:

@@ -158,7 +158,7 @@ class FitData:
     def selection(self) -> Selection:
         """Layers, tokens and rows that the fit sees."""
         every = self._of_every_document
-        return every.of_documents(self.excluded, left_out=True) if self.excluded else every
+        return every.of_documents(self.excluded, excluded=True) if self.excluded else every
 
     @property
     def _of_every_document(self) -> Selection:
@@ -381,7 +381,7 @@ class FitData:
         every = self._cached({**facts, **facts_of_all}, gather, self._of_every_document)
         if not self.excluded:
             return OnDevice(in_memory(every), self.solving_device)
-        some = self._of_every_document.of_documents(self.excluded, left_out=False)
+        some = self._of_every_document.of_documents(self.excluded, excluded=False)
         excluded = self._cached({**facts, "documents": self.excluded}, gather, some)
         return OnDevice(in_memory(every, less=excluded), self.solving_device)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lrt.mapping import AffineMap, MapForeign
+from lrt.mapping import AffineMap, MapForeign, load_maps
 from lrt.models.sides import SIDES
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.pair import ModelPair
-from lrt.steering.map_folder import load_fitted
 
 HINT = "Give evaluation.map the folder of a map of this pair, or leave it out"
 DESCRIPTION = ("path", "revision", "weights", "depth", "width")
@@ -21,7 +20,7 @@ def open_given(folder: Path, layers: LayerPair, pair: ModelPair) -> tuple[Affine
 
     Raises MapMissing, MapCorrupt, and MapForeign unless it is between these layers of these models.
     """
-    maps, _, card = load_fitted(folder, HINT)
+    maps, card = load_maps(folder, HINT)  # not its sums: nulls are of this run's rows
     wanted = {side: list(layers.of(side).layers) for side in SIDES}
     if isinstance(maps, AffineMap):
         affine = maps if card["layers"] == wanted else None

@@ -179,7 +179,7 @@ class GridAtlas:
 
     def _bytes_written(self) -> int:
         every = self._of_every_document
-        selections = every, every.of_documents(self._excluded, left_out=False)
+        selections = every, every.of_documents(self._excluded, excluded=False)
         paths = (
             self.rows.cache.path("atlas", self._split_facts(split, selection), TENSORS.suffix, split)
             for split in SPLITS
@@ -227,7 +227,7 @@ class GridAtlas:
                     layer,
                 )
             if excluded:
-                some = self._split_sums(split, every.of_documents(excluded, left_out=False))
+                some = self._split_sums(split, every.of_documents(excluded, excluded=False))
                 sums[split] = replace(sums[split], moments=sums[split].moments.without(some.moments))
         return sums
 

@@ -115,7 +115,7 @@ class MapFit:
         MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
         of these models."""
         if self.given is not None:
-            return open_given(self.given, self.layers, self.pair)
+            return self._opened
         hint = f"make it with: {self.output.command}"
         if self.exists:
             hint = f"delete the folder {self.folder} and {hint}"
@@ -124,6 +124,13 @@ class MapFit:
             raise MapForeign(f"{self.folder} holds the map of other settings. {hint}")
         return affine, card
 
+    @cached_property
+    def _opened(self) -> tuple[AffineMap, dict[str, Any]]:
+        """The map that is given: nobody changes it during a run."""
+        assert self.given is not None
+        return open_given(self.given, self.layers, self.pair)
+
+    @cached_property
     def documents_seen(self) -> dict[str, int | None]:
         """By behaviour, how many documents that share text with it the map was fitted on; None where the
         map's corpus is another, so that nobody here can tell."""

@@ -91,7 +91,7 @@ def _behaviour(
         "note": "; ".join(filter(None, notes)),
         "next_steps": next_steps(each, summary, studies, cards[each.fit.name]),
         "map": each.fit.name,
-        "documents_seen": each.fit.documents_seen()[behaviour.name],
+        "documents_seen": each.fit.documents_seen[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
         "forecast": each.forecast,
         "whole_corpus_forecast": None

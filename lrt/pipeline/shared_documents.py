@@ -1,4 +1,4 @@
-"""Documents of the corpus that share text with a behaviour: they are left out of the maps' rows.
+"""Documents of the corpus that share text with a behaviour: they are excluded from the maps' rows.
 
 They stay in the corpus and in the store, so another suite records nothing again.
 """

@@ -77,8 +77,8 @@ def test_the_rows_of_two_complements_are_those_of_all_documents(
     for split in SPLITS:
         rows = joined(read(every, split))
         inside = torch.isin(rows["document"], torch.tensor(TAKEN))
-        for left_out, kept in ((False, inside), (True, ~inside)):
-            some = [*read(every.of_documents(TAKEN, left_out=left_out), split)]
+        for excluded, kept in ((False, inside), (True, ~inside)):
+            some = [*read(every.of_documents(TAKEN, excluded=excluded), split)]
             found = sum(len(batch["document"]) for batch in some)
             assert found == int(kept.sum())
             for name, values in joined(some).items() if found else ():
@@ -92,7 +92,7 @@ def test_a_pass_over_some_documents_runs_their_batches_alone(
 ) -> None:
     every = SELECTIONS["tokens"]
     calls = {}
-    for name, selection in (("all", every), ("some", every.of_documents((3, 4), left_out=False))):
+    for name, selection in (("all", every), ("some", every.of_documents((3, 4), excluded=False))):
         source = PlantedModel(6)
         for _ in flying(recorded, tmp_path, selection, source).iterate("train"):
             pass
@@ -104,8 +104,8 @@ def test_counts_without_documents_follow_from_those_of_all_and_of_these(
     recorded: ActivationStore, tmp_path: Path
 ) -> None:
     every = SELECTIONS["pooled"]
-    rest = every.of_documents(TAKEN, left_out=True)
-    for selection in (every, every.of_documents(TAKEN, left_out=False)):
+    rest = every.of_documents(TAKEN, excluded=True)
+    for selection in (every, every.of_documents(TAKEN, excluded=False)):
         for split in SPLITS:
             for _ in flying(recorded, tmp_path / "derived", selection).iterate(split):
                 pass
@@ -124,13 +124,13 @@ def test_a_split_may_have_none_of_the_documents_but_something_must_be_left(
 ) -> None:
     every, of_test = SELECTIONS["tokens"], (2003,)
     for read in roads(recorded, tmp_path).values():
-        assert [*read(every.of_documents(of_test, left_out=False), "train")] == []
+        assert [*read(every.of_documents(of_test, excluded=False), "train")] == []
     all_of_them = tuple(range(3000))
     for name in ("store", "pass"):
         with pytest.raises(NoRows):
-            _ = [*roads(recorded, tmp_path)[name](every.of_documents(all_of_them, left_out=True), "train")]
+            _ = [*roads(recorded, tmp_path)[name](every.of_documents(all_of_them, excluded=True), "train")]
 
 
 def test_a_selection_is_read_from_plain_data() -> None:
-    for selection in (*SELECTIONS.values(), SELECTIONS["pooled"].of_documents(TAKEN, left_out=True)):
+    for selection in (*SELECTIONS.values(), SELECTIONS["pooled"].of_documents(TAKEN, excluded=True)):
         assert Selection.from_data(selection.to_data()) == selection

@@ -36,7 +36,7 @@ def rows_of(store: ActivationStore, counts_file: Path, **settings: Any) -> OnThe
 
 
 def _documents(selection: Selection) -> str:
-    return "" if selection.documents is None else f"-{selection.documents.left_out}"
+    return "" if selection.documents is None else f"-{selection.documents.excluded}"
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_map_fitted_with_other_exclusions_is_contaminated_and_says_so(copied: 
     first, second = copied.suite
     for stages, seen in ((copied, 0), (asking(copied, *pages(copied), *pages(copied, "test", 1)), 3)):
         given = stages.but(evaluation__map=folder).maps.whole
-        assert given.documents_seen() == {first.name: seen, second.name: 0}
+        assert given.documents_seen == {first.name: seen, second.name: 0}
         assert ("3 documents" in contamination_of(given, stages.suite[0])) == bool(seen)
         assert contamination_of(given, second) == ""
         assert torch.equal(given.affine.weight, copied.maps.whole.affine.weight)
@@ -238,7 +238,7 @@ def test_of_a_map_of_another_corpus_nobody_knows(copied: Stages, tmp_path: Path)
     other = copied.but(folder=tmp_path / "other", corpus=replace(copied.corpus, seed=3))
     other.fitted()
     given = copied.but(evaluation__map=str(other.maps.whole.folder)).maps.whole
-    assert set(given.documents_seen().values()) == {None}
+    assert set(given.documents_seen.values()) == {None}
     assert "not known" in contamination_of(given, copied.suite[0])
 
 
@@ -275,7 +275,7 @@ def test_a_map_of_the_library_is_evaluated_like_a_runs(copied: Stages, tmp_path:
     for name, mapping in (("grid", grid), ("single", single)):
         mapping.save(tmp_path / name)
         given = copied.but(evaluation__map=str(tmp_path / name)).maps.whole
-        assert set(given.documents_seen().values()) == {None}
+        assert set(given.documents_seen.values()) == {None}
         card = given.card()
         assert card["metrics"]["fvu"] == pytest.approx(own["metrics"]["fvu"], rel=0.3)
         assert card["metrics"]["cosine_with_native"].keys() == own["metrics"]["cosine_with_native"].keys()

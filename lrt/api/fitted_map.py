@@ -193,9 +193,9 @@ class FittedMap:
             "metrics": {"fvu": out.fvu_of(affine), "ridge_weight": weight},
         }
         card["fingerprint"] = fingerprint({**card, "weight": tensor_digest(affine.weight)})
-        kept = tuple(fold for n, fold in enumerate(self.folds) if n not in groups)
+        folds = tuple(fold for n, fold in enumerate(self.folds) if n not in groups)
         mapping = replace(self.mapping, affine=affine, fingerprint=card["fingerprint"])
-        return FittedMap(mapping, weight, kept, card, self.bias)
+        return FittedMap(mapping, weight, folds, card, self.bias)
 
     def save(self, folder: str | PathLike[str], *, sums: bool = True) -> None:
         """Write the map, its card, its sums and a model card (README.md), replacing a map that is there.

@@ -63,11 +63,11 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         excluded = SharedDocuments(text, suite, cache, monitor)
         rows = RowSource(states, text, excluded, session.row_settings, cache, monitor)
         parts_for = {behaviour.name: config.corpus.parts_for(behaviour.name) for behaviour in suite}
-        given = None if config.evaluation.map is None else Path(config.evaluation.map)
-        excluded.check({(), *parts_for.values()} if given is None else {()})
+        existing = None if config.evaluation.map is None else Path(config.evaluation.map)
+        excluded.check({(), *parts_for.values()} if existing is None else {()})
         if fit:
             states.record()
-        elif not layers.automatic and given is None:
+        elif not layers.automatic and existing is None:
             require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
 
         wanted = {behaviour.name: behaviour for behaviour in suite}
@@ -97,7 +97,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             pair,
             session.fit_settings,
             session.fit_output,
-            given,
+            existing,
         )
         analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
         analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)

@@ -58,19 +58,19 @@ class Decontaminator:
             return True
         if not self._by_anchor:
             return False
-        found = pieces(text)
-        present = (self._by_anchor.keys() & _windows(found, length) for length in self._lengths)
+        words = pieces(text)
+        present = (self._by_anchor.keys() & _windows(words, length) for length in self._lengths)
         return any(item in text for anchors in present for each in anchors for item in self._by_anchor[each])
 
 
 def _anchors_of(text: str) -> set[_Anchor]:
-    found = pieces(text, inner=True)
-    return _windows(found, min(len(found), ANCHOR_PIECES))
+    words = pieces(text, inner=True)
+    return _windows(words, min(len(words), ANCHOR_PIECES))
 
 
-def _windows(found: list[str], length: int) -> set[_Anchor]:
+def _windows(words: list[str], length: int) -> set[_Anchor]:
     """Every so many pieces that follow each other."""
-    return {*zip(*(found[start:] for start in range(length)), strict=False)}
+    return {*zip(*(words[start:] for start in range(length)), strict=False)}
 
 
 def shared_documents(
@@ -81,15 +81,15 @@ def shared_documents(
     documents  Ids and texts.
     """
     lists = {name: Decontaminator(each) for name, each in texts.items()}
-    found: dict[str, list[int]] = {name: [] for name in lists}
+    ids: dict[str, list[int]] = {name: [] for name in lists}
     # what is in none of the lists, as nearly every document, is looked at once and not once for each list
     every = Decontaminator(text for each in lists.values() for text in each.texts)
     for id_, text in documents:
         if every.matches(text):
             for name, own in lists.items():
                 if own.matches(text):
-                    found[name].append(id_)
-    return found
+                    ids[name].append(id_)
+    return ids
 
 
 def _digest(text: str) -> str:

@@ -215,7 +215,7 @@ def _gather(
     tokens = dict.fromkeys(SPLITS, 0)
     excluded: Counter[str] = Counter()
     seen: set[int] = set()
-    kept: list[tuple[int, str]] = []
+    documents_packed: list[tuple[int, str]] = []
 
     def lacking() -> set[Split]:
         return {split for split in SPLITS if tokens[split] < wanted.get(split, 0)}
@@ -241,7 +241,7 @@ def _gather(
         if not chosen:
             continue
         texts = [document.text for _, document in chosen]
-        kept.extend((document.id, document.text) for _, document in chosen)
+        documents_packed.extend((document.id, document.text) for _, document in chosen)
         # verbose off: packing cuts anyway, so the warning about the model's longest text would mislead
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         for (split, document), ids in zip(chosen, encoded, strict=True):
@@ -257,7 +257,7 @@ def _gather(
             wanted[split],
             tokens[split],
         )
-    return _Gathered(pieces, excluded, kept)
+    return _Gathered(pieces, excluded, documents_packed)
 
 
 def _cut(

@@ -252,8 +252,8 @@ class GridAtlas:
                 return self._sum(split, advance, selection, partial)
 
         facts = self._split_facts(split, selection)
-        kept: Mapping[str, Tensor] = self.rows.cache.resumed("atlas", facts, make, TENSORS, split)
-        tensors = dict(kept)
+        cached: Mapping[str, Tensor] = self.rows.cache.resumed("atlas", facts, make, TENSORS, split)
+        tensors = dict(cached)
         counts = zip(self._columns, tensors.pop("non_finite").tolist(), strict=True)
         return SplitSums(GridMoments.from_tensors(tensors), {name: count for name, count in counts if count})
 

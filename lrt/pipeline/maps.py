@@ -29,8 +29,8 @@ from lrt.mapping import (
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
+from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.fit_data import FitData, RowSource
-from lrt.pipeline.given_map import open_given
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.map_figures import map_figures
 from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, mean_cosine, solve, train
@@ -52,7 +52,7 @@ class MapFit:
     data        The rows.
     behaviours  Those whose vectors the map is for.
     contrasts   Their contrastive sets, as far as they were extracted.
-    given       The folder of a map that was fitted before, on whatever rows, which is used in place of one of
+    existing    The folder of a map that was fitted before, on whatever rows, which is used in place of one of
                 these rows. Its nulls are of these rows all the same.
     """
 
@@ -66,9 +66,9 @@ class MapFit:
         output: FitOutput,
         cache: Cache,
         monitor: Monitor,
-        given: Path | None = None,
+        existing: Path | None = None,
     ) -> None:
-        self.given = given
+        self.existing = existing
         self.data, self.behaviours, self.pair = data, tuple(behaviours), pair
         self.settings, self.output, self.monitor = settings, output, monitor
         self.contrasts = {n: b for n, b in contrasts_of(behaviours).items() if n in vectors.states}
@@ -89,9 +89,9 @@ class MapFit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that determines the map; of one that is given, and of its nulls."""
+        """Of everything that determines the map; of an existing one, and of its nulls."""
         own = map_fingerprint(self.data, self.settings)
-        if self.given is None:
+        if self.existing is None:
             return own
         affine, card = self.open()
         return fingerprint({"map": card["fingerprint"], "weight": tensor_digest(affine.weight), "rows": own})
@@ -99,8 +99,8 @@ class MapFit:
     @property
     def folder(self) -> Path:
         """Where the map is, or will be."""
-        if self.given is not None:
-            return self.given
+        if self.existing is not None:
+            return self.existing
         return self._cache.folder / "maps" / self.fingerprint
 
     @property
@@ -112,9 +112,9 @@ class MapFit:
 
     def open(self) -> tuple[AffineMap, dict[str, Any]]:
         """The map and the card it was saved with. Raises MapMissing naming the `train.py` line that makes it,
-        MapCorrupt and MapForeign; and for a map that is given, MapForeign unless it is between these layers
+        MapCorrupt and MapForeign; and for an existing map, MapForeign unless it is between these layers
         of these models."""
-        if self.given is not None:
+        if self.existing is not None:
             return self._opened
         hint = f"make it with: {self.output.command}"
         if self.exists:
@@ -126,16 +126,16 @@ class MapFit:
 
     @cached_property
     def _opened(self) -> tuple[AffineMap, dict[str, Any]]:
-        """The map that is given: nobody changes it during a run."""
-        assert self.given is not None
-        return open_given(self.given, self.layers, self.pair)
+        """The existing map: nobody changes it during a run."""
+        assert self.existing is not None
+        return open_existing(self.existing, self.layers, self.pair)
 
     @cached_property
     def documents_seen(self) -> dict[str, int | None]:
         """By behaviour, how many documents that share text with it the map was fitted on; None where the
         map's corpus is another, so that nobody here can tell."""
         shared = self.data.shared
-        if self.given is None:
+        if self.existing is None:
             return dict.fromkeys(shared.by_behaviour, 0)
         card = self.open()[1]
         return shared.seen_by(card.get("excluded"), card["corpus"].get("parts", ()))
@@ -166,8 +166,8 @@ class MapFit:
     def card(self) -> dict[str, Any]:
         """The map's card, with its figures along the vectors of today's behaviours."""
         affine, card = self.open()
-        if self.given is not None:  # its figures on these rows; those of its card are of rows of its own
-            note = f"fitted before: {self.given}"
+        if self.existing is not None:  # its figures on these rows; those of its card are of rows of its own
+            note = f"fitted before: {self.existing}"
             solved = {"note": note, "ridge_weight": None}
             fitted = Fitted(affine, FitHistory(), [], 0, mean_cosine(affine, self.data), solved)
             return self._new_card(fitted) | {"map": card.get("map") or asdict(MapSpec())}
@@ -330,19 +330,19 @@ def plan_maps(
     pair: ModelPair,
     settings: FitSettings,
     output: FitOutput,
-    given: Path | None = None,
+    existing: Path | None = None,
 ) -> Maps:
     """The maps that the suite needs; nothing is fitted yet.
 
     parts_for  By behaviour, the parts of the corpus that its map is fitted on; empty for the whole corpus.
-    given      The folder of a map that was fitted before, which is used for all behaviours.
+    existing   The folder of a map that was fitted before, which is used for all behaviours.
     """
 
     def plan(parts: tuple[str, ...], behaviours: Sequence[Behaviour]) -> MapFit:
         data = rows.of(layers, parts, shuffled=True)
-        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor, given)
+        return MapFit(data, behaviours, vectors, pair, settings, output, rows.cache, rows.monitor, existing)
 
-    if given is not None:
+    if existing is not None:
         return Maps(plan((), suite), ())
     own: dict[tuple[str, ...], list[Behaviour]] = {}
     for behaviour in suite:

@@ -57,7 +57,7 @@ def check_run(
     fits  Whether maps are fitted, and not only evaluated.
     """
     fit.check()
-    _check_given_map(config, plan, fits)
+    _check_existing_map(config, plan, fits)
     source, target = plan.candidates
     if plan.automatic:  # at least one of each will be chosen
         config.map.check(source.width, target.width)
@@ -81,22 +81,24 @@ def check_run(
     check_recording(pair, suite, plan)
 
 
-def _check_given_map(config: Config, plan: LayerPlan, fits: bool) -> None:
-    given = config.evaluation.map
-    if given is None:
+def _check_existing_map(config: Config, plan: LayerPlan, fits: bool) -> None:
+    folder = config.evaluation.map
+    if folder is None:
         return
     if fits:
         raise ConfigError(
-            f"evaluation.map={given}: that map was fitted before, and this command fits one: use evaluate.py "
-            "(lrt evaluate), or leave evaluation.map out"
+            f"evaluation.map={folder}: that map was fitted before, and this command fits one. Use "
+            "evaluate.py (lrt evaluate), or remove evaluation.map"
         )
     if plan.automatic:
         raise ConfigError(
-            f"evaluation.map={given} is between layers of its own: set layers.source and layers.target to "
+            f"evaluation.map={folder} is between layers of its own: set layers.source and layers.target to "
             "them, not to auto"
         )
-    if not (Path(given) / "mapping.json").is_file():
-        raise ConfigError(f"evaluation.map={given}: there is no map in that folder; give the folder of a map")
+    if not (Path(folder) / "mapping.json").is_file():
+        raise ConfigError(
+            f"evaluation.map={folder}: there is no map in that folder; give the folder of a map"
+        )
 
 
 def check_names(

@@ -51,8 +51,8 @@ class SharedDocuments:
             with self.monitor.working("looking for the suite's texts in the corpus"):
                 return shared_documents(self.text.packed.texts, texts)
 
-        found: dict[str, list[int]] = self.cache.made_once("shared_documents", facts, find, JSON)
-        return {name: self._with_duplicates(ids) for name, ids in found.items()}
+        shared: dict[str, list[int]] = self.cache.made_once("shared_documents", facts, find, JSON)
+        return {name: self._with_duplicates(ids) for name, ids in shared.items()}
 
     @cached_property
     def ids(self) -> tuple[int, ...]:

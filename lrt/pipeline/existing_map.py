@@ -10,12 +10,12 @@ from lrt.models.sides import SIDES
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.pair import ModelPair
 
-HINT = "Give evaluation.map the folder of a map of this pair, or leave it out"
+HINT = "Give evaluation.map the folder of a map of this pair, or remove it"
 DESCRIPTION = ("path", "revision", "weights", "depth", "width")
 """What the card of a library's map says of a model, as far as it is known. A run's names its files."""
 
 
-def open_given(folder: Path, layers: LayerPair, pair: ModelPair) -> tuple[AffineMap, dict[str, Any]]:
+def open_existing(folder: Path, layers: LayerPair, pair: ModelPair) -> tuple[AffineMap, dict[str, Any]]:
     """The map between these layers, and its card.
 
     Raises MapMissing, MapCorrupt, and MapForeign unless it is between these layers of these models.

@@ -85,8 +85,7 @@ def named(line: Line) -> str:
 
 def micro(words: list[str], folder: Path, experiment: str = "micro") -> list[str]:
     """Overrides made small and led to a folder."""
-    few = ["analysis.fidelity_kinds=[full]"]  # the penalised kind takes a quarter of a micro run
-    small = ["corpus.tokens.train=8192", *(few if "experiment=micro" in words else NO_ANALYSIS)]
+    small = ["corpus.tokens.train=8192", *NO_ANALYSIS]
     words = [w for w in words if not w.startswith("experiment=")]
     if experiment == "micro":
         words = [w for w in words if not w.startswith("fit.epochs=")]

@@ -28,6 +28,7 @@ def card_of(folder: Path) -> dict[str, Any]:
     return card
 
 
+@pytest.mark.slow
 def test_a_model_that_misses_a_check_is_shipped_on_demand_alone(tmp_path: Path) -> None:
     ran = run(tmp_path)
     assert ran.code == 1  # two steps are too few to know anything

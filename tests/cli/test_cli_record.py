@@ -35,6 +35,7 @@ def store_of(artifacts: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
 
 
+@pytest.mark.slow
 def test_shares_make_the_store_that_training_reads(workshop: Workshop) -> None:
     assert run_record(workshop).code == 0
     whole = store_of(workshop.artifacts)

@@ -122,7 +122,10 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_named(used: Workshop) -> Non
 # -- debugging ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["default", "limit", "overfit", "profiler"])
+@pytest.mark.parametrize(
+    "option",
+    ["default", *(pytest.param(each, marks=pytest.mark.slow) for each in ("limit", "overfit", "profiler"))],
+)
 def test_debugging_runs(option: str, used: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     known = maps_of(used)
     more = ("evaluation.during_training.behaviours=[]",)  # steering after every few steps takes the time

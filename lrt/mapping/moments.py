@@ -367,7 +367,7 @@ def _mean_of(rows: Tensor) -> Tensor:
 
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:
-    return products - torch.outer(left, right) / count
+    return torch.addr(products, left, right, alpha=-1 / count)  # one copy of a large matrix
 
 
 def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:

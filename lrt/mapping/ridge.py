@@ -196,7 +196,8 @@ def ridge_solve(
     scale = scatter.diagonal().rsqrt()[:, None]
     factor, failed = torch.linalg.cholesky_ex(scatter.mul_(scale).mul_(scale.T))
     del scatter
-    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
+    pivots = factor.diagonal()  # what is not finite in a row makes its pivot so
+    if failed or not pivots.isfinite().all() or pivots.min() < 1e-7:
         raise InvalidValue(not_spanning(moments, weight))
     return scale * torch.cholesky_solve(scale * right, factor)
 

@@ -76,7 +76,7 @@ class Studies:
         maps: Maps,
         choices: Choices,
         forecasts: Forecasts,
-        untrained: UntrainedSource | None,
+        untrained: Sequence[UntrainedSource],
         settings: Evaluation,
         seed: int,
         cache: Cache,

@@ -216,7 +216,7 @@ class MapFit:
         return self.card()
 
     def transfer_maps(
-        self, settings: Evaluation, seed: int, untrained: UntrainedSource | None
+        self, settings: Evaluation, seed: int, untrained: Sequence[UntrainedSource]
     ) -> TransferMaps:
         """The map, and the vectors of all contrasts as its nulls and refits transfer them."""
         return transfer_maps(self.mapping, self.states, self.refit, settings, seed, untrained)

@@ -67,7 +67,7 @@ EVALUATION = Evaluation(
     random_draws=2,
     shuffled_draws=1,
     resampled_draws=2,
-    untrained_source=False,
+    untrained_draws=0,
     temperature=1.0,
     folds=2,
     max_rows=1024,
@@ -146,7 +146,7 @@ class Stages:
     ckpt_path: str | None = None
     evaluation: Evaluation = EVALUATION
     analysis: Analysis = ANALYSIS
-    untrained: UntrainedSource | None = None
+    untrained: tuple[UntrainedSource, ...] = ()
     seed: int = 0
     monitor: Monitor = field(default_factory=Monitor)
 

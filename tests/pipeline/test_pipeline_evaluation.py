@@ -77,7 +77,7 @@ def measured(shared: Stages, tmp_path_factory: pytest.TempPathFactory, untrained
     folder = tmp_path_factory.mktemp("measured") / "artifacts"
     for kind in ("activations", "corpora"):
         shutil.copytree(shared.folder / kind, folder / kind)
-    stages = shared.but(folder=folder, untrained=untrained, evaluation__untrained_source=True)
+    stages = shared.but(folder=folder, untrained=(untrained,), evaluation__untrained_draws=1)
     stages.studied()
     return stages
 

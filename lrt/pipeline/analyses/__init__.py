@@ -83,7 +83,7 @@ def moments_bytes(rows: RowSource, layers: LayerPair, maps: int, untrained: bool
     """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls and single tokens."""
     settings = rows.settings
     return maps * layer_concat_bytes(
-        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + untrained
+        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + 2 * untrained
     )
 
 

@@ -97,7 +97,9 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             session.fit_output,
             existing,
         )
-        analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
+        analyses = plan_analyses(
+            config.analysis, maps, rows, layers.recorded, vectors, choices, pair, untrained
+        )
         analyses.check(config.analysis.memory_bytes, bool(untrained), config.batches)
         monitor.step(show.fitting(maps))
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()

@@ -265,7 +265,14 @@ class Stages:
     @cached_property
     def analyses(self) -> Analyses:
         return plan_analyses(
-            self.analysis, self.maps, self.rows, self.plan.recorded, self.vectors, self.choices, self.pair
+            self.analysis,
+            self.maps,
+            self.rows,
+            self.plan.recorded,
+            self.vectors,
+            self.choices,
+            self.pair,
+            self.untrained,
         )
 
     @cached_property

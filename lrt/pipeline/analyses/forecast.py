@@ -87,13 +87,11 @@ class Forecasts:
         states, target = fit.states[behaviour.contrast], fit.layers.target
         v, columns = states.source_vector, target.columns(layer)
         affine, whole = fit.affine.onto(columns), self.whole.affine.onto(columns)
-        reference = fit.data.reference_ridge.map.directions(v)
-        others = self._without_a_part(fit)[behaviour.contrast]
+        kind = self.kind_of(fit, behaviour.contrast, columns)
         return {
             **self._over_documents(fit, behaviour, layer),
-            "agreement_parts": min(
-                (cosine(reference[columns], other[columns]) for other in others.values()), default=None
-            ),
+            "agreement_parts": cosine(self._by_ridge(fit, v, columns), kind[1]) if kind else None,
+            "part": kind[0] if kind else None,
             "agreement_whole_corpus": cosine(affine.directions(v), whole.directions(v))
             if fit.data.parts
             else None,
@@ -104,6 +102,17 @@ class Forecasts:
                 centred=True,
             ),
         }
+
+    def kind_of(self, fit: MapFit, contrast: str, columns: slice) -> tuple[str, Tensor] | None:
+        """The part of the corpus without which a transferred vector changes most: its kind of text; and the
+        vector without it, at some target columns. None where a map has no two parts in a store."""
+        own = self._by_ridge(fit, fit.states[contrast].source_vector, columns)
+        images = {part: image[columns] for part, image in self._without_a_part(fit)[contrast].items()}
+        return min(images.items(), key=lambda item: cosine(own, item[1]), default=None)
+
+    @staticmethod
+    def _by_ridge(fit: MapFit, v: Tensor, columns: slice) -> Tensor:
+        return fit.data.reference_ridge.map.directions(v)[columns]
 
     def _over_documents(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
         """What other documents would have given; None where all rows are of one fold of them."""

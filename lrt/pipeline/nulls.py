@@ -7,6 +7,7 @@ from collections.abc import Mapping as MappingOf
 from functools import cached_property, partial
 
 import torch
+from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.config import Evaluation
@@ -79,6 +80,18 @@ class Refit:
         fitted = ridge_per_direction(train, validation, weight, bias=bias)
         return partial(directions_along, train, fitted.basis, fitted.weights, bias=bias)
 
+    def without_parts(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Transferred vectors `[k, d_target]` of vectors `[k, d_source]` by the ridge map without a part of
+        the corpus, by the part; at the same ridge weight a row. Empty where the corpus has no two parts."""
+        whole, bias = self.data.train_moments, self.data.settings.bias
+        images = {}
+        for part, moments in self.data.by_part():
+            rest = whole.without(moments)
+            if rest.count:
+                weight = self.data.reference_ridge.weight * rest.count / whole.count
+                images[part] = ridge_directions(rest, weight, vectors, bias=bias)
+        return images
+
     def on_untrained_without(self, untrained: UntrainedSource, part: FitData) -> Directions:
         """The same for the ridge map of the rows without those of a part, at the same weight a row."""
         train = untrained_moments(self.data, untrained)
@@ -94,10 +107,13 @@ def transfer_maps(
     settings: Evaluation,
     seed: int,
     untrained: Sequence[UntrainedSource],
+    parts: MappingOf[str, Tensor],
 ) -> TransferMaps:
     """The map under test, and the vectors of all contrasts as its nulls and refits transfer them.
 
     One refit at a time: each is a large matrix and its factor.
+
+    parts  By contrast, how much each part of the corpus changes its transferred vector.
     """
     folds = refit.data.folds
     generator = torch.Generator().manual_seed(seed)
@@ -114,6 +130,8 @@ def transfer_maps(
         shuffled=map(refit.on, refit.data.shuffled),
         resampled=resampled(),
         untrained=map(refit.on_untrained, untrained),
+        parts=parts,
+        part_weights=settings.part_weights,
         seed=seed,
     )
 

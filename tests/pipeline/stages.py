@@ -67,6 +67,7 @@ EVALUATION = Evaluation(
     random_draws=2,
     shuffled_draws=1,
     resampled_draws=2,
+    part_weights=0.5,
     untrained_draws=0,
     temperature=1.0,
     folds=2,

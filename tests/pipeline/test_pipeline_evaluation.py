@@ -242,7 +242,6 @@ def test_a_part_without_rows_costs_no_forecast(shared: Stages) -> None:
     for other in (shared.but(corpus=corpus(stories=STORIES)), shared.but(recording__states="none")):
         other.fitted()
         assert other.analyses.forecasts.of(other.maps.whole, other.suite[0], 2)["agreement_parts"] is None
-        assert other.analyses.forecasts.memory == 0
 
 
 def test_seconds_of_a_reused_stage_are_those_of_making_it(measured: Stages) -> None:

@@ -57,11 +57,6 @@ class Analyses:
                 window_bytes(self.rows, layers, batches),
                 "lower batches.window_rows",
             ),
-            (
-                " with forecasts that leave out a part of the corpus",
-                self.forecasts.memory,
-                "make the corpus of fewer parts (corpus.sources)",
-            ),
         ):
             if held + beside > limit:
                 raise ConfigError(
@@ -83,10 +78,11 @@ class Analyses:
 
 
 def moments_bytes(rows: RowSource, layers: LayerPair, maps: int, untrained: bool) -> int:
-    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls and single tokens."""
+    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls, single tokens, and a part of
+    the corpus beside the rest."""
     settings = rows.settings
     return maps * layer_concat_bytes(
-        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + 2 * untrained
+        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + 2 + 2 * untrained
     )
 
 

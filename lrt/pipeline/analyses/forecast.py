@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lrt.activations import NoRows
 from lrt.config import Analysis as Settings
 from lrt.errors import UserError
 from lrt.evaluation import Behaviour
 from lrt.mapping import (
     Forecast,
-    Moments,
     agreement,
     cosine,
     directions_of_halves,
     jackknife,
-    layer_concat_bytes,
-    leave_one_out,
     residual_on,
     residual_warning,
-    ridge_directions,
 )
 from lrt.pipeline.analyses.analysis import TO_BE_FIXED
-from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.maps import MapFit
 from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON
@@ -46,7 +39,6 @@ class Forecasts:
 
     def __init__(self, whole: MapFit, rows: RowSource, settings: Settings) -> None:
         self.whole, self.rows, self.settings = whole, rows, settings
-        self._without: dict[str, dict[str, dict[str, Tensor]]] = {}
 
     def of(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
         """The figures for one behaviour at a target layer, and `warning`, None where there is no reason."""
@@ -87,11 +79,11 @@ class Forecasts:
         states, target = fit.states[behaviour.contrast], fit.layers.target
         v, columns = states.source_vector, target.columns(layer)
         affine, whole = fit.affine.onto(columns), self.whole.affine.onto(columns)
-        kind = self.kind_of(fit, behaviour.contrast, columns)
+        kind = fit.kind_of(behaviour.contrast, columns)
         return {
             **self._over_documents(fit, behaviour, layer),
-            "agreement_parts": cosine(self._by_ridge(fit, v, columns), kind[1]) if kind else None,
-            "part": kind[0] if kind else None,
+            "agreement_parts": kind.cosine if kind else None,
+            "part": kind.part if kind else None,
             "agreement_whole_corpus": cosine(affine.directions(v), whole.directions(v))
             if fit.data.parts
             else None,
@@ -103,17 +95,6 @@ class Forecasts:
             ),
         }
 
-    def kind_of(self, fit: MapFit, contrast: str, columns: slice) -> tuple[str, Tensor] | None:
-        """The part of the corpus without which a transferred vector changes most: its kind of text; and the
-        vector without it, at some target columns. None where a map has no two parts in a store."""
-        own = self._by_ridge(fit, fit.states[contrast].source_vector, columns)
-        images = {part: image[columns] for part, image in self._without_a_part(fit)[contrast].items()}
-        return min(images.items(), key=lambda item: cosine(own, item[1]), default=None)
-
-    @staticmethod
-    def _by_ridge(fit: MapFit, v: Tensor, columns: slice) -> Tensor:
-        return fit.data.reference_ridge.map.directions(v)[columns]
-
     def _over_documents(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
         """What other documents would have given; None where all rows are of one fold of them."""
         v, columns = fit.states[behaviour.contrast].source_vector, fit.layers.target.columns(layer)
@@ -124,40 +105,3 @@ class Forecasts:
         halves = directions_of_halves(folds, weight, v[None], bias=bias)
         between = agreement([half[0, columns] for half in halves]).mean
         return asdict(noise) | {"agreement_documents": between}
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the moments of every part of the corpus, and of what is merged to leave out one."""
-        parts = len(self.rows.text.parts)
-        if parts < 2 or not self.rows.states.settings.keeps_states:
-            return 0
-        return layer_concat_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
-
-    def _without_a_part(self, fit: MapFit) -> dict[str, dict[str, Tensor]]:
-        """By contrast, its transferred vector `[d_target]` by the ridge map of a fit's corpus without a part
-        of the mixture, by the part."""
-        if fit.fingerprint not in self._without:
-            parts = fit.data.parts or self.rows.text.parts
-            of = {}
-            if self.rows.states.settings.keeps_states and len(parts) > 1:  # else each is a pass over all text
-                of = {part: m for part in parts if (m := self._part(part, fit.data)) is not None}
-            total, bias = sum(m.count for m in of.values()), self.rows.settings.bias
-            weight, contrasts = fit.data.reference_ridge.weight, sorted(fit.states)
-            vectors = torch.stack([fit.states[name].source_vector for name in contrasts])
-            rest = leave_one_out([*of.values()]) if len(of) > 1 else ()
-            images = {
-                part: ridge_directions(m, weight * m.count / total, vectors, bias=bias)
-                for part, m in zip(of, rest, strict=False)
-            }
-            self._without[fit.fingerprint] = {
-                name: {part: image[i] for part, image in images.items()} for i, name in enumerate(contrasts)
-            }
-        return self._without[fit.fingerprint]
-
-    def _part(self, part: str, data: FitData) -> Moments | None:
-        """A part's training moments at a fit's layers; None where it has no row of its own."""
-        try:
-            moments = self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
-        except NoRows:
-            return None
-        return moments if moments.count else None

@@ -75,15 +75,15 @@ class GivenAway:
         untrained = [fit.refit.on_untrained(each)(v)[0, columns] for each, v in pairs]
         transferred = fit.affine.directions(states.source_vector)[columns]
         without: dict[str, Any] | None = None
-        kind = self._forecasts.kind_of(fit, contrast, columns)
+        kind = fit.kind_of(contrast, columns)
         if kind is not None:
-            part, image = kind
-            rows = self._forecasts.rows.of(fit.layers, (part,), folds=1, held_out=False)
-            rest = [fit.refit.on_untrained_without(each, rows)(v)[0, columns] for each, v in pairs]
-            without = explained(image, rest, native) | {"cosine_with_whole": cosine(image, transferred)}
+            part = fit.data.of_part(kind.part)
+            rest = [fit.refit.on_untrained_without(each, part)(v)[0, columns] for each, v in pairs]
+            without = explained(kind.without, rest, native)
+            without["cosine_with_whole"] = cosine(kind.without, transferred)
         return {
             "whole": explained(transferred, untrained, native),
-            "part": kind[0] if kind else None,
+            "part": kind.part if kind else None,
             "without_part": without,
             "fvu": fit.data.reference_ridge.fvu_validation,
             "fvu_untrained": [fit.refit.own_ridge(each)["fvu_validation"] for each in self._untrained],

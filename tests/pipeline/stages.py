@@ -67,7 +67,7 @@ EVALUATION = Evaluation(
     random_draws=2,
     shuffled_draws=1,
     resampled_draws=2,
-    part_weights=0.5,
+    part_weights=0.25,
     untrained_draws=0,
     temperature=1.0,
     folds=2,
@@ -100,6 +100,7 @@ ANALYSIS = Analysis(
     stitching_depths=True,
     keep_first=True,
     signal_to_noise=5.0,
+    signal_to_noise_choice=2.0,
     residual_on_prompts=0.62,
     sae=SAE,
 )

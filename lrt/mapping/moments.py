@@ -1,8 +1,7 @@
 """Streaming first and second moments of paired rows: everything that a least-squares map needs.
 
 Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks, summed in
-float64, and corrected exactly when read. Two accumulators are merged by the pairwise formula of Chan, Golub
-and LeVeque.
+float64, and corrected exactly when read. Sums with another shift are moved to the same one to be added.
 
 Residual streams have coordinates with a large mean, and float32 sums without centring lose a decimal digit or
 more of the weights. bfloat16 products have rounding errors larger than the small eigenvalues of a scatter,
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -156,10 +154,7 @@ class Moments:
 
         Raises ValueError where the widths differ.
         """
-        self._check_widths(other, "merged")
-        if self.count == 0 or other.count == 0:
-            return (other if self.count == 0 else self)._copy()
-        return self._combined(other, 1)
+        return merge_all([self, other])
 
     def without(self, other: Moments) -> Moments:
         """Moments of the rows that are left when those of `other`, which are among them, are taken away, as a
@@ -170,11 +165,11 @@ class Moments:
         self._check_widths(other, "subtracted")
         if other.count > self.count:
             raise ValueError(f"{other.count} rows cannot be among {self.count}")
-        if other.count == 0:
-            return self._copy()
         if other.count == self.count:
             return Moments(self.d_source, self.d_target, products=self.products, device=self.device)
-        return self._combined(other, -1)
+        left = self._copy()
+        left._add(other, -1)
+        return left
 
     def _check_widths(self, other: Moments, done: str) -> None:
         if (self.d_source, self.d_target) != (other.d_source, other.d_target):
@@ -183,24 +178,29 @@ class Moments:
                 f"{self.d_source} -> {self.d_target} and {other.d_source} -> {other.d_target}"
             )
 
-    def _combined(self, other: Moments, sign: int) -> Moments:
-        """With the rows of `other` added (`sign` 1) or taken away (-1); some rows are left."""
+    def _add(self, other: Moments, times: int) -> None:
+        """Add the rows of `other` so many times; -1 takes them away.
+
+        In place and without a matrix beside the sums: those of wide layers take longer to write than to add.
+        """
         device = self.device
-        count = self.count + sign * other.count
-        share = sign * other.count / count
-        # Pairwise formula: the scatters add, plus one rank-one term from the gap of the means.
-        gap_x = other.mean_x.to(device) - self.mean_x
-        gap_y = other.mean_y.to(device) - self.mean_y
-        between = self.count * share
-        return _from_centred(
-            self.mean_x + gap_x * share,
-            self.mean_y + gap_y * share,
-            self.scatter_xx + sign * other.scatter_xx.to(device) + between * torch.outer(gap_x, gap_x),
-            self.scatter_xy + sign * other.scatter_xy.to(device) + between * torch.outer(gap_x, gap_y),
-            self.scatter_yy + sign * other.scatter_yy.to(device) + between * torch.outer(gap_y, gap_y),
-            count,
-            self.products,
-        )
+        gap_x = (other._shift_x - self._shift_x.to(other.device)).to(device)
+        gap_y = (other._shift_y - self._shift_y.to(other.device)).to(device)
+        sum_x, sum_y = other._sum_x.to(device), other._sum_y.to(device)
+        # rows minus this shift are rows minus the other's, plus the gap of the two
+        moved_x, moved_y = sum_x + other.count * gap_x, sum_y + other.count * gap_y
+        self._sum_xx.add_(other._sum_xx.to(device), alpha=times)
+        self._sum_xy.add_(other._sum_xy.to(device), alpha=times)
+        self._sum_yy.add_(other._sum_yy.to(device), alpha=times)
+        if gap_x.any():
+            self._sum_xx.addr_(gap_x, moved_x, alpha=times).addr_(sum_x, gap_x, alpha=times)
+            self._sum_xy.addr_(gap_x, moved_y, alpha=times)
+        if gap_y.any():
+            self._sum_xy.addr_(sum_x, gap_y, alpha=times)
+            self._sum_yy.addr_(gap_y, moved_y, alpha=times).addr_(sum_y, gap_y, alpha=times)
+        self._sum_x.add_(moved_x, alpha=times)
+        self._sum_y.add_(moved_y, alpha=times)
+        self.count += times * other.count
 
     def about_origin(self) -> Moments:
         """Moments of the same rows with the means taken as zero, for a fit without a bias."""
@@ -327,9 +327,30 @@ class Moments:
         return Moments.from_tensors(self.tensors())
 
 
-def merge_all(parts: Sequence[Moments]) -> Moments:
-    """Moments of the rows of all `parts`, merged from first to last. Raises ValueError as `Moments.merge`."""
-    return reduce(Moments.merge, parts)
+def merge_all(parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
+    """Moments of the rows of all `parts`, as a new object.
+
+    times  How often the rows of each part count, as in a sample drawn with replacement; once by default.
+
+    Raises ValueError for no parts, other widths, and numbers that do not match the parts or are negative.
+    """
+    times = [1] * len(parts) if times is None else times
+    if not parts or len(times) != len(parts) or min(times) < 0:
+        raise ValueError(f"expected at least one part and its number of times, got {len(parts)} and {times}")
+    for part in parts[1:]:
+        parts[0]._check_widths(part, "merged")
+    counted = [(part, number) for part, number in zip(parts, times, strict=True) if number and part.count]
+    if not counted:
+        return Moments(
+            parts[0].d_source, parts[0].d_target, products=parts[0].products, device=parts[0].device
+        )
+    (first, number), *rest = counted
+    merged = first._copy()
+    if number > 1:
+        merged._add(first, number - 1)
+    for part, number in rest:
+        merged._add(part, number)
+    return merged
 
 
 def unit_vector(
@@ -354,7 +375,7 @@ def _mean_of(rows: Tensor) -> Tensor:
 
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:
-    return products - torch.outer(left, right) / count
+    return torch.addr(products, left, right, alpha=-1 / count)
 
 
 def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:

@@ -331,7 +331,8 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
     weight: float | None = None
     match spec.solver:
         case "optimum":
-            fit = closed_form(map_spec, train, data.moments["validation"])
+            # the rows' settings hold the map's bias
+            fit = closed_form(map_spec, train, data.moments["validation"], ridge=data.reference_ridge)
             affine, weight, note = fit.map, fit.ridge_weight, fit.note
         case "ridge_per_direction":
             affine = refit.per_direction.map

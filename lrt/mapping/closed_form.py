@@ -62,7 +62,7 @@ def closed_form(
       the Procrustes map to a stationary point. It needs memory for about 80 copies of `W` and tens to
       hundreds of steps: 50 for 96 -> 160 and 620 for 160 -> 96 at condition number 4,000, penalty 0.1.
 
-    ridge      The ridge map of these rows with this bias, where it is known already.
+    ridge      The result of `ridge_path` for these rows, where it is there already: it is the full map.
     tolerance  Gradient norm, in units of FVU, at which the penalised fit ends. The remaining improvement is
                about its square.
 

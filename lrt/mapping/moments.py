@@ -1,7 +1,8 @@
 """Streaming first and second moments of paired rows: everything that a least-squares map needs.
 
 Rows are centred by a fixed shift (the mean of the first chunk), multiplied in float32 chunks, summed in
-float64, and corrected exactly when read. Sums with another shift are moved to the same one to be added.
+float64, and corrected exactly when read. Two accumulators are merged by the pairwise formula of Chan, Golub
+and LeVeque.
 
 Residual streams have coordinates with a large mean, and float32 sums without centring lose a decimal digit or
 more of the weights. bfloat16 products have rounding errors larger than the small eigenvalues of a scatter,
@@ -162,45 +163,12 @@ class Moments:
 
         Raises ValueError where the widths differ, and where `other` has more rows.
         """
-        self._check_widths(other, "subtracted")
         if other.count > self.count:
             raise ValueError(f"{other.count} rows cannot be among {self.count}")
         if other.count == self.count:
+            _check_widths([self, other])
             return Moments(self.d_source, self.d_target, products=self.products, device=self.device)
-        left = self._copy()
-        left._add(other, -1)
-        return left
-
-    def _check_widths(self, other: Moments, done: str) -> None:
-        if (self.d_source, self.d_target) != (other.d_source, other.d_target):
-            raise ValueError(
-                f"moments of different widths cannot be {done}: "
-                f"{self.d_source} -> {self.d_target} and {other.d_source} -> {other.d_target}"
-            )
-
-    def _add(self, other: Moments, times: int) -> None:
-        """Add the rows of `other` so many times; -1 takes them away.
-
-        In place and without a matrix beside the sums: those of wide layers take longer to write than to add.
-        """
-        device = self.device
-        gap_x = (other._shift_x - self._shift_x.to(other.device)).to(device)
-        gap_y = (other._shift_y - self._shift_y.to(other.device)).to(device)
-        sum_x, sum_y = other._sum_x.to(device), other._sum_y.to(device)
-        # rows minus this shift are rows minus the other's, plus the gap of the two
-        moved_x, moved_y = sum_x + other.count * gap_x, sum_y + other.count * gap_y
-        self._sum_xx.add_(other._sum_xx.to(device), alpha=times)
-        self._sum_xy.add_(other._sum_xy.to(device), alpha=times)
-        self._sum_yy.add_(other._sum_yy.to(device), alpha=times)
-        if gap_x.any():
-            self._sum_xx.addr_(gap_x, moved_x, alpha=times).addr_(sum_x, gap_x, alpha=times)
-            self._sum_xy.addr_(gap_x, moved_y, alpha=times)
-        if gap_y.any():
-            self._sum_xy.addr_(sum_x, gap_y, alpha=times)
-            self._sum_yy.addr_(gap_y, moved_y, alpha=times).addr_(sum_y, gap_y, alpha=times)
-        self._sum_x.add_(moved_x, alpha=times)
-        self._sum_y.add_(moved_y, alpha=times)
-        self.count += times * other.count
+        return merge_all([self, other], times=(1, -1))
 
     def about_origin(self) -> Moments:
         """Moments of the same rows with the means taken as zero, for a fit without a bias."""
@@ -328,29 +296,53 @@ class Moments:
 
 
 def merge_all(parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
-    """Moments of the rows of all `parts`, as a new object.
+    """Moments of the rows of all `parts`, as a new object, from one reading of each part's sums.
 
-    times  How often the rows of each part count, as in a sample drawn with replacement; once by default.
+    times  How often the rows of each part count: -1 takes away rows that are among the others'. Once each
+           where none are given.
 
-    Raises ValueError for no parts, other widths, and numbers that do not match the parts or are negative.
+    The scatters add, plus terms of low rank from the gaps of the means (Chan, Golub and LeVeque). Raises
+    ValueError where the widths differ.
     """
-    times = [1] * len(parts) if times is None else times
-    if not parts or len(times) != len(parts) or min(times) < 0:
-        raise ValueError(f"expected at least one part and its number of times, got {len(parts)} and {times}")
-    for part in parts[1:]:
-        parts[0]._check_widths(part, "merged")
-    counted = [(part, number) for part, number in zip(parts, times, strict=True) if number and part.count]
+    _check_widths(parts)
+    counted = [(p, n) for p, n in zip(parts, times or [1] * len(parts), strict=True) if p.count and n]
+    first = counted[0][0] if counted else parts[0]
+    device = first.device
+    merged = Moments(first.d_source, first.d_target, products=first.products, device=device)
     if not counted:
-        return Moments(
-            parts[0].d_source, parts[0].d_target, products=parts[0].products, device=parts[0].device
-        )
-    (first, number), *rest = counted
-    merged = first._copy()
-    if number > 1:
-        merged._add(first, number - 1)
-    for part, number in rest:
-        merged._add(part, number)
+        return merged
+    rows = torch.tensor([n * part.count for part, n in counted], dtype=torch.float64, device=device)
+    # about each part's own mean, then about the new shift
+    own = torch.tensor([part.count for part, _ in counted]).to(rows)
+    factors = torch.cat([-rows / own.square(), rows])[:, None]
+    merged.count = int(rows.sum())
+
+    def low_rank(sums: list[Tensor], means: list[Tensor], shift: Tensor, total: Tensor) -> Tensor:
+        off = torch.stack(means).to(device)
+        # The mean rounded to float32, so that shifting float32 rows is exact. The remainder is tiny, so later
+        # corrections lose no digits.
+        shift.copy_((rows @ off / merged.count).float())
+        off -= shift
+        total.copy_(rows @ off)
+        return torch.cat([torch.stack(sums).to(device), off])  # [2 parts, d]
+
+    each = [part for part, _ in counted]
+    x = low_rank([p._sum_x for p in each], [p.mean_x for p in each], merged._shift_x, merged._sum_x)
+    y = low_rank([p._sum_y for p in each], [p.mean_y for p in each], merged._shift_y, merged._sum_y)
+    for part, n in counted:
+        merged._sum_xx.add_(part._sum_xx.to(device), alpha=n)
+        merged._sum_xy.add_(part._sum_xy.to(device), alpha=n)
+        merged._sum_yy.add_(part._sum_yy.to(device), alpha=n)
+    merged._sum_xx.addmm_(x.T, factors * x)
+    merged._sum_xy.addmm_(x.T, factors * y)
+    merged._sum_yy.addmm_(y.T, factors * y)
     return merged
+
+
+def _check_widths(parts: Sequence[Moments]) -> None:
+    if len({(part.d_source, part.d_target) for part in parts}) > 1:
+        widths = " and ".join(f"{part.d_source} -> {part.d_target}" for part in parts)
+        raise ValueError(f"moments of different widths cannot be merged or subtracted: {widths}")
 
 
 def unit_vector(
@@ -375,7 +367,7 @@ def _mean_of(rows: Tensor) -> Tensor:
 
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:
-    return torch.addr(products, left, right, alpha=-1 / count)
+    return torch.addr(products, left, right, alpha=-1 / count)  # one copy of a large matrix
 
 
 def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:

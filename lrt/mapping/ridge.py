@@ -177,6 +177,23 @@ def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
     return _with_bias(ridge_solve(fitted, weight, fitted.scatter_xy).T, fitted)
 
 
+def ridge_directions(
+    train: Moments,
+    weight: float,
+    v: Tensor,  # [k, d_source], any float dtype
+    *,
+    bias: bool = True,
+) -> Tensor:  # [k, d_target], float64 on the CPU
+    """Transferred vectors `W v` of the ridge map at one weight, without the map.
+
+    `W v = Sxy' (S + weight I)^-1 v`: one Cholesky factor and a right-hand side a vector, where the map needs
+    one for each target dimension. Raises as `ridge_at`.
+    """
+    check_weight(weight)
+    fitted = train if bias else train.about_origin()
+    return (fitted.scatter_xy.T @ ridge_solve(fitted, weight, v.to(fitted.mean_x).T)).T.cpu()
+
+
 def ridge_solve(
     moments: Moments,
     weight: float,
@@ -190,8 +207,10 @@ def ridge_solve(
     scatter.diagonal().add_(weight)
     # Equilibrated: otherwise outlier dimensions would decide what counts as singular.
     scale = scatter.diagonal().rsqrt()[:, None]
-    factor, failed = torch.linalg.cholesky_ex(scale * scatter * scale.T)
-    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
+    factor, failed = torch.linalg.cholesky_ex(scatter.mul_(scale).mul_(scale.T))
+    del scatter
+    pivots = factor.diagonal()  # what is not finite in a row makes its pivot so
+    if failed or not pivots.isfinite().all() or pivots.min() < 1e-7:
         raise InvalidValue(not_spanning(moments, weight))
     return scale * torch.cholesky_solve(scale * right, factor)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -22,13 +22,12 @@ from lrt.mapping import (
     directions_of_halves,
     jackknife,
     layer_concat_bytes,
-    leave_one_out,
     residual_on,
     residual_warning,
     ridge_directions,
 )
 from lrt.pipeline.analyses.analysis import TO_BE_FIXED
-from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.maps import MapFit
 from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON
@@ -118,37 +117,36 @@ class Forecasts:
 
     @property
     def memory(self) -> int:
-        """Bytes of the moments of every part of the corpus, and of what is merged to leave out one."""
-        parts = len(self.rows.text.parts)
-        if parts < 2 or not self.rows.states.settings.keeps_states:
+        """Bytes of the moments of one part of the corpus, and of the others."""
+        if len(self.rows.text.parts) < 2 or not self.rows.states.settings.keeps_states:
             return 0
-        return layer_concat_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
+        return layer_concat_bytes(*self.whole.layers, 2)
 
     def _without_a_part(self, fit: MapFit) -> dict[str, dict[str, Tensor]]:
         """By contrast, its transferred vector `[d_target]` by the ridge map of a fit's corpus without a part
         of the mixture, by the part."""
         if fit.fingerprint not in self._without:
             parts = fit.data.parts or self.rows.text.parts
-            of = {}
-            if self.rows.states.settings.keeps_states and len(parts) > 1:  # else each is a pass over all text
-                of = {part: m for part in parts if (m := self._part(part, fit.data)) is not None}
-            total, bias = sum(m.count for m in of.values()), self.rows.settings.bias
             weight, contrasts = fit.data.reference_ridge.weight, sorted(fit.states)
             vectors = torch.stack([fit.states[name].source_vector for name in contrasts])
-            rest = leave_one_out([*of.values()]) if len(of) > 1 else ()
-            images = {
-                part: ridge_directions(m, weight * m.count / total, vectors, bias=bias)
-                for part, m in zip(of, rest, strict=False)
-            }
+            images = {}
+            for part, rest in self._rests(fit, parts):
+                same_per_row = weight * rest.count / fit.data.train_moments.count
+                images[part] = ridge_directions(rest, same_per_row, vectors, bias=self.rows.settings.bias)
             self._without[fit.fingerprint] = {
                 name: {part: image[i] for part, image in images.items()} for i, name in enumerate(contrasts)
             }
         return self._without[fit.fingerprint]
 
-    def _part(self, part: str, data: FitData) -> Moments | None:
-        """A part's training moments at a fit's layers; None where it has no row of its own."""
-        try:
-            moments = self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
-        except NoRows:
-            return None
-        return moments if moments.count else None
+    def _rests(self, fit: MapFit, parts: Sequence[str]) -> Iterator[tuple[str, Moments]]:
+        """The training moments of a fit's corpus without each part that has rows, one at a time."""
+        if not self.rows.states.settings.keeps_states or len(parts) < 2:  # else each is a pass over all text
+            return
+        whole = fit.data.train_moments
+        for part in parts:
+            try:
+                own = self.rows.of(fit.data.layers, (part,), folds=1, held_out=False).train_moments
+            except NoRows:
+                continue
+            if 0 < own.count < whole.count:
+                yield part, whole.without(own)

@@ -119,9 +119,9 @@ class Evaluation:
 
     random_draws, shuffled_draws  Draws of those nulls.
     resampled_draws    Maps and vectors refitted on resampled documents and prompts, for the second interval.
-    part_weights       How much other weights of the corpus's parts change these vectors: a standard deviation,
-                       as a share of what leaving each part out does. 0: not at all. A quarter is what mixtures
-                       do whose weights vary by half (docs/conventions.md).
+    part_weights       How much other weights of the corpus's parts change these vectors: a standard
+                       deviation, as a share of what leaving each part out does. 0: not at all. A quarter is
+                       what mixtures do whose weights vary by half (docs/conventions.md).
     untrained_draws    Sources with random weights, each of another seed: the null that can read whatever the
                        text itself gives away. Each is a pass of the source over the corpus, once.
     temperature        Of generated texts; 0 decodes greedily. Items draw the same random numbers in every
@@ -158,7 +158,7 @@ class Evaluation:
         at_least("evaluation", 0, untrained_draws=self.untrained_draws)
         if not 0 <= self.part_weights <= 1:
             raise ConfigError(
-                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, where 1 is leaving parts out"
+                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, which leaves parts out"
             )
         at_least("evaluation", 2, folds=self.folds)
         if len(set(self.behaviours)) < len(self.behaviours):

@@ -97,8 +97,8 @@ def jackknife(
     weight   Ridge weight of the map on all rows. A fit without a fold uses the same weight per row.
     columns  The target columns to use, such as one of several concatenated layers; None: all.
 
-    The signal-to-noise ratio of a vector along which the rows do not vary is 0. The cost is about log2 k
-    merges and one Cholesky factor for each of k folds.
+    The signal-to-noise ratio of a vector along which the rows do not vary is 0. The cost is one
+    Cholesky factor for each fold.
 
     Raises InvalidValue for fewer than two folds, an empty fold, a vector that is zero or not finite, and rows
     that do not span their space at this weight; ValueError for other widths, a bad weight or no columns.
@@ -117,19 +117,22 @@ def jackknife(
     if not vectors:
         return {}
 
-    parts = [fold.part(slice(None), of_layer) for fold in folds]
-    # Merging moments of zero mean keeps the mean at zero.
-    parts = parts if bias else [part.about_origin() for part in parts]
-    whole = merge_all(parts)
+    def seen(fold: Moments) -> Moments:
+        part = fold.part(slice(None), of_layer)
+        # Merging moments of zero mean keeps the mean at zero.
+        return part if bias else part.about_origin()
+
+    whole = seen(merge_all(folds))
     scatter = whole.scatter_xx
     stacked = torch.stack([v.to(scatter) for v in vectors.values()], 1)  # [d_source, k]
 
     transferred = whole.scatter_xy.T @ ridge_solve(whole, weight, stacked)  # [d_target, k]
     without_fold = []
-    for rest in leave_one_out(parts):
+    for fold in folds:
+        rest = whole.without(seen(fold))
         same_per_row = weight * rest.count / whole.count
         without_fold.append(rest.scatter_xy.T @ ridge_solve(rest, same_per_row, stacked))
-    error = _delete_group_error(transferred, torch.stack(without_fold), [part.count for part in parts])
+    error = _delete_group_error(transferred, torch.stack(without_fold), [fold.count for fold in folds])
 
     along = (stacked * (scatter @ stacked)).sum(0) / stacked.square().sum(0)
     varies = along > NO_VARIANCE * scatter.trace() / d_source
@@ -143,7 +146,7 @@ def jackknife(
             signal=float(signal[i]),
             standard_error=float(error[i]),
             signal_to_noise=float(ratio[i]),
-            folds=len(parts),
+            folds=len(folds),
             rows=whole.count,
         )
         for i, name in enumerate(vectors)
@@ -151,23 +154,14 @@ def jackknife(
 
 
 def leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:
-    """Moments of all folds but the first, all but the second, and so on.
+    """Moments of all folds but the first, all but the second, and so on; two sums are held at a time.
 
-    The folds outside a half are merged once for all folds inside it, recursively. So k folds need about
-    k log2 k merges, hold log2 k of them at a time, and no subtraction loses digits. Raises InvalidValue for
-    fewer than two folds or an empty one, ValueError for other widths.
+    Raises InvalidValue for fewer than two folds or an empty one, ValueError for other widths.
     """
     _check_folds(folds)
-    return _without_each(folds, ())
-
-
-def _without_each(folds: Sequence[Moments], outside: tuple[Moments, ...]) -> Iterator[Moments]:
-    if len(folds) == 1:
-        yield outside[0]
-        return
-    middle = len(folds) // 2
-    for half, other in ((folds[:middle], folds[middle:]), (folds[middle:], folds[:middle])):
-        yield from _without_each(half, (merge_all((*outside, *other)),))
+    whole = merge_all(folds)
+    for fold in folds:
+        yield whole.without(fold)
 
 
 def independent_error(

@@ -14,6 +14,7 @@ from lrt.mapping import (
     LayerConcat,
     MapSpec,
     Moments,
+    SharedRidge,
     ShuffledPairs,
     Whitening,
     atlas,
@@ -30,8 +31,8 @@ from lrt.mapping import (
     rank_curve,
     reduced_rank_path,
     ridge_at,
-    ridge_path,
     ridge_per_direction,
+    shuffled_fvu,
 )
 
 CUDA = "cuda:0"
@@ -47,7 +48,8 @@ def gathered(rows: tuple[Tensor, Tensor], device: str, **options: Any) -> Moment
 def solves(train: Moments, validation: Moments, rows: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """What every solver returns, as numbers and maps, which must lie on the CPU."""
     x, y = rows
-    ridge = ridge_path(train, validation)
+    shared = SharedRidge(train, validation)
+    ridge = shared.fit(train, validation)
     directional = ridge_per_direction(train, validation, ridge.weight)
     concats = LayerConcat((0, 1), train.d_source // 2), LayerConcat((0, 1), train.d_target // 2)
     curve = rank_curve(ridge, train, validation)
@@ -62,7 +64,9 @@ def solves(train: Moments, validation: Moments, rows: tuple[Tensor, Tensor]) -> 
     return {
         "ridge": ridge.map,
         "curve": ridge.curve,
-        "gcv": gcv_curve(train, ridge.weights),
+        "gcv": gcv_curve(shared, train, ridge.weights),
+        "shuffled": shuffled_fvu(shared, train, ridge.weight, validation),
+        "shared": shared.map_at(train, 3.0),
         "at": ridge_at(train, 3.0, bias=False),
         "directional": directional.map,
         "weights": directional.weights,

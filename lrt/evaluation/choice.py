@@ -56,6 +56,11 @@ class StrengthGrid:
         """The grid for one behaviour: its `strengths` are the ablation fractions where it ablates."""
         return replace(self, strengths=self.ablation_fractions) if behaviour.operation == "ablate" else self
 
+    def undamaged(self, native: Sequence[Damage]) -> tuple[float, ...]:
+        """Positive strengths up to the largest one at which the native vector is within the damage limit."""
+        largest = max((d.strength for d in native if d.relative <= self.damage_limit), default=0.0)
+        return tuple(s for s in self.strengths if 0 < s <= largest)
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid
-from lrt.evaluation.directions import COMPARED, NULLS, RESAMPLED
+from lrt.evaluation.directions import COMPARED, HALVES, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement, SteerableModel, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
 
 CURVES = ("native", "transferred", "paper_literal")
-WITH_ANSWERS = ("native_half",)  # measured where items have answers
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,10 @@ def study(
     """Measure one behaviour at the layer and strength chosen for it, with all nulls.
 
     - At every strength of the grid: the native, transferred and literal vectors, and the source under its own
-      vector. Where items have answers, the native half-vectors and all random draws too.
+      vector. Where items have answers, all random draws too.
     - At every positive strength up to the native vector's damage limit: the first draw of every null.
-    - At the chosen strength: further draws of the nulls, and the resampled maps.
+    - At the chosen strength: further draws of the nulls, and the resampled maps. Where items have answers,
+      the native and transferred vectors of half of the prompts.
     - The unsteered model, and the plain prompt that asks for the behaviour.
     - Damage of every first draw but the resampled maps', at each of its strengths.
 
@@ -90,12 +90,11 @@ def target_conditions(
     nonzero = tuple(s for s in grid.strengths if s != 0)
     compared = grid.undamaged(chosen.damages) or at_chosen
     conditions = [SteeringCondition("none", 0.0, torch.zeros(target.lm.width))]
-    for name in (*CURVES, *WITH_ANSWERS, *COMPARED, *NULLS, *RESAMPLED):
+    halves = HALVES if behaviour.has_answers else ()
+    for name in (*CURVES, *halves, *COMPARED, *NULLS, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
-            if name in CURVES or (name in (*WITH_ANSWERS, "random") and behaviour.has_answers):
+            if name in CURVES or (name == "random" and behaviour.has_answers):
                 strengths = nonzero
-            elif name in WITH_ANSWERS:
-                continue
             else:
                 strengths = compared if name in NULLS and draw == 0 else at_chosen
             conditions += target.conditions(name, unit, strengths, behaviour.direction, draw)

@@ -22,7 +22,7 @@ from lrt.evaluation import (
     study_rows,
     summarise,
 )
-from lrt.evaluation.directions import RESAMPLED
+from lrt.evaluation.directions import HALVES, HALVINGS, RESAMPLED
 from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.scorers import Answer
 from lrt.models import LanguageModel
@@ -190,7 +190,8 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
     wanted |= {("source", 0, s) for s in curve}
     wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal") for s in nonzero}
     wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.has_answers else {at})}
-    wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.has_answers else set()
+    halves = {(c, d, at) for c in HALVES for d in range(2 * HALVINGS)}
+    wanted |= halves if behaviour.has_answers else set()
     mild = [d.strength for d in chosen.damages if d.relative <= GRID.damage_limit]
     compared = {s for s in nonzero if 0 < s <= max(mild)} | {at}
     wanted |= {

@@ -15,7 +15,8 @@ from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import Damage, Measurement, SteerableModel, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
 
-CURVES = ("native", "transferred", "paper_literal")
+CURVES = ("native", "transferred")
+LIMITED = ("paper_literal", *NULLS)  # measured up to the native vector's damage limit
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ def study(
 ) -> Study:
     """Measure one behaviour at the layer and strength chosen for it, with all nulls.
 
-    - At every strength of the grid: the native, transferred and literal vectors, and the source under its own
-      vector. Where items have answers, all random draws too.
-    - At every positive strength up to the native vector's damage limit: the first draw of every null.
+    - At every strength of the grid: the native and transferred vectors. Where items have answers, all random
+      draws too.
+    - At every positive strength up to the native vector's damage limit: the literal vector, and the first
+      draw of every null.
+    - At every strength from 0: the source under its own vector.
     - At the chosen strength: further draws of the nulls, and the resampled maps. Where items have answers,
       the native and transferred vectors of half of the prompts.
     - The unsteered model, and the plain prompt that asks for the behaviour.
@@ -64,7 +67,7 @@ def study(
     items = behaviour.items_of(split)
     rows += measuring.measured("target", target, items, conditions)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
-    own_curve = source.conditions("source", source_unit, grid.strengths, behaviour.direction)
+    own_curve = source.conditions("source", source_unit, _from_zero(grid), behaviour.direction)
     rows += measuring.measured("source", source, items, own_curve)
     prompted = [item for item in items if item.prompted]
     if prompted:
@@ -73,7 +76,7 @@ def study(
         plain = [SteeringCondition("prompt", 0.0, torch.zeros(target.lm.width))]
         rows += measuring.measured("prompted", target, versions, plain, [item.id for item in prompted])
     # the native damage on development texts is known from the choice
-    with_damage = {*CURVES, *COMPARED, *NULLS} - (set() if split == "test" else {"native"})
+    with_damage = {*CURVES, *LIMITED, *COMPARED} - (set() if split == "test" else {"native"})
     damaging = [c for c in conditions if c.condition in with_damage and c.draw == 0]
     damages += measuring.damaged("target", target, damaging)
     return Study(behaviour.name, choice, tuple(rows), tuple(damages), split)
@@ -91,12 +94,12 @@ def target_conditions(
     compared = grid.undamaged(chosen.damages) or at_chosen
     conditions = [SteeringCondition("none", 0.0, torch.zeros(target.lm.width))]
     halves = HALVES if behaviour.has_answers else ()
-    for name in (*CURVES, *halves, *COMPARED, *NULLS, *RESAMPLED):
+    for name in (*CURVES, *halves, *LIMITED, *COMPARED, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):
             if name in CURVES or (name == "random" and behaviour.has_answers):
                 strengths = nonzero
             else:
-                strengths = compared if name in NULLS and draw == 0 else at_chosen
+                strengths = compared if name in LIMITED and draw == 0 else at_chosen
             conditions += target.conditions(name, unit, strengths, behaviour.direction, draw)
     return conditions
 
@@ -109,6 +112,10 @@ def study_rows(
     split: ItemSplit = "test",
 ) -> int:
     """Rows (item x condition) that `study` reports progress over, to size a progress bar."""
-    conditions = len(target_conditions(behaviour, chosen, directions, grid)) + len(grid.strengths)
+    conditions = len(target_conditions(behaviour, chosen, directions, grid)) + len(_from_zero(grid))
     items = behaviour.items_of(split)
     return conditions * len(items) + sum(bool(item.prompted) for item in items)
+
+
+def _from_zero(grid: StrengthGrid) -> tuple[float, ...]:
+    return tuple(s for s in grid.strengths if s >= 0)

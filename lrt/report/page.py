@@ -229,6 +229,7 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
             for name in ("transferred", "untrained_source")
         },
         "drawn": _drawn(summary),
+        "untrained": (summary.get("nulls") or {}).get("untrained_source"),
         "null": null[1] if null else None,
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),

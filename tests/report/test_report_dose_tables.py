@@ -24,7 +24,7 @@ def test_every_condition_with_a_dose_has_a_row(results: dict[str, Any]) -> None:
 def test_transferred_and_untrained_source_stand_side_by_side_in_the_headline(results: dict[str, Any]) -> None:
     for table in (headline_table(results), headline_brief(results)):
         at = table.columns.index("dose ratio")
-        assert "dose ratio, untrained source" in table.columns[at : at + 3]
+        assert "dose ratio, untrained source" in table.columns[at : at + 4]
         assert column(table, "dose ratio, untrained source")[0] == "below 40%"
         assert column(table, "verdict")[0] == "transferred"
     assert column(headline_table(results), "plain prompt") == [b["prompt"] for b in results["behaviours"]]

@@ -69,8 +69,8 @@ class EffectCurve:
 class DoseRatio:
     """A dose ratio with its 95% interval.
 
-    value  None where the vector never reaches the effect; `below` is then the bound: the native dose over the
-           largest undamaged strength measured.
+    value  None where the vector never reaches the effect without damage; `below` is then the bound: the
+           native dose over the largest strength that is compared.
     low    A sample in which the effect is not reached counts as 0 here,
     high   and as its bound here: the interval holds whatever the ratio may be.
     """
@@ -145,7 +145,7 @@ class NativeDose:
     def _bounds(self, curve: EffectCurve) -> tuple[Array, Array]:
         """Least and largest value `[1 + draws]` of the dose ratio: equal where the effect is reached."""
         at = _reaching(curve.strengths, _means(curve, self.drawn), self.level)
-        high = self.dose / np.minimum(at, curve.strengths[-1])
+        high = self.dose / np.minimum(at, self.end)
         return np.where(np.isfinite(at), high, 0.0), high
 
 

@@ -225,6 +225,7 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
             f"dose_{name}": {
                 "text": dose_tables.dose_text(summary, name),
                 "ci": dose_tables.dose_of(summary, name).get("ci"),
+                "share": dose_tables.dose_of(summary, name).get("share"),
             }
             for name in ("transferred", "untrained_source")
         },

@@ -101,7 +101,9 @@ def test_a_null_that_needs_damage_for_its_effect_does_not_reach_it() -> None:
     summary = summarise(TEXT, replace(whole, damages=(*whole.damages, *broken)), GRID)
     untrained = summary["dose"]["conditions"]["untrained_source"]
     assert untrained["ratio"] is None
-    assert untrained["below"] == pytest.approx(0.5 / 0.1)  # it reaches the limit of .1 at strength .1
+    assert untrained["below"] == pytest.approx(0.5)
+    assert untrained["share"] == pytest.approx(0.12 * (1 - 0.1 / 2))  # from strength .1 on it stays as it is
+    assert summary["verdict"] == "transferred"
 
 
 def test_the_plain_prompt_stands_beside_it() -> None:

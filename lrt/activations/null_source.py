@@ -34,15 +34,16 @@ def pairs_with_other_source(
     layers = list(selection.source_layers)
     each = max(1, batch_tokens // context) * context  # whole sequences
     for tokens in store.stream(split, [*FACTS, *norms, *columns], each):
-        if selection.documents is not None and not selection.documents.among(tokens["document"]).any():
-            continue
-        hidden = source.hidden_states(tokens["token"].view(-1, context).long(), layers)
         rows = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, rules=rules)
         if not rows.count:
             continue
-        states = [hidden[layer].flatten(0, 1).to("cpu", torch.float32) for layer in layers]
+        used = (rows.row >= 0).view(-1, context).any(dim=1)  # of some parts or documents, few sequences are
+        hidden = source.hidden_states(tokens["token"].view(-1, context)[used].long(), layers)
+        states = torch.cat([hidden[layer].to("cpu", torch.float32) for layer in layers], dim=2)
+        every = states.new_zeros(len(used), *states.shape[1:])
+        every[used] = states
         yield {
-            "source": rows.gathered(torch.cat(states, dim=1)),
+            "source": rows.gathered(every.flatten(0, 1)),
             "target": rows.gathered(torch.cat([tokens[c] for c in columns], dim=1).float()),
             "document": rows.gathered(tokens["document"]),
         }

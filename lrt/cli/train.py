@@ -51,10 +51,8 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             suite = build_suite(config.suite, lambda: pair.template)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
-        untrained = (
-            UntrainedSource(config.pair.source, config.seed, session.models)
-            if config.evaluation.untrained_source
-            else None
+        untrained = UntrainedSource.draws(
+            config.pair.source, config.seed, config.evaluation.untrained_draws, session.models
         )
 
         text = CorpusText(config.corpus, pair, cache, monitor)
@@ -99,8 +97,10 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             session.fit_output,
             existing,
         )
-        analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
-        analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
+        analyses = plan_analyses(
+            config.analysis, maps, rows, layers.recorded, vectors, choices, pair, untrained
+        )
+        analyses.check(config.analysis.memory_bytes, bool(untrained), config.batches)
         monitor.step(show.fitting(maps))
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
         if not session.first:  # the other processes of a distributed fit end here

@@ -119,7 +119,10 @@ class Evaluation:
 
     random_draws, shuffled_draws  Draws of those nulls.
     resampled_draws    Maps and vectors refitted on resampled documents and prompts, for the second interval.
-    untrained_source   Whether to run the null of a source with random weights.
+    part_weights       How much the weights of the corpus's parts vary in these refits, as a share of their
+                       own (a standard deviation): what another mixture of them would do. 0: not.
+    untrained_draws    Sources with random weights, each of another seed: the null that can read whatever the
+                       text itself gives away. Each is a pass of the source over the corpus, once.
     temperature        Of generated texts; 0 decodes greedily. Items draw the same random numbers in every
                        condition.
     folds              Groups of documents that are resampled together.
@@ -137,7 +140,8 @@ class Evaluation:
     random_draws: int
     shuffled_draws: int
     resampled_draws: int
-    untrained_source: bool
+    part_weights: float
+    untrained_draws: int
     temperature: float
     folds: int
     max_rows: int
@@ -150,6 +154,11 @@ class Evaluation:
         # no result stands without its nulls
         at_least("evaluation", 1, random_draws=self.random_draws, shuffled_draws=self.shuffled_draws)
         at_least("evaluation", 1, max_rows=self.max_rows)
+        at_least("evaluation", 0, untrained_draws=self.untrained_draws)
+        if not 0 <= self.part_weights <= 1:
+            raise ConfigError(
+                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, a share of the weight"
+            )
         at_least("evaluation", 2, folds=self.folds)
         if len(set(self.behaviours)) < len(self.behaviours):
             raise ConfigError(

@@ -134,7 +134,8 @@ class TransferMaps:
     contrast, of any length.
 
     shuffled          By maps of pairs whose target rows were permuted over the corpus.
-    resampled         By maps of documents drawn with replacement, of vectors from `prompts`.
+    resampled         By maps of documents drawn with replacement and of parts at other weights, of vectors
+                      from `prompts`.
     untrained_source  From untrained sources, each by a map on the same corpus.
     prompts           By contrast, the prompts that each draw of `resampled` is made of.
     """
@@ -154,12 +155,18 @@ class TransferMaps:
         shuffled: Iterable[Directions] = (),
         resampled: Iterable[Directions] = (),
         untrained: Iterable[Directions] = (),
+        parts: MappingOf[str, Tensor] | None = None,
+        part_weights: float = 0.0,
         seed: int = 0,
     ) -> TransferMaps:
         """Transfers the vectors of all contrasts by each null and refit, one after the other.
 
-        untrained  One for each of the contrasts' `untrained_sources`, in their order.
-        seed       Of the prompts that are drawn for `resampled`.
+        untrained     One for each of the contrasts' `untrained_sources`, in their order.
+        parts         By contrast, `[parts, d_target]`: its vector as transferred by the map of all parts of
+                      the corpus, less that by the map without each.
+        part_weights  Standard deviation of the parts' weights in each draw of `resampled`, as a share of
+                      their own. Their effect is taken as linear, so that no further map is solved.
+        seed          Of what is drawn for `resampled`: prompts, and weights of parts.
         """
         contrasts = sorted(states)
         generators = {name: torch.Generator().manual_seed(seed) for name in contrasts}
@@ -182,13 +189,13 @@ class TransferMaps:
             ]
             return dict(zip(contrasts, torch.stack(drawn, 1), strict=True)) if drawn else {}
 
-        return cls(
-            mapping,
-            by(shuffled, source),
-            by(resampled, redrawn),
-            by(untrained, untrained_source),
-            prompts,
-        )
+        refitted = by(resampled, redrawn)
+        if parts:
+            for name, images in refitted.items():
+                change = parts[name].to(images)
+                weights = torch.randn(len(images), len(change), generator=generators[name])
+                refitted[name] = images + part_weights * weights.to(images) @ change
+        return cls(mapping, by(shuffled, source), refitted, by(untrained, untrained_source), prompts)
 
 
 def directions(

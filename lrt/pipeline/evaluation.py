@@ -78,7 +78,7 @@ class Studies:
         maps: Maps,
         choices: Choices,
         forecasts: Forecasts,
-        untrained: UntrainedSource | None,
+        untrained: Sequence[UntrainedSource],
         settings: Evaluation,
         seed: int,
         cache: Cache,

@@ -94,6 +94,7 @@ def _behaviour(
         "documents_seen": each.fit.documents_seen[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
         "forecast": each.forecast,
+        "given_away": analyses.given_away.of(each.fit, behaviour, each.study.choice.layer),
         "whole_corpus_forecast": None
         if each.fit is maps.whole
         else analyses.forecasts.of(maps.whole, behaviour, each.study.choice.layer),

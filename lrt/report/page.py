@@ -99,6 +99,7 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "layers": transfer_tables.layer_table(results),
         "notes": run_tables.notes_table(results),
         "forecast": map_tables.forecast_table(results),
+        "given_away": map_tables.given_away_table(results),
         "fidelity": fidelity_tables.fidelity_table(results),
         "stitched": fidelity_tables.stitching_table(results),
         "ranks": layer_tables.rank_table(results),

@@ -67,7 +67,8 @@ EVALUATION = Evaluation(
     random_draws=2,
     shuffled_draws=1,
     resampled_draws=2,
-    untrained_source=False,
+    part_weights=0.5,
+    untrained_draws=0,
     temperature=1.0,
     folds=2,
     max_rows=1024,
@@ -146,7 +147,7 @@ class Stages:
     ckpt_path: str | None = None
     evaluation: Evaluation = EVALUATION
     analysis: Analysis = ANALYSIS
-    untrained: UntrainedSource | None = None
+    untrained: tuple[UntrainedSource, ...] = ()
     seed: int = 0
     monitor: Monitor = field(default_factory=Monitor)
 
@@ -265,7 +266,14 @@ class Stages:
     @cached_property
     def analyses(self) -> Analyses:
         return plan_analyses(
-            self.analysis, self.maps, self.rows, self.plan.recorded, self.vectors, self.choices, self.pair
+            self.analysis,
+            self.maps,
+            self.rows,
+            self.plan.recorded,
+            self.vectors,
+            self.choices,
+            self.pair,
+            self.untrained,
         )
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from lrt.pipeline.analyses.autoencoders import Autoencoders
 from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.fidelity import Fidelity
 from lrt.pipeline.analyses.forecast import Forecasts
+from lrt.pipeline.analyses.given_away import GivenAway
 from lrt.pipeline.analyses.layers import AllTogether, RankCurve, RecordedAtlas, SourcesTogether
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.maps import MapFit, Maps
-from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.states import RecordedStates
 from lrt.pipeline.vectors import Vectors, prompts_digests
 
@@ -27,10 +29,11 @@ __all__ = ["Analyses", "Analysis", "Forecasts", "plan_analyses"]
 
 @dataclass(frozen=True)
 class Analyses:
-    """The analyses that a config asks for, and the forecasts."""
+    """The analyses that a config asks for, the forecasts, and what the corpus gives away of each vector."""
 
     wanted: tuple[Analysis, ...]
     forecasts: Forecasts
+    given_away: GivenAway
     maps: Maps
     rows: RowSource
 
@@ -54,11 +57,6 @@ class Analyses:
                 window_bytes(self.rows, layers, batches),
                 "lower batches.window_rows",
             ),
-            (
-                " with forecasts that leave out a part of the corpus",
-                self.forecasts.memory,
-                "make the corpus of fewer parts (corpus.sources)",
-            ),
         ):
             if held + beside > limit:
                 raise ConfigError(
@@ -80,10 +78,11 @@ class Analyses:
 
 
 def moments_bytes(rows: RowSource, layers: LayerPair, maps: int, untrained: bool) -> int:
-    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls and single tokens."""
+    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls, single tokens, and a part of
+    the corpus beside the rest."""
     settings = rows.settings
     return maps * layer_concat_bytes(
-        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + untrained
+        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + 2 + 2 * untrained
     )
 
 
@@ -105,6 +104,7 @@ def plan_analyses(
     vectors: Vectors,
     choices: Choices,
     pair: ModelPair,
+    untrained: Sequence[UntrainedSource] = (),
 ) -> Analyses:
     """The analyses that the settings ask for and that the run has what they need for; nothing is made yet."""
     whole: MapFit = maps.whole
@@ -127,4 +127,5 @@ def plan_analyses(
             autoencoders = Autoencoders(settings.sae, whole.layers, rows, pair, whole.settings, whole.output)
             steered = [b for b in suite if b.name in settings.sae.behaviours]
             wanted.append(Features(autoencoders, whole.layers, steered, vectors, choices))
-    return Analyses(tuple(wanted), Forecasts(whole, rows, settings), maps, rows)
+    forecasts = Forecasts(whole, rows, settings)
+    return Analyses(tuple(wanted), forecasts, GivenAway(forecasts, untrained), maps, rows)

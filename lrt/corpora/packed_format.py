@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lrt.corpora.documents import text_id
-from lrt.corpora.packing import PackedCorpus, Sequences
+from lrt.corpora.sequences import PackedCorpus, Sequences
 from lrt.corpora.splits import SPLITS
 from lrt.storage.cache import Format, reading
 from lrt.storage.durable import write_durably

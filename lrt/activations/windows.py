@@ -228,7 +228,7 @@ class WindowLoader:
     @property
     def _columns(self) -> dict[str, list[str]]:
         """The store's columns by name in a batch."""
-        return {**self._sides, **{name: [name] for name in LABELS}}
+        return {**dict(self._sides.items()), **{name: [name] for name in LABELS}}
 
     def _reader(self, shard: int) -> ShardReader:
         if shard not in self._readers:

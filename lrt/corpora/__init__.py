@@ -6,7 +6,7 @@ packed into sequences of one length. Every token keeps the id of its document.
 
 from lrt.corpora.aligned_packing import PADDING
 from lrt.corpora.alignment import BOUNDS
-from lrt.corpora.chats import as_chat, conversation
+from lrt.corpora.chats import TemplatePair, as_chat, conversation, document_of_two
 from lrt.corpora.decontamination import Decontaminator, shared_documents
 from lrt.corpora.document_ends import begin_ids, end_ids
 from lrt.corpora.documents import Document, text_id
@@ -38,11 +38,13 @@ __all__ = [
     "Part",
     "Sequences",
     "Split",
+    "TemplatePair",
     "Unit",
     "as_chat",
     "begin_ids",
     "commit_of",
     "conversation",
+    "document_of_two",
     "end_ids",
     "hub",
     "is_commit",

@@ -20,6 +20,8 @@ from lrt.corpora.documents import Document
 from lrt.corpora.errors import NotAligned
 from lrt.models.sides import SIDES, Side
 
+VERSION = 1
+"""Of what the spans of a text are."""
 WINDOW = 32
 """Tokens in a row of which at least half must be what their offsets say."""
 
@@ -58,6 +60,15 @@ class AlignedText:
         return {side: len(self.ids[side]) - len(self.bounds) for side in SIDES}
 
 
+def check_offsets(tokenizer: Any, side: Side) -> None:
+    """Raise NotAligned for a tokenizer whose rules are code, which does not say what its tokens are of."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise NotAligned(
+            f"the {side}'s tokenizer ({type(tokenizer).__name__}) does not say which characters a token is "
+            "of, so models of other tokenizers cannot be paired with it; choose a model with a tokenizer.json"
+        )
+
+
 class OffsetTokenizer:
     """A tokenizer's rules for the text itself: ids and offsets without what it puts around texts.
 
@@ -67,13 +78,8 @@ class OffsetTokenizer:
     """
 
     def __init__(self, tokenizer: Any, side: Side) -> None:
-        rules = getattr(tokenizer, "backend_tokenizer", None)
-        if rules is None:
-            raise NotAligned(
-                f"the {side}'s tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
-                "is of, so models of other tokenizers cannot be paired with it; choose a model with a "
-                "tokenizer.json"
-            )
+        check_offsets(tokenizer, side)
+        rules = tokenizer.backend_tokenizer
         self._tokenizer, self._side = tokenizer, side
         self._rules = Tokenizer.from_str(rules.to_str())
         # it may take spaces out of the offsets of the tokens that hold them

@@ -95,7 +95,7 @@ def pack(
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
     encoder: _Encoder = _OwnTokens(tokenizer, opening, tuple(end), open_groups)
     if target is not None:
-        ends = {"source": tuple(end), "target": end_ids(target)}
+        ends: dict[Side, tuple[int, ...]] = {"source": tuple(end), "target": end_ids(target)}
         encoder = _BothTokens(
             TokenAligner(tokenizer, target),
             {"source": opening, "target": begin_ids(target)},

@@ -80,6 +80,7 @@ def extract_vectors(
     def states_of(behaviour: Behaviour, role: str) -> ModelStates:
         recorded = layers.of("target" if role == "target" else "source")
         depths = recorded.layers
+        read = pair.read_by("target" if role == "target" else "source", behaviour)
 
         def make() -> dict[str, Any]:
             model: LanguageModel
@@ -88,7 +89,7 @@ def extract_vectors(
                 model = untrained.model
             else:
                 model = pair.target if role == "target" else pair.source
-            positive, negative = contrast_states(model, behaviour.positives, behaviour.negatives, depths)
+            positive, negative = contrast_states(model, read.positives, read.negatives, depths)
             # safetensors takes no tensors that share memory
             return {"positive": positive.clone(), "negative": negative.clone()}
 
@@ -97,7 +98,7 @@ def extract_vectors(
             "model": identity,
             "tokenizer": pair.identities["tokenizer"],
             "layers": depths,
-            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            "prompts": prompts_digest(read.positives, read.negatives),
         }
         tensors = cache.made_once("states", facts, make, TENSORS)
         positive, negative = tensors["positive"], tensors["negative"]

@@ -1,7 +1,5 @@
 """A map between models that cut texts into different tokens."""
 
-import copy
-import json
 import random
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -9,10 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from storybook_models import image_of, semi_orthogonal, tiny_llama
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from storybook_models import image_of, semi_orthogonal
 from torch.nn.functional import cosine_similarity
-from transformers import PreTrainedTokenizerFast
+from two_tokenizers import last_byte_model, tokenizer_of, with_other_ids
 
 import lrt
 from lrt.api import fitting
@@ -29,38 +26,12 @@ def texts_of(count: int, seed: int, words: list[str] = WORDS) -> list[str]:
     return [" ".join(draw.choices(words, k=draw.randint(10, 40))) for _ in range(count)]
 
 
-def tokenizer_of(words: list[str]) -> Any:
-    """Byte-level BPE that has learned these words."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<bos>", "<eos>"], initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator([" ".join(words)] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
-
-
-@torch.no_grad()
-def last_byte_model(tokenizer: Any) -> LanguageModel:
-    """A model whose state at a token is of the text's last byte alone, whatever the tokens before."""
-    lm = tiny_llama(tokenizer, seed=5)
-    for layer in lm.model.model.layers:
-        layer.self_attn.o_proj.weight.zero_()
-        layer.mlp.down_proj.weight.zero_()
-    table = torch.randn(256, lm.width, generator=torch.Generator().manual_seed(1))
-    for token, id_ in tokenizer.get_vocab().items():
-        lm.model.model.embed_tokens.weight[id_] = table[ord(token[-1]) % 256]
-    return lm
-
-
 @pytest.fixture(scope="module")
 def planted() -> tuple[LanguageModel, LanguageModel, torch.Tensor]:
     """One model in the tokens of two tokenizers, the target's states the exact image `c Q h`."""
     source = last_byte_model(tokenizer_of([]))
     q = semi_orthogonal(48, source.width)
-    return source, image_of(last_byte_model(tokenizer_of(WORDS)), q, SCALE), q
+    return source, image_of(last_byte_model(tokenizer_of([" ".join(WORDS)] * 3)), q, SCALE), q
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +80,7 @@ def test_how_many_tokens_have_a_partner_is_on_the_card(fitted: lrt.FittedMap) ->
 
 @pytest.mark.parametrize("pool", [1, 4])
 def test_other_ids_of_the_same_tokens_give_the_same_map(pool: int) -> None:
-    source = last_byte_model(tokenizer_of(WORDS))
+    source = last_byte_model(tokenizer_of([" ".join(WORDS)] * 3))
     renamed = with_other_ids(source)
     texts = texts_of(300, 3)
     same, other = (
@@ -120,23 +91,6 @@ def test_other_ids_of_the_same_tokens_give_the_same_map(pool: int) -> None:
     assert other.card["metrics"]["fvu"] < 1e-6
     paired = other.card["corpus"]["aligned"]["train"]["source"]
     assert paired["tokens"] - paired["paired"] < 0.1 * paired["tokens"]  # what stands between documents
-
-
-def with_other_ids(lm: LanguageModel) -> LanguageModel:
-    """The same model with its vocabulary in reverse order."""
-    tokenizer = copy.deepcopy(lm.tokenizer)
-    written = json.loads(tokenizer.backend_tokenizer.to_str())
-    last = len(tokenizer) - 1
-    written["model"]["vocab"] = {token: last - id_ for token, id_ in written["model"]["vocab"].items()}
-    for token in written["added_tokens"]:
-        token["id"] = last - token["id"]
-    core = Tokenizer.from_str(json.dumps(written))
-    renamed = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
-    model = copy.deepcopy(lm.model)
-    with torch.no_grad():
-        for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
-            weight.copy_(weight.flip(0))
-    return LanguageModel(ModelSpec("renamed"), model, renamed)
 
 
 def test_a_tokenizer_of_code_is_refused(planted: Any) -> None:

@@ -12,7 +12,6 @@ from lrt.cli import show
 from lrt.cli.command import command
 from lrt.cli.latest import results_of
 from lrt.cli.session import Session
-from lrt.evaluation.suites import build_suite
 from lrt.mapping import FitSpec
 from lrt.pipeline import (
     Choices,
@@ -48,7 +47,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         with monitor.stage("load pair"):
             session.fit_settings.use_own_device()
             pair = load_pair(config.pair, session.models, weights=session.first)
-            suite = build_suite(config.suite, lambda: pair.template)
+            suite, pair = pair.with_suite(config.suite)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
         untrained = UntrainedSource.draws(

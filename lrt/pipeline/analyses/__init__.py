@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from lrt.pipeline.states import RecordedStates
 from lrt.pipeline.vectors import Vectors, prompts_digests
 
 __all__ = ["Analyses", "Analysis", "Forecasts", "plan_analyses"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def plan_analyses(
         if len(recorded.target.layers) > 1:
             wanted.append(AllTogether(rows, recorded))
     if isinstance(rows.states, RecordedStates):
-        if settings.fidelity_tokens:
+        if settings.fidelity_tokens and pair.aligned:
+            log.info("no fidelity: the target's tokens are others than the source's states are of")
+        elif settings.fidelity_tokens:
             seed = whole.settings.seed
             wanted.append(Fidelity(whole, rows, recorded, pair, rows.states, settings, seed))
         if settings.sae.wanted:

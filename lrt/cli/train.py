@@ -118,13 +118,16 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
                 maps, choices, analyses.forecasts, untrained, config.evaluation, config.seed, cache, monitor
             )
             studied = studies.measure(evaluated)
-            effects = SideEffectStudies(side_effects, studies).summaries(studied)
+            effects = SideEffectStudies(side_effects, studies)
+            summaries = effects.summaries(studied)
 
             monitor.step(f"Reporting: {session.report}")
             report = results(
-                pair, layers, maps, cards, studies, studied, analyses, session.yaml, side_effects=effects
+                pair, layers, maps, cards, studies, studied, analyses, session.yaml, side_effects=summaries
             )
             show.report(session, report)
+            if config.evaluation.side_effects.lm_eval:
+                effects.write_lm_eval(session.report / "lm-eval", studied)
         session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 

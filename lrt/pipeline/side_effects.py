@@ -18,6 +18,7 @@ from lrt.evaluation.side_effects_summary import UNSTEERED, summarise_side_effect
 from lrt.lab.shipped import family_card
 from lrt.models import sampling_facts
 from lrt.pipeline.evaluation import Studied, Studies
+from lrt.pipeline.lm_eval_files import SteeredAnswers, check_lm_eval, write_lm_eval_files
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import JSON
 
@@ -30,7 +31,10 @@ def plan_side_effects(settings: Evaluation, pair: ModelPair) -> tuple[SideEffect
     """The sets to measure. Raises a `UserError` for files, data sets and answers that cannot be used."""
     target = pair.models["target"]
     storybook = family_card(Path(target.spec.path)) is not None
-    return side_effect_sets(settings.side_effects, target.tokenizer, pair.template, storybook=storybook)
+    wanted = settings.side_effects
+    sets = side_effect_sets(wanted, target.tokenizer, pair.template, storybook=storybook)
+    check_lm_eval(wanted, sets)
+    return sets
 
 
 class SideEffectStudies:
@@ -60,25 +64,36 @@ class SideEffectStudies:
                 summaries[each.behaviour.name] = {k: v for k, v in made.items() if v is not None}
         return summaries
 
+    def conditions_of(self, behaviour: Behaviour) -> list[SteeringCondition]:
+        """How the model is steered: native, transferred, and those of `DRAWN` that there are."""
+        chosen, units = self.studies.choices.of(behaviour), self.studies.directions_of(behaviour)
+        draws = {name: units[name][:1] for name in STEERED}
+        draws |= {name: units[name][: self._settings.random_draws] for name in DRAWN if name in units}
+        return [
+            condition
+            for name, some in draws.items()
+            for draw, unit in enumerate(some)
+            for condition in chosen.model.conditions(
+                name, unit, [chosen.choice.strength], behaviour.direction, draw
+            )
+        ]
+
+    def write_lm_eval(self, folder: Path, studied: Sequence[Studied]) -> None:
+        """Files with which lm-eval asks the same questions under the same vectors."""
+        questions = next(one for one in self.sets if one.name == "capability")
+        answers = []
+        for each in studied:
+            choices = self.studies.choices
+            layer, conditions = choices.of(each.behaviour).choice.layer, self.conditions_of(each.behaviour)
+            rows = self._steered(each.behaviour)["capability"]
+            answers.append(SteeredAnswers(each.behaviour, layer, conditions, rows))
+        write_lm_eval_files(folder, self.studies.choices.pair.target, questions, answers)
+
     def _steered(self, behaviour: Behaviour) -> dict[str, list[Measurement]]:
-        chosen = self.studies.choices.of(behaviour)
-
-        def conditions() -> list[SteeringCondition]:
-            units = self.studies.directions_of(behaviour)
-            draws = {name: units[name][:1] for name in STEERED}
-            draws |= {name: units[name][: self._settings.random_draws] for name in DRAWN if name in units}
-            return [
-                condition
-                for name, some in draws.items()
-                for draw, unit in enumerate(some)
-                for condition in chosen.model.conditions(
-                    name, unit, [chosen.choice.strength], behaviour.direction, draw
-                )
-            ]
-
         sets = [of_operation(one, behaviour.operation) for one in self.sets]
         facts = {"measurements": self.studies.facts_of(behaviour), "random": self._settings.random_draws}
-        return self._measured(behaviour.name, sets, chosen.model, facts, conditions)
+        model = self.studies.choices.of(behaviour).model
+        return self._measured(behaviour.name, sets, model, facts, lambda: self.conditions_of(behaviour))
 
     def _unsteered(self) -> dict[str, list[Measurement]]:
         pair, model = self.studies.choices.pair, self.studies.choices.pair.target

@@ -17,6 +17,7 @@ from lrt.evaluation.thoughts import answer_of
 
 GRADED = ("native", "transferred", "paper_literal", "random", "shuffled", "untrained_source", "prompt")
 UNSTEERED = "none"
+NOTED = 0.1  # share of degenerate answers from which on the report has a note
 
 
 def graded_answers(behaviour: Behaviour, study: Study, seed: int = 0) -> dict[str, Any] | None:
@@ -26,6 +27,7 @@ def graded_answers(behaviour: Behaviour, study: Study, seed: int = 0) -> dict[st
       `faults` by rule, over the first draw of each.
     - `native_change`, `transferred_change`, `ratio`: as the summary's, but a degenerate answer counts as no
       change.
+    - `note`: the shares of degenerate answers that are worth a warning.
     """
     if behaviour.reads_logits:
         return None
@@ -43,7 +45,8 @@ def graded_answers(behaviour: Behaviour, study: Study, seed: int = 0) -> dict[st
     if not record.items or not qualities.get(UNSTEERED):
         return None
     order = [name for name in (UNSTEERED, *GRADED) if name in qualities]
-    graded = {"conditions": {name: _graded(qualities[name], items, seed) for name in order}}
+    grades = {name: _graded(qualities[name], items, seed) for name in order}
+    graded = {"conditions": grades, "note": _note(grades)}
     return graded | _changes(record, qualities, strength, behaviour.direction, study.choice.damaged, seed)
 
 
@@ -60,6 +63,15 @@ def _graded(qualities: Mapping[str, TextQuality], items: Mapping[str, Any], seed
         "degenerate_ci": share.to_list(),
         "faults": dict(Counter(each.fault for each in every if each.fault is not None)),
     }
+
+
+def _note(grades: Mapping[str, Mapping[str, Any]]) -> str:
+    broken = {name: grades[name]["degenerate"] for name in ("native", "transferred") if name in grades}
+    return "; ".join(
+        f"{share:.0%} of the {name} vector's answers are degenerate"
+        for name, share in broken.items()
+        if share >= NOTED
+    )
 
 
 def _changes(

@@ -1,7 +1,7 @@
 """Multiple-choice items as a task of lm-evaluation-harness, so that its numbers are of the same questions.
 
-lm-eval compares the log-likelihoods of whole answers, and `Choice` the logits of the first token at which they
-differ. For letters these differences are equal; of longer answers lm-eval counts the rest, too.
+lm-eval compares the log-likelihoods of whole answers, and `Choice` the logits of the first token at which
+they differ. For letters these differences are equal; of longer answers lm-eval counts the rest, too.
 """
 
 from __future__ import annotations

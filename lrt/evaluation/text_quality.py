@@ -35,7 +35,7 @@ LEAST_PAIRS = 16  # below which that share says nothing
 READABLE = 0.25  # share of letters and digits among visible characters below which a text is garbled
 LEAST_VISIBLE = 16  # characters below which that share says nothing
 NO_TEXT = 0.02  # share of replacement, control, private and unassigned characters
-SCRIPTS, SWITCHES, LEAST_RUNS = 3, 0.25, 4  # scripts in a text, and changes of script per word
+SCRIPTS, SWITCHES, LEAST_SWITCHES = 3, 0.4, 5  # scripts in a text, and changes of script per word
 
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 _SPACES = "\t\n\r\f\v"
@@ -112,7 +112,7 @@ def _is_garbled(text: str, words: int) -> bool:
         return True
     scripts = [match.lastgroup for match in _RUN_OF_SCRIPT.finditer(whole)]
     switches = sum(one != other for one, other in pairwise(scripts))
-    return len(set(scripts)) >= SCRIPTS and switches >= max(LEAST_RUNS, SWITCHES * words)
+    return len(set(scripts)) >= SCRIPTS and switches >= max(LEAST_SWITCHES, SWITCHES * words)
 
 
 def _letters_loop(text: str) -> bool:

@@ -92,7 +92,8 @@ def _behaviour(
 ) -> dict[str, Any]:
     behaviour: Behaviour = each.behaviour
     summary = summarise(behaviour, each.study, studies.settings.grid.of(behaviour), studies.seed)
-    notes = (contamination_of(each.fit, behaviour), summary["note"])
+    answers = graded_answers(behaviour, each.study, studies.seed)
+    notes = (contamination_of(each.fit, behaviour), summary["note"], (answers or {}).get("note"))
     return {
         **summary,
         "note": "; ".join(filter(None, notes)),
@@ -100,7 +101,7 @@ def _behaviour(
         "map": each.fit.name,
         "documents_seen": each.fit.documents_seen[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
-        "answers": graded_answers(behaviour, each.study, studies.seed),
+        "answers": answers,
         "forecast": each.forecast,
         "whole_corpus_forecast": None
         if each.fit is maps.whole

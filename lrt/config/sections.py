@@ -8,6 +8,7 @@ from typing import Literal
 from lrt.activations.manifest import NonFinite, Stored
 from lrt.config.errors import ConfigError
 from lrt.evaluation import ItemSplit, StrengthGrid
+from lrt.evaluation.side_effects import SideEffects
 from lrt.features import SaeSpec
 from lrt.mapping.parametrisations import MapKind
 
@@ -134,6 +135,7 @@ class Evaluation:
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
                        excluded from the corpus, and one of them may serve as the null of another behaviour;
                        no further vectors are extracted. Layers that are `auto` are chosen for these.
+    side_effects       What steering must not break, measured at the chosen layers and strengths.
     """
 
     grid: StrengthGrid
@@ -149,6 +151,7 @@ class Evaluation:
     map: str | None
     behaviours: tuple[str, ...]
     during_training: DuringTraining
+    side_effects: SideEffects
 
     def __post_init__(self) -> None:
         # no result stands without its nulls

@@ -15,6 +15,7 @@ from lrt.report import (
     layer_tables,
     map_tables,
     run_tables,
+    side_effects,
     transfer_tables,
 )
 from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
@@ -89,6 +90,9 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "conditions": transfer_tables.conditions_table(results),
         "nulls": transfer_tables.null_table(results),
         "damage": transfer_tables.damage_table(results),
+        "side_effects": side_effects.side_effect_table(results),
+        "side_effect_sets": side_effects.side_effect_sets_table(results),
+        "quality": side_effects.quality_table(results),
         "propensity": answers.propensity_table(results),
         "paper": answers.paper_table(results),
         "probabilities": answers.probability_table(results),
@@ -236,6 +240,8 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),
         "damage_transferred": contents.damage_of(summary, "transferred"),
+        "effects_native": side_effects.effects_cell(summary, "native"),
+        "effects_transferred": side_effects.effects_cell(summary, "transferred"),
         "note": summary.get("note") or "",
         "next_steps": bool(summary.get("next_steps")),
         "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")

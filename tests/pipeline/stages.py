@@ -17,6 +17,7 @@ from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording,
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
 from lrt.evaluation import Behaviour, StrengthGrid
+from lrt.evaluation.side_effects import Capability, GeneralText, HarmlessRequests, SideEffects
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
@@ -76,6 +77,9 @@ EVALUATION = Evaluation(
     map=None,
     behaviours=(),
     during_training=DuringTraining((), every=4, items=4),
+    side_effects=SideEffects(
+        Capability(items=0), GeneralText(items=3), HarmlessRequests(items=0), random_draws=1
+    ),
 )
 SAE = Sae(
     features=0,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping import LayerConcat
-from lrt.steering import Mapping, SteeringVector, difference_of_means
+from lrt.steering import Mapping, SteeringVector, difference_of_means, sampling_variance
 
 Role = Literal["source", "target", "untrained_source"]
 Rows = tuple[Tensor, Tensor]
@@ -65,10 +65,9 @@ class ModelStates:
         Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
         """
         positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
-        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
-        if min(map(len, sides)) < 2:
+        variance = sampling_variance(positive, negative)
+        if variance is None:
             return None
-        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
         length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
         return length / math.sqrt(variance) if variance > 0 else None
 
@@ -221,14 +220,14 @@ def _unit(vector: SteeringVector) -> Tensor:
 
 
 def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
-    """Rows of each side, drawn with replacement in groups of `_group_size`.
+    """Rows of each side, drawn with replacement in groups of `group_size`.
 
     Sides of one length are drawn alike. Their prompts are mostly the same texts but for the behaviour, so
     independent draws would add a difference between texts.
     """
 
     def draw(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         first = torch.randint(count // size, (count // size,), generator=generator) * size
         return (first[:, None] + torch.arange(size)).flatten()
 
@@ -239,7 +238,7 @@ def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
 
 
 def _halves(states: ModelStates) -> list[Rows]:
-    """Masks of the two halves of the prompts, made of every second group of `_group_size` on each side.
+    """Masks of the two halves of the prompts, made of every second group of `group_size` on each side.
 
     Answers alternate in a balanced set, so halves of every second prompt would hold one answer each. A side
     of one prompt has no halves.
@@ -247,11 +246,11 @@ def _halves(states: ModelStates) -> list[Rows]:
     sides = states.positive, states.negative
     if min(map(len, sides)) < 2:
         return []
-    groups = [torch.arange(len(side)) // _group_size(len(side)) % 2 for side in sides]
+    groups = [torch.arange(len(side)) // group_size(len(side)) % 2 for side in sides]
     return [(groups[0] == half, groups[1] == half) for half in (0, 1)]
 
 
-def _group_size(prompts: int) -> int:
+def group_size(prompts: int) -> int:
     """Neighbouring prompts that are drawn or split together: two, so that both answers are equally frequent;
     one for an odd number of prompts or fewer than four."""
     return 2 if prompts >= 4 and prompts % 2 == 0 else 1

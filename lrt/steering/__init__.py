@@ -4,6 +4,7 @@ read from and written for other software."""
 from lrt.steering.ablation import Ablation, RowwiseAblation
 from lrt.steering.addition import Addition, RowwiseAddition, steer
 from lrt.steering.baking import Baked, CannotBake, bake
+from lrt.steering.blending import Blend, blend, sampling_variance
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
@@ -21,6 +22,7 @@ __all__ = [
     "Ablation",
     "Addition",
     "Baked",
+    "Blend",
     "CannotBake",
     "Cost",
     "Mapping",
@@ -31,6 +33,7 @@ __all__ = [
     "StitchedCost",
     "VectorUnreadable",
     "bake",
+    "blend",
     "contrast_states",
     "difference_of_means",
     "last_token_states",
@@ -39,6 +42,7 @@ __all__ = [
     "prompts_digest",
     "read_control_vector",
     "read_vector",
+    "sampling_variance",
     "steer",
     "write_control_vector",
     "write_vectors",

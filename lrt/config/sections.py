@@ -239,8 +239,8 @@ class Price:
         wrong = [count for count in self.counts if count < 4 or count % 2]
         if wrong or list(self.counts) != sorted(set(self.counts)):
             raise ConfigError(
-                f"analysis.price.counts={list(self.counts)}: must be even numbers of pairs from 4 on, in rising "
-                "order, each once"
+                f"analysis.price.counts={list(self.counts)}: must be even numbers of pairs from 4 on, in "
+                "rising order, each once"
             )
 
 

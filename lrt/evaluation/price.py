@@ -129,7 +129,10 @@ def price_scores(
         none = np.array([[values[NONE, 0, 0.0, item.id] for item in scored]])
         return {NONE: none} | {
             name: np.array(
-                [[values[name, draw, strengths[name], item.id] for item in scored] for draw in range(len(draws))]
+                [
+                    [values[name, draw, strengths[name], item.id] for item in scored]
+                    for draw in range(len(draws))
+                ]
             )
             for name, draws in units.items()
         }
@@ -156,7 +159,9 @@ def strength_at_damage(curve: Sequence[tuple[float, float]], level: float) -> fl
     before, less = 0.0, 0.0
     for strength, damage in sorted(curve):
         if damage >= level:
-            return before + (level - less) / (damage - less) * (strength - before) if damage > less else before
+            return (
+                before + (level - less) / (damage - less) * (strength - before) if damage > less else before
+            )
         before, less = strength, damage
     return before
 
@@ -235,8 +240,8 @@ def break_even(
 ) -> BreakEven:
     """When a map pays: `k` vectors cost `map_tokens` once, or `k` times the tokens of a native vector.
 
-    The native vector of equal effect is from the fewest pairs, of those measured, whose mean effect is at least
-    that of the transferred vector from all pairs. `k` is the smallest number with
+    The native vector of equal effect is from the fewest pairs, of those measured, whose mean effect is at
+    least that of the transferred vector from all pairs. `k` is the smallest number with
     `map_tokens < k * tokens of that vector`. It is never reached where the interval of the transferred effect
     includes zero or lies below: no pairs at all do as much.
 
@@ -263,5 +268,7 @@ def break_even(
     assert len(interval) == 2
     if not works:
         return BreakEven(None, None, None, (interval[0], None))
-    bound = "at least" if counts and pairs == counts[0] else "at most" if ours > 1 and pairs == all_pairs else ""
+    bound = (
+        "at least" if counts and pairs == counts[0] else "at most" if ours > 1 and pairs == all_pairs else ""
+    )
     return BreakEven(pairs, round(tokens[pairs]), vectors_of(pairs), interval, bound)

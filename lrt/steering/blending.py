@@ -22,10 +22,10 @@ def blend(
 ) -> Blend:
     """Shrink a native vector towards a transferred one, with an empirical-Bayes weight.
 
-    The native vector is the target's true vector plus sampling noise, whose expected square is `variance`. The
-    transferred vector is the true one plus the error of the transfer, whose size is not known. The noise and
-    the error are independent, so the squared distance of the two vectors less `variance` estimates the square
-    of that error. The best weight of the native vector is error^2 / (error^2 + variance), estimated by
+    The native vector is the target's true vector plus sampling noise, whose expected square is `variance`.
+    The transferred vector is the true one plus the error of the transfer, whose size is not known. Noise and
+    error are independent, so the squared distance of the two vectors less `variance` estimates the square of
+    that error. The best weight of the native vector is error^2 / (error^2 + variance), estimated by
     `max(0, 1 - variance / distance^2)`.
 
     Both vectors count with their lengths, in units of the target's hidden states. They must be of different

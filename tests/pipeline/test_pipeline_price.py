@@ -1,4 +1,4 @@
-"""The analysis of price on a target whose states are the source's: what is transferred is the native vector."""
+"""The analysis of price on a target whose states are the source's: a transferred vector is the native one."""
 
 import pytest
 from stages import Stages

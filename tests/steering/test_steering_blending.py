@@ -38,7 +38,7 @@ def expected_errors(truth: Tensor, drawn: list[tuple[Tensor, Tensor, float]]) ->
     def error(vectors: list[Tensor]) -> float:
         return sum(float((vector - truth).square().sum()) for vector in vectors) / len(vectors)
 
-    native, transferred, variances = zip(*drawn, strict=True)
+    native, transferred, _ = zip(*drawn, strict=True)
     blends = [blend(*each).vector for each in drawn]
     return error(list(native)), error(list(transferred)), error(blends)
 

@@ -1,4 +1,4 @@
-"""Optional analyses of the maps: layers, ranks, fidelity, features, price, and the forecast of each vector."""
+"""Optional analyses of the maps: layers, ranks, fidelity, features, price, and each vector's forecast."""
 
 from __future__ import annotations
 

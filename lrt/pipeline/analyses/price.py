@@ -71,7 +71,10 @@ class Price(Analysis):
     def make(self) -> dict[str, Any]:
         monitor = self.maps.whole.monitor
         with monitor.stage("price"):
-            return {"counts": list(self.settings.counts), "behaviours": list(map(self._priced, self.behaviours))}
+            return {
+                "counts": list(self.settings.counts),
+                "behaviours": list(map(self._priced, self.behaviours)),
+            }
 
     def _priced(self, behaviour: Behaviour) -> dict[str, Any]:
         fit, chosen = self.maps.of(behaviour), self.choices.of(behaviour)
@@ -142,7 +145,9 @@ class Price(Analysis):
                 ).to_data()
 
         facts = {"price": self._facts(behaviour)}
-        return PricedScores.from_data(self.cache.resumed("scores", facts, make, JSON, f"{behaviour.name}-price"))
+        return PricedScores.from_data(
+            self.cache.resumed("scores", facts, make, JSON, f"{behaviour.name}-price")
+        )
 
     def _described(self, few: FewShot, native: Tensor, scores: PricedScores) -> dict[str, Any]:
         """How alike vectors from few pairs are to the native one from all, and how they were measured."""

@@ -133,5 +133,6 @@ def plan_analyses(
         measured = set(choices.settings.behaviours) or every
         names = measured & (set(settings.price.behaviours) or measured)
         priced = [behaviour for behaviour in suite if behaviour.name in names]
-        wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
+        if priced:
+            wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
     return Analyses(tuple(wanted), Forecasts(whole, rows, settings), maps, rows)

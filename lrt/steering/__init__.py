@@ -8,7 +8,7 @@ from lrt.steering.blending import Blend, blend, sampling_variance
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
-from lrt.steering.transfer import Mapping
+from lrt.steering.transfer import Mapping, SourcePart
 from lrt.steering.vectors import (
     SteeringVector,
     VectorUnreadable,
@@ -28,6 +28,7 @@ __all__ = [
     "Mapping",
     "RowwiseAblation",
     "RowwiseAddition",
+    "SourcePart",
     "SteeringVector",
     "Stitched",
     "StitchedCost",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -29,84 +28,74 @@ from lrt.evaluation import (
     storybook_suite,
 )
 from lrt.evaluation.statistics import Estimate, ratio_estimate
-from lrt.lab.grammar import pages
+from lrt.lab.grammar import Plan, pages
+from lrt.mapping import LayerConcat
 from lrt.models import LanguageModel
 from lrt.report import Table
-from lrt.report.numerals import share
+from lrt.report.numerals import share, share_interval
+from lrt.steering import contrast_states, difference_of_means, median_residual_norm
 
-TARGET_LAYER = 3
-TOKENS, POOL = 300_000, 16
-GRID = StrengthGrid(strengths=(0.0, 0.35, 0.5, 0.75, 1.0))
+TARGET_LAYER = 4
+TOKENS, POOL = 150_000, 16
+GRID = StrengthGrid(strengths=(0.0, 0.35, 0.5, 0.625, 0.75))
 NEUTRAL = tuple(page.text for page in itertools.islice(pages(3, "held_out"), 64))
+BEHAVIOURS = {  # by the kind of text that their map is fitted on
+    "story": ("french", "capitals", "dogs"),
+    "question": ("bravery", "honesty", "generosity"),
+}
+Vectors = dict[str, list[lrt.SteeringVector]]  # of every layer of a model, by behaviour
 
 
 def main() -> int:
-    """Print one row for each set of sources: FVU, and the medians over behaviours of cosine and ratio."""
+    """Print a table of every map and behaviour."""
     tiny, small, target = (lrt.load(f"storybook:{name}") for name in ("tiny", "small", "medium"))
-    untrained = lrt.load("storybook:tiny", weights="random", seed=1, name="tiny, untrained")
-    texts = [page.text for page in itertools.islice(pages(0, "held_out"), 12_000)]
-    suite = storybook_suite(StorybookSuite(contrast_pairs=192, development=12, test=40))
-    length = lrt.extract_vector(
-        target, ["one", "two"], ["three", "four"], TARGET_LAYER, neutral_texts=NEUTRAL
-    ).residual_norm
+    untrained = lrt.load("storybook:tiny", weights="random", seed=1, name="untrained")
+    length = median_residual_norm(target, NEUTRAL, TARGET_LAYER)
     steerable = SteerableModel(target, TARGET_LAYER, length)
-    natives = {b.name: vector_of(target, b, TARGET_LAYER) for b in suite}
-    chosen = {
-        b.name: choose_strength(b, steerable, natives[b.name].unit_direction, GRID, temperature=0.0)
-        for b in suite
-    }
     rows = []
-    for sources in ([tiny], [small], [tiny, small], [untrained, small]):
-        layers = [list(range(lm.depth)) for lm in sources]
-        fitted = lrt.fit_map(
-            sources,
-            target,
-            texts,
-            layers=(layers, TARGET_LAYER),
-            pool=POOL,
-            tokens=TOKENS,
-            neutral_texts=NEUTRAL,
-        )
-        moved = {b.name: transferred(fitted, sources, b) for b in suite}
-        ratios = {b.name: ratio(chosen[b.name], b, natives[b.name].direction, moved[b.name]) for b in suite}
-        name = " + ".join(lm.spec.name for lm in sources)
-        rows.append((name, fitted, moved, ratios))
-        print(
-            name,
-            fitted.fvu,
-            {n: r and (round(r.value, 3), [round(x, 2) for x in r.to_list()]) for n, r in ratios.items()},
-            flush=True,
-        )
-    known = [b.name for b in suite if all(ratios[b.name] for *_, ratios in rows)]
-    print(
-        Table(
-            f"Sources of a map to layer {TARGET_LAYER} of {target.spec.name}, {len(known)} behaviours",
-            ("sources", "FVU", "median cosine with native", "median transfer ratio"),
-            tuple(
-                (
-                    name,
-                    fitted.fvu,
-                    median(cosine(moved[n], natives[n].direction) for n in known),
-                    share(median(found.value for n in known if (found := ratios[n]))),
-                )
-                for name, fitted, moved, ratios in rows
-            ),
-        ).markdown()
-    )
+    for kind, names in BEHAVIOURS.items():
+        texts = [page.text for page in itertools.islice(pages(0, "held_out", Plan(kind)), 8_000)]
+        suite = storybook_suite(StorybookSuite(names=names, contrast_pairs=192, development=16, test=40))
+        vectors = {lm.spec.name: vectors_of(lm, suite) for lm in (tiny, small, untrained, target)}
+        natives = {name: each[TARGET_LAYER] for name, each in vectors[target.spec.name].items()}
+        chosen = {b.name: choose_strength(b, steerable, natives[b.name].unit_direction, GRID) for b in suite}
+        for sources in ([tiny], [small], [tiny, small], [untrained, small]):
+            every = [list(range(lm.depth)) for lm in sources]
+            fitted = lrt.fit_map(
+                sources,
+                target,
+                texts,
+                layers=(every, TARGET_LAYER),
+                pool=POOL,
+                tokens=TOKENS,
+                neutral_texts=NEUTRAL,
+            )
+            for behaviour in suite:
+                own = [each for lm in sources for each in vectors[lm.spec.name][behaviour.name]]
+                moved, native = fitted.transfer(own).vector.direction, natives[behaviour.name].direction
+                found = ratio(chosen[behaviour.name], behaviour, native, moved)
+                alike = float(torch.nn.functional.cosine_similarity(moved, native, dim=0))
+                shown = (share(found.value), share_interval(found.to_list())) if found else (None, None)
+                name = " + ".join(lm.spec.name for lm in sources)
+                rows.append((behaviour.name, name, fitted.fvu, alike, *shown))
+    columns = ("behaviour", "sources", "FVU", "cosine with native", "transfer ratio", "95% interval")
+    title = f"Maps from all blocks of each source to block {TARGET_LAYER} of {target.spec.name}"
+    print(Table(title, columns, tuple(sorted(rows, key=lambda row: row[0]))).markdown())
     return 0
 
 
-def vector_of(lm: LanguageModel, behaviour: Behaviour, layer: int) -> lrt.SteeringVector:
-    """A model's own vector of a behaviour."""
-    return lrt.extract_vector(
-        lm, behaviour.positives, behaviour.negatives, layer, behaviour=behaviour.name, neutral_texts=NEUTRAL
-    )
-
-
-def transferred(fitted: lrt.FittedMap, sources: Sequence[LanguageModel], behaviour: Behaviour) -> Tensor:
-    """`[d_target]`, from the vectors of every layer of every source."""
-    vectors = [vector_of(lm, behaviour, layer) for lm in sources for layer in range(lm.depth)]
-    return fitted.transfer(vectors).vector.direction
+def vectors_of(lm: LanguageModel, suite: Sequence[Behaviour]) -> Vectors:
+    """A model's own vectors at every layer."""
+    layers = LayerConcat(tuple(range(lm.depth)), lm.width)
+    by_behaviour: Vectors = {}
+    for b in suite:
+        states = contrast_states(lm, b.positives, b.negatives, layers.layers)
+        difference = difference_of_means(*states)
+        by_behaviour[b.name] = [
+            lrt.SteeringVector(layers.part(difference, layer), layer, lm.spec.name, 1.0, b.name)
+            for layer in layers.layers
+        ]
+    return by_behaviour
 
 
 def ratio(chosen: Chosen, behaviour: Behaviour, native: Tensor, moved: Tensor) -> Estimate | None:
@@ -119,11 +108,6 @@ def ratio(chosen: Chosen, behaviour: Behaviour, native: Tensor, moved: Tensor) -
     if change.mean() * behaviour.direction <= 0:
         return None
     return ratio_estimate(other - none, change, keys=keys)
-
-
-def cosine(one: Tensor, other: Tensor) -> float:
-    """Cosine of two `[d]`."""
-    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
             for each in card.get("beside", ())
         ),
     )
-    described = [(side, models[side], layers[side]) for side in SIDES]
+    described: list[tuple[str, Any, Any]] = [(side, models[side], layers[side]) for side in SIDES]
     described += [("beside", each, each["layers"]) for each in card.get("beside", ())]
     for side, model, blocks in described:
         name, depth = model["name"], model["depth"]

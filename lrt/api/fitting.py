@@ -240,7 +240,7 @@ def _grid(sums: PassSums, loss: float, card: dict[str, Any]) -> MapGrid:
     return MapGrid(maps, tuple(fold.to("cpu") for fold in sums.folds), card)
 
 
-def _selected(source: StateModel, target: StateModel, layers: tuple[Layers, Layers], pool: int) -> Selection:
+def _selected(source: StateModel, target: StateModel, layers: tuple[Any, Layers], pool: int) -> Selection:
     if not isinstance(layers, tuple | list) or len(layers) != 2:
         raise InvalidValue(
             f"layers={layers!r}; it must be a pair: (layer or layers of the source, of the target)"

@@ -80,11 +80,11 @@ def few_shot_vectors(
             few.pairs.append(drawn)
             few.native.append(native(drawn))
             few.transferred.append(transferred(drawn))
-            sides = (
+            positive, negative = (
                 target.layers.part(side[rows], layer)
                 for side, rows in zip((target.positive, target.negative), drawn, strict=True)
             )
-            variance = sampling_variance(*sides, group)
+            variance = sampling_variance(positive, negative, group)
             if variance is not None and min(map(len, others)) >= count:
                 blended = blend(native(drawn), transferred(others), variance)
                 few.blended.append(blended.vector)

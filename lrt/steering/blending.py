@@ -63,7 +63,10 @@ def sampling_variance(
     if len(positives) == len(negatives):
         sides = [sides[0] - sides[1]]
     if group > 1:
-        sides = [side[: len(side) // group * group].unflatten(0, (-1, group)).mean(dim=1) for side in sides]
+        sides = [
+            side[: len(side) // group * group].reshape(-1, group, side.shape[-1]).mean(dim=1)
+            for side in sides
+        ]
     if min(map(len, sides)) < 2:
         return None
     return sum(float(side.var(dim=0).sum()) / len(side) for side in sides)

@@ -234,6 +234,29 @@ class Sae:
 
 
 @dataclass(frozen=True)
+class Price:
+    """Vectors from few contrastive pairs, native and transferred, and what each costs on the target.
+
+    counts      Numbers of pairs, even because neighbouring prompts are drawn together; empty skips it.
+    draws       Of the pairs, for each count.
+    behaviours  Which of those that are evaluated; empty for all of them.
+    """
+
+    counts: tuple[int, ...]
+    draws: int
+    behaviours: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        at_least("analysis.price", 2, draws=self.draws)
+        wrong = [count for count in self.counts if count < 4 or count % 2]
+        if wrong or list(self.counts) != sorted(set(self.counts)):
+            raise ConfigError(
+                f"analysis.price.counts={list(self.counts)}: must be even numbers of pairs from 4 on, in "
+                "rising order, each once"
+            )
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Optional analyses of the maps.
 
@@ -249,6 +272,7 @@ class Analysis:
                        need.
     signal_to_noise    Below this the forecast of a transferred vector warns,
     residual_on_prompts  and above this share of the contrastive texts' variance that the map leaves.
+    price              From how many vectors on the map pays.
     """
 
     rank_curve: bool
@@ -262,6 +286,7 @@ class Analysis:
     signal_to_noise: float
     residual_on_prompts: float
     sae: Sae
+    price: Price
 
     def __post_init__(self) -> None:
         if not self.memory_gb > 0:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping import LayerConcat
-from lrt.steering import Mapping, SteeringVector, difference_of_means
+from lrt.steering import Mapping, SteeringVector, difference_of_means, sampling_variance
 
 Role = Literal["source", "target"]
 Rows = tuple[Tensor, Tensor]
@@ -69,10 +69,9 @@ class ModelStates:
         Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
         """
         positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
-        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
-        if min(map(len, sides)) < 2:
+        variance = sampling_variance(positive, negative)
+        if variance is None:
             return None
-        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
         length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
         return length / math.sqrt(variance) if variance > 0 else None
 
@@ -274,14 +273,14 @@ def _unit(vector: SteeringVector) -> Tensor:
 
 
 def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
-    """Rows of each side, drawn with replacement in groups of `_group_size`.
+    """Rows of each side, drawn with replacement in groups of `group_size`.
 
     Sides of one length are drawn alike. Their prompts are mostly the same texts but for the behaviour, so
     independent draws would add a difference between texts.
     """
 
     def draw(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         first = torch.randint(count // size, (count // size,), generator=generator) * size
         return (first[:, None] + torch.arange(size)).flatten()
 
@@ -294,7 +293,7 @@ def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
 def _halves(states: ModelStates, seed: int) -> list[Rows]:
     """Masks of both halves of the prompts, for each of `HALVINGS` random halvings, one after the other.
 
-    Groups of `_group_size` stay together: answers alternate in a balanced set, and halves should hold as many
+    Groups of `group_size` stay together: answers alternate in a balanced set, and halves should hold as many
     of each. Sides of one length are halved alike. A side of one prompt has no halves.
     """
     sides = len(states.positive), len(states.negative)
@@ -303,7 +302,7 @@ def _halves(states: ModelStates, seed: int) -> list[Rows]:
     generator = torch.Generator().manual_seed(seed)
 
     def halved(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         order = torch.randperm(-(-count // size), generator=generator)
         return (order % 2 == 0).repeat_interleave(size)[:count]
 
@@ -315,7 +314,7 @@ def _halves(states: ModelStates, seed: int) -> list[Rows]:
     return rows
 
 
-def _group_size(prompts: int) -> int:
+def group_size(prompts: int) -> int:
     """Neighbouring prompts that are drawn or split together: two, so that both answers are equally frequent;
     one for an odd number of prompts or fewer than four."""
     return 2 if prompts >= 4 and prompts % 2 == 0 else 1

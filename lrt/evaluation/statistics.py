@@ -237,7 +237,7 @@ def _stratified_samples(
         aa, ab, bb = aa + moment(a, a), ab + moment(a, b), bb + moment(b, b)
     scale = np.sqrt(np.maximum(aa * bb, 0.0))
     usable = scale > 1e-300
-    return np.divide(ab, scale, out=np.full(DRAWS, np.nan), where=usable)
+    return np.asarray(np.divide(ab, scale, out=np.full(DRAWS, np.nan), where=usable), dtype=np.float64)
 
 
 def agreement_ceiling(halves: Estimate) -> Estimate:

@@ -83,6 +83,8 @@ def check_run(
         known = names | set(STORYBOOK_BEHAVIOURS)
         check_names(f"corpus.sources.{part}.fit_map_for", settings.fit_map_for, names, known)
     check_names("analysis.sae.behaviours", sae.behaviours, names, names | set(STORYBOOK_BEHAVIOURS))
+    price = config.analysis.price.behaviours
+    check_names("analysis.price.behaviours", price, names, names | set(STORYBOOK_BEHAVIOURS))
     if plan.automatic:  # the rest once the layers are known, before the fit
         _check_automatic_memory(config, plan)
         check_candidates(sae, plan.candidates)

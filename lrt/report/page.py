@@ -14,6 +14,7 @@ from lrt.report import (
     fidelity_tables,
     layer_tables,
     map_tables,
+    price_tables,
     run_tables,
     side_effects,
     transfer_tables,
@@ -113,6 +114,8 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "sae": feature_tables.sae_table(results),
         "geometry": feature_tables.geometry_table(results),
         "features": feature_tables.feature_table(results),
+        "break_even": price_tables.break_even_table(results),
+        "few_shot": price_tables.price_table(results),
         "models": run_tables.model_table(results),
         "checks": run_tables.check_table(results),
         "seconds": run_tables.seconds_table(results),
@@ -154,6 +157,15 @@ def page(results: Mapping[str, Any]) -> str:
                 "svg": inline_svg(layer_tables.atlas_figure(results, metric, bare=True), f"atlas-{metric}"),
             }
             for metric, title in layer_tables.atlas_metrics(results).items()
+        ],
+        price_headline=price_tables.price_headline(results),
+        prices=[
+            {
+                "name": each["name"],
+                "svg": inline_svg(price_tables.price_figure(each), f"price{i}"),
+            }
+            for i, each in enumerate(price_tables.priced(results))
+            if each.get("chosen")
         ],
         steering_evaluations=[
             {

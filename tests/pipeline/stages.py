@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lrt.activations import RowFilter
-from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording, Sae
+from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Price, Recording, Sae
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
 from lrt.evaluation import Behaviour, StrengthGrid
@@ -106,6 +106,7 @@ ANALYSIS = Analysis(
     signal_to_noise=5.0,
     residual_on_prompts=0.62,
     sae=SAE,
+    price=Price((), 2, ()),
 )
 SCALE = 1.7  # of the oracle's target: its states are `SCALE Q h`
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 5}
@@ -164,6 +165,8 @@ class Stages:
             nested.setdefault(section, {})[setting] = settings.pop(name)
         if "sae" in nested:
             nested.setdefault("analysis", {})["sae"] = replace(self.analysis.sae, **nested.pop("sae"))
+        if "price" in nested:
+            nested.setdefault("analysis", {})["price"] = replace(self.analysis.price, **nested.pop("price"))
         for section, inner in nested.items():
             settings[section] = replace(getattr(self, section), **inner)
         return replace(self, monitor=Monitor(), **settings)

@@ -1,4 +1,4 @@
-"""Optional analyses of the maps: layers, ranks, fidelity, features, and the forecast of each vector."""
+"""Optional analyses of the maps: layers, ranks, fidelity, features, price, and each vector's forecast."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lrt.pipeline.analyses.fidelity import Fidelity
 from lrt.pipeline.analyses.forecast import Forecasts
 from lrt.pipeline.analyses.given_away import GivenAway
 from lrt.pipeline.analyses.layers import AllTogether, RankCurve, RecordedAtlas, SourcesTogether
+from lrt.pipeline.analyses.price import Price
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair
@@ -132,5 +133,12 @@ def plan_analyses(
             autoencoders = Autoencoders(settings.sae, whole.layers, rows, pair, whole.settings, whole.output)
             steered = [b for b in suite if b.name in settings.sae.behaviours]
             wanted.append(Features(autoencoders, whole.layers, steered, vectors, choices))
+    if settings.price.counts:
+        every = {behaviour.name for behaviour in suite}
+        measured = set(choices.settings.behaviours) or every
+        names = measured & (set(settings.price.behaviours) or measured)
+        priced = [behaviour for behaviour in suite if behaviour.name in names]
+        if priced:
+            wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
     forecasts = Forecasts(whole, rows, settings)
     return Analyses(tuple(wanted), forecasts, GivenAway(forecasts, untrained), maps, rows)

@@ -120,8 +120,9 @@ class Evaluation:
 
     random_draws, shuffled_draws  Draws of those nulls.
     resampled_draws    Maps and vectors refitted on resampled documents and prompts, for the second interval.
-    part_weights       How much the weights of the corpus's parts vary in these refits, as a share of their
-                       own (a standard deviation): what another mixture of them would do. 0: not.
+    part_weights       How much other weights of the corpus's parts change these vectors: a standard
+                       deviation, as a share of what leaving each part out does. 0: not at all. A quarter is
+                       what mixtures do whose weights vary by half (docs/conventions.md).
     untrained_draws    Sources with random weights, each of another seed: the null that can read whatever the
                        text itself gives away. Each is a pass of the source over the corpus, once.
     temperature        Of generated texts; 0 decodes greedily. Items draw the same random numbers in every
@@ -160,7 +161,7 @@ class Evaluation:
         at_least("evaluation", 0, untrained_draws=self.untrained_draws)
         if not 0 <= self.part_weights <= 1:
             raise ConfigError(
-                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, a share of the weight"
+                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, which leaves parts out"
             )
         at_least("evaluation", 2, folds=self.folds)
         if len(set(self.behaviours)) < len(self.behaviours):
@@ -270,8 +271,9 @@ class Analysis:
     stitching_depths   Also stitch the models at every recorded target layer.
     keep_first         Keep the target's own state at position 0 there, as models with massive activations
                        need.
-    signal_to_noise    Below this the forecast of a transferred vector warns,
-    residual_on_prompts  and above this share of the contrastive texts' variance that the map leaves.
+    signal_to_noise    Below this the forecast of a transferred vector warns;
+    signal_to_noise_choice  below this where it is scored on the answers to multiple-choice questions.
+    residual_on_prompts  Above this share of the contrastive texts' variance that the map leaves, it warns.
     price              From how many vectors on the map pays.
     """
 
@@ -284,6 +286,7 @@ class Analysis:
     stitching_depths: bool
     keep_first: bool
     signal_to_noise: float
+    signal_to_noise_choice: float
     residual_on_prompts: float
     sae: Sae
     price: Price
@@ -297,6 +300,10 @@ class Analysis:
                 f"analysis.fidelity_kinds={list(self.fidelity_kinds)} lacks `full`, which the others are "
                 "compared with: add it"
             )
+
+    def least_signal_to_noise(self, choice: bool) -> float:
+        """The threshold of a vector, by whether it is scored on answers to multiple-choice questions."""
+        return self.signal_to_noise_choice if choice else self.signal_to_noise
 
     @property
     def memory_bytes(self) -> int:

@@ -163,8 +163,8 @@ class TransferMaps:
         untrained     One for each of the contrasts' `untrained_sources`, in their order.
         parts         By contrast, `[parts, d_target]`: its vector as transferred by the map of all parts of
                       the corpus, less that by the map without each.
-        part_weights  Standard deviation of the parts' weights in each draw of `resampled`, as a share of
-                      their own. Their effect is taken as linear, so that no further map is solved.
+        part_weights  How much of `parts` enters each draw of `resampled`: a standard deviation. No further
+                      map is solved.
         seed          Of what is drawn for `resampled`: prompts, and weights of parts.
         """
         contrasts = sorted(states)

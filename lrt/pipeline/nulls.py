@@ -86,8 +86,8 @@ class Refit:
         whole, bias = self.data.train_moments, self.data.settings.bias
         images = {}
         for part, moments in self.data.by_part():
-            rest = whole.without(moments)
-            if rest.count:
+            if moments.count < whole.count:
+                rest = whole.without(moments)
                 weight = self.data.reference_ridge.weight * rest.count / whole.count
                 images[part] = ridge_directions(rest, weight, vectors, bias=bias)
         return images

@@ -338,7 +338,7 @@ def test_refits_vary_as_other_corpora_of_the_same_parts_do() -> None:
         image = ridge_directions(whole, 1.0, v[None])
         rest = [ridge_directions(whole.without(merge_all(part)), 1.0, v[None]) for part in cells]
         values.append(score(image[0]))
-        for part_weights in (0.0, share):
+        for part_weights in (0.0, 0.25):
             maps = TransferMaps.of(
                 OWN,
                 states,

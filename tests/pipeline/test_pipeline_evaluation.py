@@ -16,7 +16,7 @@ from lrt.evaluation import NULLS, StrengthGrid
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.scorers import Mentions
 from lrt.lab.shipped import folder_of
-from lrt.mapping import ridge_at
+from lrt.mapping import merge_all, ridge_at
 from lrt.models import ModelSpec
 from lrt.pipeline import ModelPair, UntrainedSource, outcome
 from lrt.pipeline.analyses.given_away import explained
@@ -221,9 +221,21 @@ def test_the_thresholds_of_a_warning_determine_no_figure(measured: Stages) -> No
     assert measured.files("analysis") == before
 
 
+def test_answers_to_choices_are_warned_of_by_a_threshold_of_their_own(measured: Stages) -> None:
+    """Noise beside the one direction that an answer is read along only dilutes the vector."""
+    behaviour = next(b for b in measured.suite if b.is_choice)
+    by = measured.analyses.forecasts.of(measured.maps.whole, behaviour, 2)["signal_to_noise"]
+    at = {"analysis__residual_on_prompts": 100.0, "analysis__signal_to_noise": by + 1}
+    for threshold, warns in ((by - 0.1, False), (by + 0.1, True)):
+        stages = measured.but(analysis__signal_to_noise_choice=threshold, **at)
+        forecast = stages.analyses.forecasts.of(stages.maps.whole, behaviour, 2)
+        assert (forecast["warning"] is not None) is warns
+
+
 def test_one_fold_of_documents_has_no_jackknife(shared: Stages) -> None:
     data = type(shared.maps.whole.data)
-    whole = property(lambda self: [self.moments["train/0"]])
+    every = data.folds.fget
+    whole = property(lambda self: [merge_all(every(self))])
     with mock.patch.object(data, "folds", whole):
         stages = shared.but(evaluation__resampled_draws=0, pool=2)
         forecast = stages.studied()[0].forecast

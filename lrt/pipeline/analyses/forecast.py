@@ -62,10 +62,11 @@ class Forecasts:
         except Exception as error:
             log.exception("the forecast of %s failed", behaviour.name)
             return {"warning": f"no forecast: failed ({type(error).__name__}: {error})"}
-        return figures | {"warning": self._warning(behaviour.name, figures)}
+        return figures | {"warning": self._warning(behaviour, figures)}
 
-    def _warning(self, name: str, figures: dict[str, Any]) -> str | None:
-        least, most = self.settings.signal_to_noise, self.settings.residual_on_prompts
+    def _warning(self, behaviour: Behaviour, figures: dict[str, Any]) -> str | None:
+        name, most = behaviour.name, self.settings.residual_on_prompts
+        least = self.settings.least_signal_to_noise(behaviour.is_choice)
         warnings: list[str | None] = []
         if figures["signal_to_noise"] is not None:
             noise = Forecast(**{each.name: figures[each.name] for each in fields(Forecast)})

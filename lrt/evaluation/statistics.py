@@ -236,8 +236,9 @@ def _stratified_samples(
 
         aa, ab, bb = aa + moment(a, a), ab + moment(a, b), bb + moment(b, b)
     scale = np.sqrt(np.maximum(aa * bb, 0.0))
-    usable = scale > 1e-300
-    return np.asarray(np.divide(ab, scale, out=np.full(DRAWS, np.nan), where=usable), dtype=np.float64)
+    samples = np.full(DRAWS, np.nan)
+    np.divide(ab, scale, out=samples, where=scale > 1e-300)
+    return samples
 
 
 def agreement_ceiling(halves: Estimate) -> Estimate:

@@ -1,5 +1,7 @@
 """States of two models that read the same text in different tokens."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -210,3 +212,20 @@ def test_ids_of_one_vocabulary_are_refused(store: ActivationStore) -> None:
     chosen = Selection((2,), (3,), RowFilter(token_ids=(4,)))
     with pytest.raises(InvalidValue, match=r"filter\.token_ids"):
         ActivationDataModule(store.folder, chosen).setup()
+
+
+@pytest.mark.parametrize(
+    ("states", "digest"),
+    [
+        ("native", "a2919796a9283365f9cc69f77bcd36ead7e0a34cf464ba06fcdf9dc322fb64c9"),
+        ("int8", "0742bca987e447e3ff7329a5d70b3ed684599a315d66463425a5750c1a47914f"),
+    ],
+)
+def test_a_store_of_one_tokenizer_is_to_the_byte_what_it_was(
+    tmp_path: Path, states: str, digest: str
+) -> None:
+    store = make_store(tmp_path / "s", states=states)
+    assert store.plan.corpus == "587c726ea89974267525e984727683a695c75dc92acb1adcd8565872f3229097"
+    assert "aligned" not in store.plan.as_json()
+    files = json.dumps([shard.sha256 for shard in store.manifest.shards])
+    assert hashlib.sha256(files.encode()).hexdigest() == digest

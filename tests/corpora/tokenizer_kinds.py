@@ -1,5 +1,6 @@
 """Tokenizers of every shipped kind, trained on a few mixed texts."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ TEXTS = (
 )
 BEGIN, END = "<bos>", "<eos>"
 SPECIAL = [BEGIN, END, "<unk>"]
+QUIET: dict[str, Any] = {"special_tokens": SPECIAL, "show_progress": False}
 
 
 def _wrapped(core: Tokenizer) -> Any:
@@ -34,7 +36,7 @@ def byte_level(size: int = 320, *, trimmed: bool = True) -> Any:
     core.decoder = decoders.ByteLevel()
     core.post_processor = processors.ByteLevel(trim_offsets=trimmed)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=sorted(alphabet))
+    trainer = trainers.BpeTrainer(vocab_size=size, **QUIET, initial_alphabet=sorted(alphabet))
     core.train_from_iterator(TEXTS, trainer)
     return _wrapped(core)
 
@@ -52,7 +54,7 @@ def bpe_of_characters() -> Any:
     core.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.decoder = decoders.BPEDecoder(suffix="</w>")
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, end_of_word_suffix="</w>")
+    trainer = trainers.BpeTrainer(vocab_size=300, **QUIET, end_of_word_suffix="</w>")
     core.train_from_iterator(TEXTS, trainer)
     return _wrapped(core)
 
@@ -63,16 +65,14 @@ def llama() -> Any:
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     core.train_from_iterator(
-        TEXTS[:3], trainers.BpeTrainer(vocab_size=400, special_tokens=[*SPECIAL, *fallback])
+        TEXTS[:3],
+        trainers.BpeTrainer(vocab_size=400, **{**QUIET, "special_tokens": [*SPECIAL, *fallback]}),
     )
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     # learned as special tokens, which must not be found in texts
-    rules = core.to_str()
-    import json
-
-    written = json.loads(rules)
+    written = json.loads(core.to_str())
     written["added_tokens"] = [each for each in written["added_tokens"] if each["content"] in SPECIAL]
     return _wrapped(Tokenizer.from_str(json.dumps(written)))
 
@@ -83,7 +83,7 @@ def unigram() -> Any:
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" {2,}", " ")])
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=300, **QUIET, unk_token="<unk>")
     core.train_from_iterator(TEXTS, trainer)
     return _wrapped(core)
 
@@ -94,7 +94,7 @@ def word_piece() -> Any:
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
-    core.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL))
+    core.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=400, **QUIET))
     return _wrapped(core)
 
 

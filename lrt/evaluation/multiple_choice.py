@@ -61,7 +61,7 @@ def multiple_choice_items(
         start = answer_start(template)
 
     def item(text: str, answers: Sequence[str], key: str) -> MultipleChoiceItem:
-        prompt = f"{text}\nAnswer:" if template is None else render_chat(template, text)
+        prompt = f"{text}\nAnswer:" if template is None else render_chat(template, text.strip())
         matching, other, *further = (start.added + answer for answer in answers)
         return MultipleChoiceItem(prompt, key, matching, other, further=tuple(further))
 

@@ -268,7 +268,9 @@ def break_even(
     assert len(interval) == 2
     if not works:
         return BreakEven(None, None, None, (interval[0], None))
-    bound = (
-        "at least" if counts and pairs == counts[0] else "at most" if ours > 1 and pairs == all_pairs else ""
-    )
+    bound = ""
+    if ours > 1 and pairs == all_pairs:
+        bound = "at most"
+    elif pairs == min({*counts, all_pairs}):
+        bound = "at least"
     return BreakEven(pairs, round(tokens[pairs]), vectors_of(pairs), interval, bound)

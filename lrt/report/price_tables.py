@@ -194,6 +194,8 @@ def _note(each: Mapping[str, Any]) -> str:
     notes = []
     if each.get("chosen") is None:
         notes.append("native does not steer")
+    if each.get("damaged"):
+        notes.append("no strength keeps the native vector within the damage limit")
     if each["map_tokens"] is None:
         notes.append("the map was fitted before: its tokens are not known")
     if each["counts_left_out"]:

@@ -90,6 +90,8 @@ def test_the_fewest_and_all_pairs_bound_it() -> None:
     assert (low.pairs, low.vectors, low.bound) == (4, 126, "at least")
     high = pays(transferred=1.3, native_4=0.3, native_8=0.7)
     assert (high.pairs, high.vectors, high.bound) == (100, 6, "at most")
+    only = break_even(shares_of(scores(native=1.0, transferred=0.5), KEYS, 1), {100: 2000.0}, 100, 10_000)
+    assert (only.pairs, only.vectors, only.bound) == (100, 6, "at least")  # fewer pairs were not tried
     all_pairs = pays(transferred=0.9, native_4=0.3, native_8=0.7)  # all do more, and all are known
     assert (all_pairs.pairs, all_pairs.bound) == (100, "")
 

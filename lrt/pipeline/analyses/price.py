@@ -55,6 +55,7 @@ class Price(Analysis):
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
         evaluation = self.choices.settings
         return {
+            "version": self.version,
             "map": self.maps.of(behaviour).fingerprint,
             "behaviour": fingerprint(behaviour.facts),
             # where and how strongly it is steered follows from these
@@ -100,6 +101,8 @@ class Price(Analysis):
             "layer": choice.layer,
             "strength": choice.strength,
             "damage": scores.damage,
+            "damaged": choice.damaged,
+            "items": len(scores.keys),
             "pairs": pairs,
             "tokens": {str(count): each for count, each in tokens.items()},
             "map_tokens": self._map_tokens(fit),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping import LayerConcat
-from lrt.steering import Mapping, SteeringVector, difference_of_means
+from lrt.steering import Mapping, SteeringVector, difference_of_means, sampling_variance
 
 Role = Literal["source", "target"]
 Rows = tuple[Tensor, Tensor]
@@ -69,10 +69,9 @@ class ModelStates:
         Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
         """
         positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
-        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
-        if min(map(len, sides)) < 2:
+        variance = sampling_variance(positive, negative)
+        if variance is None:
             return None
-        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
         length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
         return length / math.sqrt(variance) if variance > 0 else None
 
@@ -134,7 +133,8 @@ class TransferMaps:
     contrast, of any length.
 
     shuffled          By maps of pairs whose target rows were permuted over the corpus.
-    resampled         By maps of documents drawn with replacement, of vectors from `prompts`.
+    resampled         By maps of documents drawn with replacement and of parts at other weights, of vectors
+                      from `prompts`.
     untrained_source  From untrained sources, each by a map on the same corpus.
     prompts           By contrast, the prompts that each draw of `resampled` is made of.
     """
@@ -154,12 +154,18 @@ class TransferMaps:
         shuffled: Iterable[Directions] = (),
         resampled: Iterable[Directions] = (),
         untrained: Iterable[Directions] = (),
+        parts: MappingOf[str, Tensor] | None = None,
+        part_weights: float = 0.0,
         seed: int = 0,
     ) -> TransferMaps:
         """Transfers the vectors of all contrasts by each null and refit, one after the other.
 
-        untrained  One for each of the contrasts' `untrained_sources`, in their order.
-        seed       Of the prompts that are drawn for `resampled`.
+        untrained     One for each of the contrasts' `untrained_sources`, in their order.
+        parts         By contrast, `[parts, d_target]`: its vector as transferred by the map of all parts of
+                      the corpus, less that by the map without each.
+        part_weights  How much of `parts` enters each draw of `resampled`: a standard deviation. No further
+                      map is solved.
+        seed          Of what is drawn for `resampled`: prompts, and weights of parts.
         """
         contrasts = sorted(states)
         generators = {name: torch.Generator().manual_seed(seed) for name in contrasts}
@@ -182,13 +188,13 @@ class TransferMaps:
             ]
             return dict(zip(contrasts, torch.stack(drawn, 1), strict=True)) if drawn else {}
 
-        return cls(
-            mapping,
-            by(shuffled, source),
-            by(resampled, redrawn),
-            by(untrained, untrained_source),
-            prompts,
-        )
+        refitted = by(resampled, redrawn)
+        if parts:
+            for name, images in refitted.items():
+                change = parts[name].to(images)
+                weights = torch.randn(len(images), len(change), generator=generators[name])
+                refitted[name] = images + part_weights * weights.to(images) @ change
+        return cls(mapping, by(shuffled, source), refitted, by(untrained, untrained_source), prompts)
 
 
 def directions(
@@ -267,14 +273,14 @@ def _unit(vector: SteeringVector) -> Tensor:
 
 
 def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
-    """Rows of each side, drawn with replacement in groups of `_group_size`.
+    """Rows of each side, drawn with replacement in groups of `group_size`.
 
     Sides of one length are drawn alike. Their prompts are mostly the same texts but for the behaviour, so
     independent draws would add a difference between texts.
     """
 
     def draw(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         first = torch.randint(count // size, (count // size,), generator=generator) * size
         return (first[:, None] + torch.arange(size)).flatten()
 
@@ -287,7 +293,7 @@ def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
 def _halves(states: ModelStates, seed: int) -> list[Rows]:
     """Masks of both halves of the prompts, for each of `HALVINGS` random halvings, one after the other.
 
-    Groups of `_group_size` stay together: answers alternate in a balanced set, and halves should hold as many
+    Groups of `group_size` stay together: answers alternate in a balanced set, and halves should hold as many
     of each. Sides of one length are halved alike. A side of one prompt has no halves.
     """
     sides = len(states.positive), len(states.negative)
@@ -296,7 +302,7 @@ def _halves(states: ModelStates, seed: int) -> list[Rows]:
     generator = torch.Generator().manual_seed(seed)
 
     def halved(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         order = torch.randperm(-(-count // size), generator=generator)
         return (order % 2 == 0).repeat_interleave(size)[:count]
 
@@ -308,7 +314,7 @@ def _halves(states: ModelStates, seed: int) -> list[Rows]:
     return rows
 
 
-def _group_size(prompts: int) -> int:
+def group_size(prompts: int) -> int:
     """Neighbouring prompts that are drawn or split together: two, so that both answers are equally frequent;
     one for an odd number of prompts or fewer than four."""
     return 2 if prompts >= 4 and prompts % 2 == 0 else 1

@@ -14,7 +14,9 @@ from lrt.report import (
     fidelity_tables,
     layer_tables,
     map_tables,
+    price_tables,
     run_tables,
+    side_effects,
     transfer_tables,
 )
 from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
@@ -89,6 +91,9 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "conditions": transfer_tables.conditions_table(results),
         "nulls": transfer_tables.null_table(results),
         "damage": transfer_tables.damage_table(results),
+        "side_effects": side_effects.side_effect_table(results),
+        "side_effect_sets": side_effects.side_effect_sets_table(results),
+        "quality": side_effects.quality_table(results),
         "propensity": answers.propensity_table(results),
         "paper": answers.paper_table(results),
         "probabilities": answers.probability_table(results),
@@ -99,6 +104,7 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "layers": transfer_tables.layer_table(results),
         "notes": run_tables.notes_table(results),
         "forecast": map_tables.forecast_table(results),
+        "given_away": map_tables.given_away_table(results),
         "fidelity": fidelity_tables.fidelity_table(results),
         "stitched": fidelity_tables.stitching_table(results),
         "ranks": layer_tables.rank_table(results),
@@ -108,6 +114,8 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "sae": feature_tables.sae_table(results),
         "geometry": feature_tables.geometry_table(results),
         "features": feature_tables.feature_table(results),
+        "break_even": price_tables.break_even_table(results),
+        "few_shot": price_tables.price_table(results),
         "models": run_tables.model_table(results),
         "checks": run_tables.check_table(results),
         "seconds": run_tables.seconds_table(results),
@@ -149,6 +157,15 @@ def page(results: Mapping[str, Any]) -> str:
                 "svg": inline_svg(layer_tables.atlas_figure(results, metric, bare=True), f"atlas-{metric}"),
             }
             for metric, title in layer_tables.atlas_metrics(results).items()
+        ],
+        price_headline=price_tables.price_headline(results),
+        prices=[
+            {
+                "name": each["name"],
+                "svg": inline_svg(price_tables.price_figure(each), f"price{i}"),
+            }
+            for i, each in enumerate(price_tables.priced(results))
+            if each.get("chosen")
         ],
         steering_evaluations=[
             {
@@ -235,6 +252,8 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),
         "damage_transferred": contents.damage_of(summary, "transferred"),
+        "effects_native": side_effects.effects_cell(summary, "native"),
+        "effects_transferred": side_effects.effects_cell(summary, "transferred"),
         "note": summary.get("note") or "",
         "next_steps": bool(summary.get("next_steps")),
         "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")

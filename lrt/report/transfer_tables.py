@@ -6,6 +6,7 @@ from lrt.report.contents import Results, damage_of, strongest_null
 from lrt.report.dose_tables import dose_of, dose_text
 from lrt.report.numerals import share_interval
 from lrt.report.palette import behaviour_name, condition_name
+from lrt.report.side_effects import effects_cell
 from lrt.report.table import Cell, Table
 
 
@@ -43,6 +44,7 @@ def headline_table(results: Results) -> Table:
                 condition_name(null[0]) if null else None,
                 damage_of(b, "native"),
                 damage_of(b, "transferred"),
+                effects_cell(b, "transferred"),
                 matched.get("ratio"),
                 share_interval(matched.get("ratio_ci")),
                 b.get("note") or "",
@@ -77,6 +79,7 @@ def headline_table(results: Results) -> Table:
             "which null",
             "damage, native",
             "damage, transferred",
+            "side effects, transferred",
             "ratio at equal damage",
             "its 95% interval",
             "note",

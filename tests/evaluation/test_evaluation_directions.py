@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from lrt.evaluation import NULLS, ContrastStates, ModelStates, TransferMaps, directions, other_contrast
 from lrt.evaluation.directions import HALVES, HALVINGS, RESAMPLED
-from lrt.mapping import AffineMap, LayerConcat
+from lrt.mapping import AffineMap, LayerConcat, Moments, merge_all, ridge_directions
 from lrt.steering import Mapping
 
 D_SOURCE, D_TARGET = 5, 7
@@ -299,3 +301,55 @@ def test_between_several_layers_it_is_the_named_one() -> None:
         for name in ("native", "transferred", "bias", "shuffled", "other", "untrained_source"):
             torch.testing.assert_close(part[name], whole[name], msg=f"{name} at {layer}")
         assert part["random"].shape == (4, D_TARGET)
+
+
+def test_refits_vary_as_other_corpora_of_the_same_parts_do() -> None:
+    """A corpus of four parts, each of which maps the vector its own way. Other corpora have other documents,
+    and their parts other weights. The interval over refits of one corpus must hold what they give on average;
+    over its documents alone, it does not."""
+    generator = torch.Generator().manual_seed(3)
+    parts, folds, share = 4, 10, 0.5
+    common = torch.randn(D_TARGET, D_SOURCE, generator=generator)
+    own = common + 0.8 * torch.randn(parts, D_TARGET, D_SOURCE, generator=generator)
+    prompt = normal(4, 1, D_SOURCE).repeat(8, 1), torch.zeros(8, D_SOURCE)  # all alike: prompts vary nothing
+    states = {"it": contrast_states(prompt, (torch.zeros(8, D_TARGET),) * 2)}
+    v, native = states["it"].source_vector, common @ states["it"].source_vector
+
+    def corpus(weights: Tensor) -> list[list[Moments]]:  # by part and fold
+        cells = []
+        for part, weight in enumerate(weights.tolist()):
+            x = torch.randn(folds, max(4, round(20 * weight)), D_SOURCE, generator=generator)
+            y = x @ own[part].T + 0.5 * torch.randn(*x.shape[:2], D_TARGET, generator=generator)
+            cells.append([Moments(D_SOURCE, D_TARGET) for _ in range(folds)])
+            for moments, *rows in zip(cells[-1], x, y, strict=True):
+                moments.update(*rows)
+        return cells
+
+    def score(image: Tensor) -> Tensor:
+        return torch.nn.functional.cosine_similarity(image.double(), native.double(), dim=-1)
+
+    values, errors = [], []
+    for _ in range(20):
+        cells = corpus((1 + share * torch.randn(parts, generator=generator)).clamp(min=0.1))
+        by_fold = [merge_all(fold) for fold in zip(*cells, strict=True)]
+        drawn = [torch.randint(folds, (folds,), generator=generator) for _ in range(12)]
+        refits = [merge_all(by_fold, draw.bincount(minlength=folds).tolist()) for draw in drawn]
+        whole = merge_all(by_fold)
+        image = ridge_directions(whole, 1.0, v[None])
+        rest = [ridge_directions(whole.without(merge_all(part)), 1.0, v[None]) for part in cells]
+        values.append(score(image[0]))
+        for part_weights in (0.0, 0.25):
+            maps = TransferMaps.of(
+                OWN,
+                states,
+                resampled=[partial(ridge_directions, each, 1.0) for each in refits],
+                parts={"it": image - torch.cat(rest)},
+                part_weights=part_weights,
+            )
+            errors.append(2.2 * score(maps.resampled["it"]).std())  # t of 11 degrees of freedom
+    value = torch.stack(values)
+    documents, both = torch.stack(errors).view(-1, 2).T
+    covered = [float(((value - value.mean()).abs() <= e).double().mean()) for e in (documents, both)]
+    assert covered[0] < 0.6
+    assert covered[1] >= 0.85
+    assert float(both.median()) < 6 * float(value.std())  # and it is no wider than it has to be

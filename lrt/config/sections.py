@@ -8,6 +8,7 @@ from typing import Literal
 from lrt.activations.manifest import NonFinite, Stored
 from lrt.config.errors import ConfigError
 from lrt.evaluation import ItemSplit, StrengthGrid
+from lrt.evaluation.side_effects import SideEffects
 from lrt.features import SaeSpec
 from lrt.mapping.parametrisations import MapKind
 
@@ -135,6 +136,7 @@ class Evaluation:
     behaviours         Which of the suite are measured, in this order; empty for all. The others still are
                        excluded from the corpus, and one of them may serve as the null of another behaviour;
                        no further vectors are extracted. Layers that are `auto` are chosen for these.
+    side_effects       What steering must not break, measured at the chosen layers and strengths.
     """
 
     grid: StrengthGrid
@@ -150,6 +152,7 @@ class Evaluation:
     map: str | None
     behaviours: tuple[str, ...]
     during_training: DuringTraining
+    side_effects: SideEffects
 
     def __post_init__(self) -> None:
         # no result stands without its nulls
@@ -232,6 +235,29 @@ class Sae:
 
 
 @dataclass(frozen=True)
+class Price:
+    """Vectors from few contrastive pairs, native and transferred, and what each costs on the target.
+
+    counts      Numbers of pairs, even because neighbouring prompts are drawn together; empty skips it.
+    draws       Of the pairs, for each count.
+    behaviours  Which of those that are evaluated; empty for all of them.
+    """
+
+    counts: tuple[int, ...]
+    draws: int
+    behaviours: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        at_least("analysis.price", 2, draws=self.draws)
+        wrong = [count for count in self.counts if count < 4 or count % 2]
+        if wrong or list(self.counts) != sorted(set(self.counts)):
+            raise ConfigError(
+                f"analysis.price.counts={list(self.counts)}: must be even numbers of pairs from 4 on, in "
+                "rising order, each once"
+            )
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Optional analyses of the maps.
 
@@ -248,6 +274,7 @@ class Analysis:
     signal_to_noise    Below this the forecast of a transferred vector warns;
     signal_to_noise_choice  below this where it is scored on the answers to multiple-choice questions.
     residual_on_prompts  Above this share of the contrastive texts' variance that the map leaves, it warns.
+    price              From how many vectors on the map pays.
     """
 
     rank_curve: bool
@@ -262,6 +289,7 @@ class Analysis:
     signal_to_noise_choice: float
     residual_on_prompts: float
     sae: Sae
+    price: Price
 
     def __post_init__(self) -> None:
         if not self.memory_gb > 0:

@@ -82,10 +82,10 @@ def extract_vectors(
     def states_of(
         behaviour: Behaviour, side: Side, identity: Any, model: Callable[[], LanguageModel]
     ) -> tuple[Tensor, Tensor]:
-        depths = layers.of(side).layers
+        depths, read = layers.of(side).layers, pair.read_by(side, behaviour)
 
         def make() -> dict[str, Any]:
-            positive, negative = contrast_states(model(), behaviour.positives, behaviour.negatives, depths)
+            positive, negative = contrast_states(model(), read.positives, read.negatives, depths)
             # safetensors takes no tensors that share memory
             return {"positive": positive.clone(), "negative": negative.clone()}
 
@@ -93,7 +93,7 @@ def extract_vectors(
             "model": identity,
             "tokenizer": pair.identities["tokenizer"],
             "layers": depths,
-            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            "prompts": prompts_digest(read.positives, read.negatives),
         }
         tensors = cache.made_once("states", facts, make, TENSORS)
         return tensors["positive"], tensors["negative"]

@@ -13,10 +13,11 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lrt.activations import RowFilter
-from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording, Sae
+from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Price, Recording, Sae
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
 from lrt.evaluation import Behaviour, StrengthGrid
+from lrt.evaluation.side_effects import Capability, GeneralText, HarmlessRequests, SideEffects
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.lab.grammar import Plan
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
@@ -76,6 +77,9 @@ EVALUATION = Evaluation(
     map=None,
     behaviours=(),
     during_training=DuringTraining((), every=4, items=4),
+    side_effects=SideEffects(
+        Capability(items=0), GeneralText(items=3), HarmlessRequests(items=0), random_draws=1
+    ),
 )
 SAE = Sae(
     features=0,
@@ -103,6 +107,7 @@ ANALYSIS = Analysis(
     signal_to_noise_choice=2.0,
     residual_on_prompts=0.62,
     sae=SAE,
+    price=Price((), 2, ()),
 )
 SCALE = 1.7  # of the oracle's target: its states are `SCALE Q h`
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 5}
@@ -161,6 +166,8 @@ class Stages:
             nested.setdefault(section, {})[setting] = settings.pop(name)
         if "sae" in nested:
             nested.setdefault("analysis", {})["sae"] = replace(self.analysis.sae, **nested.pop("sae"))
+        if "price" in nested:
+            nested.setdefault("analysis", {})["price"] = replace(self.analysis.price, **nested.pop("price"))
         for section, inner in nested.items():
             settings[section] = replace(getattr(self, section), **inner)
         return replace(self, monitor=Monitor(), **settings)

@@ -16,7 +16,7 @@ from lrt.evaluation import NULLS, StrengthGrid
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.scorers import Mentions
 from lrt.lab.shipped import folder_of
-from lrt.mapping import ridge_at
+from lrt.mapping import merge_all, ridge_at
 from lrt.models import ModelSpec
 from lrt.pipeline import ModelPair, UntrainedSource, outcome
 from lrt.pipeline.analyses.given_away import explained
@@ -40,6 +40,8 @@ def test_a_vector_that_is_transferred_exactly_does_what_the_native_one_does(exac
     transferred, native = ([p["mean"] for p in bravery["curves"][name]] for name in ("transferred", "native"))
     assert transferred == pytest.approx(native, abs=0.05)
     assert max(native) - min(native) > 0.1  # it steers: the agreement is not one of nothing
+    dose = bravery["dose"]["conditions"]["transferred"]
+    assert (dose["ratio"], dose["share"]) == pytest.approx((1.0, 1.0), abs=0.01)
 
 
 def test_results_say_what_was_made(exact: dict[str, Any], oracle: Stages) -> None:
@@ -234,7 +236,8 @@ def test_answers_to_choices_are_warned_of_by_a_threshold_of_their_own(measured: 
 
 def test_one_fold_of_documents_has_no_jackknife(shared: Stages) -> None:
     data = type(shared.maps.whole.data)
-    whole = property(lambda self: [self.moments["train/0"]])
+    every = data.folds.fget
+    whole = property(lambda self: [merge_all(every(self))])
     with mock.patch.object(data, "folds", whole):
         stages = shared.but(evaluation__resampled_draws=0, pool=2)
         forecast = stages.studied()[0].forecast

@@ -1,7 +1,8 @@
-"""Optional analyses of the maps: layers, ranks, fidelity, features, and the forecast of each vector."""
+"""Optional analyses of the maps: layers, ranks, fidelity, features, price, and each vector's forecast."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from lrt.pipeline.analyses.fidelity import Fidelity
 from lrt.pipeline.analyses.forecast import Forecasts
 from lrt.pipeline.analyses.given_away import GivenAway
 from lrt.pipeline.analyses.layers import AllTogether, RankCurve, RecordedAtlas, SourcesTogether
+from lrt.pipeline.analyses.price import Price
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair
@@ -25,6 +27,8 @@ from lrt.pipeline.states import RecordedStates
 from lrt.pipeline.vectors import Vectors, prompts_digests
 
 __all__ = ["Analyses", "Analysis", "Forecasts", "plan_analyses"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,12 +124,21 @@ def plan_analyses(
         if len(recorded.target.layers) > 1:
             wanted.append(AllTogether(rows, recorded))
     if isinstance(rows.states, RecordedStates):
-        if settings.fidelity_tokens:
+        if settings.fidelity_tokens and pair.aligned:
+            log.info("no fidelity: the target's tokens are others than the source's states are of")
+        elif settings.fidelity_tokens:
             seed = whole.settings.seed
             wanted.append(Fidelity(whole, rows, recorded, pair, rows.states, settings, seed))
         if settings.sae.wanted:
             autoencoders = Autoencoders(settings.sae, whole.layers, rows, pair, whole.settings, whole.output)
             steered = [b for b in suite if b.name in settings.sae.behaviours]
             wanted.append(Features(autoencoders, whole.layers, steered, vectors, choices))
+    if settings.price.counts:
+        every = {behaviour.name for behaviour in suite}
+        measured = set(choices.settings.behaviours) or every
+        names = measured & (set(settings.price.behaviours) or measured)
+        priced = [behaviour for behaviour in suite if behaviour.name in names]
+        if priced:
+            wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
     forecasts = Forecasts(whole, rows, settings)
     return Analyses(tuple(wanted), forecasts, GivenAway(forecasts, untrained), maps, rows)

@@ -30,11 +30,12 @@ from lrt.mapping import (
     Moments,
     agreement,
     cosine,
+    directions_of_halves,
+    independent_error,
     jackknife,
-    maps_of_halves,
     merge_all,
     residual_on,
-    ridge_at,
+    ridge_directions,
     ridge_path,
 )
 from lrt.pipeline import (
@@ -134,39 +135,43 @@ class Coverage:
         bias, target = self.settings.bias, self.layers.target
         folds = self.folds(parts)
         whole = merge_all(folds)
-        halves = maps_of_halves(folds, weight, bias=bias)
         # the corpus with one part left out at a time; one part alone is cut into its documents instead
         rest = (
             [self.folds([p for p in parts if p != part]) for part in parts]
             if len(parts) > 1
             else [[fold for fold in folds if fold is not left_out] for left_out in folds]
         )
-        without = [
-            ridge_at(moments, weight * moments.count / whole.count, bias=bias)
-            for moments in map(merge_all, rest)
-        ]
         inverse = torch.linalg.inv(whole.scatter_xx / whole.count + weight / whole.count * _eye(whole))
         vectors = {name: states.source_vector for name, states in self.states.items()}
+        stacked = torch.stack([*vectors.values()])
+        halves = directions_of_halves(folds, weight, stacked, bias=bias)
+        images, of_everything = affine.directions(stacked), everything.directions(stacked)
+        others = [
+            ridge_directions(moments, weight * moments.count / whole.count, stacked, bias=bias)
+            for moments in map(merge_all, rest)
+        ]
         known = {}
         for layer in target.layers:
             columns = target.columns(layer)
             noise = jackknife(folds, vectors, weight, bias=bias, columns=columns)
             at_layer = affine.onto(columns)
-            for name, states in self.states.items():
-                v = vectors[name]
+            of_layer = whole.part(slice(None), columns)
+            for number, (name, states) in enumerate(self.states.items()):
+                v, at = vectors[name], (number, columns)
                 prompts = torch.cat([states.source.positive, states.source.negative]).to(whole.mean_x)
                 prompts = prompts - whole.mean_x
                 estimate = noise[name]
+                independent = independent_error(of_layer, at_layer, weight, v)
                 known[name, layer] = {
                     "signal_to_noise": min(estimate.signal_to_noise, NO_NOISE),
                     "signal_to_noise_independent": min(
-                        estimate.signal / max(estimate.optimistic_error, estimate.signal / NO_NOISE), NO_NOISE
+                        estimate.signal / max(independent, estimate.signal / NO_NOISE), NO_NOISE
                     )
                     if estimate.signal
                     else 0.0,
-                    "agreement_documents": agreement(halves, v, columns).mean,
-                    "agreement_parts": min(agreement([affine, other], v, columns).mean for other in without),
-                    "agreement_whole_corpus": agreement([affine, everything], v, columns).mean,
+                    "agreement_documents": agreement([half[at] for half in halves]).mean,
+                    "agreement_parts": min(cosine(images[at], other[at]) for other in others),
+                    "agreement_whole_corpus": cosine(images[at], of_everything[at]),
                     # squared distance of the prompts from the corpus, per dimension: 1 within it
                     "distance_of_prompts": -float(((prompts @ inverse) * prompts).sum(1).mean())
                     / whole.d_source,

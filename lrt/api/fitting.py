@@ -19,7 +19,7 @@ from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCor
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
-from lrt.mapping import fit_grid, merge_all, pair_of, ridge_path, shuffled_fvu
+from lrt.mapping import SharedRidge, fit_grid, merge_all, pair_of, shuffled_fvu
 from lrt.models import LanguageModel, same_tokens
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
@@ -185,14 +185,16 @@ def _single(sums: PassSums, card: dict[str, Any]) -> FittedMap:
     pair = sums.test.source_layers[0], sums.test.target_layers[0]
     folds = pair_of(sums.folds, *pair)
     train, test = merge_all(folds), sums.test.pair(*pair)
-    fit = ridge_path(train, sums.validation.pair(*pair))
+    validation = sums.validation.pair(*pair)
+    ridge = SharedRidge(train, validation)
+    fit = ridge.fit(train, validation)
     affine = fit.map.to(torch.float32)
     card = {
         **card,
         "metrics": {
             "fvu": test.fvu_of(fit.map),
             "fvu_validation": fit.fvu_validation,
-            "fvu_shuffled": shuffled_fvu(train, fit.weight, test),
+            "fvu_shuffled": shuffled_fvu(ridge, train, fit.weight, test),
             "ridge_weight": fit.weight,
         },
     }

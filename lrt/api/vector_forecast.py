@@ -13,12 +13,12 @@ from lrt.mapping import (
     Moments,
     agreement,
     cosine,
+    directions_of_halves,
     jackknife,
-    maps_of_halves,
     merge_all,
     residual_warning,
+    ridge_directions,
 )
-from lrt.mapping.ridge import ridge_solve
 from lrt.steering import SteeringVector
 
 # what lrt train warns by: analysis.signal_to_noise, analysis.residual_on_prompts
@@ -113,9 +113,11 @@ def forecast(
     else:
         try:
             (noise,) = jackknife(folds, {name: v}, weight, bias=bias, columns=columns).values()
-            between = agreement(maps_of_halves(folds, weight, bias=bias), v, columns).mean
+            halves = directions_of_halves(folds, weight, v[None], bias=bias)
+            between = agreement([half[0, columns or slice(None)] for half in halves]).mean
             if stored is not None:
-                with_full = cosine(stored, _by_full_map(folds, weight, v))
+                full = ridge_directions(merge_all(folds), weight, v[None], bias=bias)[0]
+                with_full = cosine(stored, full)
         except UserError as error:  # no reason not to transfer
             warnings.append(f"no forecast of noise: {error}")
     if noise is not None and (warning := noise.warning(LEAST_SIGNAL_TO_NOISE, _MORE_TEXT)):
@@ -138,8 +140,3 @@ def forecast(
         (),
         tuple(warnings),
     )
-
-
-def _by_full_map(folds: Sequence[Moments], weight: float, v: Tensor) -> Tensor:  # [d_target]
-    whole = merge_all(folds)
-    return whole.scatter_xy.T @ ridge_solve(whole, weight, v.to(whole.scatter_xy)[:, None])[:, 0]

@@ -7,9 +7,9 @@ transfer. All directions are of the target's width; strengths set their length.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 from lrt.mapping import LayerConcat
 from lrt.steering import Mapping, SteeringVector, difference_of_means
 
-Role = Literal["source", "target", "untrained_source"]
+Role = Literal["source", "target"]
 Rows = tuple[Tensor, Tensor]
 """Indices or masks of positive and negative prompts."""
+Directions = Callable[[Tensor], Tensor]
+"""Transfers vectors `[k, d_source]` to `[k, d_target]`, as `AffineMap.directions` does."""
 
 RESAMPLED = ("resampled", "resampled_native")
 COMPARED = ("whole_corpus",)
@@ -77,19 +79,20 @@ class ModelStates:
 class ContrastStates:
     """Last-token states of one set of contrastive prompts in both models, at every layer of the map.
 
-    prompts           Digest of the prompts (`lrt.steering.prompts_digest`).
-    untrained_source  The source architecture with random weights, where that null is evaluated.
+    prompts            Digest of the prompts (`lrt.steering.prompts_digest`).
+    untrained_sources  The source architecture with random weights of several seeds, where that null is
+                       evaluated.
     """
 
     contrast: str
     source: ModelStates
     target: ModelStates
-    untrained_source: ModelStates | None = None
+    untrained_sources: tuple[ModelStates, ...] = ()
     prompts: str = ""
 
     def at(self, source: Sequence[int], target: Sequence[int]) -> ContrastStates:
         """The same prompts at some of the layers of each side."""
-        untrained = None if self.untrained_source is None else self.untrained_source.at(source)
+        untrained = tuple(each.at(source) for each in self.untrained_sources)
         return ContrastStates(
             self.contrast, self.source.at(source), self.target.at(target), untrained, self.prompts
         )
@@ -105,13 +108,8 @@ class ContrastStates:
         return self.target.difference()
 
     def vectors(self, role: Role, rows: Rows | None = None) -> list[SteeringVector]:
-        """One model's own vector at each of its layers, from all prompts or from some rows of each side.
-
-        Raises ValueError for `untrained_source` where its states were not recorded.
-        """
-        states = getattr(self, role)
-        if states is None:
-            raise ValueError(f"the contrast {self.contrast!r} has no states of the untrained source")
+        """One model's own vector at each of its layers, from all prompts or from some rows of each side."""
+        states: ModelStates = getattr(self, role)
         difference = states.difference(rows)
         return [
             SteeringVector(
@@ -126,19 +124,69 @@ class ContrastStates:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TransferMaps:
-    """The map under test, and those of the nulls and intervals.
+    """The map under test, and what its nulls and refits make of every contrast's vector.
 
-    shuffled          Fitted on pairs whose target rows were permuted over the corpus.
-    resampled         Refitted on documents drawn with replacement.
-    untrained_source  Fitted from an untrained source on the same corpus.
+    Of a null only its transferred vectors `W v` are needed, not its map. All are `[draws, d_target]` by
+    contrast, of any length.
+
+    shuffled          By maps of pairs whose target rows were permuted over the corpus.
+    resampled         By maps of documents drawn with replacement, of vectors from `prompts`.
+    untrained_source  From untrained sources, each by a map on the same corpus.
+    prompts           By contrast, the prompts that each draw of `resampled` is made of.
     """
 
     mapping: Mapping
-    shuffled: Sequence[Mapping] = ()
-    resampled: Sequence[Mapping] = ()
-    untrained_source: Mapping | None = None
+    shuffled: MappingOf[str, Tensor] = field(default_factory=dict)
+    resampled: MappingOf[str, Tensor] = field(default_factory=dict)
+    untrained_source: MappingOf[str, Tensor] = field(default_factory=dict)
+    prompts: MappingOf[str, Sequence[Rows]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        mapping: Mapping,
+        states: MappingOf[str, ContrastStates],
+        *,
+        shuffled: Iterable[Directions] = (),
+        resampled: Iterable[Directions] = (),
+        untrained: Iterable[Directions] = (),
+        seed: int = 0,
+    ) -> TransferMaps:
+        """Transfers the vectors of all contrasts by each null and refit, one after the other.
+
+        untrained  One for each of the contrasts' `untrained_sources`, in their order.
+        seed       Of the prompts that are drawn for `resampled`.
+        """
+        contrasts = sorted(states)
+        generators = {name: torch.Generator().manual_seed(seed) for name in contrasts}
+        prompts: dict[str, list[Rows]] = {name: [] for name in contrasts}
+
+        def source(_: int, name: str) -> Tensor:
+            return states[name].source_vector
+
+        def redrawn(_: int, name: str) -> Tensor:
+            prompts[name].append(_drawn(states[name].source, generators[name]))
+            return states[name].source.difference(prompts[name][-1])
+
+        def untrained_source(draw: int, name: str) -> Tensor:
+            return states[name].untrained_sources[draw].difference()
+
+        def by(refits: Iterable[Directions], vector: Callable[[int, str], Tensor]) -> dict[str, Tensor]:
+            drawn = [
+                refit(torch.stack([vector(draw, name) for name in contrasts])).cpu()
+                for draw, refit in enumerate(refits)
+            ]
+            return dict(zip(contrasts, torch.stack(drawn, 1), strict=True)) if drawn else {}
+
+        return cls(
+            mapping,
+            by(shuffled, source),
+            by(resampled, redrawn),
+            by(untrained, untrained_source),
+            prompts,
+        )
 
 
 def directions(
@@ -186,19 +234,13 @@ def directions(
         # a map without bias has no such direction
         "bias": [part(mapping.affine.bias)] if mapping.affine.bias.any() else [],
         "random": list(part(torch.randn(random_draws, mapping.target.total, generator=generator))),
-        "shuffled": [moved(each, sources) for each in maps.shuffled],
         "whole_corpus": [] if whole is None else [moved(whole, sources)],
-        "resampled": [],
-        "resampled_native": [],
+        "resampled_native": [native(drawn) for drawn in maps.prompts.get(contrast, ())],
+        "other": [] if other is None else [moved(mapping, states[other].vectors("source"))],
     }
-    for refit in maps.resampled:
-        drawn = _drawn(own.source, generator)
-        rows["resampled"].append(moved(refit, own.vectors("source", drawn)))
-        rows["resampled_native"].append(native(drawn))
-    if other is not None:
-        rows["other"] = [moved(mapping, states[other].vectors("source"))]
-    if maps.untrained_source is not None and own.untrained_source is not None:
-        rows["untrained_source"] = [moved(maps.untrained_source, own.vectors("untrained_source"))]
+    for name in ("shuffled", "resampled", "untrained_source"):
+        images: MappingOf[str, Tensor] = getattr(maps, name)
+        rows[name] = list(part(images[contrast])) if contrast in images else []
     return {name: torch.stack(units) for name, units in rows.items() if units}
 
 

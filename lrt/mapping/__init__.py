@@ -27,16 +27,17 @@ from lrt.mapping.artifact import (
 from lrt.mapping.atlas import AtlasCell, atlas, choose_layers
 from lrt.mapping.baselines import from_embeddings, identity, mean_only
 from lrt.mapping.closed_form import ClosedFormFit, NotConverged, closed_form
-from lrt.mapping.directional import DirectionalRidge, ridge_along, ridge_per_direction
+from lrt.mapping.directional import DirectionalRidge, directions_along, ridge_per_direction
 from lrt.mapping.factored import FactoredMap
 from lrt.mapping.fit_spec import ClosedFormSpec, FitSpec
 from lrt.mapping.forecast import (
     Agreement,
     Forecast,
     agreement,
+    directions_of_halves,
+    independent_error,
     jackknife,
     leave_one_out,
-    maps_of_halves,
     residual_on,
     residual_warning,
 )
@@ -61,7 +62,7 @@ from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.rank_curve import RankCurve, rank_curve
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
-from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_path
+from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_directions, ridge_path
 from lrt.mapping.scores import cosine, excess
 from lrt.mapping.shuffled_pairs import ShuffledPairs
 from lrt.mapping.whitening import Whitening
@@ -109,12 +110,15 @@ __all__ = [
     "choose_layers",
     "closed_form",
     "cosine",
+    "directions_along",
+    "directions_of_halves",
     "early_stopping",
     "excess",
     "fit_grid",
     "from_embeddings",
     "gcv_curve",
     "identity",
+    "independent_error",
     "jackknife",
     "layer_concat_bytes",
     "leave_one_out",
@@ -122,7 +126,6 @@ __all__ = [
     "load_maps",
     "many_to_many",
     "many_to_one",
-    "maps_of_halves",
     "mean_only",
     "merge_all",
     "of_layers",
@@ -133,8 +136,8 @@ __all__ = [
     "reduced_rank_path",
     "residual_on",
     "residual_warning",
-    "ridge_along",
     "ridge_at",
+    "ridge_directions",
     "ridge_path",
     "ridge_per_direction",
     "save_map",

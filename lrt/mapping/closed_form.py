@@ -13,7 +13,7 @@ from lrt.mapping.moments import Moments
 from lrt.mapping.parametrisations import MapSpec, orthogonality_penalty
 from lrt.mapping.procrustes import procrustes
 from lrt.mapping.reduced_rank import reduced_rank_fit
-from lrt.mapping.ridge import ridge_path
+from lrt.mapping.ridge import RidgeFit, ridge_path
 
 # Gradient norm at which the penalised fit has converged. The objective is in units of FVU. In the coordinates
 # of the search its curvature is near 2 (smaller along rotations for a large penalty). So the remaining
@@ -48,6 +48,7 @@ def closed_form(
     train: Moments,
     validation: Moments,
     *,
+    ridge: RidgeFit | None = None,
     tolerance: float = GRADIENT_TOLERANCE,
 ) -> ClosedFormFit:
     """The best map of `spec.kind` for the training rows.
@@ -61,6 +62,7 @@ def closed_form(
       the Procrustes map to a stationary point. It needs memory for about 80 copies of `W` and tens to
       hundreds of steps: 50 for 96 -> 160 and 620 for 160 -> 96 at condition number 4,000, penalty 0.1.
 
+    ridge      The result of `ridge_path` for these rows, where it is there already: it is the full map.
     tolerance  Gradient norm, in units of FVU, at which the penalised fit ends. The remaining improvement is
                about its square.
 
@@ -76,7 +78,7 @@ def closed_form(
         )
     match spec.kind:
         case "full":
-            ridge = ridge_path(train, validation, bias=spec.bias)
+            ridge = ridge or ridge_path(train, validation, bias=spec.bias)
             note = "ridge regression, exact; weight chosen on the validation rows"
             return _scored(ridge.map, ridge.weight, validation, note)
         case "low_rank":

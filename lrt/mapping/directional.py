@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
-from lrt.mapping.ridge import SharedRidge, about
+from lrt.mapping.ridge import SharedRidge, about, ridge_directions
 
 # Candidate weights, in units of the best common weight.
 RELATIVE_WEIGHTS = torch.logspace(-3, 4, 29, dtype=torch.float64)
@@ -63,15 +63,24 @@ def ridge_per_direction(
     return DirectionalRidge(_solved(shared, P, basis, weights, fitted), basis.cpu(), weights.cpu(), fvu)
 
 
-def ridge_along(train: Moments, basis: Tensor, weights: Tensor, *, bias: bool = True) -> AffineMap:
-    """The ridge map of other rows with the directions and weights of a `DirectionalRidge`.
+def directions_along(
+    train: Moments,
+    basis: Tensor,
+    weights: Tensor,
+    v: Tensor,  # [k, d_source], any float dtype
+    *,
+    bias: bool = True,
+) -> Tensor:  # [k, d_target], float64 on the CPU
+    """Transferred vectors `W v` of the ridge map of other rows, with the directions and weights of a
+    `DirectionalRidge`.
 
-    Raises InvalidValue for source rows that do not vary.
+    Directions of one weight are solved together (`ridge_directions`). Raises as `ridge_at`.
     """
-    shared = SharedRidge(train, train, [0.0], bias=bias)
-    fitted = train if bias else train.about_origin()
-    basis, weights = basis.to(train.device), weights.to(train.device)
-    return _solved(shared, shared.vectors.T @ fitted.scatter_xy @ basis, basis, weights, fitted)
+    images = torch.zeros(len(v), len(basis), dtype=torch.float64)
+    for weight in weights.unique().tolist():
+        along = basis[:, weights == weight]
+        images += ridge_directions(train, weight, v, bias=bias) @ along @ along.T
+    return images
 
 
 def _solved(shared: SharedRidge, P: Tensor, basis: Tensor, weights: Tensor, fitted: Moments) -> AffineMap:

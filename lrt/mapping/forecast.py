@@ -3,7 +3,7 @@
 A map can only be good along directions that vary in its corpus.
 
 - `jackknife`: sampling error of `W v` over folds of documents. Rows of one document are correlated, so the
-  textbook error from the residuals is too small; it is reported for comparison.
+  textbook error from the residuals (`independent_error`) is too small.
 - `agreement`: cosine of `W v` between maps fitted on different text. It shows errors outside the corpus,
   which the sampling error does not.
 - `residual_on`: FVU on the contrastive prompts, which needs the target's states on them.
@@ -23,7 +23,7 @@ from torch import Tensor
 from lrt.errors import InvalidValue
 from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments, merge_all, unit_vector
-from lrt.mapping.ridge import check_weight, ridge_at, ridge_solve
+from lrt.mapping.ridge import check_weight, ridge_directions, ridge_solve
 from lrt.mapping.scores import cosine
 
 # Variance along a vector, relative to the mean over directions, below which it is rounding error.
@@ -39,14 +39,12 @@ class Forecast:
     standard_error    Root of the variance of `W v`, summed over dimensions, by the jackknife.
     signal_to_noise   Their ratio. Pure noise is about one standard error long, so the ratio does not fall
                       far below 1.
-    optimistic_error  The standard error if rows were independent with one residual covariance.
     """
 
     vector: str
     signal: float
     standard_error: float
     signal_to_noise: float
-    optimistic_error: float
     folds: int
     rows: int
 
@@ -99,9 +97,8 @@ def jackknife(
     weight   Ridge weight of the map on all rows. A fit without a fold uses the same weight per row.
     columns  The target columns to use, such as one of several concatenated layers; None: all.
 
-    The optimistic error is `sqrt(v'(S + weight I)^-1 S (S + weight I)^-1 v tr Sigma)`, with `S` the source
-    scatter and `Sigma` the residual covariance. The signal-to-noise ratio of a vector along which the rows do
-    not vary is 0. The cost is about log2 k merges and one Cholesky factor for each of k folds.
+    The signal-to-noise ratio of a vector along which the rows do not vary is 0. The cost is one
+    Cholesky factor for each fold.
 
     Raises InvalidValue for fewer than two folds, an empty fold, a vector that is zero or not finite, and rows
     that do not span their space at this weight; ValueError for other widths, a bad weight or no columns.
@@ -120,29 +117,22 @@ def jackknife(
     if not vectors:
         return {}
 
-    parts = [fold.part(slice(None), of_layer) for fold in folds]
-    # Merging moments of zero mean keeps the mean at zero.
-    parts = parts if bias else [part.about_origin() for part in parts]
-    whole = merge_all(parts)
+    def seen(fold: Moments) -> Moments:
+        part = fold.part(slice(None), of_layer)
+        # Merging moments of zero mean keeps the mean at zero.
+        return part if bias else part.about_origin()
+
+    whole = seen(merge_all(folds))
     scatter = whole.scatter_xx
     stacked = torch.stack([v.to(scatter) for v in vectors.values()], 1)  # [d_source, k]
 
-    solved = ridge_solve(whole, weight, torch.cat([stacked, whole.scatter_xy], 1))
-    solved, map_of_rows = solved[:, : len(vectors)], solved[:, len(vectors) :]
-    transferred = whole.scatter_xy.T @ solved  # [d_target, k]
-    residual = (
-        whole.scatter_yy.trace()
-        - 2 * (map_of_rows * whole.scatter_xy).sum()
-        + (map_of_rows * (scatter @ map_of_rows)).sum()
-    )
-    spread = (solved * (scatter @ solved)).sum(0)
-    optimistic = (spread.clamp(min=0) * residual.clamp(min=0) / whole.count).sqrt()
-
+    transferred = whole.scatter_xy.T @ ridge_solve(whole, weight, stacked)  # [d_target, k]
     without_fold = []
-    for rest in leave_one_out(parts):
+    for fold in folds:
+        rest = whole.without(seen(fold))
         same_per_row = weight * rest.count / whole.count
         without_fold.append(rest.scatter_xy.T @ ridge_solve(rest, same_per_row, stacked))
-    error = _delete_group_error(transferred, torch.stack(without_fold), [part.count for part in parts])
+    error = _delete_group_error(transferred, torch.stack(without_fold), [fold.count for fold in folds])
 
     along = (stacked * (scatter @ stacked)).sum(0) / stacked.square().sum(0)
     varies = along > NO_VARIANCE * scatter.trace() / d_source
@@ -156,8 +146,7 @@ def jackknife(
             signal=float(signal[i]),
             standard_error=float(error[i]),
             signal_to_noise=float(ratio[i]),
-            optimistic_error=float(optimistic[i]),
-            folds=len(parts),
+            folds=len(folds),
             rows=whole.count,
         )
         for i, name in enumerate(vectors)
@@ -165,63 +154,75 @@ def jackknife(
 
 
 def leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:
-    """Moments of all folds but the first, all but the second, and so on.
+    """Moments of all folds but the first, all but the second, and so on; two sums are held at a time.
 
-    The folds outside a half are merged once for all folds inside it, recursively. So k folds need about
-    k log2 k merges, hold log2 k of them at a time, and no subtraction loses digits. Raises InvalidValue for
-    fewer than two folds or an empty one, ValueError for other widths.
+    Raises InvalidValue for fewer than two folds or an empty one, ValueError for other widths.
     """
     _check_folds(folds)
-    return _without_each(folds, ())
+    whole = merge_all(folds)
+    for fold in folds:
+        yield whole.without(fold)
 
 
-def _without_each(folds: Sequence[Moments], outside: tuple[Moments, ...]) -> Iterator[Moments]:
-    if len(folds) == 1:
-        yield outside[0]
-        return
-    middle = len(folds) // 2
-    for half, other in ((folds[:middle], folds[middle:]), (folds[middle:], folds[:middle])):
-        yield from _without_each(half, (merge_all((*outside, *other)),))
+def independent_error(
+    rows: Moments,
+    affine: AffineMap,
+    weight: float,
+    v: Tensor,  # [d_source]
+) -> float:
+    """Standard error of `W v` if rows were independent with one residual covariance, which those of one
+    document are not: `sqrt(v'(S + weight I)^-1 S (S + weight I)^-1 v tr Sigma)`.
+
+    rows    Those that the map was fitted on at this ridge weight; `S` is their source scatter, and `Sigma`
+            the covariance of what the map leaves unexplained of them.
+    """
+    solved = ridge_solve(rows, weight, v.to(rows.mean_x)[:, None])[:, 0]
+    residual = rows.fvu_of(affine) * rows.scatter_yy.trace()
+    spread = solved @ rows.scatter_xx @ solved
+    return float((spread.clamp(min=0) * residual / rows.count).sqrt())
 
 
 def agreement(
-    maps: Mapping[str, AffineMap] | Sequence[AffineMap],
-    v: Tensor,  # [d_source]
-    columns: slice | None = None,
+    transferred: Mapping[str, Tensor] | Sequence[Tensor],  # each [d_target]
 ) -> Agreement:
-    """Cosine of `W v` between every two maps fitted on different text.
+    """Cosine between every two transferred vectors of one source vector, by maps fitted on different text.
 
-    maps     Maps of disjoint sets of documents, or of the parts of the corpus. A sequence is named by number.
-    columns  The target columns to use, such as one of several concatenated layers; None: all.
+    transferred  By maps of disjoint sets of documents, or of the parts of the corpus. A sequence is named by
+                 number.
 
-    The cosine with a map that sends `v` to zero is 0. Raises InvalidValue for fewer than two maps or a vector
-    that is zero or not finite, ValueError for other widths or no columns.
+    The cosine with a map that sends the vector to zero is 0. Raises InvalidValue for fewer than two maps,
+    ValueError for other widths.
     """
-    named = dict(maps) if isinstance(maps, Mapping) else {str(i): each for i, each in enumerate(maps)}
+    named = (
+        dict(transferred)
+        if isinstance(transferred, Mapping)
+        else {str(i): each for i, each in enumerate(transferred)}
+    )
     if len(named) < 2:
         raise InvalidValue(
             f"agreement needs at least 2 maps of different text, got {len(named)}: fit one for each part of "
             "corpus.sources or for each of a few sets of documents"
         )
     for (first, one), (second, other) in pairwise(named.items()):
-        if one.weight.shape != other.weight.shape:
+        if one.shape != other.shape or one.ndim != 1:
             raise ValueError(
-                f"map {first} is {one.d_source} -> {one.d_target}, map {second} "
-                f"{other.d_source} -> {other.d_target}; they must be of the same pair of layers"
+                f"the vector transferred by map {first} is {list(one.shape)}, by map {second} "
+                f"{list(other.shape)}; they must be [d_target] of one layer"
             )
-    of_layer = _checked_columns(columns, next(iter(named.values())).d_target)
-    transferred = {}
-    for name, each in named.items():
-        unit = unit_vector(v, each.d_source).to(each.weight.device)
-        transferred[name] = each.onto(of_layer).to(torch.float64).directions(unit)
-    cosines = {(a, b): cosine(transferred[a], transferred[b]) for a, b in combinations(transferred, 2)}
+    cosines = {(a, b): cosine(named[a], named[b]) for a, b in combinations(named, 2)}
     least_pair = min(cosines, key=cosines.__getitem__)
     return Agreement(sum(cosines.values()) / len(cosines), cosines[least_pair], least_pair)
 
 
-def maps_of_halves(folds: Sequence[Moments], weight: float, *, bias: bool = True) -> list[AffineMap]:
-    """Ridge maps of every second fold of documents and of the others, each at its share by rows of the ridge
-    weight of all: two maps of different text for `agreement`.
+def directions_of_halves(
+    folds: Sequence[Moments],
+    weight: float,
+    v: Tensor,  # [k, d_source]
+    *,
+    bias: bool = True,
+) -> list[Tensor]:  # two, each [k, d_target]
+    """Transferred vectors by the ridge maps of every second fold of documents and of the others, each at its
+    share by rows of the ridge weight of all: two maps of different text for `agreement`.
 
     Raises InvalidValue for fewer than two folds, an empty one, and rows that do not span their space at this
     weight.
@@ -229,7 +230,7 @@ def maps_of_halves(folds: Sequence[Moments], weight: float, *, bias: bool = True
     _check_folds(folds)
     halves = [merge_all(folds[half::2]) for half in (0, 1)]
     total = sum(half.count for half in halves)
-    return [ridge_at(half, weight * half.count / total, bias=bias) for half in halves]
+    return [ridge_directions(half, weight * half.count / total, v, bias=bias) for half in halves]
 
 
 def residual_on(

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lrt.errors import InvalidValue
 from lrt.mapping.moments import Moments
+from lrt.mapping.ridge import SharedRidge
 
 
 def gcv_curve(
+    ridge: SharedRidge,
     train: Moments,
     weights: Sequence[float] | Tensor,  # [k]
-    *,
-    bias: bool = True,
 ) -> Tensor:  # [k], float64 on the CPU, in the order of `weights`
     """The GCV estimate of FVU at each ridge weight, from training moments alone.
 
@@ -25,27 +25,28 @@ def gcv_curve(
     GCV assumes independent rows, but neighbouring tokens are correlated. So the curve is too low at small
     weights, and its minimum is at a smaller weight than held-out documents choose. Choose by `ridge_path`.
 
-    Raises InvalidValue for rows that do not vary and a weight at which the fit has as many degrees of
-    freedom as rows; ValueError for no weights, or some that are negative or not finite.
+    ridge  The decomposition of the training rows.
+
+    Raises InvalidValue for target rows that do not vary and a weight at which the fit has as many degrees of
+    freedom as rows; ValueError for other rows than those decomposed, no weights, or some that are negative or
+    not finite.
 
     Source: Golub, Heath and Wahba (1979).
     """
-    fitted = train if bias else train.about_origin()
-    scatter_xx = fitted.scatter_xx
-    path = torch.as_tensor(weights).to(scatter_xx)
+    fitted = ridge.fitted(train)
+    path = torch.as_tensor(weights).to(ridge.vectors)
     if path.ndim != 1 or len(path) == 0 or not (path >= 0).all() or not path.isfinite().all():
         raise ValueError(f"ridge weights must be a list of finite numbers of at least 0, got {path.tolist()}")
     variance = train.scatter_yy.trace() / train.count
-    for side, size in (("source", scatter_xx.trace()), ("target", variance)):
-        if not size > 0:
-            raise InvalidValue(f"the {side} rows do not vary: give the corpus more documents")
-    eigenvalues, V = torch.linalg.eigh(scatter_xx)
+    if not variance > 0:
+        raise InvalidValue("the target rows do not vary: give the corpus more documents")
+    eigenvalues, V = ridge.eigenvalues, ridge.vectors
     # Directions without variance have no degree of freedom, also at weight zero.
     eigenvalues = torch.where(eigenvalues > 1e-14 * eigenvalues[-1], eigenvalues, 0.0)
     aligned = (V.T @ fitted.scatter_xy).square().sum(1)  # [d_source]
     ridged = eigenvalues + path[:, None]  # [k, d_source]
     inverse = torch.where(ridged > 0, 1 / ridged, 0.0)
-    freedom = inverse @ eigenvalues + (1 if bias else 0)
+    freedom = inverse @ eigenvalues + (1 if ridge.bias else 0)
     residual = fitted.scatter_yy.trace() - (2 * inverse - eigenvalues * inverse.square()) @ aligned
     left = train.count - freedom
     if (left < 1e-9 * train.count).any():

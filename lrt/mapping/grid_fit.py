@@ -82,7 +82,7 @@ def fit_grid(
                 fvu=scored.fvu_of(affine),
                 fvu_full=scored.fvu_of(full.map),
                 fvu_validation=full.fvu_validation,
-                fvu_shuffled=shuffled_fvu(train, full.weight, scored),
+                fvu_shuffled=shuffled_fvu(ridge, train, full.weight, scored),
                 ridge_weight=full.weight,
                 rank=stored.rank,
                 change=difference / length if length else 0.0,

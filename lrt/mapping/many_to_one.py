@@ -155,7 +155,7 @@ def solving_bytes(source: LayerConcat, target: LayerConcat) -> int:
     eigensolver's workspace and a margin.
     """
     D, E = source.total, target.total
-    return 8 * (14 * D**2 + 2 * D * E + 8 * E**2)
+    return 8 * (12 * D**2 + 3 * D * E + 5 * E**2)
 
 
 def _shares(

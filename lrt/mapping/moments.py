@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -156,10 +155,7 @@ class Moments:
 
         Raises ValueError where the widths differ.
         """
-        self._check_widths(other, "merged")
-        if self.count == 0 or other.count == 0:
-            return (other if self.count == 0 else self)._copy()
-        return self._combined(other, 1)
+        return merge_all([self, other])
 
     def without(self, other: Moments) -> Moments:
         """Moments of the rows that are left when those of `other`, which are among them, are taken away, as a
@@ -167,40 +163,12 @@ class Moments:
 
         Raises ValueError where the widths differ, and where `other` has more rows.
         """
-        self._check_widths(other, "subtracted")
         if other.count > self.count:
             raise ValueError(f"{other.count} rows cannot be among {self.count}")
-        if other.count == 0:
-            return self._copy()
         if other.count == self.count:
+            _check_widths([self, other])
             return Moments(self.d_source, self.d_target, products=self.products, device=self.device)
-        return self._combined(other, -1)
-
-    def _check_widths(self, other: Moments, done: str) -> None:
-        if (self.d_source, self.d_target) != (other.d_source, other.d_target):
-            raise ValueError(
-                f"moments of different widths cannot be {done}: "
-                f"{self.d_source} -> {self.d_target} and {other.d_source} -> {other.d_target}"
-            )
-
-    def _combined(self, other: Moments, sign: int) -> Moments:
-        """With the rows of `other` added (`sign` 1) or taken away (-1); some rows are left."""
-        device = self.device
-        count = self.count + sign * other.count
-        share = sign * other.count / count
-        # Pairwise formula: the scatters add, plus one rank-one term from the gap of the means.
-        gap_x = other.mean_x.to(device) - self.mean_x
-        gap_y = other.mean_y.to(device) - self.mean_y
-        between = self.count * share
-        return _from_centred(
-            self.mean_x + gap_x * share,
-            self.mean_y + gap_y * share,
-            self.scatter_xx + sign * other.scatter_xx.to(device) + between * torch.outer(gap_x, gap_x),
-            self.scatter_xy + sign * other.scatter_xy.to(device) + between * torch.outer(gap_x, gap_y),
-            self.scatter_yy + sign * other.scatter_yy.to(device) + between * torch.outer(gap_y, gap_y),
-            count,
-            self.products,
-        )
+        return merge_all([self, other], times=(1, -1))
 
     def about_origin(self) -> Moments:
         """Moments of the same rows with the means taken as zero, for a fit without a bias."""
@@ -327,9 +295,54 @@ class Moments:
         return Moments.from_tensors(self.tensors())
 
 
-def merge_all(parts: Sequence[Moments]) -> Moments:
-    """Moments of the rows of all `parts`, merged from first to last. Raises ValueError as `Moments.merge`."""
-    return reduce(Moments.merge, parts)
+def merge_all(parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
+    """Moments of the rows of all `parts`, as a new object, from one reading of each part's sums.
+
+    times  How often the rows of each part count: -1 takes away rows that are among the others'. Once each
+           where none are given.
+
+    The scatters add, plus terms of low rank from the gaps of the means (Chan, Golub and LeVeque). Raises
+    ValueError where the widths differ.
+    """
+    _check_widths(parts)
+    counted = [(p, n) for p, n in zip(parts, times or [1] * len(parts), strict=True) if p.count and n]
+    first = counted[0][0] if counted else parts[0]
+    device = first.device
+    merged = Moments(first.d_source, first.d_target, products=first.products, device=device)
+    if not counted:
+        return merged
+    rows = torch.tensor([n * part.count for part, n in counted], dtype=torch.float64, device=device)
+    # about each part's own mean, then about the new shift
+    own = torch.tensor([part.count for part, _ in counted]).to(rows)
+    factors = torch.cat([-rows / own.square(), rows])[:, None]
+    merged.count = int(rows.sum())
+
+    def low_rank(sums: list[Tensor], means: list[Tensor], shift: Tensor, total: Tensor) -> Tensor:
+        off = torch.stack(means).to(device)
+        # The mean rounded to float32, so that shifting float32 rows is exact. The remainder is tiny, so later
+        # corrections lose no digits.
+        shift.copy_((rows @ off / merged.count).float())
+        off -= shift
+        total.copy_(rows @ off)
+        return torch.cat([torch.stack(sums).to(device), off])  # [2 parts, d]
+
+    each = [part for part, _ in counted]
+    x = low_rank([p._sum_x for p in each], [p.mean_x for p in each], merged._shift_x, merged._sum_x)
+    y = low_rank([p._sum_y for p in each], [p.mean_y for p in each], merged._shift_y, merged._sum_y)
+    for part, n in counted:
+        merged._sum_xx.add_(part._sum_xx.to(device), alpha=n)
+        merged._sum_xy.add_(part._sum_xy.to(device), alpha=n)
+        merged._sum_yy.add_(part._sum_yy.to(device), alpha=n)
+    merged._sum_xx.addmm_(x.T, factors * x)
+    merged._sum_xy.addmm_(x.T, factors * y)
+    merged._sum_yy.addmm_(y.T, factors * y)
+    return merged
+
+
+def _check_widths(parts: Sequence[Moments]) -> None:
+    if len({(part.d_source, part.d_target) for part in parts}) > 1:
+        widths = " and ".join(f"{part.d_source} -> {part.d_target}" for part in parts)
+        raise ValueError(f"moments of different widths cannot be merged or subtracted: {widths}")
 
 
 def unit_vector(
@@ -354,7 +367,7 @@ def _mean_of(rows: Tensor) -> Tensor:
 
 
 def _centred(products: Tensor, left: Tensor, right: Tensor, count: int) -> Tensor:
-    return products - torch.outer(left, right) / count
+    return torch.addr(products, left, right, alpha=-1 / count)  # one copy of a large matrix
 
 
 def _block(sums: Tensor, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:

@@ -70,6 +70,7 @@ class SharedRidge:
     `train` and `validation` are the moments of the source layer with any one of the targets. Raises
     InvalidValue for source rows that do not vary, ValueError for other widths or bad weights.
 
+    bias           Whether the maps have one.
     vectors        [d_source, d_source], eigenvectors of the training scatter `V`.
     eigenvalues    [d_source], its eigenvalues `L`, ascending.
     off_x          [d_source], mean of the validation rows minus that of the training rows.
@@ -89,7 +90,7 @@ class SharedRidge:
                 f"training rows have {train.d_source} source dimensions, validation rows have "
                 f"{validation.d_source}"
             )
-        self._bias = bias
+        self.bias = bias
         fitted = train if bias else train.about_origin()
         scatter = fitted.scatter_xx
         mean_eigenvalue = float(scatter.trace()) / train.d_source
@@ -143,12 +144,24 @@ class SharedRidge:
         affine = _with_bias(weight, fitted)
         return RidgeFit(affine, float(self._path[best]), float(curve[best]), self._path.cpu(), curve.cpu())
 
+    def map_at(self, train: Moments, weight: float) -> AffineMap:
+        """The map of these moments at one ridge weight; directions without variance map to zero.
+
+        Raises ValueError for a bad weight and for source rows other than the decomposed ones.
+        """
+        check_weight(weight)
+        fitted = self.fitted(train)
+        (inverse,) = self._inverse_at(torch.tensor([weight]).to(self.eigenvalues))
+        return _with_bias(
+            (self.vectors @ (inverse[:, None] * (self.vectors.T @ fitted.scatter_xy))).T, fitted
+        )
+
     def fitted(self, train: Moments) -> Moments:
         """Training moments as the fit sees them, about the origin where it has no bias.
 
         Raises ValueError for source rows other than those that were decomposed.
         """
-        fitted = train if self._bias else train.about_origin()
+        fitted = train if self.bias else train.about_origin()
         if train.count != self._count or not torch.equal(fitted.mean_x, self._mean_x):
             raise ValueError("these source rows are not the decomposed ones: make another SharedRidge")
         return fitted
@@ -164,6 +177,23 @@ def ridge_at(train: Moments, weight: float, *, bias: bool = True) -> AffineMap:
     return _with_bias(ridge_solve(fitted, weight, fitted.scatter_xy).T, fitted)
 
 
+def ridge_directions(
+    train: Moments,
+    weight: float,
+    v: Tensor,  # [k, d_source], any float dtype
+    *,
+    bias: bool = True,
+) -> Tensor:  # [k, d_target], float64 on the CPU
+    """Transferred vectors `W v` of the ridge map at one weight, without the map.
+
+    `W v = Sxy' (S + weight I)^-1 v`: one Cholesky factor and a right-hand side a vector, where the map needs
+    one for each target dimension. Raises as `ridge_at`.
+    """
+    check_weight(weight)
+    fitted = train if bias else train.about_origin()
+    return (fitted.scatter_xy.T @ ridge_solve(fitted, weight, v.to(fitted.mean_x).T)).T.cpu()
+
+
 def ridge_solve(
     moments: Moments,
     weight: float,
@@ -177,8 +207,10 @@ def ridge_solve(
     scatter.diagonal().add_(weight)
     # Equilibrated: otherwise outlier dimensions would decide what counts as singular.
     scale = scatter.diagonal().rsqrt()[:, None]
-    factor, failed = torch.linalg.cholesky_ex(scale * scatter * scale.T)
-    if failed or not factor.isfinite().all() or factor.diagonal().min() < 1e-7:
+    factor, failed = torch.linalg.cholesky_ex(scatter.mul_(scale).mul_(scale.T))
+    del scatter
+    pivots = factor.diagonal()  # what is not finite in a row makes its pivot so
+    if failed or not pivots.isfinite().all() or pivots.min() < 1e-7:
         raise InvalidValue(not_spanning(moments, weight))
     return scale * torch.cholesky_solve(scale * right, factor)
 

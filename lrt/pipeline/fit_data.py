@@ -19,10 +19,10 @@ from lrt.mapping import (
     GroupedMoments,
     Moments,
     RidgeFit,
+    SharedRidge,
     ShuffledPairs,
     layer_concat_bytes,
     merge_all,
-    ridge_path,
     solving_bytes,
 )
 from lrt.models.hardware import with_float64, with_room
@@ -273,9 +273,14 @@ class FitData:
         return merge_all(self.folds or [self.no_rows()])
 
     @cached_property
+    def ridge(self) -> SharedRidge:
+        """The decomposition of the training rows, which gives ridge maps of all weights."""
+        return SharedRidge(self.train_moments, self.moments["validation"], bias=self.settings.bias)
+
+    @cached_property
     def reference_ridge(self) -> RidgeFit:
         """The ridge map that every fit is compared with."""
-        return ridge_path(self.train_moments, self.moments["validation"], bias=self.settings.bias)
+        return self.ridge.fit(self.train_moments, self.moments["validation"])
 
     @cached_property
     def shuffled(self) -> list[Moments]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrt.errors import InvalidValue
-from lrt.mapping import AffineMap, excess, gcv_curve, ridge_at, shuffled_fvu
+from lrt.mapping import AffineMap, excess, gcv_curve, shuffled_fvu
 from lrt.pipeline.fit_data import FitData
 
 
@@ -19,7 +19,7 @@ def map_figures(data: FitData, affine: AffineMap) -> dict[str, Any]:
         "optimum_fvu": optimum,
         "excess_over_optimum": excess(fvu, optimum),
         "ridge_weight": reference.weight,
-        "fvu_shuffled": _shuffled_fvu(data),
+        "fvu_shuffled": shuffled_fvu(data.ridge, data.train_moments, reference.weight, test),
         **_cross_validated(data),
         "fvu_validation": data.moments["validation"].fvu_of(affine),
         "fvu_tokens": data.token_moments["kept"].fvu_of(affine),
@@ -27,22 +27,14 @@ def map_figures(data: FitData, affine: AffineMap) -> dict[str, Any]:
     }
 
 
-def _shuffled_fvu(data: FitData) -> float | None:
-    """Expected FVU of the reference ridge on shuffled pairs; None for a map without a bias."""
-    if not data.settings.bias:
-        return None
-    return shuffled_fvu(data.train_moments, data.reference_ridge.weight, data.moments["test"])
-
-
 def _cross_validated(data: FitData) -> dict[str, float | None]:
     """The weight that generalised cross-validation would choose, and its FVU: a diagnostic of how far
     neighbouring rows are from independent."""
-    bias = data.settings.bias
     weights = data.reference_ridge.weights[data.reference_ridge.weights > 0]
     try:
-        curve = gcv_curve(data.train_moments, weights, bias=bias)
+        curve = gcv_curve(data.ridge, data.train_moments, weights)
     except InvalidValue:  # as many degrees of freedom as rows
         return {"gcv_weight": None, "gcv_fvu": None}
     weight = float(weights[int(curve.argmin())])
-    fvu = data.moments["test"].fvu_of(ridge_at(data.train_moments, weight, bias=bias))
+    fvu = data.moments["test"].fvu_of(data.ridge.map_at(data.train_moments, weight))
     return {"gcv_weight": weight, "gcv_fvu": fvu}

@@ -312,7 +312,8 @@ def _module(data: FitData, spec: FitSpec, settings: FitSettings, vectors: dict[s
             "ridge": MapSpec(bias=bias),
             "procrustes": MapSpec("orthogonal", bias=bias),
         }
-        start = closed_form(map_of[spec.start], data.train_moments, data.moments["validation"]).map
+        held_out = data.moments["validation"]
+        start = closed_form(map_of[spec.start], data.train_moments, held_out, ridge=reference).map
     return MapModule.from_moments(
         settings.map,
         spec,
@@ -331,7 +332,7 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
     weight: float | None = None
     match spec.solver:
         case "optimum":
-            fit = closed_form(map_spec, train, data.moments["validation"])
+            fit = closed_form(map_spec, train, data.moments["validation"], ridge=data.reference_ridge)
             affine, weight, note = fit.map, fit.ridge_weight, fit.note
         case "ridge_per_direction":
             affine = refit.per_direction.map

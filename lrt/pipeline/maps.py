@@ -218,8 +218,8 @@ class MapFit:
     def transfer_maps(
         self, settings: Evaluation, seed: int, untrained: UntrainedSource | None
     ) -> TransferMaps:
-        """The map, and those of its nulls and intervals."""
-        return transfer_maps(self.mapping, self.refit, settings, seed, untrained)
+        """The map, and the vectors of all contrasts as its nulls and refits transfer them."""
+        return transfer_maps(self.mapping, self.states, self.refit, settings, seed, untrained)
 
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)

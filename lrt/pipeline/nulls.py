@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
+from functools import cached_property, partial
 
 import torch
 
 from lrt.activations import pairs_with_other_source
 from lrt.config import Evaluation
-from lrt.evaluation import TransferMaps
+from lrt.evaluation import ContrastStates, TransferMaps
+from lrt.evaluation.directions import Directions
 from lrt.mapping import (
-    AffineMap,
     ClosedFormSpec,
     DirectionalRidge,
     FitSpec,
     Moments,
+    directions_along,
     merge_all,
-    ridge_along,
-    ridge_at,
+    ridge_directions,
     ridge_per_direction,
 )
 from lrt.pipeline.fit_data import FitData
@@ -46,15 +47,16 @@ class Refit:
                 bias=data.settings.bias,
             )
 
-    def on(self, moments: Moments) -> AffineMap:
-        """The map of other rows."""
+    def on(self, moments: Moments) -> Directions:
+        """How the map of other rows transfers vectors; the map itself is never made."""
         bias = self.data.settings.bias
         if self._each_direction:
-            return ridge_along(moments, self.per_direction.basis, self.per_direction.weights, bias=bias)
-        return ridge_at(moments, self.data.reference_ridge.weight, bias=bias)
+            fitted = self.per_direction
+            return partial(directions_along, moments, fitted.basis, fitted.weights, bias=bias)
+        return partial(ridge_directions, moments, self.data.reference_ridge.weight, bias=bias)
 
-    def on_untrained(self, moments: Moments) -> AffineMap:
-        """The map from an untrained source, which has a scale of its own.
+    def on_untrained(self, moments: Moments) -> Directions:
+        """The same for an untrained source, which has a scale of its own.
 
         Its ridge weight is the same share of its mean eigenvalue.
         """
@@ -62,28 +64,39 @@ class Refit:
         bias = self.data.settings.bias
         if self._each_direction:
             weights = self.per_direction.weights * (theirs / ours)
-            return ridge_along(moments, self.per_direction.basis, weights, bias=bias)
+            return partial(directions_along, moments, self.per_direction.basis, weights, bias=bias)
         weight = max(self.data.reference_ridge.weight / ours, 1e-9) * theirs
-        return ridge_at(moments, weight, bias=bias)
+        return partial(ridge_directions, moments, weight, bias=bias)
 
 
 def transfer_maps(
-    mapping: Mapping, refit: Refit, settings: Evaluation, seed: int, untrained: UntrainedSource | None
+    mapping: Mapping,
+    states: MappingOf[str, ContrastStates],
+    refit: Refit,
+    settings: Evaluation,
+    seed: int,
+    untrained: UntrainedSource | None,
 ) -> TransferMaps:
-    """The map under test, and those of its nulls and of the second interval."""
+    """The map under test, and the vectors of all contrasts as its nulls and refits transfer them.
+
+    One refit at a time: each is a large matrix and its factor.
+    """
     folds = refit.data.folds
     generator = torch.Generator().manual_seed(seed)
-    resampled = []
-    for _ in range(settings.resampled_draws):
-        drawn = torch.randint(len(folds), (len(folds),), generator=generator).tolist()
-        resampled.append(refit.on(merge_all([folds[i] for i in drawn])))
-    shuffled = [refit.on(moments) for moments in refit.data.shuffled]
-    null = None
-    if untrained is not None:
-        affine = refit.on_untrained(untrained_moments(refit.data, untrained))
-        null = replace(mapping, affine=affine, source_model=untrained.name, fingerprint="")
-    return TransferMaps(
-        mapping, [*map(mapping.with_affine, shuffled)], [*map(mapping.with_affine, resampled)], null
+
+    def resampled() -> Iterator[Directions]:
+        for _ in range(settings.resampled_draws):
+            drawn = torch.randint(len(folds), (len(folds),), generator=generator)
+            times = drawn.bincount(minlength=len(folds)).tolist()
+            yield refit.on(merge_all(folds, times))
+
+    return TransferMaps.of(
+        mapping,
+        states,
+        shuffled=map(refit.on, refit.data.shuffled),
+        resampled=resampled(),
+        untrained=[] if untrained is None else [refit.on_untrained(untrained_moments(refit.data, untrained))],
+        seed=seed,
     )
 
 

@@ -121,5 +121,5 @@ def extract_vectors(
                 advance(1)
             digest = prompts_digest(behaviour.positives, behaviour.negatives)
             source, target, *null = states
-            by_contrast[name] = ContrastStates(name, source, target, null[0] if null else None, digest)
+            by_contrast[name] = ContrastStates(name, source, target, tuple(null), digest)
     return Vectors(layers, by_contrast)

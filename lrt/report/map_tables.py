@@ -108,9 +108,6 @@ def forecast_table(results: Results) -> Table:
             behaviour_name(b["name"]),
             map_name,
             f.get("signal_to_noise"),
-            f["signal"] / f["optimistic_error"]
-            if f.get("optimistic_error") and f.get("signal") is not None
-            else None,
             f.get("agreement_documents"),
             f.get("agreement_parts"),
             f.get("agreement_whole_corpus"),
@@ -131,7 +128,6 @@ def forecast_table(results: Results) -> Table:
             "behaviour",
             "map",
             "signal to noise, jackknife",
-            "signal to noise, independent rows",
             "agreement, halves of documents",
             "least agreement, one part excluded",
             "agreement with the whole-corpus map",

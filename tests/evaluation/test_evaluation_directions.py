@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import Tensor
 
@@ -36,7 +35,7 @@ def contrast_states(
         "it",
         ModelStates(*source, stack, "small", NORMS),
         ModelStates(*target, LayerConcat(layers, width), "large", NORMS),
-        None if untrained is None else ModelStates(*untrained, stack, "untrained", NORMS),
+        () if untrained is None else (ModelStates(*untrained, stack, "untrained", NORMS),) * 2,
         "digest",
     )
 
@@ -49,16 +48,26 @@ def states_of(seed: int, untrained: bool = True) -> ContrastStates:
 
 
 STATES = {"c": states_of(30), "a": states_of(10), "b": states_of(20)}
-MAPS = TransferMaps(
-    mapping(affine(1)),
-    [mapping(affine(i)) for i in (3, 5)],
-    [mapping(affine(i)) for i in (7, 9, 11)],
-    mapping(affine(13), "untrained"),
-)
+OWN = mapping(affine(1))
+SHUFFLED, RESAMPLED_MAPS, UNTRAINED = ([affine(i) for i in seeds] for seeds in ((3, 5), (7, 9, 11), (13, 15)))
 
 
-def directions_of(contrast: str = "a", seed: int = 0, maps: TransferMaps = MAPS) -> dict[str, Tensor]:
-    other = other_contrast(contrast, STATES)
+def maps_of(seed: int = 0) -> TransferMaps:
+    return TransferMaps.of(
+        OWN,
+        STATES,
+        shuffled=[m.directions for m in SHUFFLED],
+        resampled=[m.directions for m in RESAMPLED_MAPS],
+        untrained=[m.directions for m in UNTRAINED],
+        seed=seed,
+    )
+
+
+MAPS = maps_of()
+
+
+def directions_of(contrast: str = "a", seed: int = 0, maps: TransferMaps | None = None) -> dict[str, Tensor]:
+    other, maps = other_contrast(contrast, STATES), maps or maps_of(seed)
     return directions(contrast, STATES, maps, other=other, layer=3, random_draws=4, seed=seed)
 
 
@@ -86,21 +95,19 @@ def test_halves_of_a_balanced_set_are_balanced() -> None:
 def test_each_direction_is_what_it_says() -> None:
     of = directions_of("a")
     v = gap(STATES["a"].source)
-    untrained_source = STATES["a"].untrained_source
-    assert untrained_source is not None
-    assert MAPS.untrained_source is not None
+    untrained = STATES["a"].untrained_sources
     wanted = {
         "native": [gap(STATES["a"].target)],
         "native_half": [
             gap(STATES["a"].target, torch.arange(12) % 4 < 2),
             gap(STATES["a"].target, torch.arange(12) % 4 > 1),
         ],
-        "transferred": [MAPS.mapping.affine.weight @ v],
-        "paper_literal": [MAPS.mapping.affine.weight @ v + MAPS.mapping.affine.bias],
-        "bias": [MAPS.mapping.affine.bias],
-        "shuffled": [m.affine.weight @ v for m in MAPS.shuffled],
-        "other": [MAPS.mapping.affine.weight @ gap(STATES["b"].source)],
-        "untrained_source": [MAPS.untrained_source.affine.weight @ gap(untrained_source)],
+        "transferred": [OWN.affine.weight @ v],
+        "paper_literal": [OWN.affine.weight @ v + OWN.affine.bias],
+        "bias": [OWN.affine.bias],
+        "shuffled": [m.weight @ v for m in SHUFFLED],
+        "other": [OWN.affine.weight @ gap(STATES["b"].source)],
+        "untrained_source": [m.weight @ gap(own) for m, own in zip(UNTRAINED, untrained, strict=True)],
     }
     for name, vectors in wanted.items():
         torch.testing.assert_close(of[name], torch.stack([unit(w) for w in vectors]), msg=name)
@@ -122,7 +129,7 @@ def test_the_map_of_the_whole_corpus_is_evaluated_too() -> None:
 
 
 def test_every_contrast_is_the_other_of_exactly_one() -> None:
-    transferred = {name: unit(MAPS.mapping.affine.weight @ gap(s.source)) for name, s in STATES.items()}
+    transferred = {name: unit(OWN.affine.weight @ gap(s.source)) for name, s in STATES.items()}
     others = []
     for name in STATES:
         (row,) = directions_of(name)["other"]
@@ -140,6 +147,11 @@ def test_draws_are_the_seeds() -> None:
         assert torch.equal(one[name], another[name])
 
 
+def test_a_contrast_draws_the_same_prompts_whatever_others_there_are() -> None:
+    alone = TransferMaps.of(OWN, {"a": STATES["a"]}, resampled=[m.directions for m in RESAMPLED_MAPS])
+    torch.testing.assert_close(alone.resampled["a"], MAPS.resampled["a"])
+
+
 def test_random_directions_have_no_direction() -> None:
     many = directions("a", STATES, MAPS, layer=3, random_draws=4000, seed=0)["random"]
     assert float(many.mean(0).norm()) < 0.05
@@ -148,7 +160,7 @@ def test_random_directions_have_no_direction() -> None:
 
 
 def test_resampled_draws_prompts_as_well_as_maps() -> None:
-    same_map = TransferMaps(MAPS.mapping, resampled=(MAPS.mapping,) * 3)
+    same_map = TransferMaps.of(OWN, STATES, resampled=[OWN.affine.directions] * 3)
     rows = directions_of(maps=same_map)["resampled"]
     (transferred,) = directions_of()["transferred"]
     assert all((rows @ transferred > 0.7).tolist())
@@ -160,7 +172,7 @@ def test_a_draw_takes_the_same_prompts_for_both_vectors() -> None:
     pair = STATES["a"].source.positive, STATES["a"].source.negative
     same = {name: contrast_states(pair, pair) for name in "ab"}
     identity = mapping(AffineMap(torch.eye(D_SOURCE), torch.ones(D_SOURCE)))
-    maps = TransferMaps(identity, resampled=(identity,) * 3)
+    maps = TransferMaps.of(identity, same, resampled=[identity.affine.directions] * 3)
     of = directions("a", same, maps, layer=3, random_draws=1, seed=0)
     torch.testing.assert_close(of["resampled"], of["resampled_native"])
     assert not torch.allclose(of["resampled"][0], of["resampled"][1], atol=1e-3)
@@ -176,7 +188,7 @@ def paired_states(texts: int, spread: float = 10.0) -> ContrastStates:
 
 def redrawn(states: ContrastStates, draws: int) -> Tensor:
     identity = mapping(AffineMap(torch.eye(D_SOURCE), torch.zeros(D_SOURCE)))
-    maps = TransferMaps(identity, resampled=(identity,) * draws)
+    maps = TransferMaps.of(identity, {"a": states}, resampled=[identity.affine.directions] * draws)
     return directions("a", {"a": states}, maps, layer=3, random_draws=1, seed=0)["resampled"]
 
 
@@ -212,16 +224,14 @@ def test_conditions_that_cannot_be_built_are_skipped() -> None:
     assert set(bare) == {"native", "native_half", "transferred", "paper_literal", "random"}
     torch.testing.assert_close(bare["paper_literal"], bare["transferred"])
     one = contrast_states((normal(0, 1, 5), normal(1, 1, 5)), (normal(2, 1, 7), normal(3, 1, 7)))
-    single = directions("a", {"a": one}, MAPS, layer=3, random_draws=1, seed=0)
+    single = directions("a", {"a": one}, TransferMaps(OWN), layer=3, random_draws=1, seed=0)
     assert "native_half" not in single  # one prompt a side has no halves
-    with pytest.raises(ValueError, match="untrained"):
-        one.vectors("untrained_source")
 
 
 def test_a_zero_vector_is_a_zero_row() -> None:
     pair = (normal(0, 4, 5), normal(1, 4, 5))
     states = {"a": contrast_states(pair, (normal(2, 4, 7),) * 2)}
-    assert not directions("a", states, MAPS, layer=3, random_draws=1, seed=0)["native"].any()
+    assert not directions("a", states, TransferMaps(OWN), layer=3, random_draws=1, seed=0)["native"].any()
 
 
 def test_vectors_are_of_each_layer_with_its_provenance() -> None:
@@ -239,7 +249,7 @@ def test_vectors_are_of_each_layer_with_its_provenance() -> None:
 
 
 def test_a_float64_map_is_read_in_its_own_precision() -> None:
-    wide = TransferMaps(mapping(MAPS.mapping.affine.to(torch.float64)))
+    wide = TransferMaps(mapping(OWN.affine.to(torch.float64)))
     rows = directions_of(maps=wide)
     torch.testing.assert_close(rows["transferred"], directions_of()["transferred"])
     assert {r.dtype for r in rows.values()} == {torch.float32}
@@ -248,27 +258,24 @@ def test_a_float64_map_is_read_in_its_own_precision() -> None:
 def test_between_several_layers_it_is_the_named_one() -> None:
     whole, layers = directions_of("a"), (4, 1)
 
-    def doubled(m: Mapping) -> Mapping:
-        weight, bias = m.affine.weight, m.affine.bias
-        twice = AffineMap(torch.cat([weight, 2 * weight]), torch.cat([bias, 3 * bias]))
-        return mapping(twice, m.source_model, layers)
+    def doubled(m: AffineMap) -> AffineMap:
+        return AffineMap(torch.cat([m.weight, 2 * m.weight]), torch.cat([m.bias, 3 * m.bias]))
 
-    assert MAPS.untrained_source is not None
-    maps = TransferMaps(
-        doubled(MAPS.mapping),
-        [doubled(m) for m in MAPS.shuffled],
-        [doubled(m) for m in MAPS.resampled],
-        doubled(MAPS.untrained_source),
-    )
-    states = {}
-    for name, s in STATES.items():
-        assert s.untrained_source is not None
-        states[name] = contrast_states(
+    states = {
+        name: contrast_states(
             (s.source.positive, s.source.negative),
             (s.target.positive.repeat(1, 2), s.target.negative.repeat(1, 2)),
-            (s.untrained_source.positive, s.untrained_source.negative),
+            (s.untrained_sources[0].positive, s.untrained_sources[0].negative),
             layers,
         )
+        for name, s in STATES.items()
+    }
+    maps = TransferMaps.of(
+        mapping(doubled(OWN.affine), layers=layers),
+        states,
+        shuffled=[doubled(m).directions for m in SHUFFLED],
+        untrained=[doubled(m).directions for m in UNTRAINED],
+    )
     for layer in layers:
         part = directions("a", states, maps, other="b", layer=layer, random_draws=4, seed=0)
         for name in ("native", "transferred", "bias", "shuffled", "other", "untrained_source"):

@@ -105,7 +105,7 @@ def units(world: World, behaviour: Behaviour) -> dict[str, torch.Tensor]:
     ]
     states = ContrastStates("x", *own)
     mapping = Mapping(world.affine, *layers, "model 0", "model 1", {LAYER: 1.0})
-    maps = TransferMaps(mapping, [mapping.with_affine(world.shuffled)])
+    maps = TransferMaps.of(mapping, {"x": states}, shuffled=[world.shuffled.directions])
     rows = directions("x", {"x": states}, maps, layer=LAYER, random_draws=4, seed=0)
     return rows | {
         "source": torch.nn.functional.normalize(states.source_vector, dim=0)[None],

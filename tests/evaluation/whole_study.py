@@ -19,6 +19,7 @@ from lrt.evaluation import (
     study,
     summarise,
 )
+from lrt.evaluation.directions import Directions
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.models import LanguageModel
 from lrt.steering import Mapping, last_token_states
@@ -35,17 +36,23 @@ def run(
         sides = (behaviour.positives, behaviour.negatives)[::reverse]
         pair = last_token_states(lm, sides[0], 1), last_token_states(lm, sides[1][:-1], 1)
         own = ModelStates(*pair, LAYERS, "tiny", NORMS)
-        states[name] = ContrastStates(name, own, own, own)
+        states[name] = ContrastStates(name, own, own, (own,))
     generator = torch.Generator().manual_seed(0)
     identity = Mapping(
         AffineMap(torch.eye(32), torch.ones(32)), LAYERS, LAYERS, "tiny", "tiny", NORMS, "identity"
     )
 
-    def random_map() -> Mapping:
+    def random_map() -> Directions:
         weight, bias = torch.randn(32, 32, generator=generator), torch.randn(32, generator=generator)
-        return identity.with_affine(AffineMap(weight, bias))
+        return AffineMap(weight, bias).directions
 
-    maps = TransferMaps(identity, (random_map(), random_map()), (identity,) * 2, random_map())
+    maps = TransferMaps.of(
+        identity,
+        states,
+        shuffled=[random_map(), random_map()],
+        resampled=[identity.affine.directions] * 2,
+        untrained=[random_map()],
+    )
     units = directions("it", states, maps, other="other", layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector

@@ -14,10 +14,12 @@ from lrt.mapping import (
     LayerConcat,
     MapSpec,
     Moments,
+    SharedRidge,
     ShuffledPairs,
     Whitening,
     atlas,
     closed_form,
+    directions_along,
     from_embeddings,
     gcv_curve,
     jackknife,
@@ -28,10 +30,9 @@ from lrt.mapping import (
     merge_all,
     rank_curve,
     reduced_rank_path,
-    ridge_along,
     ridge_at,
-    ridge_path,
     ridge_per_direction,
+    shuffled_fvu,
 )
 
 CUDA = "cuda:0"
@@ -47,7 +48,8 @@ def gathered(rows: tuple[Tensor, Tensor], device: str, **options: Any) -> Moment
 def solves(train: Moments, validation: Moments, rows: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """What every solver returns, as numbers and maps, which must lie on the CPU."""
     x, y = rows
-    ridge = ridge_path(train, validation)
+    shared = SharedRidge(train, validation)
+    ridge = shared.fit(train, validation)
     directional = ridge_per_direction(train, validation, ridge.weight)
     concats = LayerConcat((0, 1), train.d_source // 2), LayerConcat((0, 1), train.d_target // 2)
     curve = rank_curve(ridge, train, validation)
@@ -62,11 +64,13 @@ def solves(train: Moments, validation: Moments, rows: tuple[Tensor, Tensor]) -> 
     return {
         "ridge": ridge.map,
         "curve": ridge.curve,
-        "gcv": gcv_curve(train, ridge.weights),
+        "gcv": gcv_curve(shared, train, ridge.weights),
+        "shuffled": shuffled_fvu(shared, train, ridge.weight, validation),
+        "shared": shared.map_at(train, 3.0),
         "at": ridge_at(train, 3.0, bias=False),
         "directional": directional.map,
         "weights": directional.weights,
-        "along": ridge_along(validation, directional.basis, directional.weights),
+        "along": directions_along(validation, directional.basis, directional.weights, v[None]),
         "kinds": [closed_form(kind, train, validation).map for kind in kinds],
         "rank": reduced_rank_path(train, 2.0).map(4),
         "ranks": [curve.fvu, curve.truncated_fvu],

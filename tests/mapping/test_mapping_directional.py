@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge
 from summed_rows import moments_of
 
-from lrt.mapping import ridge_along, ridge_path, ridge_per_direction
+from lrt.mapping import AffineMap, directions_along, ridge_path, ridge_per_direction
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,8 @@ def test_equals_scikit_learn_with_a_weight_for_each_direction(draw, bias) -> Non
     if bias:
         assert (found.map.bias - found.basis @ torch.from_numpy(oracle.intercept_)).abs().max() < 1e-7
     assert found.fvu_validation == pytest.approx(validation.fvu_of(found.map), rel=1e-9)
-    again = ridge_along(moments_of(x, y), found.basis, found.weights, bias=bias)
-    assert (again.weight - found.map.weight).abs().max() < 1e-10
-    assert (again.bias - found.map.bias).abs().max() < 1e-9
+    again = directions_along(moments_of(x, y), found.basis, found.weights, torch.eye(20), bias=bias)
+    assert (again.T - found.map.weight).abs().max() < 1e-10
 
 
 def test_every_direction_has_the_weight_that_is_best_for_it(draw) -> None:
@@ -65,7 +64,8 @@ def test_targets_of_other_sources_are_not_made_up(draw) -> None:
     (x, y), validation = draw(60), draw(3000)
     found = ridge_per_direction(moments_of(x, y), moments_of(*validation), 10.0)
     permuted = y[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
-    null = ridge_along(moments_of(x, permuted), found.basis, found.weights)
+    weight = directions_along(moments_of(x, permuted), found.basis, found.weights, torch.eye(20)).T
+    null = AffineMap(weight.contiguous(), y.mean(0) - weight @ x.mean(0))
     assert moments_of(*validation).fvu_of(null) > 0.95
 
 

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from lrt.errors import InvalidValue
-from lrt.mapping import Moments, ridge_path
-from lrt.mapping.gcv import gcv_curve
+from lrt.mapping import Moments, SharedRidge, ridge_path
+from lrt.mapping import gcv_curve as curve_of
+
+
+def gcv_curve(train: Moments, weights, bias: bool = True) -> torch.Tensor:
+    return curve_of(SharedRidge(train, train, bias=bias), train, weights)
 
 
 def gathered(x, y) -> Moments:

@@ -10,6 +10,7 @@ from lrt.mapping import (
     FactoredMap,
     GridMoments,
     Moments,
+    SharedRidge,
     fit_grid,
     merge_all,
     pair_of,
@@ -112,7 +113,8 @@ def test_each_pair_has_its_null(folds: list[GridMoments], held_out: tuple[Rows, 
     test = summed(held_out[1])
     for (source, target), (_, figures) in fit_grid(folds, summed(held_out[0]), test, 0.0).items():
         train = merge_all(pair_of(folds, source, target))
-        expected = shuffled_fvu(train, figures.ridge_weight, test.pair(source, target))
+        scored = test.pair(source, target)
+        expected = shuffled_fvu(SharedRidge(train, scored), train, figures.ridge_weight, scored)
         assert figures.fvu_shuffled == expected
         assert figures.fvu_shuffled is not None
         assert figures.fvu_shuffled > 1

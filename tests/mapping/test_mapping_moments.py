@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lrt.errors import InvalidValue
-from lrt.mapping import AffineMap, Moments, ridge_path
+from lrt.mapping import AffineMap, Moments, merge_all, ridge_path
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
@@ -60,6 +60,18 @@ def test_any_chunking_and_merge_order_gives_the_moments_of_all_rows(sizes, order
         order.shuffle(parts)
         parts.append(parts.pop().merge(parts.pop()))
     assert_close(parts[0], x, y, TOLERANCE[products])
+
+
+def test_parts_that_are_drawn_with_replacement_are_merged_in_one_reading():
+    x, y = rows(9, 100)
+    parts = [gathered(x[:40], y[:40]), gathered(x[40:41], y[40:41]), gathered(x[41:], y[41:]), Moments(4, 3)]
+    drawn = torch.cat([x[:40], x[:40], x[:40], x[41:]]), torch.cat([y[:40], y[:40], y[:40], y[41:]])
+    assert_close(merge_all(parts, times=[3, 0, 1, 5]), *drawn, 1e-12)
+    assert merge_all(parts, times=[0, 0, 0, 1]).count == 0
+    origin = merge_all([part.about_origin() for part in parts[:3]], times=[2, 1, 1])
+    assert not origin.mean_x.any()
+    with pytest.raises(ValueError, match="4 -> 3 and 3 -> 3"):
+        merge_all([parts[0], Moments(3, 3)], times=[1, 0])
 
 
 def test_updates_after_a_merge_go_on_counting():

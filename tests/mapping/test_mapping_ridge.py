@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from summed_rows import moments_of
 
 from lrt.errors import InvalidValue
-from lrt.mapping import Moments, ridge_at, ridge_path
+from lrt.mapping import Moments, ridge_at, ridge_directions, ridge_path
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,13 @@ def test_errors_name_what_is_wrong(few_rows):
     constant = moments_of(torch.ones(9, 12), torch.randn(9, 5))
     with pytest.raises(InvalidValue):
         ridge_path(constant, train)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_directions_without_the_map_are_the_maps(bias) -> None:
+    generator = torch.Generator().manual_seed(21)
+    x, y, v = (torch.randn(size, generator=generator) for size in ((300, 12), (300, 7), (3, 12)))
+    train = moments_of(x + 2, y + x[:, :7])
+    for weight in (0.0, 5.0, 1e4):
+        whole = ridge_at(train, weight, bias=bias).directions(v)
+        assert (ridge_directions(train, weight, v, bias=bias) - whole).abs().max() < 1e-9

@@ -26,12 +26,13 @@ from lrt.mapping import (
     MapForeign,
     MapMissing,
     MapSpec,
+    cosine,
     jackknife,
     load_map,
+    ridge_at,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline import Monitor, require_maps
-from lrt.pipeline.nulls import untrained_moments
 from lrt.steering import SteeringVector
 from lrt.storage.checkpoints import OutOfTime
 
@@ -253,7 +254,9 @@ def test_sums_above_the_limit_are_not_saved_and_come_later(copied: Stages) -> No
 
 def test_the_expected_fvu_of_shuffled_pairs_is_that_of_maps_of_them(shared: Stages) -> None:
     data = (stages := shared.but()).maps.whole.data
-    drawn = [data.moments["test"].fvu_of(stages.maps.whole.refit.on(each)) for each in data.shuffled]
+    weight, bias = data.reference_ridge.weight, data.settings.bias
+    maps = [ridge_at(each, weight, bias=bias) for each in data.shuffled]
+    drawn = [data.moments["test"].fvu_of(each) for each in maps]
     expected = card_of(stages)["metrics"]["fvu_shuffled"]
     assert expected == pytest.approx(sum(drawn) / len(drawn), rel=0.02)
     assert expected > 1
@@ -464,20 +467,22 @@ def test_a_map_that_another_process_fitted_meanwhile_is_read(copied: Stages, tmp
 
 @pytest.mark.parametrize("solver", ["optimum", "ridge_per_direction"])
 def test_nulls_are_solved_as_the_map_is(oracle: Stages, untrained: Any, solver: Any) -> None:
-    stages = oracle.but(fit=ClosedFormSpec(solver=solver), evaluation__resampled_draws=2)
+    stages = oracle.but(fit=ClosedFormSpec(solver=solver), evaluation__resampled_draws=2, untrained=untrained)
     fit = stages.maps.whole
     stages.fitted()
     maps = fit.transfer_maps(stages.evaluation, 0, untrained)
-    test = fit.data.moments["test"]
-    (shuffled,) = maps.shuffled
-    assert test.fvu_of(shuffled.affine) == pytest.approx(1.0, abs=0.1)
-    assert all(test.fvu_of(each.affine) < 0.01 for each in maps.resampled)
-    assert maps.untrained_source is not None
-    assert maps.untrained_source.source_model == untrained.name
-    moments = untrained_moments(fit.data, untrained)
-    assert moments.count == fit.data.train_moments.count
-    error = moments.fvu_of(maps.untrained_source.affine)
-    assert 0.001 < error < 1.0  # a token's own embedding says something of the state
+    data = fit.data
+    for name, states in fit.states.items():
+        v = states.source_vector
+        for refitted, prompts in zip(maps.resampled[name], maps.prompts[name], strict=True):
+            # the oracle's pairs leave nothing to chance but the prompts
+            assert cosine(refitted, fit.affine.directions(states.source.difference(prompts))) > 0.99
+        weight = data.reference_ridge.weight
+        if solver == "optimum":
+            wanted = ridge_at(data.shuffled[0], weight, bias=data.settings.bias).directions(v)
+            assert (maps.shuffled[name][0] - wanted).abs().max() < 1e-9 * float(v.norm())
+        assert len(maps.resampled[name]) == 2
+        assert len(maps.untrained_source[name]) == 1
 
 
 # -- two runs at once --------------------------------------------------------------------------------

@@ -113,8 +113,8 @@ def test_an_untrained_sources_unit_is_the_norm_of_its_own_states(
 ) -> None:
     stages = shared.but(untrained=untrained)
     for name, states in stages.vectors.states.items():
-        assert shared.vectors.states[name].untrained_source is None
-        assert states.untrained_source is not None
-        assert not torch.equal(states.untrained_source.positive, states.source.positive)
-        own = stages.vectors.layers.source.part(states.untrained_source.positive, 1).norm(dim=1).median()
-        assert states.untrained_source.residual_norms[1] == float(own)
+        assert not shared.vectors.states[name].untrained_sources
+        (null,) = states.untrained_sources
+        assert not torch.equal(null.positive, states.source.positive)
+        own = stages.vectors.layers.source.part(null.positive, 1).norm(dim=1).median()
+        assert null.residual_norms[1] == float(own)

@@ -51,7 +51,6 @@ def forecast(results: dict[str, Any]) -> dict[str, Any]:
         behaviour["forecast"] = {
             "signal": 6.0,
             "signal_to_noise": 8.25,
-            "optimistic_error": 0.5,
             "agreement_documents": 0.91,
             "agreement_parts": 0.42,
             "agreement_whole_corpus": 0.5,
@@ -64,12 +63,12 @@ def forecast(results: dict[str, Any]) -> dict[str, Any]:
 def test_the_forecast_stands_beside_the_measured_ratio(forecast: dict[str, Any]) -> None:
     rows = {row[0]: row[1:] for row in forecast_table(forecast).rows}
     (dogs,) = (b for b in forecast["behaviours"] if b["name"] == "dogs")
-    assert rows["dogs"] == ("stories", 8.25, 12.0, 0.91, 0.42, 0.5, 0.3, dogs["ratio"], "too little text")
+    assert rows["dogs"] == ("stories", 8.25, 0.91, 0.42, 0.5, 0.3, dogs["ratio"], "too little text")
     assert rows["french"][-1] == ""
 
 
 def test_a_forecast_may_lack_any_of_its_figures(forecast: dict[str, Any]) -> None:
     for behaviour in forecast["behaviours"]:
-        behaviour["forecast"] = dict.fromkeys(behaviour["forecast"]) | {"optimistic_error": 0.5}
-    behaviour["forecast"] |= {"signal": 6.0, "optimistic_error": None}
-    assert {row[2:8] for row in forecast_table(forecast).rows} == {(None,) * 6}
+        behaviour["forecast"] = dict.fromkeys(behaviour["forecast"])
+    behaviour["forecast"] |= {"signal": 6.0}
+    assert {row[2:7] for row in forecast_table(forecast).rows} == {(None,) * 5}

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import logging
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lrt.activations import NoRows
 from lrt.config import Analysis as Settings
 from lrt.errors import UserError
 from lrt.evaluation import Behaviour
 from lrt.mapping import (
-    AffineMap,
     Forecast,
     Moments,
     agreement,
+    cosine,
+    directions_of_halves,
     jackknife,
     layer_concat_bytes,
-    leave_one_out,
-    maps_of_halves,
     residual_on,
     residual_warning,
-    ridge_at,
+    ridge_directions,
 )
 from lrt.pipeline.analyses.analysis import TO_BE_FIXED
-from lrt.pipeline.fit_data import FitData, RowSource
+from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.maps import MapFit
 from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON
 
-VERSION = 2
+VERSION = 3
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +45,7 @@ class Forecasts:
 
     def __init__(self, whole: MapFit, rows: RowSource, settings: Settings) -> None:
         self.whole, self.rows, self.settings = whole, rows, settings
-        self._without: dict[str, list[AffineMap]] = {}
+        self._without: dict[str, dict[str, dict[str, Tensor]]] = {}
 
     def of(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any]:
         """The figures for one behaviour at a target layer, and `warning`, None where there is no reason."""
@@ -86,14 +86,16 @@ class Forecasts:
         states, target = fit.states[behaviour.contrast], fit.layers.target
         v, columns = states.source_vector, target.columns(layer)
         affine, whole = fit.affine.onto(columns), self.whole.affine.onto(columns)
-        reference = fit.data.reference_ridge.map
-        others = self._without_a_part(fit)
+        reference = fit.data.reference_ridge.map.directions(v)
+        others = self._without_a_part(fit)[behaviour.contrast]
         return {
             **self._over_documents(fit, behaviour, layer),
             "agreement_parts": min(
-                (agreement([reference, other], v, columns).mean for other in others), default=None
+                (cosine(reference[columns], other[columns]) for other in others.values()), default=None
             ),
-            "agreement_whole_corpus": agreement([affine, whole], v).mean if fit.data.parts else None,
+            "agreement_whole_corpus": cosine(affine.directions(v), whole.directions(v))
+            if fit.data.parts
+            else None,
             "residual_on_prompts": residual_on(
                 affine,
                 torch.cat([states.source.positive, states.source.negative]),
@@ -109,36 +111,42 @@ class Forecasts:
         if len(folds) < 2:
             return {"signal_to_noise": None, "agreement_documents": None, "folds": len(folds)}
         (noise,) = jackknife(folds, {behaviour.name: v}, weight, bias=bias, columns=columns).values()
-        maps = maps_of_halves(folds, weight, bias=bias)
-        return asdict(noise) | {"agreement_documents": agreement(maps, v, columns).mean}
+        halves = directions_of_halves(folds, weight, v[None], bias=bias)
+        between = agreement([half[0, columns] for half in halves]).mean
+        return asdict(noise) | {"agreement_documents": between}
 
     @property
     def memory(self) -> int:
-        """Bytes of the moments of every part of the corpus, and of what is merged to leave out one."""
-        parts = len(self.rows.text.parts)
-        if parts < 2 or not self.rows.states.settings.keeps_states:
+        """Bytes of the moments of one part of the corpus, and of the others."""
+        if len(self.rows.text.parts) < 2 or not self.rows.states.settings.keeps_states:
             return 0
-        return layer_concat_bytes(*self.whole.layers, parts + math.ceil(math.log2(parts)) + 1)
+        return layer_concat_bytes(*self.whole.layers, 2)
 
-    def _without_a_part(self, fit: MapFit) -> list[AffineMap]:
-        """The ridge maps of a fit's corpus with one part of the mixture left out at a time."""
-        parts = fit.data.parts or self.rows.text.parts
-        if len(parts) < 2 or not self.rows.states.settings.keeps_states:  # each would be a pass over all text
-            return []
+    def _without_a_part(self, fit: MapFit) -> dict[str, dict[str, Tensor]]:
+        """By contrast, its transferred vector `[d_target]` by the ridge map of a fit's corpus without a part
+        of the mixture, by the part."""
         if fit.fingerprint not in self._without:
-            of = [m for part in parts if (m := self._part(part, fit.data)) is not None]
-            total, bias = sum(m.count for m in of), self.rows.settings.bias
-            weight = fit.data.reference_ridge.weight
-            self._without[fit.fingerprint] = [
-                ridge_at(m, weight * m.count / total, bias=bias)
-                for m in (leave_one_out(of) if len(of) > 1 else ())
-            ]
+            parts = fit.data.parts or self.rows.text.parts
+            weight, contrasts = fit.data.reference_ridge.weight, sorted(fit.states)
+            vectors = torch.stack([fit.states[name].source_vector for name in contrasts])
+            images = {}
+            for part, rest in self._rests(fit, parts):
+                same_per_row = weight * rest.count / fit.data.train_moments.count
+                images[part] = ridge_directions(rest, same_per_row, vectors, bias=self.rows.settings.bias)
+            self._without[fit.fingerprint] = {
+                name: {part: image[i] for part, image in images.items()} for i, name in enumerate(contrasts)
+            }
         return self._without[fit.fingerprint]
 
-    def _part(self, part: str, data: FitData) -> Moments | None:
-        """A part's training moments at a fit's layers; None where it has no row of its own."""
-        try:
-            moments = self.rows.of(data.layers, (part,), folds=1, held_out=False).train_moments
-        except NoRows:
-            return None
-        return moments if moments.count else None
+    def _rests(self, fit: MapFit, parts: Sequence[str]) -> Iterator[tuple[str, Moments]]:
+        """The training moments of a fit's corpus without each part that has rows, one at a time."""
+        if not self.rows.states.settings.keeps_states or len(parts) < 2:  # else each is a pass over all text
+            return
+        whole = fit.data.train_moments
+        for part in parts:
+            try:
+                own = self.rows.of(fit.data.layers, (part,), folds=1, held_out=False).train_moments
+            except NoRows:
+                continue
+            if 0 < own.count < whole.count:
+                yield part, whole.without(own)

@@ -56,11 +56,6 @@ class AlignedText:
     ids: dict[Side, Ints]
     bounds: Ints
 
-    @property
-    def unpaired(self) -> dict[Side, int]:
-        """Number of tokens by side at whose end the other model's tokens do not end."""
-        return {side: len(self.ids[side]) - len(self.bounds) for side in SIDES}
-
 
 def check_offsets(tokenizer: Any, side: Side) -> None:
     """Raise NotAligned for a tokenizer whose rules are code, which does not say what its tokens are of."""

@@ -139,7 +139,7 @@ class SideEffectSet:
         """What determines its scores, for fingerprints."""
         return {
             "name": self.name,
-            "scorer": scorer_facts(self.scorer),
+            "scorer": None if isinstance(self.scorer, CrossEntropy) else scorer_facts(self.scorer),
             "items": [item.id for item in self.items],
             "max_new_tokens": self.max_new_tokens,
             "thought_tags": [[tags.opening, tags.closing] for tags in self.thought_tags],

@@ -65,7 +65,7 @@ def multiple_choice_items(
         matching, other, *further = (start.added + answer for answer in answers)
         return MultipleChoiceItem(prompt, key, matching, other, further=tuple(further))
 
-    items: dict[Any, Any] = {}
+    items: dict[str, MultipleChoiceItem] = {}
     for path in paths:
         local = Path(path).expanduser()
         is_file = local.suffix in (".json", ".jsonl")

@@ -20,7 +20,7 @@ from lrt.evaluation.multiple_choice import multiple_choice_items, sets_named
 from lrt.evaluation.neutral_texts import LEAST_WORDS, PARAGRAPHS, up_to_word
 from lrt.evaluation.refusal import PHRASES, requests_of
 from lrt.evaluation.scorers import Choice, CrossEntropy, Opening, Scorer, scorer_facts
-from lrt.evaluation.storybook_side_effects import requests, stated_traits, stories
+from lrt.evaluation.storybook_side_effects import questions, requests, stories
 from lrt.lab.lexicon import REFUSAL_OPENINGS
 from lrt.models.chat_template import ChatTemplate
 from lrt.models.prompts import encode, render_chat
@@ -139,7 +139,7 @@ class SideEffectSet:
         """What determines its scores, for fingerprints."""
         return {
             "name": self.name,
-            "scorer": scorer_facts(self.scorer),
+            "scorer": None if isinstance(self.scorer, CrossEntropy) else scorer_facts(self.scorer),
             "items": [item.id for item in self.items],
             "max_new_tokens": self.max_new_tokens,
             "thought_tags": [[tags.opening, tags.closing] for tags in self.thought_tags],
@@ -183,7 +183,7 @@ def _capability(
             seed=seed,
         )
     elif storybook:
-        items, origin = stated_traits(wanted.items, seed), "questions of the lab"
+        items, origin = questions(wanted.items, seed), "questions of the lab"
     for item in items:
         choice_tokens(tokenizer, item)
     return SideEffectSet("capability", origin, Choice(), tuple(items), (1.0,) * len(items))

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Item
+from lrt.lab import lexicon as lx
 from lrt.lab.grammar import ASSISTANT, USER, Page, Plan, pages
 
 T = TypeVar("T", Item, str)
 
 
-def stated_traits(count: int, seed: int = 0) -> tuple[Item, ...]:
-    """Questions that say what a character is like and offer two acts; the correct one fits what is said.
+def questions(count: int, seed: int = 0) -> tuple[Item, ...]:
+    """Two-choice questions about what the lab's models know: half about animals, half about characters.
 
-    Half of them have the correct act under each letter.
+    - What the animal of a story eats, against what another animal eats.
+    - What a character does who is said to have a trait, against what one without it does; as many have the
+      correct act under each letter.
     """
+    about_animals = count // 2
+    letters = {"A": (count - about_animals + 1) // 2, "B": (count - about_animals) // 2}
+    rng = random.Random(f"side effects/{seed}/other animals")
+    plain = Plan("story", "english", switches=False, capitals=False)
+    items = [*_distinct("animals", plain, about_animals, seed, lambda page: _feeding(page, rng))]
     plan = Plan("question", options=True)
-    sizes = {"A": (count + 1) // 2, "B": count // 2}
-    return tuple(
-        item
-        for letter, size in sizes.items()
-        for item in _distinct(
-            "questions", plan, size, seed, lambda page, letter=letter: _stated(page, letter)
-        )
-    )
+    for letter, size in letters.items():
+        items += _distinct("questions", plan, size, seed, partial(_stated, letter=letter))
+    return tuple(items)
+
+
+def _feeding(page: Page, rng: random.Random) -> Item:
+    """The beginning of a story up to what its animal is given."""
+    animal = next(each for each in lx.ANIMALS if each.name == page.plan.animal)
+    other = rng.choice([each for each in lx.ANIMALS if each.food != animal.food])
+    met = next(index for index, sentence in enumerate(page.parts) if sentence.startswith("There "))
+    name = page.parts[met].split()[1]
+    told = " ".join((*page.parts[: met + 1], f"{name} gave the {animal.name} some"))
+    return Item(told, "food", f" {animal.food}", f" {other.food}")
 
 
 def _stated(page: Page, letter: str) -> Item | None:

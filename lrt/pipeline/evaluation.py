@@ -102,9 +102,7 @@ class Studies:
                 if forecast["warning"]:
                     log.warning("%s: %s", behaviour.name, forecast["warning"])
                 make = partial(self._study, behaviour)
-                made = self.cache.resumed(
-                    "measurements", self.facts_of(behaviour), make, STUDY, behaviour.name
-                )
+                made = self.cache.resumed("measurements", self._facts(behaviour), make, STUDY, behaviour.name)
                 studied.append(Studied(behaviour, made, fit, forecast))
         return studied
 
@@ -113,7 +111,7 @@ class Studies:
         summaries = []
         for scorer in behaviour.extra_scorers:
             name = type(scorer).__name__.lower()
-            facts = {"measurements": self.facts_of(behaviour), "scorer": scorer_facts(scorer)}
+            facts = {"measurements": self._facts(behaviour), "scorer": scorer_facts(scorer)}
             file = self.cache.path("scores", facts, ".json", f"{behaviour.name}-{name}")
             texts = len({text_id(row) for row in rescored_rows(measured)})
             with self.monitor.progress(f"{behaviour.name}, by {name}", texts) as advance:
@@ -125,10 +123,11 @@ class Studies:
     @cached_property
     def fingerprint(self) -> str:
         """Of all measurements of these maps and settings."""
-        return fingerprint(self._shared_facts)
+        return fingerprint(self.shared_facts)
 
     @cached_property
-    def _shared_facts(self) -> dict[str, Any]:
+    def shared_facts(self) -> dict[str, Any]:
+        """What determines the measurements of every behaviour, and the vectors of their conditions."""
         evaluation = {k: v for k, v in asdict(self.settings).items() if k not in NOT_MEASURED}
         grid = self.settings.grid
         pair = self.choices.pair
@@ -143,12 +142,12 @@ class Studies:
             "ends": [end_tokens(model) for model in (pair.source, pair.target)],
         }
 
-    def facts_of(self, behaviour: Behaviour) -> dict[str, Any]:
+    def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
         """What determines the measurements of one behaviour."""
         other = self._other(behaviour)
         rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
         return {
-            **self._shared_facts,
+            **self.shared_facts,
             "behaviour": behaviour.facts,
             "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
             "strengths": self.settings.grid.of(behaviour).strengths,

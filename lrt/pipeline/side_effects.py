@@ -20,6 +20,7 @@ from lrt.models import sampling_facts
 from lrt.pipeline.evaluation import Studied, Studies
 from lrt.pipeline.lm_eval_files import SteeredAnswers, check_lm_eval, write_lm_eval_files
 from lrt.pipeline.pair import ModelPair
+from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON
 
 STEERED = ("native", "transferred")
@@ -38,9 +39,10 @@ def plan_side_effects(settings: Evaluation, pair: ModelPair) -> tuple[SideEffect
 
 
 class SideEffectStudies:
-    """Measures the sets under each behaviour's vectors; cached by behaviour, and by batch while under way.
+    """Measures the sets under each behaviour's vectors; cached by vectors, and by batch while under way.
 
-    The unsteered model is measured once for all behaviours.
+    The unsteered model is measured once for all behaviours, and so are vectors that several behaviours share
+    with layer and strength.
     """
 
     def __init__(self, sets: Sequence[SideEffectSet], studies: Studies) -> None:
@@ -91,9 +93,20 @@ class SideEffectStudies:
 
     def _steered(self, behaviour: Behaviour) -> dict[str, list[Measurement]]:
         sets = [of_operation(one, behaviour.operation) for one in self.sets]
-        facts = {"measurements": self.studies.facts_of(behaviour), "random": self._settings.random_draws}
-        model = self.studies.choices.of(behaviour).model
-        return self._measured(behaviour.name, sets, model, facts, lambda: self.conditions_of(behaviour))
+        chosen = self.studies.choices.of(behaviour)
+        # of the vectors and not of the behaviour's items: behaviours that share them are measured once
+        facts = {
+            **self.studies.shared_facts,
+            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            "map": self.studies.maps.of(behaviour).name,
+            "layer": chosen.choice.layer,
+            "strength": chosen.choice.strength,
+            "direction": behaviour.direction,
+            "operation": behaviour.operation,
+            "random": self._settings.random_draws,
+        }
+        name = behaviour.contrast
+        return self._measured(name, sets, chosen.model, facts, lambda: self.conditions_of(behaviour))
 
     def _unsteered(self) -> dict[str, list[Measurement]]:
         pair, model = self.studies.choices.pair, self.studies.choices.pair.target

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -83,6 +84,21 @@ def test_what_they_depend_on(
     studies_of(other).summaries(other.studied()[:1])
     assert (len(other.files("measurements")) > counts["measurements"]) is studies
     assert (len(other.files("side_effects")) > counts["side_effects"]) is effects
+
+
+@pytest.mark.slow
+def test_behaviours_of_the_same_vectors_are_measured_once(measured: Stages, tmp_path: Path) -> None:
+    shutil.copytree(measured.folder, tmp_path / "artifacts")
+    bravery = measured.suite[1]
+    fewer = replace(bravery, name="fewer", test=bravery.test[:4])
+    stages = measured.but(folder=tmp_path / "artifacts", suite=(*measured.suite, fewer))
+    summaries = studies_of(stages).summaries(stages.studied())
+    assert summaries["fewer"] == summaries["bravery"]
+    assert len([file for file in stages.files("side_effects") if "bravery" in file.name]) <= 2
+    opposite = replace(bravery, name="opposite", direction=-1)
+    stages = stages.but(suite=(*measured.suite, opposite))
+    summaries = studies_of(stages).summaries(stages.studied())
+    assert summaries["opposite"] != summaries["bravery"]
 
 
 def test_a_stopped_run_goes_on_where_it_was(measured: Stages, tmp_path: Path) -> None:

@@ -28,18 +28,18 @@ from lrt.evaluation import (
     storybook_suite,
 )
 from lrt.evaluation.statistics import Estimate, ratio_estimate
-from lrt.lab.grammar import Plan, pages
+from lrt.lab.grammar import Kind, Plan, pages
 from lrt.mapping import LayerConcat
 from lrt.models import LanguageModel
-from lrt.report import Table
 from lrt.report.numerals import share, share_interval
+from lrt.report.table import Cell, Table
 from lrt.steering import contrast_states, difference_of_means, median_residual_norm
 
 TARGET_LAYER = 4
 TOKENS, POOL = 150_000, 16
 GRID = StrengthGrid(strengths=(0.0, 0.35, 0.5, 0.625, 0.75))
 NEUTRAL = tuple(page.text for page in itertools.islice(pages(3, "held_out"), 64))
-BEHAVIOURS = {  # by the kind of text that their map is fitted on
+BEHAVIOURS: dict[Kind, tuple[str, ...]] = {  # by the kind of text that their map is fitted on
     "story": ("french", "capitals", "dogs"),
     "question": ("bravery", "honesty", "generosity"),
 }
@@ -52,7 +52,7 @@ def main() -> int:
     untrained = lrt.load("storybook:tiny", weights="random", seed=1, name="untrained")
     length = median_residual_norm(target, NEUTRAL, TARGET_LAYER)
     steerable = SteerableModel(target, TARGET_LAYER, length)
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for kind, names in BEHAVIOURS.items():
         texts = [page.text for page in itertools.islice(pages(0, "held_out", Plan(kind)), 8_000)]
         suite = storybook_suite(StorybookSuite(names=names, contrast_pairs=192, development=16, test=40))
@@ -80,7 +80,7 @@ def main() -> int:
                 rows.append((behaviour.name, name, fitted.fvu, alike, *shown))
     columns = ("behaviour", "sources", "FVU", "cosine with native", "transfer ratio", "95% interval")
     title = f"Maps from all blocks of each source to block {TARGET_LAYER} of {target.spec.name}"
-    print(Table(title, columns, tuple(sorted(rows, key=lambda row: row[0]))).markdown())
+    print(Table(title, columns, tuple(sorted(rows, key=lambda row: str(row[0])))).markdown())
     return 0
 
 

@@ -37,6 +37,7 @@ from lrt.steering import contrast_states, difference_of_means, median_residual_n
 
 TARGET_LAYER = 4
 TOKENS, POOL = 150_000, 16
+TEMPERATURE = 1.0  # as in the lab's runs; greedy texts keep their language and case
 GRID = StrengthGrid(strengths=(0.0, 0.35, 0.5, 0.625, 0.75))
 NEUTRAL = tuple(page.text for page in itertools.islice(pages(3, "held_out"), 64))
 BEHAVIOURS: dict[Kind, tuple[str, ...]] = {  # by the kind of text that their map is fitted on
@@ -58,7 +59,12 @@ def main() -> int:
         suite = storybook_suite(StorybookSuite(names=names, contrast_pairs=192, development=16, test=40))
         vectors = {lm.spec.name: vectors_of(lm, suite) for lm in (tiny, small, untrained, target)}
         natives = {name: each[TARGET_LAYER] for name, each in vectors[target.spec.name].items()}
-        chosen = {b.name: choose_strength(b, steerable, natives[b.name].unit_direction, GRID) for b in suite}
+        chosen = {
+            b.name: choose_strength(
+                b, steerable, natives[b.name].unit_direction, GRID, temperature=TEMPERATURE
+            )
+            for b in suite
+        }
         for sources in ([tiny], [small], [tiny, small], [untrained, small]):
             every = [list(range(lm.depth)) for lm in sources]
             fitted = lrt.fit_map(
@@ -101,7 +107,7 @@ def vectors_of(lm: LanguageModel, suite: Sequence[Behaviour]) -> Vectors:
 def ratio(chosen: Chosen, behaviour: Behaviour, native: Tensor, moved: Tensor) -> Estimate | None:
     """The transfer ratio on test items; None where the native vector does not steer."""
     directions: Mapping[str, list[Tensor]] = {"native": [native], "transferred": [moved]}
-    scores = scores_along(chosen, behaviour, directions, "test", temperature=0.0, max_rows=1024)
+    scores = scores_along(chosen, behaviour, directions, "test", temperature=TEMPERATURE, max_rows=1024)
     (none,), (own,), (other,) = (scores[name] for name in ("none", "native", "transferred"))
     keys = [item.key for item in behaviour.test]
     change = own - none

@@ -9,11 +9,15 @@ import torch
 from oracle_pair import LAYER, Oracle
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from typer.testing import CliRunner
 
 import lrt
 from lrt.api import FittedMap, InvalidValue, SteeringVector, extract_vector, fit_map
+from lrt.api.inspection import inspect
+from lrt.cli.app import app
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models.stacked import StackedModel, StackedPart
+from lrt.storage.catalogue import artifacts_in
 
 SETTINGS = {"pool": 4, "folds": 4, "tokens": 4096}
 
@@ -110,7 +114,26 @@ def test_it_is_saved_whole(
     assert torch.equal(loaded.transfer(vectors).vector.direction, together.transfer(vectors).vector.direction)
     page = (tmp_path / "map" / "README.md").read_text()
     assert "low + high" in page
+    (listed,) = artifacts_in(tmp_path)
+    assert listed.name == "low-high-1-1-to-image-48-1"
+    assert "of high" in str(inspect(tmp_path / "map"))
     assert loaded.transfer(vectors).vector.map["beside"] == [["high", [LAYER]]]
+
+
+def test_the_command_sorts_vectors_by_their_models(
+    halves: tuple[Half, Half], together: FittedMap, vector: SteeringVector, tmp_path: Path
+) -> None:
+    together.save(tmp_path / "map")
+    vectors = [half.vector(vector) for half in halves]
+    for each in vectors:
+        each.save(tmp_path / each.model)
+    files = [str(tmp_path / name) for name in ("high", "low")]
+    done = CliRunner().invoke(
+        app, ["transfer", *files, "--map", str(tmp_path / "map"), "-o", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    written = SteeringVector.load(tmp_path / "out")
+    assert torch.equal(written.direction, together.transfer(vectors).vector.direction)
 
 
 def test_documents_are_excluded_from_its_sums(

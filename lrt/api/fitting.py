@@ -21,7 +21,7 @@ from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
 from lrt.mapping import SharedRidge, fit_grid, merge_all, pair_of, shuffled_fvu
-from lrt.models import LanguageModel, check_same_tokenizer
+from lrt.models import LanguageModel, check_same_tokenizer, same_tokens
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
 from lrt.models.stacked import StackedModel, StateModel
@@ -31,7 +31,7 @@ from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
 MEDIAN_TOKENS = 8192
-SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
+SAMPLE_TEXTS = 16  # of which both tokenizers must make the same ids to count as one
 
 
 @overload
@@ -118,8 +118,12 @@ def fit_map(
     fit. A tenth of the documents chooses the ridge weight, and another tenth, which the map never sees, gives
     its FVU. Nothing is written.
 
+    The models may have different tokenizers. Both then read the same text, each in its own tokens. A row is
+    of spans of characters that begin and end where tokens of both models do: the last token of each model's
+    (`pool=1`), or the mean over each model's tokens in `pool` spans.
+
     source    A model; or a list of models, whose states the map then reads side by side, each in units of its
-              own size. They must have one tokenizer.
+              own size. They must have the target's tokenizer.
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
     layers    The source's and the target's: a block, or a relative depth in [0, 1), such as (0.5, 0.5). These
@@ -130,9 +134,10 @@ def fit_map(
               chooses the target layer by depth and by the vector's forecast.
               With several sources the first is a list with an entry for each, a layer or a list of layers,
               and the second is one layer.
-    pool      Neighbouring tokens of a document whose mean is one row of the fit.
-    tokens    Training tokens; None takes all there are. Both held-out parts get an eighth of it at most.
-    context   Tokens of a sequence that the models run over.
+    pool      Neighbouring tokens (or spans) of a document whose mean is one row of the fit.
+    tokens    Training tokens, of the model with more of them; None takes all there are. Both held-out parts
+              get an eighth of it at most.
+    context   Tokens of a sequence that the models run over; at most, with two tokenizers.
     folds     Groups of documents whose sums are kept for forecasts.
     batch_tokens  Tokens of one forward pass.
     seed      Draws which documents are held out, and their order.
@@ -143,9 +148,9 @@ def fit_map(
               those of `extract_vector`, so that transferred and native vectors have one unit.
     progress  Called with the tokens that are done and their number.
 
-    Raises TokenizersDiffer for models that turn text into other ids, InvalidValue for too few texts (with the
-    tokens that there are and are needed), too little memory (with the bytes that are needed) and arguments
-    out of range, NonFiniteActivations for states that are infinite or NaN.
+    Raises NotAligned for tokenizers that do not say which characters their tokens are of, InvalidValue for
+    too few texts (with the tokens that there are and are needed), too little memory (with the bytes that are
+    needed) and arguments out of range, NonFiniteActivations for states that are infinite or NaN.
     """
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
@@ -170,9 +175,13 @@ def fit_map(
     needed = needed_bytes(read, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
-    for each in sources:
-        check_same_tokenizer(each.tokenizer, target.tokenizer, first)
-    corpus = _packed(chain(first, documents), read, context, tokens, seed)
+    other = None
+    if stack is not None:
+        for each in sources:
+            check_same_tokenizer(each.tokenizer, target.tokenizer, first)
+    elif not same_tokens(read.tokenizer, target.tokenizer, first):
+        other = target.tokenizer
+    corpus = _packed(chain(first, documents), read, other, context, tokens, seed)
     _check_enough(corpus, read, pool)
 
     medians = median_norms(
@@ -198,6 +207,7 @@ def fit_map(
         "corpus": {
             "digest": corpus.digest,
             "tokens": {split: corpus.rows(split) for split in SPLITS},
+            **({"aligned": corpus.paired()} if corpus.aligned else {}),
             "documents_excluded": dict(corpus.documents_excluded),
             "context": context,
             "pool": pool,
@@ -253,7 +263,12 @@ def _selected(source: StateModel, target: StateModel, layers: tuple[Any, Layers]
 
 
 def _packed(
-    texts: Iterable[str], source: StateModel, context: int, tokens: int | None, seed: int
+    texts: Iterable[str],
+    source: StateModel,
+    other: Any,  # the target's tokenizer, if it is another
+    context: int,
+    tokens: int | None,
+    seed: int,
 ) -> PackedCorpus:
     held_out = None if tokens is None else max(context, tokens // 8)
     wanted: dict[Split, int | None] = {"train": tokens, "validation": held_out, "test": held_out}
@@ -263,6 +278,7 @@ def _packed(
             source.tokenizer,
             context,
             wanted,
+            target=other,
             end=end_ids(source.tokenizer),
             seed=seed,
         )
@@ -279,7 +295,7 @@ def _packed(
 
 def _check_enough(corpus: PackedCorpus, source: StateModel, pool: int) -> None:
     """Raise InvalidValue where there are fewer rows than dimensions that the map reads."""
-    tokens, needed = corpus.rows("train"), source.width * pool
+    tokens, needed = corpus.pairs("train"), source.width * pool
     if tokens < needed:
         raise InvalidValue(
             f"`texts` are too few: {tokens:,} training tokens make {tokens // pool:,} rows of pool={pool} "

@@ -190,6 +190,33 @@ def stratified_estimate(
 
     Each key's mean is subtracted in every sample.
     """
+    return mean_stratified_estimate([(ours, native)], strengths, keys, seed)
+
+
+def mean_stratified_estimate(
+    pairs: Sequence[tuple[Array, Array]],  # [s, n] each
+    strengths: Sequence[float],
+    keys: Sequence[str],
+    seed: int = 0,
+) -> Estimate:
+    """Mean of `stratified_correlation` over pairs, with the bootstrap of `stratified_estimate`.
+
+    Every pair is of the same items, and is drawn alike. Pairs of which one is constant are skipped.
+    """
+    values = [stratified_correlation(*pair, strengths, keys) for pair in pairs]
+    known = [(value, pair) for value, pair in zip(values, pairs, strict=True) if not np.isnan(value)]
+    if not known:
+        return Estimate(*[float("nan")] * 3)
+    value = float(np.mean([each for each, _ in known]))
+    samples = np.mean([_stratified_samples(*pair, strengths, keys, seed) for _, pair in known], axis=0)
+    samples = samples[~np.isnan(samples)]
+    return _percentiles(value, samples) if len(samples) else Estimate(value, value, value)
+
+
+def _stratified_samples(
+    ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str], seed: int
+) -> Array:
+    """`stratified_correlation` of each bootstrap sample; nan where one side is constant."""
     zero = list(strengths).index(0.0)
     changes = [np.delete(m, zero, axis=0) - m[zero] for m in (ours, native)]  # [s - 1, n]
     groups = np.asarray(keys)
@@ -209,11 +236,19 @@ def stratified_estimate(
 
         aa, ab, bb = aa + moment(a, a), ab + moment(a, b), bb + moment(b, b)
     scale = np.sqrt(np.maximum(aa * bb, 0.0))
-    usable = scale > 1e-300
-    value = stratified_correlation(ours, native, strengths, keys)
-    if not usable.any():
-        return Estimate(value, value, value)
-    return _percentiles(value, ab[usable] / scale[usable])
+    samples = np.full(DRAWS, np.nan)
+    np.divide(ab, scale, out=samples, where=scale > 1e-300)
+    return samples
+
+
+def agreement_ceiling(halves: Estimate) -> Estimate:
+    """Largest correlation that any vector can have with a native vector of other prompts: the square root of
+    what two native vectors of disjoint prompts have.
+
+    By the attenuation formula of Spearman (1904): what the prompts drawn add to the native vector agrees with
+    nothing else. 0 where the halves do not agree.
+    """
+    return Estimate(*(float(np.sqrt(max(v, 0.0))) for v in (halves.value, halves.low, halves.high)))
 
 
 def partial_correlation(ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]) -> float:

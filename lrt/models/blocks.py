@@ -70,6 +70,12 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
     return owner, lists[fitting[0]]
 
 
+def blocks_name(model: Any) -> str:
+    """The name of the list of decoder blocks within `model.base_model`, as `layers` or `h`."""
+    _, blocks = find_blocks(model)
+    return next(str(name) for name, module in model.base_model.named_modules() if module is blocks)
+
+
 def keep_first_blocks(model: Any, count: int) -> None:
     """Remove a model's decoder blocks from block `count` on. Raises `NoBlocks` as `find_blocks`."""
     _, blocks = find_blocks(model)

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lrt.config import Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -42,7 +44,9 @@ from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
-NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map")
+VERSION = 2  # of what a study holds: curves of all nulls since 2
+
+NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map", "side_effects")
 """Settings of the evaluation that leave a behaviour's measurements as they are, or enter them otherwise."""
 
 
@@ -76,7 +80,7 @@ class Studies:
         maps: Maps,
         choices: Choices,
         forecasts: Forecasts,
-        untrained: UntrainedSource | None,
+        untrained: Sequence[UntrainedSource],
         settings: Evaluation,
         seed: int,
         cache: Cache,
@@ -98,7 +102,9 @@ class Studies:
                 if forecast["warning"]:
                     log.warning("%s: %s", behaviour.name, forecast["warning"])
                 make = partial(self._study, behaviour)
-                made = self.cache.resumed("measurements", self._facts(behaviour), make, STUDY, behaviour.name)
+                made = self.cache.resumed(
+                    "measurements", self.facts_of(behaviour), make, STUDY, behaviour.name
+                )
                 studied.append(Studied(behaviour, made, fit, forecast))
         return studied
 
@@ -107,7 +113,7 @@ class Studies:
         summaries = []
         for scorer in behaviour.extra_scorers:
             name = type(scorer).__name__.lower()
-            facts = {"measurements": self._facts(behaviour), "scorer": scorer_facts(scorer)}
+            facts = {"measurements": self.facts_of(behaviour), "scorer": scorer_facts(scorer)}
             file = self.cache.path("scores", facts, ".json", f"{behaviour.name}-{name}")
             texts = len({text_id(row) for row in rescored_rows(measured)})
             with self.monitor.progress(f"{behaviour.name}, by {name}", texts) as advance:
@@ -127,6 +133,7 @@ class Studies:
         grid = self.settings.grid
         pair = self.choices.pair
         return {
+            "version": VERSION,
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
             "evaluation": evaluation
             | {"damage_limit": grid.damage_limit, "unit": grid.unit}
@@ -136,7 +143,7 @@ class Studies:
             "ends": [end_tokens(model) for model in (pair.source, pair.target)],
         }
 
-    def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
+    def facts_of(self, behaviour: Behaviour) -> dict[str, Any]:
         """What determines the measurements of one behaviour."""
         other = self._other(behaviour)
         rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
@@ -156,25 +163,29 @@ class Studies:
             self._transfer_maps[fit.name] = fit.transfer_maps(self.settings, self.seed, self.untrained)
         return self._transfer_maps[fit.name]
 
-    def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
+    def directions_of(self, behaviour: Behaviour) -> dict[str, Tensor]:
+        """The unit directions that it is steered along, by condition, at its layer."""
         settings, fit, whole = self.settings, self.maps.of(behaviour), self.maps.whole
-        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
-        units = directions(
+        return directions(
             behaviour.contrast,
             whole.states,
             self._maps_of(fit),
             whole=whole.mapping if fit is not whole else None,
             other=self._other(behaviour),
-            layer=chosen.choice.layer,
+            layer=self.choices.of(behaviour).choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,
         )
+
+    def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
+        settings, units = self.settings, self.directions_of(behaviour)
+        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
         grid, split = settings.grid.of(behaviour), settings.eval_split
         vectors = self.choices.vectors
         source_vector = vectors.layers.source.part(
             vectors.states[behaviour.contrast].source_vector, source.choice.layer
         )
-        rows = study_rows(behaviour, grid, {name: len(draws) for name, draws in units.items()}, split)
+        rows = study_rows(behaviour, chosen, units, grid, split)
         with Journal(unfinished) as journal, self.monitor.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,

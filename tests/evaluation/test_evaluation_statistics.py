@@ -7,9 +7,11 @@ from scipy import stats
 from lrt.evaluation.statistics import (
     Array,
     Estimate,
+    agreement_ceiling,
     anti_steerable,
     key_shift,
     mean_estimate,
+    mean_stratified_estimate,
     null_share,
     paper_statistics,
     partial_correlation,
@@ -289,3 +291,41 @@ def test_an_estimate_of_what_does_not_vary_is_no_number() -> None:
     still = np.ones((len(STRENGTHS), 4))
     estimate = stratified_estimate(still, still, STRENGTHS, ["A", "B", "A", "B"])
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_the_ceiling_holds_where_vectors_of_the_same_prompts_share_their_noise() -> None:
+    """Native and transferred vectors of the same prompts share what is of these prompts alone, so they agree
+    by more than native vectors of two sets of prompts do. Across prompts the ceiling holds."""
+    rng = np.random.default_rng(0)
+    items, strengths = 800, (0.0, 1.0)
+    keys = ["A", "B"] * (items // 2)
+    truth = rng.normal(size=items)
+    of_prompts = rng.normal(scale=2.0, size=(2, items))  # of either half of the prompts
+    native = [np.array([0 * truth, truth + noise]) for noise in of_prompts]
+    ours = [np.array([0 * truth, truth + 0.5 * noise]) for noise in of_prompts]  # a map that denoises
+
+    halves = mean_stratified_estimate([(native[0], native[1])], strengths, keys)
+    ceiling = agreement_ceiling(halves)
+    same = stratified_correlation(ours[0], native[0], strengths, keys)
+    across = mean_stratified_estimate([(ours[i], native[1 - i]) for i in (0, 1)], strengths, keys)
+    assert halves.value == pytest.approx(0.2, abs=0.08)  # 1 / (1 + 4)
+    assert across.value == pytest.approx(1 / np.sqrt(2 * 5), abs=0.08)
+    assert same > ceiling.value > across.value > halves.value
+    assert ceiling.low <= ceiling.value <= ceiling.high
+
+
+def test_halves_that_do_not_agree_have_a_ceiling_of_zero() -> None:
+    assert agreement_ceiling(Estimate(-0.4, -0.6, 0.09)) == Estimate(0.0, 0.0, pytest.approx(0.3))
+
+
+def test_a_mean_over_pairs_is_of_those_that_vary() -> None:
+    rng = np.random.default_rng(1)
+    keys, strengths = ["A"] * 5 + ["B"] * 5, (0.0, 1.0)
+    a, b = (np.array([np.zeros(10), rng.normal(size=10)]) for _ in range(2))
+    flat = np.zeros((2, 10))
+    one = mean_stratified_estimate([(a, b)], strengths, keys)
+    assert mean_stratified_estimate([(a, b), (flat, b)], strengths, keys) == one
+    assert one == stratified_estimate(a, b, strengths, keys)
+    both = mean_stratified_estimate([(a, b), (a, a)], strengths, keys)
+    assert both.value == pytest.approx((one.value + 1) / 2)
+    assert np.isnan(mean_stratified_estimate([(flat, b)], strengths, keys).value)

@@ -1,5 +1,6 @@
 """Maps that read several source models side by side: planted halves of what the target's state holds."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from oracle_pair import LAYER, Oracle
+from storybook_models import image_of, semi_orthogonal
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from two_tokenizers import last_byte_model, tokenizer_of
 from typer.testing import CliRunner
 
 import lrt
@@ -82,6 +85,16 @@ def test_the_order_of_the_sources_does_not_matter(
         for fitted, order in ((together, halves), (reverse, halves[::-1]))
     ]
     torch.testing.assert_close(*ways, rtol=0, atol=1e-3 * float(ways[0].norm()))
+
+
+def test_the_target_may_have_another_tokenizer() -> None:
+    words = ["dog", "été", "chien", "story", "wolf", "naïve", "🎉", "it's"]
+    texts = [" ".join(random.Random(n).choices(words, k=20)) for n in range(200)]
+    whole = last_byte_model(tokenizer_of([]))
+    target = image_of(last_byte_model(tokenizer_of([" ".join(words)] * 3)), semi_orthogonal(48, 32), 3.0)
+    halves = [Half(whole, "low", slice(0, 12), 1.0), Half(whole, "high", slice(12, 32), 1000.0)]
+    fitted = fit_map(halves, target, texts, layers=([LAYER, LAYER], LAYER), pool=1, context=64)
+    assert fitted.fvu < 1e-5
 
 
 @pytest.mark.slow
@@ -181,7 +194,7 @@ def test_sources_and_layers_that_do_not_fit_are_refused(
         with pytest.raises(InvalidValue, match=message):
             fit_map(sources, oracle.target, texts, layers=layers, **SETTINGS)
     other = LanguageModel(ModelSpec("other"), oracle.source.model, other_tokenizer)
-    with pytest.raises(lrt.UserError):
+    with pytest.raises(InvalidValue, match="low and other"):
         fit_map([low, other], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
 
 

@@ -192,4 +192,4 @@ class Price(Analysis):
 
     def _map_tokens(self, fit: MapFit) -> int | None:
         """Target tokens of the corpus of a map; None for a map that was fitted before, on whatever corpus."""
-        return None if fit.existing is not None else fit.data.states.text.tokens(fit.data.parts)
+        return None if fit.existing is not None else fit.data.states.text.target_tokens(fit.data.parts)

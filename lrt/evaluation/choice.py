@@ -35,7 +35,7 @@ class StrengthGrid:
     """
 
     strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
-    ablation_fractions: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    ablation_fractions: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
     unit: StrengthUnit = "residual_norm"
 

@@ -15,17 +15,19 @@ from lrt.evaluation.directions import HALVES
 from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.statistics import (
     Array,
-    agreement_ceiling,
     anti_steerable,
     key_shift,
     mean_estimate,
-    mean_stratified_estimate,
     null_share,
     paper_intervals,
     paper_statistics,
-    partial_correlation,
     ratio_estimate,
     slopes,
+)
+from lrt.evaluation.within_key import (
+    agreement_ceiling,
+    mean_stratified_estimate,
+    partial_correlation,
     stratified_correlation,
     stratified_estimate,
 )

@@ -106,7 +106,7 @@ def strength_figure(summary: Mapping[str, Any], *, bare: bool = False) -> Figure
         dose = summary.get("dose")
         if dose and summary.get("unsteered") is not None:
             half = summary["unsteered"] + summary.get("direction", 1) * dose["effect"]
-            axes.axhline(half, color=LIGHT.rule, linewidth=0.9, linestyle="--", zorder=1)
+            axes.axhline(half, color=LIGHT.muted, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
         for panel in (axes, strip):
             if panel is not None and summary.get("strength") is not None:
                 panel.axvline(summary["strength"], color=LIGHT.muted, linewidth=0.9, zorder=1)

@@ -113,6 +113,18 @@ def test_the_difference_is_paired_and_honest_about_bounds() -> None:
     assert native.difference(absent, absent) == pytest.approx((-0.5, 0.5))
 
 
+@pytest.mark.parametrize("scale", [0.4, 1.6])  # reached by all samples; by about half of them
+def test_two_vectors_alike_are_seldom_taken_for_different(scale: float) -> None:
+    above = below = 0
+    for seed in range(40):
+        native = measure_of(curve(saturating(0.3), noise=0.3, seed=seed))
+        one, other = (curve(saturating(scale), noise=0.3, seed=1000 * i + seed) for i in (1, 2))
+        low, high = native.difference(one, other)
+        above, below = above + (low > 0), below + (high < 0)
+    assert above <= 4
+    assert below <= 4
+
+
 def test_a_curve_ends_at_its_damage_limit() -> None:
     harmless = tuple(0.01 * s for s in STRENGTHS)
     native = measure_of(curve(linear(1.0), damages=harmless, limit=0.1))

@@ -40,6 +40,8 @@ def test_a_vector_that_is_transferred_exactly_does_what_the_native_one_does(exac
     transferred, native = ([p["mean"] for p in bravery["curves"][name]] for name in ("transferred", "native"))
     assert transferred == pytest.approx(native, abs=0.05)
     assert max(native) - min(native) > 0.1  # it steers: the agreement is not one of nothing
+    dose = bravery["dose"]["conditions"]["transferred"]
+    assert (dose["ratio"], dose["share"]) == pytest.approx((1.0, 1.0), abs=0.01)
 
 
 def test_results_say_what_was_made(exact: dict[str, Any], oracle: Stages) -> None:

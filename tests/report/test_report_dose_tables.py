@@ -12,6 +12,12 @@ def column(table: Table, name: str) -> list[Any]:
     return [row[table.columns.index(name)] for row in table.rows]
 
 
+def undrawn(results: dict[str, Any]) -> dict[str, Any]:
+    """Without figures, which take long to draw."""
+    behaviours = [{**b, "curves": {}} for b in results["behaviours"]]
+    return {**results, "behaviours": behaviours, "training": None, "maps": []}
+
+
 def test_every_condition_with_a_dose_has_a_row(results: dict[str, Any]) -> None:
     table = dose_table(results)
     assert column(table, "condition") == ["transferred", "untrained source"] * 9
@@ -29,7 +35,7 @@ def test_transferred_and_untrained_source_stand_side_by_side_in_the_headline(res
         assert column(table, "verdict")[0] == "transferred"
     assert column(headline_table(results), "plain prompt") == [b["prompt"] for b in results["behaviours"]]
     assert dose_text(results["behaviours"][-1], "transferred") is None
-    for text in (markdown(results), page(results)):
+    for text in (markdown(results), page(undrawn(results))):
         assert "below 40%" in text
         assert "9 of 9 behaviours count as transferred" in text
 
@@ -50,5 +56,5 @@ def test_results_without_doses_have_neither_column_nor_verdict(results: dict[str
             del b[name]
     assert "dose ratio" not in headline_table(results).filled().columns
     assert verdicts(results) == ""
-    assert 'id="dose"' not in page(results)
+    assert 'id="dose"' not in page(undrawn(results))
     assert "dose ratio" not in headline_brief(results).filled().columns

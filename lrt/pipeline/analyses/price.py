@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from lrt.evaluation.few_shot import (
 )
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.price import PricedScores, break_even, price_rows, price_scores, shares_of
+from lrt.evaluation.score_table import ScoreMissing
 from lrt.mapping import LayerConcat
 from lrt.models import sampling_facts
 from lrt.models.last_states import tokens_run
@@ -31,6 +33,8 @@ from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
 
 KINDS = ("native", "transferred", "blended")
 
@@ -70,12 +74,16 @@ class Price(Analysis):
         }
 
     def make(self) -> dict[str, Any]:
-        monitor = self.maps.whole.monitor
-        with monitor.stage("price"):
-            return {
-                "counts": list(self.settings.counts),
-                "behaviours": list(map(self._priced, self.behaviours)),
-            }
+        priced: list[dict[str, Any]] = []
+        notes: dict[str, str] = {}
+        with self.maps.whole.monitor.stage("price"):
+            for behaviour in self.behaviours:
+                try:
+                    priced.append(self._priced(behaviour))
+                except ScoreMissing as error:  # the others are worth having
+                    log.warning("%s has no price: %s", behaviour.name, error)
+                    notes[behaviour.name] = str(error)
+        return {"counts": list(self.settings.counts), "behaviours": priced, "notes": notes}
 
     def _priced(self, behaviour: Behaviour) -> dict[str, Any]:
         fit, chosen = self.maps.of(behaviour), self.choices.of(behaviour)

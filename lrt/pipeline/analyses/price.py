@@ -31,6 +31,7 @@ from lrt.models.prompts import encode_prompts
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
+from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint
 
@@ -57,11 +58,13 @@ class Price(Analysis):
         return {"behaviours": {b.name: self._facts(b) for b in self.behaviours}}
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
-        evaluation = self.choices.settings
+        evaluation, pair = self.choices.settings, self.choices.pair
+        read = pair.read_by("source", behaviour)
         return {
             "version": self.version,
             "map": self.maps.of(behaviour).fingerprint,
             "behaviour": fingerprint(behaviour.facts),
+            "source_prompts": prompts_digest(read.positives, read.negatives),
             # where and how strongly it is steered follows from these
             "chosen": self.choices.facts(behaviour, "target"),
             "grid": asdict(evaluation.grid.of(behaviour)),
@@ -69,7 +72,7 @@ class Price(Analysis):
             "counts": self.settings.counts,
             "draws": self.settings.draws,
             "seed": self.seed,
-            "ends": end_tokens(self.choices.pair.target),
+            "ends": end_tokens(pair.target),
             **sampling_facts(evaluation.temperature),
         }
 

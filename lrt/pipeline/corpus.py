@@ -131,9 +131,11 @@ class CorpusText:
         """SHA-256 of the packed tokens."""
         return str(self._known["digest"])
 
-    def tokens(self, parts: Sequence[str] = ()) -> int:
-        """Tokens of all splits, of some parts or of all."""
+    def target_tokens(self, parts: Sequence[str] = ()) -> int:
+        """Tokens of all splits that the target reads, of some parts or of all."""
         by_split: dict[str, dict[str, int]] = self._known["tokens"]
+        if self.pair.aligned:
+            by_split = {split: self.packed.tokens_by_group(split, "target") for split in SPLITS}
         return sum(by_part[part] for by_part in by_split.values() for part in parts or self.parts)
 
     @cached_property

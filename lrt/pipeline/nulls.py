@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import cached_property, partial
@@ -13,7 +12,6 @@ from torch import Tensor
 from lrt.activations import pairs_with_other_source
 from lrt.config import Evaluation
 from lrt.corpora import Split
-from lrt.errors import InvalidValue
 from lrt.evaluation import ContrastStates, TransferMaps
 from lrt.evaluation.directions import Directions
 from lrt.mapping import (
@@ -31,8 +29,6 @@ from lrt.pipeline.fit_data import FitData
 from lrt.pipeline.pair import UntrainedSource
 from lrt.pipeline.states import RecordedStates
 from lrt.steering import Mapping
-
-log = logging.getLogger(__name__)
 
 
 class Refit:
@@ -93,18 +89,14 @@ class Refit:
 
     def without_parts(self, vectors: Tensor) -> dict[str, Tensor]:
         """Transferred vectors `[k, d_target]` of vectors `[k, d_source]` by the ridge map without a part of
-        the corpus, by the part; at the same ridge weight a row. Parts whose rest is too small for a map are
-        skipped. Empty where the corpus has no two parts."""
+        the corpus, by the part; at the same ridge weight a row. Empty where the corpus has no two parts."""
         whole, bias = self.data.train_moments, self.data.settings.bias
         images = {}
         for part, moments in self.data.by_part():
             if moments.count < whole.count:
                 rest = whole.without(moments)
                 weight = self.data.reference_ridge.weight * rest.count / whole.count
-                try:
-                    images[part] = ridge_directions(rest, weight, vectors, bias=bias)
-                except InvalidValue as error:  # the interval of a map that stands must not end the run
-                    log.warning("the corpus without %s determines no map: %s", part, error)
+                images[part] = ridge_directions(rest, weight, vectors, bias=bias)
         return images
 
     def on_untrained_without(self, untrained: UntrainedSource, part: FitData) -> Directions:

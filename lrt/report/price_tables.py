@@ -85,7 +85,13 @@ def break_even_table(results: Results) -> Table:
             "note",
         ),
         tuple(rows),
-        ("behaviour", "pays from (vectors)", "transferred, all pairs", "native pairs of equal effect"),
+        (
+            "behaviour",
+            "pays from (vectors)",
+            "transferred, all pairs",
+            "native pairs of equal effect",
+            "note",
+        ),
     )
 
 

@@ -53,11 +53,12 @@ def test_results_are_kept_and_the_settings_are_among_their_facts(oracle: Stages)
         assert stages.analysed()["price"] == known
 
 
-def test_it_is_of_the_behaviours_that_are_evaluated(shared: Stages) -> None:
+def test_it_is_of_the_behaviours_that_are_evaluated(shared: Stages, caplog: pytest.LogCaptureFixture) -> None:
     one = shared.but(**PRICED, evaluation__behaviours=("bravery",))
     assert [b.name for b in one.analyses.wanted[0].behaviours] == ["bravery"]
     none = shared.but(**PRICED, evaluation__behaviours=("bravery",), price__behaviours=("capitals",))
     assert none.analyses.wanted == ()
+    assert "analysis.price.behaviours=['capitals']" in caplog.text
     assert shared.analyses.wanted == ()
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lrt.report.page import page
+from lrt.report.page import markdown, page
 from lrt.report.price_tables import break_even_table, price_figure, price_headline, price_table, priced
 
 
@@ -120,3 +120,8 @@ def test_the_page_has_a_section_where_it_was_asked_for(price: dict[str, Any]) ->
     assert 'id="price"' not in page({})
     for each in priced(price):
         assert price_figure(each).axes
+
+
+def test_markdown_and_terminal_say_it_too(price: dict[str, Any]) -> None:
+    assert price_headline(price).split(" (")[0] in markdown(price)
+    assert "does not steer" in str(break_even_table(price).brief().rows)

@@ -140,5 +140,11 @@ def plan_analyses(
         priced = [behaviour for behaviour in suite if behaviour.name in names]
         if priced:
             wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
+        else:
+            log.warning(
+                "nothing is priced: analysis.price.behaviours=%s are not among those evaluated (%s)",
+                list(settings.price.behaviours),
+                ", ".join(sorted(measured)),
+            )
     forecasts = Forecasts(whole, rows, settings)
     return Analyses(tuple(wanted), forecasts, GivenAway(forecasts, untrained), maps, rows)

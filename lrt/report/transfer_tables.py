@@ -134,7 +134,7 @@ def damage_table(results: Results) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for b in results.get("behaviours") or []:
         curves = b.get("damage_curves") or {}
-        # nulls were run at the chosen strength alone
+        # what was run at the chosen strength alone has no curve
         single = {
             name: [{**damage, "strength": b.get("strength")}]
             for name, damage in (b.get("damage") or {}).items()

@@ -22,9 +22,9 @@ from lrt.activations.host_copy import begin_copy, copies_aside
 from lrt.activations.plan import NonFinite, check_layers, dtype_name
 from lrt.corpora import BOUNDS, PADDING, PackedCorpus, Sequences, Split
 from lrt.errors import InvalidValue
-from lrt.models import LanguageModel
 from lrt.models.hardware import CPU
 from lrt.models.sides import SIDES, Side
+from lrt.models.stacked import StateModel
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class PairedForward:
 
     def __init__(
         self,
-        source: LanguageModel,
-        target: LanguageModel,
+        source: StateModel,
+        target: StateModel,
         source_layers: Sequence[int],
         target_layers: Sequence[int],
         *,
@@ -79,7 +79,7 @@ class PairedForward:
     ) -> None:
         if batch_tokens < 1:
             raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
-        self._models: dict[Side, LanguageModel] = {"source": source, "target": target}
+        self._models: dict[Side, StateModel] = {"source": source, "target": target}
         self.layers: dict[Side, Sequence[int]] = {"source": source_layers, "target": target_layers}
         for side in SIDES:
             check_layers(self._models[side], side, self.layers[side])
@@ -227,8 +227,8 @@ class PairedRows:
 
 
 def paired_rows(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     selection: Selection,
     corpus: PackedCorpus,
     split: Split,
@@ -315,8 +315,8 @@ def _rows(
 
 
 def median_norms(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     source_layers: Sequence[int],
     target_layers: Sequence[int],
     corpus: PackedCorpus,

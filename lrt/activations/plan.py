@@ -17,6 +17,7 @@ from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
 from lrt.models.sides import HOOK_POINT, SIDES, Side
+from lrt.models.stacked import StateModel
 from lrt.storage.sealed import canonical
 
 FORMAT = 2
@@ -342,7 +343,7 @@ def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelSta
     return ModelStates(model.spec.name, wanted, model.width, dtype_name(model.dtype))
 
 
-def check_layers(model: LanguageModel, side: Side, layers: Sequence[int]) -> None:
+def check_layers(model: StateModel, side: Side, layers: Sequence[int]) -> None:
     """Raise InvalidValue unless `layers` is a non-empty list of the model's zero-based blocks."""
     if not layers:
         raise InvalidValue(f"layers.{side} is empty; name at least one block")

@@ -62,7 +62,7 @@ def main(composed: DictConfig) -> None:
         atlas.check()
 
         monitor.step(f"Extracting steering vectors: {len(contrasts)} contrastive sets")
-        vectors = extract_vectors(pair, layers, contrasts, states.median_norms, None, cache, monitor)
+        vectors = extract_vectors(pair, layers, contrasts, states.median_norms, (), cache, monitor)
 
         pairs = len(layers.source.layers) * len(layers.target.layers)
         gigabytes = atlas.memory_bytes / 1e9

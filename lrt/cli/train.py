@@ -18,6 +18,7 @@ from lrt.pipeline import (
     CorpusText,
     RowSource,
     SharedDocuments,
+    SideEffectStudies,
     Studies,
     UntrainedSource,
     check_run,
@@ -29,6 +30,7 @@ from lrt.pipeline import (
     plan_analyses,
     plan_layers,
     plan_maps,
+    plan_side_effects,
     plan_states,
     require_maps,
     results,
@@ -50,10 +52,10 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             suite, pair = pair.with_suite(config.suite)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
-        untrained = (
-            UntrainedSource(config.pair.source, config.seed, session.models)
-            if config.evaluation.untrained_source
-            else None
+            evaluates = not fit or config.evaluate
+            side_effects = plan_side_effects(config.evaluation, pair) if evaluates else ()
+        untrained = UntrainedSource.draws(
+            config.pair.source, config.seed, config.evaluation.untrained_draws, session.models
         )
 
         text = CorpusText(config.corpus, pair, cache, monitor)
@@ -98,8 +100,10 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             session.fit_output,
             existing,
         )
-        analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
-        analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
+        analyses = plan_analyses(
+            config.analysis, maps, rows, layers.recorded, vectors, choices, pair, untrained
+        )
+        analyses.check(config.analysis.memory_bytes, bool(untrained), config.batches)
         monitor.step(show.fitting(maps))
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
         if not session.first:  # the other processes of a distributed fit end here
@@ -107,16 +111,22 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         show.maps(session, maps, cards)
 
         report = None
-        if not fit or config.evaluate:
+        if evaluates:
             monitor.step(f"Evaluating {len(evaluated)} behaviours: native, transferred, nulls")
             studies = Studies(
                 maps, choices, analyses.forecasts, untrained, config.evaluation, config.seed, cache, monitor
             )
             studied = studies.measure(evaluated)
+            effects = SideEffectStudies(side_effects, studies)
+            summaries = effects.summaries(studied)
 
             monitor.step(f"Reporting: {session.report}")
-            report = results(pair, layers, maps, cards, studies, studied, analyses, session.yaml)
+            report = results(
+                pair, layers, maps, cards, studies, studied, analyses, session.yaml, side_effects=summaries
+            )
             show.report(session, report)
+            if config.evaluation.side_effects.lm_eval:
+                effects.write_lm_eval(session.report / "lm-eval", studied)
         session.leave_latest(results_of(maps, suite, states))
         return session.finish(outcome(pair, cards[maps.whole.name], monitor.seconds, report))
 

@@ -116,12 +116,12 @@ class PackedCorpus:
             for split in SPLITS
         }
 
-    def tokens_by_group(self, split: Split) -> dict[str, int]:
-        """Number of the split's tokens by part of the mixture; where tokens differ, the source's in spans."""
+    def tokens_by_group(self, split: Split, side: Side = "source") -> dict[str, int]:
+        """Number of the split's tokens by part of the mixture; where tokens differ, a side's in spans."""
         sequences, weights = self.splits[split], None
         if sequences.alignment is not None:
             start, stop = (
-                sequences.alignment.bounds[..., BOUNDS.index(f"{e}.source")] for e in ("start", "stop")
+                sequences.alignment.bounds[..., BOUNDS.index(f"{e}.{side}")] for e in ("start", "stop")
             )
             weights = (stop - start).ravel()
         counts = np.bincount(sequences.groups.ravel(), weights, minlength=len(self.groups))

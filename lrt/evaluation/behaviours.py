@@ -53,6 +53,11 @@ class Item:
     prompted: str = ""
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """Further answers beside `other`; a behaviour's item has none."""
+        return ()
+
+    @property
     def id(self) -> str:
         """Hash of all fields."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]

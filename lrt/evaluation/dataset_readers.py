@@ -28,13 +28,16 @@ def file_rows(file: Path) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def hub_rows(path: str, split: str = "train", revision: str | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a data set of the hub, streamed. Raises `SetUnreadable`."""
+def hub_rows(
+    path: str, split: str = "train", revision: str | None = None, subset: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of a data set of the hub, or of a subset of it, streamed. Raises `SetUnreadable`."""
     import datasets  # slow to import, and only hub data sets need it
 
     path, revision = with_revision(path, revision)
-    with _hub_errors(f"hub set {path!r} (split {split!r}, revision {revision!r})"):
-        yield from map(dict, datasets.load_dataset(path, split=split, streaming=True, revision=revision))
+    with _hub_errors(f"hub set {path!r} (subset {subset!r}, split {split!r}, revision {revision!r})"):
+        rows = datasets.load_dataset(path, name=subset, split=split, streaming=True, revision=revision)
+        yield from map(dict, rows)
 
 
 def hub_file_rows(path: str, file: str, revision: str | None = None) -> Iterator[dict[str, Any]]:

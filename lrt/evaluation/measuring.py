@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from lrt.errors import InvalidValue
-from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
-from lrt.evaluation.scorers import Choice, RefusalLogOdds, WrittenScorer
+from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit, Operation
+from lrt.evaluation.scorers import Choice, CrossEntropy, RefusalLogOdds, Scorer, WrittenScorer
 from lrt.evaluation.thoughts import score_answers
 from lrt.models.hooks import RowwiseEdit, float32_head
 from lrt.models.language_model import LanguageModel
@@ -21,6 +21,7 @@ from lrt.models.padding import pad
 from lrt.models.prefix import compute_prefix, generate, tail_logits
 from lrt.models.prompts import encode, encode_prompts
 from lrt.models.sampling import Sampling
+from lrt.models.thinking import ThoughtTags
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
 
@@ -54,6 +55,21 @@ class SteerableModel:
             SteeringCondition(condition, strength, sign * strength * self.length * unit, draw)
             for strength in strengths
         ]
+
+
+class Measured(Protocol):
+    """What `measure` needs to know of what it scores: a `Behaviour`, or a set of side effects."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def scorer(self) -> Scorer | CrossEntropy: ...
+    @property
+    def operation(self) -> Operation: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def thought_tags(self) -> tuple[ThoughtTags, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -110,19 +126,22 @@ class Damage:
         return self.rise / max(self.cross_entropy - self.rise, 1e-9)
 
 
-def choice_tokens(tokenizer: Any, item: Item) -> tuple[list[int], int, int]:
-    """The tokens up to where the two answers differ, and the first differing token of each.
+def choice_tokens(tokenizer: Any, item: Item) -> tuple[list[int], list[int]]:
+    """The tokens up to where the answers differ, and the differing token of each, the matching one first.
 
-    Found by comparing the two token sequences, so it holds wherever the tokenizer merges the
-    letter. Raises InvalidValue where one answer continues the other.
+    Found by comparing the token sequences, so it holds wherever the tokenizer merges the letter.
+    Raises InvalidValue where one answer continues another, or three differ at several places.
     """
-    ours, theirs = encode(tokenizer, [item.prompt + item.matching, item.prompt + item.other])
-    for at, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return ours[:at], one, other
+    answers = (item.matching, item.other, *item.others)
+    written = encode(tokenizer, [item.prompt + answer for answer in answers])
+    for at, tokens in enumerate(zip(*written, strict=False)):
+        if len(set(tokens)) == len(answers):
+            return written[0][:at], list(tokens)
+        if len(set(tokens)) > 1:
+            break
     raise InvalidValue(
-        f"the answers {item.matching!r} and {item.other!r} of the item {item.prompt[-60:]!r} differ at no "
-        "token; give answers of which neither begins the other"
+        f"the answers {', '.join(map(repr, answers))} of the item {item.prompt[-60:]!r} do not differ from "
+        "each other at one token; give answers that do, as letters, of which none begins another"
     )
 
 
@@ -137,7 +156,7 @@ def item_batches(items: int, conditions: int, max_rows: int) -> Iterator[slice]:
 def measure(
     lm: LanguageModel,
     layer: int,
-    behaviour: Behaviour,
+    behaviour: Measured,
     split: str,
     items: Sequence[Item],
     conditions: Sequence[SteeringCondition],
@@ -166,20 +185,25 @@ def measure(
                 return _score_choices(lm, steering, batch, at_once)
             case RefusalLogOdds(phrases):
                 return _score_openings(lm, steering, batch, phrases, at_once)
+            case CrossEntropy():
+                return _score_texts(lm, steering, batch)
             case scorer:
                 return _score_generated(
                     lm, steering, behaviour, scorer, batch, ids[some], temperature, at_once
                 )
 
-    generates = not isinstance(behaviour.scorer, Choice | RefusalLogOdds)
+    generates = not isinstance(behaviour.scorer, Choice | RefusalLogOdds | CrossEntropy)
+    of_texts = isinstance(behaviour.scorer, CrossEntropy)  # one condition after the other, all positions
     longest = max(map(len, encode(lm.tokenizer, [item.prompt for item in items])))
     scores = run_in_batches(
         lm,
         len(items),
-        row_bytes(lm, longest, behaviour.max_new_tokens if generates else 0),
+        row_bytes(
+            lm, longest, behaviour.max_new_tokens if generates else 0, logits=longest if of_texts else 1
+        ),
         score,
         max_rows=max_rows,
-        rows_per_item=len(conditions),
+        rows_per_item=1 if of_texts else len(conditions),
     )
     cells = [
         (id_, item.key, condition) for id_, item in zip(ids, items, strict=True) for condition in conditions
@@ -216,7 +240,7 @@ class _Steering:
 
     @classmethod
     def of(
-        cls, lm: LanguageModel, layer: int, behaviour: Behaviour, conditions: Sequence[SteeringCondition]
+        cls, lm: LanguageModel, layer: int, behaviour: Measured, conditions: Sequence[SteeringCondition]
     ) -> _Steering:
         offsets = torch.stack([condition.offset.float() for condition in conditions])
         if behaviour.operation == "add":
@@ -248,14 +272,16 @@ Score = tuple[float, float | None, str | None]
 def _score_choices(
     lm: LanguageModel, steering: _Steering, items: Sequence[Item], max_rows: int
 ) -> list[Score]:
-    choices = [choice_tokens(lm.tokenizer, item) for item in items]
-    logits, rows = _next_token_logits(lm, steering, [context for context, _, _ in choices], max_rows)
-    matching = torch.tensor([token for _, token, _ in choices])[rows]
-    other = torch.tensor([token for _, _, token in choices])[rows]
-    columns = torch.stack([matching, other], dim=1).to(logits.device)
-    pair = logits.gather(1, columns)
-    gaps = (pair[:, 0] - pair[:, 1]).double().cpu()
-    return [(float(gap), float(torch.sigmoid(gap)), None) for gap in gaps]
+    contexts, answers = zip(*(choice_tokens(lm.tokenizer, item) for item in items), strict=True)
+    logits, rows = _next_token_logits(lm, steering, contexts, max_rows)
+    most = max(map(len, answers))
+    columns = torch.tensor([ids + ids[:1] * (most - len(ids)) for ids in answers])[rows].to(logits.device)
+    missing = torch.tensor([[i >= len(ids) for i in range(1, most)] for ids in answers])[rows]
+    scores = logits.gather(1, columns)
+    matching, others = scores[:, 0], scores[:, 1:].masked_fill(missing.to(logits.device), -torch.inf)
+    gaps = (matching - others.amax(dim=1)).double().cpu()
+    odds = (matching - others.logsumexp(dim=1)).double().cpu()
+    return [(float(gap), float(torch.sigmoid(each)), None) for gap, each in zip(gaps, odds, strict=True)]
 
 
 def _score_openings(
@@ -303,7 +329,7 @@ def _next_token_logits(
 def _score_generated(
     lm: LanguageModel,
     steering: _Steering,
-    behaviour: Behaviour,
+    behaviour: Measured,
     scorer: WrittenScorer,
     items: Sequence[Item],
     ids: Sequence[str],
@@ -343,6 +369,33 @@ def end_tokens(lm: LanguageModel) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
+def _score_texts(lm: LanguageModel, steering: _Steering, items: Sequence[Item]) -> list[Score]:
+    """Cross-entropy of each item's prompt, nats per token, under each condition."""
+    tokens, mask = pad(encode(lm.tokenizer, [item.prompt for item in items]), side="right")
+    counts = mask[:, 1:].sum(dim=1).cpu()
+    sums = torch.zeros(len(items), len(steering.offsets), dtype=torch.float64)
+    for index, logits, wanted, scored in _text_logits(lm, steering, tokens, mask):
+        text_of = scored.nonzero()[:, 0].cpu()
+        log_likelihood = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        sums[:, index].index_add_(0, text_of, -log_likelihood.double().cpu())
+    return [(float(value), None, None) for value in (sums / counts[:, None]).flatten()]
+
+
+def _text_logits(
+    lm: LanguageModel, steering: _Steering, tokens: Tensor, mask: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Of texts `[n, t]` under each condition: its index, logits `[k, V]` before every scored token, that
+    token `[k]`, and which tokens are scored `[n, t - 1]`."""
+    prefix = compute_prefix(lm, tokens, mask, steering.layer, cache=False)
+    scored = prefix.mask[:, 1:].bool()
+    wanted = prefix.tokens[:, 1:][scored]
+    every = torch.arange(len(tokens))
+    for index in range(len(steering.offsets)):
+        edit = steering.edit_of(index, len(tokens))
+        logits = tail_logits(lm, prefix, every, edit, None, above=steering.above)[:, :-1][scored]
+        yield index, logits, wanted, scored
+
+
 @torch.no_grad()
 def damage(
     lm: LanguageModel,
@@ -364,14 +417,10 @@ def damage(
     def sums(some: slice, _: int) -> tuple[int, Tensor]:
         totals = torch.zeros(len(conditions) + 1, 2, dtype=torch.float64)  # [condition, (ce, kl)]
         tokens, mask = pad(rows[some], side="right")
-        prefix = compute_prefix(lm, tokens, mask, steering.layer, cache=False)
-        scored = prefix.mask[:, 1:].bool()
-        wanted = prefix.tokens[:, 1:][scored]
-        every = torch.arange(len(tokens))
+        count = 0
         plain = own = torch.empty(0)
-        for index in range(len(conditions) + 1):
-            edit = steering.edit_of(index, len(tokens))
-            logits = tail_logits(lm, prefix, every, edit, None, above=steering.above)[:, :-1][scored]
+        for index, logits, wanted, _scored in _text_logits(lm, steering, tokens, mask):
+            count = len(wanted)
             # by the normaliser and one product: no table of log probabilities for each condition
             scale = logits.logsumexp(dim=-1)
             if index == 0:
@@ -380,7 +429,7 @@ def damage(
             steered = (plain * logits).sum(dim=-1) - scale  # mean log probability under the plain model
             totals[index, 0] -= (logits.gather(1, wanted[:, None])[:, 0] - scale).double().sum().cpu()
             totals[index, 1] += (own - steered).double().sum().cpu()
-        return int(scored.sum()), totals
+        return count, totals
 
     longest = len(rows[-1])
     needed = row_bytes(lm, longest, logits=longest)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lrt.corpora import Unit
 from lrt.errors import InvalidValue
@@ -257,7 +257,7 @@ def _parts(instructions: Instructions, settings: Refusal, what: str) -> _Parts:
     sizes = {part: getattr(settings, size) for part, size in _SIZES.items()}
     wanted = sum(sizes.values())
     # hub data sets may have tens of thousands of rows: read no more than a draw needs
-    requests = list(dict.fromkeys(islice(_requests(instructions), 20 * wanted)))
+    requests = list(dict.fromkeys(islice(requests_of(instructions), 20 * wanted)))
     if len(requests) < wanted:
         needed = " + ".join(f"{_SIZES[part]} ({size})" for part, size in sizes.items())
         raise InvalidValue(
@@ -275,7 +275,21 @@ def _parts(instructions: Instructions, settings: Refusal, what: str) -> _Parts:
 _SIZES = {"test": "test", "development": "development", "contrast": "contrast_pairs"}
 
 
-def _requests(instructions: Instructions) -> Iterator[str]:
+class RequestSets(Protocol):
+    """Where requests are read from; see `Instructions`."""
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
+    @property
+    def field(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+def requests_of(instructions: RequestSets) -> Iterator[str]:
+    """The requests of files and hub data sets. Raises `SetUnreadable`."""
     for path in instructions.paths:
         local = Path(path).expanduser()
         is_file = local.suffix in (".json", ".jsonl")

@@ -10,6 +10,7 @@ from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import (
     Damage,
+    Measured,
     Measurement,
     SteerableModel,
     SteeringCondition,
@@ -28,7 +29,7 @@ class ResumableMeasuring:
     progress  Called with the number of rows (item x condition) after each batch.
     """
 
-    behaviour: Behaviour
+    behaviour: Measured
     split: ItemSplit
     temperature: float
     max_rows: int
@@ -74,9 +75,11 @@ class ResumableMeasuring:
     def damaged(
         self, label: str, model: SteerableModel, conditions: Sequence[SteeringCondition]
     ) -> list[Damage]:
-        """`damage`, stored by the journal."""
+        """`damage`, stored by the journal; of a behaviour alone."""
+        behaviour = self.behaviour
+        assert isinstance(behaviour, Behaviour)
         return self.journal.batch(
             f"{label}, damage",
             Damage,
-            lambda: damage(model.lm, model.layer, self.behaviour, self.split, conditions),
+            lambda: damage(model.lm, model.layer, behaviour, self.split, conditions),
         )

@@ -262,6 +262,11 @@ class RefusalLogOdds:
             raise InvalidValue("RefusalLogOdds: `phrases` must name at least one phrase, and none empty")
 
 
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of the item's own text, in nats per token; of side effects alone."""
+
+
 WrittenScorer = WordShare | WordBalance | Mentions | UppercaseShare | Opening | Answer | Classifier | Judge
 """Scorers of a text that the model writes."""
 LogitScorer = Choice | RefusalLogOdds

@@ -7,7 +7,7 @@
 - What a family allows beyond that is found by running it (`lrt.models.capabilities`).
 """
 
-from lrt.models.blocks import BlockModel, NoBlocks
+from lrt.models.blocks import BlockModel, NoBlocks, blocks_name
 from lrt.models.capabilities import FamilyNotSupported
 from lrt.models.decoding import NonFiniteLogits
 from lrt.models.errors import ModelNotLoadable
@@ -35,6 +35,7 @@ __all__ = [
     "RowwiseEdit",
     "Sampling",
     "TokenizersDiffer",
+    "blocks_name",
     "capture",
     "check_same_tokenizer",
     "compute_prefix",

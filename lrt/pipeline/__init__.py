@@ -17,6 +17,7 @@ from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions
 from lrt.pipeline.shared_documents import SharedDocuments
+from lrt.pipeline.side_effects import SideEffectStudies, plan_side_effects
 from lrt.pipeline.states import plan_states
 from lrt.pipeline.vectors import contrasts_of, extract_vectors, needed_contrasts
 
@@ -33,6 +34,7 @@ __all__ = [
     "RowSettings",
     "RowSource",
     "SharedDocuments",
+    "SideEffectStudies",
     "Studies",
     "UntrainedSource",
     "check_run",
@@ -46,6 +48,7 @@ __all__ = [
     "plan_analyses",
     "plan_layers",
     "plan_maps",
+    "plan_side_effects",
     "plan_states",
     "require_maps",
     "results",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -131,10 +131,18 @@ class CorpusText:
         """SHA-256 of the packed tokens."""
         return str(self._known["digest"])
 
+    def target_tokens(self, parts: Sequence[str] = ()) -> int:
+        """Tokens of all splits that the target reads, of some parts or of all."""
+        by_split: dict[str, dict[str, int]] = self._known["tokens"]
+        if self.pair.aligned:
+            by_split = {split: self.packed.tokens_by_group(split, "target") for split in SPLITS}
+        return sum(by_part[part] for by_part in by_split.values() for part in parts or self.parts)
+
     @cached_property
     def _known(self) -> dict[str, Any]:
-        summary: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
-        return summary
+        """What is known of the packed corpus without reading it."""
+        known: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
+        return known
 
     def _summary(self) -> dict[str, Any]:
         packed = self.packed

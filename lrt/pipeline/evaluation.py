@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lrt.config import Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -42,7 +44,9 @@ from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
-NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map")
+VERSION = 2  # of what a study holds: curves of all nulls since 2
+
+NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map", "side_effects")
 """Settings of the evaluation that leave a behaviour's measurements as they are, or enter them otherwise."""
 
 
@@ -76,7 +80,7 @@ class Studies:
         maps: Maps,
         choices: Choices,
         forecasts: Forecasts,
-        untrained: UntrainedSource | None,
+        untrained: Sequence[UntrainedSource],
         settings: Evaluation,
         seed: int,
         cache: Cache,
@@ -119,14 +123,16 @@ class Studies:
     @cached_property
     def fingerprint(self) -> str:
         """Of all measurements of these maps and settings."""
-        return fingerprint(self._shared_facts)
+        return fingerprint(self.shared_facts)
 
     @cached_property
-    def _shared_facts(self) -> dict[str, Any]:
+    def shared_facts(self) -> dict[str, Any]:
+        """What determines the measurements of every behaviour, and the vectors of their conditions."""
         evaluation = {k: v for k, v in asdict(self.settings).items() if k not in NOT_MEASURED}
         grid = self.settings.grid
         pair = self.choices.pair
         return {
+            "version": VERSION,
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
             "evaluation": evaluation
             | {"damage_limit": grid.damage_limit, "unit": grid.unit}
@@ -141,7 +147,7 @@ class Studies:
         other = self._other(behaviour)
         rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
         return {
-            **self._shared_facts,
+            **self.shared_facts,
             "behaviour": behaviour.facts,
             "other": prompts_digest(rival.positives, rival.negatives) if rival else None,
             "strengths": self.settings.grid.of(behaviour).strengths,
@@ -156,25 +162,29 @@ class Studies:
             self._transfer_maps[fit.name] = fit.transfer_maps(self.settings, self.seed, self.untrained)
         return self._transfer_maps[fit.name]
 
-    def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
+    def directions_of(self, behaviour: Behaviour) -> dict[str, Tensor]:
+        """The unit directions that it is steered along, by condition, at its layer."""
         settings, fit, whole = self.settings, self.maps.of(behaviour), self.maps.whole
-        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
-        units = directions(
+        return directions(
             behaviour.contrast,
             whole.states,
             self._maps_of(fit),
             whole=whole.mapping if fit is not whole else None,
             other=self._other(behaviour),
-            layer=chosen.choice.layer,
+            layer=self.choices.of(behaviour).choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,
         )
+
+    def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
+        settings, units = self.settings, self.directions_of(behaviour)
+        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
         grid, split = settings.grid.of(behaviour), settings.eval_split
         vectors = self.choices.vectors
         source_vector = vectors.layers.source.part(
             vectors.states[behaviour.contrast].source_vector, source.choice.layer
         )
-        rows = study_rows(behaviour, grid, {name: len(draws) for name, draws in units.items()}, split)
+        rows = study_rows(behaviour, chosen, units, grid, split)
         with Journal(unfinished) as journal, self.monitor.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,

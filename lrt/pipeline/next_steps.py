@@ -91,7 +91,7 @@ def _of_transferred(
         behaviour,
         grid,
         studied.forecast,
-        limits.signal_to_noise,
+        limits.least_signal_to_noise(behaviour.is_choice),
         limits.residual_on_prompts,
         fit,
         source,

@@ -212,7 +212,7 @@ class UntrainedSource:
     @property
     def name(self) -> str:
         """For people."""
-        return self._spec.name
+        return f"{self._spec.name}, seed {self._spec.seed}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -223,3 +223,8 @@ class UntrainedSource:
     def model(self) -> LanguageModel:
         """The model itself."""
         return load(self._spec, self._cache)
+
+    @classmethod
+    def draws(cls, source: ModelSpec, seed: int, count: int, cache: Path) -> tuple[UntrainedSource, ...]:
+        """So many of them, from this seed on: what one of them explains may be chance."""
+        return tuple(cls(source, seed + draw, cache) for draw in range(count))

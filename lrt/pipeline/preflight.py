@@ -83,6 +83,8 @@ def check_run(
         known = names | set(STORYBOOK_BEHAVIOURS)
         check_names(f"corpus.sources.{part}.fit_map_for", settings.fit_map_for, names, known)
     check_names("analysis.sae.behaviours", sae.behaviours, names, names | set(STORYBOOK_BEHAVIOURS))
+    price = config.analysis.price.behaviours
+    check_names("analysis.price.behaviours", price, names, names | set(STORYBOOK_BEHAVIOURS))
     if plan.automatic:  # the rest once the layers are known, before the fit
         _check_automatic_memory(config, plan)
         check_candidates(sae, plan.candidates)
@@ -138,14 +140,15 @@ def _check_solver(fit: FitSettings, layers: LayerPair) -> None:
 def _check_on_the_fly(config: Config, fit: FitSettings, plan: LayerPlan) -> None:
     needs = {
         "layers=auto": bool(plan.automatic),
-        "evaluation.untrained_source=true": config.evaluation.untrained_source,
+        f"evaluation.untrained_draws={config.evaluation.untrained_draws}": config.evaluation.untrained_draws
+        > 0,
         f"analysis.fidelity_tokens={config.analysis.fidelity_tokens}": config.analysis.fidelity_tokens > 0,
         "analysis.sae": config.analysis.sae.wanted,
     }
     if reading := [setting for setting, reads in needs.items() if reads]:
         raise ConfigError(
             f"recording.states=none keeps no states, and these settings read them: {', '.join(reading)}. Set "
-            "evaluation.untrained_source=false analysis.fidelity_tokens=0 and the like, or "
+            "evaluation.untrained_draws=0 analysis.fidelity_tokens=0 and the like, or "
             "recording.states=native"
         )
     if isinstance(fit.fit, FitSpec):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrt.evaluation import Behaviour, summarise
+from lrt.evaluation.graded_answers import graded_answers
 from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
@@ -29,13 +30,19 @@ def results(
     studied: Sequence[Studied],
     analyses: Analyses,
     config: str,
+    side_effects: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`report/results.json`: summaries of the measurements, the maps' cards, the analyses, and provenance.
 
-    config  The composed config as YAML.
+    config        The composed config as YAML.
+    side_effects  By behaviour, where they were measured.
     """
     card = cards[maps.whole.name]
-    behaviours = [_behaviour(each, studies, maps, cards, analyses) for each in studied]
+    effects = side_effects or {}
+    behaviours = [
+        _behaviour(each, studies, maps, cards, analyses) | {"side_effects": effects.get(each.behaviour.name)}
+        for each in studied
+    ]
     more = analyses.results()
     return {
         "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
@@ -85,7 +92,8 @@ def _behaviour(
 ) -> dict[str, Any]:
     behaviour: Behaviour = each.behaviour
     summary = summarise(behaviour, each.study, studies.settings.grid.of(behaviour), studies.seed)
-    notes = (contamination_of(each.fit, behaviour), summary["note"])
+    answers = graded_answers(behaviour, each.study, studies.seed)
+    notes = (contamination_of(each.fit, behaviour), summary["note"], (answers or {}).get("note"))
     return {
         **summary,
         "note": "; ".join(filter(None, notes)),
@@ -93,7 +101,9 @@ def _behaviour(
         "map": each.fit.name,
         "documents_seen": each.fit.documents_seen[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
+        "answers": answers,
         "forecast": each.forecast,
+        "given_away": analyses.given_away.of(each.fit, behaviour, each.study.choice.layer),
         "whole_corpus_forecast": None
         if each.fit is maps.whole
         else analyses.forecasts.of(maps.whole, behaviour, each.study.choice.layer),

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 from lrt.config.corpus import HubSource, QuestionsSource
 from lrt.corpora import CorpusMissing, commit_of, is_commit, is_local, with_revision
 from lrt.evaluation import Instructions, Propensity
+from lrt.evaluation.side_effects import Capability, HarmlessRequests
 from lrt.storage.cache import JSON, Cache
 
 log = logging.getLogger(__name__)
 Section = TypeVar("Section")
 
-READ_FROM_THE_HUB = (HubSource, QuestionsSource, Propensity, Instructions)
+SEVERAL = (Instructions, Capability, HarmlessRequests)
+READ_FROM_THE_HUB = (HubSource, QuestionsSource, Propensity, *SEVERAL)
 KIND = "hub"
 
 
@@ -32,7 +34,7 @@ def pin_revisions(section: Section, cache: Cache) -> Section:
         each.name: pin_revisions(getattr(section, each.name), cache) for each in fields(section)
     }
     if isinstance(section, READ_FROM_THE_HUB):
-        if isinstance(section, Instructions):
+        if isinstance(section, SEVERAL):
             pinned["paths"] = tuple(_pinned(path, section.revision, cache) for path in section.paths)
         else:
             pinned["path"] = _pinned(section.path, section.revision, cache)

@@ -7,9 +7,11 @@ from typing import Any
 
 from lrt.report.answers import propensity_table
 from lrt.report.contents import Results, damage_of, strongest_null
+from lrt.report.dose_tables import dose_text
 from lrt.report.next_steps import next_steps
 from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
+from lrt.report.price_tables import break_even_table
 from lrt.report.table import Cell, Table
 from lrt.report.transfer_tables import null_table
 
@@ -67,6 +69,10 @@ def headline_brief(results: Results) -> Table:
                 score(b.get("native")),
                 score(b.get("transferred")),
                 _ratio(b),
+                dose_text(b, "transferred"),
+                dose_text(b, "untrained_source"),
+                b.get("verdict") or None,
+                score(b["prompt"]) if b.get("prompt") is not None else None,
                 f"{share(null[1])} {condition_name(null[0])}" if null else None,
                 share(damage_of(b, "transferred")),
             )
@@ -81,6 +87,10 @@ def headline_brief(results: Results) -> Table:
             "native",
             "transferred",
             "transfer ratio",
+            "dose ratio",
+            "dose ratio, untrained source",
+            "verdict",
+            "plain prompt",
             "strongest null",
             "damage",
         ),
@@ -88,7 +98,11 @@ def headline_brief(results: Results) -> Table:
         (
             "behaviour",
             "transfer ratio",
+            "dose ratio",
+            "dose ratio, untrained source",
+            "verdict",
             "strongest null",
+            "plain prompt",
             "native",
             "transferred",
             "unsteered",
@@ -109,13 +123,14 @@ def _ratio(behaviour: Mapping[str, Any]) -> str:
 
 
 def summary_tables(results: Results) -> tuple[Table, ...]:
-    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity, and for each
-    behaviour that is not steered what was tried and what to try next; if not empty."""
+    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity and price, and
+    for each behaviour that is not steered what was tried and what to try next; if not empty."""
     sections = next_steps(results)
     tables = (
         headline_brief(results),
         null_table(results),
         propensity_table(results).brief(),
+        break_even_table(results).brief(),
         *(table for section in sections for table in (section.tried, section.brief())),
     )
     return tuple(table for table in tables if table.rows)

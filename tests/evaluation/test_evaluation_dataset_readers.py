@@ -51,9 +51,9 @@ def test_hub_sets_and_their_files_are_streamed() -> None:
     assert load.call_args.args == ("text",)
     assert load.call_args.kwargs["data_files"] == "hf://datasets/org/set@abc/persona/x.jsonl"
     with mock.patch("datasets.load_dataset", autospec=True, return_value=ROWS) as whole:
-        assert list(hub_rows("org/set", "test")) == ROWS
+        assert list(hub_rows("org/set", "test", subset="all")) == ROWS
     assert whole.call_args.args == ("org/set",)
-    assert whole.call_args.kwargs == {"split": "test", "streaming": True, "revision": None}
+    assert whole.call_args.kwargs == {"name": "all", "split": "test", "streaming": True, "revision": None}
     assert load.call_args.kwargs["streaming"] is True
 
 

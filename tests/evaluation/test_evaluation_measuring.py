@@ -11,11 +11,14 @@ from torch import Tensor
 from lrt.evaluation import Behaviour, Item, SteerableModel, SteeringCondition, damage, measure
 from lrt.evaluation.behaviours import Operation
 from lrt.evaluation.measuring import choice_tokens, end_tokens, opening_tokens
-from lrt.evaluation.scorers import RefusalLogOdds
+from lrt.evaluation.multiple_choice import MultipleChoiceItem
+from lrt.evaluation.scorers import Choice, CrossEntropy, RefusalLogOdds
+from lrt.evaluation.side_effects import SideEffectSet
 from lrt.models import LanguageModel, hooks
 from lrt.steering import Ablation, Addition, SteeringVector, steer
 
 LAYER = 1
+TEXTS = ("One morning, Mia walked to the barn.", "The sun was high.", "The dog barked and ran away from Tom.")
 
 
 def conditions(lm: LanguageModel) -> list[SteeringCondition]:
@@ -313,7 +316,7 @@ def test_answers_part_where_their_tokens_do(
     prompt: str, ours: str, theirs: str, context: str, parted: tuple[str, str]
 ) -> None:
     measured = choice_tokens(Merging(), Item(prompt, matching=ours, other=theirs))
-    assert measured == (ids(context), ids(parted[0])[0], ids(parted[1])[0])
+    assert measured == (ids(context), [ids(parted[0])[0], ids(parted[1])[0]])
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("yes", "yes, sir"), ("yes", "yes")])
@@ -323,8 +326,8 @@ def test_answers_that_do_not_part_are_refused(ours: str, theirs: str) -> None:
 
 
 def test_letters_of_the_family(family_tokenizer: Any) -> None:
-    context, ours, theirs = choice_tokens(family_tokenizer, choice_behaviour().test[0])
-    assert family_tokenizer.decode([ours, theirs]) in ("AB", "BA")
+    context, letters = choice_tokens(family_tokenizer, choice_behaviour().test[0])
+    assert family_tokenizer.decode(letters) in ("AB", "BA")
     assert family_tokenizer.decode(context).endswith("<|assistant|>(")
 
 
@@ -379,3 +382,56 @@ def test_a_row_that_does_not_fit_is_an_error(story_lm: LanguageModel) -> None:
     lm.holds = 0
     with pytest.raises(torch.OutOfMemoryError):
         everything(lm, 0.0)
+
+
+# -- side effects ------------------------------------------------------------------------------------
+
+
+def as_set(behaviour: Behaviour, scorer: Any, items: tuple[Item, ...]) -> SideEffectSet:
+    return SideEffectSet("capability", "test", scorer, items, (1.0,) * len(items), behaviour.operation)
+
+
+@pytest.mark.parametrize("operation", ["add", "ablate"])
+def test_cross_entropy_of_each_text_adds_up_to_the_damage(
+    story_lm: LanguageModel, operation: Operation
+) -> None:
+    behaviour = replace(choice_behaviour(), operation=operation, damage_texts=TEXTS)
+    texts = as_set(behaviour, CrossEntropy(), tuple(map(Item, TEXTS)))
+    rows = measure(story_lm, LAYER, texts, "test", texts.items, conditions(story_lm), max_rows=3)
+    tokens = [len(story_lm.tokenizer(text)["input_ids"]) - 1 for text in TEXTS]
+    both = replace(behaviour, damage_texts=tuple(text for text in TEXTS for _ in range(2)))
+    for cell, whole in zip(
+        conditions(story_lm), damage(story_lm, LAYER, both, "test", conditions(story_lm)), strict=True
+    ):
+        values = [
+            row.value for row in rows if (row.condition, row.strength) == (cell.condition, cell.strength)
+        ]
+        mean = sum(v * t for v, t in zip(values, tokens, strict=True)) / sum(tokens)
+        assert mean == pytest.approx(whole.cross_entropy, abs=1e-5)
+
+
+def test_of_several_answers_the_correct_one_is_held_against_the_largest(story_lm: LanguageModel) -> None:
+    answers = (" brave", " timid", " happy", " sad")
+    names = ("Mia", "Tom", "Anna")
+    items = tuple(
+        MultipleChoiceItem(f"{name} is", "", answers[0], answers[1], further=answers[2 : 2 + more])
+        for more, name in enumerate(names)  # with two, three and four answers in one batch
+    )
+    several = as_set(choice_behaviour(), Choice(), items)
+    rows = measure(story_lm, LAYER, several, "test", items, conditions(story_lm))
+    pairs = [
+        [Item(item.prompt, "", item.matching, other) for other in (item.other, *item.others)]
+        for item in items
+    ]
+    for index, against in enumerate(pairs):
+        alone = measure(story_lm, LAYER, several, "test", against, conditions(story_lm))
+        for cell, row in enumerate(rows[index * 4 : index * 4 + 4]):
+            gaps = [alone[pair * 4 + cell].value for pair in range(len(against))]
+            assert row.value == pytest.approx(min(gaps), abs=1e-4)
+            assert row.probability == pytest.approx(1 / (1 + sum(math.exp(-gap) for gap in gaps)), abs=1e-4)
+
+
+def test_answers_that_differ_at_several_places_are_refused() -> None:
+    item = MultipleChoiceItem("Which? ", "", "xa", "xb", further=("ya",))
+    with pytest.raises(ValueError, match="Which"):
+        choice_tokens(Merging(), item)

@@ -23,6 +23,7 @@ from lrt.pipeline.analyses import moments_bytes
 from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.layers import RankCurve
 from lrt.steering import SteeringVector
+from studies.corpus_change import main as corpus_change
 from studies.coverage import CONF, PREDICTORS, Coverage
 from studies.coverage import main as coverage
 
@@ -272,7 +273,7 @@ def test_layers_are_chosen_and_evaluated_on_the_maps_that_were_fitted(trained: W
 @pytest.mark.parametrize("pool", [1, 4])
 def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Path, pool: int) -> None:
     stored = Workshop(pair_folder, workshop.folder / "stored")
-    settings = (*QUICK, f"pool={pool}", "evaluation.shuffled_draws=2", "evaluation.untrained_source=false")
+    settings = (*QUICK, f"pool={pool}", "evaluation.shuffled_draws=2", "evaluation.untrained_draws=0")
     for run, states in ((workshop, "none"), (stored, "native")):
         done = run.train(*settings, f"recording.states={states}")
         assert done.code == 0, done.output
@@ -299,7 +300,7 @@ def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Pa
 
 @pytest.mark.slow
 def test_a_gradient_fit_without_a_store_runs_whole(workshop: Workshop) -> None:
-    settings = ("recording.states=none", "evaluation.untrained_source=false", "evaluate=true")
+    settings = ("recording.states=none", "evaluation.untrained_draws=0", "evaluate=true")
     done = workshop.train(*settings)  # steers with the unfinished map between two batches of a pass
     assert done.code == 0, done.output
     assert not workshop.files("activations")
@@ -346,6 +347,25 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
 
 
 @pytest.mark.slow
+def test_intervals_are_held_against_other_corpora(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.corpus_change.ALIKE", 2)
+    monkeypatch.setattr("studies.corpus_change.REWEIGHTED", 2)
+    settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
+    ran = run_main(corpus_change, "corpus_change", *settings, "corpus=storybook", beside=CONF)
+    assert ran.code == 0, ran.output
+    found = json.loads((workshop.report / "corpus_change.json").read_text())
+    assert found["contrasts"] == ["bravery", "french"]
+    assert len({tuple(scores) for scores in found["scores"]}) == 4
+    by_share = {(row[0], row[2]): row[4:] for row in found["rows"]}
+    for corpora in ("other documents", "other weights too"):
+        (narrow, seldom), (wide, often) = by_share[corpora, 0.0], by_share[corpora, 0.5]
+        assert 0 < narrow < wide
+        assert 0 <= seldom <= often <= 1
+
+
+@pytest.mark.slow
 def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_for() -> None:
     """Widths and features of Gemma-2 2b and 9b, without the models."""
     named = ("experiment=paper_sae", "analysis.sae.source=A", "analysis.sae.target=B")
@@ -358,5 +378,5 @@ def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_fo
     )
     nothing: Any = None
     features = Features(autoencoders, layers, (), nothing, nothing)
-    need = moments_bytes(rows, layers, 1, config.evaluation.untrained_source) + features.memory
+    need = moments_bytes(rows, layers, 1, config.evaluation.untrained_draws > 0) + features.memory
     assert 0.9 * config.analysis.memory_bytes < need < config.analysis.memory_bytes

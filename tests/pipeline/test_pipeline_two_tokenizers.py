@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from two_tokenizers import last_byte_model, tokenizer_of
 from lrt.activations import RowFilter
 from lrt.config import Layers, PairSettings
 from lrt.errors import InvalidValue, UserError
+from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.storybook import StorybookSuite
 from lrt.lab.grammar import pages
 from lrt.mapping import ridge_at
@@ -33,7 +35,7 @@ def folder(family_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("two")
     source = last_byte_model(family_tokenizer)
     texts = [page.text for page in itertools.islice(pages(3, "held_out"), 40)]
-    image = image_of(last_byte_model(tokenizer_of(texts, 420)), semi_orthogonal(48, 32), SCALE)
+    image = image_of(last_byte_model(tokenizer_of(texts, 420)), semi_orthogonal(48, 16), SCALE)
     for name, lm in (("source", source), ("target", image)):
         lm.model.save_pretrained(folder / name)
         lm.tokenizer.save_pretrained(folder / name)
@@ -61,7 +63,7 @@ def stages(pair: ModelPair, folder: Path) -> Stages:
         corpus(train=4096, held_out=512),
         pool=1,
         evaluation=evaluation,
-        untrained=UntrainedSource(pair.models["source"].spec, 5, folder / "cache"),
+        untrained=(UntrainedSource(pair.models["source"].spec, 5, folder / "cache"),),
     )
 
 
@@ -82,8 +84,7 @@ def test_nulls_explain_nothing(stages: Stages) -> None:
     data = stages.maps.whole.data
     shuffled = ridge_at(data.shuffled[0], data.reference_ridge.weight)
     assert data.moments["test"].fvu_of(shuffled) > 0.9
-    assert stages.untrained is not None
-    assert untrained_moments(data, stages.untrained).count > 0.9 * data.train_moments.count
+    assert untrained_moments(data, stages.untrained[0]).count > 0.9 * data.train_moments.count
 
 
 @pytest.mark.slow
@@ -109,6 +110,28 @@ def test_rows_on_the_fly_are_those_of_the_store(stages: Stages) -> None:
     for side in ("source", "target", "document"):
         one, other = (torch.cat([batch[side] for batch in batches]) for batches in rows)
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.slow
+def test_the_sources_own_curve_is_of_items_as_it_reads_them(pair: ModelPair, stages: Stages) -> None:
+    suite, knowing = pair.with_suite(
+        StorybookSuite(names=("bravery",), contrast_pairs=4, development=3, test=3)
+    )
+    items = [replace(item, prompt=f"{item.prompt} Well,") for item in suite[0].test]
+    own = replace(suite[0], test=tuple(items))
+    reading = replace(knowing, source_behaviours={"bravery": own})
+    seen = []
+
+    def measured(self: Any, label: str, model: Any, items: Any, *rest: Any) -> Any:
+        seen.append((label, [item.prompt for item in items]))
+        return original(self, label, model, items, *rest)
+
+    original = ResumableMeasuring.measured
+    with mock.patch.object(ResumableMeasuring, "measured", measured):
+        (studied,) = stages.but(pair=reading, suite=suite, folder=stages.folder / "own").studied()
+    assert ("source", [item.prompt for item in items]) in seen
+    measured_ids = {row.item for row in studied.study.measurements if row.condition == "source"}
+    assert measured_ids == {item.id for item in suite[0].test}
 
 
 @pytest.mark.slow

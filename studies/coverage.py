@@ -223,7 +223,7 @@ def main(config: DictConfig) -> dict[str, Any]:
 
         monitor.step("Extracting steering vectors")
         norms = states.median_norms
-        vectors = extract_vectors(pair, plan.recorded, contrasts_of(suite), norms, None, cache, monitor)
+        vectors = extract_vectors(pair, plan.recorded, contrasts_of(suite), norms, (), cache, monitor)
         choices = Choices(pair, vectors, plan.candidates, states, settings.evaluation, cache, monitor)
 
         monitor.step("Fitting maps on subsets of the corpus, and steering with each")

@@ -25,6 +25,7 @@ from studies.predictor_scoring import rank_correlation
 
 # figures of a forecast, and whether a higher one is better
 FIGURES = {"signal_to_noise": 1, "agreement_documents": 1, "agreement_parts": 1, "residual_on_prompts": -1}
+THRESHOLDS = (2.0, 5.0)  # of the signal to noise
 TRANSFERRED = 0.9  # transfer ratio below which a warning is right
 
 
@@ -34,6 +35,7 @@ def points(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             **b["forecast"],
             "behaviour": b["name"],
+            "kind": b.get("kind"),
             "vector": b.get("contrast") or b["name"],
             "ratio": b["ratio"],
             "nulls_fail": all(b["nulls"].get(name, 0.0) <= NULL_LIMIT for name in HELD_NULLS),
@@ -69,6 +71,21 @@ def warnings_summary(scored: list[dict[str, Any]]) -> str:
     )
 
 
+def by_kind(scored: list[dict[str, Any]]) -> Table:
+    """How often a signal to noise below each threshold was right, by how behaviours are scored."""
+    rows: list[tuple[Any, ...]] = []
+    for kind in sorted({p["kind"] or "" for p in scored}):
+        some = [p for p in scored if (p["kind"] or "") == kind]
+        short = [p for p in some if p["ratio"] < TRANSFERRED]
+        for threshold in THRESHOLDS:
+            below = [p for p in some if p["signal_to_noise"] < threshold]
+            right = sum(p["ratio"] < TRANSFERRED for p in below)
+            vectors = len({p["vector"] for p in some})
+            rows.append((kind, len(some), vectors, threshold, right, len(short), len(below) - right))
+    columns = ("scored by", "points", "vectors", "threshold", "right", "of", "false")
+    return Table("Warnings by how behaviours are scored", columns, tuple(rows))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0, or 2 where there is nothing to correlate."""
     parser = argparse.ArgumentParser(
@@ -87,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     console.print(table(scored))
     console.print(warnings_summary(scored))
+    console.print(by_kind(every))  # answers to few questions are easily moved by nulls too
     if excluded := sorted({p["behaviour"] for p in every if not p["nulls_fail"]}):
         console.print(f"excluded, since a null exceeds {NULL_LIMIT:.0%}: {', '.join(excluded)}")
     return 0

@@ -24,7 +24,7 @@ LITTLE = (
     "corpus.tokens.train=8192",
     "corpus.tokens.validation=2048",
     "corpus.tokens.test=2048",
-    "evaluation.untrained_source=false",
+    "evaluation.untrained_draws=0",
     "evaluation.during_training.behaviours=[]",
 )
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrt.activations.aligned_rows import ALIGNED_FACTS, Spans
 from lrt.activations.errors import StoreForeign
 from lrt.activations.filter import RowFilter
 from lrt.activations.store import ActivationStore, ShardReader
@@ -24,18 +25,29 @@ from lrt.models.sides import SIDES, Side
 FACTS = ("position", "token", "document", "group")
 
 
+def facts_names(aligned: bool) -> tuple[str, ...]:
+    """Columns that decide which row a token belongs to, where models have the same tokens or others."""
+    return ALIGNED_FACTS if aligned else FACTS
+
+
 @dataclass(frozen=True)
 class TokenRows:
     """How `n` tokens become rows: each row is one token or the mean of a pool of tokens.
 
-    row       [n] int64, the row that each token belongs to, counted from 0 in the store's order, or -1.
+    Where the two models have different tokens, the `n` places hold both models' tokens, and spans. A row is
+    then of spans: the mean over their tokens in each model, or the last token of a single one.
+
+    row       [n] int64, the row that each token (or span) belongs to, counted from 0 in the store's order,
+              or -1.
     times     [rows] int64, how often each row is repeated; None: once.
-    excluded  Excluded tokens, [n] bool by reason.
+    excluded  Excluded tokens (or spans), bool by reason.
+    sides     [n] int64 by side, the row that each token of a model belongs to; empty: `row`.
     """
 
     row: Tensor
     times: Tensor | None
     excluded: Mapping[str, Tensor]
+    sides: Mapping[Side, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -50,14 +62,17 @@ class TokenRows:
         counts = torch.zeros(-(-len(self.row) // chunk_tokens), dtype=torch.int64)
         return counts.index_add_(0, chunk, torch.ones_like(chunk) if self.times is None else self.times)
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def gathered(self, values: Tensor, side: Side | None = None) -> Tensor:
         """Values per token `[n, ...]` as values per row `[count, ...]`.
+
+        side  The model whose tokens they are of; None: of its spans, where models have different tokens.
 
         Floating-point values are averaged over a row's tokens; of integers the first token's is taken. The
         result is on the device of `values`.
         """
-        taken, device = self.row >= 0, values.device
-        values, row = values[taken.to(device)], self.row[taken]
+        row = self.row if side is None else self.sides.get(side, self.row)
+        taken, device = row >= 0, values.device
+        values, row = values[taken.to(device)], row[taken]
         distinct = int(row.max()) + 1 if len(row) else 0
         if len(row) == distinct:  # every row is one token
             rows = values
@@ -215,7 +230,7 @@ class Selection:
             self,
             {column: reader.rows(column, start, stop) for column in norms},
             {column: store.manifest.median_norms[column.removeprefix("norm.")] for column in norms},
-            {name: reader.rows(name, start, stop) for name in FACTS},
+            {name: reader.rows(name, start, stop) for name in facts_names(store.plan.aligned)},
             chunk_tokens,
             rules_of(store, self),
         )
@@ -278,7 +293,7 @@ def rows_of(
     selection: Selection,
     norms: Mapping[str, Tensor],  # [n] by column
     medians: Mapping[str, float],  # by the same columns
-    facts: Mapping[str, Tensor],  # FACTS: [n]
+    facts: Mapping[str, Tensor],  # FACTS or ALIGNED_FACTS: [n]
     chunk_tokens: int | None = None,
     rules: PartRules | None = None,
 ) -> TokenRows:
@@ -292,16 +307,24 @@ def rows_of(
     document is known to lie within one sequence and one chunk: it does not begin at the start of either, and
     another document follows it. (In a sequence that begins with the last few tokens of a document, its last
     token had six times the usual norm.)
+
+    Where the two models have different tokens, all of this holds for spans in the place of tokens. A chunk is
+    of whole sequences then. Raises InvalidValue as `Spans.excluded`.
     """
     rules = rules or PartRules()
-    position, document = facts["position"].long(), facts["document"].long()
-    excluded = selection.filter.excluded(dict(norms), dict(medians), facts["position"], facts["token"])
+    places = len(facts["position"])
+    spans = Spans.of(facts) if "start.source" in facts else None
+
+    def each(values: Tensor) -> Tensor:  # of each token, or span
+        return values if spans is None else values[spans.place]
+
+    position, document = each(facts["position"].long()), each(facts["document"].long())
+    chunk = each(torch.arange(places) // (chunk_tokens or max(1, places)))
     keep = torch.ones(len(position), dtype=torch.bool)
     if rules.used is not None:
-        keep = torch.isin(facts["group"], rules.used)
+        keep = torch.isin(each(facts["group"]), rules.used)
     if selection.documents is not None:
         keep &= selection.documents.among(document)
-    chunk = torch.arange(len(keep)) // (chunk_tokens or max(1, len(keep)))
     alone = torch.zeros_like(keep)  # tokens that are rows by themselves, whatever the pool
     if rules.last_tokens is not None:
         last = torch.zeros_like(keep)
@@ -311,10 +334,17 @@ def rows_of(
         begun[:1] = False
         begun[1:] &= chunk[1:] == chunk[:-1]
         last &= begun[new.nonzero()[:, 0]][new.long().cumsum(0) - 1]
-        alone = torch.isin(facts["group"], rules.last_tokens)
+        alone = torch.isin(each(facts["group"]), rules.last_tokens)
         keep &= ~alone | last
+    if spans is not None:
+        keep &= spans.text | alone
     if rules.tokens is not None:
-        alone |= torch.isin(facts["group"], rules.tokens)
+        alone |= torch.isin(each(facts["group"]), rules.tokens)
+    if spans is None:
+        excluded = selection.filter.excluded(dict(norms), dict(medians), facts["position"], facts["token"])
+    else:
+        single = alone | (selection.pool == 1)
+        excluded = spans.excluded(selection.filter, norms, medians, facts, single)
     excluded = {reason: mask & keep for reason, mask in excluded.items()}
     for mask in excluded.values():
         keep = keep & ~mask
@@ -332,8 +362,12 @@ def rows_of(
     if rules.times is not None:
         first = torch.ones(int(keep.sum()), dtype=torch.bool)
         first[1:] = row[keep][1:] != row[keep][:-1]
-        times = rules.times[facts["group"][keep][first].long()]
-    return TokenRows(row, times, excluded)
+        times = rules.times[each(facts["group"])[keep][first].long()]
+    if spans is None:
+        return TokenRows(row, times, excluded)
+    of_places = torch.full((places,), -1, dtype=torch.int64)
+    of_places[spans.place] = row
+    return TokenRows(of_places, times, excluded, spans.rows_of_tokens(row, single, places))
 
 
 def _new(
@@ -342,7 +376,7 @@ def _new(
 ) -> Tensor:
     """[n] bool, tokens of which any mark differs from the token before, or which begin a sequence."""
     new = torch.ones(len(position), dtype=torch.bool)
-    new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] < position[:-1])
+    new[1:] = (marks[:, 1:] != marks[:, :-1]).any(dim=0) | (position[1:] <= position[:-1])
     return new
 
 
@@ -371,8 +405,11 @@ class Chunks:
 def chunks_of(store: ActivationStore, split: Split, selection: Selection, chunk_tokens: int) -> Chunks:
     """Cut a split into chunks of at most `chunk_tokens` tokens and count their rows.
 
+    chunk_tokens  Of whole sequences, where the two models have different tokens.
+
     Reads norms, positions, tokens and documents once, and no hidden state.
     """
+    assert store.plan.whole_sequences(chunk_tokens) == chunk_tokens, "rows are within a chunk"
     bounds: list[tuple[int, int, int, int]] = []
     excluded: Counter[str] = Counter()
     for number, shard in enumerate(store.shards(split)):

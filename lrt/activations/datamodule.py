@@ -96,7 +96,8 @@ class ActivationDataModule(lightning.LightningDataModule):
         """Open the store and count its rows; does nothing the second time."""
         if self._store is None:
             store = ActivationStore.open(self._folder)
-            tokens = self._chunk_rows * self._selection.pool
+            tokens = store.plan.whole_sequences(self._chunk_rows * self._selection.pool)
+            self._chunk_rows = tokens // self._selection.pool
             self._chunks = {split: chunks_of(store, split, self._selection, tokens) for split in SPLITS}
             self._store = store
             if self._chunks["train"].rows == 0 and not self._selection.names_documents:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from lrt.activations.chunks import FACTS, Selection, rows_of, rules_of
+from lrt.activations.chunks import Selection, facts_names, rows_of, rules_of
 from lrt.activations.store import ActivationStore
 from lrt.activations.windows import Batch
 from lrt.corpora.splits import Split
@@ -33,16 +33,20 @@ def pairs_with_other_source(
     rules = rules_of(store, selection)
     layers = list(selection.source_layers)
     each = max(1, batch_tokens // context) * context  # whole sequences
-    for tokens in store.stream(split, [*FACTS, *norms, *columns], each):
-        if selection.documents is not None and not selection.documents.among(tokens["document"]).any():
-            continue
-        hidden = source.hidden_states(tokens["token"].view(-1, context).long(), layers)
+    facts, token = facts_names(store.plan.aligned), store.plan.token_column("source")
+    for tokens in store.stream(split, [*facts, *norms, *columns], each):
         rows = rows_of(selection, {name: tokens[name] for name in norms}, medians, tokens, rules=rules)
         if not rows.count:
             continue
-        states = [hidden[layer].flatten(0, 1).to("cpu", torch.float32) for layer in layers]
+        # of some parts or documents, few sequences are used
+        used = (rows.sides.get("source", rows.row) >= 0).view(-1, context).any(dim=1)
+        ids = tokens[token].view(-1, context)[used].long().clamp(min=0)  # padding: any id
+        hidden = source.hidden_states(ids, layers)
+        states = torch.cat([hidden[layer].to("cpu", torch.float32) for layer in layers], dim=2)
+        every = states.new_zeros(len(used), *states.shape[1:])
+        every[used] = states
         yield {
-            "source": rows.gathered(torch.cat(states, dim=1)),
-            "target": rows.gathered(torch.cat([tokens[c] for c in columns], dim=1).float()),
+            "source": rows.gathered(every.flatten(0, 1), "source"),
+            "target": rows.gathered(torch.cat([tokens[c] for c in columns], dim=1).float(), "target"),
             "document": rows.gathered(tokens["document"]),
         }

@@ -20,16 +20,18 @@ from lrt.activations.chunks import PartRules, Selection, SomeDocuments, rows_of
 from lrt.activations.errors import NonFiniteActivations
 from lrt.activations.host_copy import begin_copy, copies_aside
 from lrt.activations.plan import NonFinite, check_layers, dtype_name
-from lrt.corpora import PackedCorpus, Sequences, Split
+from lrt.corpora import BOUNDS, PADDING, PackedCorpus, Sequences, Split
 from lrt.errors import InvalidValue
-from lrt.models import LanguageModel
 from lrt.models.hardware import CPU
 from lrt.models.sides import SIDES, Side
+from lrt.models.stacked import StateModel
 
 
 @dataclass(frozen=True)
 class BatchStates:
     """States of both models at all tokens of one batch of sequences; on the CPU, if they are copied there.
+
+    States and norms of padding, behind a sequence's own tokens, are zeros.
 
     first, stop  The batch is sequences `first` to `stop` of the split.
     states       [n, d] in the model's dtype, by `source.LAYER` and `target.LAYER`; zeros if not finite.
@@ -58,15 +60,16 @@ class _Running:
 class PairedForward:
     """Both models at some layers, with what to do about states that are infinite or NaN.
 
-    stay  Leave states on their models' devices; norms are on the CPU all the same.
+    layers  By side, the zero-based blocks.
+    stay    Leave states on their models' devices; norms are on the CPU all the same.
 
     Raises InvalidValue for layers that a model does not have and for `batch_tokens` below 1.
     """
 
     def __init__(
         self,
-        source: LanguageModel,
-        target: LanguageModel,
+        source: StateModel,
+        target: StateModel,
         source_layers: Sequence[int],
         target_layers: Sequence[int],
         *,
@@ -76,10 +79,10 @@ class PairedForward:
     ) -> None:
         if batch_tokens < 1:
             raise InvalidValue(f"recording.batch_tokens={batch_tokens}; it must be at least 1")
-        self._models: dict[Side, LanguageModel] = {"source": source, "target": target}
-        self._layers: dict[Side, Sequence[int]] = {"source": source_layers, "target": target_layers}
+        self._models: dict[Side, StateModel] = {"source": source, "target": target}
+        self.layers: dict[Side, Sequence[int]] = {"source": source_layers, "target": target_layers}
         for side in SIDES:
-            check_layers(self._models[side], side, self._layers[side])
+            check_layers(self._models[side], side, self.layers[side])
         self._batch_tokens = batch_tokens
         self._non_finite = non_finite
         self._stay = stay
@@ -121,11 +124,13 @@ class PairedForward:
     def _launch(self, sequences: Sequences, first: int, stop: int) -> _Running:
         """Run both models over a batch, and begin to copy its states and norms."""
         running = _Running(first, stop, {}, {})
-        tokens = _copied(sequences.tokens, first, stop).long()  # [b, context]
         for side in SIDES:
             model = self._models[side]
-            hidden = model.hidden_states(tokens.to(model.device), list(self._layers[side]))
-            for layer in self._layers[side]:
+            tokens = _copied(sequences.tokens_of(side), first, stop).long()  # [b, context]
+            if sequences.alignment is not None:  # padding stands at the end, where no token reads it
+                tokens = tokens.where(tokens != PADDING, 0)
+            hidden = model.hidden_states(tokens.to(model.device), list(self.layers[side]))
+            for layer in self.layers[side]:
                 states = hidden.pop(layer).flatten(0, 1)
                 # in float32: bfloat16 norms would be off in the third digit
                 norms = torch.linalg.vector_norm(states.float(), dim=-1)
@@ -138,6 +143,11 @@ class PairedForward:
         batch = BatchStates(running.first, running.stop, {}, {}, {})
         for (side, layer), copied in running.states.items():
             name, states, norms = f"{side}.{layer}", copied(), running.norms[side, layer]()
+            if sequences.alignment is not None:
+                tokens = _copied(sequences.tokens_of(side), running.first, running.stop).flatten()
+                padding = (tokens == PADDING).nonzero().flatten()
+                norms[padding] = 0
+                states[padding.to(states.device)] = 0
             # an infinite or NaN entry makes the norm so, and norms are cheap to check
             bad = (~norms.isfinite()).nonzero().flatten()
             if len(bad):
@@ -155,25 +165,37 @@ class PairedForward:
         model = self._models[side]
         offset, position = divmod(int(bad[0]), sequences.tokens.shape[1])
         sequence = batch.first + offset
+        token = sequences.tokens_of(side)[sequence, position]
+        document = "" if sequences.alignment else f", document {sequences.documents[sequence, position]}"
         return NonFiniteActivations(
             f"the {side} model {model.spec.name} has infinite or NaN hidden states at layer {layer}, for "
             f"{len(bad)} tokens of a batch. The first is at {split} sequence {sequence}, position {position} "
-            f"(token {sequences.tokens[sequence, position]}, "
-            f"document {sequences.documents[sequence, position]}). The model ran in "
+            f"(token {token}{document}). The model ran in "
             f"{dtype_name(model.dtype)}; run it in bfloat16 or float32 (pair.{side}.dtype), or exclude such "
             "tokens (recording.non_finite=exclude)"
         )
 
 
 def facts_of(sequences: Sequences, batch: BatchStates) -> dict[str, Tensor]:
-    """Position, token, document and group (`FACTS`) of each token of a batch, `[n]`."""
+    """Position, token, document and group (`FACTS`) of each token of a batch, `[n]`.
+
+    Where the two models have different tokens, those of each (`ALIGNED_FACTS`).
+    """
     count, context = batch.stop - batch.first, sequences.tokens.shape[1]
-    return {
+
+    def of_batch(values: npt.NDArray[np.integer]) -> Tensor:
+        return _copied(values, batch.first, batch.stop).flatten(0, 1)
+
+    facts = {
         "position": torch.arange(context, dtype=torch.int32).repeat(count),
-        "token": _copied(sequences.tokens, batch.first, batch.stop).flatten(),
-        "document": _copied(sequences.documents, batch.first, batch.stop).flatten(),
-        "group": _copied(sequences.groups, batch.first, batch.stop).flatten().int(),
+        "document": of_batch(sequences.documents),
+        "group": of_batch(sequences.groups).int(),
     }
+    if sequences.alignment is None:
+        return {**facts, "token": of_batch(sequences.tokens)}
+    bounds = of_batch(sequences.alignment.bounds)
+    tokens = {f"token.{side}": of_batch(sequences.tokens_of(side)) for side in SIDES}
+    return {**facts, **tokens, **dict(zip(BOUNDS, bounds.T.contiguous(), strict=True))}
 
 
 def _copied(values: npt.NDArray[np.integer], first: int, stop: int) -> Tensor:
@@ -205,8 +227,8 @@ class PairedRows:
 
 
 def paired_rows(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     selection: Selection,
     corpus: PackedCorpus,
     split: Split,
@@ -277,7 +299,7 @@ def _rows(
         states: dict[Side, dict[int, Tensor]] = {
             side: {
                 # popped: each layer's tokens are freed as soon as they are rows
-                layer: rows.gathered(batch.states.pop(f"{side}.{layer}")).float().to(device)
+                layer: rows.gathered(batch.states.pop(f"{side}.{layer}"), side).float().to(device)
                 for layer in selection.layers(side)
             }
             for side in SIDES
@@ -293,8 +315,8 @@ def _rows(
 
 
 def median_norms(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     source_layers: Sequence[int],
     target_layers: Sequence[int],
     corpus: PackedCorpus,
@@ -324,7 +346,11 @@ def median_norms(
         )
     stop = min(count, max(1, at_most_tokens // corpus.context))
     norms: dict[str, list[Tensor]] = {}
+    sequences = corpus.splits["train"]
     for batch in forward.batches(corpus, "train", stop=stop):
-        for name, norm in batch.norms.items():
-            norms.setdefault(name, []).append(norm.view(-1, corpus.context)[:, 1:].flatten())
+        for side in SIDES:
+            tokens = _copied(sequences.tokens_of(side), batch.first, batch.stop)[:, 1:]
+            for layer in forward.layers[side]:
+                norm = batch.norms[f"{side}.{layer}"].view(-1, corpus.context)[:, 1:]
+                norms.setdefault(f"{side}.{layer}", []).append(norm[tokens != PADDING])
     return {name: float(torch.cat(parts).median()) for name, parts in norms.items()}

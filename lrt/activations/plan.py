@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from lrt.activations.errors import StoreForeign
-from lrt.corpora.packing import PackedCorpus
+from lrt.corpora.alignment import BOUNDS
+from lrt.corpora.sequences import PackedCorpus
 from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
 from lrt.models.sides import HOOK_POINT, SIDES, Side
+from lrt.models.stacked import StateModel
 from lrt.storage.sealed import canonical
 
 FORMAT = 2
@@ -144,6 +146,7 @@ class RecordingPlan:
     versions: Mapping[str, str]  # of libraries
     non_finite: NonFinite = "refuse"
     states: Stored = "native"
+    aligned: bool = False  # whether the two models have different tokens
 
     def side(self, side: Side) -> ModelStates:
         return self.source if side == "source" else self.target
@@ -157,11 +160,30 @@ class RecordingPlan:
             for layer in states.layers:
                 columns[f"{side}.{layer}"] = Column(_DTYPES[states.dtype], states.width)
                 columns[f"norm.{side}.{layer}"] = Column(torch.float32)
-        columns["token"] = Column(torch.int32)
+        for name in self.token_columns:
+            columns[name] = Column(torch.int32)
         columns["position"] = Column(torch.int32)  # within the sequence, zero-based
         columns["document"] = Column(torch.int64)
         columns["group"] = Column(torch.int32)
+        if self.aligned:
+            columns |= {name: Column(torch.int32) for name in BOUNDS}
         return columns
+
+    @property
+    def token_columns(self) -> list[str]:
+        """Names of the columns with token ids: one, or one for each model."""
+        return [self.token_column(side) for side in SIDES] if self.aligned else ["token"]
+
+    def token_column(self, side: Side) -> str:
+        """Name of the column with the token ids that a model reads."""
+        return f"token.{side}" if self.aligned else "token"
+
+    def whole_sequences(self, tokens: int) -> int:
+        """The least number of tokens, from `tokens` on, that a run of rows may have.
+
+        Where the two models have different tokens, those of one text lie together in a whole sequence only.
+        """
+        return -(-tokens // self.context) * self.context if self.aligned else tokens
 
     @property
     def tensors(self) -> dict[str, Column]:
@@ -226,6 +248,8 @@ class RecordingPlan:
     def as_json(self) -> dict[str, Any]:
         """Plain containers, as in the manifest."""
         plain: dict[str, Any] = json.loads(canonical(asdict(self)))
+        if not self.aligned:  # as it was before there were others
+            del plain["aligned"]
         return {"format": FORMAT, "hook_point": HOOK_POINT, **plain}
 
     @classmethod
@@ -254,6 +278,8 @@ class RecordingPlan:
             layers = [layer for layer in side_states.layers if type(layer) is int and layer >= 0]
             if side_states.dtype not in list(_DTYPES) or len(set(layers)) != len(side_states.layers):
                 raise ValueError(f"its plan has invalid {side} states {side_states}")
+        if type(plan.aligned) is not bool:
+            raise ValueError(f"its plan has aligned={plan.aligned!r}; it must be true or absent")
         if plan.states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
             raise ValueError(f"its plan has states={plan.states}, non_finite={plan.non_finite}")
         if not all(isinstance(text, str) for text in (plan.corpus, *plan.groups)):
@@ -307,6 +333,7 @@ def plan_recording(
         versions=library_versions(),
         non_finite=non_finite,
         states=states,
+        aligned=corpus.aligned,
     )
 
 
@@ -316,7 +343,7 @@ def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelSta
     return ModelStates(model.spec.name, wanted, model.width, dtype_name(model.dtype))
 
 
-def check_layers(model: LanguageModel, side: Side, layers: Sequence[int]) -> None:
+def check_layers(model: StateModel, side: Side, layers: Sequence[int]) -> None:
     """Raise InvalidValue unless `layers` is a non-empty list of the model's zero-based blocks."""
     if not layers:
         raise InvalidValue(f"layers.{side} is empty; name at least one block")

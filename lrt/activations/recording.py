@@ -30,9 +30,10 @@ from lrt.activations.plan import RecordingPlan, ShardPlan, library_versions
 from lrt.activations.shard_writer import ShardWriter, disk_may_fill
 from lrt.activations.shares import SHARES, RecordingWorker, share_folders, take_in_shares, versions_of_shares
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard
-from lrt.corpora.packing import PackedCorpus
+from lrt.corpora.aligned_packing import PADDING
+from lrt.corpora.sequences import PackedCorpus
 from lrt.models import LanguageModel
-from lrt.models.sides import SIDES
+from lrt.models.sides import SIDES, Side
 from lrt.storage.durable import sweep, sync_folder, write_durably
 
 log = logging.getLogger(__name__)
@@ -246,15 +247,21 @@ def _finish(folder: Path, plan: RecordingPlan, done: Mapping[str, Shard]) -> Non
             listed,
         )
     store = ActivationStore(folder, Manifest(plan, shards, {}), "")
-    columns = [f"{side}.{layer}" for side in SIDES for layer in plan.side(side).layers]
-    medians = {column: _median_norm(store, column) for column in columns}
+    medians = {
+        f"{side}.{layer}": _median_norm(store, side, layer)
+        for side in SIDES
+        for layer in plan.side(side).layers
+    }
     write_durably(folder / MANIFEST, Manifest(plan, shards, medians).dumps().encode())
 
 
-def _median_norm(store: ActivationStore, column: str) -> float:
+def _median_norm(store: ActivationStore, side: Side, layer: int) -> float:
     """Median norm over training tokens except position 0, whose norm is hundreds of times larger."""
-    norm = f"norm.{column}"
-    parts = [rows[norm][rows["position"] > 0] for rows in store.stream("train", [norm, "position"])]
+    norm, token = f"norm.{side}.{layer}", store.plan.token_column(side)
+    parts = [
+        rows[norm][(rows["position"] > 0) & (rows[token] != PADDING)]
+        for rows in store.stream("train", [norm, token, "position"])
+    ]
     return float(torch.cat(parts).median())
 
 

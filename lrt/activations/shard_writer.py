@@ -84,7 +84,7 @@ class ShardWriter:
 
     def _write(self, shard: ShardPlan, columns: dict[str, Tensor], non_finite: Mapping[str, int]) -> None:
         with disk_may_fill(self._folder):
-            written = _written(self._folder, shard, _stored(columns, self._plan), non_finite)
+            written = _written(self._folder, self._plan, shard, _stored(columns, self._plan), non_finite)
             self._done[shard.file] = replace(written, hardware=self._hardware)
             write_journal(self._folder, self._plan, self._done)
 
@@ -105,9 +105,13 @@ def _stored(columns: dict[str, Tensor], plan: RecordingPlan) -> dict[str, Tensor
 
 
 def _written(
-    folder: Path, shard: ShardPlan, tensors: dict[str, Tensor], non_finite: Mapping[str, int]
+    folder: Path,
+    plan: RecordingPlan,
+    shard: ShardPlan,
+    tensors: dict[str, Tensor],
+    non_finite: Mapping[str, int],
 ) -> Shard:
-    facts: dict[str, Any] = {"tokens": token_digest(tensors["token"])}
+    facts: dict[str, Any] = {"tokens": token_digest([tensors[name] for name in plan.token_columns])}
     massive = {
         name.removeprefix("norm."): int(massive_rows(norms).sum())
         for name, norms in tensors.items()
@@ -119,7 +123,7 @@ def _written(
         facts.update(bytes=temp.stat().st_size, sha256=_digest(temp, tensors))
 
     write_durably(folder / shard.file, write)
-    rows = len(tensors["token"])
+    rows = len(tensors["position"])
     return Shard(shard.file, shard.split, rows, non_finite=non_finite, massive=massive, **facts)
 
 

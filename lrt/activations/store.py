@@ -7,6 +7,15 @@ token:
     norm.source.{layer}, norm.target.{layer} [tokens]                      float32, Euclidean
     token, position, group [tokens] int32; document [tokens] int64
 
+Where the two models have different tokens, the entries of a sequence are numbered by each model's own tokens,
+and padded with zeros:
+
+    source.{layer}, norm.source.{layer}, token.source   the source's i-th token; token -1: padding
+    target.{layer}, norm.target.{layer}, token.target   the target's
+    document, group                                     the i-th span of characters of both; document -1: none
+    start.source, stop.source, start.target, stop.target [tokens] int32   its tokens in the sequence
+    start.text, stop.text [tokens] int32                its characters in the document's text
+
 With states in one byte per entry, `source.{layer}` is int8, beside what turns it into states (`quantised`).
 
 Opening a store checks every file's size and header, which finds missing, cut and grown files. `verify` can
@@ -188,7 +197,10 @@ class ActivationStore:
         """
         for shard in self.manifest.shards:
             check_shard(self.folder, shard, self.plan, self.fix_hint, full=full)
-            if full and token_digest(self.reader(shard).rows("token", 0, shard.rows)) != shard.tokens:
+            if not full:
+                continue
+            reader = self.reader(shard)
+            if token_digest([reader.rows(n, 0, shard.rows) for n in self.plan.token_columns]) != shard.tokens:
                 raise StoreCorrupt(
                     f"{self.folder / shard.file} is corrupt: its tokens do not match the manifest; "
                     f"{self.fix_hint}"
@@ -231,9 +243,9 @@ def check_shard(folder: Path, shard: Shard, plan: RecordingPlan, fix_hint: str, 
         raise corrupt("its contents do not match the sha256 in the manifest")
 
 
-def token_digest(tokens: Tensor) -> str:
-    """sha256 of token ids `[n]`, int32."""
-    return hashlib.sha256(tokens.contiguous().numpy().tobytes()).hexdigest()
+def token_digest(tokens: Sequence[Tensor]) -> str:
+    """sha256 of token ids `[n]`, int32, of one model after another."""
+    return hashlib.sha256(b"".join(ids.contiguous().numpy().tobytes() for ids in tokens)).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lrt.activations.chunks import Chunks, Selection, TokenRows
 from lrt.activations.store import ActivationStore, ShardReader
 from lrt.corpora.splits import Split
-from lrt.models.sides import SIDES
+from lrt.models.sides import SIDES, Side
 
 Batch = dict[str, Tensor]
 
@@ -40,32 +40,33 @@ def _of_batch(name: str, values: Tensor) -> Tensor:
 class MappedWindow:
     """Rows that are gathered from the mapped files, batch by batch.
 
-    places  int64 [size] each, in the order in which batches are cut: each row's `shard`, its token in it
-            (`row`), and its labels.
+    places  int64 [size] each, in the order in which batches are cut: each row's `shard`, its token in it in
+            each model (by side), and its labels.
     """
 
     places: Batch
-    columns: dict[str, list[str]]
+    columns: dict[Side, list[str]]
     readers: dict[int, ShardReader]
 
     @property
     def size(self) -> int:
-        return len(self.places["row"])
+        return len(self.places["shard"])
 
     def part(self, here: slice) -> Batch:
         """Copies of some of the window's rows, in the dtypes of a batch.
 
         They are ordered as in the files: which rows a batch has is random, their order in it means nothing.
         """
-        shards, rows = self.places["shard"][here], self.places["row"][here]
-        order = (shards * 2**40 + rows).argsort(stable=True)
-        rows, counts = rows[order], shards.bincount()
+        shards = self.places["shard"][here]
+        order = (shards * 2**40 + self.places["source"][here]).argsort(stable=True)
+        counts = shards.bincount()
         numbers = counts.nonzero().flatten().tolist()
         sizes = counts[numbers].tolist()
-        pieces = torch.split(rows, sizes)
         part = {name: self.places[name][here][order] for name in LABELS}
         for side, columns in self.columns.items():
             gathered = []
+            rows = self.places[side][here][order]
+            pieces = torch.split(rows, sizes)
             for column in columns:
                 wholes = [self.readers[number].whole(column) for number in numbers]
                 room = wholes[0].new_empty(len(rows), wholes[0].shape[1])
@@ -115,6 +116,10 @@ class _Piece:
     place: slice
     rows: TokenRows | None
 
+    def gathered(self, values: Tensor, side: Side | None = None) -> Tensor:
+        """Values per token of a model, or labels, as values per row."""
+        return values if self.rows is None else self.rows.gathered(values, side)
+
 
 class WindowLoader:
     """Loads windows of a split; any number of threads may load at the same time.
@@ -134,7 +139,7 @@ class WindowLoader:
         self._repeats = any(rule.repeat > 1 for rule in selection.rules)
         # rows that are gathered from the files themselves
         self._direct = selection.pool == 1 and store.plan.states == "native"
-        self._sides: dict[str, list[str]] = {side: selection.columns(store, side) for side in SIDES}
+        self._sides: dict[Side, list[str]] = {side: selection.columns(store, side) for side in SIDES}
         self._readers: dict[int, ShardReader] = {}
         self._spare: list[Batch] = []
 
@@ -178,12 +183,13 @@ class WindowLoader:
             begin += count
 
     def _mapped(self, pieces: Iterator[_Piece], size: int, order: Tensor | None) -> MappedWindow:
-        places = {name: torch.empty(size, dtype=torch.int64) for name in ("shard", "row", *LABELS)}
+        places = {name: torch.empty(size, dtype=torch.int64) for name in ("shard", *SIDES, *LABELS)}
         for piece in pieces:
-            values = {name: self._reader(piece.shard).rows(name, piece.start, piece.stop) for name in LABELS}
-            values["row"] = torch.arange(piece.start, piece.stop)
-            for name, column in values.items():
-                places[name][piece.place] = column if piece.rows is None else piece.rows.gathered(column)
+            reader, tokens = self._reader(piece.shard), torch.arange(piece.start, piece.stop)
+            for name in LABELS:
+                places[name][piece.place] = piece.gathered(reader.rows(name, piece.start, piece.stop))
+            for side in SIDES:
+                places[side][piece.place] = piece.gathered(tokens, side)
             places["shard"][piece.place] = piece.shard
         if order is not None:
             places = {name: values[order] for name, values in places.items()}
@@ -196,16 +202,13 @@ class WindowLoader:
             room = self._new_room()
         for piece in pieces:
             reader = self._reader(piece.shard)
-            for name, columns in self._columns.items():
+            for label in LABELS:
+                room[label][piece.place] = piece.gathered(reader.rows(label, piece.start, piece.stop))
+            for side, columns in self._sides.items():
                 begin = 0
                 for column in columns:
-                    values = reader.rows(column, piece.start, piece.stop)
-                    if piece.rows is not None:
-                        values = piece.rows.gathered(values)
-                    if values.ndim == 1:
-                        room[name][piece.place] = values
-                        continue
-                    room[name][piece.place, begin : begin + values.shape[1]] = values
+                    values = piece.gathered(reader.rows(column, piece.start, piece.stop), side)
+                    room[side][piece.place, begin : begin + values.shape[1]] = values
                     begin += values.shape[1]
         return CopiedWindow(size, room, order)
 
@@ -225,7 +228,7 @@ class WindowLoader:
     @property
     def _columns(self) -> dict[str, list[str]]:
         """The store's columns by name in a batch."""
-        return self._sides | {name: [name] for name in LABELS}
+        return {**dict(self._sides.items()), **{name: [name] for name in LABELS}}
 
     def _reader(self, shard: int) -> ShardReader:
         if shard not in self._readers:

@@ -3,6 +3,7 @@
 No configuration, no cache folder, nothing written but what `save` is asked for.
 """
 
+from lrt.api.blending import blend
 from lrt.api.extraction import extract_vector
 from lrt.api.fitted_map import FittedMap, Transferred
 from lrt.api.fitting import fit_map
@@ -24,6 +25,7 @@ __all__ = [
     "UserError",
     "VectorForecast",
     "bake",
+    "blend",
     "extract_vector",
     "fit_map",
     "load",

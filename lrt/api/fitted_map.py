@@ -18,7 +18,7 @@ from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat, Moments, merge_all, residual_on, ridge_at
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES
-from lrt.steering import Mapping, SteeringVector, last_token_states
+from lrt.steering import Mapping, SourcePart, SteeringVector, last_token_states
 from lrt.steering.map_folder import save_fitted, sums_bytes
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
@@ -38,7 +38,8 @@ class Transferred:
 class FittedMap:
     """A map from a layer of one model to a layer of another, and the sums behind its forecasts.
 
-    A run's map may read several layers side by side, or write several.
+    A run's map may read several layers side by side, or write several. One of `fit_map` may read layers of
+    several models.
 
     mapping       The affine map, between named layers of named models.
     ridge_weight  Its ridge weight, or that of the ridge map that its forecasts are of.
@@ -57,15 +58,18 @@ class FittedMap:
     def __repr__(self) -> str:
         rows = f"{self.card['rows']['train']:,} rows"
         sums = f"sums of {self.sums_bytes / 1e6:.3g} MB" if self.folds else "no sums"
-        source, target = (_named(concat.layers) for concat in (self.mapping.source, self.mapping.target))
+        source = " + ".join(f"{part.model} {_named(part.layers.layers)}" for part in self.mapping.sources)
+        target = _named(self.mapping.target.layers)
         return (
-            f"FittedMap({self.mapping.source_model} {source} -> {self.mapping.target_model} {target}, "
+            f"FittedMap({source} -> {self.mapping.target_model} {target}, "
             f"{rows}, FVU {self.fvu:.3g} on held-out documents, {sums})"
         )
 
     @property
     def source_layer(self) -> int:
-        """The block that it reads. Raises InvalidValue where there are several (`mapping.source.layers`)."""
+        """The block that it reads. Raises InvalidValue where there are several (`mapping.sources`)."""
+        if self.mapping.beside:
+            raise InvalidValue(f"{self!r} reads several models: it has no single source layer")
         return _only(self.mapping.source.layers, "reads")
 
     @property
@@ -95,7 +99,8 @@ class FittedMap:
     ) -> Transferred:
         """The vector on the target model, `W v`, with its forecast.
 
-        vector        At the layer that the map reads; one for each, in order, where it reads several.
+        vector        At the layer that the map reads; one for each, in order, where it reads several, and so
+                      with several source models.
         target_layer  One that the map writes; `auto` where it writes only one. A `MapGrid` has a choice.
         residual_on_prompts  From `residual_on`, where both models are at hand; the forecast then warns by it.
 
@@ -113,7 +118,7 @@ class FittedMap:
         for each in vectors:
             _ = each.unit_direction
         transferred = self.mapping.transfer(vectors, layer)
-        full_rank = min(self.mapping.source.total, self.mapping.target.total)
+        full_rank = min(self.mapping.affine.d_source, self.mapping.affine.d_target)
         stored = self.card["metrics"].get("rank", full_rank) < full_rank
         return Transferred(
             transferred,
@@ -123,31 +128,44 @@ class FittedMap:
                 self.ridge_weight,
                 residual_on_prompts,
                 transferred.direction if stored else None,
-                direction=torch.cat([each.direction for each in vectors]),
+                direction=self.mapping.stacked(vectors),
                 columns=target.columns(layer) if len(target.layers) > 1 else None,
                 bias=self.bias,
             ),
         )
 
-    def residual_on(self, source: LanguageModel, target: LanguageModel, prompts: Sequence[str]) -> float:
+    def residual_on(
+        self, source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, prompts: Sequence[str]
+    ) -> float:
         """Share of the variance among the prompts' last-token states that the map leaves unexplained.
 
         Give both sides of the vector's contrastive prompts together. Their means are taken off first: a
         vector is made of differences.
 
+        source  The map's source model; of several, a list in the map's order.
+
         Raises InvalidValue for other models than the map's, and prompts whose target states do not vary.
         """
         prompts = checked_texts(prompts, "prompts")
-        named = {"source": self.mapping.source_model, "target": self.mapping.target_model}
-        for side, lm in zip(SIDES, (source, target), strict=True):
-            if lm.spec.name != named[side]:
+        sources = [source] if isinstance(source, LanguageModel) else [*source]
+        names = [part.model for part in self.mapping.sources]
+        if len(sources) != len(names):
+            raise InvalidValue(f"`source` holds {len(sources)} models; the map's are {', '.join(names)}")
+        wanted = [*names, self.mapping.target_model]
+        for side, lm, name in zip(
+            ["source"] * len(names) + ["target"], [*sources, target], wanted, strict=True
+        ):
+            if lm.spec.name != name:
                 raise InvalidValue(
-                    f"`{side}` is {lm!r}; the map's {side} is {named[side]}. Load that model, or one of that "
-                    "`name`"
+                    f"`{side}` is {lm!r}; the map's {side} is {name}. Load that model, or one of that `name`"
                 )
+        states = [
+            last_token_states(lm, prompts, part.layers.layers) / part.unit
+            for lm, part in zip(sources, self.mapping.sources, strict=True)
+        ]
         return residual_on(
             self.mapping.affine,
-            last_token_states(source, prompts, self.mapping.source.layers),
+            torch.cat(states, dim=1),
             last_token_states(target, prompts, self.mapping.target.layers),
             centred=True,
         )
@@ -233,14 +251,22 @@ def fitted_of(affine: AffineMap, folds: tuple[Moments, ...], card: Named[str, An
         models["target"]["name"],
         norms,
         card["fingerprint"],
+        tuple(
+            SourcePart(each["name"], LayerConcat(tuple(each["layers"]), each["width"]), float(each["unit"]))
+            for each in card.get("beside", ())
+        ),
     )
-    for side in SIDES:
-        name, depth = models[side]["name"], models[side]["depth"]
-        whole = all(type(each) is int for each in (depth, *layers[side]))
-        if not isinstance(name, str) or not whole or not all(0 <= each < depth for each in layers[side]):
+    described: list[tuple[str, Any, Any]] = [(side, models[side], layers[side]) for side in SIDES]
+    described += [("beside", each, each["layers"]) for each in card.get("beside", ())]
+    for side, model, blocks in described:
+        name, depth = model["name"], model["depth"]
+        whole = all(type(each) is int for each in (depth, *blocks))
+        if not isinstance(name, str) or not whole or not all(0 <= each < depth for each in blocks):
             raise ValueError(
-                f"{side}: name, blocks, layers are {name!r:.80}, {depth!r:.80} and {layers[side]!r:.80}"
+                f"{side}: name, blocks, layers are {name!r:.80}, {depth!r:.80} and {blocks!r:.80}"
             )
+    if not all(0 < part.unit < float("inf") for part in mapping.sources):
+        raise ValueError(f"its units {[part.unit for part in mapping.beside]} are not above 0")
     if not all(0 < norm < float("inf") for norm in norms.values()):
         raise ValueError(f"its residual norms {norms} are not above 0")
     weight = float(card["metrics"]["ridge_weight"])

@@ -14,22 +14,24 @@ from lrt.api.fitted_map import FittedMap, fitted_of
 from lrt.api.layer_spec import Layers, blocks_of, one_layer
 from lrt.api.map_grid import MapGrid
 from lrt.api.pass_sums import PassSums, Progress, check_memory, needed_bytes, summed
+from lrt.api.several_sources import stack_of
 from lrt.api.texts import checked_texts, each_text
 from lrt.corpora import SPLITS, CorpusEmpty, CorpusTooShort, Document, PackedCorpus, Split, end_ids, pack
 from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
 from lrt.mapping import SharedRidge, fit_grid, merge_all, pair_of, shuffled_fvu
-from lrt.models import LanguageModel, check_same_tokenizer
+from lrt.models import LanguageModel, check_same_tokenizer, same_tokens
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
+from lrt.models.stacked import StackedModel, StateModel
 from lrt.numbers import finite, whole
 from lrt.steering import median_residual_norms
 from lrt.storage.fingerprint import fingerprint, tensor_digest
 
 # tokens whose norms the medians are of
 MEDIAN_TOKENS = 8192
-SAMPLE_TEXTS = 16  # both tokenizers must cut them alike
+SAMPLE_TEXTS = 16  # of which both tokenizers must make the same ids to count as one
 
 
 @overload
@@ -39,6 +41,26 @@ def fit_map(
     texts: Iterable[str],
     *,
     layers: tuple[int | float, int | float],
+    pool: int = ...,
+    tokens: int | None = ...,
+    context: int = ...,
+    folds: int = ...,
+    batch_tokens: int = ...,
+    seed: int = ...,
+    loss: float = ...,
+    memory_gb: float = ...,
+    neutral_texts: Sequence[str] = ...,
+    progress: Progress | None = ...,
+) -> FittedMap: ...
+
+
+@overload
+def fit_map(
+    source: Sequence[LanguageModel],
+    target: LanguageModel,
+    texts: Iterable[str],
+    *,
+    layers: tuple[Sequence[Layers], int | float],
     pool: int = ...,
     tokens: int | None = ...,
     context: int = ...,
@@ -73,11 +95,11 @@ def fit_map(
 
 
 def fit_map(
-    source: LanguageModel,
+    source: LanguageModel | Sequence[LanguageModel],
     target: LanguageModel,
     texts: Iterable[str],
     *,
-    layers: tuple[Layers, Layers],
+    layers: tuple[Layers | Sequence[Layers], Layers],
     pool: int = 16,
     tokens: int | None = None,
     context: int = 256,
@@ -96,6 +118,12 @@ def fit_map(
     fit. A tenth of the documents chooses the ridge weight, and another tenth, which the map never sees, gives
     its FVU. Nothing is written.
 
+    The models may have different tokenizers. Both then read the same text, each in its own tokens. A row is
+    of spans of characters that begin and end where tokens of both models do: the last token of each model's
+    (`pool=1`), or the mean over each model's tokens in `pool` spans.
+
+    source    A model; or a list of models, whose states the map then reads side by side, each in units of its
+              own size. They must have the target's tokenizer.
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
     layers    The source's and the target's: a block, or a relative depth in [0, 1), such as (0.5, 0.5). These
@@ -104,9 +132,12 @@ def fit_map(
               "auto" stands for up to five blocks from a quarter to three quarters of the depth, since no text
               says which layer is best for a vector. `MapGrid.transfer` then reads the vector's own layer, and
               chooses the target layer by depth and by the vector's forecast.
-    pool      Neighbouring tokens of a document whose mean is one row of the fit.
-    tokens    Training tokens; None takes all there are. Both held-out parts get an eighth of it at most.
-    context   Tokens of a sequence that the models run over.
+              With several sources the first is a list with an entry for each, a layer or a list of layers,
+              and the second is one layer.
+    pool      Neighbouring tokens (or spans) of a document whose mean is one row of the fit.
+    tokens    Training tokens, of the model with more of them; None takes all there are. Both held-out parts
+              get an eighth of it at most.
+    context   Tokens of a sequence that the models run over; at most, with two tokenizers.
     folds     Groups of documents whose sums are kept for forecasts.
     batch_tokens  Tokens of one forward pass.
     seed      Draws which documents are held out, and their order.
@@ -117,9 +148,9 @@ def fit_map(
               those of `extract_vector`, so that transferred and native vectors have one unit.
     progress  Called with the tokens that are done and their number.
 
-    Raises TokenizersDiffer for models that turn text into other ids, InvalidValue for too few texts (with the
-    tokens that there are and are needed), too little memory (with the bytes that are needed) and arguments
-    out of range, NonFiniteActivations for states that are infinite or NaN.
+    Raises NotAligned for tokenizers that do not say which characters their tokens are of, InvalidValue for
+    too few texts (with the tokens that there are and are needed), too little memory (with the bytes that are
+    needed) and arguments out of range, NonFiniteActivations for states that are infinite or NaN.
     """
     documents = each_text(texts, "texts")
     neutral_texts = checked_texts(neutral_texts, "neutral_texts")
@@ -136,16 +167,25 @@ def fit_map(
     if not finite("loss", loss) >= 0:
         raise InvalidValue(f"loss={loss}; it must be at least 0")
     finite("memory_gb", memory_gb)
-    selection = _selected(source, target, layers, pool)
-    needed = needed_bytes(source, target, selection, folds, max(batch_tokens, context))
+    stack = None if isinstance(source, LanguageModel) else stack_of(source, layers, neutral_texts)
+    sources = [source] if isinstance(source, LanguageModel) else [*source]
+    read: StateModel = sources[0] if stack is None else stack
+    pair = layers if stack is None else (0, layers[1])
+    selection = _selected(read, target, pair, pool)
+    needed = needed_bytes(read, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
-    check_same_tokenizer(source.tokenizer, target.tokenizer, first)
-    corpus = _packed(chain(first, documents), source, context, tokens, seed)
-    _check_enough(corpus, source, pool)
+    other = None
+    if stack is not None:
+        for each in sources:
+            check_same_tokenizer(each.tokenizer, target.tokenizer, first)
+    elif not same_tokens(read.tokenizer, target.tokenizer, first):
+        other = target.tokenizer
+    corpus = _packed(chain(first, documents), read, other, context, tokens, seed)
+    _check_enough(corpus, read, pool)
 
     medians = median_norms(
-        source,
+        read,
         target,
         selection.source_layers,
         selection.target_layers,
@@ -154,15 +194,20 @@ def fit_map(
         batch_tokens=batch_tokens,
     )
     device = with_room(with_float64(target.device), needed, "fitting the map")
-    sums = summed(source, target, selection, corpus, medians, device, folds, batch_tokens, progress)
+    sums = summed(read, target, selection, corpus, medians, device, folds, batch_tokens, progress)
     norms = median_residual_norms(target, neutral_texts, selection.target_layers)
     card: dict[str, Any] = {
-        "models": {side: _described(lm) for side, lm in zip(SIDES, (source, target), strict=True)},
-        "layers": {side: list(selection.layers(side)) for side in SIDES},
+        "models": {side: _described(lm) for side, lm in zip(SIDES, (sources[0], target), strict=True)},
+        "layers": {
+            "source": list(selection.source_layers if stack is None else stack.parts[0].layers),
+            "target": list(selection.target_layers),
+        },
+        **({} if stack is None else {"beside": _beside(stack)}),
         "residual_norms": [norms[layer] for layer in selection.target_layers],
         "corpus": {
             "digest": corpus.digest,
             "tokens": {split: corpus.rows(split) for split in SPLITS},
+            **({"aligned": corpus.paired()} if corpus.aligned else {}),
             "documents_excluded": dict(corpus.documents_excluded),
             "context": context,
             "pool": pool,
@@ -172,7 +217,7 @@ def fit_map(
         "folds": folds,
         "tokens_excluded": sums.excluded,
     }
-    return _single(sums, card) if all(map(one_layer, layers)) else _grid(sums, loss, card)
+    return _single(sums, card) if all(map(one_layer, pair)) else _grid(sums, loss, card)
 
 
 def _single(sums: PassSums, card: dict[str, Any]) -> FittedMap:
@@ -205,9 +250,7 @@ def _grid(sums: PassSums, loss: float, card: dict[str, Any]) -> MapGrid:
     return MapGrid(maps, tuple(fold.to("cpu") for fold in sums.folds), card)
 
 
-def _selected(
-    source: LanguageModel, target: LanguageModel, layers: tuple[Layers, Layers], pool: int
-) -> Selection:
+def _selected(source: StateModel, target: StateModel, layers: tuple[Any, Layers], pool: int) -> Selection:
     if not isinstance(layers, tuple | list) or len(layers) != 2:
         raise InvalidValue(
             f"layers={layers!r}; it must be a pair: (layer or layers of the source, of the target)"
@@ -220,7 +263,12 @@ def _selected(
 
 
 def _packed(
-    texts: Iterable[str], source: LanguageModel, context: int, tokens: int | None, seed: int
+    texts: Iterable[str],
+    source: StateModel,
+    other: Any,  # the target's tokenizer, if it is another
+    context: int,
+    tokens: int | None,
+    seed: int,
 ) -> PackedCorpus:
     held_out = None if tokens is None else max(context, tokens // 8)
     wanted: dict[Split, int | None] = {"train": tokens, "validation": held_out, "test": held_out}
@@ -230,6 +278,7 @@ def _packed(
             source.tokenizer,
             context,
             wanted,
+            target=other,
             end=end_ids(source.tokenizer),
             seed=seed,
         )
@@ -244,9 +293,9 @@ def _packed(
         raise InvalidValue(f"`texts` hold no document that can be used: {error}") from error
 
 
-def _check_enough(corpus: PackedCorpus, source: LanguageModel, pool: int) -> None:
+def _check_enough(corpus: PackedCorpus, source: StateModel, pool: int) -> None:
     """Raise InvalidValue where there are fewer rows than dimensions that the map reads."""
-    tokens, needed = corpus.rows("train"), source.width * pool
+    tokens, needed = corpus.pairs("train"), source.width * pool
     if tokens < needed:
         raise InvalidValue(
             f"`texts` are too few: {tokens:,} training tokens make {tokens // pool:,} rows of pool={pool} "
@@ -254,6 +303,13 @@ def _check_enough(corpus: PackedCorpus, source: LanguageModel, pool: int) -> Non
             f"training tokens are needed, {needed / FRACTIONS[0]:,.0f} in all; many more are better. Add "
             "texts, or lower `pool`"
         )
+
+
+def _beside(stack: StackedModel) -> list[dict[str, Any]]:
+    """The further sources, for a card."""
+    return [
+        {**_described(part.lm), "layers": list(part.layers), "unit": part.unit} for part in stack.parts[1:]
+    ]
 
 
 def _described(lm: LanguageModel) -> dict[str, Any]:

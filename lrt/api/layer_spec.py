@@ -8,7 +8,7 @@ from numbers import Real
 from typing import TypeGuard
 
 from lrt.errors import InvalidValue
-from lrt.models import LanguageModel
+from lrt.models.stacked import StateModel
 
 Layers = int | float | str | Sequence[int | float]
 """A block, a relative depth in [0, 1), several of these, `all`, `every N`, or `auto`."""
@@ -22,7 +22,7 @@ def one_layer(layers: object) -> TypeGuard[int | float]:
     return isinstance(layers, Real)
 
 
-def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...]:
+def blocks_of(lm: StateModel, layers: Layers, setting: str) -> tuple[int, ...]:
     """The blocks that are named, from first to last.
 
     `auto` stands for up to five blocks from a quarter to three quarters of the model's depth.
@@ -49,7 +49,7 @@ def blocks_of(lm: LanguageModel, layers: Layers, setting: str) -> tuple[int, ...
     )
 
 
-def _each_once(lm: LanguageModel, layers: Sequence[int | float], setting: str) -> tuple[int, ...]:
+def _each_once(lm: StateModel, layers: Sequence[int | float], setting: str) -> tuple[int, ...]:
     blocks = [lm.resolve_layer(layer, f"{setting}[{number}]") for number, layer in enumerate(layers)]
     if twice := sorted({block for block in blocks if blocks.count(block) > 1}):
         raise InvalidValue(

@@ -21,7 +21,7 @@ from lrt.mapping import (
 )
 from lrt.mapping.grouped_moments import ROWS_A_GROUP
 from lrt.mapping.moments import CHUNK_ROWS
-from lrt.models import LanguageModel
+from lrt.models.stacked import StateModel
 
 Progress = Callable[[int, int], None]
 
@@ -47,7 +47,7 @@ class PassSums:
 
 
 def needed_bytes(
-    source: LanguageModel, target: LanguageModel, selection: Selection, folds: int, batch_tokens: int
+    source: StateModel, target: StateModel, selection: Selection, folds: int, batch_tokens: int
 ) -> int:
     """Bytes that `summed` and a fit of its pairs need beside the models: sums, rows, and one pair's solve."""
     layers, widths = (selection.source_layers, selection.target_layers), (source.width, target.width)
@@ -75,8 +75,8 @@ def check_memory(needed: int, selection: Selection, folds: int, memory_gb: float
 
 
 def summed(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     selection: Selection,
     corpus: PackedCorpus,
     medians: Mapping[str, float],

@@ -21,11 +21,14 @@ from lrt.mapping import (
 )
 from lrt.steering import SteeringVector
 
-# what lrt train warns by: analysis.signal_to_noise, analysis.residual_on_prompts
+# what lrt train warns by: analysis.signal_to_noise, analysis.residual_on_prompts. A vector does not say
+# whether it will be scored on multiple-choice answers, for which less is enough (signal_to_noise_choice).
 LEAST_SIGNAL_TO_NOISE = 5.0
+LEAST_FOR_CHOICES = 2.0
 MOST_RESIDUAL = 0.62
 # a stored map of lower rank may drop a direction that hardly varies, which its FVU does not show
 LEAST_FULL_MAP_COSINE = 0.95
+_ENOUGH_FOR_CHOICES = f"for scores of multiple-choice answers {LEAST_FOR_CHOICES:g} is enough"
 _MORE_TEXT = "Fit the map on more texts, and on texts like its contrastive prompts"
 
 
@@ -121,7 +124,8 @@ def forecast(
         except UserError as error:  # no reason not to transfer
             warnings.append(f"no forecast of noise: {error}")
     if noise is not None and (warning := noise.warning(LEAST_SIGNAL_TO_NOISE, _MORE_TEXT)):
-        warnings.append(warning)
+        enough = noise.signal_to_noise >= LEAST_FOR_CHOICES
+        warnings.append(warning + (f" ({_ENOUGH_FOR_CHOICES})" if enough else ""))
     if with_full is not None and with_full < LEAST_FULL_MAP_COSINE:
         warnings.append(
             f"the map was stored at a lower rank, which changes the transferred vector {name}: its cosine "

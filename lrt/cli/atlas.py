@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import read_section
-from lrt.evaluation.suites import build_suite
 from lrt.models.sides import SIDES
 from lrt.pipeline import (
     CorpusText,
@@ -48,7 +47,7 @@ def main(composed: DictConfig) -> None:
         monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
         with monitor.stage("load pair"):
             pair = load_pair(config.pair, session.models)
-            suite = build_suite(config.suite, lambda: pair.template)
+            suite, pair = pair.with_suite(config.suite)
             layers = grid_layers(settings, pair)
             check_recording(pair, suite, LayerPlan(layers, layers, frozenset()))
             names = config.evaluation.behaviours
@@ -63,7 +62,7 @@ def main(composed: DictConfig) -> None:
         atlas.check()
 
         monitor.step(f"Extracting steering vectors: {len(contrasts)} contrastive sets")
-        vectors = extract_vectors(pair, layers, contrasts, states.median_norms, None, cache, monitor)
+        vectors = extract_vectors(pair, layers, contrasts, states.median_norms, (), cache, monitor)
 
         pairs = len(layers.source.layers) * len(layers.target.layers)
         gigabytes = atlas.memory_bytes / 1e9

@@ -79,10 +79,21 @@ def _panels(run: Any, results: dict[str, Any]) -> None:
     )
     figures = {f"map/{k}": v for k, v in results["map"].items() if _number(v)}
     for behaviour in results["behaviours"]:
-        for key in ("strength", "unsteered", "native", "transferred", "ratio"):
+        for key in ("strength", "unsteered", "native", "transferred", "prompt", "ratio"):
             if _number(behaviour[key]):
                 name = "transfer_ratio" if key == "ratio" else key
                 figures[f"{behaviour['name']}/{name}"] = behaviour[key]
+        for condition, dose in ((behaviour["dose"] or {}).get("conditions") or {}).items():
+            values = {
+                "dose_ratio": dose["ratio"],
+                "dose_ratio_below": dose["below"],
+                "curve_share": dose["share"],
+            }
+            figures |= {
+                f"{behaviour['name']}/{key}/{condition}": value
+                for key, value in values.items()
+                if _number(value)
+            }
     prints = results["provenance"]["fingerprints"]
     run.summary.update(figures | {f"fingerprint/{k}": v for k, v in prints.items()})
 

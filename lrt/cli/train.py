@@ -12,7 +12,6 @@ from lrt.cli import show
 from lrt.cli.command import command
 from lrt.cli.latest import results_of
 from lrt.cli.session import Session
-from lrt.evaluation.suites import build_suite
 from lrt.mapping import FitSpec
 from lrt.pipeline import (
     Choices,
@@ -50,15 +49,13 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         with monitor.stage("load pair"):
             session.fit_settings.use_own_device()
             pair = load_pair(config.pair, session.models, weights=session.first)
-            suite = build_suite(config.suite, lambda: pair.template)
+            suite, pair = pair.with_suite(config.suite)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
             evaluates = not fit or config.evaluate
             side_effects = plan_side_effects(config.evaluation, pair) if evaluates else ()
-        untrained = (
-            UntrainedSource(config.pair.source, config.seed, session.models)
-            if config.evaluation.untrained_source
-            else None
+        untrained = UntrainedSource.draws(
+            config.pair.source, config.seed, config.evaluation.untrained_draws, session.models
         )
 
         text = CorpusText(config.corpus, pair, cache, monitor)
@@ -103,8 +100,10 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             session.fit_output,
             existing,
         )
-        analyses = plan_analyses(config.analysis, maps, rows, layers.recorded, vectors, choices, pair)
-        analyses.check(config.analysis.memory_bytes, untrained is not None, config.batches)
+        analyses = plan_analyses(
+            config.analysis, maps, rows, layers.recorded, vectors, choices, pair, untrained
+        )
+        analyses.check(config.analysis.memory_bytes, bool(untrained), config.batches)
         monitor.step(show.fitting(maps))
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
         if not session.first:  # the other processes of a distributed fit end here

@@ -5,7 +5,7 @@ from lrt.config.errors import ConfigError
 from lrt.config.pair import PairSettings
 from lrt.config.reading import read_config, read_section, refuse_old_names
 from lrt.config.schema import Config
-from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Recording, Sae
+from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Price, Recording, Sae
 
 __all__ = [
     "Analysis",
@@ -19,6 +19,7 @@ __all__ = [
     "Logging",
     "PairSettings",
     "Paths",
+    "Price",
     "Recording",
     "Sae",
     "read_config",

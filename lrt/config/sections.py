@@ -120,7 +120,11 @@ class Evaluation:
 
     random_draws, shuffled_draws  Draws of those nulls.
     resampled_draws    Maps and vectors refitted on resampled documents and prompts, for the second interval.
-    untrained_source   Whether to run the null of a source with random weights.
+    part_weights       How much other weights of the corpus's parts change these vectors: a standard
+                       deviation, as a share of what leaving each part out does. 0: not at all. A quarter is
+                       what mixtures do whose weights vary by half (docs/conventions.md).
+    untrained_draws    Sources with random weights, each of another seed: the null that can read whatever the
+                       text itself gives away. Each is a pass of the source over the corpus, once.
     temperature        Of generated texts; 0 decodes greedily. Items draw the same random numbers in every
                        condition.
     folds              Groups of documents that are resampled together.
@@ -139,7 +143,8 @@ class Evaluation:
     random_draws: int
     shuffled_draws: int
     resampled_draws: int
-    untrained_source: bool
+    part_weights: float
+    untrained_draws: int
     temperature: float
     folds: int
     max_rows: int
@@ -153,6 +158,11 @@ class Evaluation:
         # no result stands without its nulls
         at_least("evaluation", 1, random_draws=self.random_draws, shuffled_draws=self.shuffled_draws)
         at_least("evaluation", 1, max_rows=self.max_rows)
+        at_least("evaluation", 0, untrained_draws=self.untrained_draws)
+        if not 0 <= self.part_weights <= 1:
+            raise ConfigError(
+                f"evaluation.part_weights={self.part_weights}: must be from 0 to 1, which leaves parts out"
+            )
         at_least("evaluation", 2, folds=self.folds)
         if len(set(self.behaviours)) < len(self.behaviours):
             raise ConfigError(
@@ -225,6 +235,29 @@ class Sae:
 
 
 @dataclass(frozen=True)
+class Price:
+    """Vectors from few contrastive pairs, native and transferred, and what each costs on the target.
+
+    counts      Numbers of pairs, even because neighbouring prompts are drawn together; empty skips it.
+    draws       Of the pairs, for each count.
+    behaviours  Which of those that are evaluated; empty for all of them.
+    """
+
+    counts: tuple[int, ...]
+    draws: int
+    behaviours: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        at_least("analysis.price", 2, draws=self.draws)
+        wrong = [count for count in self.counts if count < 4 or count % 2]
+        if wrong or list(self.counts) != sorted(set(self.counts)):
+            raise ConfigError(
+                f"analysis.price.counts={list(self.counts)}: must be even numbers of pairs from 4 on, in "
+                "rising order, each once"
+            )
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Optional analyses of the maps.
 
@@ -238,8 +271,10 @@ class Analysis:
     stitching_depths   Also stitch the models at every recorded target layer.
     keep_first         Keep the target's own state at position 0 there, as models with massive activations
                        need.
-    signal_to_noise    Below this the forecast of a transferred vector warns,
-    residual_on_prompts  and above this share of the contrastive texts' variance that the map leaves.
+    signal_to_noise    Below this the forecast of a transferred vector warns;
+    signal_to_noise_choice  below this where it is scored on the answers to multiple-choice questions.
+    residual_on_prompts  Above this share of the contrastive texts' variance that the map leaves, it warns.
+    price              From how many vectors on the map pays.
     """
 
     rank_curve: bool
@@ -251,8 +286,10 @@ class Analysis:
     stitching_depths: bool
     keep_first: bool
     signal_to_noise: float
+    signal_to_noise_choice: float
     residual_on_prompts: float
     sae: Sae
+    price: Price
 
     def __post_init__(self) -> None:
         if not self.memory_gb > 0:
@@ -263,6 +300,10 @@ class Analysis:
                 f"analysis.fidelity_kinds={list(self.fidelity_kinds)} lacks `full`, which the others are "
                 "compared with: add it"
             )
+
+    def least_signal_to_noise(self, choice: bool) -> float:
+        """The threshold of a vector, by whether it is scored on answers to multiple-choice questions."""
+        return self.signal_to_noise_choice if choice else self.signal_to_noise
 
     @property
     def memory_bytes(self) -> int:

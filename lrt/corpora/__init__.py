@@ -4,21 +4,28 @@ Documents come from files, jsonl or the hub, are mixed in fixed shares, split by
 packed into sequences of one length. Every token keeps the id of its document.
 """
 
-from lrt.corpora.chats import as_chat, conversation
+from lrt.corpora.aligned_packing import PADDING
+from lrt.corpora.alignment import BOUNDS
+from lrt.corpora.chats import TemplatePair, as_chat, conversation, document_of_two
 from lrt.corpora.decontamination import Decontaminator, shared_documents
+from lrt.corpora.document_ends import begin_ids, end_ids
 from lrt.corpora.documents import Document, text_id
-from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort
+from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusMissing, CorpusTooShort, NotAligned
 from lrt.corpora.hub_revisions import commit_of, is_commit, is_local, with_revision
 from lrt.corpora.mixture import Part, mixture
 from lrt.corpora.packed_format import PACKED
-from lrt.corpora.packing import PackedCorpus, Sequences, begin_ids, end_ids, pack
+from lrt.corpora.packing import pack
 from lrt.corpora.scenes import scenes
+from lrt.corpora.sequences import Alignment, PackedCorpus, Sequences
 from lrt.corpora.sources import Case, Unit, hub, jsonl, text_files
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
+    "BOUNDS",
     "PACKED",
+    "PADDING",
     "SPLITS",
+    "Alignment",
     "Case",
     "CorpusEmpty",
     "CorpusError",
@@ -26,15 +33,18 @@ __all__ = [
     "CorpusTooShort",
     "Decontaminator",
     "Document",
+    "NotAligned",
     "PackedCorpus",
     "Part",
     "Sequences",
     "Split",
+    "TemplatePair",
     "Unit",
     "as_chat",
     "begin_ids",
     "commit_of",
     "conversation",
+    "document_of_two",
     "end_ids",
     "hub",
     "is_commit",

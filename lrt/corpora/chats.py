@@ -10,10 +10,12 @@ Accepted shapes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from lrt.corpora.documents import Document
 from lrt.corpora.errors import ChatRefused, CorpusError
-from lrt.models.chat_template import ChatNotRendered
+from lrt.models.chat_template import ChatNotRendered, ChatTemplate
 from lrt.models.prompts import render_messages
 
 ROLES = {
@@ -80,6 +82,88 @@ def as_chat(
     except ChatNotRendered as error:
         kind = ChatRefused if getattr(tokenizer, "chat_template", None) else CorpusError
         raise kind(f"{place}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TemplatePair:
+    """The templates of two models, each of which reads a conversation in its own."""
+
+    source: ChatTemplate
+    target: ChatTemplate
+
+
+def chat_document(
+    request: Any,
+    tokenizer: Any,
+    place: str = "text",
+    answer: Any = None,
+    passage: Any = None,
+    *,
+    part: str = "",
+) -> Document:
+    """A conversation as a document of a part of the mixture; raises as `as_chat`.
+
+    tokenizer  Of the models, or their `TemplatePair`.
+    """
+    if not isinstance(tokenizer, TemplatePair):
+        return Document(as_chat(request, tokenizer, place, answer, passage), part)
+    turns = conversation(request, answer, passage, place)
+    contents = [turn["content"].strip() for turn in turns]  # templates may strip it themselves
+    templates = tokenizer.source, tokenizer.target
+    text, target_text = (as_chat(turns, template, place) for template in templates)
+    if text == target_text:
+        return Document(text, part)
+    places = (
+        _places(text, turns, template) for text, template in zip((text, target_text), templates, strict=True)
+    )
+    shared = [
+        (at, other, len(content))
+        for content, at, other in zip(contents, *places, strict=True)
+        if content and at is not None and other is not None
+    ]
+    return Document(text, part, target_text=target_text, shared=tuple(shared))
+
+
+def _places(text: str, turns: Sequence[Mapping[str, str]], template: ChatTemplate) -> list[int | None]:
+    """Where the content of each turn, without white space at its ends, begins in the rendered conversation.
+
+    None where a template writes something else. Found by rendering marks in the place of the contents: a
+    short content may well be in the template's own text.
+    """
+    marks = [f"\ue000{number}\ue000" for number in range(len(turns))]
+    marked = [{**turn, "content": mark} for turn, mark in zip(turns, marks, strict=True)]
+    try:
+        remaining = render_messages(template, marked)
+    except ChatNotRendered:
+        return [None] * len(turns)
+    places: list[int | None] = []
+    at = 0
+    for turn, mark in zip(turns, marks, strict=True):
+        before, found, remaining = remaining.partition(mark)
+        content = turn["content"]
+        following = remaining.partition("\ue000")[0]
+        written = [
+            each
+            for each in (content, content.strip(), content.lstrip(), content.rstrip())
+            if found and text.startswith(before + each + following, at)
+        ]
+        if not written:
+            return [*places, *[None] * (len(turns) - len(places))]
+        at += len(before)
+        places.append(at + len(written[0]) - len(written[0].lstrip()))
+        at += len(written[0])
+    return places
+
+
+def document_of_two(
+    text: str, target_text: str, content: str, part: str = "", duplicate_group: str = ""
+) -> Document:
+    """A document that the two models read as different texts, with the content that both hold once."""
+    if text == target_text:
+        return Document(text, part, duplicate_group)
+    at, other = text.find(content), target_text.find(content)
+    shared = ((at, other, len(content)),) if content and at >= 0 and other >= 0 else ()
+    return Document(text, part, duplicate_group, target_text=target_text, shared=shared)
 
 
 def _turn(turn: Any, place: str) -> dict[str, str]:

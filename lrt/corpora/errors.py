@@ -31,3 +31,7 @@ class TextUnusable(CorpusError):
 
 class ChatRefused(CorpusError):
     """A model's chat template rejects a conversation of the corpus."""
+
+
+class NotAligned(CorpusError):
+    """A text whose tokens in two models cannot be paired; the message says why."""

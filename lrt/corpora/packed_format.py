@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from lrt.corpora.documents import text_id
-from lrt.corpora.packing import PackedCorpus, Sequences
-from lrt.corpora.splits import SPLITS
+from lrt.corpora.sequences import Alignment, PackedCorpus, Sequences
+from lrt.corpora.splits import SPLITS, Split
 from lrt.storage.cache import Format, reading
 from lrt.storage.durable import write_durably
 from lrt.storage.sealed import Altered, load_tensors, read_sealed, save_tensors, write_sealed
 
 ARRAYS, TEXTS, CARD = "arrays.safetensors", "documents.jsonl", "corpus.json"
 COLUMNS = ("tokens", "documents", "groups")
+ALIGNMENT = ("tokens", "bounds")  # of corpora that two models read in different tokens
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ def _write(folder: Path, corpus: PackedCorpus) -> None:
         f"{split}.{name}": torch.from_numpy(getattr(sequences, name))
         for split, sequences in corpus.splits.items()
         for name in COLUMNS
+    } | {
+        f"{split}.alignment.{name}": torch.from_numpy(getattr(sequences.alignment, name))
+        for split, sequences in corpus.splits.items()
+        if sequences.alignment is not None
+        for name in ALIGNMENT
     }
     card = {
         "context": corpus.context,
@@ -80,7 +86,15 @@ def _write_texts(file: Path, corpus: PackedCorpus) -> int:
 def _read(folder: Path) -> PackedCorpus:
     card = read_sealed(folder / CARD)["corpus"]
     arrays = load_tensors(folder / ARRAYS, card["arrays"])
-    splits = {split: Sequences(*(arrays[f"{split}.{name}"].numpy() for name in COLUMNS)) for split in SPLITS}
+
+    def sequences(split: Split) -> Sequences:
+        alignment = None
+        if f"{split}.alignment.{ALIGNMENT[0]}" in arrays:
+            alignment = Alignment(*(arrays[f"{split}.alignment.{name}"].numpy() for name in ALIGNMENT))
+        tokens, documents, groups = (arrays[f"{split}.{name}"].numpy() for name in COLUMNS)
+        return Sequences(tokens, documents, groups, alignment)
+
+    splits = {split: sequences(split) for split in SPLITS}
     texts = TextsOnDisk(folder / TEXTS, card["documents"])
     corpus = PackedCorpus(card["context"], tuple(card["groups"]), splits, card["excluded"], texts)
     if corpus.digest != card["digest"]:
@@ -89,4 +103,4 @@ def _read(folder: Path) -> PackedCorpus:
 
 
 PACKED: Format[PackedCorpus] = Format("", _write, _read, CARD)
-"""A folder of 14 bytes a token, and the text."""
+"""A folder of 14 bytes a token (42 where the two models have different tokens), and the text."""

@@ -6,13 +6,12 @@ here, on text, where it is cheap: recorded hidden states then lie on disk in nea
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,109 +19,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrt.corpora.aligned_packing import AlignedPiece, cut_aligned
+from lrt.corpora.alignment import TokenAligner
+from lrt.corpora.document_ends import begin_ids, end_ids
 from lrt.corpora.documents import Document
-from lrt.corpora.errors import CorpusEmpty, CorpusError, CorpusTooShort
+from lrt.corpora.errors import CorpusEmpty, CorpusTooShort, NotAligned
+from lrt.corpora.sequences import Alignment, PackedCorpus, Sequences
 from lrt.corpora.splits import SPLITS, Split, split_of
 from lrt.corpora.words import is_blank
 from lrt.errors import InvalidValue
-from lrt.models.chat_template import ChatNotRendered
-from lrt.models.prompts import render_chat
-from lrt.models.special_tokens import leading_ids
+from lrt.models.sides import Side
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DOCUMENTS_PER_BATCH = 256
-TEXT_MARK = "<|endoftext|>"  # what GPT-2's descendants saw between documents in training
 FEW_DOCUMENTS = 30  # with fewer, a split may well get none
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """The packed sequences of one split, and where each token comes from."""
-
-    tokens: npt.NDArray[np.int32]  # [sequences, context]
-    documents: npt.NDArray[np.int64]  # [sequences, context], Document.id
-    groups: npt.NDArray[np.int16]  # [sequences, context], index into PackedCorpus.groups
-
-    def __len__(self) -> int:
-        return int(self.tokens.shape[0])
-
-
-@dataclass(frozen=True)
-class PackedCorpus:
-    """Packed sequences by split: 14 bytes of memory per token, whatever the models.
-
-    groups  Names of the parts of the mixture.
-    texts   `Document.id` and text of every document, some of whose tokens may have been cut off.
-    """
-
-    context: int  # tokens in a sequence
-    groups: tuple[str, ...]
-    splits: Mapping[Split, Sequences]
-    documents_excluded: Mapping[str, int] = field(default_factory=dict)  # by reason
-    texts: Iterable[tuple[int, str]] = ()
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over everything that recording reads."""
-        running = hashlib.sha256(repr((self.context, self.groups)).encode())
-        for split in SPLITS:
-            sequences = self.splits[split]
-            running.update(f"{split}:{len(sequences)}".encode())
-            # little-endian, so that the digest is the same on every machine
-            running.update(sequences.tokens.astype("<i4").tobytes())
-            running.update(sequences.documents.astype("<i8").tobytes())
-            running.update(sequences.groups.astype("<i2").tobytes())
-        return running.hexdigest()
-
-    def rows(self, split: Split) -> int:
-        """Number of tokens in the split's sequences."""
-        return len(self.splits[split]) * self.context
-
-    def tokens_by_group(self, split: Split) -> dict[str, int]:
-        """Number of the split's tokens by part of the mixture."""
-        counts = np.bincount(self.splits[split].groups.ravel(), minlength=len(self.groups))
-        return {name: int(count) for name, count in zip(self.groups, counts, strict=True)}
-
-
-def begin_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The ids that mark the beginning of a document: what the tokenizer puts before every text.
-
-    Where that is nothing, its BOS if it has one, else its EOS.
-
-    Some instruct models open every chat turn with their BOS (SmolLM2), or have no BOS and close every turn
-    with their EOS (Qwen2.5). There the mark is `<|endoftext|>`, if the vocabulary has it.
-
-    Raises CorpusError for a tokenizer with neither BOS nor EOS.
-    """
-    if leading := leading_ids(tokenizer):
-        return leading
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is not None and not _opens_turns(tokenizer):
-        return (int(bos),)
-    for token_id in (tokenizer.get_vocab().get(TEXT_MARK), bos, eos):
-        if token_id is not None:
-            return (int(token_id),)
-    raise CorpusError(
-        "this tokenizer has neither a BOS nor an EOS token to separate documents in a packed sequence; "
-        "use a tokenizer with one, or pass `begin` (the ids between documents) to lrt.corpora.pack"
-    )
-
-
-def end_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The ids after every document: the EOS, or nothing if documents begin with it or it does not exist."""
-    eos = tokenizer.eos_token_id
-    return () if eos is None or begin_ids(tokenizer) == (eos,) else (int(eos),)
-
-
-def _opens_turns(tokenizer: Any) -> bool:
-    if not getattr(tokenizer, "chat_template", None):
-        return False
-    try:
-        return render_chat(tokenizer, "a", "b").count(tokenizer.bos_token) > 1
-    except ChatNotRendered:
-        return False
+FIRST = 16  # if none of so many documents can be aligned, no later one will be
+UNALIGNED = "not aligned between the two tokenizers"
 
 
 def pack(
@@ -131,6 +45,7 @@ def pack(
     context: int,
     tokens_wanted: Mapping[Split, int | None],
     *,
+    target: Any = None,
     begin: Sequence[int] | None = None,
     end: Sequence[int] = (),
     open_groups: Collection[str] = (),
@@ -142,17 +57,24 @@ def pack(
     as a rendered chat, already opens with `begin`, it is not repeated. A text that occurs twice is used once.
     No more of `documents` is read than is needed.
 
+    With a `target`, whose tokens are others, both models read the same text, each in its own tokens and
+    between its own `begin_ids` and `end_ids`. Sequences are cut between spans (`lrt.corpora.alignment`), and
+    have at most `context` tokens of each model. Documents that cannot be aligned are excluded and counted.
+
     Args:
+        target: the target's tokenizer, if the two models have different tokens; `tokenizer` is the source's.
         context: tokens in a sequence, at least 2 (position 0 is an attention sink and is excluded from fits).
         tokens_wanted: tokens by split, None for all there are; a split without an entry gets none. If the
             documents run out, the split stays smaller and a warning is logged.
         begin: ids before each document; None takes `begin_ids(tokenizer)`.
+        end: ids after each document. With a `target`, `begin` and `end` are of the source.
         open_groups: parts of the mixture whose documents get no `end`.
         seed: draws the partition and the order of documents.
 
     Raises:
         CorpusEmpty: no document was usable; names the reasons.
         CorpusTooShort: a split that wants tokens has fewer than one sequence.
+        NotAligned: with a `target`, none of the first documents could be aligned.
         InvalidValue: `context` or `tokens_wanted` is out of range.
     """
     if context < 2:
@@ -171,7 +93,16 @@ def pack(
                 int(wanted),
             )
     opening = begin_ids(tokenizer) if begin is None else tuple(begin)
-    gathered = _gather(documents, tokenizer, limits, opening, tuple(end), open_groups, seed)
+    encoder: _Encoder = _OwnTokens(tokenizer, opening, tuple(end), open_groups)
+    if target is not None:
+        ends: dict[Side, tuple[int, ...]] = {"source": tuple(end), "target": end_ids(target)}
+        encoder = _BothTokens(
+            TokenAligner(tokenizer, target),
+            {"source": opening, "target": begin_ids(target)},
+            ends,
+            open_groups,
+        )
+    gathered = _gather(documents, encoder, limits, seed)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(gathered.excluded.items()))
     if not any(gathered.pieces.values()):
         raise CorpusEmpty(
@@ -182,7 +113,16 @@ def pack(
     usable = sum(map(len, gathered.pieces.values()))
     names = tuple(sorted({piece.group for pieces in gathered.pieces.values() for piece in pieces}))
     splits = {
-        split: _cut(split, gathered.pieces[split], usable, names, context, limits.get(split, 0), seed)
+        split: _cut(
+            split,
+            gathered.pieces[split],
+            target is not None,
+            usable,
+            names,
+            context,
+            limits.get(split, 0),
+            seed,
+        )
         for split in SPLITS
     }
     return PackedCorpus(context, names, splits, dict(gathered.excluded), gathered.texts)
@@ -194,31 +134,73 @@ class _Piece:
     group: str
     ids: npt.NDArray[np.int32]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (len(self.ids),)
+
+
+class _Encoder(ABC):
+    """Documents to pieces, or why they cannot be one."""
+
+    @abstractmethod
+    def encode(self, documents: Sequence[Document]) -> Iterator[_Piece | AlignedPiece | NotAligned]: ...
+
+
+@dataclass(frozen=True)
+class _OwnTokens(_Encoder):
+    tokenizer: Any
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    open_groups: Collection[str]
+
+    def encode(self, documents: Sequence[Document]) -> Iterator[_Piece]:
+        begin = self.begin
+        # verbose off: packing cuts anyway, so the warning about the model's longest text would mislead
+        texts = [document.text for document in documents]
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for document, ids in zip(documents, encoded, strict=True):
+            opening = () if begin and tuple(ids[: len(begin)]) == begin else begin
+            closing = () if document.source in self.open_groups else self.end
+            piece = np.asarray((*opening, *ids, *closing), dtype=np.int32)
+            yield _Piece(document.id, document.source, piece)
+
+
+@dataclass(frozen=True)
+class _BothTokens(_Encoder):
+    aligner: TokenAligner
+    begin: dict[Side, tuple[int, ...]]
+    end: dict[Side, tuple[int, ...]]
+    open_groups: Collection[str]
+
+    def encode(self, documents: Sequence[Document]) -> Iterator[AlignedPiece | NotAligned]:
+        nothing: dict[Side, tuple[int, ...]] = {"source": (), "target": ()}
+        for document, text in zip(documents, self.aligner.align(documents), strict=True):
+            if isinstance(text, NotAligned):
+                yield text
+                continue
+            end = nothing if document.source in self.open_groups else self.end
+            yield AlignedPiece.of(document.id, document.source, text, self.begin, end)
+
 
 @dataclass
 class _Gathered:
-    pieces: dict[Split, list[_Piece]]
+    pieces: dict[Split, list[Any]]
     excluded: Counter[str]
     texts: list[tuple[int, str]]
 
 
 def _gather(
-    documents: Iterable[Document],
-    tokenizer: Any,
-    wanted: dict[Split, float],
-    begin: tuple[int, ...],
-    end: tuple[int, ...],
-    open_groups: Collection[str],
-    seed: int,
+    documents: Iterable[Document], encoder: _Encoder, wanted: dict[Split, float], seed: int
 ) -> _Gathered:
-    pieces: dict[Split, list[_Piece]] = {split: [] for split in SPLITS}
-    tokens = dict.fromkeys(SPLITS, 0)
+    pieces: dict[Split, list[Any]] = {split: [] for split in SPLITS}
+    tokens = {split: np.zeros(1, dtype=np.int64) for split in SPLITS}  # by model, if they differ
     excluded: Counter[str] = Counter()
     seen: set[int] = set()
     documents_packed: list[tuple[int, str]] = []
 
     def lacking() -> set[Split]:
-        return {split for split in SPLITS if tokens[split] < wanted.get(split, 0)}
+        # a sequence takes at most `context` tokens of either model, so the longer one fills enough of them
+        return {split for split in SPLITS if tokens[split].max() < wanted.get(split, 0)}
 
     for batch in _in_batches(documents, _DOCUMENTS_PER_BATCH):
         needed = lacking()
@@ -240,38 +222,49 @@ def _gather(
                 chosen.append((split, document))
         if not chosen:
             continue
-        texts = [document.text for _, document in chosen]
-        documents_packed.extend((document.id, document.text) for _, document in chosen)
-        # verbose off: packing cuts anyway, so the warning about the model's longest text would mislead
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        for (split, document), ids in zip(chosen, encoded, strict=True):
-            opening = () if begin and tuple(ids[: len(begin)]) == begin else begin
-            closing = () if document.source in open_groups else end
-            piece = np.asarray((*opening, *ids, *closing), dtype=np.int32)
-            pieces[split].append(_Piece(document.id, document.source, piece))
-            tokens[split] += len(piece)
+        encoded = encoder.encode([document for _, document in chosen])
+        for (split, document), piece in zip(chosen, encoded, strict=True):
+            if isinstance(piece, NotAligned):
+                excluded[UNALIGNED] += 1
+                if excluded[UNALIGNED] == 1:
+                    log.warning("%s. Such documents are excluded and counted", piece)
+                if excluded[UNALIGNED] == FIRST and not documents_packed:
+                    raise piece
+                continue
+            documents_packed.append((document.id, document.text))
+            pieces[split].append(piece)
+            tokens[split] = tokens[split] + np.array(piece.sizes)
     for split in sorted(split for split in lacking() if wanted[split] < math.inf):
         log.warning(
             "corpus: split %s wants %d tokens, but its documents have only %d",
             split,
             wanted[split],
-            tokens[split],
+            tokens[split].max(),
         )
     return _Gathered(pieces, excluded, documents_packed)
 
 
 def _cut(
     split: Split,
-    pieces: list[_Piece],
+    pieces: list[Any],
+    aligned: bool,
     usable: int,  # documents of all splits
     names: tuple[str, ...],
     context: int,
     wanted: float,
     seed: int,
 ) -> Sequences:
-    available = sum(len(piece.ids) for piece in pieces)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(pieces), generator=generator).tolist()
+    shuffled = [pieces[i] for i in order]
+    available = max(map(sum, zip(*(piece.sizes for piece in pieces), strict=True)), default=0)
     count = int(min(available, wanted)) // context
-    if wanted > 0 and count == 0:
+    sequences = (
+        _cut_aligned(shuffled, names, context, count)
+        if aligned
+        else _cut_plain(shuffled, names, context, count)
+    )
+    if wanted > 0 and len(sequences) == 0:
         fix_hint = "add text or shorten the context"
         if usable < FEW_DOCUMENTS:
             fix_hint = (
@@ -284,20 +277,26 @@ def _cut(
             split,
             available,
         )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(pieces), generator=generator).tolist()
-    shuffled = [pieces[i] for i in order]
-    size = count * context
+    return sequences
+
+
+def _cut_plain(pieces: list[_Piece], names: tuple[str, ...], context: int, count: int) -> Sequences:
+    size, shape = count * context, (count, context)
     if size == 0:
         empty = np.zeros((0, context))
         return Sequences(empty.astype(np.int32), empty.astype(np.int64), empty.astype(np.int16))
-    lengths = [len(piece.ids) for piece in shuffled]
+    lengths = [len(piece.ids) for piece in pieces]
     index = {name: i for i, name in enumerate(names)}
-    ids = np.concatenate([piece.ids for piece in shuffled])[:size]
-    owners = np.repeat(np.array([p.document for p in shuffled], dtype=np.int64), lengths)[:size]
-    groups = np.repeat(np.array([index[p.group] for p in shuffled], dtype=np.int16), lengths)[:size]
-    shape = (count, context)
+    ids = np.concatenate([piece.ids for piece in pieces])[:size]
+    owners = np.repeat(np.array([p.document for p in pieces], dtype=np.int64), lengths)[:size]
+    groups = np.repeat(np.array([index[p.group] for p in pieces], dtype=np.int16), lengths)[:size]
     return Sequences(ids.reshape(shape), owners.reshape(shape), groups.reshape(shape))
+
+
+def _cut_aligned(pieces: list[AlignedPiece], names: tuple[str, ...], context: int, count: int) -> Sequences:
+    cut = cut_aligned(pieces, names, context, count)
+    alignment = Alignment(cut.tokens["target"], cut.bounds)
+    return Sequences(cut.tokens["source"], cut.documents, cut.groups, alignment)
 
 
 def _in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lrt.corpora.chats import as_chat
+from lrt.corpora.chats import chat_document
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing, TextUnusable
 from lrt.corpora.hub_revisions import with_revision
@@ -220,7 +220,7 @@ def _documents(
             raise CorpusError(f"{place} is a JSON {type(row).__name__}, not an object with fields")
         read += 1
         try:
-            text = _text(row, columns, place, source, tokenizer)
+            document = _document(row, columns, place, source, tokenizer)
         except (ChatRefused, TextUnusable) as error:
             reason = REFUSED if isinstance(error, ChatRefused) else NOT_TEXT
             unusable[reason] += 1
@@ -230,12 +230,12 @@ def _documents(
                 log.warning("%s. Such documents are excluded and counted", error)
             yield Document("", source, excluded=reason)
         else:
-            yield Document(text, source)
+            yield document
     if not read:
         raise CorpusEmpty(f"{name} has no rows; name another{_setting(source)}")
 
 
-def _text(row: Mapping[str, Any], columns: _Columns, place: str, source: str, tokenizer: Any) -> str:
+def _document(row: Mapping[str, Any], columns: _Columns, place: str, source: str, tokenizer: Any) -> Document:
     for field in (columns.field, columns.answer, columns.context):
         if field and field not in row:
             raise CorpusError(f"{place} has no field {field!r}; it has {', '.join(map(repr, sorted(row)))}")
@@ -247,8 +247,9 @@ def _text(row: Mapping[str, Any], columns: _Columns, place: str, source: str, to
         answer, context = (row[field] if field else None for field in (columns.answer, columns.context))
         if columns.answer and answer is None:
             raise CorpusError(f"{place}: field {columns.answer!r} is null, not an answer")
-        return as_chat(value, tokenizer, f"{place}, field {columns.field!r}", answer, context)
+        where = f"{place}, field {columns.field!r}"
+        return chat_document(value, tokenizer, where, answer, context, part=source)
     if not isinstance(value, str):
         chats = f"; a list of messages needs corpus.sources.{source}.chat=true" if source else ""
         raise CorpusError(f"{place}: field {columns.field!r} is a {type(value).__name__}, not text{chats}")
-    return value.lstrip(BOM)
+    return Document(value.lstrip(BOM), source)

@@ -34,8 +34,8 @@ class StrengthGrid:
     Raises InvalidValue for a list without zero, without a positive value, or out of order.
     """
 
-    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
-    ablation_fractions: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.625, 0.75, 1.0)
+    ablation_fractions: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
     damage_limit: float = 0.1
     unit: StrengthUnit = "residual_norm"
 
@@ -55,6 +55,11 @@ class StrengthGrid:
     def of(self, behaviour: Behaviour) -> StrengthGrid:
         """The grid for one behaviour: its `strengths` are the ablation fractions where it ablates."""
         return replace(self, strengths=self.ablation_fractions) if behaviour.operation == "ablate" else self
+
+    def undamaged(self, native: Sequence[Damage]) -> tuple[float, ...]:
+        """Positive strengths up to the largest one at which the native vector is within the damage limit."""
+        largest = max((d.strength for d in native if d.relative <= self.damage_limit), default=0.0)
+        return tuple(s for s in self.strengths if 0 < s <= largest)
 
 
 @dataclass(frozen=True)

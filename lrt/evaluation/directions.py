@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping import LayerConcat
-from lrt.steering import Mapping, SteeringVector, difference_of_means
+from lrt.steering import Mapping, SteeringVector, difference_of_means, sampling_variance
 
 Role = Literal["source", "target"]
 Rows = tuple[Tensor, Tensor]
@@ -26,6 +26,8 @@ Directions = Callable[[Tensor], Tensor]
 
 RESAMPLED = ("resampled", "resampled_native")
 COMPARED = ("whole_corpus",)
+HALVES = ("native_half", "transferred_half")
+HALVINGS = 4  # of the contrastive prompts; one alone says little
 NULLS = ("random", "bias", "shuffled", "other", "untrained_source")
 
 
@@ -67,10 +69,9 @@ class ModelStates:
         Sides of one length are pairs, whose common part is no error. None where a side has one prompt.
         """
         positive, negative = (self.layers.part(s, layer).double() for s in (self.positive, self.negative))
-        sides = [positive - negative] if len(positive) == len(negative) else [positive, negative]
-        if min(map(len, sides)) < 2:
+        variance = sampling_variance(positive, negative)
+        if variance is None:
             return None
-        variance = sum(float(side.var(dim=0).sum()) / len(side) for side in sides)
         length = float((positive.mean(dim=0) - negative.mean(dim=0)).norm())
         return length / math.sqrt(variance) if variance > 0 else None
 
@@ -132,7 +133,8 @@ class TransferMaps:
     contrast, of any length.
 
     shuffled          By maps of pairs whose target rows were permuted over the corpus.
-    resampled         By maps of documents drawn with replacement, of vectors from `prompts`.
+    resampled         By maps of documents drawn with replacement and of parts at other weights, of vectors
+                      from `prompts`.
     untrained_source  From untrained sources, each by a map on the same corpus.
     prompts           By contrast, the prompts that each draw of `resampled` is made of.
     """
@@ -152,12 +154,18 @@ class TransferMaps:
         shuffled: Iterable[Directions] = (),
         resampled: Iterable[Directions] = (),
         untrained: Iterable[Directions] = (),
+        parts: MappingOf[str, Tensor] | None = None,
+        part_weights: float = 0.0,
         seed: int = 0,
     ) -> TransferMaps:
         """Transfers the vectors of all contrasts by each null and refit, one after the other.
 
-        untrained  One for each of the contrasts' `untrained_sources`, in their order.
-        seed       Of the prompts that are drawn for `resampled`.
+        untrained     One for each of the contrasts' `untrained_sources`, in their order.
+        parts         By contrast, `[parts, d_target]`: its vector as transferred by the map of all parts of
+                      the corpus, less that by the map without each.
+        part_weights  How much of `parts` enters each draw of `resampled`: a standard deviation. No further
+                      map is solved.
+        seed          Of what is drawn for `resampled`: prompts, and weights of parts.
         """
         contrasts = sorted(states)
         generators = {name: torch.Generator().manual_seed(seed) for name in contrasts}
@@ -180,13 +188,13 @@ class TransferMaps:
             ]
             return dict(zip(contrasts, torch.stack(drawn, 1), strict=True)) if drawn else {}
 
-        return cls(
-            mapping,
-            by(shuffled, source),
-            by(resampled, redrawn),
-            by(untrained, untrained_source),
-            prompts,
-        )
+        refitted = by(resampled, redrawn)
+        if parts:
+            for name, images in refitted.items():
+                change = parts[name].to(images)
+                weights = torch.randn(len(images), len(change), generator=generators[name])
+                refitted[name] = images + part_weights * weights.to(images) @ change
+        return cls(mapping, by(shuffled, source), refitted, by(untrained, untrained_source), prompts)
 
 
 def directions(
@@ -202,9 +210,9 @@ def directions(
 ) -> dict[str, Tensor]:
     """Unit directions `[draws, width]` at one target layer by condition, for one contrast of `states`.
 
-    native, native_half  The target's own vector; from each disjoint half of the prompts (the
-                         ceiling of any agreement).
-    transferred          `W v`; `paper_literal` `A v + p`.
+    native, transferred  The target's own vector, and `W v`; `paper_literal` is `A v + p`.
+    native_half, transferred_half  The same from halves of the prompts, `HALVINGS` times in two: draws 2i and
+                         2i + 1 share no prompt.
     whole_corpus         `W v` by `whole`, the map of the whole corpus, where `maps` is of some parts alone.
     random, bias, shuffled, other, untrained_source  The nulls; `other` is the transferred vector of
                          another contrast, which the argument of that name names (`other_contrast`).
@@ -226,10 +234,12 @@ def directions(
     def part(stacked: Tensor) -> Tensor:
         return torch.nn.functional.normalize(mapping.target.part(stacked.float(), layer), dim=-1)
 
+    halves = _halves(own.target, seed)
     rows: dict[str, list[Tensor]] = {
         "native": [native()],
-        "native_half": [native(half) for half in _halves(own.target)],
+        "native_half": [native(half) for half in halves],
         "transferred": [moved(mapping, sources)],
+        "transferred_half": [moved(mapping, own.vectors("source", half)) for half in halves],
         "paper_literal": [_unit(mapping.transfer(sources, layer, paper_literal=True))],
         # a map without bias has no such direction
         "bias": [part(mapping.affine.bias)] if mapping.affine.bias.any() else [],
@@ -263,14 +273,14 @@ def _unit(vector: SteeringVector) -> Tensor:
 
 
 def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
-    """Rows of each side, drawn with replacement in groups of `_group_size`.
+    """Rows of each side, drawn with replacement in groups of `group_size`.
 
     Sides of one length are drawn alike. Their prompts are mostly the same texts but for the behaviour, so
     independent draws would add a difference between texts.
     """
 
     def draw(count: int) -> Tensor:
-        size = _group_size(count)
+        size = group_size(count)
         first = torch.randint(count // size, (count // size,), generator=generator) * size
         return (first[:, None] + torch.arange(size)).flatten()
 
@@ -280,20 +290,31 @@ def _drawn(states: ModelStates, generator: torch.Generator) -> Rows:
     return positive, draw(len(states.negative))
 
 
-def _halves(states: ModelStates) -> list[Rows]:
-    """Masks of the two halves of the prompts, made of every second group of `_group_size` on each side.
+def _halves(states: ModelStates, seed: int) -> list[Rows]:
+    """Masks of both halves of the prompts, for each of `HALVINGS` random halvings, one after the other.
 
-    Answers alternate in a balanced set, so halves of every second prompt would hold one answer each. A side
-    of one prompt has no halves.
+    Groups of `group_size` stay together: answers alternate in a balanced set, and halves should hold as many
+    of each. Sides of one length are halved alike. A side of one prompt has no halves.
     """
-    sides = states.positive, states.negative
-    if min(map(len, sides)) < 2:
+    sides = len(states.positive), len(states.negative)
+    if min(sides) < 2:
         return []
-    groups = [torch.arange(len(side)) // _group_size(len(side)) % 2 for side in sides]
-    return [(groups[0] == half, groups[1] == half) for half in (0, 1)]
+    generator = torch.Generator().manual_seed(seed)
+
+    def halved(count: int) -> Tensor:
+        size = group_size(count)
+        order = torch.randperm(-(-count // size), generator=generator)
+        return (order % 2 == 0).repeat_interleave(size)[:count]
+
+    rows = []
+    for _ in range(HALVINGS):
+        positive = halved(sides[0])
+        negative = positive if sides[0] == sides[1] else halved(sides[1])
+        rows += [(positive, negative), (~positive, ~negative)]
+    return rows
 
 
-def _group_size(prompts: int) -> int:
+def group_size(prompts: int) -> int:
     """Neighbouring prompts that are drawn or split together: two, so that both answers are equally frequent;
     one for an odd number of prompts or fewer than four."""
     return 2 if prompts >= 4 and prompts % 2 == 0 else 1

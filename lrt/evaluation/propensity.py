@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lrt.evaluation.directions import HALVES
 from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.statistics import (
     Array,
@@ -20,9 +21,13 @@ from lrt.evaluation.statistics import (
     null_share,
     paper_intervals,
     paper_statistics,
-    partial_correlation,
     ratio_estimate,
     slopes,
+)
+from lrt.evaluation.within_key import (
+    agreement_ceiling,
+    mean_stratified_estimate,
+    partial_correlation,
     stratified_correlation,
     stratified_estimate,
 )
@@ -78,15 +83,12 @@ def propensity(
         pooled = list(range(len(every)))
     strengths = [every[i] for i in pooled]
     ours, native, randoms = ours[pooled], native[pooled], [c[pooled] for c in randoms]
-    halves = [record.curve("native_half", strengths, d) for d in (0, 1)]
     shares = [abs(stratified_correlation(c, native, strengths, keys)) for c in randoms]
     slope, native_slope = slopes(ours, strengths), slopes(native, strengths)
     # a ratio over a native slope of zero, or of the wrong sign, is meaningless
     steers = direction * native_slope.mean() > 0
     ratio = ratio_estimate(slope, native_slope, seed, keys) if steers else None
-    ceiling = None
-    if halves[0] is not None and halves[1] is not None:
-        ceiling = stratified_estimate(halves[0], halves[1], strengths, keys, seed)
+    across = _across_prompts(record, none, strength, keys, seed)
     chances = [probabilities.curve(name, strengths) for name in ("transferred", "native")]
     within_p = None
     if chances[0] is not None and chances[1] is not None:
@@ -124,8 +126,7 @@ def propensity(
             else None,
             "stratified_r_probability": within_p.value if within_p else None,
             "stratified_r_probability_ci": within_p.to_list() if within_p else None,
-            "ceiling": ceiling.value if ceiling else None,
-            "ceiling_ci": ceiling.to_list() if ceiling else None,
+            **across,
             "slope": float(slope.mean()),
             "slope_ci": mean_estimate(slope, seed, keys).to_list(),
             "native_slope": float(native_slope.mean()),
@@ -148,6 +149,31 @@ def propensity(
         }
     )
     return statistics
+
+
+def _across_prompts(
+    record: ScoreTable, none: Array, strength: float, keys: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Correlation within the key of transferred and native vectors of disjoint prompts, and its ceiling.
+
+    Vectors of the same prompts share what is of these prompts alone, so that a transferred vector may agree
+    more with the native one than a native vector of other prompts does. Across prompts nothing is shared.
+    """
+    native, ours = ([np.array([none, h]) for h in record.draws(name, strength)] for name in HALVES)
+    halvings = range(0, len(native) - 1, 2)
+    pairs = {
+        "half_r": [(native[i], native[i + 1]) for i in halvings],
+        "across_prompts_r": [(ours[i], native[i ^ 1]) for i in range(len(ours))],
+    }
+    estimates = {
+        name: mean_stratified_estimate(some, (0.0, strength), keys, seed) if some else None
+        for name, some in pairs.items()
+    }
+    halves = estimates["half_r"]
+    estimates["ceiling"] = agreement_ceiling(halves) if halves else None
+    return {name: e.value if e else None for name, e in estimates.items()} | {
+        f"{name}_ci": e.to_list() if e else None for name, e in estimates.items()
+    }
 
 
 def _anti_steerable(

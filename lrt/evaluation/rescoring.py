@@ -15,13 +15,13 @@ from typing import Any
 
 from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.choice import StrengthGrid
+from lrt.evaluation.curves import curves
 from lrt.evaluation.measuring import Measurement
 from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.scorers import WrittenScorer
 from lrt.evaluation.statistics import ratio_estimate
 from lrt.evaluation.study import Study
 from lrt.evaluation.study_io import RecordCorrupt
-from lrt.evaluation.summary import curves
 from lrt.evaluation.thoughts import score_answers
 from lrt.storage.sealed import read_sealed, write_sealed
 

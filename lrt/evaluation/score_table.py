@@ -80,3 +80,7 @@ class ScoreTable:
         """`[items]` scores of every draw at one strength."""
         numbers = sorted(d for c, d, s in self.values if c == condition and s == strength)
         return [c for d in numbers if (c := self.column(condition, strength, d)) is not None]
+
+    def draw_numbers(self, condition: str) -> list[int]:
+        """The draws of a condition that were run at any strength."""
+        return sorted({d for c, d, _ in self.values if c == condition})

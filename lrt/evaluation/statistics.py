@@ -58,7 +58,7 @@ def resamples(
 
 def mean_estimate(values: Array, seed: int = 0, keys: Sequence[str] | None = None) -> Estimate:
     """Mean of `[items]` with its interval."""
-    return _percentiles(values.mean(), values[resamples(len(values), seed, keys=keys)].mean(axis=1))
+    return percentiles(values.mean(), values[resamples(len(values), seed, keys=keys)].mean(axis=1))
 
 
 def ratio_estimate(
@@ -70,7 +70,7 @@ def ratio_estimate(
     """
     if not mean_estimate(native, seed, keys).off_zero:
         return None
-    return _percentiles(change.mean() / native.mean(), _drawn_ratios(change, native, seed, keys))
+    return percentiles(change.mean() / native.mean(), _drawn_ratios(change, native, seed, keys))
 
 
 def ratio_over_refits(
@@ -94,7 +94,7 @@ def ratio_over_refits(
         return None
     ratios = _drawn_ratios(change, native, seed, keys)
     deviations = np.random.default_rng((seed, len(ratios))).standard_t(len(refitted) - 1, size=len(ratios))
-    return _percentiles(change.mean() / native.mean(), ratios + refitted.std(ddof=1) * deviations)
+    return percentiles(change.mean() / native.mean(), ratios + refitted.std(ddof=1) * deviations)
 
 
 def refit_ratios(refits: tuple[Array, Array]) -> Array:
@@ -115,7 +115,8 @@ def _drawn_ratios(change: Array, native: Array, seed: int, keys: Sequence[str] |
     return np.asarray(above[usable] / below[usable], dtype=np.float64)
 
 
-def _percentiles(value: float, samples: Array) -> Estimate:
+def percentiles(value: float, samples: Array) -> Estimate:
+    """A value with the 95% interval of its bootstrap samples."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return Estimate(float(value), float(low), float(high))
 
@@ -137,8 +138,8 @@ def paper_statistics(ours: Array, native: Array) -> list[dict[str, float]]:
 def paper_intervals(
     ours: Array, native: Array, seed: int = 0, keys: Sequence[str] | None = None
 ) -> dict[str, list[float]]:
-    """Bootstrap intervals over items of the paper's r and MSE, of two `[items]`; nan for the r of a "
-    "constant."""
+    """Bootstrap intervals over items of the paper's r and MSE, of two `[items]`; nan for the r of a
+    constant."""
     drawn = resamples(len(ours), seed, keys=keys)
     a, b = ours[drawn], native[drawn]
     mse = ((a - b) ** 2).mean(axis=1)
@@ -146,90 +147,8 @@ def paper_intervals(
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     usable = scale > 1e-300
     r = (a * b).sum(axis=1)[usable] / scale[usable]
-    interval = _percentiles(0.0, r).to_list() if usable.any() else [float("nan")] * 2
-    return {"r": interval, "mse": _percentiles(0.0, mse).to_list()}
-
-
-def within_key_change(
-    m: Array,  # [s, n]
-    strengths: Sequence[float],
-    keys: Sequence[str],
-) -> Array:  # [nonzero strengths, n]
-    """`m(alpha) - m(0)` minus each key's mean, at every nonzero strength.
-
-    On two-answer tasks any vector that shifts one letter's logit moves the items of one key up and
-    those of the other down. So changes under *any* two conditions correlate, but not within a key.
-    """
-    zero = list(strengths).index(0.0)
-    change = np.array([row - m[zero] for i, row in enumerate(m) if i != zero])
-    groups = np.asarray(keys)
-    for key in set(keys):
-        inside = groups == key
-        change[:, inside] -= change[:, inside].mean(axis=1, keepdims=True)
-    return change
-
-
-def stratified_correlation(
-    ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]
-) -> float:
-    """Correlation of the within-key changes, pooled over items and nonzero strengths."""
-    return pearson(
-        within_key_change(ours, strengths, keys).ravel(),
-        within_key_change(native, strengths, keys).ravel(),
-    )
-
-
-def stratified_estimate(
-    ours: Array,  # [s, n]
-    native: Array,  # [s, n]
-    strengths: Sequence[float],
-    keys: Sequence[str],
-    seed: int = 0,
-) -> Estimate:
-    """`stratified_correlation` with a bootstrap over items within their keys.
-
-    Each key's mean is subtracted in every sample.
-    """
-    zero = list(strengths).index(0.0)
-    changes = [np.delete(m, zero, axis=0) - m[zero] for m in (ours, native)]  # [s - 1, n]
-    groups = np.asarray(keys)
-    rng = np.random.default_rng(seed)
-    aa = ab = bb = np.zeros(DRAWS)
-    for key in sorted(set(keys)):
-        inside = np.flatnonzero(groups == key)
-        drawn = rng.integers(0, len(inside), size=(DRAWS, len(inside)))
-        weights = np.zeros((DRAWS, len(inside)))
-        np.add.at(weights, (np.arange(DRAWS)[:, None], drawn), 1.0)
-        a, b = (change[:, inside] for change in changes)
-
-        def moment(x: Array, y: Array, w: Array = weights) -> Array:
-            """Sum of centred products over items and strengths, of each sample."""
-            sums = (w @ x.T) * (w @ y.T)  # [draws, s - 1]
-            return np.asarray((w @ (x * y).T - sums / w.shape[1]).sum(axis=1), dtype=np.float64)
-
-        aa, ab, bb = aa + moment(a, a), ab + moment(a, b), bb + moment(b, b)
-    scale = np.sqrt(np.maximum(aa * bb, 0.0))
-    usable = scale > 1e-300
-    value = stratified_correlation(ours, native, strengths, keys)
-    if not usable.any():
-        return Estimate(value, value, value)
-    return _percentiles(value, ab[usable] / scale[usable])
-
-
-def partial_correlation(ours: Array, native: Array, strengths: Sequence[float], keys: Sequence[str]) -> float:
-    """`stratified_correlation` with the unsteered propensity `m(0)` partialled out at each strength."""
-    zero = list(strengths).index(0.0)
-    a = within_key_change(ours, strengths, keys)
-    b = within_key_change(native, strengths, keys)
-    groups = np.asarray(keys)
-    base = native[zero].copy()
-    for key in set(keys):
-        base[groups == key] -= base[groups == key].mean()
-    power = float(base @ base)
-    if power > 1e-12:
-        a = a - np.outer(a @ base / power, base)
-        b = b - np.outer(b @ base / power, base)
-    return pearson(a.ravel(), b.ravel())
+    interval = percentiles(0.0, r).to_list() if usable.any() else [float("nan")] * 2
+    return {"r": interval, "mse": percentiles(0.0, mse).to_list()}
 
 
 def slopes(m: Array, strengths: Sequence[float]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +10,10 @@ import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.choice import StrengthGrid
+from lrt.evaluation.comparison import UNTRAINED, compare_doses, verdict
+from lrt.evaluation.curves import curves, damage_curves
 from lrt.evaluation.directions import NULLS, RESAMPLED
+from lrt.evaluation.equal_damage import at_matched_damage
 from lrt.evaluation.measuring import Damage
 from lrt.evaluation.propensity import propensity
 from lrt.evaluation.score_table import ScoreMissing, ScoreTable
@@ -28,7 +31,7 @@ from lrt.evaluation.thoughts import answer_of
 STRICT_NULLS = ("random", "shuffled", "bias")  # nulls that hold no trace of any behaviour
 VOID_SHARE = 0.5  # share of the native change from which on a strict null voids the effect
 BALANCE_LIMIT = 1.25  # most frequent answer key over the least frequent
-CURVES = ("native", "transferred", "paper_literal", "random", "source")
+CURVES = ("native", "transferred", "paper_literal", "random", UNTRAINED, "source")
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
 
@@ -78,6 +81,12 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     refits = _refits(record, none, strength) if ratio else None
     over_refits = ratio_over_refits(change, native_change, refits, seed, keys) if refits else None
+    compared = None
+    if moves:
+        limiting = [d for d in study.damages if d.condition == "native"]
+        on_development = [d for d in limiting if d.split == "development"]
+        undamaged = grid.undamaged(on_development or limiting)
+        compared = compare_doses(record, damages, undamaged, behaviour.direction, grid.damage_limit, seed)
     notes = []
     if not moves:
         notes.append("native does not steer")
@@ -136,13 +145,15 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "ratio_ci": ratio.to_list() if ratio else None,
         "ratio_ci_map": over_refits.to_list() if over_refits else None,
         "ratio_refits": refit_ratios(refits).tolist() if refits else None,
+        "dose": compared,
+        "verdict": verdict(compared, moves, bool(strong_nulls)),
         "nulls": {name: share["mean"] for name, share in nulls.items()} if moves else {},
         "null_details": nulls if moves else {},
         "voiding_nulls": strong_nulls,
         "damage": damage,
-        "matched_damage": _at_matched_damage(record, damages, strength, seed) if intended else None,
+        "matched_damage": at_matched_damage(record, damages, strength, seed) if intended else None,
         "curves": curves(record, CURVES, grid, seed),
-        "damage_curves": _damage_curves(damages),
+        "damage_curves": damage_curves(damages),
         "note": "; ".join(notes),
     }
     for name, at in (("source", strength), ("prompt", 0.0)):
@@ -154,6 +165,12 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         for name, at in (*((name, strength) for name in PROBABILITY), ("none", 0.0), ("prompt", 0.0))
         if (column := probabilities.column(name, at)) is not None
     }
+    prompt = record.column("prompt", 0.0)
+    by_prompt = None
+    if intended and prompt is not None:
+        by_prompt = ratio_estimate(prompt - none, native_change, seed, keys)
+    summary["prompt_ratio"] = by_prompt.value if by_prompt else None
+    summary["prompt_ratio_ci"] = by_prompt.to_list() if by_prompt else None
     base = record.column("source", 0.0)
     summary["source_unsteered"] = None if base is None else float(base.mean())
     if behaviour.has_answers:
@@ -181,85 +198,6 @@ def _refits(record: ScoreTable, none: Array, strength: float) -> tuple[Array, Ar
     """
     transferred, native = (np.array(record.draws(name, strength)) for name in RESAMPLED)
     return (transferred - none, native - none) if len(transferred) else None
-
-
-def _at_matched_damage(
-    record: ScoreTable, damages: Sequence[Damage], strength: float, seed: int
-) -> dict[str, Any] | None:
-    """Transfer ratio at matched damage.
-
-    The damage is that of the native vector at the chosen strength or, if smaller, the most that the
-    transferred vector does. Strengths are interpolated linearly; where damage is not monotonic, the first
-    strength that reaches it counts. None where one of the two does no damage.
-    """
-    by_strength = {
-        name: sorted((d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0)
-        for name in ("native", "transferred")
-    }
-    if not all(by_strength.values()):
-        return None
-    most = max(relative for _, relative in by_strength["transferred"])
-    level = min(dict(by_strength["native"])[strength], most)
-    if level <= 0:
-        return None
-    (at, native), (ours_at, ours) = (
-        _at_damage(record, name, by_strength[name], level) for name in by_strength
-    )
-    none = record.column("none", 0.0)
-    assert none is not None
-    ratio = ratio_estimate(ours - none, native - none, seed, record.item_keys)
-    return {
-        "damage": level,
-        "strength": ours_at,
-        "native_strength": at,
-        "transferred": float(ours.mean()),
-        "native": float(native.mean()),
-        "ratio": ratio.value if ratio else None,
-        "ratio_ci": ratio.to_list() if ratio else None,
-    }
-
-
-def _at_damage(
-    record: ScoreTable, condition: str, by_strength: Sequence[tuple[float, float]], level: float
-) -> tuple[float, Array]:
-    """Strength at which a condition first reaches a damage level, and the items' scores there."""
-    s0 = d0 = 0.0
-    for s1, d1 in by_strength:
-        if d1 >= level:
-            share = (level - d0) / (d1 - d0)
-            before, after = record.column(condition, s0), record.column(condition, s1)
-            assert before is not None
-            assert after is not None
-            return s0 + share * (s1 - s0), (1 - share) * before + share * after
-        s0, d0 = s1, d1
-    raise AssertionError("the level is at most the curve's maximum")
-
-
-def curves(
-    record: ScoreTable, conditions: Sequence[str], grid: StrengthGrid, seed: int
-) -> dict[str, list[dict[str, float]]]:
-    """Means over items with intervals, by condition and strength; conditions without a curve are skipped."""
-    by_condition = {}
-    for name in conditions:
-        points = []
-        for strength in grid.strengths:
-            column = record.column(name, strength)
-            if column is not None:
-                at = mean_estimate(column, seed, record.item_keys)
-                points.append({"strength": strength, "mean": at.value, "low": at.low, "high": at.high})
-        if len(points) > 1:
-            by_condition[name] = points
-    return by_condition
-
-
-def _damage_curves(damages: Sequence[Damage]) -> dict[str, list[dict[str, float]]]:
-    curves: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for d in sorted(damages, key=lambda d: d.strength):
-        if d.draw == 0:
-            curves[d.condition].append(
-                {"strength": d.strength, "relative": d.relative, "kl": d.kl, "rise": d.rise}
-            )
-    return {name: points for name, points in curves.items() if len(points) > 1}
 
 
 def _unfinished_thoughts(behaviour: Behaviour, study: Study) -> int:

@@ -63,7 +63,7 @@ from lrt.mapping.procrustes import Procrustes, procrustes
 from lrt.mapping.rank_curve import RankCurve, rank_curve
 from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit, SharedRidge, ridge_at, ridge_directions, ridge_path
-from lrt.mapping.scores import cosine, excess
+from lrt.mapping.scores import cosine, excess, rest_beside
 from lrt.mapping.shuffled_pairs import ShuffledPairs
 from lrt.mapping.whitening import Whitening
 
@@ -136,6 +136,7 @@ __all__ = [
     "reduced_rank_path",
     "residual_on",
     "residual_warning",
+    "rest_beside",
     "ridge_at",
     "ridge_directions",
     "ridge_path",

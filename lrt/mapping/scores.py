@@ -15,6 +15,17 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.cosine_similarity(a, b.to(a), dim=0, eps=1e-300))
 
 
+def rest_beside(
+    vector: Tensor,  # [d]
+    others: Tensor,  # [k, d]
+) -> Tensor:  # [d], float64
+    """What is left of a vector beside the span of others: the residual of its regression on them."""
+    others, vector = others.double(), vector.double().to(others.device)
+    scale, basis = torch.linalg.svd(others, full_matrices=False)[1:]
+    basis = basis[scale > 1e-10 * scale.max()]
+    return vector - basis.T @ (basis @ vector)
+
+
 def excess(fvu: float, optimum: float) -> float:
     """Relative excess `fvu / optimum - 1` of a fit's FVU over the optimum's; 0 for a perfect fit."""
     return 0.0 if fvu <= PERFECT else fvu / max(optimum, PERFECT) - 1

@@ -18,7 +18,7 @@ from lrt.models.padding import last_columns, pad, positions_of
 from lrt.models.prefix import Prefix, compute_prefix, generate, tail_logits
 from lrt.models.sampling import Sampling, sampling_facts
 from lrt.models.spec import ModelSpec
-from lrt.models.tokenization import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
+from lrt.models.tokenization import TokenizersDiffer, check_same_tokenizer, same_tokens, tokenizer_digest
 
 __all__ = [
     "BlockModel",
@@ -49,6 +49,7 @@ __all__ = [
     "positions_of",
     "quiet_loading",
     "resolve_layer",
+    "same_tokens",
     "sampling_facts",
     "steer",
     "tail_logits",

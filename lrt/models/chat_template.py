@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ DATE = f"{template_process.NOW:%d %b %Y}"
 """The date of every prompt, which Llama 3.2's template falls back to. It would write the day of the run."""
 SECONDS = 10.0  # of the processor; a template needs a millisecond
 WAIT = 30 * SECONDS  # at most, on a machine that is busy with other things
+PLAIN_ROLES = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""A template for models without one."""
 RESERVED = ("messages", "add_generation_prompt")
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -76,6 +82,10 @@ class ChatTemplate:
         added: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
         names = {name: str(token) for name, token in special.items() if not isinstance(token, list | tuple)}
         return cls(template or None, names, dict(arguments or {}), tuple(sorted(added)))
+
+    def or_plain_roles(self) -> ChatTemplate:
+        """The same; `PLAIN_ROLES` for a model without a template."""
+        return self if self.chat_template else replace(self, chat_template=PLAIN_ROLES)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -180,6 +180,11 @@ class _Stop(Exception):
     pass
 
 
+def hooked(lm: BlockModel) -> bool:
+    """Whether a hook reads or writes the hidden states of a block now."""
+    return any(block._forward_hooks for block in lm.blocks)
+
+
 @contextmanager
 def stop_after(lm: BlockModel, layer: int) -> Iterator[None]:
     """End the forward pass in the body after block `layer`; the body ends with it.

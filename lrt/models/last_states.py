@@ -110,6 +110,16 @@ def last_states(
     return states
 
 
+def tokens_run(lm: LanguageModel, texts: Sequence[Sequence[int]], layer: int) -> int:
+    """Tokens that `last_states` runs through the model for these texts, up to a layer: a beginning that is
+    shared counts once."""
+
+    def count(tree: Sequence[Segment]) -> int:
+        return sum(len(segment.tokens) + count(segment.longer) for segment in tree)
+
+    return count(_plan(lm, texts, layer))
+
+
 def _plan(lm: LanguageModel, texts: Sequence[Sequence[int]], deepest: int) -> list[Segment]:
     """The segments that the model runs, as many to a text as its family allows."""
     tree = segments(texts)

@@ -1,8 +1,9 @@
-"""Tokenizers: their digest, and the check that a pair of models shares one."""
+"""Tokenizers: their digest, and whether two models turn text into the same token ids."""
 
 import hashlib
 import json
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -49,6 +50,26 @@ def splitting_rules(rules: Tokenizer) -> dict[str, Any]:
         **{name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()},
         "ignore_merges": bool(getattr(rules.model, "ignore_merges", False)),
     }
+
+
+PROBES = (
+    "The naïve café\u2014 it's 3.14159 or 2024, isn't it?\r\n\tNO, said Mme. O'Brien;  REALLY!!!\n\n\n",
+    "def f(x_1: list[int]) -> None:\n        return {k: v**2 for k, v in x_1.items()}  # <b>&amp;</b>\n",
+    "Größe, İstanbul, e\u0301 and é, ﬁne, ＡＢＣ, 北京和東京の漢字とカナ, 한국어, Русский, العربية, עברית",
+    "🎉👩‍👩‍👧 ½ × 10⁻³ ≥ −7 €\u00a0\u200b\u2028…",
+)
+"""Texts that tokenizers of one vocabulary but other rules cut differently."""
+
+
+def same_tokens(source: Any, target: Any, sample_texts: Iterable[str] = ()) -> bool:
+    """Whether two tokenizers give the same ids: by their vocabularies, `PROBES` and the sample texts."""
+    if tokenizer_digest(source) == tokenizer_digest(target):
+        return True
+    try:
+        check_same_tokenizer(source, target, chain(PROBES, sample_texts))
+    except TokenizersDiffer:
+        return False
+    return True
 
 
 def check_same_tokenizer(source: Any, target: Any, sample_texts: Iterable[str] = ()) -> None:

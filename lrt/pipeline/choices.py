@@ -70,7 +70,7 @@ class Choices:
     def of(self, behaviour: Behaviour, side: Side = "target", at: int | None = None) -> Chosen:
         """Layer and strength at which a model's own vector steers best; the strength alone where the layer is
         given as `at`."""
-        key = behaviour.name, side, at
+        behaviour, key = self.pair.read_by(side, behaviour), (behaviour.name, side, at)
         if key not in self._chosen:
             study = self.cache.resumed(
                 "choices",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from lrt.config import Corpus
@@ -25,7 +25,9 @@ from lrt.corpora import (
     Document,
     PackedCorpus,
     Part,
+    TemplatePair,
     begin_ids,
+    document_of_two,
     end_ids,
     hub,
     jsonl,
@@ -34,9 +36,12 @@ from lrt.corpora import (
     scenes,
     text_files,
 )
+from lrt.corpora.alignment import VERSION as ALIGNMENT
 from lrt.evaluation import Propensity, answered_questions
 from lrt.lab.grammar import pages
 from lrt.models import check_same_tokenizer, tokenizer_digest
+from lrt.models.chat_template import ChatTemplate
+from lrt.models.sides import SIDES
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import JSON, Cache
@@ -65,15 +70,14 @@ class CorpusText:
     def documents(self, part: str) -> Iterator[Document]:
         """A part's documents as they come."""
         source = self.settings.sources[part]
-        template = self.pair.template if isinstance(source, RowsSource) and source.chat else None
+        template = self._templates if isinstance(source, RowsSource) and source.chat else None
         match source:
             case StorybookSource():
                 return (Document(page.text) for page in pages(source.seed, "held_out", source.plan))
             case ScenesSource():
                 return scenes(source.seed, part)
             case QuestionsSource():
-                answered = answered_questions(_propensity(source), lambda: self.pair.template)
-                return (Document(text, part, group) for text, group in answered)
+                return self._answered(source, part)
             case TextSource():
                 return text_files(source.paths, source.unit, part, source.case)
             case JsonlSource():
@@ -94,6 +98,25 @@ class CorpusText:
                 )
         raise AssertionError(f"{type(source).__name__} has no reader")
 
+    @property
+    def _templates(self) -> ChatTemplate | TemplatePair:
+        pair = self.pair
+        return TemplatePair(pair.source_template, pair.template) if pair.source_template else pair.template
+
+    def _answered(self, source: QuestionsSource, part: str) -> Iterator[Document]:
+        settings = _propensity(source)
+        if self.pair.source_template is None:
+            answered = answered_questions(settings, lambda: self.pair.template)
+            return (Document(text, part, group) for text, group in answered)
+        both = (
+            answered_questions(settings, partial(_same, template))
+            for template in (self.pair.source_template, self.pair.template)
+        )
+        return (
+            document_of_two(text, target_text, stem, part, stem)
+            for (text, stem), (target_text, _) in zip(*both, strict=True)
+        )
+
     @cached_property
     def duplicate_groups(self) -> dict[int, int]:
         """By document id, the id that versions of one text share (a question answered both ways)."""
@@ -104,13 +127,24 @@ class CorpusText:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the packed tokens."""
-        summary: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
-        return str(summary["digest"])
+        return str(self._known["digest"])
+
+    def tokens(self, parts: Sequence[str] = ()) -> int:
+        """Tokens of all splits, of some parts or of all."""
+        by_split: dict[str, dict[str, int]] = self._known["tokens"]
+        return sum(by_part[part] for by_part in by_split.values() for part in parts or self.parts)
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        """What is known of the packed corpus without reading it."""
+        known: dict[str, Any] = self.cache.made_once("corpora", self._facts(), self._summary, JSON)
+        return known
 
     def _summary(self) -> dict[str, Any]:
         packed = self.packed
         tokens = {split: packed.tokens_by_group(split) for split in SPLITS}
-        return {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_excluded}
+        summary = {"digest": packed.digest, "tokens": tokens, "left_out": packed.documents_excluded}
+        return {**summary, "aligned": packed.paired()} if packed.aligned else summary
 
     def _facts(self) -> dict[str, Any]:
         tokenizer = self.pair.models["source"].tokenizer
@@ -133,7 +167,21 @@ class CorpusText:
             "chat_template": self.pair.template.facts
             if any(getattr(source, "chat", False) for source in self.settings.sources.values())
             else None,
+            **self._alignment_facts(),
         }
+
+    def _alignment_facts(self) -> dict[str, Any]:
+        """What determines the text of two tokenizers, beside what determines that of one."""
+        if not self.pair.aligned:
+            return {}
+        target = self.pair.models["target"].tokenizer
+        return {"aligned": {"version": ALIGNMENT, "begin": begin_ids(target), "end": end_ids(target)}}
+
+    @cached_property
+    def paired(self) -> dict[str, Any]:
+        """By split and side, the number of tokens and of those that end where the other model's do."""
+        paired: dict[str, Any] = self._known["aligned"]
+        return paired
 
     @cached_property
     def packed(self) -> PackedCorpus:
@@ -146,7 +194,7 @@ class CorpusText:
         return self.cache.made_once("packed", facts, self._pack, PACKED)
 
     def _pack(self) -> PackedCorpus:
-        for part in self.parts:
+        for part in () if self.pair.aligned else self.parts:
             texts = [document.text for document in itertools.islice(self.documents(part), 16)]
             check_same_tokenizer(
                 self.pair.models["source"].tokenizer, self.pair.models["target"].tokenizer, texts
@@ -161,6 +209,7 @@ class CorpusText:
                 tokenizer,
                 self.settings.context,
                 {split: getattr(self.settings.tokens, split) for split in SPLITS},
+                target=self.pair.models["target"].tokenizer if self.pair.aligned else None,
                 end=end_ids(tokenizer),
                 open_groups=self._open_parts(),
                 seed=self.settings.seed,
@@ -168,9 +217,14 @@ class CorpusText:
 
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no end token: their last token must be the text's own."""
-        if not end_ids(self.pair.models["source"].tokenizer):
+        sides = SIDES if self.pair.aligned else SIDES[:1]
+        if not any(end_ids(self.pair.models[side].tokenizer) for side in sides):
             return []
         return [rule.part for rule in self.settings.rules if rule.rows == "last_tokens"]
+
+
+def _same(template: ChatTemplate) -> ChatTemplate:
+    return template
 
 
 def _text_facts(source: CorpusSource) -> dict[str, Any]:

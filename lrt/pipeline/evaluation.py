@@ -44,6 +44,8 @@ from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
+VERSION = 2  # of what a study holds: curves of all nulls since 2
+
 NOT_MEASURED = ("during_training", "max_rows", "behaviours", "grid", "map", "side_effects")
 """Settings of the evaluation that leave a behaviour's measurements as they are, or enter them otherwise."""
 
@@ -78,7 +80,7 @@ class Studies:
         maps: Maps,
         choices: Choices,
         forecasts: Forecasts,
-        untrained: UntrainedSource | None,
+        untrained: Sequence[UntrainedSource],
         settings: Evaluation,
         seed: int,
         cache: Cache,
@@ -130,6 +132,7 @@ class Studies:
         grid = self.settings.grid
         pair = self.choices.pair
         return {
+            "version": VERSION,
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
             "evaluation": evaluation
             | {"damage_limit": grid.damage_limit, "unit": grid.unit}
@@ -181,7 +184,7 @@ class Studies:
         source_vector = vectors.layers.source.part(
             vectors.states[behaviour.contrast].source_vector, source.choice.layer
         )
-        rows = study_rows(behaviour, grid, {name: len(draws) for name, draws in units.items()}, split)
+        rows = study_rows(behaviour, chosen, units, grid, split)
         with Journal(unfinished) as journal, self.monitor.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,

@@ -21,6 +21,8 @@ def open_existing(folder: Path, layers: LayerPair, pair: ModelPair) -> tuple[Aff
     Raises MapMissing, MapCorrupt, and MapForeign unless it is between these layers of these models.
     """
     maps, card = load_maps(folder, HINT)  # not its sums: nulls are of this run's rows
+    if card.get("beside"):
+        raise MapForeign(f"{folder} holds a map of several source models, and a run has one. {HINT}")
     wanted = {side: list(layers.of(side).layers) for side in SIDES}
     if isinstance(maps, AffineMap):
         affine = maps if card["layers"] == wanted else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lrt.activations import ActivationDataModule, Batch, OnTheFlyRows, PartRule, RowFilter, Selection
+from lrt.activations import ActivationDataModule, Batch, NoRows, OnTheFlyRows, PartRule, RowFilter, Selection
 from lrt.config import Batches
 from lrt.corpora import SPLITS, Split
 from lrt.mapping import (
@@ -33,7 +33,7 @@ from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.shared_documents import SharedDocuments
 from lrt.pipeline.states import States, StatesOnTheFly
 from lrt.pipeline.stored_moments import MOMENTS, OnDevice, in_memory
-from lrt.storage.cache import Cache
+from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint
 
 WHOLE_CORPUS = "whole corpus"
@@ -329,20 +329,44 @@ class FitData:
         return self._of_all({"single tokens": True}, gather)
 
     def gathered(
-        self, facts: Mapping[str, Any], batches: Callable[[Selection], Iterator[Batch]], what: str
+        self,
+        split: Split,
+        facts: Mapping[str, Any],
+        batches: Callable[[Selection], Iterator[Batch]],
+        what: str,
     ) -> Moments:
-        """Moments of other pairs of the same training rows, by what determines them beside the rows.
+        """Moments of other pairs of the same rows of a split, by what determines them beside the rows.
 
-        batches  Gives the training pairs of a selection.
+        batches  Gives the split's pairs of a selection.
         """
 
         def gather(selection: Selection) -> dict[str, Moments]:
-            moments = self._empty(["train"])
-            with self._progress(self._stored(selection).rows["train"], what) as counted:
-                self._add_all(moments["train"], counted(batches(selection)))
+            moments = self._empty([split])
+            with self._progress(self._stored(selection).rows[split], what) as counted:
+                self._add_all(moments[split], counted(batches(selection)))
             return moments
 
-        return self._without_excluded(facts, {}, gather)["train"]
+        return self._without_excluded({**facts, "split": split}, {}, gather)[split]
+
+    def figures(self, facts: Mapping[str, Any], make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Figures of these rows, by what determines them beside the rows; cached."""
+        return self._source.cache.made_once("figures", {**self.facts, **facts}, make, JSON)
+
+    def by_part(self) -> Iterator[tuple[str, Moments]]:
+        """Moments of the same training rows by part of the corpus, of parts that have any; one at a time.
+
+        None where there are no two parts, and where no states are kept: each is a pass over all text then.
+        """
+        parts = self.parts or self._source.text.parts
+        if len(parts) > 1 and self.states.settings.keeps_states:
+            for part in parts:
+                with suppress(NoRows):
+                    if (moments := self.of_part(part).train_moments).count:
+                        yield part, moments
+
+    def of_part(self, part: str) -> FitData:
+        """The training rows of one part of the corpus alone."""
+        return self._source.of(self.layers, (part,), folds=1, held_out=False)
 
     def no_rows(self) -> Moments:
         """Moments of the right shape without a row."""

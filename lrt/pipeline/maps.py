@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lrt.config.sections import DuringTraining, Evaluation
 from lrt.evaluation import (
     Behaviour,
@@ -24,6 +27,7 @@ from lrt.mapping import (
     MapForeign,
     MapMissing,
     MapSpec,
+    cosine,
     layer_concat_bytes,
     load_map,
 )
@@ -216,10 +220,38 @@ class MapFit:
         return self.card()
 
     def transfer_maps(
-        self, settings: Evaluation, seed: int, untrained: UntrainedSource | None
+        self, settings: Evaluation, seed: int, untrained: Sequence[UntrainedSource]
     ) -> TransferMaps:
         """The map, and the vectors of all contrasts as its nulls and refits transfer them."""
-        return transfer_maps(self.mapping, self.states, self.refit, settings, seed, untrained)
+        parts: dict[str, Tensor] = {}
+        if settings.resampled_draws and settings.part_weights:
+            for name, (whole, without) in self._by_parts.items():
+                if without:
+                    parts[name] = torch.stack([whole - image for image in without.values()])
+        return transfer_maps(self.mapping, self.states, self.refit, settings, seed, untrained, parts)
+
+    @cached_property
+    def _by_parts(self) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """By contrast, its vector as transferred by the reference ridge map, and without each part of the
+        corpus."""
+        contrasts = sorted(self.states)
+        vectors = torch.stack([self.states[name].source_vector for name in contrasts])
+        whole = self.data.reference_ridge.map.directions(vectors)
+        without = self.refit.without_parts(vectors)
+        return {
+            name: (whole[i], {part: images[i] for part, images in without.items()})
+            for i, name in enumerate(contrasts)
+        }
+
+    def kind_of(self, contrast: str, columns: slice) -> KindOfText | None:
+        """The part of the corpus that a transferred vector depends on most, at some target columns. None
+        where the corpus has no two parts, or no states of them are kept."""
+        whole, without = self._by_parts[contrast]
+        cosines = {part: cosine(whole[columns], image[columns]) for part, image in without.items()}
+        if not cosines:
+            return None
+        part = min(cosines, key=cosines.__getitem__)
+        return KindOfText(part, without[part][columns], cosines[part])
 
     def _save(self, fitted: Fitted) -> None:
         card = self._new_card(fitted)
@@ -283,6 +315,19 @@ class MapFit:
             "seconds": dict(self.monitor.seconds),
             "versions": versions(),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class KindOfText:
+    """The part of a map's corpus without which a transferred vector changes most.
+
+    without  The vector `[d_target]` by the ridge map without the part.
+    cosine   Of it with the vector by the ridge map of all parts.
+    """
+
+    part: str
+    without: Tensor
+    cosine: float
 
 
 @dataclass(frozen=True)

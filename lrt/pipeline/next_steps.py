@@ -91,7 +91,7 @@ def _of_transferred(
         behaviour,
         grid,
         studied.forecast,
-        limits.signal_to_noise,
+        limits.least_signal_to_noise(behaviour.is_choice),
         limits.residual_on_prompts,
         fit,
         source,
@@ -123,7 +123,7 @@ def prompts_read(behaviour: Behaviour, choices: Choices, side: Side, layers: Seq
     """The prompts of a behaviour's vector of one model, and how far they separate at the layers."""
     both = choices.vectors.states[behaviour.contrast]
     states = both.target if side == "target" else both.source
-    tokenizer = choices.pair.model(side).tokenizer
+    tokenizer, behaviour = choices.pair.model(side).tokenizer, choices.pair.read_by(side, behaviour)
 
     def ends(prompts: Sequence[str]) -> tuple[tuple[str, int], ...]:
         tokens = (tokenizer.decode(ids[-1:]) for ids in encode_prompts(tokenizer, prompts))

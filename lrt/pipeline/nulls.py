@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import cached_property, partial
 
 import torch
+from torch import Tensor
 
 from lrt.activations import pairs_with_other_source
 from lrt.config import Evaluation
+from lrt.corpora import Split
 from lrt.evaluation import ContrastStates, TransferMaps
 from lrt.evaluation.directions import Directions
 from lrt.mapping import (
@@ -20,6 +22,7 @@ from lrt.mapping import (
     directions_along,
     merge_all,
     ridge_directions,
+    ridge_path,
     ridge_per_direction,
 )
 from lrt.pipeline.fit_data import FitData
@@ -55,18 +58,46 @@ class Refit:
             return partial(directions_along, moments, fitted.basis, fitted.weights, bias=bias)
         return partial(ridge_directions, moments, self.data.reference_ridge.weight, bias=bias)
 
-    def on_untrained(self, moments: Moments) -> Directions:
-        """The same for an untrained source, which has a scale of its own.
-
-        Its ridge weight is the same share of its mean eigenvalue.
-        """
-        ours, theirs = (float(m.scatter_xx.trace()) for m in (self.data.train_moments, moments))
+    def own_ridge(self, untrained: UntrainedSource) -> dict[str, float]:
+        """Ridge weight of an untrained source, chosen on its validation rows as the map's is on its own, and
+        the FVU there (`fvu_validation`). Cached."""
         bias = self.data.settings.bias
-        if self._each_direction:
-            weights = self.per_direction.weights * (theirs / ours)
-            return partial(directions_along, moments, self.per_direction.basis, weights, bias=bias)
-        weight = max(self.data.reference_ridge.weight / ours, 1e-9) * theirs
-        return partial(ridge_directions, moments, weight, bias=bias)
+
+        def make() -> dict[str, float]:
+            train, validation = (untrained_moments(self.data, untrained, s) for s in ("train", "validation"))
+            fit = ridge_path(train, validation, bias=bias)
+            return {"weight": fit.weight, "fvu_validation": fit.fvu_validation}
+
+        return self.data.figures({"source": untrained.identity, "bias": bias, "ridge": "own"}, make)
+
+    def on_untrained(self, untrained: UntrainedSource) -> Directions:
+        """How the map from an untrained source transfers vectors, each weight chosen as the map's."""
+        weight, bias = self.own_ridge(untrained)["weight"], self.data.settings.bias
+        train = untrained_moments(self.data, untrained)
+        if not self._each_direction:
+            return partial(ridge_directions, train, weight, bias=bias)
+        validation = untrained_moments(self.data, untrained, "validation")
+        fitted = ridge_per_direction(train, validation, weight, bias=bias)
+        return partial(directions_along, train, fitted.basis, fitted.weights, bias=bias)
+
+    def without_parts(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Transferred vectors `[k, d_target]` of vectors `[k, d_source]` by the ridge map without a part of
+        the corpus, by the part; at the same ridge weight a row. Empty where the corpus has no two parts."""
+        whole, bias = self.data.train_moments, self.data.settings.bias
+        images = {}
+        for part, moments in self.data.by_part():
+            if moments.count < whole.count:
+                rest = whole.without(moments)
+                weight = self.data.reference_ridge.weight * rest.count / whole.count
+                images[part] = ridge_directions(rest, weight, vectors, bias=bias)
+        return images
+
+    def on_untrained_without(self, untrained: UntrainedSource, part: FitData) -> Directions:
+        """The same for the ridge map of the rows without those of a part, at the same weight a row."""
+        train = untrained_moments(self.data, untrained)
+        rest = train.without(untrained_moments(part, untrained))
+        weight = self.own_ridge(untrained)["weight"] * rest.count / train.count
+        return partial(ridge_directions, rest, weight, bias=self.data.settings.bias)
 
 
 def transfer_maps(
@@ -75,11 +106,14 @@ def transfer_maps(
     refit: Refit,
     settings: Evaluation,
     seed: int,
-    untrained: UntrainedSource | None,
+    untrained: Sequence[UntrainedSource],
+    parts: MappingOf[str, Tensor],
 ) -> TransferMaps:
     """The map under test, and the vectors of all contrasts as its nulls and refits transfer them.
 
     One refit at a time: each is a large matrix and its factor.
+
+    parts  By contrast, how much each part of the corpus changes its transferred vector.
     """
     folds = refit.data.folds
     generator = torch.Generator().manual_seed(seed)
@@ -95,17 +129,23 @@ def transfer_maps(
         states,
         shuffled=map(refit.on, refit.data.shuffled),
         resampled=resampled(),
-        untrained=[] if untrained is None else [refit.on_untrained(untrained_moments(refit.data, untrained))],
+        untrained=map(refit.on_untrained, untrained),
+        parts=parts,
+        part_weights=settings.part_weights,
         seed=seed,
     )
 
 
-def untrained_moments(data: FitData, untrained: UntrainedSource) -> Moments:
-    """Moments of the same rows with the untrained source in the source's place. Needs recorded states."""
+def untrained_moments(data: FitData, untrained: UntrainedSource, split: Split = "train") -> Moments:
+    """Moments of the same rows with the untrained source in the source's place. Needs recorded states.
+
+    Cached by source and rows: a pass of its lower blocks over the corpus, once.
+    """
     states = data.states
     assert isinstance(states, RecordedStates), "checked before anything costly"
     return data.gathered(
+        split,
         {"source": untrained.identity},
-        lambda rows: pairs_with_other_source(states.store, "train", untrained.model, rows),
-        "the untrained source",
+        lambda rows: pairs_with_other_source(states.store, split, untrained.model, rows),
+        f"the {untrained.name}, {split}",
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lrt.config.pair import PairSettings
+from lrt.errors import InvalidValue
+from lrt.evaluation import Behaviour
+from lrt.evaluation.suites import SuiteSettings, build_suite
 from lrt.models import (
     LanguageModel,
     ModelSpec,
@@ -17,6 +20,7 @@ from lrt.models import (
     load,
     load_tokenizer,
     resolve_layer,
+    same_tokens,
     tokenizer_digest,
 )
 from lrt.models.chat_template import ChatTemplate
@@ -57,12 +61,37 @@ class ModelPair:
 
     template    The chat template that requests are written in.
     identities  What determines both models' numbers, by side, and the tokenizers' digest.
+    source_template    Where the two models have different tokens: the source's own template; `template` is
+                       the target's then.
+    source_behaviours  By name, what the source reads of behaviours whose chats are in its own template.
     """
 
     name: str
     models: Mapping[Side, PairModel]
     template: ChatTemplate
     identities: dict[str, Any]
+    source_template: ChatTemplate | None = None
+    source_behaviours: Mapping[str, Behaviour] = field(default_factory=dict)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the two models read text in different tokens, whose spans are paired."""
+        return self.source_template is not None
+
+    def with_suite(self, settings: SuiteSettings) -> tuple[tuple[Behaviour, ...], ModelPair]:
+        """The behaviours of a suite, and the pair that knows how each model reads them.
+
+        Raises as `build_suite`.
+        """
+        suite = build_suite(settings, lambda: self.template)
+        if not self.aligned:
+            return suite, self
+        read = {each.name: each for each in build_suite(settings, lambda: self.source_template)}
+        return suite, replace(self, source_behaviours=read)
+
+    def read_by(self, side: Side, behaviour: Behaviour) -> Behaviour:
+        """A behaviour as a model reads it."""
+        return self.source_behaviours.get(behaviour.name, behaviour) if side == "source" else behaviour
 
     @property
     def source(self) -> LanguageModel:
@@ -120,7 +149,9 @@ def load_pair(
     """
     specs: dict[Side, ModelSpec] = {"source": settings.source, "target": settings.target}
     tokenizers = {side: load_tokenizer(spec, cache) for side, spec in specs.items()}
-    template = _template(settings, tokenizers)
+    aligned = not same_tokens(tokenizers["source"], tokenizers["target"])
+    own = _own_templates(settings, tokenizers) if aligned else None
+    template = own["target"] if own else _template(settings, tokenizers)
 
     def model(side: Side) -> PairModel:
         spec, tokenizer = specs[side], tokenizers[side]
@@ -139,7 +170,27 @@ def load_pair(
     identities: dict[str, Any] = {side: identity(spec, cache) for side, spec in specs.items()}
     # most pairs share all of it; models of one vocabulary may begin texts in their own ways
     identities["tokenizer"] = digests["source"] if len({*digests.values()}) == 1 else digests
-    return ModelPair(settings.name, models, template, identities)
+    if own:
+        identities["tokenizer"] = {**digests, "templates": {side: each.facts for side, each in own.items()}}
+    return ModelPair(settings.name, models, template, identities, own["source"] if own else None)
+
+
+def _own_templates(settings: PairSettings, tokenizers: dict[Side, Any]) -> dict[Side, ChatTemplate]:
+    """Each model's own template; plain roles for one without."""
+    if settings.template != "auto":
+        raise InvalidValue(
+            f"pair.template={settings.template}: the two models have different tokenizers, so each reads "
+            "chats in its own template; set pair.template=auto"
+        )
+    plain = {side: ChatTemplate.of(tokenizer).or_plain_roles() for side, tokenizer in tokenizers.items()}
+    arguments = settings.template_kwargs or {}
+    read = {side: {k: v for k, v in arguments.items() if k in plain[side].settable} for side in SIDES}
+    if unread := {k: v for k, v in arguments.items() if not any(k in each for each in read.values())}:
+        replace(plain["target"], arguments=unread).check()  # which says what is allowed
+    templates = {side: replace(plain[side], arguments=read[side]) for side in SIDES}
+    for template in templates.values():
+        template.check()
+    return templates
 
 
 def _template(settings: PairSettings, tokenizers: dict[Side, Any]) -> ChatTemplate:
@@ -161,7 +212,7 @@ class UntrainedSource:
     @property
     def name(self) -> str:
         """For people."""
-        return self._spec.name
+        return f"{self._spec.name}, seed {self._spec.seed}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -172,3 +223,8 @@ class UntrainedSource:
     def model(self) -> LanguageModel:
         """The model itself."""
         return load(self._spec, self._cache)
+
+    @classmethod
+    def draws(cls, source: ModelSpec, seed: int, count: int, cache: Path) -> tuple[UntrainedSource, ...]:
+        """So many of them, from this seed on: what one of them explains may be chance."""
+        return tuple(cls(source, seed + draw, cache) for draw in range(count))

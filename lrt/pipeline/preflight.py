@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 from lrt.config.errors import ConfigError
 from lrt.config.schema import Config
+from lrt.corpora.alignment import check_offsets
 from lrt.evaluation import Behaviour
 from lrt.evaluation.storybook import NAMES as STORYBOOK_BEHAVIOURS
 from lrt.mapping import ClosedFormSpec, FitSpec, layer_concat_bytes
@@ -25,13 +27,17 @@ log = logging.getLogger(__name__)
 
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and prompts of which states cannot be recorded or read."""
-    samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
-    source, target = (pair.models[side].tokenizer for side in SIDES)
-    check_same_tokenizer(source, target, samples)
-    for b in suite:
-        prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
-        for tokenizer in (source, target):
-            encode_prompts(tokenizer, prompts)
+    tokenizers = {side: pair.models[side].tokenizer for side in SIDES}
+    if pair.aligned:
+        for side in SIDES:
+            check_offsets(tokenizers[side], side)
+        log.info("the two models have different tokenizers: rows are spans of characters that both cut out")
+    else:
+        samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
+        check_same_tokenizer(tokenizers["source"], tokenizers["target"], samples)
+    for side, behaviour in product(SIDES, suite):
+        b = pair.read_by(side, behaviour)
+        encode_prompts(tokenizers[side], (*b.positives, *b.negatives, *(item.prompt for item in b.items)))
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",
@@ -66,6 +72,8 @@ def check_run(
     _check_solver(fit, plan.candidates)
     if not config.recording.keeps_states:
         _check_on_the_fly(config, fit, plan)
+    if pair.aligned:
+        _check_aligned(config, fit)
     names = {behaviour.name for behaviour in suite}
     evaluation, sae = config.evaluation, config.analysis.sae
     check_names("evaluation.behaviours", evaluation.behaviours, names)
@@ -75,6 +83,8 @@ def check_run(
         known = names | set(STORYBOOK_BEHAVIOURS)
         check_names(f"corpus.sources.{part}.fit_map_for", settings.fit_map_for, names, known)
     check_names("analysis.sae.behaviours", sae.behaviours, names, names | set(STORYBOOK_BEHAVIOURS))
+    price = config.analysis.price.behaviours
+    check_names("analysis.price.behaviours", price, names, names | set(STORYBOOK_BEHAVIOURS))
     if plan.automatic:  # the rest once the layers are known, before the fit
         _check_automatic_memory(config, plan)
         check_candidates(sae, plan.candidates)
@@ -130,14 +140,15 @@ def _check_solver(fit: FitSettings, layers: LayerPair) -> None:
 def _check_on_the_fly(config: Config, fit: FitSettings, plan: LayerPlan) -> None:
     needs = {
         "layers=auto": bool(plan.automatic),
-        "evaluation.untrained_source=true": config.evaluation.untrained_source,
+        f"evaluation.untrained_draws={config.evaluation.untrained_draws}": config.evaluation.untrained_draws
+        > 0,
         f"analysis.fidelity_tokens={config.analysis.fidelity_tokens}": config.analysis.fidelity_tokens > 0,
         "analysis.sae": config.analysis.sae.wanted,
     }
     if reading := [setting for setting, reads in needs.items() if reads]:
         raise ConfigError(
             f"recording.states=none keeps no states, and these settings read them: {', '.join(reading)}. Set "
-            "evaluation.untrained_source=false analysis.fidelity_tokens=0 and the like, or "
+            "evaluation.untrained_draws=0 analysis.fidelity_tokens=0 and the like, or "
             "recording.states=native"
         )
     if isinstance(fit.fit, FitSpec):
@@ -151,6 +162,17 @@ def _check_on_the_fly(config: Config, fit: FitSettings, plan: LayerPlan) -> None
                 f"batches.workers={config.batches.workers}: threads read ahead from a store, and "
                 "recording.states=none has none; set batches.workers=0, or recording.states=native"
             )
+
+
+def _check_aligned(config: Config, fit: FitSettings) -> None:
+    why = "the two models have different tokenizers, so an id is another token in each"
+    if config.filter.token_ids:
+        raise ConfigError(f"filter.token_ids={list(config.filter.token_ids)}: {why}; remove it")
+    if isinstance(fit.fit, ClosedFormSpec) and fit.fit.solver == "embeddings":
+        raise ConfigError(
+            f"fit.solver=embeddings pairs the models' embeddings of one token id: {why}; choose another "
+            "solver"
+        )
 
 
 def _check_automatic_memory(config: Config, plan: LayerPlan) -> None:

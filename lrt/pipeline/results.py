@@ -103,6 +103,7 @@ def _behaviour(
         "rescored": studies.rescored(behaviour, each.study),
         "answers": answers,
         "forecast": each.forecast,
+        "given_away": analyses.given_away.of(each.fit, behaviour, each.study.choice.layer),
         "whole_corpus_forecast": None
         if each.fit is maps.whole
         else analyses.forecasts.of(maps.whole, behaviour, each.study.choice.layer),

@@ -40,7 +40,7 @@ class SharedDocuments:
     @cached_property
     def by_behaviour(self) -> dict[str, tuple[int, ...]]:
         """Document ids by behaviour; those of a near-duplicate (a question with another answer) with them."""
-        texts = {behaviour.name: tuple(behaviour.texts) for behaviour in self.suite}
+        texts = {behaviour.name: self._texts(behaviour) for behaviour in self.suite}
         facts = {
             "version": VERSION,
             "corpus": self.text.digest,
@@ -58,6 +58,11 @@ class SharedDocuments:
     def ids(self) -> tuple[int, ...]:
         """Ids of all of them, in order."""
         return tuple(sorted({id_ for ids in self.by_behaviour.values() for id_ in ids}))
+
+    def _texts(self, behaviour: Behaviour) -> tuple[str, ...]:
+        """What a behaviour holds, also as the source reads it: so the corpus has its chats."""
+        read = self.text.pair.read_by("source", behaviour)
+        return (*behaviour.texts, *(() if read is behaviour else read.texts))
 
     def _with_duplicates(self, ids: Sequence[int]) -> tuple[int, ...]:
         groups = self.text.duplicate_groups if ids else {}
@@ -99,11 +104,8 @@ class SharedDocuments:
     def _documents(self, split: Split, parts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Ids of the documents of a split with a token in some parts, or in any."""
         packed = self.text.packed
-        sequences, documents = packed.splits[split], packed.splits[split].documents
-        if parts:
-            used = [index for index, name in enumerate(packed.groups) if name in parts]
-            documents = documents[np.isin(sequences.groups, used)]
-        return np.unique(documents)
+        used = [index for index, name in enumerate(packed.groups) if name in parts] if parts else None
+        return packed.splits[split].documents_in(used)
 
     def card(self) -> dict[str, Any]:
         """What a map's card says: the corpus, and the documents that the map has not seen, by behaviour."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from lrt.evaluation import Behaviour, ContrastStates, ModelStates, other_contrast
 from lrt.models import LanguageModel
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource
@@ -47,7 +50,7 @@ def prompts_digests(contrasts: Mapping[str, Behaviour]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Vectors:
-    """States of contrastive sets at the recorded layers, in both models and the untrained source.
+    """States of contrastive sets at the recorded layers, in both models and the untrained sources.
 
     states  By contrast, of the sets that were extracted (`needed_contrasts`).
     """
@@ -66,59 +69,57 @@ def extract_vectors(
     layers: LayerPair,
     contrasts: Mapping[str, Behaviour],
     norms: Mapping[str, float],
-    untrained: UntrainedSource | None,
+    untrained: Sequence[UntrainedSource],
     cache: Cache,
     monitor: Monitor,
 ) -> Vectors:
-    """Runs the contrastive prompts through both models and the untrained source, if there is one; cached by
-    model, layers and prompts.
+    """Runs the contrastive prompts through both models and the untrained sources; cached by model, layers
+    and prompts.
 
     norms  Median residual norms by `source.LAYER` and `target.LAYER`.
     """
-    roles: list[str] = ["source", "target", *(["untrained"] if untrained is not None else [])]
 
-    def states_of(behaviour: Behaviour, role: str) -> ModelStates:
-        recorded = layers.of("target" if role == "target" else "source")
-        depths = recorded.layers
+    def states_of(
+        behaviour: Behaviour, side: Side, identity: Any, model: Callable[[], LanguageModel]
+    ) -> tuple[Tensor, Tensor]:
+        depths, read = layers.of(side).layers, pair.read_by(side, behaviour)
 
         def make() -> dict[str, Any]:
-            model: LanguageModel
-            if role == "untrained":
-                assert untrained is not None
-                model = untrained.model
-            else:
-                model = pair.target if role == "target" else pair.source
-            positive, negative = contrast_states(model, behaviour.positives, behaviour.negatives, depths)
+            positive, negative = contrast_states(model(), read.positives, read.negatives, depths)
             # safetensors takes no tensors that share memory
             return {"positive": positive.clone(), "negative": negative.clone()}
 
-        identity = pair.identities[role] if untrained is None or role != "untrained" else untrained.identity
         facts = {
             "model": identity,
             "tokenizer": pair.identities["tokenizer"],
             "layers": depths,
-            "prompts": prompts_digest(behaviour.positives, behaviour.negatives),
+            "prompts": prompts_digest(read.positives, read.negatives),
         }
         tensors = cache.made_once("states", facts, make, TENSORS)
-        positive, negative = tensors["positive"], tensors["negative"]
-        if untrained is not None and role == "untrained":
-            # it runs over no corpus: the unit of its strengths is the norm of these states
-            own = {layer: float(recorded.part(positive, layer).norm(dim=1).median()) for layer in depths}
-            return ModelStates(positive, negative, recorded, untrained.name, own)
-        own = {layer: norms[f"{role}.{layer}"] for layer in depths}
-        return ModelStates(positive, negative, recorded, pair.names[role], own)
+        return tensors["positive"], tensors["negative"]
+
+    def of_pair(behaviour: Behaviour, side: Side) -> ModelStates:
+        sides = states_of(behaviour, side, pair.identities[side], lambda: pair.model(side))
+        own = {layer: norms[f"{side}.{layer}"] for layer in layers.of(side).layers}
+        return ModelStates(*sides, layers.of(side), pair.names[side], own)
+
+    def of_untrained(behaviour: Behaviour, source: UntrainedSource) -> ModelStates:
+        sides = states_of(behaviour, "source", source.identity, lambda: source.model)
+        recorded = layers.of("source")
+        # it runs over no corpus: the unit of its strengths is the norm of these states
+        own = {n: float(recorded.part(sides[0], n).norm(dim=1).median()) for n in recorded.layers}
+        return ModelStates(*sides, recorded, source.name, own)
 
     by_contrast: dict[str, ContrastStates] = {}
-    with (
-        monitor.stage("extract vectors"),
-        monitor.progress("contrastive prompts", len(contrasts) * len(roles)) as advance,
-    ):
+    total = len(contrasts) * (len(SIDES) + len(untrained))
+    with monitor.stage("extract vectors"), monitor.progress("contrastive prompts", total) as advance:
         for name, behaviour in sorted(contrasts.items()):
-            states = []
-            for role in roles:
-                states.append(states_of(behaviour, role))
+            source, target = (of_pair(behaviour, side) for side in SIDES)
+            advance(len(SIDES))
+            nulls = []
+            for each in untrained:
+                nulls.append(of_untrained(behaviour, each))
                 advance(1)
             digest = prompts_digest(behaviour.positives, behaviour.negatives)
-            source, target, *null = states
-            by_contrast[name] = ContrastStates(name, source, target, tuple(null), digest)
+            by_contrast[name] = ContrastStates(name, source, target, tuple(nulls), digest)
     return Vectors(layers, by_contrast)

@@ -10,7 +10,7 @@ from lrt.report.numerals import figure, share
 
 Results = Mapping[str, Any]
 
-TRANSFERRED_WELL = 0.8  # transfer ratio from which the report counts a behaviour as transferred
+TRANSFERRED_WELL = 0.8  # transfer ratio that a key figure counts behaviours by
 NULL_LIMIT = 0.2  # largest share of the native change that a null may have
 HELD_NULLS = ("random", "shuffled", "bias")  # the nulls that NULL_LIMIT applies to
 

@@ -62,7 +62,11 @@ def strength_figure(summary: Mapping[str, Any], *, bare: bool = False) -> Figure
     bare     Without title and legend, which the page writes itself.
     """
     curves, damage = summary.get("curves") or {}, summary.get("damage_curves") or {}
-    damage = {name: damage[name] for name in ("native", "transferred", "random") if damage.get(name)}
+    damage = {
+        name: damage[name]
+        for name in ("native", "transferred", "random", "untrained_source")
+        if damage.get(name)
+    }
     with matplotlib.rc_context(FIGURE_STYLE):
         drawing = Figure(figsize=(4.2, 3.1 if damage else 2.6), layout="constrained")
         if damage:
@@ -99,6 +103,10 @@ def strength_figure(summary: Mapping[str, Any], *, bare: bool = False) -> Figure
             )
         if not curves:
             _no_data(axes, "no curve was measured")
+        dose = summary.get("dose")
+        if dose and summary.get("unsteered") is not None:
+            half = summary["unsteered"] + summary.get("direction", 1) * dose["effect"]
+            axes.axhline(half, color=LIGHT.muted, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
         for panel in (axes, strip):
             if panel is not None and summary.get("strength") is not None:
                 panel.axvline(summary["strength"], color=LIGHT.muted, linewidth=0.9, zorder=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from lrt.report.contents import Results
 from lrt.report.palette import behaviour_name
 from lrt.report.table import Cell, Table
@@ -91,6 +93,58 @@ def along_table(results: Results) -> Table:
         ("vector", "map", "FVU along it", "cosine, transferred with native"),
         tuple(sorted(rows, key=lambda row: order[str(row[0])])),
         ("vector", "FVU along it", "map"),
+    )
+
+
+def given_away_table(results: Results) -> Table:
+    """How much of each transferred vector untrained sources explain, by the map's whole corpus and without
+    the behaviour's kind of text."""
+    rows: list[tuple[Cell, ...]] = []
+    for b in results.get("behaviours") or []:
+        given = b.get("given_away") or {}
+        for corpus, figures, fvu in (
+            ("whole", given.get("whole"), given),
+            (f"without {given.get('part')}", given.get("without_part"), {}),
+        ):
+            if figures:
+                rows.append(
+                    (
+                        behaviour_name(b["name"]),
+                        corpus,
+                        figures["share"],
+                        fmean(figures["cosine_untrained"]),
+                        figures["native"],
+                        fmean(figures["untrained_native"]),
+                        figures["native_beyond"],
+                        figures.get("cosine_with_whole"),
+                        fvu.get("fvu"),
+                        fmean(fvu["fvu_untrained"]) if fvu else None,
+                    )
+                )
+        if given.get("note"):
+            rows.append((behaviour_name(b["name"]), given["note"], *[None] * 8))
+    return Table(
+        "What the corpus gives away",
+        (
+            "behaviour",
+            "corpus of the map",
+            "share explained by untrained sources",
+            "cosine, transferred with untrained",
+            "cosine, transferred with native",
+            "cosine, untrained with native",
+            "cosine, transferred with native, beyond untrained",
+            "cosine, with that of the whole corpus",
+            "FVU on validation rows",
+            "FVU, untrained sources",
+        ),
+        tuple(rows),
+        (
+            "behaviour",
+            "corpus of the map",
+            "share explained by untrained sources",
+            "cosine, transferred with native",
+            "cosine, untrained with native",
+        ),
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from lrt.report import (
     answers,
     contents,
+    dose_tables,
     feature_tables,
     fidelity_tables,
     layer_tables,
     map_tables,
+    price_tables,
     run_tables,
     side_effects,
     transfer_tables,
@@ -57,11 +59,12 @@ def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "pa
 def markdown(results: Mapping[str, Any]) -> str:
     """Headline and tables as Markdown. All text of the results is escaped."""
     tables = (*_tables(results).values(), Table("Provenance", ("what", "value"), tuple(_facts(results))))
-    figures = [f"- {value} {what}" for value, what in contents.key_figures(results)]
+    figures = [f"- {value} {what}" for value, what in _key_figures(results)]
     blocks = [table.markdown() for table in tables if table.rows]
     parts = [
         "# Transfer report",
         escape_markdown(contents.headline(results)),
+        escape_markdown(dose_tables.verdicts(results)),
         "\n".join(figures),
         *blocks[:1],
         *(part for section in next_steps(results) for part in _section_markdown(section)),
@@ -84,6 +87,7 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
     """All tables by the names that the page's template uses, in the order of the Markdown."""
     return {
         "headline": transfer_tables.headline_table(results),
+        "dose": dose_tables.dose_table(results),
         "conditions": transfer_tables.conditions_table(results),
         "nulls": transfer_tables.null_table(results),
         "damage": transfer_tables.damage_table(results),
@@ -100,6 +104,7 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "layers": transfer_tables.layer_table(results),
         "notes": run_tables.notes_table(results),
         "forecast": map_tables.forecast_table(results),
+        "given_away": map_tables.given_away_table(results),
         "fidelity": fidelity_tables.fidelity_table(results),
         "stitched": fidelity_tables.stitching_table(results),
         "ranks": layer_tables.rank_table(results),
@@ -109,6 +114,8 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
         "sae": feature_tables.sae_table(results),
         "geometry": feature_tables.geometry_table(results),
         "features": feature_tables.feature_table(results),
+        "break_even": price_tables.break_even_table(results),
+        "few_shot": price_tables.price_table(results),
         "models": run_tables.model_table(results),
         "checks": run_tables.check_table(results),
         "seconds": run_tables.seconds_table(results),
@@ -128,7 +135,8 @@ def page(results: Mapping[str, Any]) -> str:
         source=contents.name_of(results, "source"),
         target=contents.name_of(results, "target"),
         headline=contents.headline(results),
-        tiles=contents.key_figures(results),
+        verdicts=dose_tables.verdicts(results),
+        tiles=_key_figures(results),
         behaviours=[_behaviour(b, i) for i, b in enumerate(behaviours)],
         zero=_mark(0.0)["left"],
         reference=_mark(1.0)["left"],
@@ -150,6 +158,15 @@ def page(results: Mapping[str, Any]) -> str:
             }
             for metric, title in layer_tables.atlas_metrics(results).items()
         ],
+        price_headline=price_tables.price_headline(results),
+        prices=[
+            {
+                "name": each["name"],
+                "svg": inline_svg(price_tables.price_figure(each), f"price{i}"),
+            }
+            for i, each in enumerate(price_tables.priced(results))
+            if each.get("chosen")
+        ],
         steering_evaluations=[
             {
                 "name": evaluation["behaviour"],
@@ -167,6 +184,12 @@ def page(results: Mapping[str, Any]) -> str:
         facts=_facts(results),
         config=provenance.get("config"),
     )
+
+
+def _key_figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The few figures under the headline, the number of behaviours that count as transferred first."""
+    verdict = dose_tables.verdict_figure(results)
+    return [*([verdict] if verdict else []), *contents.key_figures(results)]
 
 
 def _steering_evaluations(results: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -206,13 +229,25 @@ def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
         "ratio",
         "ratio_ci",
         "ratio_ci_map",
+        "prompt",
+        "prompt_ratio",
+        "verdict",
         "map",
         "whole_corpus_ratio",
     )
     return {
         **{key: summary.get(key) for key in shown},
         "metric": summary.get("metric") or "",
+        **{
+            f"dose_{name}": {
+                "text": dose_tables.dose_text(summary, name),
+                "ci": dose_tables.dose_of(summary, name).get("ci"),
+                "share": dose_tables.dose_of(summary, name).get("share"),
+            }
+            for name in ("transferred", "untrained_source")
+        },
         "drawn": _drawn(summary),
+        "untrained": (summary.get("nulls") or {}).get("untrained_source"),
         "null": null[1] if null else None,
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),

@@ -18,6 +18,7 @@ class Palette:
     paper_literal: str
     source: str
     random: str
+    untrained_source: str
     train: str
     optimum: str
     heat: str
@@ -38,6 +39,7 @@ LIGHT = Palette(
     paper_literal="#8250c8",
     source="#12866f",
     random="#97948b",
+    untrained_source="#b08a1e",
     train="#9db7e0",
     optimum="#c43d52",
     heat="#3478d4",
@@ -53,6 +55,7 @@ DARK = Palette(
     paper_literal="#b695ee",
     source="#4fc2a8",
     random="#85827a",
+    untrained_source="#d9b44a",
     train="#40608f",
     optimum="#f07a8b",
     heat="#3d7fd9",
@@ -66,6 +69,7 @@ CURVES: dict[str, tuple[str, str | tuple[int, tuple[float, ...]]]] = {
     "paper_literal": ("paper-literal", (0, (4, 2))),
     "source": ("source model, steered", (0, (1, 1.5))),
     "random": ("random direction", (0, (6, 2, 1, 2))),
+    "untrained_source": ("untrained source", (0, (3, 1))),
 }
 
 CONDITIONS = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from lrt.report.answers import propensity_table
 from lrt.report.contents import Results, damage_of, strongest_null
+from lrt.report.dose_tables import dose_text
 from lrt.report.next_steps import next_steps
 from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
@@ -67,6 +68,10 @@ def headline_brief(results: Results) -> Table:
                 score(b.get("native")),
                 score(b.get("transferred")),
                 _ratio(b),
+                dose_text(b, "transferred"),
+                dose_text(b, "untrained_source"),
+                b.get("verdict") or None,
+                score(b["prompt"]) if b.get("prompt") is not None else None,
                 f"{share(null[1])} {condition_name(null[0])}" if null else None,
                 share(damage_of(b, "transferred")),
             )
@@ -81,6 +86,10 @@ def headline_brief(results: Results) -> Table:
             "native",
             "transferred",
             "transfer ratio",
+            "dose ratio",
+            "dose ratio, untrained source",
+            "verdict",
+            "plain prompt",
             "strongest null",
             "damage",
         ),
@@ -88,7 +97,11 @@ def headline_brief(results: Results) -> Table:
         (
             "behaviour",
             "transfer ratio",
+            "dose ratio",
+            "dose ratio, untrained source",
+            "verdict",
             "strongest null",
+            "plain prompt",
             "native",
             "transferred",
             "unsteered",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lrt.report.contents import Results, damage_of, strongest_null
+from lrt.report.dose_tables import dose_of, dose_text
 from lrt.report.numerals import share_interval
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.side_effects import effects_cell
@@ -27,6 +28,16 @@ def headline_table(results: Results) -> Table:
                 share_interval(b.get("ratio_ci")),
                 share_interval(b.get("ratio_ci_map")),
                 share_interval((min(refits), max(refits)) if (refits := b.get("ratio_refits")) else None),
+                dose_text(b, "transferred"),
+                share_interval(dose_of(b, "transferred").get("ci")),
+                (b.get("nulls") or {}).get("untrained_source"),
+                dose_text(b, "untrained_source"),
+                share_interval(dose_of(b, "untrained_source").get("ci")),
+                dose_of(b, "transferred").get("share"),
+                dose_of(b, "untrained_source").get("share"),
+                b.get("verdict") or "",
+                b.get("prompt"),
+                b.get("prompt_ratio"),
                 b.get("map") or "",
                 b.get("whole_corpus_ratio"),
                 null[1] if null else None,
@@ -52,6 +63,16 @@ def headline_table(results: Results) -> Table:
             "95% interval, items",
             "95% interval, items and map",
             "range over refits",
+            "dose ratio",
+            "95% interval, dose ratio",
+            "untrained source / native",
+            "dose ratio, untrained source",
+            "95% interval, dose ratio, untrained source",
+            "curve share",
+            "curve share, untrained source",
+            "verdict",
+            "plain prompt",
+            "plain prompt / native",
             "map",
             "ratio, whole-corpus map",
             "strongest null",
@@ -68,6 +89,11 @@ def headline_table(results: Results) -> Table:
             "behaviour",
             "transfer ratio",
             "95% interval, items",
+            "dose ratio",
+            "untrained source / native",
+            "dose ratio, untrained source",
+            "verdict",
+            "plain prompt",
             "strongest null",
             "which null",
             "native",

@@ -22,6 +22,7 @@ from lrt.steering.addition import RowwiseAddition
 from lrt.steering.formats.directions import directions_of, listed
 from lrt.steering.vectors import SteeringVector
 from lrt.storage.durable import write_folder_durably
+from lrt.storage.text_files import read_json
 
 CARD = "baked.json"
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -81,12 +82,14 @@ def bake(
     model, change, biases = _chosen(lm, directions, tokens)
     added = {biases[layer]: strength * direction for layer, direction in directions.items()}
     card = {
-        "strength": strength,
         "config": change,
         "vectors": [
-            {name: getattr(v, name) for name in ("model", "layer", "behaviour", "method", "map")}
-            | {"bias": biases[v.layer], "length": abs(strength) * v.residual_norm}
-            for v in sorted(listed(vectors), key=lambda v: v.layer)
+            *_baked_before(lm),
+            *(
+                {name: getattr(v, name) for name in ("model", "layer", "behaviour", "method", "map")}
+                | {"bias": biases[v.layer], "strength": strength, "length": abs(strength) * v.residual_norm}
+                for v in sorted(listed(vectors), key=lambda v: v.layer)
+            ),
         ],
     }
     steered = _logits(lm.model, tokens, lm, {n: strength * d for n, d in directions.items()})
@@ -113,6 +116,12 @@ _INSTEAD = (
 )
 
 
+def _baked_before(lm: LanguageModel) -> list[Any]:
+    """The vectors that the model's own checkpoint says were baked into it."""
+    card = Path(lm.spec.path) / CARD
+    return list(read_json(card)["vectors"]) if card.is_file() else []
+
+
 def _check(lm: LanguageModel, directions: Mapping[int, Tensor], folder: Path) -> None:
     for layer, direction in directions.items():
         lm.resolve_layer(layer, "layer of the steering vector")
@@ -121,6 +130,14 @@ def _check(lm: LanguageModel, directions: Mapping[int, Tensor], folder: Path) ->
                 f"the steering vector of layer {layer} has width {len(direction)}; {lm.spec.name} has hidden "
                 f"states of {lm.width}"
             )
+    if hooks.hooked(lm):
+        raise InvalidValue(
+            f"{lm.spec.name} is steered or read by hooks now, which a checkpoint does not hold; bake outside "
+            "of `with lrt.steer(...)`"
+        )
+    place = next(each for each in folder.absolute().parents if each.exists())
+    if not place.is_dir():
+        raise InvalidValue(f"{folder} cannot be written: {place} is a file; name a place in a folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InvalidValue(f"{folder} exists and is not an empty folder; name a new one")
     if len(lm.blocks) < lm.depth or any(each.is_meta for each in lm.model.parameters()):

@@ -38,12 +38,19 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
     licence  The hub's identifier of a licence, such as "cc-by-4.0".
     """
     source, target = (card["models"][side] for side in SIDES)
+    beside = card.get("beside") or []
+    sources = " + ".join(_text(each["name"]) for each in (source, *beside))
     pairs = card.get("pairs") or [{**card["layers"], **_known(card["metrics"], _FIGURES)}]
     load_target = _quoted(target.get("path") or f"path/to/{target['name']}")
     sections = [
-        f"# Map of steering vectors from {_text(source['name'])} to {_text(target['name'])}",
-        f"Transfers steering vectors of {_text(source['name'])} to {_text(target['name'])}: an affine map of "
+        f"# Map of steering vectors from {sources} to {_text(target['name'])}",
+        f"Transfers steering vectors of {sources} to {_text(target['name'])}: an affine map of "
         f"their hidden states, {_layers_line(pairs)}. Made with lrt.",
+        *(
+            f"It reads {_text(each['name'])} layer {_value(each['layers'])} too. Give `transfer` a list: the "
+            "vector of each source model, in this order."
+            for each in beside
+        ),
         "## Use",
         _code(
             "import lrt",
@@ -58,7 +65,14 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
         "## Models",
         _table(
             ("side", "model", "revision", "weights", "blocks", "width"),
-            [(side, *(_value(card["models"][side].get(key)) for key in _MODEL_KEYS)) for side in SIDES],
+            [
+                (side, *(_value(model.get(key)) for key in _MODEL_KEYS))
+                for side, model in (
+                    ("source", source),
+                    *(("source", each) for each in beside),
+                    ("target", target),
+                )
+            ],
         ),
         f"Strength 1 adds a vector of the target's median residual norm: {_norms(card)}.",
         "## Layer pairs",
@@ -84,7 +98,7 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
     ]
     return _page(
         ["steering-vectors", "activation-steering", "lrt", "lrt-map"],
-        [model["path"] for model in (source, target) if model.get("path")],
+        [model["path"] for model in (source, *beside, target) if model.get("path")],
         licence,
         sections,
     )

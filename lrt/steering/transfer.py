@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from lrt.errors import InvalidValue
 from lrt.mapping import AffineMap, LayerConcat
 from lrt.steering.vectors import UNIT, SteeringVector
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """Layers of a further source model, side by side. The map reads its states divided by `unit`."""
+
+    model: str
+    layers: LayerConcat
+    unit: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +29,7 @@ class Mapping:
     source, target  Layers that the map reads and writes, side by side.
     residual_norms  The target's median residual norm by target layer.
     fingerprint     Identifies the fit; recorded in every transferred vector.
+    beside          Further source models, whose layers follow those of `source` in a row.
 
     Raises ValueError for a map of other widths than the layers have, or a target layer without a norm.
     """
@@ -30,17 +41,32 @@ class Mapping:
     target_model: str
     residual_norms: dict[int, float]
     fingerprint: str = ""
+    beside: tuple[SourcePart, ...] = ()
 
     def __post_init__(self) -> None:
         widths = self.affine.d_source, self.affine.d_target
-        if widths != (self.source.total, self.target.total):
+        total = sum(part.layers.total for part in self.sources)
+        if widths != (total, self.target.total):
             raise ValueError(
-                f"the map is {widths[0]} -> {widths[1]}, but layers {list(self.source.layers)} of "
-                f"{self.source_model} and {list(self.target.layers)} of {self.target_model} make "
-                f"{self.source.total} -> {self.target.total}"
+                f"the map is {widths[0]} -> {widths[1]}, but layers {self._places} and "
+                f"{list(self.target.layers)} of {self.target_model} make {total} -> {self.target.total}"
             )
         if missing := set(self.target.layers) - set(self.residual_norms):
             raise ValueError(f"residual_norms lacks the target layers {sorted(missing)}")
+
+    @property
+    def sources(self) -> tuple[SourcePart, ...]:
+        """All source models, in the order of a row."""
+        return (SourcePart(self.source_model, self.source, 1.0), *self.beside)
+
+    def stacked(self, vectors: Sequence[SteeringVector]) -> Tensor:
+        """Vectors `[d_source]` side by side, as the map reads them: one for each layer of each source model.
+
+        Raises InvalidValue for a vector of another model, layer or width.
+        """
+        self._check(vectors)
+        units = [part.unit for part in self.sources for _ in part.layers.layers]
+        return torch.cat([v.direction / unit for v, unit in zip(vectors, units, strict=True)])
 
     def transfer(
         self,
@@ -55,16 +81,16 @@ class Mapping:
         the paper's `A v + p` (end of section 3), in which the bias, usually far longer than `W v`,
         decides the direction.
 
-        vectors  Of one behaviour, one for each source layer, in the order of `source.layers`.
+        vectors  Of one behaviour, one for each source layer, in the order of `source.layers`; then those of
+                 the models of `beside`.
         layer    The target layer; may be omitted where the map has one.
 
         Raises InvalidValue for a vector of another model, layer or width, and for a layer that is not
         among the target's.
         """
         vectors = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
-        self._check(vectors)
+        stacked = self.stacked(vectors)
         layer = self._target_layer(layer)
-        stacked = torch.cat([vector.direction for vector in vectors])
         image = self.affine.directions(stacked.to(self.affine.weight))
         if paper_literal:
             image = image + self.affine.bias
@@ -80,6 +106,9 @@ class Mapping:
                 "from_model": self.source_model,
                 "from_layers": list(self.source.layers),
                 "reading": "A v + p" if paper_literal else "W v",
+                **(
+                    {"beside": [[p.model, list(p.layers.layers)] for p in self.beside]} if self.beside else {}
+                ),
             },
         )
 
@@ -87,22 +116,31 @@ class Mapping:
         """The same layers and models with another map: a null's or a refit's."""
         return replace(self, affine=affine, fingerprint=fingerprint)
 
+    @property
+    def _places(self) -> str:
+        return ", then ".join(f"{list(part.layers.layers)} of {part.model}" for part in self.sources)
+
     def _check(self, vectors: Sequence[SteeringVector]) -> None:
+        wanted = [(part, layer) for part in self.sources for layer in part.layers.layers]
+        models = {part.model for part, _ in wanted}
         for vector in vectors:
-            if vector.model != self.source_model:
+            if vector.model not in models:
                 raise InvalidValue(
-                    f"{vector!r} is of another model than the map's source {self.source_model}"
+                    f"{vector!r} is of another model than the map's source {' or '.join(sorted(models))}"
                 )
-            if len(vector.direction) != self.source.width:
+        for vector, (part, _) in zip(vectors, wanted, strict=False):
+            if vector.model == part.model and len(vector.direction) != part.layers.width:
                 raise InvalidValue(
-                    f"{vector!r} has width {len(vector.direction)}; the map reads {self.source.width} a layer"
+                    f"{vector!r} has width {len(vector.direction)}; the map reads {part.layers.width} a layer"
                 )
-        layers = [vector.layer for vector in vectors]
-        if layers != list(self.source.layers):
+        given = [(vector.model, vector.layer) for vector in vectors]
+        if given != [(part.model, layer) for part, layer in wanted]:
+            layers = ", ".join(
+                str(layer) if len(models) == 1 else f"{layer} of {model}" for model, layer in given
+            )
             raise InvalidValue(
-                f"the map reads layers {list(self.source.layers)} of {self.source_model}, one vector each in "
-                f"this order; got vectors of layers {layers}. Extract the vector there, or fit a map that "
-                "reads its layer"
+                f"the map reads layers {self._places}, one vector each in this order; got vectors of layers "
+                f"[{layers}]. Extract the vector there, or fit a map that reads its layer"
             )
 
     def _target_layer(self, layer: int | None) -> int:

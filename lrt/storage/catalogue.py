@@ -134,6 +134,8 @@ def _described(kind: str, content: Any, place: Path) -> tuple[str, str]:
 def _map(card: Mapping[str, Any]) -> tuple[str, str]:
     layers = [_numbers(card["layers"][side]) for side in ("source", "target")]
     names = [card["models"][side].get("name") for side in ("source", "target")]
+    for each in card.get("beside", ()):  # further source models
+        names[0], layers[0] = f"{names[0]}+{each['name']}", f"{layers[0]}+{_numbers(each['layers'])}"
     parts = "+".join(card["corpus"].get("parts") or ())
     if all(names):
         pair = f"{names[0]} layer {layers[0]} -> {names[1]} layer {layers[1]}"

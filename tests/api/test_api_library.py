@@ -14,7 +14,6 @@ from oracle_pair import LAYER, SCALE, Oracle
 from pretend_devices import pretend_cuda
 from storybook_models import tiny_llama
 from torch.nn.functional import cosine_similarity
-from transformers import PreTrainedTokenizerBase
 
 import lrt
 from lrt.api.layer_spec import blocks_of, one_layer
@@ -23,7 +22,7 @@ from lrt.cli.composing import CONF
 from lrt.corpora import text_id
 from lrt.lab.shipped import folder_of
 from lrt.mapping import MapCorrupt, MapError, MapForeign, MapMissing, save_map
-from lrt.models import LanguageModel, ModelSpec, TokenizersDiffer
+from lrt.models import LanguageModel, ModelSpec
 from lrt.steering import difference_of_means, last_token_states
 
 Prompts = tuple[list[str], list[str]]
@@ -282,14 +281,6 @@ def test_the_fit_and_the_transfer_write_nothing(
     )
     mapping.transfer(vector_of(oracle.source, prompts))
     assert [*tmp_path.iterdir()] == []
-
-
-def test_models_of_other_tokenizers_are_refused_before_any_pass(
-    oracle: Oracle, texts: list[str], other_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    other = LanguageModel(oracle.target.spec, oracle.target.model, other_tokenizer)
-    with pytest.raises(TokenizersDiffer, match="zyzzyva"):
-        lrt.fit_map(oracle.source, other, texts, layers=(1, 1))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_it_equals_the_atlas_of_a_store(workshop: Workshop, monkeypatch: pytest.
         "recording.target=all",
         "analysis.atlas=true",
         "evaluate=true",
-        "evaluation.untrained_source=false",
+        "evaluation.untrained_draws=0",
         "evaluation.resampled_draws=0",
         "evaluation.behaviours=[bravery]",
         "fit=closed_form",

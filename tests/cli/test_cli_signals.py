@@ -33,7 +33,7 @@ RECORDING = (
     "recording.batch_tokens=256",
     "corpus.tokens.train=32768",
     "fit=closed_form",
-    "evaluation.untrained_source=false",
+    "evaluation.untrained_draws=0",
 )
 
 
@@ -115,9 +115,7 @@ def test_a_recording_that_a_cluster_ends_says_what_is_kept(number: int, workshop
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="counts processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
 def test_a_distributed_fit_that_is_stopped_leaves_no_process(number: int, workshop: Workshop) -> None:
-    process = started(
-        workshop, *MANY, "fit.epochs=400", "trainer=ddp_cpu", "evaluation.untrained_source=false"
-    )
+    process = started(workshop, *MANY, "fit.epochs=400", "trainer=ddp_cpu", "evaluation.untrained_draws=0")
     try:
         wait_for(process, lambda: bool([*workshop.artifacts.glob("maps/*/checkpoints/last.ckpt")]))
         ranks = processes_of(workshop.folder)

@@ -20,10 +20,15 @@ def planted_study(
     points: Mapping[str, tuple[float, ...]] | None = None,
     noise: float = 0.0,
     damage: float = 0.02,
+    curves: Mapping[str, tuple[float, ...]] | None = None,
+    seed: int = 0,
 ) -> Study:
     """Scores `3 + i / 10 + strength * change`, read off logits with their logistic probabilities, and
-    `resampled` draws at 1.5, 1.6 and 1.7."""
-    rng = np.random.default_rng(0)
+    `resampled` draws at 1.5, 1.6 and 1.7.
+
+    points  Changes of the draws of a null at the chosen strength; `curves` at every positive one.
+    """
+    rng = np.random.default_rng(seed)
     items = behaviour.test
     rows: list[Measurement] = []
 
@@ -45,15 +50,20 @@ def planted_study(
     for strength in (s for s in GRID.strengths if s):
         for condition in ("native", "transferred", "paper_literal", "random"):
             add(condition, strength, changes[condition])
-        for draw in (0, 1):
-            add("native_half", strength, changes["native"], draw)
-    for condition, draws in {**POINTS, **(points or {})}.items():
+    for condition, draws in {**POINTS, **(points or {}), **(curves or {})}.items():
         for draw, change in enumerate(draws):
             add(condition, chosen, change, draw)
+    for condition, draws in (curves or {}).items():
+        for draw, change in enumerate(draws):
+            for strength in (s for s in GRID.strengths if s > 0 and s != chosen):
+                add(condition, strength, change, draw)
     for draw, change in enumerate((1.5, 1.6, 1.7)):
         add("resampled", chosen, change, draw)
         add("resampled_native", chosen, changes["native"], draw)
     add("prompt", 0.0, 0.0)
+    for draw in range(4):
+        add("native_half", chosen, changes["native"], draw)
+        add("transferred_half", chosen, changes["transferred"], draw)
     damages = [
         Damage(behaviour.name, condition, 0, s, 2 + 2 * damage * abs(s), 2 * damage * abs(s), 0.01)
         for condition in ("native", "transferred")

@@ -1,9 +1,12 @@
+from functools import partial
+
+import pytest
 import torch
 from torch import Tensor
 
 from lrt.evaluation import NULLS, ContrastStates, ModelStates, TransferMaps, directions, other_contrast
-from lrt.evaluation.directions import RESAMPLED
-from lrt.mapping import AffineMap, LayerConcat
+from lrt.evaluation.directions import HALVES, HALVINGS, RESAMPLED
+from lrt.mapping import AffineMap, LayerConcat, Moments, merge_all, ridge_directions
 from lrt.steering import Mapping
 
 D_SOURCE, D_TARGET = 5, 7
@@ -89,7 +92,28 @@ def test_halves_of_a_balanced_set_are_balanced() -> None:
     states = {"it": contrast_states((positive, -positive), (positive, answer * -1))}
     identity = TransferMaps(mapping(AffineMap(torch.eye(2), torch.zeros(2))))
     halves = directions("it", states, identity, layer=3, random_draws=1, seed=0)
-    torch.testing.assert_close(halves["native_half"], torch.tensor([[0.0, 1.0]]).repeat(2, 1))
+    torch.testing.assert_close(halves["native_half"], torch.tensor([[0.0, 1.0]]).repeat(2 * HALVINGS, 1))
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(12, 12), (12, 9), (3, 3), (2, 5)])
+def test_halves_share_no_prompt_and_are_the_same_in_both_models(positives: int, negatives: int) -> None:
+    # a coordinate of its own for every prompt: which of them a vector is made of can be read off it
+    width = positives + negatives
+    sides = torch.eye(width)[:positives], torch.eye(width)[positives:]
+    states = {"it": contrast_states(sides, sides)}
+    identity = TransferMaps(mapping(AffineMap(torch.eye(width), torch.zeros(width))))
+    of = directions("it", states, identity, layer=3, random_draws=1, seed=0)
+    native, transferred = (of[name] != 0 for name in HALVES)
+    assert len(native) == 2 * HALVINGS
+    assert torch.equal(native, transferred)
+    for one, other in native.view(HALVINGS, 2, width):
+        assert torch.equal(one, ~other)
+        for side in (one[:positives], one[positives:]):
+            assert abs(2 * int(side.sum()) - len(side)) <= 2  # by neighbouring pairs
+        if positives == negatives:
+            assert torch.equal(one[:positives], one[positives:])
+    if positives == 12:
+        assert len({tuple(row.tolist()) for row in native}) > 2
 
 
 def test_each_direction_is_what_it_says() -> None:
@@ -98,10 +122,6 @@ def test_each_direction_is_what_it_says() -> None:
     untrained = STATES["a"].untrained_sources
     wanted = {
         "native": [gap(STATES["a"].target)],
-        "native_half": [
-            gap(STATES["a"].target, torch.arange(12) % 4 < 2),
-            gap(STATES["a"].target, torch.arange(12) % 4 > 1),
-        ],
         "transferred": [OWN.affine.weight @ v],
         "paper_literal": [OWN.affine.weight @ v + OWN.affine.bias],
         "bias": [OWN.affine.bias],
@@ -111,7 +131,7 @@ def test_each_direction_is_what_it_says() -> None:
     }
     for name, vectors in wanted.items():
         torch.testing.assert_close(of[name], torch.stack([unit(w) for w in vectors]), msg=name)
-    assert set(of) == {*wanted, "random", *RESAMPLED} >= set(NULLS)
+    assert set(of) == {*wanted, "random", *RESAMPLED, *HALVES} >= set(NULLS)
     for name, rows in of.items():
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)), msg=name)
     assert len(of["random"]) == 4
@@ -140,10 +160,10 @@ def test_every_contrast_is_the_other_of_exactly_one() -> None:
 
 def test_draws_are_the_seeds() -> None:
     one, same, another = directions_of(seed=0), directions_of(seed=0), directions_of(seed=1)
-    for name in ("random", "resampled"):
+    for name in ("random", "resampled", "native_half"):
         assert torch.equal(one[name], same[name])
         assert not torch.allclose(one[name], another[name])
-    for name in ("transferred", "bias", "shuffled", "native_half"):
+    for name in ("transferred", "bias", "shuffled"):
         assert torch.equal(one[name], another[name])
 
 
@@ -221,11 +241,11 @@ def test_conditions_that_cannot_be_built_are_skipped() -> None:
         random_draws=1,
         seed=0,
     )
-    assert set(bare) == {"native", "native_half", "transferred", "paper_literal", "random"}
+    assert set(bare) == {"native", "transferred", "paper_literal", "random", *HALVES}
     torch.testing.assert_close(bare["paper_literal"], bare["transferred"])
     one = contrast_states((normal(0, 1, 5), normal(1, 1, 5)), (normal(2, 1, 7), normal(3, 1, 7)))
     single = directions("a", {"a": one}, TransferMaps(OWN), layer=3, random_draws=1, seed=0)
-    assert "native_half" not in single  # one prompt a side has no halves
+    assert not set(HALVES) & set(single)  # one prompt a side has no halves
 
 
 def test_a_zero_vector_is_a_zero_row() -> None:
@@ -281,3 +301,55 @@ def test_between_several_layers_it_is_the_named_one() -> None:
         for name in ("native", "transferred", "bias", "shuffled", "other", "untrained_source"):
             torch.testing.assert_close(part[name], whole[name], msg=f"{name} at {layer}")
         assert part["random"].shape == (4, D_TARGET)
+
+
+def test_refits_vary_as_other_corpora_of_the_same_parts_do() -> None:
+    """A corpus of four parts, each of which maps the vector its own way. Other corpora have other documents,
+    and their parts other weights. The interval over refits of one corpus must hold what they give on average;
+    over its documents alone, it does not."""
+    generator = torch.Generator().manual_seed(3)
+    parts, folds, share = 4, 10, 0.5
+    common = torch.randn(D_TARGET, D_SOURCE, generator=generator)
+    own = common + 0.8 * torch.randn(parts, D_TARGET, D_SOURCE, generator=generator)
+    prompt = normal(4, 1, D_SOURCE).repeat(8, 1), torch.zeros(8, D_SOURCE)  # all alike: prompts vary nothing
+    states = {"it": contrast_states(prompt, (torch.zeros(8, D_TARGET),) * 2)}
+    v, native = states["it"].source_vector, common @ states["it"].source_vector
+
+    def corpus(weights: Tensor) -> list[list[Moments]]:  # by part and fold
+        cells = []
+        for part, weight in enumerate(weights.tolist()):
+            x = torch.randn(folds, max(4, round(20 * weight)), D_SOURCE, generator=generator)
+            y = x @ own[part].T + 0.5 * torch.randn(*x.shape[:2], D_TARGET, generator=generator)
+            cells.append([Moments(D_SOURCE, D_TARGET) for _ in range(folds)])
+            for moments, *rows in zip(cells[-1], x, y, strict=True):
+                moments.update(*rows)
+        return cells
+
+    def score(image: Tensor) -> Tensor:
+        return torch.nn.functional.cosine_similarity(image.double(), native.double(), dim=-1)
+
+    values, errors = [], []
+    for _ in range(20):
+        cells = corpus((1 + share * torch.randn(parts, generator=generator)).clamp(min=0.1))
+        by_fold = [merge_all(fold) for fold in zip(*cells, strict=True)]
+        drawn = [torch.randint(folds, (folds,), generator=generator) for _ in range(12)]
+        refits = [merge_all(by_fold, draw.bincount(minlength=folds).tolist()) for draw in drawn]
+        whole = merge_all(by_fold)
+        image = ridge_directions(whole, 1.0, v[None])
+        rest = [ridge_directions(whole.without(merge_all(part)), 1.0, v[None]) for part in cells]
+        values.append(score(image[0]))
+        for part_weights in (0.0, 0.25):
+            maps = TransferMaps.of(
+                OWN,
+                states,
+                resampled=[partial(ridge_directions, each, 1.0) for each in refits],
+                parts={"it": image - torch.cat(rest)},
+                part_weights=part_weights,
+            )
+            errors.append(2.2 * score(maps.resampled["it"]).std())  # t of 11 degrees of freedom
+    value = torch.stack(values)
+    documents, both = torch.stack(errors).view(-1, 2).T
+    covered = [float(((value - value.mean()).abs() <= e).double().mean()) for e in (documents, both)]
+    assert covered[0] < 0.6
+    assert covered[1] >= 0.85
+    assert float(both.median()) < 6 * float(value.std())  # and it is no wider than it has to be

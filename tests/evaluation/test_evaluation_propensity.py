@@ -33,7 +33,7 @@ def test_propensity_statistics() -> None:
         assert 0 <= random <= 1
     of_one = summarise(behaviour, planted_study(behaviour, noise=0.2), StrengthGrid((0.0, 1.0)))["propensity"]
     assert of_one["stratified_r"] == pytest.approx(at["value"][-1])
-    assert -1 <= statistics["ceiling"] <= 1
+    assert statistics["ceiling"] == pytest.approx(max(statistics["half_r"], 0) ** 0.5)
     downwards = replace(behaviour, direction=-1)
     against = summarise(downwards, planted_study(downwards), GRID)["propensity"]
     assert against["anti_steerable"] == 1
@@ -51,7 +51,7 @@ def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
     mild = summarise(behaviour, replace(whole, damages=broken), GRID)["propensity"]
     assert mild["pooled_strengths"] == [0.0, 0.5]
     of_one = summarise(behaviour, whole, StrengthGrid((0.0, 0.5)))["propensity"]
-    for name in ("stratified_r", "stratified_r_ci", "slope", "native_slope", "slope_ratio", "ceiling"):
+    for name in ("stratified_r", "stratified_r_ci", "slope", "native_slope", "slope_ratio"):
         assert mild[name] == of_one[name]
     assert mild["strengths"] == list(GRID.strengths)
     assert mild["paper_r"] == statistics["paper_r"]
@@ -63,7 +63,14 @@ def test_what_is_told_of_the_curve_is_of_undamaged_strengths() -> None:
 def test_every_statistic_has_its_interval() -> None:
     behaviour = choice_behaviour(test=8)
     statistics = summarise(behaviour, planted_study(behaviour, noise=0.5), GRID)["propensity"]
-    for name in ("slope", "native_slope", "stratified_r", "stratified_r_probability", "ceiling"):
+    for name in (
+        "slope",
+        "native_slope",
+        "stratified_r",
+        "stratified_r_probability",
+        "half_r",
+        "across_prompts_r",
+    ):
         low, high = statistics[f"{name}_ci"]
         assert low < statistics[name] < high
     for name in ("paper_r", "paper_mse"):

@@ -5,22 +5,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lrt.evaluation.statistics import (
-    Array,
     Estimate,
     anti_steerable,
     key_shift,
     mean_estimate,
     null_share,
     paper_statistics,
-    partial_correlation,
     pearson,
     ratio_estimate,
     ratio_over_refits,
     resamples,
     slopes,
-    stratified_correlation,
-    stratified_estimate,
-    within_key_change,
     without_key_shift,
 )
 
@@ -119,66 +114,12 @@ def test_pearson_of_what_does_not_vary_is_no_number() -> None:
     assert np.isnan(pearson(np.ones(4), np.arange(4.0)))
 
 
-def world(shift: float, item: Array | None = None, noise: float = 0.05, seed: int = 0) -> Array:
-    """`m [strengths, items]`: a vector that moves letter A's logit by `shift` a unit of strength,
-    and each item by its own `item` besides."""
-    rng = np.random.default_rng(seed)
-    base = np.random.default_rng(99).normal(0, 0.3, len(KEYS))  # the same model under both
-    sign = np.array([1.0 if key == "A" else -1.0 for key in KEYS])
-    own = np.zeros(len(KEYS)) if item is None else item
-    return np.array([base + s * (shift * sign + own + noise * rng.normal(size=len(KEYS))) for s in STRENGTHS])
-
-
-def test_a_letter_shift_fools_the_papers_r_and_not_the_stratified_one() -> None:
-    native = world(3.0, seed=1)
-    paper, stratified = [], []
-    for draw in range(20):
-        shift = np.random.default_rng(draw).choice([-1, 1]) * 2.0
-        unrelated = world(shift, seed=100 + draw)
-        at = paper_statistics(unrelated, native)
-        paper.append(min(abs(row["r"]) for s, row in zip(STRENGTHS, at, strict=True) if s))
-        stratified.append(abs(stratified_correlation(unrelated, native, STRENGTHS, KEYS)))
-    assert min(paper) > 0.9
-    assert np.mean(stratified) < 0.15
-
-
-def test_agreement_item_by_item_is_found_under_any_letter_shift() -> None:
-    item = np.random.default_rng(7).normal(0, 0.5, len(KEYS))
-    ours, native = world(2.0, item, seed=1), world(-3.0, item, seed=2)
-    assert stratified_correlation(ours, native, STRENGTHS, KEYS) > 0.95
-    assert partial_correlation(ours, native, STRENGTHS, KEYS) > 0.9
-    assert paper_statistics(ours, native)[-1]["r"] < 0  # the letter decides there
-    assert stratified_correlation(-ours, native, STRENGTHS, KEYS) < -0.95
-
-
-def test_what_only_follows_the_start_is_partialled_out() -> None:
-    rng = np.random.default_rng(8)
-    base = rng.normal(0, 1, len(KEYS))
-    # both pull every item towards 0 from wherever it started, and agree on nothing else
-    ours, native = (
-        np.array([base * (1 - 0.5 * abs(s)) + s * 0.05 * rng.normal(size=len(KEYS)) for s in STRENGTHS])
-        for _ in range(2)
-    )
-    assert stratified_correlation(ours, native, STRENGTHS, KEYS) > 0.9
-    assert abs(partial_correlation(ours, native, STRENGTHS, KEYS)) < 0.25
-
-
-def test_within_key_change_has_no_mean_in_any_key() -> None:
-    m = world(2.0, seed=3)
-    change = within_key_change(m, STRENGTHS, KEYS)
-    assert change.shape == (4, len(KEYS))
-    for key in "AB":
-        inside = [k == key for k in KEYS]
-        assert np.abs(change[:, inside].mean(axis=1)).max() < 1e-12
-    assert np.allclose(within_key_change(m + 5, STRENGTHS, KEYS), change)
-    keyless = within_key_change(m, STRENGTHS, [""] * len(KEYS))
-    assert np.abs(keyless - change).max() > 1
-
-
 def test_the_papers_statistics_at_zero_are_one_by_construction() -> None:
-    at = paper_statistics(world(1.0, seed=1), world(-1.0, seed=2))
+    base = np.random.default_rng(0).normal(size=50)  # the same model under both
+    up, down = (np.array([base + sign * s for s in STRENGTHS]) for sign in (1, -1))
+    at = paper_statistics(up, down)
     assert at[2] == {"r": pytest.approx(1), "mse": 0}
-    assert at[0]["mse"] == pytest.approx(4, rel=0.1)
+    assert at[0]["mse"] == pytest.approx(4)
 
 
 def test_slopes_are_planted_ones() -> None:
@@ -239,53 +180,3 @@ def test_null_share() -> None:
     assert share["mean"] == pytest.approx(0.1)
     assert share["p95"] == pytest.approx(np.percentile([0.05, 0.15, 0.1], 95))
     assert share["draws"] == 3
-
-
-def planted_curves(items: int, noise: float, seed: int) -> tuple[Array, Array, list[str]]:
-    """Two conditions whose within-key changes share a part of variance 1 and have noise of their own; the
-    answer keys are pushed apart in both."""
-    rng = np.random.default_rng(seed)
-    keys = [str(k) for k in rng.integers(0, 2, items)]
-    push = np.array([5.0 if key == "0" else -5.0 for key in keys])
-    steps = np.array(STRENGTHS)[:, None]
-    shared = rng.normal(size=items)
-    ours, native = (
-        rng.normal(size=items) + steps * (push + shared + noise * rng.normal(size=items)) for _ in range(2)
-    )
-    return ours, native, keys
-
-
-def test_the_interval_of_the_stratified_correlation_covers_what_was_planted() -> None:
-    noise, worlds, covered = 0.7, 120, 0
-    truth = 1 / (1 + noise**2)
-    for world in range(worlds):
-        estimate = stratified_estimate(*planted(world, noise))
-        covered += estimate.low <= truth <= estimate.high
-    assert 0.87 <= covered / worlds <= 0.99
-
-
-def planted(seed: int, noise: float) -> tuple[Array, Array, tuple[float, ...], list[str]]:
-    ours, native, keys = planted_curves(60, noise, seed)
-    return ours, native, STRENGTHS, keys
-
-
-def test_the_stratified_estimate_is_the_correlation_and_its_samples_are_too() -> None:
-    ours, native, strengths, keys = planted(0, 0.7)
-    estimate = stratified_estimate(ours, native, strengths, keys)
-    assert estimate.value == stratified_correlation(ours, native, strengths, keys)
-    assert estimate.low < estimate.value < estimate.high
-    # by hand: items drawn within their keys, and the statistic made anew
-    rng, groups = np.random.default_rng(1), np.asarray(keys)
-    sides = [np.flatnonzero(groups == key) for key in ("0", "1")]
-    drawn = [np.concatenate([rng.choice(side, len(side)) for side in sides]) for _ in range(1500)]
-    by_hand = [stratified_correlation(ours[:, i], native[:, i], strengths, list(groups[i])) for i in drawn]
-    assert [estimate.low, estimate.high] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.02)
-    assert stratified_estimate(ours, native, strengths, keys) == estimate
-    same = stratified_estimate(native, native, strengths, keys)
-    assert [same.value, same.low, same.high] == pytest.approx([1, 1, 1])
-
-
-def test_an_estimate_of_what_does_not_vary_is_no_number() -> None:
-    still = np.ones((len(STRENGTHS), 4))
-    estimate = stratified_estimate(still, still, STRENGTHS, ["A", "B", "A", "B"])
-    assert np.isnan([estimate.value, estimate.low, estimate.high]).all()

@@ -11,6 +11,7 @@ from whole_study import GRID, run
 from lrt.errors import InvalidValue
 from lrt.evaluation import (
     Behaviour,
+    Chosen,
     Damage,
     Measurement,
     SteerableModel,
@@ -21,7 +22,7 @@ from lrt.evaluation import (
     study_rows,
     summarise,
 )
-from lrt.evaluation.directions import RESAMPLED
+from lrt.evaluation.directions import HALVES, HALVINGS, RESAMPLED
 from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.scorers import Answer
 from lrt.models import LanguageModel
@@ -177,32 +178,40 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
     rows: list[int] = []
     result, units = run(behaviour, story_lm, rows.append)
     at = result.choice.strength
-    assert sum(rows) == study_rows(behaviour, GRID, {n: len(u) for n, u in units.items()})
+    chosen = Chosen(result.choice, SteerableModel(story_lm, 1, 4.0), result.measurements, result.damages)
+    chosen = replace(chosen, damages=tuple(d for d in result.damages if d.split == "development"))
+    assert sum(rows) == study_rows(behaviour, chosen, units, GRID)
     test = [r for r in result.measurements if r.split == "test"]
     conditions = {(r.condition, r.draw, r.strength) for r in test}
     assert len(test) == len(conditions) * len(behaviour.test)  # every condition once on every item
     assert {r.item for r in test} == {i.id for i in behaviour.test}
     curve, nonzero = set(GRID.strengths), set(GRID.strengths) - {0.0}
     wanted = {("none", 0, 0.0), ("prompt", 0, 0.0)}
-    wanted |= {("source", 0, s) for s in curve}
-    wanted |= {(c, 0, s) for c in ("native", "transferred", "paper_literal", "random") for s in nonzero}
+    wanted |= {("source", 0, s) for s in curve if s >= 0}
+    wanted |= {(c, 0, s) for c in ("native", "transferred") for s in nonzero}
     wanted |= {("random", d, s) for d in (1, 2) for s in (nonzero if behaviour.has_answers else {at})}
-    wanted |= {("native_half", d, s) for d in (0, 1) for s in nonzero} if behaviour.has_answers else set()
-    wanted |= {(c, 0, at) for c in ("bias", "other", "untrained_source", "shuffled", *RESAMPLED)}
-    wanted |= {(c, 1, at) for c in ("shuffled", *RESAMPLED)}
+    halves = {(c, d, at) for c in HALVES for d in range(2 * HALVINGS)}
+    wanted |= halves if behaviour.has_answers else set()
+    mild = [d.strength for d in chosen.damages if d.relative <= GRID.damage_limit]
+    compared = {s for s in nonzero if 0 < s <= max(mild)} | {at}
+    limited = ("paper_literal", "random", "bias", "other", "untrained_source", "shuffled")
+    wanted |= {(c, 0, s) for c in limited for s in compared}
+    wanted |= {("random", 0, s) for s in nonzero} if behaviour.has_answers else set()
+    wanted |= {(c, d, at) for c in RESAMPLED for d in (0, 1)} | {("shuffled", 1, at)}
     assert conditions == wanted
     chosen_by = {(d.condition, d.strength) for d in result.damages if d.split == "development"}
     assert chosen_by == {("native", s) for s in curve}
     damaged = {(d.condition, d.strength) for d in result.damages if d.split == "test"}
     assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= damaged
-    assert {(c, at) for c in ("random", "bias", "shuffled", "other", "untrained_source")} <= damaged
+    assert {(c, s) for c in limited for s in compared} <= damaged
 
     values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}
     for item in behaviour.test:
         for s in nonzero:  # the identity map on the same model: transferred, native and source are one
             native = values["native", 0, s, item.id]
             assert values["transferred", 0, s, item.id] == pytest.approx(native, abs=1e-3)
-            assert values["source", 0, s, item.id] == pytest.approx(native, abs=1e-3)
+            if s > 0:
+                assert values["source", 0, s, item.id] == pytest.approx(native, abs=1e-3)
         assert values["source", 0, 0.0, item.id] == pytest.approx(values["none", 0, 0.0, item.id], abs=1e-3)
     development = {r.item for r in result.measurements if r.split == "development"}
     assert development == {i.id for i in behaviour.development}
@@ -213,8 +222,9 @@ def test_a_study_on_development_items_uses_no_test_item(story_lm: LanguageModel)
     result, units = run(behaviour, story_lm, rows.append, split="development")
     assert result.split == "development"
     assert {r.item for r in result.measurements} == {i.id for i in behaviour.development}
-    draws = {n: len(u) for n, u in units.items()}
-    assert sum(rows) == study_rows(behaviour, GRID, draws, "development")
+    damages = tuple(d for d in result.damages if d.condition == "native")
+    chosen = Chosen(result.choice, SteerableModel(story_lm, 1, 4.0), (), damages)
+    assert sum(rows) == study_rows(behaviour, chosen, units, GRID, "development")
     summary, on_test = (summarise(behaviour, each, GRID) for each in (result, run(behaviour, story_lm)[0]))
     assert summary["items"] == len(behaviour.development)
     assert summary["strength"] == on_test["strength"]  # is chosen alike

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, MptConfig
 
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, ModelSpec
-from lrt.models.last_states import LEVELS, SHORTEST, Segment, last_states, segments
+from lrt.models.last_states import LEVELS, SHORTEST, Segment, last_states, segments, tokens_run
 
 WINDOWED = {"gemma2", "mistral"}  # windows of 4 tokens in `model_families`
 
@@ -85,12 +85,13 @@ def test_a_question_with_either_answer_runs_once(
     last_states(lm, pair, [2])  # and the family is asked once
     before = sum(counted(lm))
     last_states(lm, pair, [2])
-    assert sum(counted(lm)) - before == 22
+    assert sum(counted(lm)) - before == 22 == tokens_run(lm, pair, 2)
     # a system prompt before many questions: it runs once, and so does each question
     (system,), asked = drawn(30, seed=1), drawn(*[10] * 8, seed=2)
     before = sum(counted(lm))
-    last_states(lm, [system + q + [end] for q in asked for end in (7, 8)], [2])
-    assert sum(counted(lm)) - before == 30 + 8 * 10 + 16
+    texts = [system + q + [end] for q in asked for end in (7, 8)]
+    last_states(lm, texts, [2])
+    assert sum(counted(lm)) - before == 30 + 8 * 10 + 16 == tokens_run(lm, texts, 2)
 
 
 def test_texts_longer_than_a_window_run_whole(counted: Callable[[LanguageModel], list[int]]) -> None:
@@ -101,7 +102,7 @@ def test_texts_longer_than_a_window_run_whole(counted: Callable[[LanguageModel],
     assert counted(lm)[-2:] == [30, 2]
     lm.text_config.sliding_window = 31  # as many tokens as a text
     last_states(lm, pair, [2])
-    assert counted(lm)[-1] == 62
+    assert counted(lm)[-1] == 62 == tokens_run(lm, pair, 2)
 
 
 def test_a_local_window_of_another_name_is_respected() -> None:

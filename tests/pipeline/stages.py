@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lrt.activations import RowFilter
-from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Recording, Sae
+from lrt.config import Analysis, Batches, Corpus, Evaluation, Layers, Price, Recording, Sae
 from lrt.config.corpus import CorpusSource, StorybookSource, Tokens
 from lrt.config.sections import DuringTraining
 from lrt.evaluation import Behaviour, StrengthGrid
@@ -68,7 +68,8 @@ EVALUATION = Evaluation(
     random_draws=2,
     shuffled_draws=1,
     resampled_draws=2,
-    untrained_source=False,
+    part_weights=0.25,
+    untrained_draws=0,
     temperature=1.0,
     folds=2,
     max_rows=1024,
@@ -103,8 +104,10 @@ ANALYSIS = Analysis(
     stitching_depths=True,
     keep_first=True,
     signal_to_noise=5.0,
+    signal_to_noise_choice=2.0,
     residual_on_prompts=0.62,
     sae=SAE,
+    price=Price((), 2, ()),
 )
 SCALE = 1.7  # of the oracle's target: its states are `SCALE Q h`
 TRAINER = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 5}
@@ -150,7 +153,7 @@ class Stages:
     ckpt_path: str | None = None
     evaluation: Evaluation = EVALUATION
     analysis: Analysis = ANALYSIS
-    untrained: UntrainedSource | None = None
+    untrained: tuple[UntrainedSource, ...] = ()
     seed: int = 0
     monitor: Monitor = field(default_factory=Monitor)
 
@@ -163,6 +166,8 @@ class Stages:
             nested.setdefault(section, {})[setting] = settings.pop(name)
         if "sae" in nested:
             nested.setdefault("analysis", {})["sae"] = replace(self.analysis.sae, **nested.pop("sae"))
+        if "price" in nested:
+            nested.setdefault("analysis", {})["price"] = replace(self.analysis.price, **nested.pop("price"))
         for section, inner in nested.items():
             settings[section] = replace(getattr(self, section), **inner)
         return replace(self, monitor=Monitor(), **settings)
@@ -269,7 +274,14 @@ class Stages:
     @cached_property
     def analyses(self) -> Analyses:
         return plan_analyses(
-            self.analysis, self.maps, self.rows, self.plan.recorded, self.vectors, self.choices, self.pair
+            self.analysis,
+            self.maps,
+            self.rows,
+            self.plan.recorded,
+            self.vectors,
+            self.choices,
+            self.pair,
+            self.untrained,
         )
 
     @cached_property

@@ -272,7 +272,7 @@ def test_layers_are_chosen_and_evaluated_on_the_maps_that_were_fitted(trained: W
 @pytest.mark.parametrize("pool", [1, 4])
 def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Path, pool: int) -> None:
     stored = Workshop(pair_folder, workshop.folder / "stored")
-    settings = (*QUICK, f"pool={pool}", "evaluation.shuffled_draws=2", "evaluation.untrained_source=false")
+    settings = (*QUICK, f"pool={pool}", "evaluation.shuffled_draws=2", "evaluation.untrained_draws=0")
     for run, states in ((workshop, "none"), (stored, "native")):
         done = run.train(*settings, f"recording.states={states}")
         assert done.code == 0, done.output
@@ -299,7 +299,7 @@ def test_a_map_on_the_fly_is_that_of_a_store(workshop: Workshop, pair_folder: Pa
 
 @pytest.mark.slow
 def test_a_gradient_fit_without_a_store_runs_whole(workshop: Workshop) -> None:
-    settings = ("recording.states=none", "evaluation.untrained_source=false", "evaluate=true")
+    settings = ("recording.states=none", "evaluation.untrained_draws=0", "evaluate=true")
     done = workshop.train(*settings)  # steers with the unfinished map between two batches of a pass
     assert done.code == 0, done.output
     assert not workshop.files("activations")
@@ -358,5 +358,5 @@ def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_fo
     )
     nothing: Any = None
     features = Features(autoencoders, layers, (), nothing, nothing)
-    need = moments_bytes(rows, layers, 1, config.evaluation.untrained_source) + features.memory
+    need = moments_bytes(rows, layers, 1, config.evaluation.untrained_draws > 0) + features.memory
     assert 0.9 * config.analysis.memory_bytes < need < config.analysis.memory_bytes

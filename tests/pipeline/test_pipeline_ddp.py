@@ -56,12 +56,12 @@ def test_torchrun_within_a_slurm_job_starts_the_processes_of_one_fit(workshop: W
         "SLURM_JOB_NAME": "fit",
         "SLURM_JOB_ID": "77",
     }
-    settings = workshop.settings("trainer=ddp_cpu", "batches.rows=32", "evaluation.untrained_source=false")
+    settings = workshop.settings("trainer=ddp_cpu", "batches.rows=32", "evaluation.untrained_draws=0")
     both = run_module("torch.distributed.run", *TORCHRUN, *settings, **slurm)
     assert both.code == 0, both.output
     _, card = load_map(workshop.one("maps/*"))
     alone = Workshop(workshop.pair, workshop.folder / "alone")
-    assert alone.train("batches.rows=64", "evaluation.untrained_source=false").code == 0
+    assert alone.train("batches.rows=64", "evaluation.untrained_draws=0").code == 0
     _, expected = load_map(alone.one("maps/*"))
     assert card["steps"] == expected["steps"]
     assert both.output.count("[1/5]") == 1
@@ -79,10 +79,10 @@ def test_torchrun_within_a_slurm_job_starts_the_processes_of_one_fit(workshop: W
 def test_of_two_distributed_fits_of_a_map_one_waits_and_finds_it(
     start: Callable[..., Ran], workshop: Workshop
 ) -> None:
-    how = ("trainer=ddp_cpu", "fit.epochs=20", "evaluation.untrained_source=false", "batches.rows=32")
+    how = ("trainer=ddp_cpu", "fit.epochs=20", "evaluation.untrained_draws=0", "batches.rows=32")
     how = (*how, "evaluation.during_training.behaviours=[]")
     assert (
-        workshop.train("fit=closed_form", "evaluation.untrained_source=false").code == 0
+        workshop.train("fit=closed_form", "evaluation.untrained_draws=0").code == 0
     )  # records: the two meet at the fit
     with ThreadPoolExecutor() as both:
         runs = [both.submit(start, *workshop.settings(*how, run=name)) for name in ("one", "other")]

@@ -171,7 +171,7 @@ def test_every_stage_and_analysis_on_devices_computes_the_cpus_figures(
     pair_folder: Path,
     tmp_path: Path,
 ) -> None:
-    stages = shared.but(**WHOLE, untrained=untrained, evaluation__untrained_source=True)
+    stages = shared.but(**WHOLE, untrained=(untrained,), evaluation__untrained_draws=1)
     compare(stages, pair_folder, places, tmp_path)
 
 

@@ -9,14 +9,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from stages import QUESTIONS, STORIES, Stages, corpus
 
 from lrt.evaluation import NULLS, StrengthGrid
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.scorers import Mentions
 from lrt.lab.shipped import folder_of
+from lrt.mapping import merge_all, ridge_at
 from lrt.models import ModelSpec
 from lrt.pipeline import ModelPair, UntrainedSource, outcome
+from lrt.pipeline.analyses.given_away import explained
+from lrt.pipeline.nulls import untrained_moments
 from lrt.storage.cache import CacheCorrupt
 
 
@@ -36,6 +40,8 @@ def test_a_vector_that_is_transferred_exactly_does_what_the_native_one_does(exac
     transferred, native = ([p["mean"] for p in bravery["curves"][name]] for name in ("transferred", "native"))
     assert transferred == pytest.approx(native, abs=0.05)
     assert max(native) - min(native) > 0.1  # it steers: the agreement is not one of nothing
+    dose = bravery["dose"]["conditions"]["transferred"]
+    assert (dose["ratio"], dose["share"]) == pytest.approx((1.0, 1.0), abs=0.01)
 
 
 def test_results_say_what_was_made(exact: dict[str, Any], oracle: Stages) -> None:
@@ -77,7 +83,7 @@ def measured(shared: Stages, tmp_path_factory: pytest.TempPathFactory, untrained
     folder = tmp_path_factory.mktemp("measured") / "artifacts"
     for kind in ("activations", "corpora"):
         shutil.copytree(shared.folder / kind, folder / kind)
-    stages = shared.but(folder=folder, untrained=untrained, evaluation__untrained_source=True)
+    stages = shared.but(folder=folder, untrained=(untrained,), evaluation__untrained_draws=1)
     stages.studied()
     return stages
 
@@ -217,9 +223,21 @@ def test_the_thresholds_of_a_warning_determine_no_figure(measured: Stages) -> No
     assert measured.files("analysis") == before
 
 
+def test_answers_to_choices_are_warned_of_by_a_threshold_of_their_own(measured: Stages) -> None:
+    """Noise beside the one direction that an answer is read along only dilutes the vector."""
+    behaviour = next(b for b in measured.suite if b.is_choice)
+    by = measured.analyses.forecasts.of(measured.maps.whole, behaviour, 2)["signal_to_noise"]
+    at = {"analysis__residual_on_prompts": 100.0, "analysis__signal_to_noise": by + 1}
+    for threshold, warns in ((by - 0.1, False), (by + 0.1, True)):
+        stages = measured.but(analysis__signal_to_noise_choice=threshold, **at)
+        forecast = stages.analyses.forecasts.of(stages.maps.whole, behaviour, 2)
+        assert (forecast["warning"] is not None) is warns
+
+
 def test_one_fold_of_documents_has_no_jackknife(shared: Stages) -> None:
     data = type(shared.maps.whole.data)
-    whole = property(lambda self: [self.moments["train/0"]])
+    every = data.folds.fget
+    whole = property(lambda self: [merge_all(every(self))])
     with mock.patch.object(data, "folds", whole):
         stages = shared.but(evaluation__resampled_draws=0, pool=2)
         forecast = stages.studied()[0].forecast
@@ -238,7 +256,6 @@ def test_a_part_without_rows_costs_no_forecast(shared: Stages) -> None:
     for other in (shared.but(corpus=corpus(stories=STORIES)), shared.but(recording__states="none")):
         other.fitted()
         assert other.analyses.forecasts.of(other.maps.whole, other.suite[0], 2)["agreement_parts"] is None
-        assert other.analyses.forecasts.memory == 0
 
 
 def test_seconds_of_a_reused_stage_are_those_of_making_it(measured: Stages) -> None:
@@ -247,3 +264,63 @@ def test_seconds_of_a_reused_stage_are_those_of_making_it(measured: Stages) -> N
     seconds = again.results()["seconds"]
     assert seconds["record states"] >= card["seconds"]["record states"]
     assert json.dumps(seconds)
+
+
+# -- what the corpus gives away ----------------------------------------------------------------------
+
+
+def test_what_untrained_sources_explain_is_the_share_within_their_span() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other, own, native = torch.linalg.qr(torch.randn(40, 4, generator=generator))[0].T
+    nothing = explained(own, [one, other], own + native)
+    assert nothing["share"] == pytest.approx(0.0, abs=1e-6)
+    assert nothing["native"] == pytest.approx(nothing["native_beyond"]) == pytest.approx(0.5**0.5)
+    everything = explained(one - 2 * other, [3 * one, other], native)
+    assert everything["share"] == pytest.approx(1.0)
+    # what an untrained source gives is no agreement of the trained one's
+    given = explained(one + own, [one, one], one + native)  # the same source twice is one direction
+    assert given["share"] == pytest.approx(0.5)
+    assert given["native"] == pytest.approx(0.5)
+    assert given["native_beyond"] == pytest.approx(0.0, abs=1e-6)
+    assert given["untrained_native"] == pytest.approx([0.5**0.5] * 2)
+    assert explained(0 * own, [one], native)["share"] == 0.0
+    many = torch.randn(2000, 40, generator=generator).unbind()
+    mean = sum(explained(each, [one, other], native)["share"] for each in many) / len(many)
+    assert mean == pytest.approx(nothing["share_chance"], rel=0.1)
+
+
+def test_an_untrained_source_explains_by_the_same_corpus_with_and_without_a_part(measured: Stages) -> None:
+    (untrained,) = measured.untrained
+    fit, data = measured.maps.whole, measured.maps.whole.data
+    for behaviour in measured.results()["behaviours"]:
+        given, columns = behaviour["given_away"], fit.layers.target.columns(2)
+        states = fit.states[behaviour["contrast"]]
+        (own,) = (each.difference() for each in states.untrained_sources)
+        part = behaviour["forecast"]["part"]
+        assert given["part"] == part
+        assert part in {"stories", "questions"}
+        trained, null = data.train_moments, untrained_moments(data, untrained)
+        weights = [data.reference_ridge.weight, fit.refit.own_ridge(untrained)["weight"]]
+        (kept,) = {"stories", "questions"} - {part}
+        rest = measured.rows.of(fit.layers, (kept,), held_out=False)
+        images = [
+            ridge_at(m, weight * m.count / whole.count).directions(v)[columns]
+            for m, whole, weight, v in zip(
+                (rest.train_moments, untrained_moments(rest, untrained)),
+                (trained, null),
+                weights,
+                (states.source_vector, own),
+                strict=True,
+            )
+        ]
+        wanted = explained(images[0], images[1:], states.target_vector[columns])
+        found = given["without_part"]
+        assert found["share"] == pytest.approx(wanted["share"], abs=1e-5)
+        assert found["native"] == pytest.approx(wanted["native"], abs=1e-5)
+        assert found["untrained_native"] == pytest.approx(wanted["untrained_native"], abs=1e-5)
+        assert given["fvu"] > 0
+        assert len(given["fvu_untrained"]) == 1
+
+
+def test_without_untrained_sources_nothing_is_said_of_them(exact: dict[str, Any]) -> None:
+    assert [b["given_away"] for b in exact["behaviours"]] == [None, None]

@@ -30,9 +30,12 @@ from lrt.mapping import (
     jackknife,
     load_map,
     ridge_at,
+    ridge_path,
+    ridge_per_direction,
 )
 from lrt.models.sides import SIDES
 from lrt.pipeline import Monitor, require_maps
+from lrt.pipeline.nulls import untrained_moments
 from lrt.steering import SteeringVector
 from lrt.storage.checkpoints import OutOfTime
 
@@ -467,10 +470,12 @@ def test_a_map_that_another_process_fitted_meanwhile_is_read(copied: Stages, tmp
 
 @pytest.mark.parametrize("solver", ["optimum", "ridge_per_direction"])
 def test_nulls_are_solved_as_the_map_is(oracle: Stages, untrained: Any, solver: Any) -> None:
-    stages = oracle.but(fit=ClosedFormSpec(solver=solver), evaluation__resampled_draws=2, untrained=untrained)
+    stages = oracle.but(
+        fit=ClosedFormSpec(solver=solver), evaluation__resampled_draws=2, untrained=(untrained,)
+    )
     fit = stages.maps.whole
     stages.fitted()
-    maps = fit.transfer_maps(stages.evaluation, 0, untrained)
+    maps = fit.transfer_maps(stages.evaluation, 0, stages.untrained)
     data = fit.data
     for name, states in fit.states.items():
         v = states.source_vector
@@ -482,7 +487,16 @@ def test_nulls_are_solved_as_the_map_is(oracle: Stages, untrained: Any, solver: 
             wanted = ridge_at(data.shuffled[0], weight, bias=data.settings.bias).directions(v)
             assert (maps.shuffled[name][0] - wanted).abs().max() < 1e-9 * float(v.norm())
         assert len(maps.resampled[name]) == 2
-        assert len(maps.untrained_source[name]) == 1
+        (null,), (own,) = maps.untrained_source[name], states.untrained_sources
+        train, validation = (untrained_moments(data, untrained, s) for s in ("train", "validation"))
+        assert train.count == data.train_moments.count
+        best = ridge_path(train, validation, bias=data.settings.bias)
+        fitted = best.map
+        if solver == "ridge_per_direction":
+            fitted = ridge_per_direction(train, validation, best.weight, bias=data.settings.bias).map
+        # chosen on its own validation rows, as the map's is
+        assert fit.refit.own_ridge(untrained)["weight"] == best.weight
+        assert (null - fitted.directions(own.difference())).abs().max() < 1e-8 * float(v.norm())
 
 
 # -- two runs at once --------------------------------------------------------------------------------

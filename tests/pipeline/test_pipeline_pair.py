@@ -75,6 +75,13 @@ def test_the_untrained_source_has_the_architecture_and_other_weights(
     assert not (one == other).all()
 
 
+def test_every_draw_of_untrained_sources_has_weights_of_its_own(pair_folder: Path) -> None:
+    spec = ModelSpec(path=str(pair_folder / "little"))
+    draws = UntrainedSource.draws(spec, 5, 3, pair_folder / "cache")
+    assert len({each.identity["seed"] for each in draws}) == len({each.name for each in draws}) == 3
+    assert UntrainedSource.draws(spec, 5, 0, pair_folder / "cache") == ()
+
+
 def test_provenance_outside_of_a_checkout_and_on_a_gpu() -> None:
     failed = subprocess.CalledProcessError(128, "git")
     with (

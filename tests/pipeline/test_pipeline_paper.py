@@ -116,7 +116,7 @@ def test_chats_with_the_papers_two_evaluations(workshop: Workshop, sets: Path, t
         "refusal_ablated",
     }
     ablated = next(b for b in found["behaviours"] if b["name"] == "refusal_ablated_log_odds")
-    assert [p["strength"] for p in ablated["curves"]["native"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [p["strength"] for p in ablated["curves"]["native"]] == [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_features_of_the_small_model_to_the_states_of_the_large_one(

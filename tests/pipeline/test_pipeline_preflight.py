@@ -60,7 +60,7 @@ def check(config: Config, tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...
     return run
 
 
-ON_THE_FLY = {"recording.states": "none", "evaluation.untrained_source": False}
+ON_THE_FLY = {"recording.states": "none", "evaluation.untrained_draws": 0}
 TWO_PROCESSES = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 AUTO = {
     "layers.source": "auto",
@@ -118,7 +118,7 @@ def test_what_can_be_run_passes(check: Check, changes: dict[str, Any]) -> None:
         # what reads states, where none are kept
         ({**ON_THE_FLY, "fit": FitSpec(), "trainer": TWO_PROCESSES}, "trainer.devices=1"),
         ({**ON_THE_FLY, "fit": FitSpec(), "batches.workers": 2}, "batches.workers=2"),
-        ({**ON_THE_FLY, "evaluation.untrained_source": True}, "evaluation.untrained_source=true"),
+        ({**ON_THE_FLY, "evaluation.untrained_draws": 1}, "evaluation.untrained_draws=1"),
         ({**ON_THE_FLY, "analysis.fidelity_tokens": 256}, "analysis.fidelity_tokens=256"),
         ({**ON_THE_FLY, "analysis.sae.features": 16}, "analysis.sae"),
         ({**ON_THE_FLY, "layers.target": "auto"}, "layers=auto"),

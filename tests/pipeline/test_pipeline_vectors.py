@@ -111,7 +111,7 @@ def test_one_behaviour_is_measured_without_the_vectors_of_the_rest(copied: Stage
 def test_an_untrained_sources_unit_is_the_norm_of_its_own_states(
     shared: Stages, untrained: UntrainedSource
 ) -> None:
-    stages = shared.but(untrained=untrained)
+    stages = shared.but(untrained=(untrained,))
     for name, states in stages.vectors.states.items():
         assert not shared.vectors.states[name].untrained_sources
         (null,) = states.untrained_sources

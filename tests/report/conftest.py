@@ -91,6 +91,31 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
             ]
             for c, r in damage.items()
         },
+        "dose": {
+            "effect": 0.5 * abs(native - base),
+            "native_strength": 0.3,
+            "largest_strength": 0.75,
+            "conditions": {
+                "transferred": {
+                    "ratio": 0.9,
+                    "below": None,
+                    "ci": [0.8, 1.0],
+                    "share": 0.95,
+                    "share_ci": [0.9, 1.0],
+                },
+                "untrained_source": {
+                    "ratio": None,
+                    "below": 0.4,
+                    "ci": [0.0, 0.4],
+                    "share": 0.1,
+                    "share_ci": [0.05, 0.15],
+                },
+            },
+            "above_untrained": [0.4, 1.0],
+        },
+        "verdict": "transferred",
+        "prompt_ratio": 0.5,
+        "prompt_ratio_ci": [0.4, 0.6],
         "map": "stories",
         "whole_corpus": base + 0.6 * (ours - base),
         "whole_corpus_ratio": 0.6 * ratio,
@@ -183,6 +208,10 @@ def results() -> dict[str, Any]:
         "ratio_ci_map": None,
         "whole_corpus_ratio": None,
         "whole_corpus_ratio_ci": None,
+        "dose": None,
+        "verdict": "native does not steer",
+        "prompt_ratio": None,
+        "prompt_ratio_ci": None,
         "nulls": {},
         "null_details": {},
         "native": 0.31,

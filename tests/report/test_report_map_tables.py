@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from lrt.report import Table
-from lrt.report.map_tables import along_table, forecast_table, map_table, maps_table
+from lrt.report.map_tables import along_table, forecast_table, given_away_table, map_table, maps_table
+from lrt.report.palette import behaviour_name
 
 
 def column(table: Table, name: str) -> list[Any]:
@@ -72,3 +73,29 @@ def test_a_forecast_may_lack_any_of_its_figures(forecast: dict[str, Any]) -> Non
         behaviour["forecast"] = dict.fromkeys(behaviour["forecast"])
     behaviour["forecast"] |= {"signal": 6.0}
     assert {row[2:7] for row in forecast_table(forecast).rows} == {(None,) * 5}
+
+
+def test_what_the_corpus_gives_away_stands_with_and_without_the_kind_of_text(results: dict[str, Any]) -> None:
+    figures = {
+        "share": 0.8,
+        "share_chance": 0.001,
+        "cosine_untrained": [0.8, 0.9],
+        "native": 0.95,
+        "untrained_native": [0.5, 0.7],
+        "native_beyond": 0.6,
+    }
+    dogs, french, *_ = results["behaviours"]
+    dogs["given_away"] = {
+        "whole": figures,
+        "part": "dogs",
+        "without_part": figures | {"share": 0.1, "cosine_with_whole": 0.4},
+        "fvu": 0.3,
+        "fvu_untrained": [0.9, 1.1],
+    }
+    french["given_away"] = {"note": "rows do not span"}
+    rows = given_away_table(results).rows
+    name, other = (behaviour_name(b["name"]) for b in (dogs, french))
+    assert [row[:2] for row in rows] == [(name, "whole"), (name, "without dogs"), (other, "rows do not span")]
+    assert rows[0][2:] == pytest.approx((0.8, 0.85, 0.95, 0.6, 0.6, None, 0.3, 1.0))
+    assert rows[1][2:] == pytest.approx((0.1, 0.85, 0.95, 0.6, 0.6, 0.4, None, None))
+    assert set(map(len, rows)) == {len(given_away_table(results).columns)}

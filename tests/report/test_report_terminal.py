@@ -50,7 +50,7 @@ def test_the_brief_headline(results: dict[str, Any]) -> None:
     assert column(table, "strongest null")[0] == "103% untrained source"
     assert column(table, "strongest null")[-1] is None
     assert column(table, "damage")[0] == "4.8%"
-    assert set(table.fitted(40).columns) == {"behaviour", "transfer ratio"}
+    assert set(table.fitted(32).columns) == {"behaviour", "transfer ratio"}
 
 
 def test_the_summary_skips_tables_without_rows(results: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from models.model_families import WIDTH, hooks_in_force, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lrt import bake, steer
+from lrt import bake, load, steer
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel, ModelSpec
 from lrt.steering import CannotBake, SteeringVector
@@ -133,8 +133,24 @@ def test_tokenizer_and_card_lie_beside_the_weights(story_lm: LanguageModel, tmp_
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "baked")
     assert tokenizer(text)["input_ids"] == story_lm.tokenizer(text)["input_ids"]
     card = json.loads((tmp_path / "baked" / "baked.json").read_text())
-    assert (card["strength"], card["vectors"][0]["behaviour"]) == (-STRENGTH, "french")
+    assert (card["vectors"][0]["strength"], card["vectors"][0]["behaviour"]) == (-STRENGTH, "french")
     assert card["vectors"][0]["bias"] == "model.layers.1.mlp.down_proj.bias"
+
+
+def test_a_model_baked_twice_lists_both_vectors(story_lm: LanguageModel, tmp_path: Path) -> None:
+    for number, strength in enumerate((0.2, 0.3)):
+        lm = load(tmp_path / "0") if number else story_lm
+        vector = SteeringVector(torch.ones(lm.width), number, "tiny", 2.0, behaviour=f"of {number}")
+        bake(lm, vector, tmp_path / str(number), strength=strength)
+    card = json.loads((tmp_path / "1" / "baked.json").read_text())
+    assert [(v["behaviour"], v["strength"]) for v in card["vectors"]] == [("of 0", 0.2), ("of 1", 0.3)]
+
+
+def test_a_model_that_is_steered_by_hooks_is_not_baked(vectors: list[SteeringVector], tmp_path: Path) -> None:
+    lm = tiny("llama")
+    with steer(lm, vectors[0], STRENGTH), pytest.raises(InvalidValue, match="hooks"):
+        bake(lm, vectors[1], tmp_path / "baked", strength=STRENGTH)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_baking_cannot_say_is_refused_before_anything_is_written(
@@ -158,6 +174,8 @@ def test_what_baking_cannot_say_is_refused_before_anything_is_written(
     for taken in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(InvalidValue, match="not an empty folder"):
             bake(story_lm, fine, taken, strength=STRENGTH)
+    with pytest.raises(InvalidValue, match="is a file"):
+        bake(story_lm, fine, tmp_path / "mine.txt" / "baked", strength=STRENGTH)
     assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
 
 

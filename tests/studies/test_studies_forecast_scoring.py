@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from studies.forecast_scoring import main, points, table, warnings_summary
+from studies.forecast_scoring import by_kind, main, points, table, warnings_summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +50,18 @@ def test_behaviours_of_one_vector_are_drawn_together() -> None:
         behaviour["contrast"] = "refusal"
     rows = {row[0]: row[1:] for row in table(points([shared])).rows}
     assert rows["signal to noise"][:3] == (4, 3, 1.0)
+
+
+def test_thresholds_are_held_against_each_way_of_scoring() -> None:
+    both = result(0.1, 0.5, 0.95, 1.0, scale=4.0)  # signal to noise .4, 2, 3.8, 4
+    for number, behaviour in enumerate(both["behaviours"]):
+        behaviour["kind"] = "choice" if number % 2 else "text"
+    assert by_kind(points([both])).rows == (
+        ("choice", 2, 2, 2.0, 0, 1, 0),
+        ("choice", 2, 2, 5.0, 1, 1, 1),
+        ("text", 2, 2, 2.0, 1, 1, 0),
+        ("text", 2, 2, 5.0, 1, 1, 1),
+    )
 
 
 def test_a_ratio_that_nulls_reach_too_is_no_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
-"""Optional analyses of the maps: layers, ranks, fidelity, features, and the forecast of each vector."""
+"""Optional analyses of the maps: layers, ranks, fidelity, features, price, and each vector's forecast."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +15,29 @@ from lrt.pipeline.analyses.autoencoders import Autoencoders
 from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.fidelity import Fidelity
 from lrt.pipeline.analyses.forecast import Forecasts
+from lrt.pipeline.analyses.given_away import GivenAway
 from lrt.pipeline.analyses.layers import AllTogether, RankCurve, RecordedAtlas, SourcesTogether
+from lrt.pipeline.analyses.price import Price
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.maps import MapFit, Maps
-from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.states import RecordedStates
 from lrt.pipeline.vectors import Vectors, prompts_digests
 
 __all__ = ["Analyses", "Analysis", "Forecasts", "plan_analyses"]
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Analyses:
-    """The analyses that a config asks for, and the forecasts."""
+    """The analyses that a config asks for, the forecasts, and what the corpus gives away of each vector."""
 
     wanted: tuple[Analysis, ...]
     forecasts: Forecasts
+    given_away: GivenAway
     maps: Maps
     rows: RowSource
 
@@ -54,11 +61,6 @@ class Analyses:
                 window_bytes(self.rows, layers, batches),
                 "lower batches.window_rows",
             ),
-            (
-                " with forecasts that leave out a part of the corpus",
-                self.forecasts.memory,
-                "make the corpus of fewer parts (corpus.sources)",
-            ),
         ):
             if held + beside > limit:
                 raise ConfigError(
@@ -80,10 +82,11 @@ class Analyses:
 
 
 def moments_bytes(rows: RowSource, layers: LayerPair, maps: int, untrained: bool) -> int:
-    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls and single tokens."""
+    """Bytes of the maps' own moments: folds and their sum, held-out rows, nulls, single tokens, and a part of
+    the corpus beside the rest."""
     settings = rows.settings
     return maps * layer_concat_bytes(
-        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + untrained
+        *layers, settings.folds + 1 + 2 + settings.shuffled_draws + 2 + 2 + 2 * untrained
     )
 
 
@@ -105,6 +108,7 @@ def plan_analyses(
     vectors: Vectors,
     choices: Choices,
     pair: ModelPair,
+    untrained: Sequence[UntrainedSource] = (),
 ) -> Analyses:
     """The analyses that the settings ask for and that the run has what they need for; nothing is made yet."""
     whole: MapFit = maps.whole
@@ -120,11 +124,21 @@ def plan_analyses(
         if len(recorded.target.layers) > 1:
             wanted.append(AllTogether(rows, recorded))
     if isinstance(rows.states, RecordedStates):
-        if settings.fidelity_tokens:
+        if settings.fidelity_tokens and pair.aligned:
+            log.info("no fidelity: the target's tokens are others than the source's states are of")
+        elif settings.fidelity_tokens:
             seed = whole.settings.seed
             wanted.append(Fidelity(whole, rows, recorded, pair, rows.states, settings, seed))
         if settings.sae.wanted:
             autoencoders = Autoencoders(settings.sae, whole.layers, rows, pair, whole.settings, whole.output)
             steered = [b for b in suite if b.name in settings.sae.behaviours]
             wanted.append(Features(autoencoders, whole.layers, steered, vectors, choices))
-    return Analyses(tuple(wanted), Forecasts(whole, rows, settings), maps, rows)
+    if settings.price.counts:
+        every = {behaviour.name for behaviour in suite}
+        measured = set(choices.settings.behaviours) or every
+        names = measured & (set(settings.price.behaviours) or measured)
+        priced = [behaviour for behaviour in suite if behaviour.name in names]
+        if priced:
+            wanted.append(Price(settings.price, priced, maps, choices, rows.cache))
+    forecasts = Forecasts(whole, rows, settings)
+    return Analyses(tuple(wanted), forecasts, GivenAway(forecasts, untrained), maps, rows)

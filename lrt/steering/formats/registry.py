@@ -85,7 +85,8 @@ def write_vectors(
     format: str | None = None,
     **facts: Any,
 ) -> None:
-    """Write one steering vector, or one for each of several blocks of a model, replacing the file.
+    """Write one steering vector, or one for each of several blocks of a model, replacing the file. Folders on
+    the way are made.
 
     format, facts  As of `read_vector`; which facts a format needs is in the signature of its `write`. A path
                    without an ending is a folder of ours.
@@ -94,7 +95,12 @@ def write_vectors(
     writer raises. Nothing is written then.
     """
     path = Path(path)
-    writing_format(path, format, **facts).write(vectors, path, **facts)
+    chosen = writing_format(path, format, **facts)
+    place = next(each for each in path.absolute().parents if each.exists())
+    if not place.is_dir():
+        raise InvalidValue(f"{path} cannot be written: {place} is a file; name a place in a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen.write(vectors, path, **facts)
 
 
 def writing_format(path: Path, format: str | None = None, **facts: Any) -> VectorFormat:

@@ -258,6 +258,17 @@ def test_other_precisions_are_read_as_float32(dtype: torch.dtype, tmp_path: Path
     assert vector.direction.tolist() == [0.5, -2.0]
 
 
+@pytest.mark.parametrize("name", ["french.gguf", "french.safetensors", "french.json", "french"])
+def test_folders_on_the_way_are_made_and_a_file_on_the_way_is_named(name: str, tmp_path: Path) -> None:
+    vector = SteeringVector(torch.ones(4), 1, "tiny", 2.0)
+    facts = {"strength": 0.4} if name.endswith(".json") else {}
+    write_vectors(vector, tmp_path / "new" / "folder" / name, **facts)
+    assert (tmp_path / "new" / "folder" / name).exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidValue, match="is a file"):
+        write_vectors(vector, tmp_path / "file" / name, **facts)
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     for name, file in FILES:
         facts = READING.get(name, {"model": "large"})

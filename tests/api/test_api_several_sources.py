@@ -1,0 +1,174 @@
+"""Maps that read several source models side by side: planted halves of what the target's state holds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from oracle_pair import LAYER, Oracle
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+import lrt
+from lrt.api import FittedMap, InvalidValue, SteeringVector, extract_vector, fit_map
+from lrt.models import LanguageModel, ModelSpec
+from lrt.models.stacked import StackedModel, StackedPart
+
+SETTINGS = {"pool": 4, "folds": 4, "tokens": 4096}
+
+
+class Half(LanguageModel):
+    """A model that shows some columns of another's states, at a scale of its own."""
+
+    def __init__(self, whole: LanguageModel, name: str, columns: slice, scale: float) -> None:
+        super().__init__(ModelSpec(name), whole.model, whole.tokenizer)
+        self.columns, self.scale = columns, scale
+        self.width = len(range(whole.width)[columns])
+
+    def hidden_states(
+        self, tokens: Tensor, layers: Sequence[int], attention_mask: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        states = super().hidden_states(tokens, layers, attention_mask)
+        return {layer: self.scale * each[..., self.columns] for layer, each in states.items()}
+
+    def vector(self, whole: SteeringVector) -> SteeringVector:
+        return replace(whole, direction=self.scale * whole.direction[self.columns], model=self.spec.name)
+
+
+@pytest.fixture(scope="module")
+def halves(oracle: Oracle) -> tuple[Half, Half]:
+    """Of unequal widths, one with states a thousand times as long."""
+    return Half(oracle.source, "low", slice(0, 12), 1.0), Half(oracle.source, "high", slice(12, 32), 1000.0)
+
+
+@pytest.fixture(scope="module")
+def together(oracle: Oracle, halves: tuple[Half, Half], texts: list[str]) -> FittedMap:
+    return fit_map([*halves], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def vector(oracle: Oracle, prompts: tuple[list[str], list[str]]) -> SteeringVector:
+    return extract_vector(oracle.source, *prompts, LAYER, behaviour="french")
+
+
+def test_two_halves_together_are_exact_and_neither_is_alone(
+    oracle: Oracle, halves: tuple[Half, Half], together: FittedMap, texts: list[str], vector: SteeringVector
+) -> None:
+    truth = 3.0 * oracle.q @ vector.direction.double()
+    assert together.fvu < 1e-3
+    result = together.transfer([half.vector(vector) for half in halves])
+    assert (result.vector.direction.double() - truth).norm() < 0.02 * truth.norm()
+    assert result.forecast.signal_to_noise is not None
+    assert result.forecast.signal_to_noise > 100
+    for half in halves:
+        alone = fit_map(half, oracle.target, texts, layers=(LAYER, LAYER), **SETTINGS)
+        assert alone.fvu > 0.1
+        transferred = alone.transfer(half.vector(vector)).vector.direction.double()
+        assert (transferred - truth).norm() > 0.2 * truth.norm()
+
+
+def test_the_order_of_the_sources_does_not_matter(
+    oracle: Oracle, halves: tuple[Half, Half], together: FittedMap, texts: list[str], vector: SteeringVector
+) -> None:
+    reverse = fit_map([*halves[::-1]], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
+    assert reverse.fvu == pytest.approx(together.fvu, abs=1e-4)
+    ways = [
+        fitted.transfer([half.vector(vector) for half in order]).vector.direction
+        for fitted, order in ((together, halves), (reverse, halves[::-1]))
+    ]
+    torch.testing.assert_close(*ways, rtol=0, atol=1e-3 * float(ways[0].norm()))
+
+
+@pytest.mark.slow
+def test_one_source_in_a_list_is_that_source(oracle: Oracle, fitted: FittedMap, texts: list[str]) -> None:
+    alone = fit_map([oracle.source], oracle.target, texts, layers=([LAYER], LAYER), pool=4)
+    torch.testing.assert_close(alone.mapping.affine.weight, fitted.mapping.affine.weight)
+    assert alone.fvu == fitted.fvu
+
+
+@pytest.mark.slow
+def test_several_layers_of_a_source_stand_side_by_side(
+    oracle: Oracle, halves: tuple[Half, Half], texts: list[str], vector: SteeringVector
+) -> None:
+    both = fit_map([*halves], oracle.target, texts, layers=([[0, LAYER], LAYER], LAYER), **SETTINGS)
+    assert [part.layers.layers for part in both.mapping.sources] == [(0, LAYER), (LAYER,)]
+    assert both.fvu < 1e-2
+    low, high = (half.vector(vector) for half in halves)
+    assert both.transfer([replace(low, layer=0), low, high]).vector.layer == LAYER
+
+
+def test_it_is_saved_whole(
+    halves: tuple[Half, Half], together: FittedMap, vector: SteeringVector, tmp_path: Path
+) -> None:
+    together.save(tmp_path / "map")
+    loaded = lrt.load_map(tmp_path / "map")
+    assert isinstance(loaded, FittedMap)
+    assert loaded.mapping.beside == together.mapping.beside
+    assert repr(loaded) == repr(together)
+    vectors = [half.vector(vector) for half in halves]
+    assert torch.equal(loaded.transfer(vectors).vector.direction, together.transfer(vectors).vector.direction)
+    page = (tmp_path / "map" / "README.md").read_text()
+    assert "low + high" in page
+    assert loaded.transfer(vectors).vector.map["beside"] == [["high", [LAYER]]]
+
+
+def test_documents_are_excluded_from_its_sums(
+    halves: tuple[Half, Half], together: FittedMap, texts: list[str], vector: SteeringVector
+) -> None:
+    fewer = together.without(texts[:1])
+    assert fewer.mapping.beside == together.mapping.beside
+    vectors = [half.vector(vector) for half in halves]
+    one, other = (each.transfer(vectors).vector.unit_direction for each in (fewer, together))
+    assert float(one @ other) > 0.99
+
+
+def test_vectors_of_the_wrong_models_are_refused(
+    halves: tuple[Half, Half], together: FittedMap, vector: SteeringVector
+) -> None:
+    low, high = (half.vector(vector) for half in halves)
+    for wrong, message in (
+        ([high, low], "in this order"),
+        ([low], "in this order"),
+        (low, "in this order"),
+        ([low, replace(high, layer=0)], "in this order"),
+        ([low, vector], "another model"),
+        ([low, replace(high, direction=high.direction[:-1])], "width"),
+    ):
+        with pytest.raises(InvalidValue, match=message):
+            together.transfer(wrong)
+    with pytest.raises(InvalidValue, match="several models"):
+        _ = together.source_layer
+
+
+def test_sources_and_layers_that_do_not_fit_are_refused(
+    oracle: Oracle, halves: tuple[Half, Half], texts: list[str], other_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    low, high = halves
+    for sources, layers, message in (
+        ([low, high], ([LAYER], LAYER), "an entry for each"),
+        ([low, high], (LAYER, LAYER), "an entry for each"),
+        ([low, high], ("auto", LAYER), "an entry for each"),
+        ([low, high], ([LAYER, 99], LAYER), r"layers\[0\]\[1\]"),
+        ([low, high], ([LAYER, LAYER], [0, 1]), "one layer of the target"),
+        ([low, low], ([LAYER, LAYER], LAYER), "each once"),
+        ([], ([], LAYER), "at least one"),
+        ([low, "high"], ([LAYER, LAYER], LAYER), r"source\[1\]"),
+    ):
+        with pytest.raises(InvalidValue, match=message):
+            fit_map(sources, oracle.target, texts, layers=layers, **SETTINGS)
+    other = LanguageModel(ModelSpec("other"), oracle.source.model, other_tokenizer)
+    with pytest.raises(lrt.UserError):
+        fit_map([low, other], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
+
+
+def test_a_stack_has_the_states_of_its_parts_in_their_units(
+    oracle: Oracle, halves: tuple[Half, Half]
+) -> None:
+    low, high = halves
+    stack = StackedModel([StackedPart(low, (0, LAYER)), StackedPart(high, (LAYER,), 1000.0)])
+    assert stack.width == 12 + 12 + 20
+    tokens = torch.tensor([[3, 4, 5]])
+    whole = oracle.source.hidden_states(tokens, [0, LAYER])
+    expected = torch.cat([whole[0][..., :12], whole[LAYER]], dim=-1)
+    torch.testing.assert_close(stack.hidden_states(tokens, [0])[0], expected)

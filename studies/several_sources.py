@@ -28,18 +28,19 @@ from lrt.evaluation import (
     storybook_suite,
 )
 from lrt.evaluation.statistics import Estimate, ratio_estimate
-from lrt.lab.grammar import Plan, pages
+from lrt.lab.grammar import Kind, Plan, pages
 from lrt.mapping import LayerConcat
 from lrt.models import LanguageModel
-from lrt.report import Table
 from lrt.report.numerals import share, share_interval
+from lrt.report.table import Cell, Table
 from lrt.steering import contrast_states, difference_of_means, median_residual_norm
 
 TARGET_LAYER = 4
 TOKENS, POOL = 150_000, 16
+TEMPERATURE = 1.0  # as in the lab's runs; greedy texts keep their language and case
 GRID = StrengthGrid(strengths=(0.0, 0.35, 0.5, 0.625, 0.75))
 NEUTRAL = tuple(page.text for page in itertools.islice(pages(3, "held_out"), 64))
-BEHAVIOURS = {  # by the kind of text that their map is fitted on
+BEHAVIOURS: dict[Kind, tuple[str, ...]] = {  # by the kind of text that their map is fitted on
     "story": ("french", "capitals", "dogs"),
     "question": ("bravery", "honesty", "generosity"),
 }
@@ -52,13 +53,18 @@ def main() -> int:
     untrained = lrt.load("storybook:tiny", weights="random", seed=1, name="untrained")
     length = median_residual_norm(target, NEUTRAL, TARGET_LAYER)
     steerable = SteerableModel(target, TARGET_LAYER, length)
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for kind, names in BEHAVIOURS.items():
         texts = [page.text for page in itertools.islice(pages(0, "held_out", Plan(kind)), 8_000)]
         suite = storybook_suite(StorybookSuite(names=names, contrast_pairs=192, development=16, test=40))
         vectors = {lm.spec.name: vectors_of(lm, suite) for lm in (tiny, small, untrained, target)}
         natives = {name: each[TARGET_LAYER] for name, each in vectors[target.spec.name].items()}
-        chosen = {b.name: choose_strength(b, steerable, natives[b.name].unit_direction, GRID) for b in suite}
+        chosen = {
+            b.name: choose_strength(
+                b, steerable, natives[b.name].unit_direction, GRID, temperature=TEMPERATURE
+            )
+            for b in suite
+        }
         for sources in ([tiny], [small], [tiny, small], [untrained, small]):
             every = [list(range(lm.depth)) for lm in sources]
             fitted = lrt.fit_map(
@@ -80,7 +86,7 @@ def main() -> int:
                 rows.append((behaviour.name, name, fitted.fvu, alike, *shown))
     columns = ("behaviour", "sources", "FVU", "cosine with native", "transfer ratio", "95% interval")
     title = f"Maps from all blocks of each source to block {TARGET_LAYER} of {target.spec.name}"
-    print(Table(title, columns, tuple(sorted(rows, key=lambda row: row[0]))).markdown())
+    print(Table(title, columns, tuple(sorted(rows, key=lambda row: str(row[0])))).markdown())
     return 0
 
 
@@ -101,7 +107,7 @@ def vectors_of(lm: LanguageModel, suite: Sequence[Behaviour]) -> Vectors:
 def ratio(chosen: Chosen, behaviour: Behaviour, native: Tensor, moved: Tensor) -> Estimate | None:
     """The transfer ratio on test items; None where the native vector does not steer."""
     directions: Mapping[str, list[Tensor]] = {"native": [native], "transferred": [moved]}
-    scores = scores_along(chosen, behaviour, directions, "test", temperature=0.0, max_rows=1024)
+    scores = scores_along(chosen, behaviour, directions, "test", temperature=TEMPERATURE, max_rows=1024)
     (none,), (own,), (other,) = (scores[name] for name in ("none", "native", "transferred"))
     keys = [item.key for item in behaviour.test]
     change = own - none

@@ -29,6 +29,7 @@ NO_ANALYSIS = [
     "analysis.many_to_one=false",
     "analysis.fidelity_tokens=0",
     "analysis.sae.features=0",
+    "analysis.price.counts=[]",
 ]
 # all vectors transferred with the map of the whole corpus
 ONE_MAP = [f"corpus.sources.{part}.fit_map_for=[]" for part in ("stories", "requests", "questions")]

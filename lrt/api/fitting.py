@@ -21,7 +21,7 @@ from lrt.corpora.splits import FRACTIONS
 from lrt.errors import InvalidValue
 from lrt.evaluation.neutral_texts import PARAGRAPHS
 from lrt.mapping import SharedRidge, fit_grid, merge_all, pair_of, shuffled_fvu
-from lrt.models import LanguageModel, check_same_tokenizer, same_tokens
+from lrt.models import LanguageModel, same_tokens
 from lrt.models.hardware import with_float64, with_room
 from lrt.models.sides import SIDES
 from lrt.models.stacked import StackedModel, StateModel
@@ -123,7 +123,7 @@ def fit_map(
     (`pool=1`), or the mean over each model's tokens in `pool` spans.
 
     source    A model; or a list of models, whose states the map then reads side by side, each in units of its
-              own size. They must have the target's tokenizer.
+              own size. The sources must have one tokenizer; the target may have another.
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
     layers    The source's and the target's: a block, or a relative depth in [0, 1), such as (0.5, 0.5). These
@@ -175,12 +175,13 @@ def fit_map(
     needed = needed_bytes(read, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
-    other = None
-    if stack is not None:
-        for each in sources:
-            check_same_tokenizer(each.tokenizer, target.tokenizer, first)
-    elif not same_tokens(read.tokenizer, target.tokenizer, first):
-        other = target.tokenizer
+    for each in sources[1:]:
+        if not same_tokens(read.tokenizer, each.tokenizer, first):
+            raise InvalidValue(
+                f"source models {sources[0].spec.name} and {each.spec.name} have different tokenizers. "
+                "Several sources must have one tokenizer (the target may have another): name those that do"
+            )
+    other = None if same_tokens(read.tokenizer, target.tokenizer, first) else target.tokenizer
     corpus = _packed(chain(first, documents), read, other, context, tokens, seed)
     _check_enough(corpus, read, pool)
 

@@ -102,7 +102,12 @@ def _map(folder: Path) -> Inspection:
     card = mapping.card
     facts: dict[str, str] = {"pair": card["pair"]} if "pair" in card else {}
     for side in SIDES:
-        facts[side] = f"layers {', '.join(map(str, card['layers'][side]))} of {_model(card['models'][side])}"
+        parts = [(card["layers"][side], card["models"][side])]
+        if side == "source":
+            parts += [(each["layers"], each) for each in card.get("beside", ())]
+        facts[side] = ", then ".join(
+            f"layers {', '.join(map(str, layers))} of {_model(model)}" for layers, model in parts
+        )
     corpus = card["corpus"]
     facts["fitted"] = repr(mapping)
     facts["rows"] = f"{card['rows']['train']:,}, means of {corpus['pool']} tokens"

@@ -108,6 +108,13 @@ def _for_map(mapping: FittedMap | MapGrid, vectors: list[SteeringVector]) -> lis
     if len(vectors) == 1:  # the map says what is wrong with it
         return vectors
     several = isinstance(mapping, FittedMap)
+    if isinstance(mapping, FittedMap) and mapping.mapping.beside:
+        sources = mapping.mapping.sources
+        order = [(part.model, layer) for part in sources for layer in part.layers.layers]
+        # what is left, the map says
+        return sorted(
+            vectors, key=lambda v: order.index((v.model, v.layer)) if (v.model, v.layer) in order else 0
+        )
     read = mapping.mapping.source.layers if isinstance(mapping, FittedMap) else mapping.source_layers
     chosen = sorted((each for each in vectors if each.layer in read), key=lambda each: each.layer)
     layers = [each.layer for each in chosen]

@@ -100,7 +100,8 @@ class RowsSource(SourceSettings):
 
     path   The file, or the set's id.
     field  Which field of a row is its text.
-    chat   Write it in the model's chat template: the field is a request or a list of turns then.
+    chat   Write it in the model's chat template (with two tokenizers, in each model's own): the field is a
+           request or a list of turns then.
     answer_field, context_field  With `chat`: the field of the answer to a request, and of a passage that the
            request is about.
     """

@@ -21,8 +21,8 @@ class PairSettings:
     reverse  Swap source and target. `read_config` has done it already: `layers` and all else refer to the
              models in the order in which they are used.
     template Whose chat template requests are written in. `auto`: the source's, or the target's where the
-             source has none.
-    template_kwargs  Arguments of that template, as `{enable_thinking: false}`.
+             source has none. With two tokenizers it must be `auto`: each model reads chats in its own.
+    template_kwargs  Arguments of that template (of each that reads them), as `{enable_thinking: false}`.
     """
 
     name: str

@@ -131,8 +131,9 @@ def cut_aligned(
 def _runs(cuts: Ints, context: int, most: float) -> Iterator[tuple[int, int]]:
     """The first and last cut of each sequence: the longest with at most `context` of everything."""
     at, count = 0, 0
+    columns = [np.ascontiguousarray(column) for column in cuts.T]  # a search would copy them each time
     while at < len(cuts) - 1 and count < most:
-        fitting = [np.searchsorted(column, column[at] + context, side="right") for column in cuts.T]
+        fitting = [np.searchsorted(column, column[at] + context, side="right") for column in columns]
         last = int(min(fitting)) - 1
         if last == at:
             at += 1

@@ -56,11 +56,6 @@ class AlignedText:
     ids: dict[Side, Ints]
     bounds: Ints
 
-    @property
-    def unpaired(self) -> dict[Side, int]:
-        """Number of tokens by side at whose end the other model's tokens do not end."""
-        return {side: len(self.ids[side]) - len(self.bounds) for side in SIDES}
-
 
 def check_offsets(tokenizer: Any, side: Side) -> None:
     """Raise NotAligned for a tokenizer whose rules are code, which does not say what its tokens are of."""
@@ -127,16 +122,15 @@ class OffsetTokenizer:
             return text[:20]
         agree: list[bool] = []
         places: list[int] = []
-        before = 0
-        following = [*encoded.start.tolist(), length][1:]
-        for id_, start, stop, after in zip(
-            encoded.ids.tolist(), encoded.start.tolist(), encoded.stop.tolist(), following, strict=True
-        ):
-            if before <= start < stop <= after and (piece := self._piece(id_)):
+        before = np.maximum.accumulate(np.append(0, encoded.stop))[:-1]
+        whole = (before <= encoded.start) & (encoded.start < encoded.stop)
+        whole &= encoded.stop <= np.append(encoded.start, length)[1:]
+        columns = (values[whole].tolist() for values in (encoded.ids, encoded.start, encoded.stop))
+        for id_, start, stop in zip(*columns, strict=True):
+            if piece := self._piece(id_):
                 part = _folded(text[start:stop])
-                agree.append(bool(part) and (piece in part or part in piece))
+                agree.append(piece == part or (bool(part) and (piece in part or part in piece)))
                 places.append(start)
-            before = max(before, stop)
         if not agree:
             return None
         size = min(WINDOW, len(agree))
@@ -197,43 +191,43 @@ def spans(source: Encoded, target: Encoded, shared: Sequence[tuple[int, int, int
 
 def _spans_of_run(source: Encoded, target: Encoded, start: int, target_start: int, length: int) -> Ints:
     ours, theirs = _boundaries(source, start, length), _boundaries(target, target_start, length)
-    both: list[tuple[int, int, int]] = []
+    (low, high), (other_low, other_high) = (
+        (each.low.tolist(), each.high.tolist()) for each in (ours, theirs)
+    )
+    both: list[tuple[int, int]] = []  # indices of boundaries that may lie before one character
     i = j = 0
-    while i < len(ours) and j < len(theirs):
-        if (pair := _paired(ours[i], theirs[j], length)) is not None:
-            both.append(pair)
-            i, j = i + 1, j + 1
-        elif ours[i].last < theirs[j].first:
+    while i < len(low) and j < len(other_low):
+        if high[i] < other_low[j]:
             i += 1
-        else:
+        elif other_high[j] < low[i]:
             j += 1
-    if len(both) > 1 and (end := _paired(ours[-1], theirs[-1], length)) is not None:
-        both[-1] = end  # with the last tokens of one model whose characters the other does not read
-    ends = np.array(both, dtype=np.int64).reshape(-1, 3)
-    ends[:, 2] += start
+        else:
+            both.append((i, j))
+            i, j = i + 1, j + 1
+    if len(both) > 1 and low[-1] <= other_high[-1] and other_low[-1] <= high[-1]:
+        # with the last tokens of one model whose characters the other does not read
+        both[-1] = (len(low) - 1, len(other_low) - 1)
+    i_, j_ = np.array(both, dtype=np.int64).reshape(-1, 2).T
+    # what neither model reads goes to what is after it, or ends the text
+    at = np.maximum(ours.low[i_], theirs.low[j_])
+    at = np.where(np.minimum(ours.high[i_], theirs.high[j_]) == length, length, at) + start
+    ends = np.stack([ours.tokens[i_], theirs.tokens[j_], at], axis=1)
     return np.stack([ends[:-1], ends[1:]], axis=2).reshape(-1, len(BOUNDS))
 
 
-class _Boundary(NamedTuple):
-    """Where tokens part within a run of characters: after so many `tokens`, and before a character.
+class _Boundaries(NamedTuple):
+    """Where tokens part within a run of characters, `[n]` each: after so many `tokens`, before a character.
 
-    That is one from `first` to `last`, counted from the run's beginning. These differ where characters belong
+    That is one from `low` to `high`, counted from the run's beginning. These differ where characters belong
     to no token, as spaces with some vocabularies.
     """
 
-    tokens: int
-    first: int
-    last: int
+    tokens: Ints
+    low: Ints
+    high: Ints
 
 
-def _paired(one: _Boundary, other: _Boundary, length: int) -> tuple[int, int, int] | None:
-    """The tokens before a boundary in both models, and its character; None: it is not one of both."""
-    first, last = max(one.first, other.first), min(one.last, other.last)
-    # what neither model reads goes to what is after it, or ends the text
-    return None if first > last else (one.tokens, other.tokens, length if last == length else first)
-
-
-def _boundaries(encoded: Encoded, begin: int, length: int) -> list[_Boundary]:
+def _boundaries(encoded: Encoded, begin: int, length: int) -> _Boundaries:
     low = np.concatenate([[0], np.maximum.accumulate(encoded.stop)])
     high = np.concatenate([np.minimum.accumulate(encoded.start[::-1])[::-1], [begin + length]])
     high[-1] = max(high[-1], low[-1])
@@ -242,11 +236,9 @@ def _boundaries(encoded: Encoded, begin: int, length: int) -> list[_Boundary]:
     if len(low) > 1 and low[1] == 0:
         last[np.flatnonzero(low == 0)[-1]] = False
         last[0] = True
-    low, high, number = low - begin, high - begin, np.arange(len(low))
+    low, high = low - begin, high - begin
     valid = last & (low <= high) & (low <= length) & (high >= 0)
-    low, high = low.clip(0), high.clip(max=length)
-    columns = (values[valid].tolist() for values in (number, low, high))
-    return [_Boundary(*row) for row in zip(*columns, strict=True)]
+    return _Boundaries(valid.nonzero()[0], low.clip(0)[valid], high.clip(max=length)[valid])
 
 
 @lru_cache(2**16)

@@ -419,7 +419,7 @@ def damage(
         tokens, mask = pad(rows[some], side="right")
         count = 0
         plain = own = torch.empty(0)
-        for index, logits, wanted, _sequence in _text_logits(lm, steering, tokens, mask):
+        for index, logits, wanted, _scored in _text_logits(lm, steering, tokens, mask):
             count = len(wanted)
             # by the normaliser and one product: no table of log probabilities for each condition
             scale = logits.logsumexp(dim=-1)

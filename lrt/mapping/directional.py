@@ -77,7 +77,7 @@ def directions_along(
     Directions of one weight are solved together (`ridge_directions`). Raises as `ridge_at`.
     """
     images = torch.zeros(len(v), len(basis), dtype=torch.float64)
-    for weight in weights.unique().tolist():
+    for weight in sorted(set(weights.tolist())):
         along = basis[:, weights == weight]
         images += ridge_directions(train, weight, v, bias=bias) @ along @ along.T
     return images

@@ -23,7 +23,8 @@ def rest_beside(
     others, vector = others.double(), vector.double().to(others.device)
     scale, basis = torch.linalg.svd(others, full_matrices=False)[1:]
     basis = basis[scale > 1e-10 * scale.max()]
-    return vector - basis.T @ (basis @ vector)
+    rest: Tensor = vector - basis.T @ (basis @ vector)
+    return rest
 
 
 def excess(fvu: float, optimum: float) -> float:

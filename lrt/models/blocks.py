@@ -73,7 +73,8 @@ def find_blocks(model: Any) -> tuple[nn.Module, nn.ModuleList]:
 def blocks_name(model: Any) -> str:
     """The name of the list of decoder blocks within `model.base_model`, as `layers` or `h`."""
     _, blocks = find_blocks(model)
-    return next(str(name) for name, module in model.base_model.named_modules() if module is blocks)
+    modules: dict[str, nn.Module] = dict(model.base_model.named_modules())
+    return next(name for name, module in modules.items() if module is blocks)
 
 
 def keep_first_blocks(model: Any, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -47,6 +48,7 @@ from lrt.pipeline.pair import ModelPair
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import file_digests
 
+log = logging.getLogger(__name__)
 # documents that tell one version of the code that writes them from another; of scenes they hold all words
 FIRST_DOCUMENTS = {StorybookSource: 32, ScenesSource: 2048}
 NOT_IN_THE_TEXT = ("fit_map_for", "rows", "repeat")
@@ -129,9 +131,11 @@ class CorpusText:
         """SHA-256 of the packed tokens."""
         return str(self._known["digest"])
 
-    def tokens(self, parts: Sequence[str] = ()) -> int:
-        """Tokens of all splits, of some parts or of all."""
+    def target_tokens(self, parts: Sequence[str] = ()) -> int:
+        """Tokens of all splits that the target reads, of some parts or of all."""
         by_split: dict[str, dict[str, int]] = self._known["tokens"]
+        if self.pair.aligned:
+            by_split = {split: self.packed.tokens_by_group(split, "target") for split in SPLITS}
         return sum(by_part[part] for by_part in by_split.values() for part in parts or self.parts)
 
     @cached_property
@@ -204,7 +208,7 @@ class CorpusText:
         ]
         tokenizer = self.pair.models["source"].tokenizer
         with self.monitor.working("reading and packing the corpus"):
-            return pack(
+            packed = pack(
                 mixture(parts),
                 tokenizer,
                 self.settings.context,
@@ -214,6 +218,10 @@ class CorpusText:
                 open_groups=self._open_parts(),
                 seed=self.settings.seed,
             )
+        for side, counts in packed.paired()["train"].items() if packed.aligned else ():
+            message = "%s: %d of %d training tokens end where the other model's do"
+            log.info(message, side, counts["paired"], counts["tokens"])
+        return packed
 
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no end token: their last token must be the text's own."""

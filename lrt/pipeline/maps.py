@@ -287,6 +287,7 @@ class MapFit:
                 "context": data.states.text.settings.context,
                 "pool": data.settings.pool,
                 "parts": list(data.parts),
+                **({"aligned": data.states.text.paired} if self.pair.aligned else {}),
                 "filter": {**asdict(filter_), "token_ids": list(filter_.token_ids)},
             },
             "prompts": self.vectors.digests,

@@ -58,6 +58,13 @@ class Refit:
             return partial(directions_along, moments, fitted.basis, fitted.weights, bias=bias)
         return partial(ridge_directions, moments, self.data.reference_ridge.weight, bias=bias)
 
+    def resampled(self, draws: int, seed: int) -> Iterator[Directions]:
+        """How maps of documents that are drawn with replacement, by folds, transfer vectors."""
+        folds, generator = self.data.folds, torch.Generator().manual_seed(seed)
+        for _ in range(draws):
+            drawn = torch.randint(len(folds), (len(folds),), generator=generator)
+            yield self.on(merge_all(folds, drawn.bincount(minlength=len(folds)).tolist()))
+
     def own_ridge(self, untrained: UntrainedSource) -> dict[str, float]:
         """Ridge weight of an untrained source, chosen on its validation rows as the map's is on its own, and
         the FVU there (`fvu_validation`). Cached."""
@@ -115,20 +122,11 @@ def transfer_maps(
 
     parts  By contrast, how much each part of the corpus changes its transferred vector.
     """
-    folds = refit.data.folds
-    generator = torch.Generator().manual_seed(seed)
-
-    def resampled() -> Iterator[Directions]:
-        for _ in range(settings.resampled_draws):
-            drawn = torch.randint(len(folds), (len(folds),), generator=generator)
-            times = drawn.bincount(minlength=len(folds)).tolist()
-            yield refit.on(merge_all(folds, times))
-
     return TransferMaps.of(
         mapping,
         states,
         shuffled=map(refit.on, refit.data.shuffled),
-        resampled=resampled(),
+        resampled=refit.resampled(settings.resampled_draws, seed),
         untrained=map(refit.on_untrained, untrained),
         parts=parts,
         part_weights=settings.part_weights,

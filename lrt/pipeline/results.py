@@ -128,6 +128,7 @@ def map_facts(card: Mapping[str, Any]) -> dict[str, Any]:
         "rows": card["rows"]["train"],
         **{name: card[name] for name in names},
         "documents_excluded": {name: len(ids) for name, ids in excluded.items()},
+        **({"aligned": card["corpus"]["aligned"]["train"]} if "aligned" in card["corpus"] else {}),
     }
 
 

@@ -33,6 +33,13 @@ def map_table(results: Results) -> Table:
         ("training rows", m.get("rows")),
         ("tokens excluded", m.get("rows_excluded")),
     ]
+    rows += [
+        (
+            f"training tokens of the {side} that end where the other model's do",
+            f"{n['paired']} of {n['tokens']}",
+        )
+        for side, n in (m.get("aligned") or {}).items()
+    ]
     reasons = m.get("rows_excluded_by") or {}
     rows += [(f"excluded: {str(reason).replace('_', ' ')}", count) for reason, count in reasons.items()]
     documents = m.get("documents_excluded") or {}

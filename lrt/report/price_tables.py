@@ -68,6 +68,8 @@ def break_even_table(results: Results) -> Table:
                 _note(each),
             )
         )
+    for name, note in ((results.get("price") or {}).get("notes") or {}).items():
+        rows.append((behaviour_name(name), *[None] * 8, note))
     return Table(
         "From how many vectors on the map pays",
         (

@@ -11,6 +11,7 @@ from lrt.report.dose_tables import dose_text
 from lrt.report.next_steps import next_steps
 from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
+from lrt.report.price_tables import break_even_table
 from lrt.report.table import Cell, Table
 from lrt.report.transfer_tables import null_table
 
@@ -122,13 +123,14 @@ def _ratio(behaviour: Mapping[str, Any]) -> str:
 
 
 def summary_tables(results: Results) -> tuple[Table, ...]:
-    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity, and for each
-    behaviour that is not steered what was tried and what to try next; if not empty."""
+    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity and price, and
+    for each behaviour that is not steered what was tried and what to try next; if not empty."""
     sections = next_steps(results)
     tables = (
         headline_brief(results),
         null_table(results),
         propensity_table(results).brief(),
+        break_even_table(results).brief(),
         *(table for section in sections for table in (section.tried, section.brief())),
     )
     return tuple(table for table in tables if table.rows)

@@ -56,7 +56,9 @@ def map_page(card: Mapping[str, Any], address: str, licence: str | None = None) 
             "import lrt",
             "",
             f"large = lrt.load({load_target})",
-            'vector = lrt.SteeringVector.load("my_vector")  # of the source model, at a layer of the map',
+            'vector = lrt.SteeringVector.load("my_vector")  # of the source model, at a layer of the map'
+            if not beside
+            else 'vector = [lrt.SteeringVector.load(name) for name in ("first", "second")]  # of each layer',
             f"result = lrt.load_map({_quoted(address)}).transfer(vector)",
             'print(result, *result.forecast.warnings, sep="\\n")',
             "with lrt.steer(large, result.vector, strength=0.4):",

@@ -1,11 +1,9 @@
 """The oracle pair, texts for it, and its map."""
 
-import copy
 import itertools
 
 import pytest
 from oracle_pair import GRID_SETTINGS, LAYER, Oracle, one_block_later
-from transformers import PreTrainedTokenizerBase
 
 from lrt.api import FittedMap, MapGrid, fit_map
 from lrt.lab.grammar import Plan, pages
@@ -48,10 +46,3 @@ def grid(oracle: Oracle, later: LanguageModel, texts: list[str]) -> MapGrid:
     fitted = fit_map(oracle.source, later, texts, layers=("auto", "auto"), **GRID_SETTINGS)
     assert isinstance(fitted, MapGrid)
     return fitted
-
-
-@pytest.fixture(scope="session")
-def other_tokenizer(family_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    other = copy.deepcopy(family_tokenizer)
-    other.add_tokens(["zyzzyva"])
-    return other

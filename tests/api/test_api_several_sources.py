@@ -1,5 +1,6 @@
 """Maps that read several source models side by side: planted halves of what the target's state holds."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from oracle_pair import LAYER, Oracle
+from storybook_models import image_of, semi_orthogonal
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from two_tokenizers import last_byte_model, tokenizer_of
+from typer.testing import CliRunner
 
 import lrt
 from lrt.api import FittedMap, InvalidValue, SteeringVector, extract_vector, fit_map
+from lrt.api.inspection import inspect
+from lrt.cli.app import app
 from lrt.models import LanguageModel, ModelSpec
 from lrt.models.stacked import StackedModel, StackedPart
+from lrt.storage.catalogue import artifacts_in
 
 SETTINGS = {"pool": 4, "folds": 4, "tokens": 4096}
 
@@ -80,6 +87,16 @@ def test_the_order_of_the_sources_does_not_matter(
     torch.testing.assert_close(*ways, rtol=0, atol=1e-3 * float(ways[0].norm()))
 
 
+def test_the_target_may_have_another_tokenizer() -> None:
+    words = ["dog", "été", "chien", "story", "wolf", "naïve", "🎉", "it's"]
+    texts = [" ".join(random.Random(n).choices(words, k=20)) for n in range(200)]
+    whole = last_byte_model(tokenizer_of([]))
+    target = image_of(last_byte_model(tokenizer_of([" ".join(words)] * 3)), semi_orthogonal(48, 32), 3.0)
+    halves = [Half(whole, "low", slice(0, 12), 1.0), Half(whole, "high", slice(12, 32), 1000.0)]
+    fitted = fit_map(halves, target, texts, layers=([LAYER, LAYER], LAYER), pool=1, context=64)
+    assert fitted.fvu < 1e-5
+
+
 @pytest.mark.slow
 def test_one_source_in_a_list_is_that_source(oracle: Oracle, fitted: FittedMap, texts: list[str]) -> None:
     alone = fit_map([oracle.source], oracle.target, texts, layers=([LAYER], LAYER), pool=4)
@@ -110,7 +127,26 @@ def test_it_is_saved_whole(
     assert torch.equal(loaded.transfer(vectors).vector.direction, together.transfer(vectors).vector.direction)
     page = (tmp_path / "map" / "README.md").read_text()
     assert "low + high" in page
+    (listed,) = artifacts_in(tmp_path)
+    assert listed.name == "low-high-1-1-to-image-48-1"
+    assert "of high" in str(inspect(tmp_path / "map"))
     assert loaded.transfer(vectors).vector.map["beside"] == [["high", [LAYER]]]
+
+
+def test_the_command_sorts_vectors_by_their_models(
+    halves: tuple[Half, Half], together: FittedMap, vector: SteeringVector, tmp_path: Path
+) -> None:
+    together.save(tmp_path / "map")
+    vectors = [half.vector(vector) for half in halves]
+    for each in vectors:
+        each.save(tmp_path / each.model)
+    files = [str(tmp_path / name) for name in ("high", "low")]
+    done = CliRunner().invoke(
+        app, ["transfer", *files, "--map", str(tmp_path / "map"), "-o", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    written = SteeringVector.load(tmp_path / "out")
+    assert torch.equal(written.direction, together.transfer(vectors).vector.direction)
 
 
 def test_documents_are_excluded_from_its_sums(
@@ -158,7 +194,7 @@ def test_sources_and_layers_that_do_not_fit_are_refused(
         with pytest.raises(InvalidValue, match=message):
             fit_map(sources, oracle.target, texts, layers=layers, **SETTINGS)
     other = LanguageModel(ModelSpec("other"), oracle.source.model, other_tokenizer)
-    with pytest.raises(lrt.UserError):
+    with pytest.raises(InvalidValue, match="low and other"):
         fit_map([low, other], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
 
 

@@ -1,5 +1,6 @@
 """A map between models that cut texts into different tokens."""
 
+import copy
 import random
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -91,6 +92,16 @@ def test_other_ids_of_the_same_tokens_give_the_same_map(pool: int) -> None:
     assert other.card["metrics"]["fvu"] < 1e-6
     paired = other.card["corpus"]["aligned"]["train"]["source"]
     assert paired["tokens"] - paired["paired"] < 0.1 * paired["tokens"]  # what stands between documents
+
+
+def test_a_token_more_is_another_tokenizer_of_the_same_map(planted: Any) -> None:
+    source, _, _ = planted
+    more = copy.deepcopy(source.tokenizer)
+    more.add_tokens(["zyzzyva"])
+    other = LanguageModel(ModelSpec("more"), source.model, more)
+    settings = {"layers": (LAYER, LAYER), "pool": 4, "context": 64}
+    fitted = lrt.fit_map(source, other, texts_of(300, 0), **settings)
+    assert fitted.card["metrics"]["fvu"] < 1e-6
 
 
 def test_a_tokenizer_of_code_is_refused(planted: Any) -> None:

@@ -113,7 +113,7 @@ def test_same_input_same_digest_and_it_comes_back_from_the_disk(tmp_path: Path) 
     assert read.aligned
     assert read.paired() == one.paired()
     assert read.tokens_by_group("train") == one.tokens_by_group("train")
-    assert set(one.splits["train"].document_ids) <= {document.id for document in documents()}
+    assert set(one.splits["train"].documents_in(None)) <= {document.id for document in documents()}
 
 
 def test_a_text_between_boundaries_longer_than_a_sequence_is_dropped() -> None:

@@ -157,6 +157,7 @@ def test_scores_are_those_of_the_engine(behaviour: Behaviour, story_lm: Language
     np.testing.assert_allclose(found.chosen["native 8"][1], score(two, 0.5), atol=1e-4)
     # the same direction is the same condition, whatever its length
     np.testing.assert_allclose(found.chosen["transferred"], found.chosen["native"], atol=1e-4)
+    assert (found.damage > 0) == (not behaviour.is_choice)  # both ways are seen
     if found.damage > 0:
         assert found.equal_damage is not None
         assert found.strengths["native"] == 0.5

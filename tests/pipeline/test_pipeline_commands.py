@@ -23,6 +23,7 @@ from lrt.pipeline.analyses import moments_bytes
 from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.layers import RankCurve
 from lrt.steering import SteeringVector
+from studies.corpus_change import main as corpus_change
 from studies.coverage import CONF, PREDICTORS, Coverage
 from studies.coverage import main as coverage
 
@@ -343,6 +344,25 @@ def test_forecasts_are_scored_on_maps_with_parts_left_out(workshop: Workshop) ->
         assert low <= scored["spearman"] <= high
     for row in found["rows"]:
         assert all(math.isfinite(row[name]) for name in PREDICTORS)
+
+
+@pytest.mark.slow
+def test_intervals_are_held_against_other_corpora(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.corpus_change.ALIKE", 2)
+    monkeypatch.setattr("studies.corpus_change.REWEIGHTED", 2)
+    settings = [s for s in workshop.settings() if not s.startswith("corpus.sources.")]
+    ran = run_main(corpus_change, "corpus_change", *settings, "corpus=storybook", beside=CONF)
+    assert ran.code == 0, ran.output
+    found = json.loads((workshop.report / "corpus_change.json").read_text())
+    assert found["contrasts"] == ["bravery", "french"]
+    assert len({tuple(scores) for scores in found["scores"]}) == 4
+    by_share = {(row[0], row[2]): row[4:] for row in found["rows"]}
+    for corpora in ("other documents", "other weights too"):
+        (narrow, seldom), (wide, often) = by_share[corpora, 0.0], by_share[corpora, 0.5]
+        assert 0 < narrow < wide
+        assert 0 <= seldom <= often <= 1
 
 
 @pytest.mark.slow

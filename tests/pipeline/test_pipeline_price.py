@@ -6,6 +6,8 @@ import pytest
 from stages import Stages
 
 from lrt.config import ConfigError, Price
+from lrt.evaluation.price import price_scores
+from lrt.evaluation.score_table import ScoreMissing
 
 PRICED = {"price__counts": (4, 8, 16), "price__draws": 2}
 
@@ -57,6 +59,16 @@ def test_it_is_of_the_behaviours_that_are_evaluated(shared: Stages) -> None:
     none = shared.but(**PRICED, evaluation__behaviours=("bravery",), price__behaviours=("capitals",))
     assert none.analyses.wanted == ()
     assert shared.analyses.wanted == ()
+
+
+def test_a_behaviour_without_scores_is_a_note(oracle: Stages) -> None:
+    stages = oracle.but(price__counts=(4,), price__draws=4)
+    stages.fitted()
+    missing = [ScoreMissing("capitals", "test"), mock.DEFAULT]
+    with mock.patch("lrt.pipeline.analyses.price.price_scores", wraps=price_scores, side_effect=missing):
+        price = stages.analyses.results()["price"]
+    assert [each["name"] for each in price["behaviours"]] == ["bravery"]
+    assert "capitals" in price["notes"]["capitals"]
 
 
 @pytest.mark.parametrize("counts", [(4, 7), (2,), (8, 4), (4, 4)])

@@ -80,6 +80,8 @@ def test_the_table_says_from_how_many_vectors_on(price: dict[str, Any]) -> None:
     assert "does not steer" in str(rows["tidy"]["note"])
     assert all("16 pairs" in str(row["note"]) for row in rows.values())
     assert rows["capitals"]["95% interval of that"] == "2 to never"
+    price["price"]["notes"] = {"mood": "no item has a score"}
+    assert break_even_table(price).rows[-1][-1] == "no item has a score"
 
 
 def test_every_number_of_pairs_has_a_row(price: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from lrt.evaluation.few_shot import (
 )
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.price import PricedScores, break_even, price_rows, price_scores, shares_of
+from lrt.evaluation.score_table import ScoreMissing
 from lrt.mapping import LayerConcat
 from lrt.models import sampling_facts
 from lrt.models.last_states import tokens_run
@@ -29,8 +31,11 @@ from lrt.models.prompts import encode_prompts
 from lrt.pipeline.analyses.analysis import Analysis
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
+from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
 
 KINDS = ("native", "transferred", "blended")
 
@@ -53,11 +58,13 @@ class Price(Analysis):
         return {"behaviours": {b.name: self._facts(b) for b in self.behaviours}}
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
-        evaluation = self.choices.settings
+        evaluation, pair = self.choices.settings, self.choices.pair
+        read = pair.read_by("source", behaviour)
         return {
             "version": self.version,
             "map": self.maps.of(behaviour).fingerprint,
             "behaviour": fingerprint(behaviour.facts),
+            "source_prompts": prompts_digest(read.positives, read.negatives),
             # where and how strongly it is steered follows from these
             "chosen": self.choices.facts(behaviour, "target"),
             "grid": asdict(evaluation.grid.of(behaviour)),
@@ -65,17 +72,21 @@ class Price(Analysis):
             "counts": self.settings.counts,
             "draws": self.settings.draws,
             "seed": self.seed,
-            "ends": end_tokens(self.choices.pair.target),
+            "ends": end_tokens(pair.target),
             **sampling_facts(evaluation.temperature),
         }
 
     def make(self) -> dict[str, Any]:
-        monitor = self.maps.whole.monitor
-        with monitor.stage("price"):
-            return {
-                "counts": list(self.settings.counts),
-                "behaviours": list(map(self._priced, self.behaviours)),
-            }
+        priced: list[dict[str, Any]] = []
+        notes: dict[str, str] = {}
+        with self.maps.whole.monitor.stage("price"):
+            for behaviour in self.behaviours:
+                try:
+                    priced.append(self._priced(behaviour))
+                except ScoreMissing as error:  # the others are worth having
+                    log.warning("%s has no price: %s", behaviour.name, error)
+                    notes[behaviour.name] = str(error)
+        return {"counts": list(self.settings.counts), "behaviours": priced, "notes": notes}
 
     def _priced(self, behaviour: Behaviour) -> dict[str, Any]:
         fit, chosen = self.maps.of(behaviour), self.choices.of(behaviour)
@@ -192,4 +203,4 @@ class Price(Analysis):
 
     def _map_tokens(self, fit: MapFit) -> int | None:
         """Target tokens of the corpus of a map; None for a map that was fitted before, on whatever corpus."""
-        return None if fit.existing is not None else fit.data.states.text.tokens(fit.data.parts)
+        return None if fit.existing is not None else fit.data.states.text.target_tokens(fit.data.parts)

@@ -39,10 +39,11 @@ def compare_doses(
     limit      Damage at which each curve ends.
 
     `above_untrained` is the 95% interval of the transferred vector's dose ratio minus the untrained source's.
-    None where the native vector does not steer at these strengths, or there are none.
+    None where the native vector does not steer at these strengths, or there are none, and for one item, which
+    has no interval.
     """
     grid = (0.0, *strengths)
-    if not strengths:
+    if not strengths or len(record.items) < 2:
         return None
     natural = _curve(record, "native", damages, grid, direction, limit)
     if natural is None:
@@ -105,11 +106,11 @@ def verdict(compared: dict[str, Any] | None, moves: bool, voided: bool) -> Verdi
     moves   Whether the native vector steers.
     voided  Whether a null without any trace of a behaviour has the native effect too.
     """
-    if not moves or compared is None:
+    if not moves:
         return "native does not steer"
     if voided:
         return "no effect of its own"
-    above = compared["above_untrained"]
+    above = compared and compared["above_untrained"]
     if above is None:
         return "not compared with an untrained source"
     return "transferred" if above[0] > 0 else "not above an untrained source"

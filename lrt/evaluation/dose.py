@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from lrt.evaluation.statistics import Array, Estimate, mean_estimate, resamples
 
 HALF = 0.5  # of the native vector's largest undamaged effect: where doses are compared
-BROKEN = 1e6  # stands for a damage that is not finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +47,18 @@ class EffectCurve:
     ) -> EffectCurve:
         """The curve of scores over strengths, up to the strength at which damage first exceeds the limit.
 
-        Scores and damage are interpolated linearly. Without damages the whole curve is read.
+        Scores and damage are interpolated linearly. A curve whose damage is not finite ends at the strength
+        before. Without damages the whole curve is read.
         """
         grid = np.asarray(strengths, dtype=np.float64)
         if grid[0] != 0 or (np.diff(grid) <= 0).any():
             raise ValueError(f"strengths must rise from 0, got {list(strengths)}")
         effects = direction * (scores - scores[0])
         if damages is not None:
-            finite = np.nan_to_num(np.asarray(damages, dtype=np.float64), nan=BROKEN, posinf=BROKEN)
-            end = _reaching(grid, finite[None], np.array([limit]))[0]
+            along = np.nan_to_num(np.asarray(damages, dtype=np.float64), nan=math.inf, posinf=math.inf)
+            end = _reaching(grid, along[None], np.array([limit]))[0]
             if end < grid[-1]:
-                inside = int((grid < end).sum())  # at least strength 0, which does no damage
+                inside = max(1, int((grid < end).sum()))  # at least strength 0, which does no damage
                 share = (end - grid[inside - 1]) / (grid[inside] - grid[inside - 1])
                 last = (1 - share) * effects[inside - 1] + share * effects[inside]
                 return cls(np.append(grid[:inside], end), np.vstack([effects[:inside], last]))

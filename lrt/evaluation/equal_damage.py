@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ def at_matched_damage(
 
     The damage is that of the native vector at the chosen strength or, if smaller, the most that the
     transferred vector does. Strengths are interpolated linearly; where damage is not monotonic, the first
-    strength that reaches it counts. None where one of the two does no damage.
+    strength that reaches it counts. None where one of the two does no damage, and where both break the model.
     """
     by_strength = {
         name: sorted((d.strength, d.relative) for d in damages if d.condition == name and d.strength > 0)
@@ -27,7 +29,7 @@ def at_matched_damage(
         return None
     most = max(relative for _, relative in by_strength["transferred"])
     level = min(dict(by_strength["native"])[strength], most)
-    if level <= 0:
+    if not 0 < level < math.inf:
         return None
     (at, native), (ours_at, ours) = (
         _at_damage(record, name, by_strength[name], level) for name in by_strength
@@ -46,17 +48,28 @@ def at_matched_damage(
     }
 
 
+def strength_at_damage(curve: Sequence[tuple[float, float]], level: float) -> float:
+    """The strength at which a curve of (strength, damage) first reaches a level, between its points linearly.
+
+    The curve starts at no strength and no damage. One that never reaches the level gives its last strength.
+    """
+    before, less = 0.0, 0.0
+    for strength, damage in sorted(curve):
+        if damage >= level:
+            share = (level - less) / (damage - less) if damage > less else 0.0
+            return before + share * (strength - before)
+        before, less = strength, damage
+    return before
+
+
 def _at_damage(
     record: ScoreTable, condition: str, by_strength: Sequence[tuple[float, float]], level: float
 ) -> tuple[float, Array]:
     """Strength at which a condition first reaches a damage level, and the items' scores there."""
-    s0 = d0 = 0.0
-    for s1, d1 in by_strength:
-        if d1 >= level:
-            share = (level - d0) / (d1 - d0)
-            before, after = record.column(condition, s0), record.column(condition, s1)
-            assert before is not None
-            assert after is not None
-            return s0 + share * (s1 - s0), (1 - share) * before + share * after
-        s0, d0 = s1, d1
-    raise AssertionError("the level is at most the curve's maximum")
+    at = strength_at_damage(by_strength, level)
+    grid = [0.0, *(strength for strength, _ in by_strength)]
+    scores = record.curve(condition, grid)
+    assert scores is not None
+    after = max(1, bisect_left(grid, at))
+    share = (at - grid[after - 1]) / (grid[after] - grid[after - 1])
+    return at, (1 - share) * scores[after - 1] + share * scores[after]

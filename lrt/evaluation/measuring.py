@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -122,8 +123,10 @@ class Damage:
 
     @property
     def relative(self) -> float:
-        """Damage: the rise relative to the unsteered cross-entropy."""
-        return self.rise / max(self.cross_entropy - self.rise, 1e-9)
+        """Damage: the rise relative to the unsteered cross-entropy; infinite for a model whose logits are not
+        finite."""
+        relative = self.rise / max(self.cross_entropy - self.rise, 1e-9)
+        return relative if math.isfinite(relative) else math.inf
 
 
 def choice_tokens(tokenizer: Any, item: Item) -> tuple[list[int], list[int]]:

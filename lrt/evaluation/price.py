@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.choice import Chosen, StrengthGrid
+from lrt.evaluation.equal_damage import strength_at_damage
 from lrt.evaluation.few_shot import ALL_NATIVE, ALL_TRANSFERRED, condition
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import SteeringCondition
@@ -109,8 +110,10 @@ def price_scores(
     )
     curves = {name: [(d.strength, d.relative) for d in damages if d.condition == name] for name in units}
     level = dict(curves[ALL_NATIVE])[strength]
-    equal = {name: strength_at_damage(curve, level) for name, curve in curves.items()} if level > 0 else {}
-    equal |= {ALL_NATIVE: strength} if level > 0 else {}
+    equal = {}
+    if 0 < level < math.inf:
+        equal = {name: strength_at_damage(curve, level) for name, curve in curves.items()}
+        equal[ALL_NATIVE] = strength
 
     conditions = [SteeringCondition(NONE, 0.0, torch.zeros(model.lm.width))]
     for name, draws in units.items():
@@ -149,21 +152,6 @@ def price_scores(
 def price_rows(behaviour: Behaviour, vectors: Mapping[str, Sequence[Tensor]], split: ItemSplit) -> int:
     """Rows (item x condition) of `price_scores`, at most."""
     return (1 + 2 * sum(map(len, vectors.values()))) * len(behaviour.items_of(split))
-
-
-def strength_at_damage(curve: Sequence[tuple[float, float]], level: float) -> float:
-    """The strength at which a curve of (strength, damage) first reaches a level, between its points linearly.
-
-    The curve starts at no strength and no damage. One that never reaches the level gives its last strength.
-    """
-    before, less = 0.0, 0.0
-    for strength, damage in sorted(curve):
-        if damage >= level:
-            return (
-                before + (level - less) / (damage - less) * (strength - before) if damage > less else before
-            )
-        before, less = strength, damage
-    return before
 
 
 @dataclass(frozen=True)

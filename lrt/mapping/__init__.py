@@ -37,7 +37,6 @@ from lrt.mapping.forecast import (
     directions_of_halves,
     independent_error,
     jackknife,
-    leave_one_out,
     residual_on,
     residual_warning,
 )
@@ -121,7 +120,6 @@ __all__ = [
     "independent_error",
     "jackknife",
     "layer_concat_bytes",
-    "leave_one_out",
     "load_map",
     "load_maps",
     "many_to_many",

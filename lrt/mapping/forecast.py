@@ -13,7 +13,7 @@ The first two do not need the target's native vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -151,17 +151,6 @@ def jackknife(
         )
         for i, name in enumerate(vectors)
     }
-
-
-def leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:
-    """Moments of all folds but the first, all but the second, and so on; two sums are held at a time.
-
-    Raises InvalidValue for fewer than two folds or an empty one, ValueError for other widths.
-    """
-    _check_folds(folds)
-    whole = merge_all(folds)
-    for fold in folds:
-        yield whole.without(fold)
 
 
 def independent_error(

@@ -291,9 +291,6 @@ class Moments:
         """Moments from a file of `save`. Raises ValueError for an altered file or another `digest`."""
         return cls.from_tensors(load_tensors(path, digest))
 
-    def _copy(self) -> Moments:
-        return Moments.from_tensors(self.tensors())
-
 
 def merge_all(parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
     """Moments of the rows of all `parts`, as a new object, from one reading of each part's sums.

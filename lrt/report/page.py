@@ -65,6 +65,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "# Transfer report",
         escape_markdown(contents.headline(results)),
         escape_markdown(dose_tables.verdicts(results)),
+        escape_markdown(price_tables.price_headline(results)),
         "\n".join(figures),
         *blocks[:1],
         *(part for section in next_steps(results) for part in _section_markdown(section)),

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,29 @@ def test_a_native_vector_that_does_not_steer_has_no_dose() -> None:
     summary = summary_of(changes=CHANGES | {"native": 0.0}, curves={"untrained_source": (0.1,)})
     assert summary["dose"] is None
     assert summary["verdict"] == "native does not steer"
+
+
+def test_a_native_vector_that_steers_with_damage_alone_is_not_said_not_to_steer() -> None:
+    whole = planted_study(TEXT, curves={"untrained_source": (0.1,)})
+    # without damage on development texts, broken at once on test texts
+    broken = [
+        Damage(TEXT.name, "native", 0, s, math.nan if s else 2.0, math.nan if s else 0.0, 0.1)
+        for s in GRID.strengths
+    ]
+    harmless = [replace(d, split="development") for d in whole.damages if d.condition == "native"]
+    others = [d for d in whole.damages if d.condition != "native"]
+    summary = summarise(TEXT, replace(whole, damages=(*others, *harmless, *broken)), GRID)
+    assert summary["ratio"] == pytest.approx(0.8)
+    assert summary["dose"] is None
+    assert summary["verdict"] == "not compared with an untrained source"
+    assert "native vector over the damage limit on test texts" in summary["note"]
+
+
+def test_one_item_transfers_nothing() -> None:
+    one = replace(TEXT, test=TEXT.test[:1])
+    summary = summary_of(one, curves={"untrained_source": (0.1,)})
+    assert summary["dose"] is None
+    assert summary["verdict"] != "transferred"
 
 
 def test_an_effect_that_a_strict_null_has_too_is_no_transfer() -> None:

@@ -1,5 +1,6 @@
 """When a map pays: planted effects and costs whose break-even is known."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from small_behaviours import choice_behaviour, text_behaviour
 
 from lrt.evaluation import Behaviour, Chosen, SteerableModel, StrengthChoice, StrengthGrid
+from lrt.evaluation.equal_damage import strength_at_damage
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import damage, measure
+from lrt.evaluation.measuring import Damage, damage, measure
 from lrt.evaluation.price import (
     DAMAGE_TEXTS,
     PricedScores,
@@ -17,7 +19,6 @@ from lrt.evaluation.price import (
     price_rows,
     price_scores,
     shares_of,
-    strength_at_damage,
 )
 from lrt.models import LanguageModel
 
@@ -126,6 +127,11 @@ def test_the_strength_of_a_damage_is_interpolated(level: float, strength: float)
 def test_of_a_curve_that_falls_the_first_strength_counts() -> None:
     assert strength_at_damage([(0.5, 0.2), (1.0, 0.1), (2.0, 0.4)], 0.1) == pytest.approx(0.25)
     assert strength_at_damage([(0.5, -0.1), (1.0, 0.1)], 0.1) == pytest.approx(1.0)
+
+
+def test_a_strength_that_breaks_the_model_is_not_reached() -> None:
+    broken = Damage("any", "native 4", 0, 1.0, math.nan, math.nan, math.nan).relative
+    assert strength_at_damage([(0.5, 0.02), (1.0, broken), (2.0, broken)], 0.1) == 0.5
 
 
 GRID = StrengthGrid(strengths=(0.0, 0.1, 0.25, 0.5, 1.0, 2.0))

@@ -23,7 +23,6 @@ from lrt.mapping import (
     from_embeddings,
     gcv_curve,
     jackknife,
-    leave_one_out,
     many_to_many,
     many_to_one,
     mean_only,
@@ -78,7 +77,7 @@ def solves(train: Moments, validation: Moments, rows: tuple[Tensor, Tensor]) -> 
         "mean": mean_only(train),
         "embeddings": embedded,
         "jackknife": jackknife(folds, {"v": v}, ridge.weight)["v"].standard_error,
-        "without": [ridge_at(each, 1.0) for each in leave_one_out(folds)],
+        "without": [ridge_at(merge_all(folds).without(fold), 1.0) for fold in folds],
         "merged": merge_all(folds).fvu_of(ridge.map),
         "atlas": [
             (c.fvu, c.rank, c.cka, c.error_along["v"], c.cosine["v"])

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from summed_rows import moments_of
 from torch import Tensor
 
@@ -18,7 +16,6 @@ from lrt.mapping.forecast import (
     directions_of_halves,
     independent_error,
     jackknife,
-    leave_one_out,
     merge_all,
     residual_on,
 )
@@ -133,23 +130,6 @@ def test_folds_of_other_sizes_are_weighted_by_their_rows() -> None:
         ]
         ratios.append((errors[0] / errors[1]) ** 2)
     assert sum(ratios) / len(ratios) == pytest.approx(1.0, abs=0.2)
-
-
-@settings(max_examples=25, deadline=None)
-@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=7), seed=st.integers(0, 2**20))
-def test_leave_one_out_is_the_naive_remerge(sizes: list[int], seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x, y = normal(generator, sum(sizes), 3) + 5, normal(generator, sum(sizes), 2) - 2
-    folds = [moments_of(a, b) for a, b in zip(x.split(sizes), y.split(sizes), strict=True)]
-    found = list(leave_one_out(folds))
-    assert len(found) == len(folds)
-    for number, rest in enumerate(found):
-        kept = torch.ones(len(x), dtype=torch.bool)
-        kept[sum(sizes[:number]) : sum(sizes[: number + 1])] = False
-        naive = moments_of(x[kept], y[kept])
-        assert rest.count == naive.count
-        for name in ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy"):
-            torch.testing.assert_close(getattr(rest, name), getattr(naive, name), rtol=1e-10, atol=1e-10)
 
 
 def test_a_corpus_without_variance_along_the_vector_is_noisy_about_it() -> None:

@@ -110,7 +110,7 @@ def verdict(compared: dict[str, Any] | None, moves: bool, voided: bool) -> Verdi
         return "native does not steer"
     if voided:
         return "no effect of its own"
-    above = compared and compared["above_untrained"]
+    above = compared["above_untrained"] if compared else None
     if above is None:
         return "not compared with an untrained source"
     return "transferred" if above[0] > 0 else "not above an untrained source"

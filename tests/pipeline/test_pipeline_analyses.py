@@ -403,4 +403,4 @@ def test_what_the_maps_need_is_checked_by_itself(shared: Stages) -> None:
     tokens = every.but(pool=1, corpus=corpus(stories=STORIES))
     with pytest.raises(ConfigError, match=r"evaluation\.folds"):
         tokens.analyses.check(1, True, wide)
-    tokens.analyses.check(need["folds"][0] + 2000, False, wide)
+    tokens.analyses.check(need["sums"][0] + 2000, False, wide)

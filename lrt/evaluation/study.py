@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lrt.evaluation.behaviours import Behaviour, ItemSplit
+from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid
 from lrt.evaluation.directions import COMPARED, HALVES, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
@@ -39,6 +39,7 @@ def study(
     grid: StrengthGrid,
     *,
     split: ItemSplit = "test",
+    source_items: Sequence[Item] | None = None,
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
@@ -58,6 +59,7 @@ def study(
 
     split    The items that are evaluated. `development` is for settings that are still being chosen, as the
              layers of a sweep: a choice made on test items can no longer be tested on them.
+    source_items  The split's items as the source reads them, where that is another text.
     journal  Stores batches until the study is complete.
     """
     choice, target = chosen.choice, chosen.model
@@ -68,7 +70,9 @@ def study(
     rows += measuring.measured("target", target, items, conditions)
     source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
     own_curve = source.conditions("source", source_unit, _from_zero(grid), behaviour.direction)
-    rows += measuring.measured("source", source, items, own_curve)
+    rows += measuring.measured(
+        "source", source, source_items or items, own_curve, [item.id for item in items]
+    )
     prompted = [item for item in items if item.prompted]
     if prompted:
         versions = [replace(item, prompt=item.prompted) for item in prompted]

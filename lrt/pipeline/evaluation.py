@@ -194,6 +194,7 @@ class Studies:
                 units,
                 grid,
                 split=split,
+                source_items=self.choices.pair.read_by("source", behaviour).items_of(split),
                 temperature=settings.temperature,
                 max_rows=settings.max_rows,
                 progress=advance,

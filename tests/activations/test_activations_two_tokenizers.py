@@ -180,7 +180,7 @@ def test_medians_are_of_tokens_alone(store: ActivationStore) -> None:
         assert store.manifest.median_norms[f"{side}.{layer}"] == pytest.approx(float(norms.median()))
 
 
-@pytest.mark.parametrize("states", ["native", "int8"])
+@pytest.mark.parametrize("states", ["native", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_recording_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path, states: str) -> None:
     settings = recording_of(CORPUS, rows_per_shard=5 * CONTEXT, states=states)
     whole = record(tmp_path / "whole", **settings)

@@ -10,7 +10,6 @@ import torch
 from oracle_pair import LAYER, Oracle
 from storybook_models import image_of, semi_orthogonal
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 from two_tokenizers import last_byte_model, tokenizer_of
 from typer.testing import CliRunner
 
@@ -91,8 +90,11 @@ def test_the_target_may_have_another_tokenizer() -> None:
     words = ["dog", "été", "chien", "story", "wolf", "naïve", "🎉", "it's"]
     texts = [" ".join(random.Random(n).choices(words, k=20)) for n in range(200)]
     whole = last_byte_model(tokenizer_of([]))
-    target = image_of(last_byte_model(tokenizer_of([" ".join(words)] * 3)), semi_orthogonal(48, 32), 3.0)
-    halves = [Half(whole, "low", slice(0, 12), 1.0), Half(whole, "high", slice(12, 32), 1000.0)]
+    target = image_of(
+        last_byte_model(tokenizer_of([" ".join(words)] * 3)), semi_orthogonal(48, whole.width), 3.0
+    )
+    cut = whole.width // 3
+    halves = [Half(whole, "low", slice(cut), 1.0), Half(whole, "high", slice(cut, None), 1000.0)]
     fitted = fit_map(halves, target, texts, layers=([LAYER, LAYER], LAYER), pool=1, context=64)
     assert fitted.fvu < 1e-5
 
@@ -178,7 +180,7 @@ def test_vectors_of_the_wrong_models_are_refused(
 
 
 def test_sources_and_layers_that_do_not_fit_are_refused(
-    oracle: Oracle, halves: tuple[Half, Half], texts: list[str], other_tokenizer: PreTrainedTokenizerBase
+    oracle: Oracle, halves: tuple[Half, Half], texts: list[str]
 ) -> None:
     low, high = halves
     for sources, layers, message in (
@@ -193,7 +195,7 @@ def test_sources_and_layers_that_do_not_fit_are_refused(
     ):
         with pytest.raises(InvalidValue, match=message):
             fit_map(sources, oracle.target, texts, layers=layers, **SETTINGS)
-    other = LanguageModel(ModelSpec("other"), oracle.source.model, other_tokenizer)
+    other = LanguageModel(ModelSpec("other"), oracle.source.model, tokenizer_of([]))
     with pytest.raises(InvalidValue, match="low and other"):
         fit_map([low, other], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
 

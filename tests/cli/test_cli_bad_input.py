@@ -3,7 +3,6 @@
 Faults of the config itself are in tests/config; these need the models, the text or the artifacts.
 """
 
-import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -49,19 +48,6 @@ def test_setting_that_cannot_be_run(
     workshop: Workshop, overrides: tuple[str, ...], named: tuple[str, ...]
 ) -> None:
     refused(workshop.train(*overrides), *named)
-    nothing_costly(workshop)
-
-
-def test_models_without_a_common_tokenizer(workshop: Workshop, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(workshop.pair / "big", other)
-    file = other / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    one, two = (token for token, number in vocabulary.items() if number in (700, 701))
-    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
-    file.write_text(json.dumps(tokenizer))
-    refused(workshop.train(f"pair.target.path={other}"), "tokenizers", repr(min(one, two)))
     nothing_costly(workshop)
 
 

@@ -51,7 +51,7 @@ def gap(tokens: Encoded, before: int, length: int) -> tuple[int, int]:
     return max(tokens.stop[:before], default=0), min(tokens.start[before:], default=length)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(kinds, kinds, texts)
 @example("byte-level", "WordPiece", "a\n")
 @example("WordPiece", "byte-level", "\x07a")
@@ -81,7 +81,7 @@ def test_spans_cover_a_text_between_tokens_of_both(one: str, other: str, text: s
                 assert not (new and max(low, other_low) <= min(high, other_high)), (row, s, t)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(kinds, texts)
 def test_of_one_tokenizer_every_token_that_parts_characters_is_a_span(kind: str, text: str) -> None:
     tokens = encoded(kind, text)

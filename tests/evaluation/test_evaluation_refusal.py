@@ -126,7 +126,7 @@ def test_sets_of_the_hub_are_read_by_field_and_split(files: tuple[str, str], fam
     with mock.patch("datasets.load_dataset", autospec=True, return_value=streamed()) as load:
         made = refusal_suite(refusal(files, harmful=hub), family_tokenizer)
     assert "rob bank" in made[0].positives[0]
-    assert load.call_args.kwargs == {"split": "train", "streaming": True, "revision": "abc"}
+    assert load.call_args.kwargs == {"name": None, "split": "train", "streaming": True, "revision": "abc"}
     assert len(read) < 300  # of a large set only as much as a draw is made of
 
 

@@ -385,7 +385,7 @@ def test_what_the_maps_need_is_checked_by_itself(shared: Stages) -> None:
     )
     wide, narrow = every.batches, replace(every.batches, window_rows=1)
     need = {}
-    for name, batches in (("folds", narrow), ("window", wide)):
+    for name, batches in (("sums", narrow), ("window", wide)):
         low, high = 0, 10**9
         while high - low > 1000:
             limit = (low + high) // 2
@@ -395,13 +395,12 @@ def test_what_the_maps_need_is_checked_by_itself(shared: Stages) -> None:
             except ConfigError as error:
                 low, message = limit, str(error)
         need[name] = low, message
-    assert need["window"][0] > need["folds"][0]
+    assert need["window"][0] > need["sums"][0]
     assert "batches.window_rows" in need["window"][1]
-    assert "corpus.sources" in need["folds"][1]
     with pytest.raises(ConfigError, match=r"evaluation\.folds"):
         every.analyses.check(1, False, narrow)
     # rows that stay where they lie need no window
     tokens = every.but(pool=1, corpus=corpus(stories=STORIES))
     with pytest.raises(ConfigError, match=r"evaluation\.folds"):
         tokens.analyses.check(1, True, wide)
-    tokens.analyses.check(need["folds"][0] + 2000, False, wide)
+    tokens.analyses.check(need["sums"][0] + 2000, False, wide)

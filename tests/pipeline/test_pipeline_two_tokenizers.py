@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,11 +17,14 @@ from two_tokenizers import last_byte_model, tokenizer_of
 from lrt.activations import RowFilter
 from lrt.config import Layers, PairSettings
 from lrt.errors import InvalidValue, UserError
+from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.storybook import StorybookSuite
 from lrt.lab.grammar import pages
+from lrt.mapping import ridge_at
 from lrt.models import ModelSpec
 from lrt.models.prompts import render_chat
 from lrt.pipeline import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline.nulls import untrained_moments
 
 MADE = ("activations", "packed", "moments", "states", "studies")
 
@@ -31,7 +35,7 @@ def folder(family_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("two")
     source = last_byte_model(family_tokenizer)
     texts = [page.text for page in itertools.islice(pages(3, "held_out"), 40)]
-    image = image_of(last_byte_model(tokenizer_of(texts, 420)), semi_orthogonal(48, 32), SCALE)
+    image = image_of(last_byte_model(tokenizer_of(texts, 420)), semi_orthogonal(48, 16), SCALE)
     for name, lm in (("source", source), ("target", image)):
         lm.model.save_pretrained(folder / name)
         lm.tokenizer.save_pretrained(folder / name)
@@ -56,10 +60,10 @@ def stages(pair: ModelPair, folder: Path) -> Stages:
         small_suite(),
         folder / "artifacts",
         Layers(1, 1),
-        corpus(train=8192),
+        corpus(train=4096, held_out=512),
         pool=1,
         evaluation=evaluation,
-        untrained=UntrainedSource(pair.models["source"].spec, 5, folder / "cache"),
+        untrained=(UntrainedSource(pair.models["source"].spec, 5, folder / "cache"),),
     )
 
 
@@ -68,13 +72,25 @@ def reported(stages: Stages) -> dict[str, Any]:
     return stages.results()
 
 
-def test_the_map_and_its_vectors_are_exact(stages: Stages, reported: dict[str, Any]) -> None:
+def test_the_map_and_its_vectors_are_exact(stages: Stages) -> None:
     (card,) = stages.fitted().values()
     assert card["metrics"]["fvu"] < 1e-5
     for states in stages.vectors.at(stages.maps.whole.layers).values():
         transferred = states.source_vector @ stages.maps.whole.affine.weight.float().T
         assert float(cosine_similarity(transferred, states.target_vector, dim=0)) > 0.9999
+
+
+def test_nulls_explain_nothing(stages: Stages) -> None:
+    data = stages.maps.whole.data
+    shuffled = ridge_at(data.shuffled[0], data.reference_ridge.weight)
+    assert data.moments["test"].fvu_of(shuffled) > 0.9
+    assert untrained_moments(data, stages.untrained[0]).count > 0.9 * data.train_moments.count
+
+
+@pytest.mark.slow
+def test_it_is_evaluated_and_reported(reported: dict[str, Any]) -> None:
     assert {each["name"] for each in reported["behaviours"]} == {"capitals", "bravery"}
+    assert reported["map"]["aligned"]["source"]["tokens"] > reported["map"]["aligned"]["source"]["paired"]
 
 
 def test_each_model_reads_chats_in_its_own_template(pair: ModelPair) -> None:
@@ -86,20 +102,39 @@ def test_each_model_reads_chats_in_its_own_template(pair: ModelPair) -> None:
 
 
 def test_rows_on_the_fly_are_those_of_the_store(stages: Stages) -> None:
-    for pool in (1, 4):
-        kept, computed = (
-            stages.but(pool=pool, recording__states=states, folder=stages.folder / states)
-            for states in ("native", "none")
-        )
-        rows = [
-            list(each.states.in_order(each.rows.of(each.plan.candidates).selection).iterate("test"))
-            for each in (kept, computed)
-        ]
-        for side in ("source", "target", "document"):
-            one, other = (torch.cat([batch[side] for batch in batches]) for batches in rows)
-            torch.testing.assert_close(one, other)
+    kept, computed = (stages.but(pool=4, recording__states=states) for states in ("native", "none"))
+    rows = [
+        list(each.states.in_order(each.rows.of(each.plan.candidates).selection).iterate("test"))
+        for each in (kept, computed)
+    ]
+    for side in ("source", "target", "document"):
+        one, other = (torch.cat([batch[side] for batch in batches]) for batches in rows)
+        torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
+def test_the_sources_own_curve_is_of_items_as_it_reads_them(pair: ModelPair, stages: Stages) -> None:
+    suite, knowing = pair.with_suite(
+        StorybookSuite(names=("bravery",), contrast_pairs=4, development=3, test=3)
+    )
+    items = [replace(item, prompt=f"{item.prompt} Well,") for item in suite[0].test]
+    own = replace(suite[0], test=tuple(items))
+    reading = replace(knowing, source_behaviours={"bravery": own})
+    seen = []
+
+    def measured(self: Any, label: str, model: Any, items: Any, *rest: Any) -> Any:
+        seen.append((label, [item.prompt for item in items]))
+        return original(self, label, model, items, *rest)
+
+    original = ResumableMeasuring.measured
+    with mock.patch.object(ResumableMeasuring, "measured", measured):
+        (studied,) = stages.but(pair=reading, suite=suite, folder=stages.folder / "own").studied()
+    assert ("source", [item.prompt for item in items]) in seen
+    measured_ids = {row.item for row in studied.study.measurements if row.condition == "source"}
+    assert measured_ids == {item.id for item in suite[0].test}
+
+
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(stages: Stages, reported: dict[str, Any]) -> None:
     before = [stages.files(kind) for kind in MADE]
     assert stages.but().results()["behaviours"] == reported["behaviours"]

@@ -20,7 +20,7 @@ from lrt.models.thinking import AnswerStart, answer_start, check_answer_start
 MOST_READ = 50_000  # rows of a data set, of which the questions are drawn
 
 ALLOWED = (
-    "allowed are MMLU's fields (`question`, `choices`: a list of 2 to 26 different texts, `answer`: an index "
+    "allowed are MMLU's fields (`question`, `choices`: a list of 2 to 26 texts, `answer`: an index "
     "from 0 on or a letter), or a `prompt` that lists its choices as (A) and (B), with `correct` and "
     "`incorrect`: `(A)` or `(B)`"
 )

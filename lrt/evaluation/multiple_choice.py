@@ -16,6 +16,7 @@ from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, h
 from lrt.models.chat_template import ChatTemplate
 from lrt.models.prompts import render_chat
 from lrt.models.thinking import AnswerStart, answer_start, check_answer_start
+from lrt.storage.text_files import lone_surrogate
 
 MOST_READ = 50_000  # rows of a data set, of which the questions are drawn
 
@@ -95,6 +96,8 @@ def _lettered(row: Mapping[str, Any], place: str) -> tuple[str, list[str], str]:
     choices, answer = row["choices"], row.get("answer")
     if not isinstance(choices, list) or not all(isinstance(each, str) for each in choices):
         raise SetUnreadable(f"{place}: field 'choices' must be a list of texts; {ALLOWED}")
+    if any(map(lone_surrogate, choices)):
+        raise SetUnreadable(f"{place}: field 'choices' has half of a surrogate pair (\\ud800 to \\udfff)")
     letters = ascii_uppercase[: len(choices)]
     if not 2 <= len(choices) <= len(ascii_uppercase):
         raise SetUnreadable(f"{place} has {len(choices)} choices; {ALLOWED}")

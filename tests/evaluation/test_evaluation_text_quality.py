@@ -40,7 +40,7 @@ ORDINARY = {
     "Chinese with English": "请先安装 Python 3.11，然后运行 pip install torch，最后打开 Jupyter Notebook。",
     "three scripts": "The Greek letter λ and the Cyrillic letter ж both stand in this sentence of words.",
     "translations": "English: hello; Russian: привет; Chinese: 你好; Arabic: مرحبا; Greek: γεια σου",
-    "lines of translations": "- Hello (English)\n- Привет (Russian)\n- 你好 (Chinese)\n- مرحبا (Arabic)\n- नमस्ते",
+    "lines of translations": "- Hello (English)\n- Привет (Russian)\n- 你好 (Chinese)\n- مرحبا\n- नमस्ते",
     "a form": "Name: ____________________  Date: ____________",
     "a title": "Notes\n========================\nNone.",
     "a numbered list of one answer": "1. Yes\n2. Yes\n3. Yes\n4. Yes\n5. Yes\n6. Yes\n7. Yes",

@@ -70,6 +70,8 @@ class AlignedPiece:
         opens = np.concatenate([text[:, [0, 2]], before], axis=1)
         closes = np.concatenate([text[:, [1, 3]], before + 1], axis=1)
         inner = np.stack([opens, closes], axis=1).reshape(-1, 3)
+        if len(text) and (self.bounds[-1, [0, 2]] < text[-1, [1, 3]]).any() and len(text) < len(self.bounds):
+            inner = inner[:-1]  # the end shares a model's last token with the span before: they stay together
         return np.concatenate([np.zeros((1, 3), dtype=np.int64), inner, [[*self.sizes, len(self.bounds)]]])
 
 
@@ -121,7 +123,6 @@ def cut_aligned(
             arrays.tokens[side][number, : len(here)] = here
         start = np.array([at[first, 0]] * 2 + [at[first, 1]] * 2 + [0, 0])
         own = np.arange(at[first, 2], at[last, 2])
-        own = own[(every[own] >= start).all(axis=1)]  # of a last span, tokens may lie in the sequence before
         arrays.bounds[number, : len(own)] = every[own] - start
         arrays.documents[number, : len(own)] = owners[own]
         arrays.groups[number, : len(own)] = groups[own]

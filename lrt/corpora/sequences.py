@@ -117,12 +117,17 @@ class PackedCorpus:
         }
 
     def tokens_by_group(self, split: Split, side: Side = "source") -> dict[str, int]:
-        """Number of the split's tokens by part of the mixture; where tokens differ, a side's in spans."""
+        """Number of a side's tokens by part of the mixture, padding not counted.
+
+        Where the two models' tokens differ, a token outside spans (of a chat's template, say) counts for the
+        part of the next span in its sequence, or of the last.
+        """
         sequences, weights = self.splits[split], None
         if sequences.alignment is not None:
-            start, stop = (
-                sequences.alignment.bounds[..., BOUNDS.index(f"{e}.{side}")] for e in ("start", "stop")
-            )
-            weights = (stop - start).ravel()
+            stops = sequences.alignment.bounds[..., BOUNDS.index(f"stop.{side}")].copy()
+            spans = sequences.documents != PADDING
+            read = (sequences.tokens_of(side) != PADDING).sum(axis=1)
+            stops[np.arange(len(stops)), spans.sum(axis=1) - 1] = read
+            weights = (np.diff(stops, axis=1, prepend=0) * spans).ravel()
         counts = np.bincount(sequences.groups.ravel(), weights, minlength=len(self.groups))
         return {name: int(count) for name, count in zip(self.groups, counts, strict=True)}

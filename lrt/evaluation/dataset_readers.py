@@ -32,6 +32,8 @@ def hub_rows(
     path: str, split: str = "train", revision: str | None = None, subset: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Rows of a data set of the hub, or of a subset of it, streamed. Raises `SetUnreadable`."""
+    if Path(path).expanduser().is_file():
+        raise SetUnreadable(f"{path}: a file must end in .json or .jsonl; convert or rename it")
     import datasets  # slow to import, and only hub data sets need it
 
     path, revision = with_revision(path, revision)

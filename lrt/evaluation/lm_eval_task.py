@@ -36,11 +36,15 @@ metric_list:
 
 
 def write_task(items: Sequence[Item], folder: Path, name: str) -> None:
-    """Write `NAME.yaml` and `NAME.jsonl`, the correct answer of each item being the first."""
-    rows = [
-        {"prompt": item.prompt, "answers": [item.matching, item.other, *item.others], "correct": 0}
-        for item in items
-    ]
+    """Write `NAME.yaml` and `NAME.jsonl`; answers are in alphabetical order.
+
+    Of equal log-likelihoods (and of broken ones, nan) lm-eval takes the first, which must not be the correct
+    one always.
+    """
+    rows = []
+    for item in items:
+        answers = sorted((item.matching, item.other, *item.others))
+        rows.append({"prompt": item.prompt, "answers": answers, "correct": answers.index(item.matching)})
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / f"{name}.jsonl", lines.encode())

@@ -16,11 +16,12 @@ from lrt.evaluation.dataset_readers import SetUnreadable, field_of, file_rows, h
 from lrt.models.chat_template import ChatTemplate
 from lrt.models.prompts import render_chat
 from lrt.models.thinking import AnswerStart, answer_start, check_answer_start
+from lrt.storage.text_files import lone_surrogate
 
 MOST_READ = 50_000  # rows of a data set, of which the questions are drawn
 
 ALLOWED = (
-    "allowed are MMLU's fields (`question`, `choices`: a list of 2 to 26 different texts, `answer`: an index "
+    "allowed are MMLU's fields (`question`, `choices`: a list of 2 to 26 texts, `answer`: an index "
     "from 0 on or a letter), or a `prompt` that lists its choices as (A) and (B), with `correct` and "
     "`incorrect`: `(A)` or `(B)`"
 )
@@ -95,6 +96,8 @@ def _lettered(row: Mapping[str, Any], place: str) -> tuple[str, list[str], str]:
     choices, answer = row["choices"], row.get("answer")
     if not isinstance(choices, list) or not all(isinstance(each, str) for each in choices):
         raise SetUnreadable(f"{place}: field 'choices' must be a list of texts; {ALLOWED}")
+    if any(map(lone_surrogate, choices)):
+        raise SetUnreadable(f"{place}: field 'choices' has half of a surrogate pair (\\ud800 to \\udfff)")
     letters = ascii_uppercase[: len(choices)]
     if not 2 <= len(choices) <= len(ascii_uppercase):
         raise SetUnreadable(f"{place} has {len(choices)} choices; {ALLOWED}")

@@ -35,7 +35,8 @@ LEAST_PAIRS = 16  # below which that share says nothing
 READABLE = 0.25  # share of letters and digits among visible characters below which a text is garbled
 LEAST_VISIBLE = 16  # characters below which that share says nothing
 NO_TEXT = 0.02  # share of replacement, control, private and unassigned characters
-SCRIPTS, SWITCHES, LEAST_SWITCHES = 3, 0.4, 5  # scripts in a text, and changes of script per word
+# scripts in a text, and changes of script per word; not counted at punctuation, as in lists of translations
+SCRIPTS, SWITCHES, LEAST_SWITCHES = 3, 0.4, 5
 
 _NO_TEXT = ("Cc", "Cn", "Co", "Cs")
 _SPACES = "\t\n\r\f\v"
@@ -51,7 +52,9 @@ _SCRIPTS = {
     "Indic": r"[\p{Devanagari}\p{Bengali}\p{Gujarati}\p{Gurmukhi}\p{Tamil}\p{Telugu}\p{Kannada}]",
 }
 _RUN_OF_SCRIPT = regex.compile("|".join(f"(?P<{name}>{chars}+)" for name, chars in _SCRIPTS.items()))
-_LETTER = regex.compile(r"[\p{L}\p{M}]+")
+_BETWEEN_WORDS = regex.compile(r"[^\S\n]*")
+_LETTER_OR_DIGIT = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+_RULER = regex.compile(r"([^\w\s]|_)\1+")  # a line of one character, as in forms and tables
 
 
 @dataclass(frozen=True)
@@ -107,20 +110,28 @@ def _is_garbled(text: str, words: int) -> bool:
     )
     if strange > 1 and strange / len(visible) > NO_TEXT:
         return True
-    readable = sum(char.isalnum() or category(char).startswith("M") for char in visible)
-    if len(visible) >= LEAST_VISIBLE and readable / len(visible) < READABLE:
+    seen = [char for char in _RULER.sub(r"\1", whole) if not char.isspace()]
+    readable = sum(char.isalnum() or category(char).startswith("M") for char in seen)
+    if len(seen) >= LEAST_VISIBLE and readable / len(seen) < READABLE:
         return True
-    scripts = [match.lastgroup for match in _RUN_OF_SCRIPT.finditer(whole)]
-    switches = sum(one != other for one, other in pairwise(scripts))
-    return len(set(scripts)) >= SCRIPTS and switches >= max(LEAST_SWITCHES, SWITCHES * words)
+    runs = [*_RUN_OF_SCRIPT.finditer(whole)]
+    switches = sum(
+        one.lastgroup != other.lastgroup
+        and _BETWEEN_WORDS.fullmatch(whole, one.end(), other.start()) is not None
+        for one, other in pairwise(runs)
+    )
+    scripts = {run.lastgroup for run in runs}
+    return len(scripts) >= SCRIPTS and switches >= max(LEAST_SWITCHES, SWITCHES * words)
 
 
 def _letters_loop(text: str) -> bool:
-    letters = "".join(_LETTER.findall(fold(text)))
-    return _looped(letters, LETTER_TIMES, LOOP_LETTERS, LONGEST_LETTERS)
+    letters = "".join(_LETTER_OR_DIGIT.findall(fold(text)))
+    # a digit is like no other, so that lines of a numbered list differ and numbers are no loops
+    units = [at if char.isnumeric() else char for at, char in enumerate(letters)]
+    return _looped(units, LETTER_TIMES, LOOP_LETTERS, LONGEST_LETTERS)
 
 
-def _looped(units: Sequence[str], times: int, least: int, longest: int) -> bool:
+def _looped(units: Sequence[str | int], times: int, least: int, longest: int) -> bool:
     """Whether a stretch of at most `longest` units stands `times` times in a row or more, and that over at
     least `least` units and `LOOP_SHARE` of all."""
     needed = max(least, LOOP_SHARE * len(units))

@@ -136,7 +136,7 @@ class CorpusText:
         by_split: dict[str, dict[str, int]] = self._known["tokens"]
         if self.pair.aligned:
             by_split = {split: self.packed.tokens_by_group(split, "target") for split in SPLITS}
-        return sum(by_part[part] for by_part in by_split.values() for part in parts or self.parts)
+        return sum(by_part.get(part, 0) for by_part in by_split.values() for part in parts or self.parts)
 
     @cached_property
     def _known(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def write_lm_eval_files(
     """Write the task, a vector file for each behaviour and condition, and a README with commands and our
     accuracies.
 
-    A behaviour that ablates is left out with a remark: lm-eval's `clamp` is another operation.
+    A behaviour that ablates is skipped with a remark: lm-eval's `clamp` is another operation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_task(questions.items, folder, TASK)
@@ -82,12 +82,12 @@ def _readme(lm: LanguageModel, accuracies: Mapping[str, float], skipped: Sequenc
     dtype = str(lm.dtype).removeprefix("torch.")
     arguments = f"pretrained=MODEL,steer_path=FILE,dtype={dtype},add_bos_token={bos}"
     rows = "".join(f"| `{name}` | {accuracy:.4f} |\n" for name, accuracy in accuracies.items())
-    left_out = f"\nLeft out, since lm-eval cannot ablate: {', '.join(skipped)}.\n" if skipped else ""
+    remark = f"\nSkipped, since lm-eval cannot ablate: {', '.join(skipped)}.\n" if skipped else ""
     return (
         f"# Capability of {lm.spec.name} in lm-eval\n\n"
         f"Start in this folder, with lm-eval {VERSION}; MODEL is the model's folder or hub id:\n\n"
         f"```\nlm_eval --model steered --model_args {arguments} \\\n"
         f"  --tasks {TASK} --include_path . --batch_size 1\n```\n\n"
         "Our own accuracy on the same questions:\n\n"
-        f"| FILE | accuracy |\n| --- | ---: |\n{rows}{left_out}"
+        f"| FILE | accuracy |\n| --- | ---: |\n{rows}{remark}"
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 from lrt.activations import (
     ActivationDataModule,
     ActivationStore,
+    PairedRows,
     PartRule,
     RowFilter,
     Selection,
@@ -66,11 +68,16 @@ CORPUS = aligned_corpus()
 MODELS = {"source": PlantedModel(6), "target": PlantedModel(10, seed=1)}
 
 
-def planted_rows(pool: int, alone: int | None = None) -> Iterator[tuple[int, list[Tensor]]]:
+def planted_rows(
+    pool: int, alone: int | None = None, source: PlantedModel | None = None
+) -> Iterator[tuple[int, list[Tensor]]]:
     """The rows of the training split one by one, by hand: a document's id, and the state of either side.
 
-    alone  The group of which each span is a row.
+    alone   The group of which each span is a row.
+    source  Another source, whose massive tokens are rows like any.
     """
+    models = MODELS if source is None else {**MODELS, "source": source}
+    massive_of = SIDES if source is None else ("target",)
     sequences = CORPUS.splits["train"]
     assert sequences.alignment is not None
     for number in range(len(sequences)):
@@ -84,7 +91,8 @@ def planted_rows(pool: int, alone: int | None = None) -> Iterator[tuple[int, lis
             places = {side: list(range(bounds[2 * i], bounds[2 * i + 1])) for i, side in enumerate(SIDES)}
             if single:
                 places = {side: each[-1:] for side, each in places.items()}
-            if any(p == 0 or tokens[s][p] == MASSIVE_TOKEN for s, each in places.items() for p in each):
+            massive = any(tokens[s][p] == MASSIVE_TOKEN for s in massive_of for p in places[s])
+            if massive or any(0 in each for each in places.values()):
                 continue
             key = (at, 0, 0) if single else (at // pool, int(document), 1)
             pools.setdefault(key, []).append(places)
@@ -96,12 +104,17 @@ def planted_rows(pool: int, alone: int | None = None) -> Iterator[tuple[int, lis
             for side in SIDES:
                 at_ = torch.tensor([p for places in each for p in places[side]])
                 ids = torch.from_numpy(tokens[side].astype(np.int64))[at_]
-                states.append(MODELS[side].state(ids, at_, LAYERS[side]).mean(dim=0))
+                states.append(models[side].state(ids, at_, LAYERS[side]).mean(dim=0))
             yield owner, states
 
 
-def selection(pool: int, **settings: object) -> Selection:
-    return Selection((LAYERS["source"],), (LAYERS["target"],), RowFilter(), pool, **settings)  # type: ignore[arg-type]
+NO_FILTER = RowFilter(max_norm_ratio=None, first_position=False)
+
+
+def selection(pool: int, **settings: Any) -> Selection:
+    return Selection(
+        (LAYERS["source"],), (LAYERS["target"],), pool=pool, **{"filter": RowFilter(), **settings}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +142,32 @@ def test_rows_are_those_of_spans(store: ActivationStore, pool: int, alone: int |
     assert torch.cat([batch["document"] for batch in kept]).tolist() == documents
 
 
+def test_the_end_of_a_document_is_its_last_token_in_each_model() -> None:
+    chosen = selection(POOL, parts=("odd",), rules=(PartRule("odd", "last_tokens"),), filter=NO_FILTER)
+    passed = paired_rows(*MODELS.values(), chosen, CORPUS, "train", medians={}, batch_tokens=10**6)
+    rows = [row for part in passed for row in zip(part.document.tolist(), *states_of(part), strict=True)]
+    sequences = CORPUS.splits["train"]
+    assert sequences.alignment is not None
+    spans = (sequences.documents != PADDING).nonzero()
+    owners = sequences.documents[spans]
+    expected = []
+    for (number, at), one, following in zip(zip(*spans, strict=True), owners, owners[1:], strict=False):
+        whole = one not in sequences.documents[number, :1]  # begun within the sequence
+        if one != following and whole and sequences.groups[number, at] == 1:
+            expected.append((int(one), int(number), int(at)))
+    assert len(expected) > 3
+    assert [document for document, *_ in rows] == [document for document, *_ in expected]
+    for (_, *states), (_, number, at) in zip(rows, expected, strict=True):
+        for i, side in enumerate(SIDES):
+            last = torch.tensor(sequences.alignment.bounds[number, at, 2 * i + 1] - 1)
+            token = torch.tensor(sequences.tokens_of(side)[number, last])
+            torch.testing.assert_close(states[i], MODELS[side].state(token, last, LAYERS[side]))
+
+
+def states_of(part: PairedRows) -> tuple[Tensor, Tensor]:
+    return part.source[LAYERS["source"]], part.target[LAYERS["target"]]
+
+
 @pytest.mark.parametrize("pool", [1, POOL])
 def test_shuffled_rows_are_the_same_pairs(store: ActivationStore, pool: int) -> None:
     module = ActivationDataModule(store.folder, selection(pool), batch_rows=5, chunk_rows=2, window_rows=40)
@@ -145,16 +184,15 @@ def test_shuffled_rows_are_the_same_pairs(store: ActivationStore, pool: int) -> 
     assert rows == planted
 
 
-def test_another_source_reads_the_sources_tokens(store: ActivationStore) -> None:
-    chosen = selection(POOL)
-    kept = ActivationDataModule(store.folder, chosen).iterate("train")
-    other = pairs_with_other_source(store, "train", MODELS["source"], chosen)
-    both = [torch.cat([batch["target"] for batch in batches]) for batches in (kept, other)]
-    # massive tokens of the source are rows of this null
-    assert len(both[0]) <= len(both[1])
-    assert {tuple(row) for row in both[0].round(decimals=3).tolist()} & {
-        tuple(row) for row in both[1].round(decimals=3).tolist()
-    }
+@pytest.mark.parametrize("pool", [1, POOL])
+def test_another_source_reads_the_sources_tokens(store: ActivationStore, pool: int) -> None:
+    other = PlantedModel(6, seed=4)
+    expected = list(planted_rows(pool, source=other))
+    batches = list(pairs_with_other_source(store, "train", other, selection(pool), batch_tokens=5 * CONTEXT))
+    for number, side in enumerate(SIDES):
+        planted = torch.stack([states[number] for _, states in expected])
+        torch.testing.assert_close(torch.cat([batch[side] for batch in batches]), planted)
+    assert torch.cat([batch["document"] for batch in batches]).tolist() == [owner for owner, _ in expected]
 
 
 def test_a_store_has_each_models_tokens_and_the_characters_of_spans(store: ActivationStore) -> None:

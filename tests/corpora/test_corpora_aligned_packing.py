@@ -1,6 +1,7 @@
 """Sequences that two models read in different tokens."""
 
 import itertools
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from lrt.corpora import (
     jsonl,
     pack,
 )
+from lrt.corpora.aligned_packing import AlignedPiece, cut_aligned
+from lrt.corpora.alignment import AlignedText, Ints
 from lrt.corpora.chats import chat_document
 from lrt.models.chat_template import PLAIN_ROLES, ChatTemplate
 from lrt.models.sides import SIDES, Side
@@ -191,6 +194,27 @@ def test_the_last_span_of_a_chat_is_the_end_of_both_renderings() -> None:
                 assert last == tokenizer(chat.read_by(side), add_special_tokens=False)["input_ids"][-1]
             checked += 1
     assert checked > 10
+
+
+@pytest.mark.parametrize("context", range(7, 12))
+def test_an_end_that_one_model_alone_writes_stays_with_the_text_before(context: int) -> None:
+    ids: dict[Side, Ints] = {"source": np.arange(3), "target": np.arange(5)}  # the target's last two
+    bounds = np.array([[at, at + 1, at, at + 1, at, at + 1] for at in range(3)])
+    begin: dict[Side, tuple[int, ...]] = {"source": (9,), "target": (9,)}
+    nothing: dict[Side, tuple[int, ...]] = {"source": (), "target": ()}
+    text = AlignedText(ids, bounds)
+    pieces = [AlignedPiece.of(number, "a", text, begin, nothing) for number in range(20)]
+    cut = cut_aligned(pieces, ["a"], context, math.inf)
+    ends = 0
+    for number, owners in enumerate(cut.documents):
+        spans = owners[owners != PADDING].tolist()
+        following = cut.documents[number + 1, 0] if number + 1 < len(cut.documents) else None
+        for at, (one, other) in enumerate(itertools.pairwise([*spans, following])):
+            if one != other and other is not None:
+                last = [cut.tokens[s][number, cut.bounds[number, at, 2 * i]] for i, s in enumerate(SIDES)]
+                assert last == [2, 4]
+                ends += 1
+    assert ends > 10
 
 
 def test_chats_are_read_from_files_for_both(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_two_choices_in_the_prompt(file: Path) -> None:
         MMLU | {"choices": []},
         MMLU | {"choices": "3 4 5"},
         MMLU | {"choices": [3, 4]},
+        MMLU | {"choices": ["3", "\ud83c"]},
         MMLU | {"choices": {"text": ["3", "4"], "label": ["A", "B"]}},
         MMLU | {"choices": [str(n) for n in range(27)]},
         MMLU | {"question": 5},
@@ -85,6 +86,9 @@ def test_files_that_hold_no_questions_are_refused(file: Path, text: str) -> None
         multiple_choice_items([str(file)], 3, None)
     with pytest.raises(InvalidValue, match="missing"):
         multiple_choice_items([str(file.with_name("missing.json"))], 3, None)
+    other = file.rename(file.with_suffix(".csv"))
+    with pytest.raises(InvalidValue, match=r"must end in \.json or \.jsonl"):
+        multiple_choice_items([str(other)], 3, None)
 
 
 def test_a_draw_is_of_all_questions_once_and_the_same_again(file: Path) -> None:

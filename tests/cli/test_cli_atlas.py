@@ -112,6 +112,7 @@ def finished(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Wor
     return workshop
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_bits(
     workshop: Workshop, finished: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_two_processes_that_record_the_same_at_once_do_not_harm_each_other(
     assert store_of(workshop.artifacts) == store_of(alone.artifacts)
 
 
+@pytest.mark.slow
 def test_blocks_above_the_deepest_that_is_recorded_are_not_loaded(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

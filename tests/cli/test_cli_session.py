@@ -48,6 +48,7 @@ def test_it_seeds_makes_its_folders_and_logs_to_a_csv(workshop: Workshop) -> Non
     assert loggers[0].log_dir == str(workshop.folder / "run" / "csv" / "part")
 
 
+@pytest.mark.slow
 def test_wandbs_run_is_open_within_and_closed_after_an_error(workshop: Workshop) -> None:
     runs: list[Any] = []
 

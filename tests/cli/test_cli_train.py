@@ -109,6 +109,7 @@ def test_a_fit_starts_from_a_checkpoint(used: Workshop) -> None:
     assert min(step for step, _ in card["training"]["train"]) >= first["steps"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_missing_or_damaged_is_named(used: Workshop) -> None:
     damaged = used.folder / "damaged.ckpt"
     damaged.write_bytes(b"nothing")

@@ -100,6 +100,7 @@ def test_a_draw_is_of_all_questions_once_and_the_same_again(file: Path) -> None:
     assert len(items_of(file, *rows, most=100)) == 30
 
 
+@pytest.mark.slow
 def test_a_hub_set_is_streamed_by_subset_and_revision() -> None:
     with mock.patch("datasets.load_dataset", autospec=True, return_value=[MMLU]) as load:
         (item,) = multiple_choice_items(["cais/mmlu@abc"], 3, None, subset="all", split="validation")

@@ -275,6 +275,7 @@ def test_an_autoencoder_is_kept_where_the_run_stops_behind_it(copied: Stages) ->
         stages.but().analyses.results()
 
 
+@pytest.mark.slow
 def test_features_are_mapped_by_training_where_that_is_wanted(copied: Stages) -> None:
     stages = copied.but(**TRAINED, sae__s2l="trained", fit=FitSpec(epochs=4))
     stages.fitted()

@@ -145,6 +145,7 @@ def test_a_second_run_makes_nothing_again(micro_run: MicroRun) -> None:
     assert one["map"] == other["map"]
 
 
+@pytest.mark.slow
 def test_some_of_a_suite_are_reported_as_they_stand_in_all_of_it(micro_run: MicroRun, tmp_path: Path) -> None:
     workshop = micro_run.workshop
     before = workshop.files("measurements")

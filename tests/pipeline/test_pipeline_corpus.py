@@ -82,6 +82,7 @@ def test_the_corpus_is_packed_by_one_process_and_read_by_the_others(empty: Stage
     assert again.documents_excluded == packed.documents_excluded
 
 
+@pytest.mark.slow
 def test_what_decides_the_text(empty: Stages, tmp_path: Path) -> None:
     digest = text_of(empty).digest
 

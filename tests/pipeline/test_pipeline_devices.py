@@ -107,6 +107,7 @@ def compare(on_cpu: Stages, pair_folder: Path, places: tuple[str, str], folder: 
     assert not wrong
 
 
+@pytest.mark.slow
 def test_stages_on_two_devices_compute_the_cpus_figures(
     shared: Stages, pair_folder: Path, tmp_path: Path
 ) -> None:

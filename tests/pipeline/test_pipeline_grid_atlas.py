@@ -63,6 +63,7 @@ def test_sums_and_cells_are_made_once(shared: Stages) -> None:
     grid(shared, replace(ALL, memory_gb=1e-9)).check()  # what is made needs no memory
 
 
+@pytest.mark.slow
 def test_stopped_sums_go_on_from_their_checkpoint(empty: Stages, tmp_path: Path) -> None:
     stages = empty.but(recording__batch_tokens=256)
     whole = cells_of(stages.but(folder=tmp_path / "whole"))

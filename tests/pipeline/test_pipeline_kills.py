@@ -146,6 +146,7 @@ def whole(job: Callable[[Path], int], tmp_path_factory: pytest.TempPathFactory) 
     return undisturbed(partial(job, folder), folder)
 
 
+@pytest.mark.slow
 def test_stages_that_die_again_and_again_end_as_those_that_did_not(
     job: Callable[[Path], int], whole: tuple[Left, int], tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_gradient_fit_starts_at_any_closed_form(oracle: Stages, start: Any, ki
     assert begun["metrics"]["fvu"] < 0.8 * mean["metrics"]["fvu"]
 
 
+@pytest.mark.slow
 def test_a_gradient_fit_without_a_store_sees_the_documents_of_one_with(
     oracle: Stages, tmp_path: Path
 ) -> None:
@@ -428,6 +429,7 @@ def test_a_fit_in_any_other_precision_comes_near_the_optimum(shared: Stages, pre
     assert other == pytest.approx(plain, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_whole_corpus_map_may_start_from_a_checkpoint(copied: Stages) -> None:
     first = copied.but(
         fit=BRIEF, corpus=corpus(stories=replace(STORIES, fit_map_for=("capitals",)), questions=QUESTIONS)

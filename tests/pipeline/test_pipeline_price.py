@@ -12,6 +12,7 @@ from lrt.evaluation.score_table import ScoreMissing
 PRICED = {"price__counts": (4, 8, 16), "price__draws": 2}
 
 
+@pytest.mark.slow
 def test_of_an_image_few_transferred_pairs_do_what_few_native_ones_do(oracle: Stages) -> None:
     stages = oracle.but(**PRICED)
     stages.fitted()

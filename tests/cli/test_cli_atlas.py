@@ -133,6 +133,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(
     assert results(workshop)["atlas"] == results(finished)["atlas"]
 
 
+@pytest.mark.slow
 def test_a_finished_atlas_is_reused_and_a_damaged_one_named(
     workshop: Workshop, finished: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +243,7 @@ def test_layers_that_the_models_lack_are_named(workshop: Workshop, override: str
     assert named in refused(workshop, override)
 
 
+@pytest.mark.slow
 def test_a_grid_beyond_the_memory_names_the_settings_that_thin_it(workshop: Workshop) -> None:
     # three splits, of one the excluded documents and all; 1024 tokens in float32, as states, rows and chunk
     sums_of = 5 * atlas_bytes(range(3), 32, range(4), 48, 1)
@@ -251,6 +253,7 @@ def test_a_grid_beyond_the_memory_names_the_settings_that_thin_it(workshop: Work
     assert "atlas.source=8 atlas.target=8" in message
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_reported(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert "paths.artifacts" in refused(workshop)

@@ -105,6 +105,7 @@ def cut(file: Path) -> None:
         ("states/*.safetensors", ("map=low_rank", "map.rank=4")),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_artifact_is_named(
     pattern: str, overrides: tuple[str, ...], whole_run: WholeRun, workshop: Workshop
 ) -> None:

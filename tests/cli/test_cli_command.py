@@ -177,6 +177,7 @@ def test_configs_of_ones_own_are_added_beside_the_shipped_ones(tmp_path: Path) -
     ],
     ids=["cut", "twice", "not UTF-8", "NUL", "mark", "UTF-16", "deep"],
 )
+@pytest.mark.slow
 def test_a_config_file_that_cannot_be_read_is_named(content: bytes, fault: str, tmp_path: Path) -> None:
     file = tmp_path / "experiment" / "own.yaml"
     file.parent.mkdir()

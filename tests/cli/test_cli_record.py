@@ -101,6 +101,7 @@ def test_blocks_above_the_deepest_that_is_recorded_are_not_loaded(
     assert store_of(workshop.artifacts) == store
 
 
+@pytest.mark.slow
 def test_a_merge_without_all_shares_says_which_to_record(workshop: Workshop) -> None:
     assert run_record(workshop, "record.share=0/3").code == 0
     done = run_record(workshop, "record.merge=true")

@@ -84,6 +84,7 @@ def test_evaluate_measures_with_the_fitted_map(used: Workshop) -> None:
     assert (ran.code, results) == (0, [None])
 
 
+@pytest.mark.slow
 def test_evaluate_without_a_map_prints_the_line_that_makes_it(workshop: Workshop) -> None:
     given = workshop.settings("pair.name='a pair'")
     ran = run_main(evaluate.main, "evaluate", *given)
@@ -97,6 +98,7 @@ def test_evaluate_without_a_map_prints_the_line_that_makes_it(workshop: Workshop
 # -- ckpt_path ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fit_starts_from_a_checkpoint(used: Workshop) -> None:
     known = maps_of(used)
     first = json.loads(next(iter(known)).read_text())["card"]

@@ -310,6 +310,7 @@ def test_a_base_models_tokenizer_is_refused_for_chats(folder: Path) -> None:
         suite(folder, ChatTemplate(None))
 
 
+@pytest.mark.slow
 def test_the_suite_goes_through_a_study(folder: Path, story_lm: LanguageModel) -> None:
     sizes = {"contrast_pairs": 6, "development": 2, "test": 4}
     made = suite(folder, story_lm.tokenizer, formats=("caa", "open"), answer_tokens=3, **sizes)

@@ -186,6 +186,7 @@ def test_a_behaviour_that_is_not_in_the_suite_is_refused(workshop: Workshop) -> 
     assert not workshop.files("activations")
 
 
+@pytest.mark.slow
 def test_a_fault_of_an_analysis_is_noted_and_its_traceback_logged(
     micro_run: MicroRun, tmp_path: Path
 ) -> None:

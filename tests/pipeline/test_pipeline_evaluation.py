@@ -131,6 +131,7 @@ def test_a_rival_that_is_added_is_one_more_null(measured: Stages, tmp_path: Path
     assert len(stages.files("measurements")) == 3
 
 
+@pytest.mark.slow
 def test_a_part_of_the_corpus_is_held_against_the_map_of_all(shared: Stages) -> None:
     own = corpus(stories=STORIES, questions=replace(QUESTIONS, fit_map_for=("bravery",)))
     stages = shared.but(corpus=own)
@@ -246,6 +247,7 @@ def test_one_fold_of_documents_has_no_jackknife(shared: Stages) -> None:
     assert math.isfinite(forecast["residual_on_prompts"])
 
 
+@pytest.mark.slow
 def test_a_part_without_rows_costs_no_forecast(shared: Stages) -> None:
     stages = shared.but(corpus=corpus(stories=STORIES, questions=replace(QUESTIONS, weight=1e-4)))
     stages.fitted()

@@ -160,6 +160,7 @@ def test_stages_that_die_again_and_again_end_as_those_that_did_not(
 
 
 @pytest.mark.parametrize("share", [0.03, 0.6])
+@pytest.mark.slow
 def test_nothing_is_lost_where_the_disk_is_full(
     job: Callable[[Path], int], whole: tuple[Left, int], tmp_path: Path, share: float
 ) -> None:

@@ -360,6 +360,7 @@ def epochs(copied: Stages) -> Stages:
     return copied.but(fit=FitSpec(epochs=3), batches=replace(copied.batches, rows=128))
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_cut_off_ends_with_the_same_map(
     epochs: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +396,7 @@ def test_a_fit_that_was_cut_off_ends_with_the_same_map(
     assert resumed["steps"] == card["steps"]
 
 
+@pytest.mark.slow
 def test_a_fit_that_ran_out_of_time_is_not_finished_and_goes_on(epochs: Stages, tmp_path: Path) -> None:
     shutil.copytree(epochs.folder, tmp_path / "whole")
     whole = epochs.but(folder=tmp_path / "whole")
@@ -421,6 +423,7 @@ def test_a_fit_of_fewer_steps_is_another_map_and_says_so(epochs: Stages) -> None
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.slow
 def test_a_fit_in_any_other_precision_comes_near_the_optimum(shared: Stages, precision: str) -> None:
     plain, other = (
         card_of(shared.but(fit=BRIEF, trainer={**TRAINER, "precision": each}))["metrics"]["fvu"]

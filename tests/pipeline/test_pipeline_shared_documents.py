@@ -242,6 +242,7 @@ def test_of_a_map_of_another_corpus_nobody_knows(copied: Stages, tmp_path: Path)
     assert "not known" in contamination_of(given, copied.suite[0])
 
 
+@pytest.mark.slow
 def test_a_map_that_is_given_is_measured_with_its_note(copied: Stages) -> None:
     copied.fitted()
     mapping = copied.maps.whole.folder

@@ -71,7 +71,7 @@ class OffsetTokenizer:
 
     tokenizer  One of transformers, with a Rust backend.
 
-    Raises NotAligned for one whose rules are code, which tells no offsets.
+    Raises NotAligned for one whose rules are code, which gives no offsets.
     """
 
     def __init__(self, tokenizer: Any, side: Side) -> None:

@@ -1,4 +1,4 @@
-"""What a vector costs on the target and what it does: few native pairs against a map that is paid once."""
+"""What a vector costs on the target and what it does: few native pairs against a map, whose cost is paid once."""
 
 from __future__ import annotations
 

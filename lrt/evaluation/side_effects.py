@@ -48,7 +48,7 @@ class Capability:
     split: str = "test"
     revision: str | None = None
     chat: bool = False
-    items: int = 160
+    items: int = 96
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class GeneralText:
 
     paths: tuple[str, ...] = ()
     unit: Unit = "paragraph"
-    items: int = 48
+    items: int = 24
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class HarmlessRequests:
     split: str = "train"
     revision: str | None = None
     answer_tokens: int = 32
-    items: int = 48
+    items: int = 24
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,13 @@ class SideEffectSet:
 def side_effect_sets(
     settings: SideEffects, tokenizer: Any, template: ChatTemplate, *, storybook: bool
 ) -> tuple[SideEffectSet, ...]:
-    """The sets that the settings name, those without items left out.
+    """The sets that the settings name; sets without items are skipped.
 
     tokenizer  Of the steered model.
     storybook  Whether that is a model of the lab.
 
     Raises `SetUnreadable` or `CorpusError` for files and data sets that are missing or malformed,
-    InvalidValue for answers that the tokenizer does not tell apart, `ChatNotRendered` for requests without a
+    InvalidValue for answers that begin with the same token, `ChatNotRendered` for requests without a
     chat template.
     """
     made = (

@@ -40,8 +40,8 @@ def _feeding(page: Page, rng: random.Random) -> Item:
     other = rng.choice([each for each in lx.ANIMALS if each.food != animal.food])
     met = next(index for index, sentence in enumerate(page.parts) if sentence.startswith("There "))
     name = page.parts[met].split()[1]
-    told = " ".join((*page.parts[: met + 1], f"{name} gave the {animal.name} some"))
-    return Item(told, "food", f" {animal.food}", f" {other.food}")
+    story = " ".join((*page.parts[: met + 1], f"{name} gave the {animal.name} some"))
+    return Item(story, "food", f" {animal.food}", f" {other.food}")
 
 
 def _stated(page: Page, letter: str) -> Item | None:

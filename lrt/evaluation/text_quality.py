@@ -8,7 +8,7 @@ French. An answer is degenerate where one of these rules holds, the first that d
 - `loop`: one stretch of words or letters repeated without a break over half of the answer.
 - `repetitive`: few different pairs of neighbouring words.
 
-The thresholds hold for ordinary prose, lists and code: `tests/evaluation/test_evaluation_text_quality.py`.
+The thresholds hold for real prose, lists and code: `tests/evaluation/test_evaluation_text_quality.py`.
 Fluent nonsense is not degenerate by these rules.
 """
 
@@ -28,7 +28,7 @@ Fault = Literal["empty", "garbled", "loop", "repetitive"]
 
 LOOP_SHARE = 0.5  # of the answer's words (or letters) that one repeated stretch covers
 LOOP_TIMES = 3  # how often a stretch of words stands there at least, one after the other
-LOOP_WORDS = 6  # in the loop at least: "no, no, no" is none
+LOOP_WORDS = 6  # in the loop at least, so that "no, no, no" does not count
 LOOP_LETTERS, LETTER_TIMES, LONGEST_LETTERS = 12, 6, 8  # the same of letters; the repeated stretch at most
 DISTINCT = 0.4  # share of different pairs among neighbouring words below which an answer is repetitive
 LEAST_PAIRS = 16  # below which that share says nothing

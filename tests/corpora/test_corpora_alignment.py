@@ -103,9 +103,9 @@ def test_pieces_of_a_character_belong_to_the_span_that_holds_it() -> None:
 
 def test_offsets_that_hold_no_spaces_are_not_taken_for_the_tokens_own() -> None:
     text = "dog dog"
-    told = KINDS["byte-level"]()(text, return_offsets_mapping=True)["offset_mapping"]
-    assert [start for start, _ in told] != encoded("byte-level", text).start.tolist()
-    assert "".join(text[start:stop] for start, stop in told if stop > start) == "dogdog"
+    offsets = KINDS["byte-level"]()(text, return_offsets_mapping=True)["offset_mapping"]
+    assert [start for start, _ in offsets] != encoded("byte-level", text).start.tolist()
+    assert "".join(text[start:stop] for start, stop in offsets if stop > start) == "dogdog"
 
 
 def test_shared_runs_of_two_texts() -> None:

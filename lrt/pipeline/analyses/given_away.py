@@ -27,7 +27,7 @@ class GivenAway:
     """How much of each behaviour's `W v` untrained sources explain, by the whole corpus of its map and
     without the part that the vector depends on most; cached (docs/maps.md says how to read it).
 
-    A source with random weights tells tokens apart and nothing else. Where the corpus holds the contrast, its
+    A source with random weights tells tokens apart, and no more. Where the corpus holds the contrast, its
     map passes on whatever is read off tokens.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 
@@ -34,6 +34,21 @@ MEDIAN_TOKENS = 8192
 SAMPLE_TEXTS = 16  # of which both tokenizers must make the same ids to count as one
 
 
+class FitOptions(TypedDict, total=False):
+    """The optional arguments of `fit_map`."""
+
+    pool: int
+    tokens: int | None
+    context: int
+    folds: int
+    batch_tokens: int
+    seed: int
+    loss: float
+    memory_gb: float
+    neutral_texts: Sequence[str]
+    progress: Progress | None
+
+
 @overload
 def fit_map(
     source: LanguageModel,
@@ -41,16 +56,7 @@ def fit_map(
     texts: Iterable[str],
     *,
     layers: tuple[int | float, int | float],
-    pool: int = ...,
-    tokens: int | None = ...,
-    context: int = ...,
-    folds: int = ...,
-    batch_tokens: int = ...,
-    seed: int = ...,
-    loss: float = ...,
-    memory_gb: float = ...,
-    neutral_texts: Sequence[str] = ...,
-    progress: Progress | None = ...,
+    **options: Unpack[FitOptions],
 ) -> FittedMap: ...
 
 
@@ -61,16 +67,7 @@ def fit_map(
     texts: Iterable[str],
     *,
     layers: tuple[Sequence[Layers], int | float],
-    pool: int = ...,
-    tokens: int | None = ...,
-    context: int = ...,
-    folds: int = ...,
-    batch_tokens: int = ...,
-    seed: int = ...,
-    loss: float = ...,
-    memory_gb: float = ...,
-    neutral_texts: Sequence[str] = ...,
-    progress: Progress | None = ...,
+    **options: Unpack[FitOptions],
 ) -> FittedMap: ...
 
 
@@ -81,16 +78,7 @@ def fit_map(
     texts: Iterable[str],
     *,
     layers: tuple[Layers, Layers],
-    pool: int = ...,
-    tokens: int | None = ...,
-    context: int = ...,
-    folds: int = ...,
-    batch_tokens: int = ...,
-    seed: int = ...,
-    loss: float = ...,
-    memory_gb: float = ...,
-    neutral_texts: Sequence[str] = ...,
-    progress: Progress | None = ...,
+    **options: Unpack[FitOptions],
 ) -> FittedMap | MapGrid: ...
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
+from lrt.evaluation.measuring import UNSTEERED
 from lrt.evaluation.score_table import ScoreTable
 from lrt.evaluation.statistics import Array, mean_estimate, ratio_estimate
 from lrt.evaluation.study import Study
@@ -16,7 +17,6 @@ from lrt.evaluation.text_quality import TextQuality
 from lrt.evaluation.thoughts import answer_of
 
 GRADED = ("native", "transferred", "paper_literal", "random", "shuffled", "untrained_source", "prompt")
-UNSTEERED = "none"
 NOTED = 0.1  # share of degenerate answers from which on the report has a note
 
 

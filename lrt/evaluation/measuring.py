@@ -25,6 +25,9 @@ from lrt.models.sampling import Sampling
 from lrt.models.thinking import ThoughtTags
 from lrt.steering import RowwiseAblation, RowwiseAddition
 
+UNSTEERED = "none"
+"""The condition of the model as it is."""
+
 
 @dataclass(frozen=True)
 class SteeringCondition:
@@ -414,7 +417,7 @@ def damage(
     max_rows  Most texts whose full logits are held at once; fewer where the model's device holds fewer.
     """
     rows = sorted(encode(lm.tokenizer, behaviour.damage_texts_of(split)), key=len)
-    unsteered = SteeringCondition("none", 0.0, torch.zeros(lm.width))
+    unsteered = SteeringCondition(UNSTEERED, 0.0, torch.zeros(lm.width))
     steering = _Steering.of(lm, layer, behaviour, [unsteered, *conditions])
 
     def sums(some: slice, _: int) -> tuple[int, Tensor]:

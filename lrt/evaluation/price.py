@@ -1,4 +1,4 @@
-"""What a vector costs on the target and what it does: few native pairs against a map, whose cost is paid once."""
+"""Cost on the target and effect of a vector: from few native pairs, and by a map, which costs once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from lrt.evaluation.choice import Chosen, StrengthGrid
 from lrt.evaluation.equal_damage import strength_at_damage
 from lrt.evaluation.few_shot import ALL_NATIVE, ALL_TRANSFERRED, condition
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import SteeringCondition
+from lrt.evaluation.measuring import UNSTEERED, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
 from lrt.evaluation.score_table import ScoreMissing
 from lrt.evaluation.statistics import DRAWS, Array, mean_estimate, resamples
 
-NONE = "none"
 REACH = 2.0
 """Strengths at which damage is compared: from the chosen one over this to the chosen one times this."""
 DAMAGE_TEXTS = 32
@@ -115,7 +114,7 @@ def price_scores(
         equal = {name: strength_at_damage(curve, level) for name, curve in curves.items()}
         equal[ALL_NATIVE] = strength
 
-    conditions = [SteeringCondition(NONE, 0.0, torch.zeros(model.lm.width))]
+    conditions = [SteeringCondition(UNSTEERED, 0.0, torch.zeros(model.lm.width))]
     for name, draws in units.items():
         for draw, unit in enumerate(draws):
             strengths = sorted({strength, equal.get(name, strength)})
@@ -129,8 +128,8 @@ def price_scores(
         raise ScoreMissing(behaviour.name, split)
 
     def scores(strengths: Mapping[str, float]) -> dict[str, Array]:
-        none = np.array([[values[NONE, 0, 0.0, item.id] for item in scored]])
-        return {NONE: none} | {
+        none = np.array([[values[UNSTEERED, 0, 0.0, item.id] for item in scored]])
+        return {UNSTEERED: none} | {
             name: np.array(
                 [
                     [values[name, draw, strengths[name], item.id] for item in scored]
@@ -179,8 +178,8 @@ def shares_of(
     A draw's deviation is t-distributed with `draws - 1` degrees of freedom and the standard error of the
     draws' means, since draws are few.
     """
-    none = scores[NONE]
-    changes = {name: score - none for name, score in scores.items() if name != NONE}  # [draws, items]
+    none = scores[UNSTEERED]
+    changes = {name: score - none for name, score in scores.items() if name != UNSTEERED}  # [draws, items]
     native = changes[ALL_NATIVE][0]
     moved = mean_estimate(native, seed, keys)
     if not moved.off_zero or moved.value * direction <= 0:

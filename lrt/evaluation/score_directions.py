@@ -11,11 +11,9 @@ from torch import Tensor
 from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.choice import Chosen
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import SteeringCondition
+from lrt.evaluation.measuring import UNSTEERED, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
 from lrt.evaluation.statistics import Array
-
-NONE = "none"
 
 
 def scores_along(
@@ -35,7 +33,7 @@ def scores_along(
     progress    Called with the number of rows done, of `rows_along` in all.
     journal     Stores batches, so that a stopped run resumes.
     """
-    conditions = [SteeringCondition(NONE, 0.0, torch.zeros(chosen.model.lm.width))]
+    conditions = [SteeringCondition(UNSTEERED, 0.0, torch.zeros(chosen.model.lm.width))]
     for name, draws in directions.items():
         for draw, direction in enumerate(draws):
             unit = torch.nn.functional.normalize(direction.float(), dim=0)
@@ -45,7 +43,7 @@ def scores_along(
     items = behaviour.items_of(split)
     rows = measuring.measured("target", chosen.model, items, conditions)
     values = {(row.condition, row.draw, row.item): row.value for row in rows}
-    scores: dict[str, list[Array]] = {NONE: [], **{name: [] for name in directions}}
+    scores: dict[str, list[Array]] = {UNSTEERED: [], **{name: [] for name in directions}}
     for each in conditions:
         column = [values[each.condition, each.draw, item.id] for item in items]
         scores[each.condition].append(np.array(column))

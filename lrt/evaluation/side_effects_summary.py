@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lrt.evaluation.measuring import Measurement
+from lrt.evaluation.measuring import UNSTEERED, Measurement
 from lrt.evaluation.side_effects import Kind, SideEffectSet
 from lrt.evaluation.statistics import Array, resamples
 from lrt.evaluation.text_quality import degenerate_fault
 from lrt.evaluation.thoughts import answer_of
-
-UNSTEERED = "none"
 
 
 def summarise_side_effects(

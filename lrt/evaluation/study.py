@@ -12,7 +12,7 @@ from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid
 from lrt.evaluation.directions import COMPARED, HALVES, NULLS, RESAMPLED
 from lrt.evaluation.journal import Journal
-from lrt.evaluation.measuring import Damage, Measurement, SteerableModel, SteeringCondition
+from lrt.evaluation.measuring import UNSTEERED, Damage, Measurement, SteerableModel, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
 
 CURVES = ("native", "transferred")
@@ -96,7 +96,7 @@ def target_conditions(
     target, at_chosen = chosen.model, (chosen.choice.strength,)
     nonzero = tuple(s for s in grid.strengths if s != 0)
     compared = grid.undamaged(chosen.damages) or at_chosen
-    conditions = [SteeringCondition("none", 0.0, torch.zeros(target.lm.width))]
+    conditions = [SteeringCondition(UNSTEERED, 0.0, torch.zeros(target.lm.width))]
     halves = HALVES if behaviour.has_answers else ()
     for name in (*CURVES, *halves, *LIMITED, *COMPARED, *RESAMPLED):
         for draw, unit in enumerate(directions.get(name, ())):

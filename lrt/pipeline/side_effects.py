@@ -12,9 +12,10 @@ import torch
 from lrt.config import Evaluation
 from lrt.evaluation import Behaviour, Measurement, SteerableModel, SteeringCondition, end_tokens
 from lrt.evaluation.journal import Journal
+from lrt.evaluation.measuring import UNSTEERED
 from lrt.evaluation.resumable import ResumableMeasuring
 from lrt.evaluation.side_effects import SideEffects, SideEffectSet, of_operation, side_effect_sets
-from lrt.evaluation.side_effects_summary import UNSTEERED, summarise_side_effects
+from lrt.evaluation.side_effects_summary import summarise_side_effects
 from lrt.lab.shipped import family_card
 from lrt.models import sampling_facts
 from lrt.pipeline.evaluation import Studied, Studies

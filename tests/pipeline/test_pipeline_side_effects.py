@@ -15,8 +15,8 @@ import lrt.pipeline.side_effects as module
 from lrt.config import ConfigError
 from lrt.errors import UserError
 from lrt.evaluation import measure
+from lrt.evaluation.measuring import UNSTEERED
 from lrt.evaluation.side_effects import Capability, GeneralText, HarmlessRequests, SideEffects
-from lrt.evaluation.side_effects_summary import UNSTEERED
 from lrt.pipeline import SideEffectStudies, plan_side_effects
 
 SETTINGS = SideEffects(

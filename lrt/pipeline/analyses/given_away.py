@@ -33,6 +33,7 @@ class GivenAway:
 
     def __init__(self, forecasts: Forecasts, untrained: Sequence[UntrainedSource]) -> None:
         self._forecasts, self._untrained = forecasts, tuple(untrained)
+        self._transferred: dict[tuple[str, str | None], dict[str, Tensor]] = {}
 
     def of(self, fit: MapFit, behaviour: Behaviour, layer: int) -> dict[str, Any] | None:
         """The figures of one behaviour at a target layer, or under `note` why there are none; None without
@@ -70,17 +71,14 @@ class GivenAway:
     def _make(self, fit: MapFit, contrast: str, layer: int) -> dict[str, Any]:
         states, columns = fit.states[contrast], fit.layers.target.columns(layer)
         native = states.target_vector[columns]
-        vectors = [each.difference()[None] for each in states.untrained_sources]
-        pairs = list(zip(self._untrained, vectors, strict=True))
-        untrained = [fit.refit.on_untrained(each)(v)[0, columns] for each, v in pairs]
         transferred = fit.affine.directions(states.source_vector)[columns]
         without: dict[str, Any] | None = None
         kind = fit.kind_of(contrast, columns)
         if kind is not None:
-            part = fit.data.of_part(kind.part)
-            rest = [fit.refit.on_untrained_without(each, part)(v)[0, columns] for each, v in pairs]
+            rest = [*self._by_untrained(fit, kind.part)[contrast][:, columns]]
             without = explained(kind.without, rest, native)
             without["cosine_with_whole"] = cosine(kind.without, transferred)
+        untrained = [*self._by_untrained(fit, None)[contrast][:, columns]]
         return {
             "whole": explained(transferred, untrained, native),
             "part": kind.part if kind else None,
@@ -88,6 +86,24 @@ class GivenAway:
             "fvu": fit.data.reference_ridge.fvu_validation,
             "fvu_untrained": [fit.refit.own_ridge(each)["fvu_validation"] for each in self._untrained],
         }
+
+    def _by_untrained(self, fit: MapFit, without: str | None) -> dict[str, Tensor]:
+        """By contrast, its vectors as the map of each untrained source transfers them, `[sources, d_target]`;
+        by the whole corpus of a map, or without a part. Solved once for all contrasts of a map."""
+        key = fit.fingerprint, without
+        if key not in self._transferred:
+            by_source = []
+            for number, source in enumerate(self._untrained):
+                vectors = [fit.states[name].untrained_sources[number].difference() for name in fit.states]
+                directions = (
+                    fit.refit.on_untrained(source)
+                    if without is None
+                    else fit.refit.on_untrained_without(source, fit.data.of_part(without))
+                )
+                by_source.append(directions(torch.stack(vectors)))  # [contrasts, d_target]
+            by_contrast = torch.stack(by_source, dim=1)
+            self._transferred[key] = dict(zip(fit.states, by_contrast, strict=True))
+        return self._transferred[key]
 
 
 def explained(transferred: Tensor, untrained: Sequence[Tensor], native: Tensor) -> dict[str, Any]:

@@ -34,10 +34,15 @@ class FewShot:
     weights: list[float] = field(default_factory=list)
     pairs: list[Rows] = field(default_factory=list)
 
+    @property
+    def by_kind(self) -> dict[str, list[Tensor]]:
+        """The vectors by how they were made: native, transferred and, where there are any, blended."""
+        kinds = {"native": self.native, "transferred": self.transferred, "blended": self.blended}
+        return {kind: vectors for kind, vectors in kinds.items() if vectors}
+
     def directions(self) -> dict[str, list[Tensor]]:
         """By condition, as `ALL_NATIVE` and `ALL_TRANSFERRED` with the number of pairs."""
-        by_kind = {"native": self.native, "transferred": self.transferred, "blended": self.blended}
-        return {condition(kind, self.count): vectors for kind, vectors in by_kind.items() if vectors}
+        return {condition(kind, self.count): vectors for kind, vectors in self.by_kind.items()}
 
 
 def condition(kind: str, count: int) -> str:

@@ -32,18 +32,17 @@ def priced(results: Results) -> list[Mapping[str, Any]]:
 
 def price_headline(results: Results) -> str:
     """One sentence: from how many vectors on the maps pay, over all behaviours; empty without any."""
-    found = [at for each in priced(results) if (at := _break_even(each, _reading(each)))]
-    if not found:
+    break_evens = [at for each in priced(results) if (at := _break_even(each, _reading(each)))]
+    if not break_evens:
         return ""
-    pays = [at for at in found if at["vectors"] is not None]
+    pays = [at for at in break_evens if at["vectors"] is not None]
     if not pays:
-        return (
-            f"The map never pays: no transferred vector of {len(found)} behaviours has an effect of its own."
-        )
+        behaviours = f"{len(break_evens)} behaviours"
+        return f"The map never pays: no transferred vector of {behaviours} has an effect of its own."
     counts = [at["vectors"] for at in pays]
     between = f" ({figure(min(counts))} to {figure(max(counts))})" if min(counts) < max(counts) else ""
     over = f"median of {len(pays)} behaviours" if len(pays) > 1 else "one behaviour"
-    never = f"; it never pays for {len(found) - len(pays)} more" if len(pays) < len(found) else ""
+    never = f"; it never pays for {len(break_evens) - len(pays)} more" if len(pays) < len(break_evens) else ""
     return f"The map pays from {figure(round(median(counts)))} vectors on{between}, {over}{never}."
 
 

@@ -37,8 +37,6 @@ from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
-KINDS = ("native", "transferred", "blended")
-
 
 class Price(Analysis):
     """Effect and cost of vectors from few pairs, for each behaviour, at the layer and strength chosen for the
@@ -165,19 +163,17 @@ class Price(Analysis):
 
     def _described(self, few: FewShot, native: Tensor, scores: PricedScores) -> dict[str, Any]:
         """How alike vectors from few pairs are to the native one from all, and how they were measured."""
-        by_kind = {"native": few.native, "transferred": few.transferred, "blended": few.blended}
         return {
             "pairs": few.count,
             "draws": len(few.native),
             "cosines": {
                 kind: sum(float(cosine_similarity(each, native, dim=0)) for each in draws) / len(draws)
-                for kind, draws in by_kind.items()
-                if draws
+                for kind, draws in few.by_kind.items()
             },
             "native_weight": sum(few.weights) / len(few.weights) if few.weights else None,
             "strengths": {
                 kind: scores.strengths[name]
-                for kind in KINDS
+                for kind in few.by_kind
                 if (name := condition(kind, few.count)) in scores.strengths
             },
         }

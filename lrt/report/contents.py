@@ -44,29 +44,28 @@ def key_figures(results: Results) -> list[tuple[str, str]]:
     figures = []
     ratios = judged_ratios(results)
     if ratios:
-        well = sum(ratio >= TRANSFERRED_WELL for ratio in ratios)
-        figures.append(
-            (
-                f"{well} of {len(ratios)}",
-                f"behaviours with a transfer ratio of {share(TRANSFERRED_WELL)} or more",
-            )
-        )
+        well = f"{share(TRANSFERRED_WELL)} or more on {sum(r >= TRANSFERRED_WELL for r in ratios)} of {len(ratios)}"
+        value = share(ratios[0])
         if len(ratios) > 1:
-            figures.append(
-                (f"{share(min(ratios))} to {share(max(ratios))}", "transfer ratio, lowest to highest")
-            )
+            value, well = f"{share(min(ratios))} to {share(max(ratios))}", f"lowest to highest; {well} behaviours"
+        figures.append((value, f"transfer ratio, {well}"))
     nulls = held_null_share(results)
     if nulls is not None:
-        figures.append(
-            (share(nulls), "of the native change, mean over random, shuffled-pairs and bias nulls")
-        )
         held = sum(null[1] <= NULL_LIMIT for b in judged(results) if (null := strongest_null(b)))
         figures.append(
             (
-                f"{held} of {len(ratios)}",
-                f"behaviours with every null at {share(NULL_LIMIT)} of the native change or less",
+                share(nulls),
+                "of the native change, mean over random, shuffled-pairs and bias nulls; every null "
+                f"{share(NULL_LIMIT)} or less on {held} of {len(ratios)} behaviours",
             )
         )
+    damages = {
+        condition: [d for b in judged(results) if (d := damage_of(b, condition)) is not None]
+        for condition in ("transferred", "native")
+    }
+    if all(damages.values()):
+        transferred, native = (share(median(values)) for values in damages.values())
+        figures.append((transferred, f"median damage by the transferred vectors; by the native ones {native}"))
     m = results.get("map") or {}
     if m.get("fvu") is not None:
         excess = m.get("excess_over_optimum")

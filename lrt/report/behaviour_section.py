@@ -72,7 +72,7 @@ def effects_table(summary: Mapping[str, Any]) -> Table:
         "prompt": (summary.get("prompt_ratio"), summary.get("prompt_ratio_ci")),
         "whole_corpus": (summary.get("whole_corpus_ratio"), summary.get("whole_corpus_ratio_ci")),
     }
-    rows: list[tuple[Cell, ...]] = [(condition_name("none"), summary.get("unsteered"), *[None] * 6)]
+    rows: list[tuple[Cell, ...]] = [(condition_name("none"), summary.get("unsteered"), *[None] * 5)]
     for condition in (*SIDES, "prompt", "whole_corpus", "paper_literal"):
         ratio, bounds = shares.get(condition, (None, None))
         if summary.get(condition) is not None or ratio is not None:
@@ -83,7 +83,7 @@ def effects_table(summary: Mapping[str, Any]) -> Table:
                     share(ratio),
                     share_interval(bounds),
                     None,
-                    *_dose(summary, condition),
+                    *_dose_and_damage(summary, condition),
                 )
             )
     rows += [
@@ -93,7 +93,7 @@ def effects_table(summary: Mapping[str, Any]) -> Table:
             share(mean),
             MISSING,
             share((details.get(condition) or {}).get("p95")),
-            *_dose(summary, condition),
+            *_dose_and_damage(summary, condition),
         )
         for condition, mean in nulls.items()
     ]
@@ -106,20 +106,14 @@ def effects_table(summary: Mapping[str, Any]) -> Table:
             "95% interval",
             "95th percentile",
             "dose ratio",
-            "curve share",
             "damage",
         ),
         tuple(rows),
     )
 
 
-def _dose(summary: Mapping[str, Any], condition: str) -> tuple[Cell, Cell, Cell]:
-    dose = dose_tables.dose_of(summary, condition)
-    return (
-        dose_tables.dose_text(summary, condition),
-        share(dose.get("share")),
-        share(contents.damage_of(summary, condition)),
-    )
+def _dose_and_damage(summary: Mapping[str, Any], condition: str) -> tuple[Cell, Cell]:
+    return dose_tables.dose_text(summary, condition), share(contents.damage_of(summary, condition))
 
 
 def _drawn(summary: Mapping[str, Any]) -> dict[str, Any] | None:

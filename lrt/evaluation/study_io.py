@@ -1,8 +1,9 @@
 """A study on disk: one jsonl file a behaviour, from which every report can be made again.
 
 The first line holds the choice of strength, the counts and the digest of the rest. A line for each
-measurement and each damage follows. A file beside it holds the items, which measurements name by id. The file is complete as soon as it exists; until then the measured
-batches are in a `lrt.evaluation.journal`.
+measurement and each damage follows. A file beside it holds the items, which measurements name by id. The file
+of measurements is complete as soon as it exists; until then the measured batches are in a
+`lrt.evaluation.journal`.
 """
 
 from __future__ import annotations

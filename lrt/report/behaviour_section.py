@@ -47,7 +47,7 @@ def behaviour_section(summary: Mapping[str, Any], number: int) -> dict[str, Any]
             }
             for name in ("transferred", "untrained_source")
         },
-        "drawn": _drawn(summary),
+        "drawn": ratio_marks(summary),
         "null": null[1] if null else None,
         "null_name": null[0] if null else None,
         "damage_native": contents.damage_of(summary, "native"),
@@ -116,7 +116,7 @@ def _dose_and_damage(summary: Mapping[str, Any], condition: str) -> tuple[Cell, 
     return dose_tables.dose_text(summary, condition), share(contents.damage_of(summary, condition))
 
 
-def _drawn(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+def ratio_marks(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """Places of dot, bars and nulls on the ratio's axis."""
     if summary.get("ratio") is None:
         return None
@@ -163,7 +163,9 @@ def _generations(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         "examples": [
             {
                 "prompt": example.get("prompt") or "",
-                "fixed": [_text(t) for t in example.get("texts") or [] if t["condition"] in ("none", "prompt")],
+                "fixed": [
+                    _text(t) for t in example.get("texts") or [] if t["condition"] in ("none", "prompt")
+                ],
                 "steered": [
                     [
                         _text(t)

@@ -41,7 +41,9 @@ def atlas_figure(results: Results, metric: str, *, bare: bool = False) -> Figure
         tuple(dict.fromkeys(str(cell[f"{side}_layer"]) for cell in cells)) for side in ("source", "target")
     )
     grid = Grid(sources, targets, "source layer", "target layer", values, frozenset())
-    return grid_figure(grid, lower_is_better=metric not in HIGHER_IS_BETTER, title=None if bare else ATLAS[metric])
+    return grid_figure(
+        grid, lower_is_better=metric not in HIGHER_IS_BETTER, title=None if bare else ATLAS[metric]
+    )
 
 
 def atlas_metrics(results: Results) -> dict[str, str]:

@@ -85,7 +85,8 @@ def leading_number(text: str) -> float | None:
 
 
 _LEADING = re.compile(
-    rf"(?:below |[≥≤] ?)?(?P<number>[+{MINUS}-]?\d[\d,]*(?:\.\d+)?(?:e[+{MINUS}-]?\d+)?)(?P<unit>[%kMB]?)(?![\w.])"
+    rf"(?:below |[≥≤] ?)?(?P<number>[+{MINUS}-]?\d[\d,]*(?:\.\d+)?(?:e[+{MINUS}-]?\d+)?)"
+    r"(?P<unit>[%kMB]?)(?![\w.])"
 )
 _UNITS = {"%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9}
 

@@ -23,7 +23,7 @@ from lrt.report.atlas_heatmap import atlas_heatmap
 from lrt.report.behaviour_section import behaviour_section, ratio_mark
 from lrt.report.figures import loss_figure, training_curve_figure
 from lrt.report.next_steps import NextSteps, next_steps
-from lrt.report.numerals import count, figure, format_layers
+from lrt.report.numerals import figure
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
@@ -132,7 +132,7 @@ def page(results: Mapping[str, Any]) -> str:
     seconds = results.get("seconds") or {}
     return render(
         "report.html",
-        pairing=" → ".join(_model_at(results, side) for side in ("source", "target")),
+        pairing=" → ".join(contents.model_at(results, side) for side in ("source", "target")),
         source=contents.name_of(results, "source"),
         target=contents.name_of(results, "target"),
         headline_text=contents.headline(results),
@@ -195,20 +195,6 @@ def _steering_evaluations(results: Mapping[str, Any]) -> list[tuple[str, Mapping
         for evaluation in (m.get("training") or {}).get("steering_evaluations") or []
         if evaluation.get("points") and evaluation["behaviour"] in m["fitted_for"]
     ]
-
-
-def _model_at(results: Mapping[str, Any], side: str) -> str:
-    """A model with its size and the layers that are read or steered."""
-    model = (results.get("pair") or {}).get(side) or {}
-    layers = (results.get("layers") or {}).get(side)
-    text = contents.name_of(results, side)
-    if model.get("parameters"):
-        text += f" ({count(model['parameters'])})"
-    if layers:
-        text += f", {format_layers(layers)}"
-        if model.get("depth"):
-            text += f" of {model['depth']}"
-    return text
 
 
 def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

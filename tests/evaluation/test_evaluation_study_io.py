@@ -55,7 +55,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_every_measured_item_can_be_looked_up_beside_the_measurements(tmp_path: Path) -> None:
     file = items_beside(tmp_path / "rows.jsonl")
     assert file.parent == tmp_path
-    odd = replace(BEHAVIOUR.test[0], prompt="a\nb\u2028\"c\" été 🐕", prompted="in French: a")
+    odd = replace(BEHAVIOUR.test[0], prompt='a\nb\u2028"c" été 🐕', prompted="in French: a")
     behaviour = replace(BEHAVIOUR, test=(odd, *BEHAVIOUR.test[1:]))
     write_items(file, behaviour)
     lines = [json.loads(line) for line in file.read_text().removesuffix("\n").split("\n")]

@@ -132,7 +132,7 @@ def test_a_rival_that_is_added_is_one_more_null(measured: Stages, tmp_path: Path
 
 
 def test_what_was_measured_can_be_read_by_itself(measured: Stages) -> None:
-    """Measurements name items by id; the file beside them has their prompts, made again where it is missing."""
+    """Measurements name items by id; the file beside them, made again where missing, has them."""
     measured.studied()
     files = list((measured.folder / "measurements").glob("items-*.jsonl"))
     files[0].unlink()

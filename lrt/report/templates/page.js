@@ -91,6 +91,7 @@ function generations(box) {
   };
   slider.addEventListener("input", show);
   box.querySelector(".slider").hidden = false;
+  box.classList.add("live");
   show();
 }
 
@@ -117,7 +118,7 @@ function heatmap(box) {
     for (const each of data.metrics) {
       figures.append(element("dt", each.title), element("dd", each.texts[button.dataset.cell]));
     }
-    const parts = [element("h4", cell.title), figures];
+    const parts = [element("p", cell.title, { class: "title" }), figures];
     if (cell.vectors.length) {
       const table = element("table"), head = element("tr"), body = element("tbody");
       for (const name of data.columns) head.append(element("th", name, { scope: "col" }));

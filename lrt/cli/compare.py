@@ -70,4 +70,4 @@ def _results(run: str) -> dict[str, Any]:
             f"{file} is no report of a run: it lists no behaviours. Name the results.json that "
             "`lrt train evaluate=true` or `lrt evaluate` wrote"
         )
-    return results
+    return dict(results)

@@ -133,6 +133,8 @@ class Studies:
         pair = self.choices.pair
         return {
             "version": VERSION,
+            # before, untrained sources beyond the first had no curve; a study of one is as it was
+            **({"curves_of_untrained": "all"} if self.settings.untrained_draws > 1 else {}),
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
             "evaluation": evaluation
             | {"damage_limit": grid.damage_limit, "unit": grid.unit}

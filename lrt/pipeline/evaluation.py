@@ -167,7 +167,7 @@ class Studies:
 
         facts = {"analysis": "native_cosines", "measurements": self._facts(behaviour)}
         cosines: dict[str, list[float]] = self.cache.made_once(
-            "analysis", facts, make, JSON, f"cosines of the nulls of {behaviour.name}"
+            "analysis", facts, make, JSON, f"{behaviour.name}-null-cosines"
         )
         return cosines
 

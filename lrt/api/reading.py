@@ -8,8 +8,7 @@ from pathlib import Path
 
 from lrt.api.loading import STORYBOOK
 from lrt.corpora import Document
-from lrt.corpora.hub_revisions import is_local
-from lrt.corpora.sources import Unit, hub, jsonl, text_files
+from lrt.corpora.sources import Unit, hub_texts, jsonl, text_files
 from lrt.errors import InvalidValue
 from lrt.lab.grammar import Plan, pages
 from lrt.storage.text_files import json_rows, read_lines
@@ -53,10 +52,8 @@ def _documents(source: str, unit: Unit, field: str, split: str) -> Iterator[Docu
         return text_files([path], unit)
     if source.startswith(STORYBOOK):
         return _storybook(source.removeprefix(STORYBOOK).removeprefix(":"))
-    name, _, revision = source.partition("@")
-    name, _, config = name.partition(":")
-    if "/" in name and not is_local(name):
-        return hub(name, config or None, split, field, revision or None)
+    if (documents := hub_texts(source, field, split)) is not None:
+        return documents
     raise InvalidValue(
         f"text {source!r} does not exist; it must be a text file, a folder of *.txt, a .jsonl or .json file, "
         "a data set of the hub (org/name), or storybook"

@@ -34,10 +34,10 @@ MOST_READ = 20_000  # rows of a set, of which problems are drawn
 class WordProblems:
     """Problems whose answer is a number, as a suite of one behaviour, `reasoning`.
 
-    path             A hub data set, or a local folder in its place; or one .json or .jsonl file, which is
-                     split by problem.
-    train_split, test_split  Of a data set: contrastive prompts and development items are of the first, test
-                     items of the second.
+    path             A hub data set, or a local folder with a .jsonl or .json file named by split; or one such
+                     file, which is split by problem.
+    train_split, test_split  Contrastive prompts and development items are of the first, test items of the
+                     second.
     question_fields  Fields of a row whose texts, joined by a space, are the problem.
     answer_field     Field with the number, or with a text whose last number is the answer.
     direct, reasoned Prompts around `{question}`: without and with a request to reason. The vector is the
@@ -153,18 +153,26 @@ def _drawn(
     return [dict(islice(drawn, size)) for size in sizes.values()]
 
 
+def _rows(settings: WordProblems, split: str) -> Iterator[dict[str, Any]]:
+    local = Path(settings.path).expanduser()
+    if _is_file(settings.path):
+        return file_rows(local)
+    if not local.is_dir():
+        return hub_rows(settings.path, split, settings.revision)
+    files = [file for end in ("jsonl", "json") if (file := local / f"{split}.{end}").is_file()]
+    if not files:
+        raise SetUnreadable(f"{local} has neither {split}.jsonl nor {split}.json: add it, or name another split")
+    return file_rows(files[0])
+
+
 def _is_file(path: str) -> bool:
     return Path(path).suffix in (".json", ".jsonl")
 
 
 def _read(settings: WordProblems, split: str) -> dict[str, str]:
     """Answers by problem, each problem once."""
-    if _is_file(settings.path):
-        rows = file_rows(Path(settings.path).expanduser())
-    else:
-        rows = hub_rows(str(Path(settings.path).expanduser()), split, settings.revision)
     problems: dict[str, str] = {}
-    for number, row in enumerate(islice(rows, MOST_READ), start=1):
+    for number, row in enumerate(islice(_rows(settings, split), MOST_READ), start=1):
         place = f"{settings.path} {split} row {number}"
         question = " ".join(field_of(row, name, place).strip() for name in settings.question_fields)
         answer = row.get(settings.answer_field)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from lrt.config import Config
 
 SMALL = {
-    "corpus.tokens.train": 6144,
-    "corpus.tokens.validation": 1024,
-    "corpus.tokens.test": 1024,
-    "corpus.context": 128,
+    "corpus.tokens.train": 12288,
+    "corpus.tokens.validation": 4096,
+    "corpus.tokens.test": 4096,
+    "corpus.context": 256,
     "batches.rows": 512,
     "evaluation.grid.strengths": "[0.0, 0.5, 1.0]",
     "evaluation.random_draws": 2,
@@ -123,7 +123,9 @@ def stand_ins(composed: Any, folder: Path) -> list[str]:
     """
     from lrt.evaluation.stand_in_sets import write_set
     from lrt.lab.stand_ins import write_stand_in
+    from lrt.models import quiet_loading
 
+    quiet_loading()
     changed: dict[str, Any] = {**SMALL, "paths.artifacts": str(folder / "artifacts")}
     for side in ("source", "target"):
         place = write_stand_in(composed.pair[side].path, folder / "models", seed=side == "target")

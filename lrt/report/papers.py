@@ -15,7 +15,8 @@ from lrt.report.fidelity_tables import fidelity_table
 from lrt.report.numerals import figure, format_layers
 from lrt.report.plain import plain
 from lrt.report.table import Table, escape_markdown
-from lrt.report.transfer_tables import headline_table, null_table
+from lrt.report.terminal import headline_brief
+from lrt.report.transfer_tables import null_table
 
 FORMAT = 1
 
@@ -193,7 +194,7 @@ def _section(setting: PaperSetting, files: Mapping[str, Mapping[str, Any]]) -> I
         yield escape_markdown(headline(record))
         yield escape_markdown(verdicts(record))
         tables = (
-            headline_table(record).brief(),
+            headline_brief(record),
             dose_table(record),
             null_table(record),
             paper_table(record),

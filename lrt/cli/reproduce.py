@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from lrt.config import Config
 
 SMALL = {
-    "corpus.tokens.train": 12288,
-    "corpus.tokens.validation": 4096,
-    "corpus.tokens.test": 4096,
+    "corpus.tokens.train": 6144,
+    "corpus.tokens.validation": 3072,
+    "corpus.tokens.test": 3072,
     "corpus.context": 256,
     "batches.rows": 512,
     "evaluation.grid.strengths": "[0.0, 0.5, 1.0]",
@@ -177,10 +177,7 @@ def _quoted(text: Any) -> str:
 def needs(config: Config) -> str:
     """What a run needs, in words. Raises InvalidValue where the models do not fit on the GPUs, or there is
     none."""
-    import torch
-
     from lrt.lab.stand_ins import shape_of
-    from lrt.models.hardware import free_bytes
 
     source, target = (shape_of(config.pair.source.path), shape_of(config.pair.target.path))
     weights = sum(
@@ -195,18 +192,27 @@ def needs(config: Config) -> str:
         f"{config.evaluation.untrained_draws} untrained sources, read {tokens:,} tokens: at least {hours:.2g} h "
         f"at {RATE / 1e12:g} TFLOP/s, the evaluation apart."
     )
-    devices = range(torch.cuda.device_count())
-    if not devices:
+    free = _gpus()
+    if not free:
         raise InvalidValue(
             f"{said} There is no GPU here: take a machine with one, or add --dry-run to try it without. (`lrt "
             "train experiment=NAME evaluate=true trainer=default` runs it on the CPU all the same.)"
         )
     spread = config.pair.target.device_map is not None
-    free = [free_bytes(torch.device("cuda", number)) or 0 for number in devices]
     room = sum(free) if spread else max(free)
     if ROOM * weights > room:
         raise InvalidValue(
             f"{said} The {'GPUs have' if spread else 'GPU has'} {room / 1e9:.3g} GB free: free some, take a larger "
             "one, or set pair.target.device_map=auto, which uses all GPUs and the CPU's memory"
         )
-    return f"{said} The GPU has {room / 1e9:.3g} GB free."
+    return f"{said} {'GPUs have' if spread else 'The GPU has'} {room / 1e9:.3g} GB free."
+
+
+def _gpus() -> list[int]:
+    """Free bytes of each GPU."""
+    import torch
+
+    from lrt.models.hardware import free_bytes
+
+    devices = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+    return [free_bytes(device) or 0 for device in devices]

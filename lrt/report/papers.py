@@ -152,7 +152,7 @@ python -m studies.papers unlock_svamp.json             # into docs/results/paper
 - **A dry run** makes models of the same architecture, blocks and ratio of heads, with few dimensions and random
   weights, and small sets in the formats of their owners. It needs no network. Its numbers mean nothing, and this
   page refuses its file.
-- **Before a run starts** it compares the models' weights with the free memory of the GPUs, and says how many
+- **Before a run starts** it compares the size of the models with the free memory of the GPUs, and says how many
   tokens both models read. Recording compares its store with the free disk.
 - **To send results back**, open a pull request with the file, or attach it to an issue. It holds no text that a
   model wrote.
@@ -172,7 +172,7 @@ def papers_page(files: Mapping[str, Mapping[str, Any]]) -> str:
         (setting.name, setting.title, sum(record["setting"] == setting.name for record in files.values()))
         for setting in SETTINGS.values()
     ]
-    overview = Table("Settings", ("`SETTING=`", "what", "results here"), tuple(rows))
+    overview = Table("Settings", ("setting", "what", "results here"), tuple(rows))
     sections = [
         part
         for setting in SETTINGS.values()

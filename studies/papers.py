@@ -2,8 +2,8 @@
 
 python -m studies.papers FILE...
 
-Each file (`make reproduce-papers SETTING=NAME` writes it) goes into docs/results/papers. Without files the page
-is written anew.
+Each file goes into docs/results/papers; `make reproduce-papers SETTING=NAME` writes one. Without files the
+page is written anew.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def reproduce(
     check: Annotated[
         bool, typer.Option("--check", help="Only say what the run needs, and whether it fits.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="The results file.", show_default="SETTING.json")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The results file.", show_default="SETTING.json")
+    ] = None,
 ) -> None:
     """Run a setting of published work, and write one file with its results.
 
@@ -78,7 +80,9 @@ def reproduce(
         raise InvalidValue(f"there is no setting {setting!r}; allowed: {', '.join(SETTINGS)}")
     file = output or Path(f"{setting}{'-dry-run' * dry_run}.json")
     if not file.parent.is_dir():
-        raise InvalidValue(f"--output {file}: the folder {file.parent} does not exist; make it, or name another")
+        raise InvalidValue(
+            f"--output {file}: the folder {file.parent} does not exist; make it, or name another"
+        )
     overrides = [f"experiment={setting}", "evaluate=true", *context.args]
     composed = compose_config("train", *overrides)
     console = open_terminal()
@@ -189,21 +193,21 @@ def needs(config: Config) -> str:
     hours = 2 * tokens * read / RATE / 3600
     said = (
         f"Weights of {config.pair.name}: {weights / 1e9:.3g} GB. Both models, and "
-        f"{config.evaluation.untrained_draws} untrained sources, read {tokens:,} tokens: at least {hours:.2g} h "
-        f"at {RATE / 1e12:g} TFLOP/s, the evaluation apart."
+        f"{config.evaluation.untrained_draws} untrained sources, read {tokens:,} tokens: at least "
+        f"{hours:.2g} h at {RATE / 1e12:g} TFLOP/s, the evaluation apart."
     )
     free = _gpus()
     if not free:
         raise InvalidValue(
-            f"{said} There is no GPU here: take a machine with one, or add --dry-run to try it without. (`lrt "
-            "train experiment=NAME evaluate=true trainer=default` runs it on the CPU all the same.)"
+            f"{said} There is no GPU here: take a machine with one, or add --dry-run to try it without. "
+            "(`lrt train experiment=NAME evaluate=true trainer=default` runs it on the CPU all the same.)"
         )
     spread = config.pair.target.device_map is not None
     room = sum(free) if spread else max(free)
     if ROOM * weights > room:
         raise InvalidValue(
-            f"{said} The {'GPUs have' if spread else 'GPU has'} {room / 1e9:.3g} GB free: free some, take a larger "
-            "one, or set pair.target.device_map=auto, which uses all GPUs and the CPU's memory"
+            f"{said} The {'GPUs have' if spread else 'GPU has'} {room / 1e9:.3g} GB free: free some, take a "
+            "larger one, or set pair.target.device_map=auto, which uses all GPUs and the CPU's memory"
         )
     return f"{said} {'GPUs have' if spread else 'The GPU has'} {room / 1e9:.3g} GB free."
 

@@ -34,7 +34,10 @@ def _pile(folder: Path) -> Path:
 def _chats(folder: Path) -> Path:
     speakers = ("user", "assistant")
     turns = (
-        [{"role": role, "content": text} for role, text in zip(speakers, (text, "Yes, that is so."), strict=True)]
+        [
+            {"role": role, "content": text}
+            for role, text in zip(speakers, (text, "Yes, that is so."), strict=True)
+        ]
         for text in _texts(300, seed=1)
     )
     return _rows(folder / "train.jsonl", ({"conversation": both, "model": "none"} for both in turns))

@@ -75,9 +75,13 @@ class WordProblems:
             raise InvalidValue("question_fields=[] of a word_problems suite: name the fields of the problem")
         for name in ("direct", "reasoned"):
             if QUESTION not in getattr(self, name):
-                raise InvalidValue(f"{name} of a word_problems suite has no {QUESTION}, where the problem goes")
+                raise InvalidValue(
+                    f"{name} of a word_problems suite has no {QUESTION}, where the problem goes"
+                )
         if self.direct == self.reasoned:
-            raise InvalidValue("direct and reasoned of a word_problems suite are equal, so there is no contrast")
+            raise InvalidValue(
+                "direct and reasoned of a word_problems suite are equal, so there is no contrast"
+            )
 
     def prompts(self, question: str) -> tuple[str, str]:
         """The problem without and with the request to reason."""
@@ -161,7 +165,9 @@ def _rows(settings: WordProblems, split: str) -> Iterator[dict[str, Any]]:
         return hub_rows(settings.path, split, settings.revision)
     files = [file for end in ("jsonl", "json") if (file := local / f"{split}.{end}").is_file()]
     if not files:
-        raise SetUnreadable(f"{local} has neither {split}.jsonl nor {split}.json: add it, or name another split")
+        raise SetUnreadable(
+            f"{local} has neither {split}.jsonl nor {split}.json: add it, or name another split"
+        )
     return file_rows(files[0])
 
 

@@ -70,10 +70,10 @@ SHAPES: dict[str, Shape] = {
     "google/gemma-2-9b": _GEMMA_9B,
     "google/gemma-2-2b-it": Shape(**{**vars(_GEMMA_2B), "chat": True}),
     "google/gemma-2-9b-it": Shape(**{**vars(_GEMMA_9B), "chat": True}),
-    "Qwen/Qwen2.5-1.5B": Shape(
-        "qwen2", 1_543_714_304, 28, 1536, 12, 2, 8960, 151_936, chat=True, more=_TIED
+    "Qwen/Qwen2.5-1.5B": Shape("qwen2", 1_543_714_304, 28, 1536, 12, 2, 8960, 151_936, chat=True, more=_TIED),
+    "Qwen/Qwen2.5-7B": Shape(
+        "qwen2", 7_615_616_512, 28, 3584, 28, 4, 18944, 152_064, chat=True, more=_UNTIED
     ),
-    "Qwen/Qwen2.5-7B": Shape("qwen2", 7_615_616_512, 28, 3584, 28, 4, 18944, 152_064, chat=True, more=_UNTIED),
     "EleutherAI/pythia-70m": Shape("gpt_neox", 70_426_624, 6, 512, 8, 8, 2048, 50_304),
     "EleutherAI/pythia-160m": Shape("gpt_neox", 162_322_944, 12, 768, 12, 12, 3072, 50_304),
     "openai-community/gpt2": Shape("gpt2", 124_439_808, 12, 768, 12, 12, 3072, 50_257),

@@ -83,7 +83,6 @@ class CorpusText:
             case QuestionsSource():
                 return self._answered(source, part)
             case WordProblemsSource():
-                # the same text in both models' tokens: no template is used
                 return (Document(text, part, problem) for text, problem in problem_prompts(_problems(source)))
             case TextSource():
                 return text_files(source.paths, source.unit, part, source.case)
@@ -126,7 +125,8 @@ class CorpusText:
 
     @cached_property
     def duplicate_groups(self) -> dict[int, int]:
-        """By document id, the id that versions of one text share (a question answered both ways, a problem in two prompts)."""
+        """By document id, the id that versions of one text share (a question answered both ways, a problem
+        in two prompts)."""
         asked = (name for name, source in self.settings.sources.items() if isinstance(source, TWICE))
         documents = itertools.chain(*map(self.documents, asked))
         return {document.id: document.duplicate_group_id for document in documents}

@@ -45,7 +45,10 @@ def results(
     ]
     more = analyses.results()
     return {
-        "pair": {"name": pair.name, **{side: {**describe(pair.model(side)), **_named(pair, side)} for side in SIDES}},
+        "pair": {
+            "name": pair.name,
+            **{side: {**describe(pair.model(side)), **_named(pair, side)} for side in SIDES},
+        },
         "layers": card["layers"],
         "pool": card["corpus"]["pool"],
         "map": map_facts(card),

@@ -91,13 +91,13 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(config: Config) -> 
     # 1.54 and 7.62 billion parameters of two bytes
     with gpus(40.0):
         assert "18.3 GB" in needs(config)
-    with gpus(20.0, 16.0), pytest.raises(InvalidValue, match="18.3 GB.*20 GB free.*device_map=auto"):
+    with gpus(20.0, 16.0), pytest.raises(InvalidValue, match=r"18\.3 GB.*20 GB free.*device_map=auto"):
         needs(config)
     target = replace(config.pair.target, device_map="auto")
     spread = replace(config, pair=replace(config.pair, target=target))
     with gpus(20.0, 16.0):
         assert "36 GB free" in needs(spread)
-    with gpus(), pytest.raises(InvalidValue, match="no GPU here.*--dry-run"):
+    with gpus(), pytest.raises(InvalidValue, match=r"no GPU here.*--dry-run"):
         needs(config)
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_run_is_refused(words: list[str], message: str) -> None:
 
 def test_torch_is_asked_for_the_gpus() -> None:
     with (
-        mock.patch.object(torch.cuda, "device_count", lambda: 2),
+        mock.patch.object(torch.cuda, "device_count", return_value=2),
         mock.patch("lrt.models.hardware.free_bytes", lambda device: 10 + device.index),
     ):
         assert module._gpus() == [10, 11]

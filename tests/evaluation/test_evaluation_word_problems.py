@@ -61,9 +61,7 @@ def test_a_problem_in_both_splits_is_tested_alone(tmp_path: Path) -> None:
     rows = [{"question": f"What is {i} + 1?", "answer": f"It is so.\n#### {i + 1}"} for i in range(16)]
     write_rows(tmp_path / "train.jsonl", rows)
     write_rows(tmp_path / "test.json", rows[:5])
-    settings = WordProblems(
-        path=str(tmp_path), question_fields=("question",), answer_field="answer", **SMALL
-    )
+    settings = WordProblems(path=str(tmp_path), question_fields=("question",), answer_field="answer", **SMALL)
     (made,) = word_problems_suite(settings)
     assert not any(row["question"] in text for row in rows[:5] for text in (*made.positives, *made.negatives))
     assert made.scorer.score_all(["The answer is 1."] * 5, made.test).count(1.0) == 1  # type: ignore[union-attr]

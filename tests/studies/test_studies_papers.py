@@ -36,7 +36,9 @@ def test_a_file_is_taken_in_under_its_setting_machine_and_date(
     assert (tmp_path / "papers.md").read_text() == page
 
 
-@pytest.mark.parametrize("text", ["no json", "{}", json.dumps({"format": 1, "behaviours": [], "setting": "x"})])
+@pytest.mark.parametrize(
+    "text", ["no json", "{}", json.dumps({"format": 1, "behaviours": [], "setting": "x"})]
+)
 def test_another_file_changes_nothing(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sent = tmp_path / "sent.json"
     sent.write_text(text)

@@ -38,9 +38,7 @@ class PaperSetting:
 
 _LRT = "*Linear Representation Transferability Hypothesis* (2506.00653)"
 _CHEN = "*Transferring Linear Features Across Language Models With Model Stitching* (2506.06609)"
-_STITCHED = (
-    "Capitals, dogs and a mood stand beside it. The state before a layer is the output of the block below."
-)
+_STITCHED = "Capitals, dogs and a mood stand beside it. States before a layer are outputs of the block below."
 
 SETTINGS: dict[str, PaperSetting] = {
     setting.name: setting
@@ -142,8 +140,8 @@ def check_file(record: Any, name: str) -> None:
 INTRODUCTION = """\
 # Settings of published work
 
-Six settings of three papers. One command runs a setting on a GPU and writes one results file, which this page
-takes in.
+Six settings of three papers. One command runs a setting on a GPU and writes one results file. This page takes
+it in.
 
 ```sh
 make reproduce-papers SETTING=unlock_svamp DRY_RUN=1   # on tiny untrained models: does it run here?
@@ -152,14 +150,16 @@ python -m studies.papers unlock_svamp.json             # into docs/results/paper
 ```
 
 - **A dry run** makes models of the same architecture, blocks and ratio of heads, with few dimensions and
-  random weights, and small sets in the formats of their owners. It needs no network. Its numbers mean nothing,
-  and this page refuses its file.
-- **Before a run starts**, it compares the size of the models with the free memory of the GPUs. It says how many
-  tokens the models read, and how long that takes at least. Recording compares its store with the free disk.
-- **To send results back**, open a pull request with the file, or attach it to an issue. It holds no text that a
-  model wrote.
+  random weights, and small sets in the formats of their owners. It needs no network. Its numbers mean
+  nothing, and this page refuses its file.
+- **Before a run starts**, it compares the size of the models with the free memory of the GPUs. It says
+  how many tokens the models read, and how long that takes at least. Recording compares its store with
+  the free disk.
+- **To send results back**, open a pull request with the file, or attach it to an issue. It holds no text
+  that a model wrote.
 - **Gated**: Gemma, and LMSYS-Chat-1M of `paper_chat` (`hf auth login`).
-- **Further settings** go behind: `lrt reproduce chen_gemma corpus.tokens.train=10000000 pair.models=FOLDER`.
+- **Further settings** go behind: `lrt reproduce chen_gemma corpus.tokens.train=10000000
+  pair.models=FOLDER`.
 """
 
 

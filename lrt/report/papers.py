@@ -62,8 +62,8 @@ SETTINGS: dict[str, PaperSetting] = {
             "Chen et al.: Gemma-2 2b -> 9b, a language",
             _CHEN,
             "French in .69 of continuations transferred, .09 native; German .83 and .85.",
-            "French by function words, after other openings. The map is solved from 2M tokens, not trained on "
-            "200M. Their text, prompts and strengths were not checked.",
+            "French by function words, after other openings. The map is solved from 2M tokens, not trained "
+            "on 200M. Their text, prompts and strengths were not checked.",
         ),
         PaperSetting(
             "chen_pythia",
@@ -158,8 +158,7 @@ python -m studies.papers unlock_svamp.json             # into docs/results/paper
 - **To send results back**, open a pull request with the file, or attach it to an issue. It holds no text
   that a model wrote.
 - **Gated**: Gemma, and LMSYS-Chat-1M of `paper_chat` (`hf auth login`).
-- **Further settings** go behind: `lrt reproduce chen_gemma corpus.tokens.train=10000000
-  pair.models=FOLDER`.
+- **Further settings** go behind: `lrt reproduce chen_gemma corpus.tokens.train=10000000`.
 """
 
 

@@ -28,8 +28,9 @@ def take_in(file: Path, folder: Path) -> Path:
     record = read_json(file)
     check_file(record, str(file))
     made = record["provenance"]
-    machine = "".join(c if c.isalnum() else "-" for c in str(made["machine"])).strip("-").lower()
-    place = folder / f"{record['setting']}-{machine}-{str(made['date'])[:10]}.json"
+    parts = (record["setting"], str(made.get("machine")).lower(), str(made.get("date"))[:10])
+    name = "-".join("".join(c if c.isalnum() or c == "_" else "-" for c in part).strip("-") for part in parts)
+    place = folder / f"{name}.json"
     write_durably(place, to_json(record))
     return place
 

@@ -92,7 +92,8 @@ def reproduce(
             _run([*overrides, *stand_ins(composed, Path(folder))], Path(folder), file, setting, dry_run=True)
         console.print(f"DRY RUN of {setting} done. Its numbers mean nothing: {file}", style="bold")
         return
-    console.print(needs(read_config(composed)), markup=False)
+    pair = composed.pair
+    console.print(needs(read_config(composed), pair.source.path, pair.target.path), markup=False)
     if not check:
         _run(overrides, Path("outputs", "reproduce", setting), file, setting, dry_run=False)
         console.print(f"results: {file}", markup=False)
@@ -130,7 +131,7 @@ def stand_ins(composed: Any, folder: Path) -> list[str]:
     from lrt.models import quiet_loading
 
     quiet_loading()
-    changed: dict[str, Any] = {**SMALL, "paths.artifacts": str(folder / "artifacts")}
+    changed: dict[str, Any] = {**SMALL, "pair.models": "null", "paths.artifacts": str(folder / "artifacts")}
     for side in ("source", "target"):
         place = write_stand_in(composed.pair[side].path, folder / "models", seed=side == "target")
         changed[f"pair.{side}.path"] = str(place)
@@ -178,12 +179,20 @@ def _quoted(text: Any) -> str:
     return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def needs(config: Config) -> str:
-    """What a run needs, in words. Raises InvalidValue where the models do not fit on the GPUs, or there is
-    none."""
-    from lrt.lab.stand_ins import shape_of
+def needs(config: Config, source_id: str, target_id: str) -> str:
+    """What a run needs, in words.
 
-    source, target = (shape_of(config.pair.source.path), shape_of(config.pair.target.path))
+    source_id, target_id  Of the hub, also where the config names local copies.
+
+    Raises InvalidValue where the models do not fit on the GPUs, or there is none.
+    """
+    from lrt.lab.stand_ins import SHAPES
+
+    if unknown := [each for each in (source_id, target_id) if each not in SHAPES]:
+        return (
+            f"The sizes of {' and '.join(unknown)} are not known, so they were not compared with the memory."
+        )
+    source, target = SHAPES[source_id], SHAPES[target_id]
     weights = sum(
         shape.parameters * (4 if spec.dtype == "float32" else 2)
         for shape, spec in ((source, config.pair.source), (target, config.pair.target))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrt.evaluation.model_written import ADVANCED, TABLE_1
-from lrt.lab.grammar import Plan, pages
+from lrt.lab.grammar import Language, Plan, pages
 
 ROWS = 48
 
@@ -87,7 +87,7 @@ def _problems(folder: Path) -> Path:
     return folder
 
 
-def _passages(language: str) -> Callable[[Path], Path]:
+def _passages(language: Language) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         texts = (text.strip() for text in _texts(600, Plan("story", language=language), seed=2))
         folder.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,12 @@ def compact(results: Mapping[str, Any], setting: str, dry_run: bool) -> dict[str
 
 def check_file(record: Any, name: str) -> None:
     """Raise InvalidValue for what is no results file of a real run; `name` is the file's."""
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "behaviours" not in record:
+    parts = {"pair": dict, "layers": dict, "provenance": dict, "behaviours": list}
+    if (
+        not isinstance(record, dict)
+        or record.get("format") != FORMAT
+        or not all(isinstance(record.get(part), kind) for part, kind in parts.items())
+    ):
         raise InvalidValue(
             f"{name} is no results file of this version: `make reproduce-papers SETTING=NAME` writes one"
         )

@@ -37,7 +37,7 @@ def test_a_file_is_taken_in_under_its_setting_machine_and_date(
 
 
 @pytest.mark.parametrize(
-    "text", ["no json", "{}", json.dumps({"format": 1, "behaviours": [], "setting": "x"})]
+    "text", ["no json", "{}", json.dumps({"format": 1, "behaviours": [], "setting": "paper_base"})]
 )
 def test_another_file_changes_nothing(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sent = tmp_path / "sent.json"

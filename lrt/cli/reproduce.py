@@ -71,6 +71,8 @@ def reproduce(
       lrt reproduce unlock_svamp --check
       lrt reproduce chen_gemma pair.models=models
     """
+    from hydra.errors import HydraException
+
     from lrt.cli.composing import compose_config
     from lrt.cli.terminal import open_terminal
     from lrt.config import read_config
@@ -84,7 +86,10 @@ def reproduce(
             f"--output {file}: the folder {file.parent} does not exist; make it, or name another"
         )
     overrides = [f"experiment={setting}", "evaluate=true", *context.args]
-    composed = compose_config("train", *overrides)
+    try:
+        composed = compose_config("train", *overrides)
+    except HydraException as error:
+        raise InvalidValue(f"these settings do not compose: {error}") from error
     console = open_terminal()
     if dry_run:
         console.print(f"DRY RUN of {setting}: tiny untrained models. Its numbers mean nothing.", style="bold")

@@ -16,12 +16,14 @@ from lrt.config.corpus import Corpus
 from lrt.config.errors import ConfigError
 from lrt.config.pair import PairSettings
 from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Recording
-from lrt.evaluation import Propensity, Refusal, Texts
+from lrt.evaluation import Propensity, Refusal, Texts, WordProblems
 from lrt.evaluation.storybook import StorybookSuite
 from lrt.evaluation.suites import CombinedSuite, FilesSuite, judges_of
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 
-OneSuite = Annotated[StorybookSuite | FilesSuite | Propensity | Refusal | Texts, Field(discriminator="kind")]
+OneSuite = Annotated[
+    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | WordProblems, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CheckedCombinedSuite(CombinedSuite):
 
 
 SuiteSection = Annotated[
-    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | CheckedCombinedSuite,
+    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | WordProblems | CheckedCombinedSuite,
     Field(discriminator="kind"),
 ]
 FitSection = Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]

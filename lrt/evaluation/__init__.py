@@ -39,6 +39,7 @@ from lrt.evaluation.suites import CombinedSuite, FilesSuite, SuiteSettings, buil
 from lrt.evaluation.summary import summarise
 from lrt.evaluation.texts import Texts, texts_suite
 from lrt.evaluation.transfer_next_steps import TransferFacts, transferred_trials
+from lrt.evaluation.word_problems import WordProblems, problem_prompts, word_problems_suite
 
 __all__ = [
     "NULLS",
@@ -74,6 +75,7 @@ __all__ = [
     "TransferFacts",
     "TransferMaps",
     "Trial",
+    "WordProblems",
     "answered_questions",
     "build_suite",
     "check_together",
@@ -86,6 +88,7 @@ __all__ = [
     "inside_documents",
     "measure",
     "other_contrast",
+    "problem_prompts",
     "propensity_suite",
     "read_behaviours",
     "refusal_suite",
@@ -98,4 +101,5 @@ __all__ = [
     "summarise",
     "texts_suite",
     "transferred_trials",
+    "word_problems_suite",
 ]

@@ -19,6 +19,7 @@ from lrt.config.corpus import (
     ScenesSource,
     StorybookSource,
     TextSource,
+    WordProblemsSource,
 )
 from lrt.corpora import (
     PACKED,
@@ -38,7 +39,7 @@ from lrt.corpora import (
     text_files,
 )
 from lrt.corpora.alignment import VERSION as ALIGNMENT
-from lrt.evaluation import Propensity, answered_questions
+from lrt.evaluation import Propensity, WordProblems, answered_questions, problem_prompts
 from lrt.lab.grammar import pages
 from lrt.models import check_same_tokenizer, tokenizer_digest
 from lrt.models.chat_template import ChatTemplate
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 # documents that tell one version of the code that writes them from another; of scenes they hold all words
 FIRST_DOCUMENTS = {StorybookSource: 32, ScenesSource: 2048}
 NOT_IN_THE_TEXT = ("fit_map_for", "rows", "repeat")
+TWICE = (QuestionsSource, WordProblemsSource)  # of one text several versions
 
 
 class CorpusText:
@@ -80,6 +82,8 @@ class CorpusText:
                 return scenes(source.seed, part)
             case QuestionsSource():
                 return self._answered(source, part)
+            case WordProblemsSource():
+                return (Document(text, part, problem) for text, problem in problem_prompts(_problems(source)))
             case TextSource():
                 return text_files(source.paths, source.unit, part, source.case)
             case JsonlSource():
@@ -121,8 +125,9 @@ class CorpusText:
 
     @cached_property
     def duplicate_groups(self) -> dict[int, int]:
-        """By document id, the id that versions of one text share (a question answered both ways)."""
-        asked = (n for n, source in self.settings.sources.items() if isinstance(source, QuestionsSource))
+        """By document id, the id that versions of one text share (a question answered both ways, a problem
+        in two prompts)."""
+        asked = (name for name, source in self.settings.sources.items() if isinstance(source, TWICE))
         documents = itertools.chain(*map(self.documents, asked))
         return {document.id: document.duplicate_group_id for document in documents}
 
@@ -239,6 +244,18 @@ def _text_facts(source: CorpusSource) -> dict[str, Any]:
     """What determines a source's text, local files apart, whose content counts and not their place."""
     place = ("path", "paths") if source.files else ()
     return {k: v for k, v in asdict(source).items() if k not in (*NOT_IN_THE_TEXT, *place)}
+
+
+def _problems(source: WordProblemsSource) -> WordProblems:
+    return WordProblems(
+        path=source.path,
+        revision=source.revision,
+        train_split=source.split,
+        question_fields=source.question_fields,
+        answer_field=source.answer_field,
+        direct=source.direct,
+        reasoned=source.reasoned,
+    )
 
 
 def _propensity(source: QuestionsSource) -> Propensity:

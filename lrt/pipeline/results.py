@@ -11,7 +11,7 @@ from lrt.evaluation.graded_answers import graded_answers
 from lrt.evaluation.null_causes import null_causes, strong_nulls
 from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
-from lrt.models.sides import SIDES
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.analyses import Analyses
 from lrt.pipeline.evaluation import Studied, Studies, contamination_of
 from lrt.pipeline.layers import LayerPlan
@@ -46,7 +46,10 @@ def results(
     ]
     more = analyses.results()
     return {
-        "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
+        "pair": {
+            "name": pair.name,
+            **{side: {**describe(pair.model(side)), **_named(pair, side)} for side in SIDES},
+        },
         "layers": card["layers"],
         "pool": card["corpus"]["pool"],
         "map": map_facts(card),
@@ -127,6 +130,12 @@ def _null_causes(each: Studied, summary: Mapping[str, Any], studies: Studies) ->
             "cosine_of_natives": studies.cosine_of_natives(behaviour, other),
         }
     return causes
+
+
+def _named(pair: ModelPair, side: Side) -> dict[str, Any]:
+    """Which checkpoint of the hub a model is (None for a local one), and its dtype."""
+    described = pair.described()[side]
+    return {name: described[name] for name in ("path", "revision", "dtype")}
 
 
 def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str, float]:

@@ -41,7 +41,7 @@ def pairs_with_other_source(
             continue
         # of some parts or documents, few sequences are used
         used = (rows.sides.get("source", rows.row) >= 0).view(-1, context).any(dim=1)
-        ids = tokens[token].unflatten(0, (-1, context))[used].long()
+        ids = tokens[token].view(-1, context, *tokens[token].shape[1:])[used].long()
         ids = ids.where(ids != PADDING, 0)
         hidden = source.hidden_states(ids, layers)
         states = torch.cat([hidden[layer].to("cpu", torch.float32) for layer in layers], dim=2)

@@ -289,7 +289,9 @@ class RecordingPlan:
         if type(plan.aligned) is not bool:
             raise ValueError(f"its plan has aligned={plan.aligned!r}; it must be true or absent")
         if type(plan.readers) is not int or plan.readers < 0:
-            raise ValueError(f"its plan has readers={plan.readers!r}; it must be a number of models or absent")
+            raise ValueError(
+                f"its plan has readers={plan.readers!r}; it must be a number of models or absent"
+            )
         if plan.states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
             raise ValueError(f"its plan has states={plan.states}, non_finite={plan.non_finite}")
         if not all(isinstance(text, str) for text in (plan.corpus, *plan.groups)):

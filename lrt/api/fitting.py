@@ -108,8 +108,8 @@ def fit_map(
 
     The models may have different tokenizers. Both then read the same text, each in its own tokens. A row is
     of spans of characters that begin and end where tokens of all models do: the last token of each model's
-    (`pool=1`), or the mean over each model's tokens in `pool` spans. Sources of unlike tokenizers go through a
-    span in steps, and one with fewer tokens stays at its last: their mean is over the steps.
+    (`pool=1`), or the mean over each model's tokens in `pool` spans. Sources of unlike tokenizers go through
+    a span in steps, and one with fewer tokens stays at its last: their mean is over the steps.
 
     source    A model; or a list of models, whose states the map then reads side by side, each in units of its
               own size. All of them may have tokenizers of their own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -41,6 +42,18 @@ def register() -> None:
     name_unreadable_files()
 
 
+def with_lists(overrides: Iterable[str]) -> list[str]:
+    """Overrides of the command line, with `pair.source=[A,B]` in place of the shipped single model.
+
+    Hydra merges a list into no section, so the section is removed first.
+    """
+    written: list[str] = []
+    for override in overrides:
+        several = override.startswith("pair.source=[")
+        written += ["~pair.source", f"+{override}"] if several else [override]
+    return written
+
+
 def compose_config(name: str, *overrides: str, folder: Path | str | None = None) -> DictConfig:
     """The config `NAME.yaml` with overrides as on the command line, ready for a command's `main`.
 
@@ -53,7 +66,7 @@ def compose_config(name: str, *overrides: str, folder: Path | str | None = None)
     search = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
-        config = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
+        config = compose(name, overrides=[*with_lists(overrides), *search], return_hydra_config=True)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
         config.hydra.runtime.cwd = str(Path.cwd())

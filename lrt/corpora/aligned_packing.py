@@ -91,7 +91,8 @@ def _not_repeated(opening: Ints, own: Ints) -> Ints:
         ids, text = (each[:, column][each[:, column] != STAYS] for each in (opening, own))
         if np.array_equal(text[: len(ids)], ids):
             opening[:, column] = STAYS
-    return opening[(opening != STAYS).any(axis=1)]
+    read: Ints = opening[(opening != STAYS).any(axis=1)]
+    return read
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import NotAligned
-from lrt.models.sides import SIDES, STAYS, Side
+from lrt.models.sides import STAYS, Side
 
 VERSION = 1
 """Of what the spans of a text are."""
@@ -176,10 +176,11 @@ class TokenAligner:
         sources = zip(*(rules.encode(read) for rules in self._sources), strict=True)
         targets = self._target.encode([document.read_by("target") for document in documents])
         for document, text, each, target in zip(documents, read, sources, targets, strict=True):
-            if (wrong := next((e for e in (*each, target) if isinstance(e, NotAligned)), None)) is not None:
-                yield wrong
+            read_by = [one for one in each if isinstance(one, Encoded)]
+            if len(read_by) < len(each) or isinstance(target, NotAligned):
+                yield next(one for one in (*each, target) if isinstance(one, NotAligned))
                 continue
-            source = reduce(partial(side_by_side, length=len(text)), each)
+            source = reduce(partial(side_by_side, length=len(text)), read_by)
             bounds = spans(source, target, document.shared_text)
             if len(bounds):
                 yield AlignedText({"source": source.ids, "target": target.ids}, bounds)

@@ -100,7 +100,9 @@ def pack(
     encoder: _Encoder
     if isinstance(tokenizer, Sequence):
         if len(tokenizer) < 2 or target is None or begin is not None or end:
-            raise ValueError("several source tokenizers need a target, and have ids of their own around texts")
+            raise ValueError(
+                "several source tokenizers need a target, and have ids of their own around texts"
+            )
         opening, closing = (steps_of([ids(each) for each in tokenizer]) for ids in (begin_ids, end_ids))
         encoder = _BothTokens.of(tokenizer, target, opening, closing, open_groups)
     else:

@@ -35,8 +35,8 @@ class Sequences:
     Models of different tokenizers have an `alignment`. Then `tokens` are the source's, documents and groups
     are those of the spans, and all are filled up with `PADDING` (groups with zeros).
 
-    Several source models of unlike tokenizers read the text in steps: `tokens` then has the id that each model
-    reads at a step, or `STAYS`.
+    Several source models of unlike tokenizers read the text in steps: `tokens` then has the id that each
+    model reads at a step, or `STAYS`.
     """
 
     tokens: npt.NDArray[np.int32]  # [sequences, context], or [sequences, context, models]
@@ -53,8 +53,9 @@ class Sequences:
 
     def padding_of(self, side: Side, first: int = 0, stop: int | None = None) -> npt.NDArray[np.bool_]:
         """Where a model reads nothing, `[sequences, context]`, in some of the sequences."""
-        padding: npt.NDArray[np.bool_] = self.tokens_of(side)[first:stop] == PADDING
-        return padding if padding.ndim == 2 else padding.all(axis=2)
+        tokens = self.tokens_of(side)[first:stop]
+        padding: npt.NDArray[np.bool_] = (tokens if tokens.ndim == 2 else tokens[..., 0]) == PADDING
+        return padding
 
     def documents_in(self, groups: Collection[int] | None) -> npt.NDArray[np.int64]:
         """Ids of the documents of some groups (None: of all), each once and in order."""

@@ -31,6 +31,9 @@ class StateModel(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    def hardware(self) -> str: ...
+
     def hidden_states(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]: ...
 
     def resolve_layer(self, layer: int | float, setting: str) -> int: ...
@@ -38,11 +41,15 @@ class StateModel(Protocol):
 
 @dataclass(frozen=True)
 class StackedPart:
-    """Layers of one model, and the unit that its states are divided by."""
+    """Layers of one model, and the unit that its states are divided by.
+
+    residual_norms  Its own median norm at each layer, where they are known.
+    """
 
     lm: LanguageModel
     layers: tuple[int, ...]
     unit: float = 1.0
+    residual_norms: tuple[float, ...] = ()
 
 
 class StackedModel:
@@ -58,7 +65,7 @@ class StackedModel:
     columns     By part, the tokenizer that it reads by.
 
     Args:
-        texts: of which tokenizers of one kind must make the same ids, beside `lrt.models.tokenization.PROBES`.
+        texts: of which tokenizers of one kind make the same ids, beside `lrt.models.tokenization.PROBES`.
 
     Raises InvalidValue for no parts or one model twice: layers of one model belong into one part.
     """
@@ -84,6 +91,11 @@ class StackedModel:
         dtypes = [part.lm.dtype for part in self.parts]
         # units are not exact in half precision
         return max((*dtypes, torch.float32), key=lambda dtype: dtype.itemsize)
+
+    @property
+    def hardware(self) -> str:
+        """Where the models run, one after another."""
+        return ", ".join(part.lm.hardware for part in self.parts)
 
     def resolve_layer(self, layer: int | float, setting: str) -> int:
         """The only layer, 0. Raises InvalidValue for another."""
@@ -146,6 +158,4 @@ def _at_steps(
     tokens = steps.new_zeros(len(steps), max(1, int(reads.sum(dim=1).max())))
     tokens[rows[reads], last[reads]] = steps[reads]
     states = lm.hidden_states(tokens, layers)
-    return {
-        layer: each[rows.to(each.device), last.to(each.device)] for layer, each in states.items()
-    }
+    return {layer: each[rows.to(each.device), last.to(each.device)] for layer, each in states.items()}

@@ -247,9 +247,7 @@ def test_sources_of_unlike_tokenizers_together_are_exact(unlike: Any) -> None:
 def test_steps_of_unlike_tokenizers_are_each_models_own_tokens(unlike: Any) -> None:
     halves, target = unlike
     tokenizers = [lm.tokenizer for lm in halves]
-    corpus = pack(
-        map(Document, texts_of(60, 4)), tokenizers, 48, {"train": None}, target=target.tokenizer
-    )
+    corpus = pack(map(Document, texts_of(60, 4)), tokenizers, 48, {"train": None}, target=target.tokenizer)
     steps = corpus.splits["train"].tokens
     stack = StackedModel([StackedPart(half, (LAYER,)) for half in halves])
     padded = torch.from_numpy(steps[:2]).long()

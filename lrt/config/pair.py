@@ -23,8 +23,9 @@ Source = Annotated[
 
 @dataclass(frozen=True)
 class PairSettings:
-    """The two models, each by its path or its settings. `name` is for people; where it is empty, it is made of the models' paths.
+    """The two models, each by its path or its settings.
 
+    name     For people. Where it is empty, it is made of the models' paths.
     source   One model, or a list of several, whose states the map reads side by side.
     models   A folder with local copies of the hub's models, each in a folder of its own under the last part
              of its id, whatever the case: as `save_pretrained` writes it, or with one GGUF file.

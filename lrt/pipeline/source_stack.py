@@ -45,7 +45,7 @@ class StackSpec:
     def identity(self, cache: Path) -> dict[str, Any]:
         """What determines the states in a row."""
         parts = zip(self.specs, self.blocks, strict=True)
-        models = [{**identity(spec, cache), "layers": layers} for spec, layers in parts]
+        models = [{**identity(spec, cache), "layers": list(layers)} for spec, layers in parts]
         return {"side by side": models, "dtype": "float32", "version": VERSION}
 
     def load(self, cache: Path) -> StackedModel:

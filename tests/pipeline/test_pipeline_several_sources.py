@@ -118,7 +118,7 @@ def test_nulls_explain_nothing(stages: Stages) -> None:
     assert untrained.identity != stages.pair.identities["source"]
 
 
-def test_the_map_transfers_the_vector_of_each_source(stages: Stages, folder: Path) -> None:
+def test_the_map_transfers_the_vector_of_each_source(stages: Stages) -> None:
     stages.fitted()
     fitted = lrt.load_map(stages.maps.whole.folder)
     assert isinstance(fitted, lrt.FittedMap)
@@ -193,5 +193,5 @@ def test_layers_of_each_source(folder: Path) -> None:
 def test_what_several_sources_cannot_have_is_refused(stages: Stages, folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"recording\.source"):
         _ = stages.but(recording__source="all").plan
-    with pytest.raises(ConfigError, match="pair.source is one"):
+    with pytest.raises(ConfigError, match=r"pair\.source is one"):
         _ = stages_of(folder, "low").but(layers=Layers(((0, 1), 1), 1)).plan

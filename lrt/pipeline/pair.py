@@ -93,22 +93,23 @@ class ModelPair:
     @property
     def steered(self) -> tuple[Side, ...]:
         """The sides that can be steered: a source of several models cannot."""
-        return SIDES if self._stack is None else ("target",)
+        return SIDES if self.stack is None else ("target",)
 
     @property
-    def _stack(self) -> StackedPairModel | None:
+    def stack(self) -> StackedPairModel | None:
+        """Several source models; None for one."""
         source = self.models["source"]
         return source if isinstance(source, StackedPairModel) else None
 
     @property
     def source_spec(self) -> ModelSpec | StackSpec:
         """The source as plain data."""
-        return self.models["source"].spec if self._stack is None else self._stack.stack
+        return _spec_of(self.models["source"])
 
     @property
     def parts(self) -> tuple[SourcePart, ...]:
-        """Several source models in the order of a row, loaded; empty for one."""
-        return () if self._stack is None else self._stack.columns
+        """Several source models in the order of a row; loads them. Empty for one."""
+        return () if self.stack is None else self.stack.columns(self.stack.units())
 
     def members(self, side: Side) -> tuple[LanguageModel, ...]:
         """The models of a side, loaded."""
@@ -122,15 +123,15 @@ class ModelPair:
         """
         known = {side: self.identities[side] for side in SIDES}
         models: dict[Side, PairModel[Any]] = dict(self.models)
-        if self._stack is not None:
-            models["source"], known["source"] = self._stack.parts[0], known["source"]["side by side"][0]
+        if self.stack is not None:
+            models["source"], known["source"] = self.stack.parts[0], known["source"]["side by side"][0]
         return {side: _described(models[side], known[side]) for side in SIDES}
 
     def beside(self) -> list[dict[str, Any]]:
         """The further source models, described likewise, with their layers and units; loads them."""
-        if self._stack is None:
+        if self.stack is None:
             return []
-        each = zip(self._stack.parts, self.identities["source"]["side by side"], self.parts, strict=True)
+        each = zip(self.stack.parts, self.identities["source"]["side by side"], self.parts, strict=True)
         return [
             {**_described(model, known), "layers": list(part.layers.layers), "unit": part.unit}
             for model, known, part in [*each][1:]
@@ -201,7 +202,7 @@ def load_pair(
         for each in models.values():
             _ = each.loaded
     identities: dict[str, Any] = {
-        "source": _identity(source.stack if isinstance(source, StackedPairModel) else source.spec, cache),
+        "source": _identity(_spec_of(source), cache),
         "target": identity(settings.target, cache),
     }
     # most pairs share all of it; models of one vocabulary may begin texts in their own ways
@@ -212,6 +213,10 @@ def load_pair(
     if own:
         identities["tokenizer"] = {**digests, "templates": {side: each.facts for side, each in own.items()}}
     return ModelPair(settings.name, models, template, identities, own["source"] if own else None)
+
+
+def _spec_of(source: PairModel[Any]) -> ModelSpec | StackSpec:
+    return source.spec_of_all if isinstance(source, StackedPairModel) else source.spec
 
 
 def _identity(spec: ModelSpec | StackSpec, cache: Path) -> dict[str, Any]:

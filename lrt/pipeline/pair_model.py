@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from lrt.models import LanguageModel, ModelSpec, resolve_layer
 from lrt.models.stacked import StateModel
+from lrt.report import format_layers
 
 Loaded = TypeVar("Loaded", bound=StateModel)
 
@@ -46,6 +47,10 @@ class PairModel(Generic[Loaded]):
     def loaded(self) -> Loaded:
         """The model itself. Raises ModelNotLoadable."""
         return self._load()
+
+    def places(self, layers: Sequence[int]) -> str:
+        """Some layers of it, for people."""
+        return f"{self.spec.name} {format_layers(layers)} of {self.depth}"
 
     def resolve_layer(self, layer: int | float, setting: str) -> int:
         """As `LanguageModel.resolve_layer`."""

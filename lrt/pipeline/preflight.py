@@ -20,7 +20,6 @@ from lrt.pipeline.analyses.autoencoders import check_candidates
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings
 from lrt.pipeline.pair import ModelPair
-from lrt.report import format_layers
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +45,7 @@ def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",
-        " -> ".join(
-            f"{model.spec.name} {format_layers(plan.candidates.of(side).layers)} of {model.depth}"
-            for side in SIDES
-            for model in [pair.models[side]]
-        ),
+        " -> ".join(pair.models[side].places(plan.candidates.of(side).layers) for side in SIDES),
     )
 
 
@@ -187,7 +182,7 @@ def _check_several_sources(config: Config, fit: FitSettings, pair: ModelPair) ->
         f"evaluation.map={config.evaluation.map}": config.evaluation.map is not None,
         "fit.solver=embeddings": isinstance(fit.fit, ClosedFormSpec) and fit.fit.solver == "embeddings",
         "fit.solver=identity": isinstance(fit.fit, ClosedFormSpec) and fit.fit.solver == "identity",
-        "analysis.sae": config.analysis.sae.wanted,
+        f"analysis.sae.features={config.analysis.sae.features}": config.analysis.sae.wanted,
     }
     if settings := [setting for setting, is_set in refused.items() if is_set]:
         raise ConfigError(

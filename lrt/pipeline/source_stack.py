@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lrt.models import LanguageModel, ModelSpec, identity, load
 from lrt.models.stacked import StackedModel, check_names, stack_name, tokenizer_kinds
 from lrt.pipeline.pair_model import PairModel
 from lrt.steering import SourcePart, stacked
+from lrt.storage.fingerprint import fingerprint
 
 VERSION = 1
 """Of how states of several models stand in one row: their order, and the unit of each."""
@@ -46,7 +47,8 @@ class StackSpec:
         """What determines the states in a row."""
         parts = zip(self.specs, self.blocks, strict=True)
         models = [{**identity(spec, cache), "layers": list(layers)} for spec, layers in parts]
-        return {"side by side": models, "dtype": "float32", "version": VERSION}
+        units = {"version": VERSION, "texts": fingerprint({"neutral": list(PARAGRAPHS)})}
+        return {"side by side": models, "dtype": "float32", "units": units}
 
     def load(self, cache: Path) -> StackedModel:
         """All models, loaded, each in units of its own size. Raises ModelNotLoadable."""
@@ -70,22 +72,34 @@ class StackedPairModel(PairModel[StackedModel]):
                 )
             blocks.append(tuple(sorted(own)))
         specs = tuple(part.spec for part in parts)
-        self.stack = StackSpec(specs, tuple(blocks))
+        self.spec_of_all = StackSpec(specs, tuple(blocks))
         width = sum(len(own) * part.width for own, part in zip(blocks, parts, strict=True))
-        name = self.stack.name
+        name = self.spec_of_all.name
         kinds, _ = tokenizer_kinds([part.tokenizer for part in parts])
         super().__init__(ModelSpec(path=name, name=name), kinds, 1, width, self._stacked)
 
     def _stacked(self) -> StackedModel:
         models = [part.loaded for part in self.parts]
-        return stacked(models, self.stack.blocks, PARAGRAPHS)
+        return stacked(models, self.spec_of_all.blocks, PARAGRAPHS)
 
-    @cached_property
-    def columns(self) -> tuple[SourcePart, ...]:
-        """The models in the order of a row, and the unit of each; loads them."""
+    def places(self, layers: Sequence[int]) -> str:  # noqa: ARG002
+        """The layers of each model, for people."""
+        each = zip(self.parts, self.spec_of_all.blocks, strict=True)
+        return " + ".join(part.places(blocks) for part, blocks in each)
+
+    def units(self) -> list[dict[str, Any]]:
+        """As plain data, the unit of each model and its own median norms at its layers; loads them."""
+        return [{"unit": p.unit, "residual_norms": list(p.residual_norms)} for p in self.loaded.parts]
+
+    def columns(self, units: Sequence[Mapping[str, Any]]) -> tuple[SourcePart, ...]:
+        """The models in the order of a row, by their `units`."""
+        each = zip(self.parts, self.spec_of_all.blocks, units, strict=True)
         return tuple(
             SourcePart(
-                part.lm.spec.name, LayerConcat(part.layers, part.lm.width), part.unit, part.residual_norms
+                part.spec.name,
+                LayerConcat(blocks, part.width),
+                known["unit"],
+                tuple(known["residual_norms"]),
             )
-            for part in self.loaded.parts
+            for part, blocks, known in each
         )

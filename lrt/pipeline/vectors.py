@@ -15,8 +15,8 @@ from lrt.models.stacked import StackedModel
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource
-from lrt.steering import contrast_states, prompts_digest
-from lrt.storage.cache import TENSORS, Cache
+from lrt.steering import SourcePart, contrast_states, prompts_digest
+from lrt.storage.cache import JSON, TENSORS, Cache
 
 
 def contrasts_of(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
@@ -102,7 +102,10 @@ def extract_vectors(
     def of_pair(behaviour: Behaviour, side: Side) -> ModelStates:
         sides = states_of(behaviour, side, pair.identities[side], lambda: pair.loaded(side))
         own = {layer: norms[f"{side}.{layer}"] for layer in layers.of(side).layers}
-        parts = pair.parts if side == "source" else ()
+        parts: tuple[SourcePart, ...] = ()
+        if side == "source" and pair.stack is not None:
+            facts = {"units": pair.identities["source"]}
+            parts = pair.stack.columns(cache.made_once("states", facts, pair.stack.units, JSON))
         return ModelStates(*sides, layers.of(side), pair.names[side], own, parts)
 
     def of_untrained(behaviour: Behaviour, source: UntrainedSource) -> ModelStates:

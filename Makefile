@@ -46,11 +46,12 @@ test-packages: $(READY) ## vector formats in the software that defines them (com
 	  steering-vectors==0.12.2 repeng==0.4.0 hotwire-vllm==0.1.2 saklas==5.3.0
 	HF_HUB_OFFLINE=1 $(BESIDE)/bin/python -m pytest -m packages
 
-check: $(READY) ## format, lint, strict types, import rules
+check: $(READY) ## format, lint, strict types, import rules, words
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m studies.prose --check
 
 format: $(READY) ## apply formatter and linter fixes
 	$(VENV)/bin/ruff format .

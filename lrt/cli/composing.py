@@ -42,16 +42,24 @@ def register() -> None:
     name_unreadable_files()
 
 
-def with_lists(overrides: Iterable[str]) -> list[str]:
-    """Overrides of the command line, with `pair.source=[A,B]` in place of the shipped single model.
+SEVERAL = "pair.source=["
 
-    Hydra merges a list into no section, so the section is removed first.
-    """
+
+def with_lists(overrides: Iterable[str]) -> list[str]:
+    """Overrides of the command line as Hydra takes them: it merges no list (`pair.source=[A,B]`) into a
+    section, so the section is removed first."""
     written: list[str] = []
     for override in overrides:
-        several = override.startswith("pair.source=[")
-        written += ["~pair.source", f"+{override}"] if several else [override]
+        written += ["~pair.source", f"+{override}"] if override.startswith(SEVERAL) else [override]
     return written
+
+
+def as_typed(overrides: Iterable[str]) -> list[str]:
+    """Overrides that `with_lists` wrote, as they were on the command line."""
+    words = [*overrides]
+    several = any(word.startswith(f"+{SEVERAL}") for word in words)
+    words = [word for word in words if not (several and word == "~pair.source")]
+    return [word[1:] if word.startswith(f"+{SEVERAL}") else word for word in words]
 
 
 def compose_config(name: str, *overrides: str, folder: Path | str | None = None) -> DictConfig:

@@ -202,7 +202,7 @@ def side_by_side(one: Encoded, other: Encoded, length: int) -> Encoded:
     before = np.cumsum(steps) - steps
     columns = []
     for each, end, count in zip((one, other), ends, counts, strict=True):
-        own = each.ids.reshape(len(each), -1)
+        own = each.ids if each.ids.ndim == 2 else each.ids[:, None]
         ids = np.full((int(steps.sum()), own.shape[1]), STAYS, dtype=np.int64)
         tokens = np.arange(int(count.sum()))
         ids[tokens + np.repeat(before - end[:-1], count)] = own[tokens]

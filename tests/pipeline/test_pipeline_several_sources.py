@@ -159,6 +159,7 @@ def test_rows_on_the_fly_are_those_of_the_store(stages: Stages) -> None:
         assert (quantised - one).float().norm() <= 0.02 * one.float().norm()
 
 
+@pytest.mark.slow
 def test_the_order_of_the_sources_decides_the_columns_alone(stages: Stages, folder: Path) -> None:
     turned = stages_of(folder, "high", "low")
     assert turned.pair.identities["source"] != stages.pair.identities["source"]

@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real test test-all test-real test-packages check format sweep atlas verify bench lab clean
+.PHONY: help reproduce reproduce-real test test-all test-real test-packages check docs format sweep atlas verify bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,9 @@ check: $(READY) ## format, lint, strict types, import rules, words
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m studies.prose --check
+
+docs: $(READY) ## the documentation site: docs/_build/index.html
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build
 
 format: $(READY) ## apply formatter and linter fixes
 	$(VENV)/bin/ruff format .

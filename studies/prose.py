@@ -46,6 +46,8 @@ ALLOWED = (
     "lrt/report/templates/",
     "studies/prose.py",
     "docs/results/*/report.md",
+    "docs/_build/",
+    "docs/reference/",
 )
 
 
@@ -95,7 +97,12 @@ def paragraphs(markdown: str) -> list[str]:
 
 def pages() -> list[Path]:
     """The README and the pages under docs/ that somebody wrote."""
-    written = [page for page in (ROOT / "docs").rglob("*.md") if page.name != "report.md"]
+    generated = ("_build", "reference")
+    written = [
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        if page.name != "report.md" and page.relative_to(ROOT / "docs").parts[0] not in generated
+    ]
     return [ROOT / "README.md", *sorted(written)]
 
 

@@ -305,7 +305,8 @@ def rows_of(
     Tokens of unused parts and documents belong to no row and are not counted as excluded. The same holds for
     all tokens but the last of a document in a part with `last_tokens`. That token is a row only if the whole
     document is known to lie within one sequence and one chunk: it does not begin at the start of either, and
-    another document follows it. (In a sequence that begins with the last few tokens of a document, its last
+    another document follows it, or it ends with the end of a chat's template, which is a span of no
+    characters. (In a sequence that begins with the last few tokens of a document, its last
     token had six times the usual norm.)
 
     Where the two models have different tokens, all of this holds for spans in the place of tokens. A chunk is
@@ -329,6 +330,8 @@ def rows_of(
     if rules.last_tokens is not None:
         last = torch.zeros_like(keep)
         last[:-1] = (document[1:] != document[:-1]) & (chunk[1:] == chunk[:-1])
+        if spans is not None:
+            last |= ~spans.text  # a template's end: nothing of the document follows, whatever comes next
         new = _new(torch.stack([document, chunk]), position)
         begun = new & (position > 0)  # within this sequence, so that all of the document was read before
         begun[:1] = False

@@ -7,9 +7,8 @@ from os import PathLike
 from pathlib import Path
 
 from lrt.api.loading import STORYBOOK
-from lrt.corpora import Document
 from lrt.corpora.hub_revisions import is_local
-from lrt.corpora.sources import Unit, hub, jsonl, text_files
+from lrt.corpora.sources import JSON_FILES, Unit, hub, texts_of
 from lrt.errors import InvalidValue
 from lrt.lab.grammar import Plan, pages
 from lrt.storage.text_files import json_rows, read_lines
@@ -36,8 +35,8 @@ def read_texts(
     """
     if isinstance(sources, str | PathLike) or not sources:
         raise InvalidValue(f"`sources` is {sources!r}; it must be a list of files, folders and data sets")
-    readers = [_documents(str(source), unit, field, split) for source in sources]
-    return (document.text for reader in readers for document in reader if not document.excluded)
+    readers = [_texts(str(source), unit, field, split) for source in sources]
+    return (text for reader in readers for text in reader)
 
 
 def is_endless(source: str) -> bool:
@@ -45,25 +44,24 @@ def is_endless(source: str) -> bool:
     return not Path(source).exists()
 
 
-def _documents(source: str, unit: Unit, field: str, split: str) -> Iterator[Document]:
+def _texts(source: str, unit: Unit, field: str, split: str) -> Iterator[str]:
     path = Path(source).expanduser()
-    if path.suffix in (".jsonl", ".json") and path.exists():
-        return jsonl(path, field)
     if path.exists():
-        return text_files([path], unit)
+        return texts_of([path], unit, field)
     if source.startswith(STORYBOOK):
         return _storybook(source.removeprefix(STORYBOOK).removeprefix(":"))
     name, _, revision = source.partition("@")
     name, _, config = name.partition(":")
     if "/" in name and not is_local(name):
-        return hub(name, config or None, split, field, revision or None)
+        documents = hub(name, config or None, split, field, revision or None)
+        return (document.text for document in documents if not document.excluded)
     raise InvalidValue(
         f"text {source!r} does not exist; it must be a text file, a folder of *.txt, a .jsonl or .json file, "
         "a data set of the hub (org/name), or storybook"
     )
 
 
-def _storybook(kind: str) -> Iterator[Document]:
+def _storybook(kind: str) -> Iterator[str]:
     match kind:
         case "":
             plan = Plan()
@@ -74,7 +72,7 @@ def _storybook(kind: str) -> Iterator[Document]:
                 f"text 'storybook:{kind}' does not exist; allowed: storybook, storybook:story, "
                 "storybook:request, storybook:question"
             )
-    return (Document(page.text) for page in pages(0, "held_out", plan))
+    return (page.text for page in pages(0, "held_out", plan))
 
 
 def read_prompts(path: str | PathLike[str], field: str = "text") -> list[str]:
@@ -87,7 +85,7 @@ def read_prompts(path: str | PathLike[str], field: str = "text") -> list[str]:
     Raises InvalidValue for a file without prompts, and one that cannot be read (with the line).
     """
     file = Path(path).expanduser()
-    if file.suffix in (".jsonl", ".json"):
+    if file.suffix in JSON_FILES:
         prompts = [_prompt(row, place, field) for place, row in json_rows(file)]
     else:
         prompts = [line for _, line in read_lines(file) if line.strip()]

@@ -83,7 +83,13 @@ def _panels(run: Any, results: dict[str, Any]) -> None:
             if _number(behaviour[key]):
                 name = "transfer_ratio" if key == "ratio" else key
                 figures[f"{behaviour['name']}/{name}"] = behaviour[key]
-        for condition, dose in ((behaviour["dose"] or {}).get("conditions") or {}).items():
+        figures[f"{behaviour['name']}/verdict"] = behaviour["verdict"]
+        doses = behaviour["dose"] or {}
+        for end, value in zip(("low", "high"), doses.get("above_untrained") or (), strict=False):
+            figures[f"{behaviour['name']}/above_untrained/{end}"] = value
+        if excess := doses.get("excess"):
+            figures[f"{behaviour['name']}/excess_over_nulls"] = excess["value"]
+        for condition, dose in (doses.get("conditions") or {}).items():
             values = {
                 "dose_ratio": dose["ratio"],
                 "dose_ratio_below": dose["below"],

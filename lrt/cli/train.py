@@ -68,8 +68,8 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         excluded.check({(), *parts_for.values()} if existing is None else {()})
         if fit:
             states.record()
-        elif not layers.automatic and existing is None:
-            require_maps(layers.candidates, parts_for, rows, session.fit_settings, session.fit_output)
+        elif existing is None:
+            require_maps(layers, parts_for, rows, session.fit_settings, session.fit_output)
 
         wanted = {behaviour.name: behaviour for behaviour in suite}
         evaluated = [wanted[name] for name in config.evaluation.behaviours or wanted]

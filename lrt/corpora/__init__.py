@@ -17,7 +17,7 @@ from lrt.corpora.packed_format import PACKED
 from lrt.corpora.packing import pack
 from lrt.corpora.scenes import scenes
 from lrt.corpora.sequences import Alignment, PackedCorpus, Sequences
-from lrt.corpora.sources import Case, Unit, hub, jsonl, text_files
+from lrt.corpora.sources import Case, Unit, hub, jsonl, text_files, texts_of
 from lrt.corpora.splits import SPLITS, Split, split_of
 
 __all__ = [
@@ -57,5 +57,6 @@ __all__ = [
     "split_of",
     "text_files",
     "text_id",
+    "texts_of",
     "with_revision",
 ]

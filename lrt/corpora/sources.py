@@ -28,6 +28,8 @@ NOT_TEXT = "not text (half of a surrogate pair)"
 # if this many documents cannot be used and no other came before, the data set or field is wrong
 FIRST = 16
 
+JSON_FILES = (".jsonl", ".json")  # files of objects, each with a text among its fields
+
 Unit = Literal["file", "paragraph", "line"]
 Case = Literal["as_is", "upper"]
 
@@ -44,7 +46,8 @@ def text_files(
     Raises:
         CorpusMissing: a path does not exist, or a folder has no `*.txt`.
         CorpusEmpty: a file has no text (while reading).
-        CorpusError: `unit` or `case` is unknown, or a file cannot be read as UTF-8 (while reading).
+        CorpusError: `unit` or `case` is unknown, a file is one of JSON, whose text is in a field (`jsonl`
+            reads it), or a file cannot be read as UTF-8 (while reading).
     """
     if case not in get_args(Case):
         raise CorpusError(f"unknown corpus case {case!r}; it must be one of {', '.join(get_args(Case))}")
@@ -60,7 +63,27 @@ def text_files(
         files += texts
     if not files:
         raise CorpusMissing(f"the corpus names no text file; name at least one{_setting(source)}")
+    if of_json := [file for file in files if file.suffix in JSON_FILES]:
+        raise CorpusError(
+            f"corpus file {of_json[0]} is JSON, not plain text: its text is in a field. Read it with "
+            f"kind=jsonl and its `field`, or rename it to .txt where it is the text itself{_setting(source)}"
+        )
     return _text_documents(files, unit, source, case)
+
+
+def texts_of(paths: Sequence[str | Path], unit: Unit = "file", field: str = "text") -> Iterator[str]:
+    """Texts of files, in the order of `paths`: text files and folders as `text_files` reads them, `.jsonl`
+    and `.json` files of objects as `jsonl` does, a text from each.
+
+    unit   What one text of a text file is.
+    field  Of objects, the field with the text.
+
+    Raises what these two raise.
+    """
+    readers = [
+        jsonl(path, field) if Path(path).suffix in JSON_FILES else text_files([path], unit) for path in paths
+    ]
+    return (document.text for reader in readers for document in reader if not document.excluded)
 
 
 def _setting(source: str) -> str:

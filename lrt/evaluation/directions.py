@@ -28,7 +28,8 @@ RESAMPLED = ("resampled", "resampled_native")
 COMPARED = ("whole_corpus",)
 HALVES = ("native_half", "transferred_half")
 HALVINGS = 4  # of the contrastive prompts; one alone says little
-NULLS = ("random", "bias", "shuffled", "other", "untrained_source")
+UNTRAINED = "untrained_source"
+NULLS = ("random", "bias", "shuffled", "other", UNTRAINED)
 
 
 @dataclass(frozen=True, eq=False)

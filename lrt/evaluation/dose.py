@@ -115,9 +115,10 @@ class NativeDose:
         area = _area(native, means, end)
         return cls(end, level, _reaching(native.strengths, means, level), area, drawn)
 
-    def ratio(self, curve: EffectCurve) -> DoseRatio:
-        """The dose ratio of another condition on the same items."""
-        low, high = self._bounds(curve)
+    def ratio(self, *curves: EffectCurve) -> DoseRatio:
+        """The dose ratio of another condition on the same items; of several curves, the largest that is
+        reached."""
+        low, high = self._bounds(curves)
         reached = low[0] > 0
         return DoseRatio(
             float(low[0]) if reached else None,
@@ -125,28 +126,51 @@ class NativeDose:
             *_interval(low[1:], high[1:]),
         )
 
-    def difference(self, one: EffectCurve, other: EffectCurve) -> tuple[float, float]:
-        """95% interval of the difference of two dose ratios, paired over items.
+    def difference(
+        self, one: EffectCurve, others: Sequence[EffectCurve], deviations: Array | float = 0.0
+    ) -> tuple[float, float]:
+        """95% interval of a dose ratio minus the largest of some others, paired over items.
 
-        Where one of them is only bounded, the interval holds whatever the difference may be.
+        Which of the others is the largest is decided in every sample anew. Where a dose ratio is only
+        bounded, the interval holds whatever the difference may be.
+
+        deviations  `[draws]` of the first dose ratio for other reasons than the items, added to the samples.
         """
-        (one_low, one_high), (other_low, other_high) = self._bounds(one), self._bounds(other)
-        return _interval((one_low - other_high)[1:], (one_high - other_low)[1:])
+        (one_low, one_high), (other_low, other_high) = self._bounds([one]), self._bounds(others)
+        return _interval((one_low - other_high)[1:] + deviations, (one_high - other_low)[1:] + deviations)
 
-    def share(self, curve: EffectCurve) -> Estimate | None:
-        """The curve share of another condition; None where the native area is not above zero."""
+    def share(self, *curves: EffectCurve) -> Estimate | None:
+        """The curve share of another condition; of several curves, the largest. None where the native area
+        is not above zero."""
         if self.area[0] <= 0:
             return None
-        usable = self.area > 0
-        areas = _area(curve, _means(curve, self.drawn), self.end)
-        shares = areas[usable] / self.area[usable]
+        shares = self._shares(curves).max(axis=0)
         return Estimate(float(shares[0]), *_interval(shares[1:], shares[1:]))
 
-    def _bounds(self, curve: EffectCurve) -> tuple[Array, Array]:
-        """Least and largest value `[1 + draws]` of the dose ratio: equal where the effect is reached."""
-        at = _reaching(curve.strengths, _means(curve, self.drawn), self.level)
+    def excess(self, one: EffectCurve, others: Sequence[EffectCurve]) -> Estimate | None:
+        """A curve share minus the largest of some others, by size and in either direction, paired over items.
+
+        Which of the others is the largest is decided in every sample anew. None where the native area is not
+        above zero.
+        """
+        if self.area[0] <= 0:
+            return None
+        differences = self._shares([one])[0] - np.abs(self._shares(others)).max(axis=0)
+        return Estimate(float(differences[0]), *_interval(differences[1:], differences[1:]))
+
+    def _shares(self, curves: Sequence[EffectCurve]) -> Array:
+        """Curve shares `[curves, 1 + draws]`, without the samples in which the native area is not above
+        zero."""
+        usable = self.area > 0
+        areas = [_area(curve, _means(curve, self.drawn), self.end)[usable] for curve in curves]
+        return np.stack(areas) / self.area[usable]
+
+    def _bounds(self, curves: Sequence[EffectCurve]) -> tuple[Array, Array]:
+        """Least and largest value `[1 + draws]` of the largest dose ratio: equal where the effect is
+        reached."""
+        at = np.stack([_reaching(c.strengths, _means(c, self.drawn), self.level) for c in curves])
         high = self.dose / np.minimum(at, self.end)
-        return np.where(np.isfinite(at), high, 0.0), high
+        return np.where(np.isfinite(at), high, 0.0).max(axis=0), high.max(axis=0)
 
 
 def _means(curve: EffectCurve, drawn: NDArray[np.int64]) -> Array:

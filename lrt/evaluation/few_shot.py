@@ -64,7 +64,8 @@ def few_shot_vectors(
     together, as `group_size` says. Draws of one count do not depend on the other counts.
     """
     target = states.target
-    group = group_size(available_pairs(target)) if len(target.positive) == len(target.negative) else 1
+    sizes = len(target.positive), len(target.negative)
+    groups, paired = (group_size(sizes[0]), group_size(sizes[1])), sizes[0] == sizes[1]
 
     def native(rows: Rows | None) -> Tensor:
         return target.layers.part(target.difference(rows), layer)
@@ -78,7 +79,7 @@ def few_shot_vectors(
         if count > available_pairs(target):
             continue
         generator = torch.Generator().manual_seed(seed)
-        every = count == len(target.positive) == len(target.negative)
+        every = paired and count == sizes[0]
         few = FewShot(count)
         for _ in range(1 if every else draws):
             drawn, others = drawn_pairs(target, count, generator)
@@ -89,7 +90,8 @@ def few_shot_vectors(
                 target.layers.part(side[rows], layer)
                 for side, rows in zip((target.positive, target.negative), drawn, strict=True)
             )
-            variance = sampling_variance(positive, negative, group)
+            # as many of either side were drawn, which makes no pairs of prompts that are none
+            variance = sampling_variance(positive, negative, groups, paired)
             if variance is not None and min(map(len, others)) >= count:
                 blended = blend(native(drawn), transferred(others), variance)
                 few.blended.append(blended.vector)

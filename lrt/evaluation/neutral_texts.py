@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from lrt.corpora import CorpusError, Unit, text_files
+from lrt.corpora import CorpusError, Unit, texts_of
 from lrt.corpora.words import word_ends
 
 COUNT = 48  # half of them to choose strengths
@@ -100,7 +100,7 @@ def neutral_texts(
     """
     if not paths:
         return PARAGRAPHS
-    passages = [d.text.strip() for d in text_files(paths, unit) if len([*word_ends(d.text)]) >= LEAST_WORDS]
+    passages = [text.strip() for text in texts_of(paths, unit) if len([*word_ends(text)]) >= LEAST_WORDS]
     if not passages:
         raise CorpusError(
             f"neutral_texts: {', '.join(map(str, paths))} has no {unit} of {LEAST_WORDS} words or more; "

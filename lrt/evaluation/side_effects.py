@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lrt.corpora import Unit, text_files
+from lrt.corpora import Unit, texts_of
 from lrt.corpora.words import word_ends
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Item, Operation
@@ -55,14 +55,16 @@ class Capability:
 class GeneralText:
     """Text on which perplexity is measured.
 
-    paths  Text files or folders. Empty: held-out stories for models of the lab, the project's own passages
-           for others.
-    unit   What one text of these files is; it is cut at `MOST_WORDS` words.
-    items  Most texts; 0 reads none.
+    paths  Text files or folders, JSON lists, or jsonl files. Empty: held-out stories for models of the lab,
+           the project's own passages for others.
+    unit   What one text of a text file is.
+    field  Field of a JSON row that holds its text.
+    items  Most texts, each cut at `MOST_WORDS` words; 0 reads none.
     """
 
     paths: tuple[str, ...] = ()
     unit: Unit = "paragraph"
+    field: str = "text"
     items: int = 24
 
 
@@ -203,12 +205,12 @@ def _perplexity(settings: SideEffects, tokenizer: Any, storybook: bool) -> SideE
 
 
 def _passages(wanted: GeneralText, seed: int) -> tuple[str, ...]:
-    texts = dict.fromkeys(document.text.strip() for document in text_files(wanted.paths, wanted.unit))
+    texts = dict.fromkeys(text.strip() for text in texts_of(wanted.paths, wanted.unit, wanted.field))
     long = [text for text in texts if len([*word_ends(text)]) >= LEAST_WORDS]
     if not long:
         raise SetUnreadable(
-            f"evaluation.side_effects.perplexity: {', '.join(wanted.paths)} has no {wanted.unit} of "
-            f"{LEAST_WORDS} words or more; name other files, or another unit"
+            f"evaluation.side_effects.perplexity: {', '.join(wanted.paths)} has no text of "
+            f"{LEAST_WORDS} words or more; name other files, or another unit or field"
         )
     random.Random(f"perplexity/{seed}").shuffle(long)
     return tuple(up_to_word(text, MOST_WORDS) for text in long[: wanted.items])

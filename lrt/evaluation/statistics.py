@@ -89,12 +89,23 @@ def ratio_over_refits(
     plus a deviation with the refits' standard deviation, t-distributed with `draws - 1` degrees of freedom,
     since refits are few. None for fewer than two refits with a native change.
     """
+    ratios = _drawn_ratios(change, native, seed, keys)
+    deviations = refit_deviations(refits, len(ratios), seed)
+    return None if deviations is None else percentiles(change.mean() / native.mean(), ratios + deviations)
+
+
+def refit_deviations(refits: tuple[Array, Array], draws: int, seed: int = 0) -> Array | None:
+    """`[draws]` deviations with the standard deviation of the refits' transfer ratios, t-distributed.
+
+    refits  Changes and native changes `[refits, n]`.
+
+    None for fewer than two refits with a native change.
+    """
     refitted = refit_ratios(refits)
     if len(refitted) < 2:
         return None
-    ratios = _drawn_ratios(change, native, seed, keys)
-    deviations = np.random.default_rng((seed, len(ratios))).standard_t(len(refitted) - 1, size=len(ratios))
-    return percentiles(change.mean() / native.mean(), ratios + refitted.std(ddof=1) * deviations)
+    deviations = np.random.default_rng((seed, draws)).standard_t(len(refitted) - 1, size=draws)
+    return np.asarray(refitted.std(ddof=1) * deviations, dtype=np.float64)
 
 
 def refit_ratios(refits: tuple[Array, Array]) -> Array:

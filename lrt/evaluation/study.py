@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrt.evaluation.behaviours import Behaviour, Item, ItemSplit
 from lrt.evaluation.choice import Chosen, StrengthChoice, StrengthGrid
-from lrt.evaluation.directions import COMPARED, HALVES, NULLS, RESAMPLED
+from lrt.evaluation.directions import COMPARED, HALVES, NULLS, RESAMPLED, UNTRAINED
 from lrt.evaluation.journal import Journal
 from lrt.evaluation.measuring import UNSTEERED, Damage, Measurement, SteerableModel, SteeringCondition
 from lrt.evaluation.resumable import Progress, ResumableMeasuring
@@ -60,13 +60,14 @@ def study(
 
     - At every strength of the grid: the native and transferred vectors. Where items have answers, all random
       draws too.
-    - At every positive strength up to the native vector's damage limit: the literal vector, and the first
-      draw of every null.
+    - At every positive strength up to the native vector's damage limit: the literal vector, the first draw
+      of every null, and every untrained source.
     - At every strength from 0: the source under its own vector, where it is one model.
     - At the chosen strength: further draws of the nulls, and the resampled maps. Where items have answers,
       the native and transferred vectors of half of the prompts.
     - The unsteered model, and the plain prompt that asks for the behaviour.
-    - Damage of every first draw but the resampled maps', at each of its strengths.
+    - Damage of every first draw but the resampled maps', and of every untrained source, at each of its
+      strengths.
 
     split    The items that are evaluated. `development` is for settings that are still being chosen, as the
              layers of a sweep: a choice made on test items can no longer be tested on them.
@@ -92,7 +93,7 @@ def study(
         rows += measuring.measured("prompted", target, versions, plain, [item.id for item in prompted])
     # the native damage on development texts is known from the choice
     with_damage = {*CURVES, *LIMITED, *COMPARED} - (set() if split == "test" else {"native"})
-    damaging = [c for c in conditions if c.condition in with_damage and c.draw == 0]
+    damaging = [c for c in conditions if c.condition in with_damage and _has_curve(c.condition, c.draw)]
     damages += measuring.damaged("target", target, damaging)
     return Study(behaviour.name, choice, tuple(rows), tuple(damages), split)
 
@@ -114,7 +115,7 @@ def target_conditions(
             if name in CURVES or (name == "random" and behaviour.has_answers):
                 strengths = nonzero
             else:
-                strengths = compared if name in LIMITED and draw == 0 else at_chosen
+                strengths = compared if name in LIMITED and _has_curve(name, draw) else at_chosen
             conditions += target.conditions(name, unit, strengths, behaviour.direction, draw)
     return conditions
 
@@ -133,6 +134,12 @@ def study_rows(
     conditions += len(_from_zero(grid)) if of_source else 0
     items = behaviour.items_of(split)
     return conditions * len(items) + sum(bool(item.prompted) for item in items)
+
+
+def _has_curve(condition: str, draw: int) -> bool:
+    """Whether a draw is measured beyond the chosen strength: a behaviour must be above every untrained
+    source, so each of these has a curve of its own."""
+    return draw == 0 or condition == UNTRAINED
 
 
 def _from_zero(grid: StrengthGrid) -> tuple[float, ...]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from lrt.evaluation.behaviours import Behaviour
 from lrt.evaluation.choice import StrengthGrid
-from lrt.evaluation.comparison import UNTRAINED, compare_doses, verdict
+from lrt.evaluation.comparison import compare_doses, verdict
 from lrt.evaluation.curves import curves, damage_curves
-from lrt.evaluation.directions import NULLS, RESAMPLED
+from lrt.evaluation.directions import NULLS, RESAMPLED, UNTRAINED
 from lrt.evaluation.equal_damage import at_matched_damage
 from lrt.evaluation.measuring import Damage
 from lrt.evaluation.propensity import propensity
@@ -86,7 +86,11 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         limiting = [d for d in study.damages if d.condition == "native"]
         on_development = [d for d in limiting if d.split == "development"]
         undamaged = grid.undamaged(on_development or limiting)
-        compared = compare_doses(record, damages, undamaged, behaviour.direction, grid.damage_limit, seed)
+        compared = compare_doses(
+            record, damages, undamaged, behaviour.direction, grid.damage_limit, seed, refits
+        )
+    # the untrained source that the verdict stands on is the one that is drawn
+    shown = {UNTRAINED: compared["strongest_untrained"] or 0} if compared else {}
     notes = []
     if not moves:
         notes.append("native does not steer")
@@ -152,8 +156,8 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "voiding_nulls": strong_nulls,
         "damage": damage,
         "matched_damage": at_matched_damage(record, damages, strength, seed) if intended else None,
-        "curves": curves(record, CURVES, grid, seed),
-        "damage_curves": damage_curves(damages),
+        "curves": curves(record, CURVES, grid, seed, shown),
+        "damage_curves": damage_curves(damages, shown),
         "note": "; ".join(notes),
     }
     for name, at in (("source", strength), ("prompt", 0.0)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from lrt.corpora import Unit, text_files
+from lrt.corpora import Unit, texts_of
 from lrt.corpora.words import word_ends
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
@@ -226,7 +226,7 @@ def passages(
 
     Raises InvalidValue, naming the setting, for too few.
     """
-    documents = dict.fromkeys(d.text.strip() for d in text_files(paths, unit))
+    documents = dict.fromkeys(text.strip() for text in texts_of(paths, unit))
     long = (text for text in documents if len([*word_ends(text)]) >= 2 * LEAST_WORDS)
     cut = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
     if len(cut) < count:

@@ -52,6 +52,30 @@ def splitting_rules(rules: Tokenizer) -> dict[str, Any]:
     }
 
 
+def _encoding_rules(tokenizer: Any) -> str | None:
+    """Digest of all that turns text into ids, beside what stands before and after it; None where the
+    tokenizer does not say it.
+
+    Names of special tokens, padding and templates are each model's own.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    key = tokenizer_digest(tokenizer)
+    if key not in _RULES:
+        written = json.loads(backend.to_str())
+        added = sorted(written["added_tokens"], key=lambda token: int(token["id"]))
+        _RULES[key] = _digest(
+            {
+                **{name: written[name] for name in ("normalizer", "pre_tokenizer", "model")},
+                "added": [{k: v for k, v in token.items() if k != "special"} for token in added],
+            }
+        )
+    return _RULES[key]
+
+
+_RULES: dict[str, str] = {}  # by the tokenizer's digest
+
 PROBES = (
     "The naïve café\u2014 it's 3.14159 or 2024, isn't it?\r\n\tNO, said Mme. O'Brien;  REALLY!!!\n\n\n",
     "def f(x_1: list[int]) -> None:\n        return {k: v**2 for k, v in x_1.items()}  # <b>&amp;</b>\n",
@@ -62,9 +86,16 @@ PROBES = (
 
 
 def same_tokens(source: Any, target: Any, sample_texts: Iterable[str] = ()) -> bool:
-    """Whether two tokenizers give the same ids: by their vocabularies, `PROBES` and the sample texts."""
+    """Whether two tokenizers give the same ids for every text.
+
+    By all of their rules: no text needs to show a difference. Where one of them does not say its rules, by
+    their vocabularies, `PROBES` and the sample texts.
+    """
     if tokenizer_digest(source) == tokenizer_digest(target):
         return True
+    one, other = _encoding_rules(source), _encoding_rules(target)
+    if one is not None and other is not None:
+        return one == other
     try:
         check_same_tokenizer(source, target, chain(PROBES, sample_texts))
     except TokenizersDiffer:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lrt.config import Evaluation
 from lrt.evaluation import (
+    NULLS,
     Behaviour,
     SourceCurve,
     Study,
@@ -31,6 +32,7 @@ from lrt.evaluation.rescoring import (
     text_id,
 )
 from lrt.evaluation.scorers import scorer_facts
+from lrt.mapping import cosine
 from lrt.models import sampling_facts
 from lrt.pipeline.analyses import Forecasts
 from lrt.pipeline.choices import Choices
@@ -40,7 +42,7 @@ from lrt.pipeline.pair import UntrainedSource
 from lrt.pipeline.study_format import STUDY
 from lrt.pipeline.vectors import contrasts_of
 from lrt.steering import prompts_digest
-from lrt.storage.cache import Cache
+from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,8 @@ class Studies:
         pair = self.choices.pair
         return {
             "version": VERSION,
+            # before, untrained sources beyond the first had no curve; a study of one is as it was
+            **({"curves_of_untrained": "all"} if self.settings.untrained_draws > 1 else {}),
             "maps": {fit.name: fit.fingerprint for fit in self.maps.all},
             "evaluation": evaluation
             | {"damage_limit": grid.damage_limit, "unit": grid.unit}
@@ -145,7 +149,7 @@ class Studies:
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
         """What determines the measurements of one behaviour."""
-        other = self._other(behaviour)
+        other = self.other_of(behaviour)
         rival = contrasts_of(self.maps.whole.behaviours)[other] if other else None
         return {
             **self.shared_facts,
@@ -154,7 +158,30 @@ class Studies:
             "strengths": self.settings.grid.of(behaviour).strengths,
         }
 
-    def _other(self, behaviour: Behaviour) -> str | None:
+    def native_cosines(self, behaviour: Behaviour) -> dict[str, list[float]]:
+        """By null, the cosine of each draw's direction with the native vector, at the layer; cached."""
+
+        def make() -> dict[str, list[float]]:
+            units = self.directions_of(behaviour)
+            (native,) = units["native"]
+            return {name: [cosine(native, unit) for unit in units[name]] for name in NULLS if name in units}
+
+        facts = {"analysis": "native_cosines", "measurements": self._facts(behaviour)}
+        cosines: dict[str, list[float]] = self.cache.made_once(
+            "analysis", facts, make, JSON, f"{behaviour.name}-null-cosines"
+        )
+        return cosines
+
+    def cosine_of_natives(self, behaviour: Behaviour, other: str) -> float:
+        """Cosine of a behaviour's native vector with that of another contrast, at the behaviour's layer."""
+        states, layer = self.maps.whole.states, self.choices.of(behaviour).choice.layer
+        own, theirs = (
+            states[name].target.layers.part(states[name].target_vector, layer)
+            for name in (behaviour.contrast, other)
+        )
+        return cosine(own, theirs)
+
+    def other_of(self, behaviour: Behaviour) -> str | None:
         """The contrast of the suite whose transferred vector is the behaviour's null `other`."""
         return other_contrast(behaviour.contrast, contrasts_of(self.maps.whole.behaviours))
 
@@ -171,7 +198,7 @@ class Studies:
             whole.states,
             self._maps_of(fit),
             whole=whole.mapping if fit is not whole else None,
-            other=self._other(behaviour),
+            other=self.other_of(behaviour),
             layer=self.choices.of(behaviour).choice.layer,
             random_draws=settings.random_draws,
             seed=self.seed,
@@ -191,6 +218,7 @@ class Studies:
 
     def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
         settings, units = self.settings, self.directions_of(behaviour)
+        self.native_cosines(behaviour)  # cached while the nulls' maps are at hand
         chosen, source = self.choices.of(behaviour), self._source_curve(behaviour)
         grid, split = settings.grid.of(behaviour), settings.eval_split
         rows = study_rows(behaviour, chosen, units, grid, split, of_source=source is not None)

@@ -187,7 +187,13 @@ class FitData:
             "parts": self.parts,
             "rows": self.settings.rules,
             "products": self.settings.products,
+            # the end of a template was once no end where a chunk ends with it
+            **({"ends": "of templates"} if self._has_ends_of_spans else {}),
         }
+
+    @property
+    def _has_ends_of_spans(self) -> bool:
+        return self.states.pair.aligned and any(rule.rows == "last_tokens" for rule in self.settings.rules)
 
     @cached_property
     def data(self) -> ActivationDataModule:

@@ -34,7 +34,7 @@ from lrt.mapping import (
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.fit_data import FitData, RowSource
-from lrt.pipeline.layers import LayerPair
+from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_figures import map_figures
 from lrt.pipeline.map_training import FitOutput, FitSettings, Fitted, mean_cosine, solve, train
 from lrt.pipeline.map_vectors import MapVectors
@@ -411,15 +411,25 @@ def map_fingerprint(data: FitData, settings: FitSettings) -> str:
 
 
 def require_maps(
-    layers: LayerPair,
+    plan: LayerPlan,
     parts_for: Mapping[str, tuple[str, ...]],
     rows: RowSource,
     settings: FitSettings,
     output: FitOutput,
 ) -> None:
-    """Raises MapMissing, naming the `train.py` line that makes it, where a map has not been fitted."""
+    """Raises MapMissing, naming the `train.py` line that makes it, where a map has not been fitted.
+
+    Which map is needed of layers that are chosen by what steers shows later. Before states are recorded for
+    that, some map of these states must be there.
+    """
+    maps = rows.cache.folder / "maps"
+    if plan.automatic:
+        states = rows.states.fingerprint.encode()
+        if not any(states in card.read_bytes() for card in maps.glob("*/mapping.json")):
+            raise MapMissing(f"there is no map of these states in {maps}. Make it with: {output.command}")
+        return
     for parts in {(), *parts_for.values()}:
-        folder = rows.cache.folder / "maps" / map_fingerprint(rows.of(layers, parts), settings)
+        folder = maps / map_fingerprint(rows.of(plan.candidates, parts), settings)
         if not (folder / "mapping.json").is_file():
             raise MapMissing(f"there is no map in {folder}. Make it with: {output.command}")
 

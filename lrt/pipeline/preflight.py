@@ -17,6 +17,7 @@ from lrt.models import check_same_tokenizer
 from lrt.models.prompts import encode_prompts
 from lrt.models.sides import SIDES
 from lrt.pipeline.analyses.autoencoders import check_candidates
+from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings
 from lrt.pipeline.pair import ModelPair
@@ -63,7 +64,7 @@ def check_run(
     fits  Whether maps are fitted, and not only evaluated.
     """
     fit.check()
-    _check_existing_map(config, plan, fits)
+    _check_existing_map(config, pair, plan, fits)
     source, target = plan.candidates
     if plan.automatic:  # at least one of each will be chosen
         config.map.check(source.width, target.width)
@@ -93,7 +94,7 @@ def check_run(
     check_recording(pair, suite, plan)
 
 
-def _check_existing_map(config: Config, plan: LayerPlan, fits: bool) -> None:
+def _check_existing_map(config: Config, pair: ModelPair, plan: LayerPlan, fits: bool) -> None:
     folder = config.evaluation.map
     if folder is None:
         return
@@ -107,10 +108,7 @@ def _check_existing_map(config: Config, plan: LayerPlan, fits: bool) -> None:
             f"evaluation.map={folder} is between layers of its own: set layers.source and layers.target to "
             "them, not to auto"
         )
-    if not (Path(folder) / "mapping.json").is_file():
-        raise ConfigError(
-            f"evaluation.map={folder}: there is no map in that folder; give the folder of a map"
-        )
+    open_existing(Path(folder), plan.candidates, pair)
 
 
 def check_names(

@@ -8,6 +8,7 @@ from typing import Any
 
 from lrt.evaluation import Behaviour, summarise
 from lrt.evaluation.graded_answers import graded_answers
+from lrt.evaluation.null_causes import null_causes, strong_nulls
 from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES, Side
@@ -101,6 +102,7 @@ def _behaviour(
         "map": each.fit.name,
         "documents_seen": each.fit.documents_seen[behaviour.name],
         "rescored": studies.rescored(behaviour, each.study),
+        "null_causes": _null_causes(each, summary, studies),
         "answers": answers,
         "forecast": each.forecast,
         "given_away": analyses.given_away.of(each.fit, behaviour, each.study.choice.layer),
@@ -108,6 +110,23 @@ def _behaviour(
         if each.fit is maps.whole
         else analyses.forecasts.of(maps.whole, behaviour, each.study.choice.layer),
     }
+
+
+def _null_causes(each: Studied, summary: Mapping[str, Any], studies: Studies) -> dict[str, Any]:
+    """Why each null steers that has more than a small share of the native change."""
+    behaviour, strong = each.behaviour, strong_nulls(summary)
+    if not strong:
+        return {}
+    grid = studies.settings.grid.of(behaviour)
+    cosines = studies.native_cosines(behaviour)
+    causes = null_causes(behaviour, each.study, grid, strong, cosines, studies.seed)
+    other = studies.other_of(behaviour)
+    if "other" in causes and other:
+        causes["other"] |= {
+            "behaviour": other,
+            "cosine_of_natives": studies.cosine_of_natives(behaviour, other),
+        }
+    return causes
 
 
 def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str, float]:

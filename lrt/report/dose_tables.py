@@ -68,7 +68,7 @@ def verdicts(results: Results) -> str:
     if compared := sum(counts[each] for each in COMPARED):
         parts.append(
             f"{counts['transferred']} of {compared} behaviours count as transferred: their dose ratio is "
-            "above that of an untrained source."
+            "above that of every untrained source."
         )
     if alone := counts["not compared with an untrained source"]:
         parts.append(f"{alone} of {counts.total()} behaviours were not compared with an untrained source.")
@@ -83,5 +83,5 @@ def verdict_figure(results: Results) -> tuple[str, str] | None:
         return None
     return (
         f"{found.count('transferred')} of {compared}",
-        "behaviours whose dose ratio is above an untrained source's",
+        "behaviours whose dose ratio is above every untrained source's",
     )

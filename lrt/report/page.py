@@ -14,6 +14,7 @@ from lrt.report import (
     fidelity_tables,
     layer_tables,
     map_tables,
+    null_tables,
     price_tables,
     run_tables,
     side_effects,
@@ -89,8 +90,10 @@ def _tables(results: Mapping[str, Any]) -> dict[str, Table]:
     return {
         "headline": transfer_tables.headline_table(results),
         "dose": dose_tables.dose_table(results),
+        "evidence": null_tables.evidence_table(results),
         "conditions": transfer_tables.conditions_table(results),
         "nulls": transfer_tables.null_table(results),
+        "null_causes": null_tables.null_cause_table(results),
         "damage": transfer_tables.damage_table(results),
         "side_effects": side_effects.side_effect_table(results),
         "side_effect_sets": side_effects.side_effect_sets_table(results),

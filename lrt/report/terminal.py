@@ -9,6 +9,7 @@ from lrt.report.answers import propensity_table
 from lrt.report.contents import Results, damage_of, strongest_null
 from lrt.report.dose_tables import dose_text
 from lrt.report.next_steps import next_steps
+from lrt.report.null_tables import evidence_table
 from lrt.report.numerals import MINUS, score, share
 from lrt.report.palette import behaviour_name, condition_name
 from lrt.report.price_tables import break_even_table
@@ -123,11 +124,13 @@ def _ratio(behaviour: Mapping[str, Any]) -> str:
 
 
 def summary_tables(results: Results) -> tuple[Table, ...]:
-    """What the terminal shows of an evaluation: headline, nulls, main columns of propensity and price, and
-    for each behaviour that is not steered what was tried and what to try next; if not empty."""
+    """What the terminal shows of an evaluation: headline, what each behaviour says, nulls, main columns of
+    propensity and price, and for each behaviour that is not steered what was tried and what to try next; if
+    not empty."""
     sections = next_steps(results)
     tables = (
         headline_brief(results),
+        evidence_table(results),
         null_table(results),
         propensity_table(results).brief(),
         break_even_table(results).brief(),

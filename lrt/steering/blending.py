@@ -50,23 +50,23 @@ def blend(
 def sampling_variance(
     positives: Tensor,  # [n, d]
     negatives: Tensor,  # [m, d]
-    group: int = 1,
+    groups: tuple[int, int] = (1, 1),
+    paired: bool | None = None,
 ) -> float | None:
     """Squared standard error of a difference of means over prompts, summed over dimensions.
 
-    Sides of one length are pairs, whose common part is no error. None for fewer than two pairs or prompts of
-    a side.
+    The common part of pairs is no error. None for fewer than two pairs or prompts of a side.
 
-    group  Neighbouring prompts that were drawn together, whose mean counts as one.
+    groups  By side, the neighbouring prompts that were drawn together, whose mean counts as one.
+    paired  Whether prompts of the same number are a pair; None: sides of one length are.
     """
     sides = [positives.double(), negatives.double()]
-    if len(positives) == len(negatives):
+    if paired or (paired is None and len(positives) == len(negatives)):
         sides = [sides[0] - sides[1]]
-    if group > 1:
-        sides = [
-            side[: len(side) // group * group].reshape(-1, group, side.shape[-1]).mean(dim=1)
-            for side in sides
-        ]
+    sides = [
+        side[: len(side) // group * group].reshape(-1, group, side.shape[-1]).mean(dim=1)
+        for side, group in zip(sides, groups, strict=False)
+    ]
     if min(map(len, sides)) < 2:
         return None
     return sum(float(side.var(dim=0).sum()) / len(side) for side in sides)

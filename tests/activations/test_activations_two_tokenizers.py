@@ -27,6 +27,7 @@ from lrt.activations import (
     plan_recording,
     record,
 )
+from lrt.activations.chunks import PartRules, rows_of
 from lrt.corpora import PADDING, SPLITS, Alignment, PackedCorpus, Sequences
 from lrt.corpora.aligned_packing import AlignedPiece, cut_aligned
 from lrt.corpora.alignment import AlignedText
@@ -162,6 +163,23 @@ def test_the_end_of_a_document_is_its_last_token_in_each_model() -> None:
             last = torch.tensor(sequences.alignment.bounds[number, at, 2 * i + 1] - 1)
             token = torch.tensor(sequences.tokens_of(side)[number, last])
             torch.testing.assert_close(states[i], MODELS[side].state(token, last, LAYERS[side]))
+
+
+def test_the_end_of_a_template_is_a_row_where_a_batch_ends_with_it() -> None:
+    """Two documents in one sequence, and nothing after them that would tell that the second has ended."""
+    spans = {"document": [7, 7, 8, 8, 8], "start.text": [0, 2, 0, 3, 5], "stop.text": [2, 4, 3, 5, 5]}
+    facts = {name: torch.tensor(values) for name, values in spans.items()}
+    facts |= {"position": torch.arange(5), "group": torch.zeros(5, dtype=torch.int64)}
+    for side in SIDES:
+        facts |= {f"start.{side}": torch.arange(5), f"stop.{side}": torch.arange(1, 6)}
+        facts[f"token.{side}"] = torch.arange(10, 15)
+    chosen = selection(POOL, filter=NO_FILTER, rules=(PartRule("chat", "last_tokens"),))
+    rows = rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("chat",)))
+    assert rows.count == 1
+    for side in SIDES:  # the first document begins the sequence, where its beginning may be cut off
+        assert rows.gathered(facts[f"token.{side}"], side).tolist() == [14]
+    facts["stop.text"][-1] = 6  # with characters, the document may go on
+    assert rows_of(chosen, {}, {}, facts, rules=PartRules.of(chosen, ("chat",))).count == 0
 
 
 def states_of(part: PairedRows) -> tuple[Tensor, Tensor]:

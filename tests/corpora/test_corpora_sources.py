@@ -20,6 +20,7 @@ from lrt.corpora import (
     mixture,
     pack,
     text_files,
+    texts_of,
 )
 from lrt.corpora.errors import ChatRefused
 from lrt.corpora.sources import FIRST, NOT_TEXT, REFUSED
@@ -192,6 +193,24 @@ def test_jsonl_that_is_wrong_names_the_line(
     path.write_text(content)
     with pytest.raises(error, match=message):
         [*jsonl(path)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_json_is_not_read_as_plain_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": "one"}')
+    with pytest.raises(CorpusError, match="kind=jsonl") as raised:
+        text_files([tmp_path / name], "line", "mine")
+    assert "corpus.sources.mine" in str(raised.value)
+
+
+def test_texts_of_both_kinds_of_files_are_read_in_their_order(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "a.jsonl", {"text": "one\ntwo"}, {"text": "three"})
+    (tmp_path / "b.txt").write_text("four\n\nfive")
+    assert [*texts_of([tmp_path / "b.txt", rows], "paragraph")] == ["four", "five", "one\ntwo", "three"]
+    with pytest.raises(CorpusMissing):
+        texts_of([tmp_path / "none.jsonl"])
+    with pytest.raises(CorpusError, match="'text'"):
+        [*texts_of([rows], field="body")]
 
 
 def test_a_missing_jsonl_is_an_error_when_the_reader_is_created(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ def planted_study(
     noise: float = 0.0,
     damage: float = 0.02,
     curves: Mapping[str, tuple[float, ...]] | None = None,
+    refits: tuple[float, ...] = (1.5, 1.6, 1.7),
     seed: int = 0,
 ) -> Study:
-    """Scores `3 + i / 10 + strength * change`, read off logits with their logistic probabilities, and
-    `resampled` draws at 1.5, 1.6 and 1.7.
+    """Scores `3 + i / 10 + strength * change`, read off logits with their logistic probabilities.
 
     points  Changes of the draws of a null at the chosen strength; `curves` at every positive one.
+    refits  Changes of the draws of `resampled` there.
     """
     rng = np.random.default_rng(seed)
     items = behaviour.test
@@ -57,7 +58,7 @@ def planted_study(
         for draw, change in enumerate(draws):
             for strength in (s for s in GRID.strengths if s > 0 and s != chosen):
                 add(condition, strength, change, draw)
-    for draw, change in enumerate((1.5, 1.6, 1.7)):
+    for draw, change in enumerate(refits):
         add("resampled", chosen, change, draw)
         add("resampled_native", chosen, changes["native"], draw)
     add("prompt", 0.0, 0.0)

@@ -14,7 +14,7 @@ LOWERS = replace(TEXT, direction=-1)
 
 
 def summary_of(behaviour: Behaviour = TEXT, **options: Any) -> dict[str, Any]:
-    return summarise(behaviour, planted_study(behaviour, **options), GRID)
+    return summarise(behaviour, planted_study(behaviour, **{"refits": (1.6, 1.6), **options}), GRID)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,71 @@ def test_dose_ratios_and_curve_shares_are_the_planted_ones(behaviour: Behaviour)
 
 
 def test_several_draws_count_by_their_mean() -> None:
-    conditions = summary_of(curves={"untrained_source": (1.6, 0.8), "shuffled": (1.0, -1.0)})["dose"][
-        "conditions"
+    shuffled = summary_of(curves={"shuffled": (1.0, -1.0)})["dose"]["conditions"]["shuffled"]
+    assert shuffled["share"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("draws", [(0.4, 1.4), (1.4, 0.4), (0.1, 1.4, -1.0)])
+def test_the_strongest_untrained_source_stands_for_all(draws: tuple[float, ...]) -> None:
+    whole = planted_study(TEXT, curves={"untrained_source": draws}, refits=(1.6, 1.6))
+    strongest = draws.index(1.4)
+    broken = [
+        Damage(TEXT.name, "untrained_source", draw, s, 2 + 0.01 * draw * s, 0.01 * draw * s, 0.1)
+        for draw in range(len(draws))
+        for s in (0.5, 1.0)
     ]
-    assert conditions["untrained_source"]["ratio"] == pytest.approx(0.6)
-    assert conditions["shuffled"]["share"] == pytest.approx(0.0)
+    summary = summarise(TEXT, replace(whole, damages=(*whole.damages, *broken)), GRID)
+    dose = summary["dose"]
+    untrained = dose["conditions"]["untrained_source"]
+    assert (untrained["ratio"], untrained["share"]) == pytest.approx((0.7, 0.7))
+    assert dose["above_untrained"] == pytest.approx([0.1, 0.1])
+    assert (dose["untrained_draws"], dose["strongest_untrained"]) == (len(draws), strongest)
+    assert summary["verdict"] == "transferred"
+    # the curve and the damage that are drawn are that source's
+    shown = {point["strength"]: point["mean"] for point in summary["curves"]["untrained_source"]}
+    assert shown[1.0] - shown[0.0] == pytest.approx(1.4)
+    damages = summary["damage_curves"]["untrained_source"]
+    assert damages[-1]["rise"] == pytest.approx(0.01 * strongest)
+
+
+def test_one_untrained_source_of_several_is_enough_for_no_transfer() -> None:
+    summary = summary_of(curves={"untrained_source": (0.1, 1.7)})
+    assert summary["verdict"] == "not above an untrained source"
+
+
+def test_each_untrained_source_ends_at_its_own_damage_limit() -> None:
+    whole = planted_study(TEXT, curves={"untrained_source": (0.4, 1.9)}, refits=(1.6, 1.6))
+    damages = [
+        Damage(TEXT.name, "untrained_source", draw, s, 2 + 2 * draw * s, 2 * draw * s, 0.1)
+        for draw in (0, 1)
+        for s in (0.5, 1.0)
+    ]
+    assert summarise(TEXT, whole, GRID)["verdict"] == "not above an untrained source"
+    limited = summarise(TEXT, replace(whole, damages=(*whole.damages, *damages)), GRID)
+    assert limited["dose"]["strongest_untrained"] == 0
+    assert limited["verdict"] == "transferred"
+
+
+def test_the_verdict_stands_on_refits_of_the_map_too() -> None:
+    same, apart = (
+        summary_of(curves={"untrained_source": (1.2,)}, refits=r) for r in ((1.6, 1.6), (1.3, 1.9))
+    )
+    assert same["dose"]["above_untrained"] == pytest.approx([0.2, 0.2])
+    low, high = apart["dose"]["above_untrained"]
+    assert low < 0 < 0.4 < high
+    assert apart["dose"]["above_untrained_items"] == pytest.approx([0.2, 0.2])
+    assert (same["verdict"], apart["verdict"]) == ("transferred", "not above an untrained source")
+
+
+def test_the_excess_is_over_the_strongest_null_in_either_direction() -> None:
+    curves = {"untrained_source": (0.2, 0.4), "bias": (-1.2,), "other": (0.8,)}
+    excess = summary_of(curves=curves)["dose"]["excess"]
+    assert (excess["value"], excess["null"], excess["null_share"]) == (
+        pytest.approx(0.8 - 0.6),
+        "bias",
+        pytest.approx(0.6),
+    )
+    assert excess["ci"] == pytest.approx([0.2, 0.2])
 
 
 @pytest.mark.parametrize("untrained", [1.6, 1.9])

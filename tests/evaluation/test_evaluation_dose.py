@@ -107,10 +107,10 @@ def test_intervals_cover_the_planted_dose_ratio() -> None:
 def test_the_difference_is_paired_and_honest_about_bounds() -> None:
     native = measure_of(curve(linear(1.0)))
     full, weak, absent = curve(linear(0.9)), curve(linear(0.6)), curve(linear(0.1))
-    assert native.difference(full, weak) == pytest.approx((0.3, 0.3))
+    assert native.difference(full, [weak]) == pytest.approx((0.3, 0.3))
     # the other is anywhere from 0 to its bound of .5
-    assert native.difference(full, absent) == pytest.approx((0.4, 0.9))
-    assert native.difference(absent, absent) == pytest.approx((-0.5, 0.5))
+    assert native.difference(full, [absent]) == pytest.approx((0.4, 0.9))
+    assert native.difference(absent, [absent]) == pytest.approx((-0.5, 0.5))
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.6])  # reached by all samples; by about half of them
@@ -119,7 +119,7 @@ def test_two_vectors_alike_are_seldom_taken_for_different(scale: float) -> None:
     for seed in range(40):
         native = measure_of(curve(saturating(0.3), noise=0.3, seed=seed))
         one, other = (curve(saturating(scale), noise=0.3, seed=1000 * i + seed) for i in (1, 2))
-        low, high = native.difference(one, other)
+        low, high = native.difference(one, [other])
         above, below = above + (low > 0), below + (high < 0)
     assert above <= 4
     assert below <= 4
@@ -135,7 +135,7 @@ def test_a_curve_ends_at_its_damage_limit() -> None:
     dose, share = native.ratio(harmful), native.share(harmful)
     assert dose.value is None
     assert dose.below == pytest.approx(0.5)
-    assert native.difference(curve(linear(0.9)), harmful)[0] > 0
+    assert native.difference(curve(linear(0.9)), [harmful])[0] > 0
     assert share is not None
     assert share.value == pytest.approx((0.35**2 / 2 + 0.65 * 0.35) / 0.5)
     # the native vector's own limit halves what it is asked for

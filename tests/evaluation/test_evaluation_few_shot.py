@@ -6,7 +6,7 @@ import torch
 from lrt.evaluation import ContrastStates, ModelStates
 from lrt.evaluation.few_shot import available_pairs, drawn_pairs, few_shot_vectors
 from lrt.mapping import AffineMap, LayerConcat
-from lrt.steering import Mapping, difference_of_means
+from lrt.steering import Mapping, blend, difference_of_means
 
 WIDTH, SCALE = 6, 2.0
 
@@ -79,3 +79,26 @@ def test_a_blend_is_between_the_native_vector_and_that_of_the_other_pairs() -> N
         rest[positive] = False
         other = SCALE * difference_of_means(source.positive[rest], source.negative[rest])
         torch.testing.assert_close(blended, weight * native + (1 - weight) * other)
+
+
+def test_prompts_of_sides_of_other_lengths_are_no_pairs() -> None:
+    """As many of either side are drawn, and their noise is that of two sides, each in its own groups."""
+    source, target = states(9, 20), states(9, 20, scale=SCALE)
+    (few,) = few_shot_vectors(ContrastStates("trait", source, target), mapping(), 1, (4,), draws=3, seed=0)
+    assert len(few.weights) == 3
+    for (positive, negative), native, blended, weight in zip(
+        few.pairs, few.native, few.blended, few.weights, strict=True
+    ):
+        others = [
+            torch.tensor([i for i in range(n) if i not in rows.tolist()])
+            for n, rows in ((9, positive), (20, negative))
+        ]
+        transferred = SCALE * difference_of_means(source.positive[others[0]], source.negative[others[1]])
+        # of the even side, neighbours were drawn together
+        in_twos = target.negative[negative].double().reshape(2, 2, WIDTH).mean(dim=1)
+        variance = sum(
+            float(side.var(dim=0).sum()) / len(side) for side in (target.positive[positive].double(), in_twos)
+        )
+        wanted = blend(native, transferred, variance)
+        assert weight == pytest.approx(wanted.weight)
+        torch.testing.assert_close(blended, wanted.vector)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrt.corpora import CorpusError
 from lrt.errors import InvalidValue, UserError
 from lrt.evaluation import Item, Measurement
 from lrt.evaluation.measuring import choice_tokens
@@ -105,13 +106,32 @@ def test_files_come_before_the_labs_own(chat_tokenizer: Any, tmp_path: Path) -> 
     assert {each.origin for each in made.values()} == {"q", "t", "r"}
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_perplexity_of_json_is_that_of_the_texts_in_it(
+    family_tokenizer: Any, tmp_path: Path, name: str
+) -> None:
+    text = 'Mia said "no" and went home. ' * 10
+    rows = [{"body": text + end, "id": 3} for end in ("First.", "Second.")]
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(rows))
+    (made,) = sets(
+        replace(NOTHING, perplexity=GeneralText((str(tmp_path / name),), field="body")), family_tokenizer
+    ).values()
+    assert {item.prompt for item in made.items} == {row["body"] for row in rows}
+
+
 def test_what_cannot_be_used_is_refused(family_tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("short")
     (tmp_path / "r.json").write_text("[]")
     (tmp_path / "s.json").write_text(json.dumps([{"instruction": "Tell me."}]))
+    (tmp_path / "t.jsonl").write_text(json.dumps({"body": "Mia went to the barn. " * 10}))
     bad: list[tuple[SideEffects, type[Exception]]] = [
         (replace(NOTHING, perplexity=GeneralText((str(tmp_path / "t.txt"),))), UserError),
         (replace(NOTHING, perplexity=GeneralText((str(tmp_path / "none.txt"),))), UserError),
+        (
+            replace(NOTHING, perplexity=GeneralText((str(tmp_path / "t.jsonl"),))),
+            CorpusError,
+        ),  # another field
         (replace(NOTHING, over_refusal=HarmlessRequests((str(tmp_path / "r.json"),))), UserError),
         (replace(NOTHING, over_refusal=HarmlessRequests((str(tmp_path / "s.json"),))), ChatNotRendered),
     ]

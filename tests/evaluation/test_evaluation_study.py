@@ -196,6 +196,7 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
     compared = {s for s in nonzero if 0 < s <= max(mild)} | {at}
     limited = ("paper_literal", "random", "bias", "other", "untrained_source", "shuffled")
     wanted |= {(c, 0, s) for c in limited for s in compared}
+    wanted |= {("untrained_source", 1, s) for s in compared}  # each untrained source has its own curve
     wanted |= {("random", 0, s) for s in nonzero} if behaviour.has_answers else set()
     wanted |= {(c, d, at) for c in RESAMPLED for d in (0, 1)} | {("shuffled", 1, at)}
     assert conditions == wanted
@@ -204,6 +205,8 @@ def test_a_study_measures_all_conditions(behaviour: Behaviour, story_lm: Languag
     damaged = {(d.condition, d.strength) for d in result.damages if d.split == "test"}
     assert {(c, s) for c in ("native", "transferred") for s in nonzero} <= damaged
     assert {(c, s) for c in limited for s in compared} <= damaged
+    of_untrained = {(d.draw, d.strength) for d in result.damages if d.condition == "untrained_source"}
+    assert of_untrained == {(draw, s) for draw in (0, 1) for s in compared}
 
     values = {(r.condition, r.draw, r.strength, r.item): r.value for r in test}
     for item in behaviour.test:

@@ -37,7 +37,7 @@ def run(
         sides = (behaviour.positives, behaviour.negatives)[::reverse]
         pair = last_token_states(lm, sides[0], 1), last_token_states(lm, sides[1][:-1], 1)
         own = ModelStates(*pair, LAYERS, "tiny", NORMS)
-        states[name] = ContrastStates(name, own, own, (own,))
+        states[name] = ContrastStates(name, own, own, (own, own))
     generator = torch.Generator().manual_seed(0)
     identity = Mapping(
         AffineMap(torch.eye(32), torch.ones(32)), LAYERS, LAYERS, "tiny", "tiny", NORMS, "identity"
@@ -52,7 +52,7 @@ def run(
         states,
         shuffled=[random_map(), random_map()],
         resampled=[identity.affine.directions] * 2,
-        untrained=[random_map()],
+        untrained=[random_map(), random_map()],
     )
     units = directions("it", states, maps, other="other", layer=1, random_draws=3, seed=0)
     model = SteerableModel(lm, 1, 4.0)

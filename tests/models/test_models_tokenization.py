@@ -2,11 +2,11 @@ import json
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lrt.models import TokenizersDiffer, check_same_tokenizer, tokenizer_digest
-from lrt.models.tokenization import splitting_rules
+from lrt.models.tokenization import PROBES, same_tokens, splitting_rules
 
 WORDS = ["<s>", "<unk>", "once", "upon", "a", "time", "on", "ce"]
 TEXTS = ["once upon a time", "a time"]
@@ -68,6 +68,32 @@ def test_the_first_text_whose_ids_differ_is_named() -> None:
 
 def test_what_stands_before_a_text_is_each_models_own() -> None:
     check_same_tokenizer(tokenizer(), tokenizer(bos=True), ["a time", "<s>once"])
+
+
+def test_rules_that_no_probe_shows_make_two_tokenizers() -> None:
+    """One vocabulary, and rules that differ on one word alone."""
+    replacing = tokenizer()
+    replacing.backend_tokenizer.normalizer = normalizers.Replace("once", "on ce")
+    check_same_tokenizer(tokenizer(), replacing, PROBES)
+    assert not same_tokens(tokenizer(), replacing)
+    stripping = tokenizer()
+    stripping.add_tokens([AddedToken("upon", lstrip=True)])
+    plain = tokenizer()
+    plain.add_tokens([AddedToken("upon")])
+    assert not same_tokens(stripping, plain)
+
+
+def test_what_decides_no_texts_ids_makes_no_second_tokenizer() -> None:
+    other = tokenizer(bos=True)
+    other.add_special_tokens({"eos_token": "time"})
+    other(TEXTS, padding=True, truncation=True, max_length=3)
+    special, plain = tokenizer(), tokenizer()
+    special.add_special_tokens({"eos_token": "time"})
+    plain.add_tokens([AddedToken("time", normalized=False)])
+    assert same_tokens(tokenizer(), tokenizer(bos=True))
+    assert tokenizer_digest(special) != tokenizer_digest(plain)
+    assert same_tokens(special, plain)
+    assert same_tokens(special, other)
 
 
 @pytest.mark.parametrize(

@@ -319,11 +319,29 @@ def test_each_part_has_the_map_of_its_own_behaviours(shared: Stages) -> None:
     assert shared.but(corpus=corpus(**parts)).maps.of_parts == ()
 
 
+def required(stages: Stages) -> None:
+    require_maps(stages.plan, stages.parts_for, stages.rows, stages.fit_settings, stages.output)
+
+
+def test_without_a_map_of_its_states_no_layer_is_chosen(empty: Stages, shared: Stages) -> None:
+    """Which layers shows after recording and choosing; that there is no map shows before."""
+    card_of(shared)
+    auto = Layers("auto", "auto")
+    with pytest.raises(MapMissing, match=r"python train\.py layers\.source=1"):
+        required(empty.but(layers=auto))
+    assert not empty.files("activations")
+    recorded = shared.plan.recorded
+    both = {"recording__source": recorded.source.layers, "recording__target": recorded.target.layers}
+    required(shared.but(layers=auto, **both))
+    with pytest.raises(MapMissing):  # its maps are of other states
+        required(shared.but(layers=auto, recording__batch_tokens=shared.recording.batch_tokens + 64, **both))
+
+
 def test_a_missing_map_names_the_line_that_makes_it(empty: Stages, shared: Stages) -> None:
     with pytest.raises(MapMissing, match=r"python train\.py layers\.source=1"):
-        require_maps(empty.plan.candidates, empty.parts_for, empty.rows, empty.fit_settings, empty.output)
+        required(empty)
     card_of(shared)
-    require_maps(shared.plan.candidates, shared.parts_for, shared.rows, shared.fit_settings, shared.output)
+    required(shared)
     with pytest.raises(MapMissing, match=r"python train\.py"):
         shared.but(map=MapSpec(bias=False, kind="orthogonal")).maps.cards()
 

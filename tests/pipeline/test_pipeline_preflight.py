@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import Workshop, composed
 from stages import Stages
 from tokenizers import Tokenizer, models
@@ -15,7 +16,17 @@ from upstream_files import gemma_scope
 from lrt.config import Batches, Config, ConfigError, read_config
 from lrt.errors import UserError
 from lrt.evaluation import Behaviour
-from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
+from lrt.mapping import (
+    AffineMap,
+    ClosedFormSpec,
+    FitSpec,
+    MapCorrupt,
+    MapForeign,
+    MapMissing,
+    MapSpec,
+    save_map,
+)
+from lrt.models.sides import SIDES
 from lrt.pipeline import FitSettings, ModelPair, PairModel, check_run, plan_layers
 from lrt.pipeline.map_training import check_trainer
 
@@ -41,7 +52,7 @@ def changed(config: Any, path: str, value: Any) -> Any:
 
 @pytest.fixture
 def check(config: Config, tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...]) -> Check:
-    def run(changes: dict[str, Any], pair: ModelPair = tiny_pair) -> None:
+    def run(changes: dict[str, Any], pair: ModelPair = tiny_pair, fits: bool = True) -> None:
         settings = config
         for path, value in changes.items():
             settings = changed(settings, path, value)
@@ -55,7 +66,7 @@ def check(config: Config, tiny_pair: ModelPair, tiny_suite: tuple[Behaviour, ...
             settings.seed,
         )
         layers = plan_layers(settings.layers, settings.recording, pair)
-        check_run(settings, fit, pair, tiny_suite, layers)
+        check_run(settings, fit, pair, tiny_suite, layers, fits=fits)
 
     return run
 
@@ -130,6 +141,28 @@ def test_each_mistake_is_named(check: Check, changes: dict[str, Any], named: str
     with pytest.raises(UserError) as error:
         check(changes)
     assert named in str(error.value)
+
+
+def test_a_map_that_cannot_be_evaluated_is_refused_before_anything_is_recorded(
+    check: Check, config: Config, tiny_pair: ModelPair, tmp_path: Path
+) -> None:
+    layers = {side: [*getattr(config.layers, side)] for side in SIDES}
+    card = {"layers": layers, "models": tiny_pair.described()}
+    width = {side: len(layers[side]) * tiny_pair.models[side].width for side in SIDES}
+    affine = AffineMap(torch.zeros(width["target"], width["source"]), torch.zeros(width["target"]))
+    for name, other in (
+        ("own", {}),
+        ("layers", {"layers": {**layers, "source": [7]}}),
+        ("model", {"models": {**card["models"], "source": {**card["models"]["source"], "identity": {}}}}),
+    ):
+        save_map(tmp_path / name, affine, card | other)
+    check({"evaluation.map": str(tmp_path / "own")}, fits=False)
+    for name, error in (("layers", MapForeign), ("model", MapForeign), ("none", MapMissing)):
+        with pytest.raises(error):
+            check({"evaluation.map": str(tmp_path / name)}, fits=False)
+    (tmp_path / "own" / "mapping.safetensors").write_bytes(b"")
+    with pytest.raises(MapCorrupt):
+        check({"evaluation.map": str(tmp_path / "own")}, fits=False)
 
 
 def test_a_file_of_no_candidate_layer(check: Check, config: Config, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The analysis of price on a target whose states are the source's: a transferred vector is the native one."""
 
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -52,6 +53,19 @@ def test_results_are_kept_and_the_settings_are_among_their_facts(oracle: Stages)
         stages.but(**setting).analyses.results()
         known += 1
         assert stages.analysed()["price"] == known
+
+
+@pytest.mark.slow
+def test_all_prompts_cost_more_than_all_pairs_where_one_side_is_longer(oracle: Stages) -> None:
+    bravery = next(each for each in oracle.suite if each.name == "bravery")
+    longer = replace(bravery, positives=bravery.positives[:6])
+    stages = oracle.but(suite=(longer,), price__counts=(4, 6, 8), price__draws=2)
+    stages.fitted()
+    (priced,) = stages.analyses.results()["price"]["behaviours"]
+    assert (priced["pairs"], priced["counts_left_out"]) == (6, [8])
+    assert set(priced["tokens"]) == {"4", "6", "8"}
+    assert priced["tokens"]["4"] < priced["tokens"]["6"] < priced["tokens"]["8"]
+    assert [few["draws"] for few in priced["few_shot"]] == [2, 2]
 
 
 def test_it_is_of_the_behaviours_that_are_evaluated(shared: Stages, caplog: pytest.LogCaptureFixture) -> None:

@@ -112,7 +112,35 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
                 },
             },
             "above_untrained": [0.4, 1.0],
+            "above_untrained_items": [0.5, 0.9],
+            "untrained_draws": 2,
+            "strongest_untrained": 1,
+            "excess": {
+                "value": ratio - 0.3,
+                "ci": [ratio - 0.4, ratio - 0.2],
+                "null": "bias",
+                "null_share": 0.2,
+            },
         },
+        "null_causes": {
+            "other": {
+                "cause": "alignment",
+                "share": 0.29,
+                "cosine": 0.4,
+                "projection": 0.16,
+                "predicted": 0.25,
+                "rest": 0.04,
+                "rest_ci": [-0.02, 0.1],
+                "explained": 0.9,
+                "damage": 0.01,
+                "draws": 1,
+                "draws_off_zero": 1,
+                "behaviour": "dogs",
+                "cosine_of_natives": 0.35,
+            }
+        }
+        if name == "mood"
+        else {},
         "verdict": "transferred",
         "prompt_ratio": 0.5,
         "prompt_ratio_ci": [0.4, 0.6],
@@ -214,6 +242,7 @@ def results() -> dict[str, Any]:
         "prompt_ratio_ci": None,
         "nulls": {},
         "null_details": {},
+        "null_causes": {},
         "native": 0.31,
         "transferred": 0.24,
         "note": "native does not steer; no strength keeps the native vector undamaged",

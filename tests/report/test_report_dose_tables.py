@@ -41,7 +41,10 @@ def test_transferred_and_untrained_source_stand_side_by_side_in_the_headline(res
 
 
 def test_the_verdicts_in_words(results: dict[str, Any]) -> None:
-    assert verdict_figure(results) == ("9 of 9", "behaviours whose dose ratio is above an untrained source's")
+    assert verdict_figure(results) == (
+        "9 of 9",
+        "behaviours whose dose ratio is above every untrained source's",
+    )
     results["behaviours"][0]["verdict"] = "not above an untrained source"
     assert verdicts(results).startswith("8 of 9 behaviours count as transferred")
     for b in results["behaviours"]:

@@ -54,6 +54,6 @@ def test_the_brief_headline(results: dict[str, Any]) -> None:
 
 
 def test_the_summary_skips_tables_without_rows(results: dict[str, Any]) -> None:
-    assert len(summary_tables(results)) == 3
+    assert len(summary_tables(results)) == 4
     assert len(summary_tables({**results, "behaviours": results["behaviours"][-1:]})) == 2
     assert summary_tables({}) == ()

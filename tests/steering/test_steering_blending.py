@@ -97,7 +97,7 @@ def test_prompts_that_are_drawn_together_count_as_one() -> None:
     generator = torch.Generator().manual_seed(0)
     letter = torch.tensor([10.0, 0.0]) * torch.tensor([1.0, -1.0]).repeat(32)[:, None]
     positives, negatives = torch.randn(64, 2, generator=generator) + letter, torch.zeros(64, 2)
-    alone, together = sampling_variance(positives, negatives), sampling_variance(positives, negatives, 2)
+    alone, together = sampling_variance(positives, negatives), sampling_variance(positives, negatives, (2, 2))
     assert alone is not None
     assert together is not None
     assert alone > 20 * together

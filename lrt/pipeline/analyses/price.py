@@ -72,6 +72,8 @@ class Price(Analysis):
             "seed": self.seed,
             "ends": end_tokens(pair.target),
             **sampling_facts(evaluation.temperature),
+            # sides of other lengths were once taken for pairs
+            **({} if len(read.positives) == len(read.negatives) else {"paired": False}),
         }
 
     def make(self) -> dict[str, Any]:
@@ -101,8 +103,10 @@ class Price(Analysis):
         scores = self._scores(behaviour, vectors)
 
         pairs = available_pairs(states.target)
+        # all prompts, which are more than all pairs where one side is longer
+        every = max(len(behaviour.positives), len(behaviour.negatives))
         tokens = {few.count: self._tokens(behaviour, few, choice.layer) for few in by_count}
-        tokens[pairs] = self._run(behaviour.positives, behaviour.negatives, choice.layer)
+        tokens[every] = self._run(behaviour.positives, behaviour.negatives, choice.layer)
         left_out = [count for count in self.settings.counts if count > pairs]
         result: dict[str, Any] = {
             "name": behaviour.name,
@@ -130,7 +134,7 @@ class Price(Analysis):
                 },
                 "break_even": None
                 if result["map_tokens"] is None
-                else asdict(break_even(shares, tokens, pairs, result["map_tokens"])),
+                else asdict(break_even(shares, tokens, every, result["map_tokens"])),
             }
         return result
 

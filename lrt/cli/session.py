@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lrt.cli.composing import as_typed
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.latest import point_latest
 from lrt.cli.stopping import end_with_parent
@@ -242,7 +243,7 @@ def _command_line(hydra: Any) -> list[str]:
     words = [word for path in folders for word in ("--config-dir", path)]
     if hydra.job.config_name not in PROGRAMS:
         words += ["--config-name", str(hydra.job.config_name)]
-    return [*words, *hydra.overrides.task, *searched]
+    return [*words, *as_typed(hydra.overrides.task), *searched]
 
 
 def link_newest(report: Path, link: Path = Path("report")) -> None:

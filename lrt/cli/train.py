@@ -45,17 +45,17 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
     with Session.of(composed, steps=7 if not fit or composed.evaluate else 5) as session:
         config, cache, monitor = session.config, session.cache, session.monitor
 
-        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        monitor.step(f"Loading the pair: {config.pair.label}")
         with monitor.stage("load pair"):
             session.fit_settings.use_own_device()
-            pair = load_pair(config.pair, session.models, weights=session.first)
+            pair = load_pair(config.pair, session.models, layers=config.layers, weights=session.first)
             suite, pair = pair.with_suite(config.suite)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
             evaluates = not fit or config.evaluate
             side_effects = plan_side_effects(config.evaluation, pair) if evaluates else ()
         untrained = UntrainedSource.draws(
-            config.pair.source, config.seed, config.evaluation.untrained_draws, session.models
+            pair.source_spec, config.seed, config.evaluation.untrained_draws, session.models
         )
 
         text = CorpusText(config.corpus, pair, cache, monitor)

@@ -187,7 +187,7 @@ def _how_to_quote(path: str, value: Any) -> str:
 # what pydantic puts into a path beside its keys: names of types, and the kind of a discriminated union behind
 # the section that has one
 _TYPES = re.compile(r"int|float|bool|str|none|(tuple|list|dict|literal|function-\w+)\W.*", re.IGNORECASE)
-_UNIONS = re.compile(r"fit|suite|suite\.parts\.[^.]+|corpus\.sources\.[^.]+")
+_UNIONS = re.compile(r"pair\.source|fit|suite|suite\.parts\.[^.]+|corpus\.sources\.[^.]+")
 
 
 def _path(fault: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,11 @@ from lrt.mapping.parametrisations import MapKind
 Depth = int | float
 
 
+def _as_lists(layers: object) -> object:
+    """Layers as they are written in a config."""
+    return [*map(_as_lists, layers)] if isinstance(layers, tuple) else layers
+
+
 def at_least(section: str, least: int, **values: int) -> None:
     """Raises ConfigError for a value below `least`, named by its path."""
     for name, value in values.items():
@@ -26,7 +32,8 @@ def at_least(section: str, least: int, **values: int) -> None:
 class Layers:
     """Zero-based decoder blocks, or depths as fractions in [0, 1): one, or a list; or `auto`.
 
-    source  Several are concatenated: the map reads them all (the paper's appendix A).
+    source  Several are concatenated: the map reads them all (the paper's appendix A). Of several source
+            models, an entry for each: a layer, or a list of layers. One layer alone is that of each of them.
     target  Of several, each behaviour is steered at the one where the native vector does most on development
             items.
 
@@ -35,7 +42,7 @@ class Layers:
     least error along it among those that steer the source itself.
     """
 
-    source: Depth | tuple[Depth, ...] | Literal["auto"]
+    source: Depth | tuple[Depth | tuple[Depth, ...], ...] | Literal["auto"]
     target: Depth | tuple[Depth, ...] | Literal["auto"]
 
     def __post_init__(self) -> None:
@@ -47,6 +54,32 @@ class Layers:
                 object.__setattr__(self, side, (value,))
             elif not value:
                 raise ConfigError(f"layers.{side} is empty: name at least one layer")
+
+    def of_one_model(self, side: Literal["source", "target"]) -> tuple[Depth, ...] | Literal["auto"]:
+        """A side's layers. Raises ConfigError for those of several models."""
+        named = getattr(self, side)
+        if any(isinstance(each, tuple) for each in named):
+            raise ConfigError(
+                f"layers.{side}={_as_lists(named)}: a list in the list is of one of several source models, "
+                "and pair.source is one; give a layer, or a list of layers"
+            )
+        return named  # type: ignore[no-any-return]
+
+    def of_several(self, models: Sequence[str]) -> list[tuple[Depth, ...]]:
+        """The source layers of each of several source models, by their names.
+
+        Raises ConfigError unless there is an entry for each, or one layer for all.
+        """
+        named = self.source
+        if isinstance(named, tuple) and len(named) == 1 and not isinstance(named[0], tuple):
+            named *= len(models)
+        if not isinstance(named, tuple) or len(named) != len(models):
+            raise ConfigError(
+                f"layers.source={_as_lists(self.source)}: with several source models it must have an entry "
+                f"for each of {', '.join(models)}: a layer, or a list of its layers. One layer alone is that "
+                "of all"
+            )
+        return [each if isinstance(each, tuple) else (each,) for each in named]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from lrt.evaluation.next_steps import NextStep, PromptsRead
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.score_directions import rows_along, scores_along
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
-from lrt.evaluation.study import Study, study, study_rows
+from lrt.evaluation.study import SourceCurve, Study, study, study_rows
 from lrt.evaluation.suites import CombinedSuite, FilesSuite, SuiteSettings, build_suite
 from lrt.evaluation.summary import summarise
 from lrt.evaluation.texts import Texts, texts_suite
@@ -61,6 +61,7 @@ __all__ = [
     "PromptsRead",
     "Propensity",
     "Refusal",
+    "SourceCurve",
     "SteerableModel",
     "SteeringCondition",
     "SteeringEvalCallback",

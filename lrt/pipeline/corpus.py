@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -156,7 +156,6 @@ class CorpusText:
         return {**summary, "aligned": packed.paired()} if packed.aligned else summary
 
     def _facts(self) -> dict[str, Any]:
-        tokenizer = self.pair.models["source"].tokenizer
         return {
             "context": self.settings.context,
             "seed": self.settings.seed,
@@ -169,8 +168,8 @@ class CorpusText:
                 if (first := FIRST_DOCUMENTS.get(type(source)))
             },
             "tokenizer": self.pair.identities["tokenizer"],
-            "begin": begin_ids(tokenizer),
-            "end": end_ids(tokenizer),
+            "begin": self._of_source(begin_ids),
+            "end": self._of_source(end_ids),
             "open": self._open_parts(),
             # the template is no part of the tokenizer's digest
             "chat_template": self.pair.template.facts
@@ -178,6 +177,11 @@ class CorpusText:
             else None,
             **self._alignment_facts(),
         }
+
+    def _of_source(self, ids: Callable[[Any], tuple[int, ...]]) -> Any:
+        """Ids around the source's texts; of several tokenizers, of each."""
+        tokenizers = self.pair.models["source"].tokenizers
+        return [ids(each) for each in tokenizers] if len(tokenizers) > 1 else ids(tokenizers[0])
 
     def _alignment_facts(self) -> dict[str, Any]:
         """What determines the text of two tokenizers, beside what determines that of one."""
@@ -211,15 +215,16 @@ class CorpusText:
         parts = [
             Part(name, self.documents(name), source.weight) for name, source in self.settings.sources.items()
         ]
-        tokenizer = self.pair.models["source"].tokenizer
+        tokenizers = self.pair.models["source"].tokenizers
+        several = len(tokenizers) > 1
         with self.monitor.working("reading and packing the corpus"):
             packed = pack(
                 mixture(parts),
-                tokenizer,
+                tokenizers if several else tokenizers[0],
                 self.settings.context,
                 {split: getattr(self.settings.tokens, split) for split in SPLITS},
                 target=self.pair.models["target"].tokenizer if self.pair.aligned else None,
-                end=end_ids(tokenizer),
+                end=() if several else end_ids(tokenizers[0]),
                 open_groups=self._open_parts(),
                 seed=self.settings.seed,
             )
@@ -231,7 +236,7 @@ class CorpusText:
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no end token: their last token must be the text's own."""
         sides = SIDES if self.pair.aligned else SIDES[:1]
-        if not any(end_ids(self.pair.models[side].tokenizer) for side in sides):
+        if not any(end_ids(each) for side in sides for each in self.pair.models[side].tokenizers):
             return []
         return [rule.part for rule in self.settings.rules if rule.rows == "last_tokens"]
 

@@ -31,7 +31,6 @@ from lrt.mapping import (
     layer_concat_bytes,
     load_map,
 )
-from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.fit_data import FitData, RowSource
@@ -45,6 +44,7 @@ from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
 from lrt.pipeline.vectors import Vectors, contrasts_of
 from lrt.steering import Mapping as Transfer
+from lrt.steering import SourcePart
 from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint, tensor_digest
@@ -157,14 +157,17 @@ class MapFit:
     def mapping_of(self, affine: AffineMap) -> Transfer:
         """Any map of these rows, finished or not, between the pair's layers."""
         norms = self.data.states.median_norms
+        alone = SourcePart(self.pair.names["source"], self.layers.source, 1.0)
+        source, *beside = self.pair.parts or (alone,)
         return Transfer(
             affine,
-            self.layers.source,
+            source.layers,
             self.layers.target,
-            self.pair.names["source"],
+            source.model,
             self.pair.names["target"],
             {layer: norms[f"target.{layer}"] for layer in self.layers.target.layers},
             self.fingerprint,
+            tuple(beside),
         )
 
     def card(self) -> dict[str, Any]:
@@ -280,7 +283,11 @@ class MapFit:
             "fingerprint": self.fingerprint,
             "pair": self.pair.name,
             "models": self.pair.described(),
-            "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
+            "layers": {
+                "source": list(self.mapping_of(affine).source.layers),
+                "target": list(self.layers.target.layers),
+            },
+            **({"beside": beside} if (beside := self.pair.beside()) else {}),
             "residual_norms": [data.states.median_norms[f"target.{n}"] for n in self.layers.target.layers],
             "corpus": {
                 "digest": data.states.text.digest,

@@ -104,14 +104,17 @@ class Batches:
 
 @dataclass(frozen=True)
 class DuringTraining:
-    """Steering evaluation during training: which behaviours, every how many steps, on how many items."""
+    """Steering evaluation during training: which behaviours, at how many steps of a fit, on how many items.
+
+    The steps are spaced evenly on a logarithmic scale, from the first to the last.
+    """
 
     behaviours: tuple[str, ...]
-    every: int
+    points: int
     items: int
 
     def __post_init__(self) -> None:
-        at_least("evaluation.during_training", 1, every=self.every, items=self.items)
+        at_least("evaluation.during_training", 1, points=self.points, items=self.items)
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,9 @@ def test_a_resumed_fit_has_all_points(story_lm: LanguageModel, tmp_path: Path) -
     fit([second, later], tmp_path, ckpt_path=tmp_path / "half.ckpt")
     assert second.references == whole.references
     for name, points in whole.points.items():
-        assert [p[0] for p in second.points[name]] == [p[0] for p in points]
-        assert [p[1:] for p in second.points[name]] == [pytest.approx(p[1:], abs=1e-3) for p in points]
+        resumed = {step: values for step, *values in second.points[name]}
+        assert {*resumed} == {*(p[0] for p in points), float(BATCHES)}  # where it was stopped, too
+        assert [resumed[p[0]] for p in points] == [pytest.approx(p[1:], abs=1e-3) for p in points]
     assert [p[0] for p in later.train] == [p[0] for p in history.train] == [5.0, 10.0, 15.0, 20.0]
     assert [p[0] for p in later.val] == [p[0] for p in history.val] == [10.0, 20.0]
 

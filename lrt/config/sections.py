@@ -319,13 +319,16 @@ class Logging:
     """W&B beside the local record.
 
     mode   `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
-    group  Shared by the jobs of a sweep.
+    group  Shared by the jobs of a sweep; null: its folder, and of a single run the pair's name.
+    name   Of the run; null: pair, layers, map kind and seed.
+    artifacts  W&B also gets maps, vectors and report as artifacts, and the store by reference.
     """
 
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
     name: str | None
+    artifacts: bool
 
 
 @dataclass(frozen=True)

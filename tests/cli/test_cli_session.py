@@ -95,7 +95,9 @@ def test_names_and_tags_of_a_run_hold_no_value_of_an_environment_variable(
     monkeypatch.setenv("LRT_SECRET", "hunter2")
     session = session_of(workshop, "pair.name=${oc.env:LRT_SECRET}", "tags=['${oc.env:LRT_SECRET}']")
     assert session.config.pair.name == "${oc.env:LRT_SECRET}"
-    assert session.tracking.tags == ("${oc.env:LRT_SECRET}",)
+    identity = session.tracking.identity
+    assert identity.tags[:2] == ("${oc.env:LRT_SECRET}", "pair=${oc.env:LRT_SECRET}")
+    assert "hunter2" not in repr(identity)
     assert "hunter2" not in session.yaml
 
 
@@ -110,10 +112,14 @@ def as_multirun(workshop: Workshop, *overrides: str) -> Session:
 
 
 def test_jobs_of_a_sweep_share_a_group(workshop: Workshop) -> None:
-    assert session_of(workshop).tracking.group is None
-    assert session_of(workshop, "logging.group=mine").tracking.group == "mine"
-    assert as_multirun(workshop).tracking.group == "multirun/mine"
-    assert as_multirun(workshop, "logging.group=mine").tracking.group == "mine"
+    sessions = (
+        session_of(workshop),
+        session_of(workshop, "logging.group=mine"),
+        as_multirun(workshop),
+        as_multirun(workshop, "logging.group=mine"),
+    )
+    groups = [session.tracking.identity.group for session in sessions]
+    assert groups == [sessions[0].config.pair.name, "mine", "multirun/mine", "mine"]
 
 
 def test_more_devices_within_a_multirun_are_refused(workshop: Workshop) -> None:

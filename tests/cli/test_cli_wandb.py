@@ -16,6 +16,7 @@ from running import Workshop, run_apart
 from whole_run import WholeRun
 
 from lrt.cli import tracking as module
+from lrt.cli.run_identity import RunIdentity
 from lrt.cli.tracking import GuardedWandb, Tracking
 from lrt.config import Logging
 
@@ -86,7 +87,11 @@ def tracking(tmp_path: Path) -> Iterator[Tracking]:
 
 
 def tracking_of(folder: Path, mode: Any) -> Tracking:
-    return Tracking(Logging(mode, "lrt", None, None), str(folder), "train", "group", ("tag",), {"a": 1})
+    return Tracking(Logging(mode, "lrt", None, None, True), str(folder), "train", identity_of(("tag",)))
+
+
+def identity_of(tags: tuple[str, ...]) -> RunIdentity:
+    return RunIdentity("name", "group", tags, {"a": 1}, {})
 
 
 def test_without_a_key_it_is_written_offline_and_the_log_says_so(
@@ -112,8 +117,8 @@ def test_with_a_key_it_is_written_online_and_disabled_opens_nothing(
     monkeypatch.setattr(wandb, "init", lambda **settings: opened.append(settings) or run)
     tracking_of(tmp_path, "disabled").open_wandb()
     assert opened == []
-    tracking.open_wandb()
-    assert opened[0]["mode"] == "online"
+    tracking.open_wandb("id")
+    assert (opened[0]["mode"], opened[0]["id"], opened[0]["resume"]) == ("online", "id", "allow")
     assert (opened[0]["group"], opened[0]["tags"], opened[0]["config"]) == ("group", ("tag",), {"a": 1})
     called: list[Any] = []
     tracking.wandb(called.append)
@@ -130,13 +135,15 @@ def test_wandbs_variables_count_where_the_config_says_nothing(
     wandb.teardown()  # which has read the variables once in this process
     seen = []
     for tags in ((), ("tag",)):
-        tracking = Tracking(Logging("offline", "", None, None), str(tmp_path), "train", None, tags, {})
+        tracking = Tracking(
+            Logging("offline", "", None, None, True), str(tmp_path), "train", identity_of(tags)
+        )
         tracking.open_wandb()
         tracking.wandb(lambda run: seen.append((run.tags, run.job_type, run.dir, run.project)))
         tracking.close(None)
     assert [(each[0], each[1], each[3]) for each in seen] == [
         (("one", "two"), "night", "lrt"),
-        (("tag",), "night", "lrt"),
+        (("tag", "one", "two"), "night", "lrt"),
     ]
     assert all(Path(folder).is_relative_to(tmp_path / "mine") for _, _, folder, _ in seen)
 

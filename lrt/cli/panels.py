@@ -44,7 +44,7 @@ def log_maps(run: Any, cards: Mapping[str, Mapping[str, Any]], whole: str) -> No
             key = map_key(name, figure, whole)
             run.define_metric(key, summary=MAP_FIGURES[figure])
             values[key] = value
-        values[f"fingerprint/{map_key(name, 'weights', whole)}"] = card["fingerprint"]
+        values["fingerprint/map" if name == whole else f"fingerprint/map/{name}"] = card["fingerprint"]
     values["fingerprint/store"] = cards[whole]["store"]
     charts = {f"loss/{name}": loss_chart(name, card) for name, card in cards.items() if card["steps"]}
     saturation = {
@@ -64,10 +64,9 @@ def log_results(run: Any, results: Mapping[str, Any], generations: Table) -> Non
     }
     for behaviour in results["behaviours"]:
         for figure, value in behaviour["headline"].items():
-            if _finite(value):
-                key = f"{behaviour['name']}/{figure}"
-                run.define_metric(key, summary=HEADLINE[figure])
-                values[key] = value
+            key = f"{behaviour['name']}/{figure}"
+            run.define_metric(key, summary=HEADLINE[figure])
+            values[key] = value if _finite(value) else None
     tables = {
         "behaviours": behaviours_table(results),
         "conditions": conditions_table(results),

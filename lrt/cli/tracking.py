@@ -51,8 +51,11 @@ class GuardedWandb(WandbLogger):
     LOGGER_JOIN_CHAR = "/"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with errors_logged():
-            super().log_metrics(metrics, step)
+        # those of the test documents are the map's own figures, which the run logs when the map is fitted
+        logged = {name: value for name, value in metrics.items() if not name.startswith("test/")}
+        if logged:
+            with errors_logged():
+                super().log_metrics(logged, step)
 
     def log_hyperparams(self, params: Any) -> None:
         with errors_logged():
@@ -146,8 +149,10 @@ class Tracking:
         loggers: list[Logger] = [CSVLogger(self.folder, name="csv", version=name, prefix=name)]
         if self._run is not None:
             with errors_logged():
+                prefix = f"{name}/" if name else ""
                 for metric, best in BEST.items():
-                    self._run.define_metric(f"{name}/val/{metric}".lstrip("/"), summary=best)
+                    self._run.define_metric(f"{prefix}val/{metric}", summary=best)
+                self._run.define_metric(f"{prefix}val/error_along/*", hidden=True)  # one for each vector
             loggers.append(GuardedWandb(save_dir=self.folder, experiment=self._run, prefix=name))
         return loggers
 

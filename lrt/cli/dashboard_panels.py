@@ -133,7 +133,7 @@ READINGS = {
     ),
     "dose_ratio": (
         "Dose ratio",
-        "Strength of the native vector at half of its effect, over that of the transferred one. 1 is as strong.",
+        "Strength that the native vector needs for half of its effect, over what the transferred one needs.",
     ),
     "strongest_null": (
         "Strongest null",
@@ -174,7 +174,7 @@ def _training(logged: Logged) -> tuple[Panel, ...]:
             Panel(
                 "lines",
                 f"Score during training: {name}",
-                "The transferred vector's score at steps of the fit. It saturates where the line turns level. "
+                "The transferred vector's score at steps of the fit. It saturates where the line is level. "
                 "Native is the level to reach, random and unsteered those to leave.",
                 (STEP, *(f"{prefix}{during_training(name, each)}" for each in conditions)),
                 log_x=True,
@@ -281,13 +281,13 @@ def workspace(entity: str, project: str, logged: Logged) -> Any:
 
 
 def report(entity: str, project: str, logged: Logged) -> Any:
-    """The report, not saved: each panel under what to read from it."""
+    """The report, not saved: what to read from each panel, and below it the panels of the section."""
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [wr.TableOfContents()]
     for section in sections(logged):
-        blocks += [wr.H1(section.name), wr.P(section.question)]
-        for panel in section.panels:
-            grid = wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=[panel.built()])
-            blocks += [wr.H3(panel.title), wr.P(panel.reading), grid]
+        readings = wr.UnorderedList([f"{panel.title}: {panel.reading}" for panel in section.panels])
+        # a grid without runs of its own shows those of the report's project
+        grid = wr.PanelGrid(panels=[panel.built() for panel in section.panels])
+        blocks += [wr.H1(section.name), wr.P(section.question), readings, grid]
     return wr.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")

@@ -122,6 +122,28 @@ def test_jobs_of_a_sweep_share_a_group(workshop: Workshop) -> None:
     assert groups == [sessions[0].config.pair.name, "mine", "multirun/mine", "mine"]
 
 
+def test_train_and_evaluate_of_the_same_settings_are_one_run(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def id_of(session: Session) -> str | None:
+        return session.tracking.identity.id_in(session.cache)
+
+    train = id_of(session_of(workshop))
+    config = composed("evaluate", *workshop.settings("tags=[a]"), output=str(workshop.folder / "other"))
+    assert id_of(Session.of(config, steps=7)) == train
+    others = [
+        session_of(workshop, "seed=1"),
+        as_multirun(workshop),
+        session_of(workshop, "logging.project=a"),
+    ]
+    assert len({train, *map(id_of, others)}) == 4
+    monkeypatch.setenv("WANDB_SWEEP_ID", "of-a-sweep")  # whose agent names the run
+    assert id_of(session_of(workshop)) is None
+
+
 def test_more_devices_within_a_multirun_are_refused(workshop: Workshop) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.devices=2"):
         as_multirun(workshop, "trainer=ddp_cpu")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -45,8 +46,11 @@ class TrackedBehaviour:
     strength: float
 
 
-RANDOM_DRAWS = 4
+RANDOM_DRAWS = 3
 """Random directions whose mean score stands beside the transferred vector's."""
+
+TOGETHER = 4
+"""Points that are measured in one batch: it takes hardly longer than one of them."""
 
 
 def evaluation_steps(total: int, points: int) -> list[int]:
@@ -62,13 +66,25 @@ def evaluation_steps(total: int, points: int) -> list[int]:
     return steps
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A point that is not measured yet.
+
+    units  The transferred directions `[d_target]` by behaviour; without those of a map that has none yet.
+    """
+
+    step: float
+    fvu: float
+    units: dict[str, Tensor]
+
+
 class SteeringEvalCallback(L.Callback):
     """Steers the target with the vectors that the unfinished map transfers, at `points` steps of a fit.
 
-    Uses development items alone, on the first process alone. The native vector, random directions and the
-    unsteered model are measured once, when the fit starts. Every point logs the map's FVU and all scores,
-    by the names of `during_training`, through the module's loggers. The report gets them too, across resumed
-    runs.
+    Uses development items alone, on the first process alone. The vectors of `TOGETHER` points are measured
+    in one batch, with the first also the native vector, random directions and the unsteered model, which no
+    map changes. Every point logs the map's FVU and all scores at its own step, by the names of
+    `during_training`, through the module's loggers. The report gets them too, across resumed runs.
 
     mapping_of   Puts the map as it stands between the models' layers.
     fvu_of       The map's FVU on validation documents.
@@ -88,7 +104,7 @@ class SteeringEvalCallback(L.Callback):
         mapping_of: Callable[[AffineMap], Mapping],
         fvu_of: Callable[[AffineMap], float],
         points: int,
-        items: int = 16,
+        items: int = 12,
         seed: int = 0,
         temperature: float = 0.0,
         max_rows: int = 1024,
@@ -103,15 +119,15 @@ class SteeringEvalCallback(L.Callback):
         self.temperature, self.max_rows = temperature, max_rows
         self.points: dict[str, list[list[float]]] = {each.behaviour.name: [] for each in tracked}
         self.references: dict[str, dict[str, float]] = {}
+        self._waiting: list[_Waiting] = []
+        self._last = -1.0
         self._steps: set[int] = set()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         total = trainer.estimated_stepping_batches
         if 0 < total < math.inf:  # the module refuses any other
             self._steps = set(evaluation_steps(int(total), self.at_most))
-        if trainer.is_global_zero and not self.references:
-            self.references = {each.behaviour.name: self._reference(each) for each in self.tracked}
-            self._evaluate(trainer, pl_module)
+        self._take(trainer, pl_module)
 
     def on_train_batch_end(
         self,
@@ -121,52 +137,73 @@ class SteeringEvalCallback(L.Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        if trainer.is_global_zero and trainer.global_step in self._steps:
-            self._evaluate(trainer, pl_module)  # once a step, however many batches it accumulates
+        if trainer.global_step in self._steps:
+            self._take(trainer, pl_module)  # once a step, however many batches it accumulates
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:  # a fit that stops early has its last point too
-            self._evaluate(trainer, pl_module)
+        self._take(trainer, pl_module)  # a fit that stops early has its last point too
+        self._measure(trainer)
 
-    def _reference(self, each: TrackedBehaviour) -> dict[str, float]:
+    def _take(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps the vectors of this step, and measures what waits once there is enough of it."""
+        assert isinstance(pl_module, MapModule)
+        step = float(trainer.global_step)
+        if not trainer.is_global_zero or step <= self._last:
+            return
+        self._last = step
+        affine = pl_module.affine().to("cpu")
+        mapping = self.mapping_of(affine)
+        vectors = {e.behaviour.name: mapping.transfer(e.vectors, e.target.layer) for e in self.tracked}
+        units = {name: vector.unit_direction for name, vector in vectors.items() if vector.norm > 0}
+        if units:  # a map that starts at zero has no direction yet
+            self._waiting.append(_Waiting(step, self.fvu_of(affine), units))
+        if len(self._waiting) >= TOGETHER:
+            self._measure(trainer)
+
+    def _measure(self, trainer: L.Trainer) -> None:
+        scores: list[dict[str, float]] = [{} for _ in self._waiting]
+        for each in self.tracked:
+            name = each.behaviour.name
+            steered = [(i, w) for i, w in enumerate(self._waiting) if name in w.units]
+            if not steered:
+                continue
+            conditions = [
+                self._condition("transferred", each, waiting.units[name], draw)
+                for draw, (_, waiting) in enumerate(steered)
+            ]
+            if name not in self.references:
+                conditions += self._reference_conditions(each)
+            means = self._means(each, conditions)
+            if name not in self.references:
+                self.references[name] = {
+                    shown: fmean(means[condition]) for condition, shown in REFERENCES.items()
+                }
+            for (i, waiting), score in zip(steered, means["transferred"], strict=True):
+                self.points[name].append([waiting.step, score, waiting.fvu])
+                for condition, value in {"transferred": score, **self.references[name]}.items():
+                    scores[i][during_training(name, condition)] = value
+        for waiting, logged in zip(self._waiting, scores, strict=True):
+            for logger in trainer.loggers:
+                logger.log_metrics({DURING_TRAINING_FVU: waiting.fvu, **logged}, step=int(waiting.step))
+        self._waiting = []
+
+    def _reference_conditions(self, each: TrackedBehaviour) -> list[SteeringCondition]:
         native = self._condition("native", each, each.native.unit_direction)
         unsteered = SteeringCondition(UNSTEERED, 0.0, 0 * native.offset)
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(RANDOM_DRAWS, each.target.lm.width, generator=generator)
         units = torch.nn.functional.normalize(drawn, dim=1)
         random = [self._condition("random", each, unit, draw) for draw, unit in enumerate(units)]
-        means = self._means(each, [unsteered, native, *random])
-        return {name: means[condition] for condition, name in REFERENCES.items()}
-
-    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, MapModule)
-        step = float(trainer.global_step)
-        waiting = [e for e in self.tracked if [p[0] for p in self.points[e.behaviour.name]][-1:] != [step]]
-        if not waiting:
-            return
-        affine = pl_module.affine().to("cpu")
-        mapping, fvu = self.mapping_of(affine), self.fvu_of(affine)
-        scores: dict[str, float] = {}
-        for each in waiting:
-            name = each.behaviour.name
-            vector = mapping.transfer(each.vectors, each.target.layer)
-            if not vector.norm > 0:  # a map that starts at zero has no direction yet
-                continue
-            condition = self._condition("transferred", each, vector.unit_direction)
-            score = self._means(each, [condition])["transferred"]
-            self.points[name].append([step, score, fvu])
-            for condition_name, value in {"transferred": score, **self.references[name]}.items():
-                scores[during_training(name, condition_name)] = value
-        if scores:
-            for logger in trainer.loggers:
-                logger.log_metrics({DURING_TRAINING_FVU: fvu, **scores}, step=trainer.global_step)
+        return [unsteered, native, *random]
 
     def _condition(self, name: str, each: TrackedBehaviour, unit: Tensor, draw: int = 0) -> SteeringCondition:
         (condition,) = each.target.conditions(name, unit, [each.strength], each.behaviour.direction, draw)
         return condition
 
-    def _means(self, each: TrackedBehaviour, conditions: Sequence[SteeringCondition]) -> dict[str, float]:
-        """Mean score by condition, over the items and the condition's draws."""
+    def _means(
+        self, each: TrackedBehaviour, conditions: Sequence[SteeringCondition]
+    ) -> dict[str, list[float]]:
+        """Mean score over the items, of each draw of each condition."""
         rows = measure(
             each.target.lm,
             each.target.layer,
@@ -177,17 +214,22 @@ class SteeringEvalCallback(L.Callback):
             temperature=self.temperature,
             max_rows=self.max_rows,
         )
-        return {
-            name: float(torch.tensor([row.value for row in rows if row.condition == name]).nanmean())
-            for name in dict.fromkeys(condition.condition for condition in conditions)
-        }
+        means: dict[str, list[float]] = {condition.condition: [] for condition in conditions}
+        for number, condition in enumerate(conditions):
+            # rows are ordered by item, then condition
+            values = torch.tensor([row.value for row in rows[number :: len(conditions)]])
+            means[condition.condition].append(float(values.nanmean()))
+        return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"points": self.points, "references": self.references}
+        waiting = [{"step": w.step, "fvu": w.fvu, "units": w.units} for w in self._waiting]
+        return {"points": self.points, "references": self.references, "waiting": waiting, "last": self._last}
 
     def load_state_dict(self, state_dict: MappingOf[str, Any]) -> None:
         self.points |= {name: list(points) for name, points in state_dict["points"].items()}
         self.references = dict(state_dict["references"])
+        self._waiting = [_Waiting(**each) for each in state_dict["waiting"]]
+        self._last = state_dict["last"]
 
     def history(self) -> list[dict[str, Any]]:
         """`behaviour`, its `unsteered`, `native` and `random` scores, and `points` `[[step, score, fvu],

@@ -10,7 +10,13 @@ from torch.utils.data import DataLoader
 
 from lrt.errors import InvalidValue
 from lrt.evaluation import SteerableModel, SteeringEvalCallback, TrackedBehaviour, measure
-from lrt.evaluation.callbacks import DURING_TRAINING_FVU, RANDOM_DRAWS, during_training, evaluation_steps
+from lrt.evaluation.callbacks import (
+    DURING_TRAINING_FVU,
+    RANDOM_DRAWS,
+    TOGETHER,
+    during_training,
+    evaluation_steps,
+)
 from lrt.mapping import AffineMap, FitHistory, FitSpec, LayerConcat, MapModule, MapSpec, Moments
 from lrt.models import LanguageModel
 from lrt.steering import Mapping, SteeringVector
@@ -165,7 +171,10 @@ def test_what_the_map_does_not_change_is_measured_once(
 
     monkeypatch.setattr("lrt.evaluation.callbacks.measure", counting)
     fit([callback(story_lm, behaviours=[choice_behaviour()])], tmp_path)
-    assert rows == [2 * (2 + RANDOM_DRAWS), *[2] * 4]  # two items
+    assert rows == [2 * (2 + RANDOM_DRAWS + TOGETHER)]  # two items, four points in one batch
+    rows.clear()
+    fit([callback(story_lm, points=6, behaviours=[choice_behaviour()])], tmp_path)
+    assert rows == [2 * (2 + RANDOM_DRAWS + TOGETHER), 2 * 2]
 
 
 def test_a_resumed_fit_has_all_points(story_lm: LanguageModel, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def log_results(run: Any, results: Mapping[str, Any], generations: Table) -> Non
         for figure, value in behaviour["headline"].items():
             key = f"{behaviour['name']}/{figure}"
             run.define_metric(key, summary=HEADLINE[figure])
-            values[key] = value if _finite(value) else None
+            if _finite(value):
+                values[key] = value
     tables = {
         "behaviours": behaviours_table(results),
         "conditions": conditions_table(results),
@@ -229,7 +230,7 @@ def saturation_chart(evaluation: Mapping[str, Any]) -> Any:
 
 
 def _lines(lines: Mapping[str, Sequence[Sequence[float]]], title: str, xname: str) -> Any:
-    drawn = {name: sorted(points) for name, points in lines.items() if points}
+    drawn = {name: sorted(map(tuple, points)) for name, points in lines.items() if points}
     return wandb.plot.line_series(
         xs=[[p[0] for p in points] for points in drawn.values()],
         ys=[[p[1] for p in points] for points in drawn.values()],

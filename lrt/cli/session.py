@@ -90,7 +90,14 @@ class Session:
                 "leave it out, and start the command in the folder of your choice"
             )
         multirun = hydra.mode == RunMode.MULTIRUN
-        swept = (str(Path(hydra.sweep.dir)), OmegaConf.select(hydra, "job.num")) if multirun else ()
+        swept = (
+            (
+                str(Path(hydra.sweep.dir)),
+                None if OmegaConf.is_missing(hydra.job, "num") else int(hydra.job.num),
+            )
+            if multirun
+            else ()
+        )
         session = cls(config, composed, _command_line(hydra), steps, *swept)
         if multirun and session._processes > 1:
             raise ConfigError(

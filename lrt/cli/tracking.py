@@ -58,8 +58,7 @@ class GuardedWandb(WandbLogger):
                 super().log_metrics(logged, step)
 
     def log_hyperparams(self, params: Any) -> None:
-        with errors_logged():
-            super().log_hyperparams(params)
+        """Nothing: the run has the composed settings, of which a module's are a part."""
 
     def finalize(self, status: str) -> None:
         with errors_logged():

@@ -89,12 +89,14 @@ def test_every_figure_has_one_plain_name_and_a_direction(
     values = summary["summary"]
     results = json.loads((whole_run.workshop.report / "results.json").read_text())
     better = {
-        each["metric"]["name"]: [*each["metric"].get("summary", {})] for each in records if "metric" in each
+        each["metric"].get("name"): [*each["metric"].get("summary", {})]
+        for each in records
+        if "metric" in each
     }
     for behaviour in results["behaviours"]:
         for figure, value in behaviour["headline"].items():
             key = f"{behaviour['name']}/{figure}"
-            assert values[key] == (value if value is None else pytest.approx(value))
+            assert values.get(key) == (value if value is None else pytest.approx(value))
             assert better[key] == [HEADLINE[figure]]
     for what, value in results["provenance"]["fingerprints"].items():
         assert values[f"fingerprint/{what}"] == value
@@ -158,13 +160,17 @@ def test_artifacts_name_what_they_were_made_of(whole_run: WholeRun, records: lis
     assert "sums.safetensors" not in {entry["path"] for entry in made["map"]["manifest"]["contents"]}
 
 
-def test_a_run_holds_every_key_that_a_panel_names(summary: Any) -> None:
+def test_a_run_holds_every_key_that_a_panel_names(summary: Any, whole_run: WholeRun) -> None:
     values, config = summary["summary"], summary["config"]
     logged = Logged.of(values)
     assert logged.behaviours == ("bravery", "french")
     assert logged.followed == (("", "french"),)
     named = {key for section in sections(logged) for panel in section.panels for key in panel.keys}
-    assert named - {*values, *config} == set()
+    results = json.loads((whole_run.workshop.report / "results.json").read_text())
+    undefined = {
+        f"{b['name']}/{k}" for b in results["behaviours"] for k, v in b["headline"].items() if v is None
+    }
+    assert named - {*values, *config} == undefined
 
 
 def test_an_offline_run_asks_for_no_account(whole_run: WholeRun) -> None:
@@ -257,12 +263,11 @@ def test_errors_of_wandb_are_logged_and_never_raised(
     tracking.wandb(fails)
     for method, arguments in (
         ("log_metrics", ({"a": 1.0}, 1)),
-        ("log_hyperparams", ({},)),
         ("finalize", ("ok",)),
     ):
         monkeypatch.setattr(module.WandbLogger, method, fails)
         getattr(GuardedWandb.__new__(GuardedWandb), method)(*arguments)
-    assert caplog.text.count("No space left on device") >= 7
+    assert caplog.text.count("No space left on device") >= 6
     assert "goes on with the local record" in caplog.text
     monkeypatch.undo()
 

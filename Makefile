@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real test test-all test-real test-packages check format sweep atlas verify bench lab clean
+.PHONY: help reproduce reproduce-real test test-all test-real test-packages check docs format sweep atlas verify bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -46,11 +46,15 @@ test-packages: $(READY) ## vector formats in the software that defines them (com
 	  steering-vectors==0.12.2 repeng==0.4.0 hotwire-vllm==0.1.2 saklas==5.3.0
 	HF_HUB_OFFLINE=1 $(BESIDE)/bin/python -m pytest -m packages
 
-check: $(READY) ## format, lint, strict types, import rules
+check: $(READY) ## format, lint, strict types, import rules, words
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m studies.prose --check
+
+docs: $(READY) ## the documentation site: docs/_build/index.html
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build
 
 format: $(READY) ## apply formatter and linter fixes
 	$(VENV)/bin/ruff format .

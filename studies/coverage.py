@@ -135,7 +135,7 @@ class Coverage:
         bias, target = self.settings.bias, self.layers.target
         folds = self.folds(parts)
         whole = merge_all(folds)
-        # the corpus with one part left out at a time; one part alone is cut into its documents instead
+        # the corpus without one part at a time; one part alone is cut into its documents instead
         rest = (
             [self.folds([p for p in parts if p != part]) for part in parts]
             if len(parts) > 1

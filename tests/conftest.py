@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from running import MicroRun, Workshop
@@ -20,6 +21,9 @@ from lrt.models import LanguageModel
 
 # two workers on two cores: with more threads each they slow one another several times over
 torch.set_num_threads(1)
+# no test fails because the machine is busy
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # a shell that starts the tests in the background has them ignore Ctrl-C, which some tests send
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

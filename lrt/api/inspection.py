@@ -51,7 +51,7 @@ class Inspection:
 def inspect(path: str | PathLike[str]) -> Inspection:
     """What a file or folder of this program, or a vector's file of another, is. Every byte is checked.
 
-    Raises InvalidValue for a path that does not exist, or that is none of these.
+    Raises InvalidValue for a path that does not exist, or for a file of another kind.
     """
     path = Path(path)
     if not path.exists():

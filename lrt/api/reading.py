@@ -31,7 +31,7 @@ def read_texts(
     field    Of objects, the field with the text.
     split    Of a data set.
 
-    Raises InvalidValue for a source that is none of these, at once; `CorpusError` (a `lrt.UserError`) for one
+    Raises InvalidValue for any other source, at once; `CorpusError` (a `lrt.UserError`) for one
     that cannot be read.
     """
     if isinstance(sources, str | PathLike) or not sources:

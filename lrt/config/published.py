@@ -75,7 +75,7 @@ class Published:
 
 
 def _is_word(value: str) -> bool:
-    """Whether a text can be told from figures and signs: numbers stay, as those of the results do."""
+    """Whether a text differs from figures and signs: numbers stay, as those of the results do."""
     try:
         return re.search(r"\w", value) is not None and not math.isfinite(float(value))
     except ValueError:

@@ -53,6 +53,8 @@ class Judge:
                       it. Must be https, except on a local host (a loopback or private address, or a name in
                       `.local` or without a dot that leads to one). Redirects are refused, so the key reaches
                       no other host.
+    model             Name of the model there.
+    lowest, highest   Ends of the scale that it rates on.
     question          User message, with {prompt}, {answer}, {lowest} and {highest} filled in. By default
                       it asks for harmlessness.
     role              System message.

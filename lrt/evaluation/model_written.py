@@ -62,17 +62,23 @@ ADVANCED = frozenset(
 class Propensity:
     """Model-written evaluations as a suite.
 
+    kind            `propensity`.
     path            A hub data set; or a local folder of its layout (`persona/NAME.jsonl`,
                     `sycophancy/NAME.jsonl`, `advanced-ai-risk/lm_generated_evals/NAME.jsonl`) or with the
                     files side by side.
+    revision        Branch, tag or commit of a hub data set.
     tasks           By name; by default those of the paper's Table 1.
     advanced        Author of the advanced-ai-risk tasks: `lm` (1,000 questions each) or `human`.
     formats         `caa`: scored by the logits after the question (Rimsky et al., 2312.06681). `open`: the
                     model answers in its own words, up to `answer_tokens`, and the text is scored; such a
                     behaviour is called NAME_open. Both share one vector.
     contrast_pairs  Questions of the vector, each with its matching and its other answer.
+    development, test  Questions that choose strengths, and that are reported.
     chat            True: in the model's chat template, after `system` if set. False, for base models: plain
                     text with `Answer:` after the question.
+    system          System message of chats; empty for none.
+    answer_tokens   Longest answer of `open`.
+    unit            One document of `neutral_texts`.
     neutral_texts   Text files on whose passages damage is measured; the project's own passages if empty.
     seed            Draws which questions go where.
 

@@ -107,7 +107,7 @@ def _lettered(row: Mapping[str, Any], place: str) -> tuple[str, list[str], str]:
         correct = letters[answer]
     else:
         raise SetUnreadable(
-            f"{place} has the answer {answer!r:.80}, which is none of its {len(choices)} choices; {ALLOWED}"
+            f"{place} has the answer {answer!r:.80}, not one of its {len(choices)} choices; {ALLOWED}"
         )
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
     return f"{question}\n{listed}", [correct, *(each for each in letters if each != correct)], correct

@@ -107,7 +107,7 @@ class Instructions:
 
     paths   JSON lists or jsonl files, or ids of hub data sets; read together, each request once.
     field   Field of a row that holds the request.
-    split   Of hub data sets.
+    split, revision  Of hub data sets.
 
     Raises InvalidValue without paths.
     """
@@ -126,13 +126,17 @@ class Instructions:
 class Refusal:
     """Refusal as a suite.
 
+    kind             `refusal`.
+    harmful, harmless  The requests.
     names            `refusal_induced` adds the vector on harmless requests. On harmful requests
                      `refusal_removed` adds its opposite, and `refusal_ablated` ablates its direction from
                      every block's output. With the suffix `_log_odds`: scored by the first token's
                      logits. All share one vector.
     contrast_pairs   Requests on each side of the vector, harmful against harmless; states are recorded at
                      the template's last token.
+    development, test  Requests that choose strengths, and that are reported.
     answer_tokens    Length of the generated answers.
+    unit             One document of `neutral_texts`.
     system           System message; empty for none.
     classifier       A text classifier that scores the same answers too.
     judge            A language model that rates them too.

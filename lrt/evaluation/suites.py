@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 class FilesSuite:
     """Behaviours from files, one JSON file each (docs/behaviours.md).
 
+    kind   `files`.
+    paths  JSON files, one a behaviour.
     judge  Who rates the answers of behaviours with a `Judge`. A file says only what is asked of it.
 
     Raises InvalidValue without files.
@@ -46,6 +48,9 @@ OneSuite = StorybookSuite | FilesSuite | Propensity | Refusal | Texts
 @dataclass(frozen=True)
 class CombinedSuite:
     """Several suites in one run, under names of the user's choice.
+
+    kind   `combined`.
+    parts  The suites by name.
 
     Raises InvalidValue without parts.
     """

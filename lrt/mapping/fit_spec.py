@@ -23,13 +23,12 @@ Solver = Literal["optimum", "ridge_per_direction", "identity", "mean_only", "shu
 class ClosedFormSpec:
     """A map solved from moments instead of trained.
 
-    The solvers are:
-
-    - `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
-    - `ridge_per_direction`: ridge with a separate weight for each principal direction of the target.
-    - Baselines that a map should beat: `identity` (equal widths only), `mean_only`, `shuffled_pairs` (ridge
-      on target rows permuted over the corpus) and `embeddings` (ridge between the two models' embedding
-      matrices, without hidden states).
+    kind    `closed_form`, to choose this section.
+    solver  `optimum`: the best map of the kind (ridge, reduced-rank regression, Procrustes with scale).
+            `ridge_per_direction`: ridge with a separate weight for each principal direction of the target.
+            Baselines that a map should beat: `identity` (equal widths only), `mean_only`, `shuffled_pairs`
+            (ridge on target rows permuted over the corpus) and `embeddings` (ridge between the two models'
+            embedding matrices, without hidden states).
     """
 
     solver: Solver = "optimum"
@@ -65,17 +64,24 @@ class FitSpec:
     there, so one learning rate fits every pair. The paper's setting (section 3.1) is 4 epochs with
     `optimizer="AdamW", learning_rate=1e-4, options={}, schedule="constant", whitening="none", ridge=False`.
 
-    optimizer      Any name in `torch.optim`; `options` are its arguments except the learning rate.
+    kind           `gradient`, to choose this section.
+    optimizer      Any name in `torch.optim`.
+    options        Its arguments except the learning rate.
+    learning_rate  Largest of the schedule.
+    schedule       How the learning rate falls after the warm-up.
     warmup         Share of all steps during which the learning rate rises.
+    epochs         Passes over the training rows.
     whitening      `auto`: `full`, or `scale` for the orthogonal kinds, whose shape it preserves.
+    whitening_floor  Least eigenvalue that full whitening divides by, as a share of the largest.
     ridge          Add the reference ridge's penalty, whose weight was chosen on the validation documents, to
                    the loss. The minimum is then the reference ridge; without it, plain least squares.
     start          Initialise at: `mean`, the mean predictor (a random rotation for the orthogonal kinds);
                    `optimum`, the closed-form solution of the kind; `ridge` or `procrustes`, that closed-form
                    solution or the nearest map of the kind.
     gradient_clip  Largest gradient norm; None: no limit.
-    patience       Stop after this many validation checks without an improvement of `val/fvu` by
-                   `least_improvement`; None: train all epochs.
+    patience       Stop after this many validation checks without an improvement of `val/fvu`; None: train
+                   all epochs.
+    least_improvement  What counts as one, in FVU.
     """
 
     optimizer: str = "SGD"

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +57,8 @@ class Moments:
         self.count = 0
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+            # numpy's zeros take no memory until rows are added: many groups of documents stay empty
+            return torch.from_numpy(np.zeros(shape)).to(device)
 
         # Sums of the rows minus a shift that is exact in float32.
         self._shift_x, self._shift_y = zeros(d_source), zeros(d_target)
@@ -165,8 +167,8 @@ class Moments:
         """
         if other.count > self.count:
             raise ValueError(f"{other.count} rows cannot be among {self.count}")
+        _check_widths([self, other])
         if other.count == self.count:
-            _check_widths([self, other])
             return Moments(self.d_source, self.d_target, products=self.products, device=self.device)
         return merge_all([self, other], times=(1, -1))
 

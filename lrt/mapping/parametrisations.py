@@ -26,14 +26,14 @@ OrthogonalForm = Literal["cayley", "matrix_exp"]
 class MapSpec:
     """Which kind of affine map to fit (paper section 2.1; the restricted kinds are this project's).
 
-    - `full`: any `W`.
-    - `low_rank`: `W = U V` of rank `rank`.
-    - `orthogonal`: `W = c Q` with `Q` (semi-)orthogonal and `c > 0`. In a gradient fit `orthogonal_form` is
-      how `Q` is parametrised. A step of a 896 -> 1536 map costs 8 times a plain layer's with `cayley` and 33
-      times with `matrix_exp`. From a random start `cayley` needs several times as many steps, since it
-      cannot rotate by half a turn.
-    - `orthogonal_penalty`: any `W`, with `penalty * orthogonality_penalty(W)` added to the loss, which is in
-      units of FVU.
+    kind     `full`: any `W`. `low_rank`: `W = U V`. `orthogonal`: `W = c Q` with `Q` (semi-)orthogonal and
+             `c > 0`. `orthogonal_penalty`: any `W`, with a penalty on its distance from such a map.
+    rank     Of a `low_rank` map.
+    penalty  Weight of `orthogonality_penalty(W)` in the loss of `orthogonal_penalty`, in units of FVU.
+    bias     Whether the map has one; without, it is fitted through the origin.
+    orthogonal_form  How `Q` is parametrised in a gradient fit. A step of a 896 -> 1536 map costs 8 times a
+             plain layer's with `cayley` and 33 times with `matrix_exp`. From a random start `cayley` needs
+             several times as many steps, since it cannot rotate by half a turn.
     """
 
     kind: MapKind = "full"

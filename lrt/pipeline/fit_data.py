@@ -334,10 +334,13 @@ class FitData:
         facts: Mapping[str, Any],
         batches: Callable[[Selection], Iterator[Batch]],
         what: str,
+        *,
+        every_document: bool = False,
     ) -> Moments:
         """Moments of other pairs of the same rows of a split, by what determines them beside the rows.
 
         batches  Gives the split's pairs of a selection.
+        every_document  Those of excluded documents too.
         """
 
         def gather(selection: Selection) -> dict[str, Moments]:
@@ -346,11 +349,16 @@ class FitData:
                 self._add_all(moments[split], counted(batches(selection)))
             return moments
 
-        return self._without_excluded({**facts, "split": split}, {}, gather)[split]
+        facts = {**facts, "split": split}
+        if every_document:
+            return self._of_all(facts, gather)[split]
+        return self._without_excluded(facts, {}, gather)[split]
 
-    def figures(self, facts: Mapping[str, Any], make: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Figures of these rows, by what determines them beside the rows; cached."""
-        return self._source.cache.made_once("figures", {**self.facts, **facts}, make, JSON)
+    def figures_of_all(
+        self, facts: Mapping[str, Any], make: Callable[[], dict[str, float]]
+    ) -> dict[str, float]:
+        """Figures of the rows of every document, by what determines them beside the rows; cached."""
+        return self._source.cache.made_once("figures", {**self._facts_of_every_document, **facts}, make, JSON)
 
     def by_part(self) -> Iterator[tuple[str, Moments]]:
         """Moments of the same training rows by part of the corpus, of parts that have any; one at a time.
@@ -411,7 +419,11 @@ class FitData:
         if not self.excluded:
             return OnDevice(in_memory(every), self.solving_device)
         some = self._of_every_document.of_documents(self.excluded, excluded=False)
-        excluded = self._cached({**facts, "documents": self.excluded}, gather, some)
+        if self.states.settings.keeps_states:  # a few rows are read again sooner than their sums
+            with self.monitor.stage("moments"):
+                excluded: Mapping[str, Moments] = gather(some)
+        else:  # another pass over the corpus
+            excluded = self._cached({**facts, "documents": self.excluded}, gather, some)
         return OnDevice(in_memory(every, less=excluded), self.solving_device)
 
     def _cached(

@@ -12,7 +12,8 @@ from lrt.pipeline.fit_data import FitData
 def map_figures(data: FitData, affine: AffineMap) -> dict[str, Any]:
     """FVU on test and validation rows and on single tokens, beside the reference ridge's."""
     reference, test = data.reference_ridge, data.moments["test"]
-    fvu, optimum = test.fvu_of(affine), test.fvu_of(reference.map)
+    optimum = test.fvu_of(reference.map)
+    fvu = optimum if affine is reference.map else test.fvu_of(affine)
     return {
         "fvu": fvu,
         "r2": 1 - fvu,

@@ -66,21 +66,28 @@ class Refit:
             yield self.on(merge_all(folds, drawn.bincount(minlength=len(folds)).tolist()))
 
     def own_ridge(self, untrained: UntrainedSource) -> dict[str, float]:
-        """Ridge weight of an untrained source, chosen on its validation rows as the map's is on its own, and
-        the FVU there (`fvu_validation`). Cached."""
+        """Ridge weight a row of an untrained source, chosen on its validation rows as the map's is on its
+        own, and the FVU there (`fvu_validation`). Cached.
+
+        Of the rows of every document, excluded ones too: once a pair, and not once a behaviour.
+        """
         bias = self.data.settings.bias
 
         def make() -> dict[str, float]:
-            train, validation = (untrained_moments(self.data, untrained, s) for s in ("train", "validation"))
+            train, validation = (
+                untrained_moments(self.data, untrained, split, every_document=True)
+                for split in ("train", "validation")
+            )
             fit = ridge_path(train, validation, bias=bias)
-            return {"weight": fit.weight, "fvu_validation": fit.fvu_validation}
+            return {"weight_a_row": fit.weight / train.count, "fvu_validation": fit.fvu_validation}
 
-        return self.data.figures({"source": untrained.identity, "bias": bias, "ridge": "own"}, make)
+        return self.data.figures_of_all({"source": untrained.identity, "bias": bias, "ridge": "own"}, make)
 
     def on_untrained(self, untrained: UntrainedSource) -> Directions:
         """How the map from an untrained source transfers vectors, each weight chosen as the map's."""
-        weight, bias = self.own_ridge(untrained)["weight"], self.data.settings.bias
+        bias = self.data.settings.bias
         train = untrained_moments(self.data, untrained)
+        weight = self.own_ridge(untrained)["weight_a_row"] * train.count
         if not self._each_direction:
             return partial(ridge_directions, train, weight, bias=bias)
         validation = untrained_moments(self.data, untrained, "validation")
@@ -103,7 +110,7 @@ class Refit:
         """The same for the ridge map of the rows without those of a part, at the same weight a row."""
         train = untrained_moments(self.data, untrained)
         rest = train.without(untrained_moments(part, untrained))
-        weight = self.own_ridge(untrained)["weight"] * rest.count / train.count
+        weight = self.own_ridge(untrained)["weight_a_row"] * rest.count
         return partial(ridge_directions, rest, weight, bias=self.data.settings.bias)
 
 
@@ -134,10 +141,14 @@ def transfer_maps(
     )
 
 
-def untrained_moments(data: FitData, untrained: UntrainedSource, split: Split = "train") -> Moments:
+def untrained_moments(
+    data: FitData, untrained: UntrainedSource, split: Split = "train", *, every_document: bool = False
+) -> Moments:
     """Moments of the same rows with the untrained source in the source's place. Needs recorded states.
 
     Cached by source and rows: a pass of its lower blocks over the corpus, once.
+
+    every_document  Excluded documents too.
     """
     states = data.states
     assert isinstance(states, RecordedStates), "checked before anything costly"
@@ -146,4 +157,5 @@ def untrained_moments(data: FitData, untrained: UntrainedSource, split: Split = 
         {"source": untrained.identity},
         lambda rows: pairs_with_other_source(states.store, split, untrained.model, rows),
         f"the {untrained.name}, {split}",
+        every_document=every_document,
     )

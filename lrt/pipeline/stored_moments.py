@@ -58,8 +58,12 @@ def in_memory(
     moments: Mapping[str, Moments], less: Mapping[str, Moments] | None = None
 ) -> dict[str, Moments]:
     """The moments by name, without the rows of those in `less` of the same name; one of `less` at a time."""
-    less = less or {}
-    return {name: each.without(less[name]) if name in less else each for name, each in moments.items()}
+
+    def rest(name: str, each: Moments) -> Moments:
+        taken = less[name] if less and name in less else None
+        return each.without(taken) if taken is not None and taken.count else each
+
+    return {name: rest(name, each) for name, each in moments.items()}
 
 
 def _write_moments(folder: Path, moments: Mapping[str, Moments]) -> None:

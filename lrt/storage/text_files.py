@@ -29,7 +29,7 @@ _NOT_TEXT = {
     b"BZh9": "compressed with bzip2; decompress it",
     b"PK\x03\x04": "a zip archive; unpack it",
 }
-# a key; a text that is none; the start or end of a level
+# a key; another string; the start or end of a level
 _MARK = re.compile(
     r'(?P<key>"(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"(?!\s*:)|(?P<open>[\[{])|(?P<close>[\]}])', re.DOTALL
 )

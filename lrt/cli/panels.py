@@ -51,7 +51,7 @@ def log_maps(run: Any, cards: Mapping[str, Mapping[str, Any]], whole: str) -> No
         f"saturation/{evaluation['behaviour']}": saturation_chart(evaluation)
         for card in cards.values()
         for evaluation in card["training"]["steering_evaluations"]
-        if evaluation["points"]
+        if all(len(point) == 3 for point in evaluation["points"]) and evaluation["points"]  # earlier: no FVU
     }
     run.log({"map_figures": _typed(map_figures_table(cards)), **charts, **saturation})
     run.summary.update(values)

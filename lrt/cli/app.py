@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lrt.cli.bake import bake
+from lrt.cli.dashboard import dashboard
 from lrt.cli.demo import demo
 from lrt.cli.export import export
 from lrt.cli.extract import extract
@@ -72,6 +73,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bake": bake,
     "push": push,
     "pull": pull,
+    "dashboard": dashboard,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

@@ -108,7 +108,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
         if not session.first:  # the other processes of a distributed fit end here
             return None
-        show.maps(session, maps, cards)
+        show.maps(session, maps, cards, states)
 
         report = None
         if evaluates:
@@ -124,7 +124,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             report = results(
                 pair, layers, maps, cards, studies, studied, analyses, session.yaml, side_effects=summaries
             )
-            show.report(session, report)
+            show.report(session, report, studied, maps)
             if config.evaluation.side_effects.lm_eval:
                 effects.write_lm_eval(session.report / "lm-eval", studied)
         session.leave_latest(results_of(maps, suite, states))

@@ -26,6 +26,7 @@ RENAMED = {
     r"evaluation\.grid\.shares": "evaluation.grid.ablation_fractions",
     r"evaluation\.items": "evaluation.eval_split",
     r"evaluation\.untrained_source": "evaluation.untrained_draws",
+    r"evaluation\.(probe|during_training)\.every": "evaluation.during_training.points",
     r"evaluation\.probe((\.\w+)?)": r"evaluation.during_training\1",
     r"analysis\.cuts": "analysis.stitching_depths",
     r"suite\.((?:parts\.[^.]+\.)?)ordinary": r"suite.\1neutral_texts",

@@ -137,14 +137,17 @@ class Batches:
 
 @dataclass(frozen=True)
 class DuringTraining:
-    """Steering evaluation during training: which behaviours, every how many steps, on how many items."""
+    """Steering evaluation during training: which behaviours, at how many steps of a fit, on how many items.
+
+    The steps are spaced evenly on a logarithmic scale, from the first to the last.
+    """
 
     behaviours: tuple[str, ...]
-    every: int
+    points: int
     items: int
 
     def __post_init__(self) -> None:
-        at_least("evaluation.during_training", 1, every=self.every, items=self.items)
+        at_least("evaluation.during_training", 1, points=self.points, items=self.items)
 
 
 @dataclass(frozen=True)
@@ -349,13 +352,16 @@ class Logging:
     """W&B beside the local record.
 
     mode   `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
-    group  Shared by the jobs of a sweep.
+    group  Shared by the jobs of a sweep; null: its folder, and of a single run the pair's name.
+    name   Of the run; null: pair, layers, map kind and seed.
+    artifacts  W&B also gets maps, vectors and report as artifacts, and the store by reference.
     """
 
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
     name: str | None
+    artifacts: bool
 
 
 @dataclass(frozen=True)

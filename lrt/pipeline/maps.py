@@ -358,14 +358,16 @@ class Maps:
     def fit(self, settings: DuringTraining, choices: Choices) -> dict[str, dict[str, Any]]:
         """Fits those that are missing; the cards of all by name.
 
-        settings, choices  For steering evaluation during training.
+        settings, choices  For steering evaluation during training: of each behaviour on the map that
+                           transfers it.
         """
         cards = {}
         for fit in self.all:
             evaluation = None
             trains = isinstance(fit.settings.fit, FitSpec) and not fit.exists
-            if settings.behaviours and trains:
-                evaluation = steering_evaluation(fit, settings, choices)
+            followed = [b for b in fit.behaviours if b.name in settings.behaviours and self.of(b) is fit]
+            if followed and trains:
+                evaluation = steering_evaluation(fit, followed, settings, choices)
             cards[fit.name] = fit.fit(evaluation)
         return cards
 
@@ -434,28 +436,31 @@ def require_maps(
             raise MapMissing(f"there is no map in {folder}. Make it with: {output.command}")
 
 
-def steering_evaluation(fit: MapFit, settings: DuringTraining, choices: Choices) -> SteeringEvalCallback:
-    """The callback that steers with the unfinished map, for the behaviours that the settings name."""
+def steering_evaluation(
+    fit: MapFit, behaviours: Sequence[Behaviour], settings: DuringTraining, choices: Choices
+) -> SteeringEvalCallback:
+    """The callback that steers with the unfinished map, for these behaviours."""
     tracked = []
-    for behaviour in fit.behaviours:
-        if behaviour.name in settings.behaviours:
-            states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
-            native = {vector.layer: vector for vector in states.vectors("target")}
-            tracked.append(
-                TrackedBehaviour(
-                    behaviour,
-                    chosen.model,
-                    states.vectors("source"),
-                    native[chosen.choice.layer],
-                    chosen.choice.strength,
-                )
+    for behaviour in behaviours:
+        states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
+        native = {vector.layer: vector for vector in states.vectors("target")}
+        tracked.append(
+            TrackedBehaviour(
+                behaviour,
+                chosen.model,
+                states.vectors("source"),
+                native[chosen.choice.layer],
+                chosen.choice.strength,
             )
+        )
     evaluation = choices.settings
     return SteeringEvalCallback(
         tracked,
         fit.mapping_of,
-        settings.every,
+        fit.data.moments["validation"].fvu_of,
+        settings.points,
         settings.items,
+        fit.settings.seed,
         evaluation.temperature,
         evaluation.max_rows,
     )

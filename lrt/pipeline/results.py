@@ -76,7 +76,7 @@ def results(
             "fingerprints": {
                 "store": card["store"],
                 "map": maps.whole.fingerprint,
-                **{f"map, {fit.name}": fit.fingerprint for fit in maps.of_parts},
+                **{f"map/{fit.name}": fit.fingerprint for fit in maps.of_parts},
                 "measurements": studies.fingerprint,
             },
             "config": config,

@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real reproduce-papers test test-all test-real test-packages check docs format sweep atlas verify bench lab clean
+.PHONY: help reproduce reproduce-real reproduce-papers test test-all test-real test-packages test-browser check docs format sweep atlas verify bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,10 +30,10 @@ reproduce-papers: $(READY) ## a setting of published work on a GPU: SETTING=unlo
 	$(VENV)/bin/lrt reproduce $(SETTING) $(if $(DRY_RUN),--dry-run)
 
 test: $(READY) ## the tests, offline
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real and not packages"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real and not packages and not browser"
 
 test-all: $(READY) ## all tests, the slow ones too
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real and not packages"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real and not packages and not browser"
 
 test-real: $(READY) ## checks on a real pair: set LRT_REAL_MODELS and LRT_DATA (as MODELS and DATA above)
 	$(PY) -m pytest -m real
@@ -48,6 +48,10 @@ test-packages: $(READY) ## vector formats in the software that defines them (com
 	$(BESIDE)/bin/pip install -q --no-deps \
 	  steering-vectors==0.12.2 repeng==0.4.0 hotwire-vllm==0.1.2 saklas==5.3.0
 	HF_HUB_OFFLINE=1 $(BESIDE)/bin/python -m pytest -m packages
+
+test-browser: $(READY) ## clicks through the report's pages in headless Chromium (needs one; see docs/report.md)
+	$(PY) -m pip install -q -c constraints.txt -e ".[browser]"
+	$(PY) -m pytest -m browser
 
 check: $(READY) ## format, lint, strict types, import rules, words
 	$(VENV)/bin/ruff format --check .

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lrt.cli.bake import bake
+from lrt.cli.compare import compare
 from lrt.cli.dashboard import dashboard
 from lrt.cli.demo import demo
 from lrt.cli.export import export
@@ -69,6 +70,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "steer": steer,
     "inspect": inspect,
     "list": list_artifacts,
+    "compare": compare,
     "export": export,
     "bake": bake,
     "push": push,

@@ -1,8 +1,9 @@
 """A study on disk: one jsonl file a behaviour, from which every report can be made again.
 
 The first line holds the choice of strength, the counts and the digest of the rest. A line for each
-measurement and each damage follows. The file is complete as soon as it exists; until then the measured
-batches are in a `lrt.evaluation.journal`.
+measurement and each damage follows. A file beside it holds the items, which measurements name by id. The file
+of measurements is complete as soon as it exists; until then the measured batches are in a
+`lrt.evaluation.journal`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lrt.errors import InvalidValue
+from lrt.evaluation.behaviours import Behaviour, ItemSplit
 from lrt.evaluation.choice import StrengthChoice, Trial
 from lrt.evaluation.measuring import Damage, Measurement
 from lrt.evaluation.study import Study
@@ -39,6 +41,31 @@ def write_study(file: Path, study: Study) -> None:
         "sha256": hashlib.sha256(lines).hexdigest(),  # of the lines below
     }
     write_durably(file, sealed_line(head) + lines)
+
+
+def items_beside(file: Path) -> Path:
+    """Where the items of a file of measurements lie: `items-NAME.jsonl` beside `NAME.jsonl`."""
+    return file.with_name(f"items-{file.name}")
+
+
+def write_items(file: Path, behaviour: Behaviour, by_source: Behaviour | None = None) -> None:
+    """Write the items that measurements name by id, one a line: split, prompt, key and answers.
+
+    Only people and other programs read the file.
+
+    by_source  The behaviour as the source reads it. Where its prompts differ, each stands as
+               `source_prompt` beside the target's, whose id the source's measurements have.
+    """
+    lines = []
+    for split in get_args(ItemSplit):
+        items = behaviour.items_of(split)
+        versions = by_source.items_of(split) if by_source else items
+        for item, version in zip(items, versions, strict=True):
+            line = {"item": item.id, "split": split, **asdict(item)}
+            if version.prompt != item.prompt:
+                line["source_prompt"] = version.prompt
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_durably(file, "".join(lines).encode())
 
 
 def read_study(file: Path) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from lrt.evaluation.comparison import compare_doses, verdict
 from lrt.evaluation.curves import curves, damage_curves
 from lrt.evaluation.directions import NULLS, RESAMPLED, UNTRAINED
 from lrt.evaluation.equal_damage import at_matched_damage
-from lrt.evaluation.measuring import Damage
+from lrt.evaluation.measuring import UNSTEERED, Damage
 from lrt.evaluation.propensity import propensity
 from lrt.evaluation.score_table import ScoreMissing, ScoreTable
 from lrt.evaluation.statistics import (
@@ -32,6 +33,7 @@ STRICT_NULLS = ("random", "shuffled", "bias")  # nulls that hold no trace of any
 VOID_SHARE = 0.5  # share of the native change from which on a strict null voids the effect
 BALANCE_LIMIT = 1.25  # most frequent answer key over the least frequent
 CURVES = ("native", "transferred", "paper_literal", "random", UNTRAINED, "source")
+SHOWN_NULLS = ("random", UNTRAINED)  # whose generated texts are shown at every strength
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
 HEADLINE: dict[str, Literal["max", "min"]] = {
@@ -249,25 +251,34 @@ def _unfinished_thoughts(behaviour: Behaviour, study: Study) -> int:
 
 
 def _examples(behaviour: Behaviour, study: Study, strength: float, count: int = 3) -> list[Any]:
-    """Prompts of a few items, and the text generated under each condition."""
-    texts: dict[tuple[str, str, float], str] = {
-        (row.item, row.condition, row.strength): row.text or ""
+    """Prompts of a few items, and the generated text and its score under each condition and strength.
+
+    Of the nulls, `SHOWN_NULLS` at every strength they were measured at and shuffled pairs at the chosen one.
+    """
+    rows = {
+        (row.item, row.condition, row.strength): row
         for row in study.measurements
         if row.split == study.split and row.draw == 0
     }
-    strengths = sorted({s for _, c, s in texts if c == "transferred" and s > 0})
-    shown = [s for s in strengths if s <= strength][-2:] + [s for s in strengths if s > strength][:1]
+    strengths = sorted({s for _, condition, s in rows if condition == "transferred"})
+    shown = [
+        (UNSTEERED, 0.0),
+        ("prompt", 0.0),
+        *((condition, s) for s in strengths for condition in ("native", "transferred", *SHOWN_NULLS)),
+        ("shuffled", strength),
+    ]
     return [
         {
             "prompt": item.prompt,
             "texts": [
-                {"condition": c, "strength": s, "text": texts[item.id, c, s]}
-                for c, s in [
-                    ("none", 0.0),
-                    *((c, s) for s in shown for c in ("native", "transferred")),
-                    ("shuffled", strength),
-                ]
-                if (item.id, c, s) in texts
+                {
+                    "condition": condition,
+                    "strength": s,
+                    "text": row.text or "",
+                    "score": None if math.isnan(row.value) else row.value,
+                }
+                for condition, s in shown
+                if (row := rows.get((item.id, condition, s)))
             ],
         }
         for item in behaviour.items_of(study.split)[:count]

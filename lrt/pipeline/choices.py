@@ -33,7 +33,7 @@ from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair
 from lrt.pipeline.states import States
-from lrt.pipeline.study_format import STUDY
+from lrt.pipeline.study_format import study_once
 from lrt.pipeline.vectors import Vectors
 from lrt.storage.cache import JSON, Cache
 from lrt.storage.fingerprint import fingerprint, tensor_digest
@@ -72,12 +72,13 @@ class Choices:
         given as `at`."""
         behaviour, key = self.pair.read_by(side, behaviour), (behaviour.name, side, at)
         if key not in self._chosen:
-            study = self.cache.resumed(
+            study = study_once(
+                self.cache,
                 "choices",
                 self.facts(behaviour, side, at),
                 lambda partial: self._choose(behaviour, side, at, partial),
-                STUDY,
                 f"{behaviour.name}-{side}",
+                behaviour,
             )
             model = self.steerable(side, study.choice.layer)
             self._chosen[key] = Chosen(study.choice, model, study.measurements, study.damages)

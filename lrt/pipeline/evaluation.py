@@ -39,7 +39,7 @@ from lrt.pipeline.choices import Choices
 from lrt.pipeline.maps import MapFit, Maps
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import UntrainedSource
-from lrt.pipeline.study_format import STUDY
+from lrt.pipeline.study_format import study_once
 from lrt.pipeline.vectors import contrasts_of
 from lrt.steering import prompts_digest
 from lrt.storage.cache import JSON, Cache
@@ -105,7 +105,15 @@ class Studies:
                 if forecast["warning"]:
                     log.warning("%s: %s", behaviour.name, forecast["warning"])
                 make = partial(self._study, behaviour)
-                made = self.cache.resumed("measurements", self._facts(behaviour), make, STUDY, behaviour.name)
+                made = study_once(
+                    self.cache,
+                    "measurements",
+                    self._facts(behaviour),
+                    make,
+                    behaviour.name,
+                    behaviour,
+                    self.choices.pair.read_by("source", behaviour),
+                )
                 studied.append(Studied(behaviour, made, fit, forecast))
         return studied
 

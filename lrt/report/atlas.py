@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lrt.report.atlas_heatmap import atlas_heatmap
 from lrt.report.contents import Results, provenance_facts
 from lrt.report.layer_tables import (
-    atlas_figure,
-    atlas_metrics,
     atlas_table,
     least_error_first,
     median_along,
@@ -16,13 +15,11 @@ from lrt.report.layer_tables import (
 )
 from lrt.report.numerals import count, figure, format_layers
 from lrt.report.plain import plain, to_json
-from lrt.report.svg import inline_svg
 from lrt.report.table import Cell, Table
 from lrt.report.templating import render
 from lrt.report.writing import write_files
 
 SHOWN = 20  # pairs in the page's table
-WIDE = 12  # more layers on a side make figures too small to stand side by side
 
 
 def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.report") -> Path:
@@ -32,14 +29,10 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
              `grid` and `provenance`; optionally `non_finite` by split, the counts of excluded tokens.
     setting  Named in the ReportUnwritable that is raised if `folder` cannot be written to.
 
-    The page is one file without scripts or requests.
+    The page is one file without requests.
     """
     record: dict[str, Any] = plain(results)
     cells = record["atlas"]
-    drawings = [
-        {"title": title, "svg": inline_svg(atlas_figure(record, metric, bare=True), f"atlas-{metric}")}
-        for metric, title in atlas_metrics(record).items()
-    ]
     page = render(
         "atlas.html",
         title=f"{record['pair']['source']['name']} to {record['pair']['target']['name']}",
@@ -47,8 +40,7 @@ def write_atlas_report(results: Results, folder: Path, *, setting: str = "paths.
         sides=[_side(record, side) for side in ("source", "target")],
         rows=", ".join(f"{n:,} for {split}" for split, n in record["rows"].items()),
         pool=record["pool"],
-        drawings=drawings,
-        wide=max(map(len, record["grid"].values())) > WIDE,
+        heatmap=atlas_heatmap(record),
         vectors=atlas_table(record),
         pairs=pairs_table(record, SHOWN),
         excluded=non_finite_table(record),

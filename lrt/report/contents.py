@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean, median
 from typing import Any
 
-from lrt.report.numerals import figure, share
+from lrt.report.numerals import count, figure, format_layers, share
 
 Results = Mapping[str, Any]
 
@@ -23,9 +23,9 @@ def headline(results: Results) -> str:
     source, target = (name_of(results, side) for side in ("source", "target"))
     ratios = judged_ratios(results)
     if not ratios:
-        count = f"any of {len(behaviours)} behaviours" if len(behaviours) > 1 else "the one behaviour"
+        which = f"any of {len(behaviours)} behaviours" if len(behaviours) > 1 else "the one behaviour"
         return (
-            f"No transfer ratio from {source} to {target}: the native vectors do not steer {count} "
+            f"No transfer ratio from {source} to {target}: the native vectors do not steer {which} "
             "that was measured."
         )
     if len(ratios) == 1:
@@ -44,28 +44,33 @@ def key_figures(results: Results) -> list[tuple[str, str]]:
     figures = []
     ratios = judged_ratios(results)
     if ratios:
-        well = sum(ratio >= TRANSFERRED_WELL for ratio in ratios)
-        figures.append(
-            (
-                f"{well} of {len(ratios)}",
-                f"behaviours with a transfer ratio of {share(TRANSFERRED_WELL)} or more",
-            )
-        )
+        high = sum(ratio >= TRANSFERRED_WELL for ratio in ratios)
+        well = f"{share(TRANSFERRED_WELL)} or more on {high} of {len(ratios)}"
+        value = share(ratios[0])
         if len(ratios) > 1:
-            figures.append(
-                (f"{share(min(ratios))} to {share(max(ratios))}", "transfer ratio, lowest to highest")
+            value, well = (
+                f"{share(min(ratios))} to {share(max(ratios))}",
+                f"lowest to highest; {well} behaviours",
             )
+        figures.append((value, f"transfer ratio, {well}"))
     nulls = held_null_share(results)
     if nulls is not None:
-        figures.append(
-            (share(nulls), "of the native change, mean over random, shuffled-pairs and bias nulls")
-        )
         held = sum(null[1] <= NULL_LIMIT for b in judged(results) if (null := strongest_null(b)))
         figures.append(
             (
-                f"{held} of {len(ratios)}",
-                f"behaviours with every null at {share(NULL_LIMIT)} of the native change or less",
+                share(nulls),
+                "of the native change, mean over random, shuffled-pairs and bias nulls; every null "
+                f"{share(NULL_LIMIT)} or less on {held} of {len(ratios)} behaviours",
             )
+        )
+    damages = {
+        condition: [d for b in judged(results) if (d := damage_of(b, condition)) is not None]
+        for condition in ("transferred", "native")
+    }
+    if all(damages.values()):
+        transferred, native = (share(median(values)) for values in damages.values())
+        figures.append(
+            (transferred, f"median damage by the transferred vectors; by the native ones {native}")
         )
     m = results.get("map") or {}
     if m.get("fvu") is not None:
@@ -113,6 +118,20 @@ def name_of(results: Results, side: str) -> str:
     """Name of the source or the target model."""
     name = ((results.get("pair") or {}).get(side) or {}).get("name")
     return str(name) if name else f"the {side}"
+
+
+def model_at(results: Mapping[str, Any], side: str) -> str:
+    """A model with its size and the layers that are read or steered."""
+    model = (results.get("pair") or {}).get(side) or {}
+    layers = (results.get("layers") or {}).get(side)
+    text = name_of(results, side)
+    if model.get("parameters"):
+        text += f" ({count(model['parameters'])})"
+    if layers:
+        text += f", {format_layers(layers)}"
+        if model.get("depth"):
+            text += f" of {model['depth']}"
+    return text
 
 
 def provenance_facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

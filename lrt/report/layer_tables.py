@@ -24,6 +24,7 @@ ATLAS = {
     "tokens": "FVU on single test tokens, massive activations excluded",
     "unfiltered": "FVU on all single test tokens, massive activations included",
 }
+HIGHER_IS_BETTER = ("cka",)
 # the columns of the last two
 ON_TOKENS = {"tokens": "FVU, single tokens", "unfiltered": "FVU, massive activations included"}
 
@@ -33,23 +34,26 @@ def atlas_figure(results: Results, metric: str, *, bare: bool = False) -> Figure
     cells = results.get("atlas") or []
     values = {}
     for cell in cells:
-        value = _metric(cell, metric)
+        value = atlas_value(cell, metric)
         if value is not None:
             values[str(cell["source_layer"]), str(cell["target_layer"])] = float(value)
     sources, targets = (
         tuple(dict.fromkeys(str(cell[f"{side}_layer"]) for cell in cells)) for side in ("source", "target")
     )
     grid = Grid(sources, targets, "source layer", "target layer", values, frozenset())
-    return grid_figure(grid, lower_is_better=metric != "cka", title=None if bare else ATLAS[metric])
+    return grid_figure(
+        grid, lower_is_better=metric not in HIGHER_IS_BETTER, title=None if bare else ATLAS[metric]
+    )
 
 
 def atlas_metrics(results: Results) -> dict[str, str]:
     """The metrics of `ATLAS` that the cells have: without a store there are none on single tokens."""
     cells = results.get("atlas") or []
-    return {m: title for m, title in ATLAS.items() if any(_metric(cell, m) is not None for cell in cells)}
+    return {m: title for m, title in ATLAS.items() if any(atlas_value(cell, m) is not None for cell in cells)}
 
 
-def _metric(cell: Mapping[str, Any], metric: str) -> float | None:
+def atlas_value(cell: Mapping[str, Any], metric: str) -> float | None:
+    """One cell's value of a metric of `ATLAS`."""
     if metric == "along":
         return median_along(cell)
     value: float | None = cell.get(metric, (cell.get("fvu_of") or {}).get(metric))

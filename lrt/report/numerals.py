@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 MISSING = "–"
@@ -69,6 +70,25 @@ def count(value: float | None) -> str:
             scaled = value / size
             return f"{scaled:.{1 if scaled < 10 else 0}f}{unit}"
     return f"{value:.0f}"
+
+
+def leading_number(text: str) -> float | None:
+    """The number that a text of this module begins with, as `−3.1` of `−3.1 to 4.0`; None without one.
+
+    `below`, `≥` and `≤` may stand before it.
+    """
+    parts = _LEADING.match(text)
+    if parts is None:
+        return None
+    number = float(parts["number"].replace(",", "").replace(MINUS, "-"))
+    return number * _UNITS.get(parts["unit"], 1.0)
+
+
+_LEADING = re.compile(
+    rf"(?:below |[≥≤] ?)?(?P<number>[+{MINUS}-]?\d[\d,]*(?:\.\d+)?(?:e[+{MINUS}-]?\d+)?)"
+    r"(?P<unit>[%kMB]?)(?![\w.])"
+)
+_UNITS = {"%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9}
 
 
 def duration(seconds: float | None) -> str:

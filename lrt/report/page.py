@@ -20,17 +20,17 @@ from lrt.report import (
     side_effects,
     transfer_tables,
 )
-from lrt.report.figures import loss_figure, strength_figure, training_curve_figure
+from lrt.report.atlas_heatmap import atlas_heatmap
+from lrt.report.behaviour_section import behaviour_section, ratio_mark
+from lrt.report.figures import loss_figure, training_curve_figure
 from lrt.report.next_steps import NextSteps, next_steps
-from lrt.report.numerals import count, figure, format_layers
+from lrt.report.numerals import figure
 from lrt.report.palette import CURVES, behaviour_name
 from lrt.report.plain import plain, to_json
 from lrt.report.svg import inline_svg
 from lrt.report.table import Table, escape_markdown
 from lrt.report.templating import render
 from lrt.report.writing import write_files
-
-RATIO_AXIS = (-0.2, 1.4)  # range of the axis on which a transfer ratio is drawn
 
 
 def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "paths.report") -> Path:
@@ -41,7 +41,7 @@ def write_report(results: Mapping[str, Any], folder: Path, *, setting: str = "pa
              `provenance`. Any part may be missing or None.
     setting  Named in the ReportUnwritable that is raised if `folder` cannot be written to.
 
-    The page is one file without scripts or requests. Raises TypeError for results that are not
+    The page is one file without requests. Raises TypeError for results that are not
     plain data.
     """
     record: dict[str, Any] = plain(results)
@@ -135,33 +135,27 @@ def page(results: Mapping[str, Any]) -> str:
     seconds = results.get("seconds") or {}
     return render(
         "report.html",
-        pairing=" → ".join(_model_at(results, side) for side in ("source", "target")),
+        pairing=" → ".join(contents.model_at(results, side) for side in ("source", "target")),
         source=contents.name_of(results, "source"),
         target=contents.name_of(results, "target"),
-        headline=contents.headline(results),
+        headline_text=contents.headline(results),
         verdicts=dose_tables.verdicts(results),
         tiles=_key_figures(results),
-        behaviours=[_behaviour(b, i) for i, b in enumerate(behaviours)],
-        zero=_mark(0.0)["left"],
-        reference=_mark(1.0)["left"],
+        behaviours=[behaviour_section(b, i) for i, b in enumerate(behaviours)],
+        zero=ratio_mark(0.0)["left"],
+        reference=ratio_mark(1.0)["left"],
         legend=[
             {"name": name, "label": label}
             for name, (label, _) in CURVES.items()
             if any((b.get("curves") or {}).get(name) for b in behaviours)
         ],
-        next_steps=next_steps(results),
+        next_steps={section.name: section for section in next_steps(results)},
         tables=_tables(results),
         loss=inline_svg(loss_figure(training, bare=True), "loss")
         if training.get("train") or training.get("val")
         else None,
         ranks=inline_svg(layer_tables.rank_figure(results), "ranks") if results.get("rank_curve") else None,
-        atlas=[
-            {
-                "title": title,
-                "svg": inline_svg(layer_tables.atlas_figure(results, metric, bare=True), f"atlas-{metric}"),
-            }
-            for metric, title in layer_tables.atlas_metrics(results).items()
-        ],
+        heatmap=atlas_heatmap(results),
         price_headline=price_tables.price_headline(results),
         prices=[
             {
@@ -204,115 +198,6 @@ def _steering_evaluations(results: Mapping[str, Any]) -> list[tuple[str, Mapping
         for evaluation in (m.get("training") or {}).get("steering_evaluations") or []
         if evaluation.get("points") and evaluation["behaviour"] in m["fitted_for"]
     ]
-
-
-def _model_at(results: Mapping[str, Any], side: str) -> str:
-    """A model with its size and the layers that are read or steered."""
-    model = (results.get("pair") or {}).get(side) or {}
-    layers = (results.get("layers") or {}).get(side)
-    text = contents.name_of(results, side)
-    if model.get("parameters"):
-        text += f" ({count(model['parameters'])})"
-    if layers:
-        text += f", {format_layers(layers)}"
-        if model.get("depth"):
-            text += f" of {model['depth']}"
-    return text
-
-
-def _behaviour(summary: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What the page shows of one behaviour."""
-    null = contents.strongest_null(summary)
-    shown = (
-        "name",
-        "strength",
-        "layer",
-        "unsteered",
-        "native",
-        "transferred",
-        "ratio",
-        "ratio_ci",
-        "ratio_ci_map",
-        "prompt",
-        "prompt_ratio",
-        "verdict",
-        "map",
-        "whole_corpus_ratio",
-    )
-    return {
-        **{key: summary.get(key) for key in shown},
-        "metric": summary.get("metric") or "",
-        **{
-            f"dose_{name}": {
-                "text": dose_tables.dose_text(summary, name),
-                "ci": dose_tables.dose_of(summary, name).get("ci"),
-                "share": dose_tables.dose_of(summary, name).get("share"),
-            }
-            for name in ("transferred", "untrained_source")
-        },
-        "drawn": _drawn(summary),
-        "untrained": (summary.get("nulls") or {}).get("untrained_source"),
-        "null": null[1] if null else None,
-        "null_name": null[0] if null else None,
-        "damage_native": contents.damage_of(summary, "native"),
-        "damage_transferred": contents.damage_of(summary, "transferred"),
-        "effects_native": side_effects.effects_cell(summary, "native"),
-        "effects_transferred": side_effects.effects_cell(summary, "transferred"),
-        "note": summary.get("note") or "",
-        "next_steps": bool(summary.get("next_steps")),
-        "svg": inline_svg(strength_figure(summary, bare=True), f"strength{number}")
-        if summary.get("curves")
-        else None,
-        "examples": [_example(e) for e in summary.get("examples") or []],
-    }
-
-
-def _mark(ratio: float) -> dict[str, Any]:
-    """Place of a ratio in percent of `RATIO_AXIS`, capped at its ends; `beyond` names the end it is past."""
-    low, high = RATIO_AXIS
-    capped = min(max(ratio, low), high)
-    beyond = "" if capped == ratio else "right" if ratio > high else "left"
-    return {"left": round(100 * (capped - low) / (high - low), 2), "beyond": beyond}
-
-
-def _drawn(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Places of dot, bars and nulls on the ratio's axis."""
-    if summary.get("ratio") is None:
-        return None
-
-    def bar(bounds: Sequence[float] | None) -> dict[str, Any] | None:
-        if not bounds:
-            return None
-        low, high = (_mark(b) for b in bounds)
-        return {
-            "left": low["left"],
-            "width": round(high["left"] - low["left"], 2),
-            "beyond": [end["beyond"] for end in (low, high) if end["beyond"]],
-        }
-
-    nulls = (summary.get("nulls") or {}).values()
-    return {
-        "dot": _mark(summary["ratio"]),
-        "items": bar(summary.get("ratio_ci")),
-        "map": bar(summary.get("ratio_ci_map")),
-        "nulls": [_mark(value) for value in nulls if value is not None],
-    }
-
-
-def _example(example: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts of one prompt: native and transferred side by side, the other conditions around them."""
-    texts = example.get("texts") or []
-    sides = ("native", "transferred")
-    strengths = sorted({t["strength"] for t in texts if t["condition"] in sides})
-    by_condition = {(t["condition"], t["strength"]): t["text"] for t in texts}
-    return {
-        "prompt": example.get("prompt") or "",
-        "before": [t for t in texts if t["condition"] == "none"],
-        "rows": [
-            {"strength": s, "texts": {side: by_condition.get((side, s)) for side in sides}} for s in strengths
-        ],
-        "after": [t for t in texts if t["condition"] not in ("none", *sides)],
-    }
 
 
 def _checks(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

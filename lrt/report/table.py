@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from lrt.report.numerals import MISSING, figure
+from lrt.report.numerals import MISSING, figure, leading_number
 
 Cell = str | float | None
 
@@ -80,6 +80,13 @@ class Table:
         """The rows as they are shown."""
         return tuple(
             tuple(cell if isinstance(cell, str) else figure(cell) for cell in row) for row in self.rows
+        )
+
+    def sort_keys(self) -> tuple[tuple[float | None, ...], ...]:
+        """The numbers that cells are sorted by; None where that is the cell's text."""
+        return tuple(
+            tuple(leading_number(cell) if isinstance(cell, str) else cell for cell in row)
+            for row in self.rows
         )
 
     def numeric(self, column: int) -> bool:

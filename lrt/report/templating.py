@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -36,10 +39,14 @@ def _environment() -> jinja2.Environment:
         "share_interval": numerals.share_interval,
         "count": numerals.count,
         "duration": numerals.duration,
+        "leading_number": numerals.leading_number,
         "behaviour": behaviour_name,
         "condition": condition_name,
         "svg": Markup,
     }
+    script = (files("lrt.report") / "templates" / "page.js").read_text(encoding="utf-8")
+    environment.globals["script"] = Markup(script)
+    environment.globals["script_hash"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals["light"] = _variables(LIGHT)
     environment.globals["dark"] = _variables(DARK)
     return environment

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,9 +6,10 @@ import pytest
 from planted_studies import planted_study
 from small_behaviours import text_behaviour
 
-from lrt.evaluation.study_io import RecordCorrupt, read_study, write_study
+from lrt.evaluation.study_io import RecordCorrupt, items_beside, read_study, write_items, write_study
 
-STUDY = planted_study(text_behaviour(), noise=0.1)
+BEHAVIOUR = text_behaviour()
+STUDY = planted_study(BEHAVIOUR, noise=0.1)
 
 
 def test_read_back_to_the_bit(tmp_path: Path) -> None:
@@ -48,3 +50,34 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(RecordCorrupt):
         read_study(file)
+
+
+def test_every_measured_item_can_be_looked_up_beside_the_measurements(tmp_path: Path) -> None:
+    file = items_beside(tmp_path / "rows.jsonl")
+    assert file.parent == tmp_path
+    odd = replace(BEHAVIOUR.test[0], prompt='a\nb\u2028"c" été 🐕', prompted="in French: a")
+    behaviour = replace(BEHAVIOUR, test=(odd, *BEHAVIOUR.test[1:]))
+    write_items(file, behaviour)
+    lines = [json.loads(line) for line in file.read_text().removesuffix("\n").split("\n")]
+    items = {line["item"]: line for line in lines}
+    assert {row.item for row in planted_study(behaviour).measurements} <= {*items}
+    assert items[odd.id] == {
+        "item": odd.id,
+        "split": "test",
+        "prompt": odd.prompt,
+        "key": odd.key,
+        "matching": odd.matching,
+        "other": odd.other,
+        "prompted": odd.prompted,
+    }
+    assert {line["split"] for line in lines} == {"development", "test"}
+
+
+def test_a_prompt_that_the_source_reads_otherwise_stands_beside_the_targets(tmp_path: Path) -> None:
+    same, other = BEHAVIOUR.test[0], replace(BEHAVIOUR.test[1], prompt="<user> another template")
+    write_items(
+        tmp_path / "items.jsonl", BEHAVIOUR, replace(BEHAVIOUR, test=(same, other, *BEHAVIOUR.test[2:]))
+    )
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    (line,) = (line for line in lines if "source_prompt" in line)
+    assert (line["item"], line["source_prompt"]) == (BEHAVIOUR.test[1].id, other.prompt)

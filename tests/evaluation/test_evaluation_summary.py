@@ -194,16 +194,30 @@ def test_behaviours_read_off_logits_have_no_texts_to_show() -> None:
     assert summary["probability"]["none"] > 0.9
 
 
-def test_examples_stand_side_by_side() -> None:
-    examples = summarise(TEXT, planted_study(TEXT), GRID)["examples"]
+def test_examples_hold_the_texts_of_every_strength_with_their_scores() -> None:
+    study = planted_study(TEXT)
+    first = TEXT.test[1].id
+    rows = tuple(
+        replace(r, value=float("nan")) if (r.item, r.condition) == (first, "prompt") else r
+        for r in study.measurements
+    )
+    examples = summarise(TEXT, replace(study, measurements=rows), GRID)["examples"]
     assert [e["prompt"] for e in examples] == [i.prompt for i in TEXT.test]
-    conditions = [(t["condition"], t["strength"]) for t in examples[1]["texts"]]
-    assert conditions == [
+    texts = {(t["condition"], t["strength"]): t for t in examples[1]["texts"]}
+    assert len(texts) == len(examples[1]["texts"])
+    measured = {(r.condition, r.strength) for r in study.measurements if r.split == "test" and r.draw == 0}
+    vectors = ("native", "transferred", "random", "untrained_source")
+    assert {key for key in texts if key[0] in vectors} == {key for key in measured if key[0] in vectors}
+    assert {s for c, s in texts if c == "native"} == {s for s in GRID.strengths if s != 0}
+    assert {key for key in texts if key[0] not in vectors} == {
         ("none", 0.0),
-        *((c, s) for s in (0.5, 1.0) for c in ("native", "transferred")),
+        ("prompt", 0.0),
         ("shuffled", 1.0),
-    ]
-    assert examples[1]["texts"][0]["text"] == "none 0.0 1"
+    }
+    assert texts["none", 0.0]["text"] == "none 0.0 1"
+    scores = {(r.condition, r.strength): r.value for r in rows if r.item == first and r.draw == 0}
+    assert texts["native", 0.5]["score"] == scores["native", 0.5]
+    assert texts["prompt", 0.0]["score"] is None
 
 
 def test_a_condition_not_run_on_every_item_has_no_mean() -> None:

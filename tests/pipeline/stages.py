@@ -310,9 +310,13 @@ class Stages:
         )
 
     def files(self, kind: str) -> dict[Path, int]:
-        """Modification times of all files of a kind of artifact."""
+        """Modification times of all files of a kind of artifact, without locks and items for readers."""
         paths = (self.folder / kind).rglob("*")
-        return {path: path.stat().st_mtime_ns for path in paths if path.is_file() and path.name != LOCK}
+        return {
+            path: path.stat().st_mtime_ns
+            for path in paths
+            if path.is_file() and path.name != LOCK and not path.name.startswith("items-")
+        }
 
     def analysed(self) -> dict[str, int]:
         """How many results of each analysis are cached."""

@@ -131,6 +131,22 @@ def test_a_rival_that_is_added_is_one_more_null(measured: Stages, tmp_path: Path
     assert len(stages.files("measurements")) == 3
 
 
+def test_what_was_measured_can_be_read_by_itself(measured: Stages) -> None:
+    """Measurements name items by id; the file beside them, made again where missing, has them."""
+    measured.studied()
+    files = list((measured.folder / "measurements").glob("items-*.jsonl"))
+    files[0].unlink()
+    measured.but().studied()
+    for behaviour in measured.suite:
+        (items,) = (path for path in files if path.name.startswith(f"items-{behaviour.name}"))
+        rows = items.with_name(items.name.removeprefix("items-")).read_text().splitlines()[1:]
+        prompts = {line["item"]: line["prompt"] for line in map(json.loads, items.read_text().splitlines())}
+        measured_items = {row["item"] for row in map(json.loads, rows) if "item" in row}
+        assert measured_items
+        assert measured_items <= {*prompts}
+        assert {*prompts.values()} == {item.prompt for item in behaviour.items}
+
+
 @pytest.mark.slow
 def test_a_part_of_the_corpus_is_held_against_the_map_of_all(shared: Stages) -> None:
     own = corpus(stories=STORIES, questions=replace(QUESTIONS, fit_map_for=("bravery",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -223,7 +224,13 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results() -> dict[str, Any]:
+def results(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run, to be altered at will."""
+    return copy.deepcopy(record)
+
+
+@pytest.fixture(scope="session")
+def record() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     behaviours = [behaviour(name, rng) for name in (*TEXTS, *TRAITS)]
     flat = behaviour("tidy", rng)

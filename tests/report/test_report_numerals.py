@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrt.report.numerals import (
     count,
@@ -9,6 +11,7 @@ from lrt.report.numerals import (
     format_layers,
     interval,
     layer_label,
+    leading_number,
     score,
     share,
     share_interval,
@@ -75,3 +78,33 @@ def test_layers() -> None:
         7,
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("88 to 97%", 88.0),
+        ("−0.12 to 0.45", -0.12),
+        ("9.5%", 0.095),
+        ("below 30%", 0.3),
+        ("≥ 64", 64.0),
+        ("1,234", 1234.0),
+        ("3.1M", 3.1e6),
+        ("2.2e−05", 2.2e-5),
+        ("5 of 6", 5.0),
+        ("layer 3", None),
+        ("–", None),
+        ("", None),
+        ("27b", None),
+    ],
+)
+def test_the_number_that_a_text_begins_with(text: str, value: float | None) -> None:
+    assert leading_number(text) == (None if value is None else pytest.approx(value))
+
+
+@given(st.floats(-1e9, 1e9))
+def test_shown_numbers_are_read_back_in_their_order(value: float) -> None:
+    for shown in (figure(value), score(value), share(value)):
+        read = leading_number(shown)
+        assert read is not None
+        assert read == pytest.approx(value, rel=0.06, abs=0.006)

@@ -197,6 +197,8 @@ def needs(config: Config, source_id: str, target_id: str) -> str:
         return (
             f"The sizes of {' and '.join(unknown)} are not known, so they were not compared with the memory."
         )
+    if isinstance(config.pair.source, tuple):
+        raise InvalidValue("pair.source: a setting of published work has one source model; name one")
     source, target = SHAPES[source_id], SHAPES[target_id]
     weights = sum(
         shape.parameters * (4 if spec.dtype == "float32" else 2)

@@ -222,7 +222,12 @@ CheckedSource = Annotated[CorpusSource, Field(discriminator="kind")]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of each split."""
+    """Tokens of each split.
+
+    train       What the map is fitted on.
+    validation  What chooses ridge weights and stops a fit.
+    test        What figures are reported on.
+    """
 
     train: int
     validation: int
@@ -231,7 +236,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the map is fitted on: parts by name, tokens, and tokens of a sequence (`context`)."""
+    """What the map is fitted on.
+
+    sources  Parts of the corpus by name, each with where its text comes from (docs/own-pair.md).
+    context  Tokens of a sequence that a model reads.
+    seed     Draws which documents go into which split.
+    """
 
     sources: dict[str, CheckedSource]
     tokens: Tokens

@@ -31,7 +31,7 @@ class PairSettings:
              of its id, whatever the case: as `save_pretrained` writes it, or with one GGUF file.
     reverse  Swap source and target. `read_config` has done it already: `layers` and all else refer to the
              models in the order in which they are used.
-    template Whose chat template requests are written in. `auto`: the source's, or the target's where the
+    template  Whose chat template requests are written in. `auto`: the source's, or the target's where the
              source has none. With two tokenizers it must be `auto`: each model reads chats in its own, and
              several sources all in the first one's.
     template_kwargs  Arguments of that template (of each that reads them), as `{enable_thinking: false}`.

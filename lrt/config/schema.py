@@ -44,11 +44,14 @@ FitSection = Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
 class Config:
     """Everything that `train.py` and `evaluate.py` read.
 
-    task_name  Names the run's folder and its job type in W&B; `tags` go to W&B too.
+    task_name  Names the run's folder and its job type in W&B.
+    tags       Of the run in W&B.
     pool       Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
     products   Precision of the moments' products; their sums are float64 always.
     sums_gb    Most of the sums beside each map, in 1e9 bytes; larger ones are not saved.
     judge_key_variables  Environment variables that a judge's `key_variable` may name.
+    trainer    Arguments of the Lightning Trainer that fits the map.
+    seed       Of everything that is drawn: batches, nulls, generated texts.
     callbacks  Further Lightning callbacks of the fit by class name, each with its arguments.
     ckpt_path  A checkpoint that the fit of the whole-corpus map starts from.
     evaluate   train.py continues with the evaluation and the report.

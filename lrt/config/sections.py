@@ -94,6 +94,8 @@ class Recording:
                     one pass an epoch.
     verify          Whether an existing store is compared with its checksums before it is used: once, and
                     again where a file has changed since.
+    rows_per_shard  Rows of a file of the store: a stopped recording loses at most the last.
+    batch_tokens    Tokens of a batch of the pass.
     """
 
     source: tuple[Depth, ...] | Literal["all"]
@@ -137,9 +139,11 @@ class Batches:
 
 @dataclass(frozen=True)
 class DuringTraining:
-    """Steering evaluation during training: which behaviours, at how many steps of a fit, on how many items.
+    """Steering evaluation during training.
 
-    The steps are spaced evenly on a logarithmic scale, from the first to the last.
+    behaviours  Which are steered.
+    points      At how many steps of a fit, evenly on a logarithmic scale from the first to the last.
+    items       Development items of each.
     """
 
     behaviours: tuple[str, ...]
@@ -218,7 +222,7 @@ class Sae:
     source, target     Files to use instead of training: Gemma Scope's `params.npz` or a SAELens folder, of
                        the map's deepest layer. With both nothing is trained, and `features` must be 0.
     k, kind            Active features of a token; `topk` or `jumprelu`.
-    tokens             Training tokens of an epoch.
+    tokens, epochs     Training tokens of an epoch, and how many there are.
     least_correlation  Features whose best partner correlates less stay unmatched.
     top                Features that a behaviour is steered by.
     s2l                How features are mapped to the target's states: `solved` (ridge regression), or
@@ -351,8 +355,10 @@ class Analysis:
 class Logging:
     """W&B beside the local record.
 
-    mode   `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
-    group  Shared by the jobs of a sweep; null: its folder, and of a single run the pair's name.
+    mode     `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
+    project  Of W&B.
+    name     Of the run; by default its pair, layers, map and seed.
+    group    Shared by the jobs of a sweep; null: its folder, and of a single run the pair's name.
     name   Of the run; null: pair, layers, map kind and seed.
     artifacts  W&B also gets maps, vectors and report as artifacts, and the store by reference.
     """
@@ -366,8 +372,13 @@ class Logging:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where results go: `artifacts` for all that is costly, `models` for dequantised GGUF files, `report`
-    for the page, `logs`."""
+    """Where results go.
+
+    artifacts  All that is costly: stores, vectors, maps, measurements.
+    models     Dequantised GGUF files.
+    report     The page and its data.
+    logs       Logs of the run.
+    """
 
     artifacts: str
     models: str

@@ -223,6 +223,9 @@ class Classifier:
     """Probability of `label` by a transformers text classifier (hub id or folder). In [0, 1].
 
     It sees the generated text alone, not the prompt.
+
+    path, revision  Of the classifier.
+    label           One of its labels.
     """
 
     scale: ClassVar[Scale] = (0.0, 1.0)

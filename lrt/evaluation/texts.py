@@ -38,6 +38,8 @@ LEAST_WORDS, MOST_WORDS = 12, 48  # of a contrastive passage
 class Texts:
     """Kinds of text as a suite.
 
+    kind             `texts`.
+    development, test  Prompts that choose strengths, and that are reported.
     names            Of `french`, `capitals`, `dogs`, `sentiment`.
     french, english  Text files or folders, or data sets of the hub (`org/name:CONFIG`, field `text`): French
                      against English passages, upper-cased against plain English ones. Dogs and sentiment

@@ -34,17 +34,21 @@ MOST_READ = 20_000  # rows of a set, of which problems are drawn
 class WordProblems:
     """Problems whose answer is a number, as a suite of one behaviour, `reasoning`.
 
+    kind             `word_problems`.
     path             A hub data set, or a local folder with a .jsonl or .json file named by split; or one such
                      file, which is split by problem.
+    revision         Branch, tag or commit of a hub data set.
     train_split, test_split  Contrastive prompts and development items are of the first, test items of the
                      second.
     question_fields  Fields of a row whose texts, joined by a space, are the problem.
     answer_field     Field with the number, or with a text whose last number is the answer.
-    direct, reasoned Prompts around `{question}`: without and with a request to reason. The vector is the
+    direct, reasoned  Prompts around `{question}`: without and with a request to reason. The vector is the
                      difference of means between the two, at their last tokens. Items use `direct`.
     stops            An answer is read up to the first of these.
     contrast_pairs   Problems of the vector, each with either prompt.
+    development, test  Problems that choose strengths, and that are reported.
     answer_tokens    Length of the generated answers.
+    unit             One document of `neutral_texts`.
     neutral_texts    Text files on whose passages damage is measured; the project's own passages if empty.
     seed             Draws which problems go where.
 

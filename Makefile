@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce reproduce-real test test-all test-real test-packages test-browser check docs format sweep atlas verify bench lab clean
+.PHONY: help reproduce reproduce-real reproduce-papers test test-all test-real test-packages test-browser check docs format sweep atlas verify bench lab clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,6 +25,9 @@ MODELS ?= models
 DATA ?= data
 reproduce-real: $(READY) ## the real pair: PAIR=NAME MODELS=folder of models DATA=folder of data sets
 	LRT_DATA=$(DATA) $(PY) train.py experiment=real pair=$(PAIR) pair.models=$(MODELS) evaluate=true
+
+reproduce-papers: $(READY) ## a setting of published work on a GPU: SETTING=unlock_svamp (DRY_RUN=1: tiny models, any machine)
+	$(VENV)/bin/lrt reproduce $(SETTING) $(if $(DRY_RUN),--dry-run)
 
 test: $(READY) ## the tests, offline
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real and not packages and not browser"

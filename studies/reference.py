@@ -118,9 +118,10 @@ def every_setting(section: type, prefix: str, defaults: Any) -> Iterator[Setting
 def sections_of(kind: Any) -> list[type]:
     """The dataclasses that a key of this type may hold; none for a plain value."""
     if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    return [part for part in parts if dataclasses.is_dataclass(part) and isinstance(part, type)]
+        return sections_of(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return list(dict.fromkeys(each for part in get_args(kind) for each in sections_of(part)))
+    return [kind] if dataclasses.is_dataclass(kind) and isinstance(kind, type) else []
 
 
 def kind_of(kind: Any) -> str:

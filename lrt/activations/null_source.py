@@ -9,14 +9,15 @@ import torch
 from lrt.activations.chunks import Selection, facts_names, rows_of, rules_of
 from lrt.activations.store import ActivationStore
 from lrt.activations.windows import Batch
+from lrt.corpora.aligned_packing import PADDING
 from lrt.corpora.splits import Split
-from lrt.models import LanguageModel
+from lrt.models.stacked import StateModel
 
 
 def pairs_with_other_source(
     store: ActivationStore,
     split: Split,
-    source: LanguageModel,
+    source: StateModel,
     selection: Selection,
     batch_tokens: int = 8192,
 ) -> Iterator[Batch]:
@@ -40,7 +41,8 @@ def pairs_with_other_source(
             continue
         # of some parts or documents, few sequences are used
         used = (rows.sides.get("source", rows.row) >= 0).view(-1, context).any(dim=1)
-        ids = tokens[token].view(-1, context)[used].long().clamp(min=0)  # padding: any id
+        ids = tokens[token].view(-1, context, *tokens[token].shape[1:])[used].long()
+        ids = ids.where(ids != PADDING, 0)
         hidden = source.hidden_states(ids, layers)
         states = torch.cat([hidden[layer].to("cpu", torch.float32) for layer in layers], dim=2)
         every = states.new_zeros(len(used), *states.shape[1:])

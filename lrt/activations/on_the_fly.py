@@ -17,8 +17,8 @@ from lrt.activations.paired_forward import paired_rows
 from lrt.activations.plan import NonFinite
 from lrt.activations.windows import Batch
 from lrt.corpora import SPLITS, PackedCorpus, Split
-from lrt.models import LanguageModel
 from lrt.models.hardware import CPU
+from lrt.models.stacked import StateModel
 from lrt.storage.sealed import read_sealed, write_sealed
 
 
@@ -39,8 +39,8 @@ class OnTheFlyRows:
 
     def __init__(
         self,
-        source: LanguageModel,
-        target: LanguageModel,
+        source: StateModel,
+        target: StateModel,
         corpus: PackedCorpus,
         selection: Selection,
         medians: Mapping[str, float],

@@ -126,7 +126,7 @@ class PairedForward:
         running = _Running(first, stop, {}, {})
         for side in SIDES:
             model = self._models[side]
-            tokens = _copied(sequences.tokens_of(side), first, stop).long()  # [b, context]
+            tokens = _copied(sequences.tokens_of(side), first, stop).long()  # [b, context], or of each model
             if sequences.alignment is not None:  # padding stands at the end, where no token reads it
                 tokens = tokens.where(tokens != PADDING, 0)
             hidden = model.hidden_states(tokens.to(model.device), list(self.layers[side]))
@@ -144,8 +144,8 @@ class PairedForward:
         for (side, layer), copied in running.states.items():
             name, states, norms = f"{side}.{layer}", copied(), running.norms[side, layer]()
             if sequences.alignment is not None:
-                tokens = _copied(sequences.tokens_of(side), running.first, running.stop).flatten()
-                padding = (tokens == PADDING).nonzero().flatten()
+                empty = torch.from_numpy(sequences.padding_of(side, running.first, running.stop))
+                padding = empty.flatten().nonzero().flatten()
                 norms[padding] = 0
                 states[padding.to(states.device)] = 0
             # an infinite or NaN entry makes the norm so, and norms are cheap to check
@@ -349,8 +349,8 @@ def median_norms(
     sequences = corpus.splits["train"]
     for batch in forward.batches(corpus, "train", stop=stop):
         for side in SIDES:
-            tokens = _copied(sequences.tokens_of(side), batch.first, batch.stop)[:, 1:]
+            read = torch.from_numpy(~sequences.padding_of(side, batch.first, batch.stop)[:, 1:])
             for layer in forward.layers[side]:
                 norm = batch.norms[f"{side}.{layer}"].view(-1, corpus.context)[:, 1:]
-                norms.setdefault(f"{side}.{layer}", []).append(norm[tokens != PADDING])
+                norms.setdefault(f"{side}.{layer}", []).append(norm[read])
     return {name: float(torch.cat(parts).median()) for name, parts in norms.items()}

@@ -15,7 +15,6 @@ from lrt.corpora.alignment import BOUNDS
 from lrt.corpora.sequences import PackedCorpus
 from lrt.corpora.splits import SPLITS, Split
 from lrt.errors import InvalidValue
-from lrt.models import LanguageModel
 from lrt.models.sides import HOOK_POINT, SIDES, Side
 from lrt.models.stacked import StateModel
 from lrt.storage.sealed import canonical
@@ -63,6 +62,11 @@ class Column:
 
     dtype: torch.dtype
     width: int = 0
+
+    @property
+    def holds_states(self) -> bool:
+        """Whether these are hidden states, and not token ids of several models."""
+        return self.width > 0 and self.dtype.is_floating_point
 
     @property
     def bytes_per_row(self) -> int:
@@ -147,6 +151,7 @@ class RecordingPlan:
     non_finite: NonFinite = "refuse"
     states: Stored = "native"
     aligned: bool = False  # whether the two models have different tokens
+    readers: int = 0  # source models that read a text in steps, each in its own tokens
 
     def side(self, side: Side) -> ModelStates:
         return self.source if side == "source" else self.target
@@ -161,7 +166,8 @@ class RecordingPlan:
                 columns[f"{side}.{layer}"] = Column(_DTYPES[states.dtype], states.width)
                 columns[f"norm.{side}.{layer}"] = Column(torch.float32)
         for name in self.token_columns:
-            columns[name] = Column(torch.int32)
+            steps = name == self.token_column("source")
+            columns[name] = Column(torch.int32, self.readers if steps else 0)
         columns["position"] = Column(torch.int32)  # within the sequence, zero-based
         columns["document"] = Column(torch.int64)
         columns["group"] = Column(torch.int32)
@@ -192,7 +198,7 @@ class RecordingPlan:
             return self.columns
         tensors: dict[str, Column] = {}
         for name, column in self.columns.items():
-            if not column.width:
+            if not column.holds_states:
                 tensors[name] = column
                 continue
             tensors[name] = Column(torch.int8, column.width)
@@ -250,6 +256,8 @@ class RecordingPlan:
         plain: dict[str, Any] = json.loads(canonical(asdict(self)))
         if not self.aligned:  # as it was before there were others
             del plain["aligned"]
+        if not self.readers:
+            del plain["readers"]
         return {"format": FORMAT, "hook_point": HOOK_POINT, **plain}
 
     @classmethod
@@ -280,6 +288,10 @@ class RecordingPlan:
                 raise ValueError(f"its plan has invalid {side} states {side_states}")
         if type(plan.aligned) is not bool:
             raise ValueError(f"its plan has aligned={plan.aligned!r}; it must be true or absent")
+        if type(plan.readers) is not int or plan.readers < 0:
+            raise ValueError(
+                f"its plan has readers={plan.readers!r}; it must be a number of models or absent"
+            )
         if plan.states not in get_args(Stored) or plan.non_finite not in get_args(NonFinite):
             raise ValueError(f"its plan has states={plan.states}, non_finite={plan.non_finite}")
         if not all(isinstance(text, str) for text in (plan.corpus, *plan.groups)):
@@ -288,8 +300,8 @@ class RecordingPlan:
 
 
 def plan_recording(
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     source_layers: Sequence[int],
     target_layers: Sequence[int],
     corpus: PackedCorpus,
@@ -334,10 +346,11 @@ def plan_recording(
         non_finite=non_finite,
         states=states,
         aligned=corpus.aligned,
+        readers=corpus.readers,
     )
 
 
-def _states(model: LanguageModel, side: Side, layers: Sequence[int]) -> ModelStates:
+def _states(model: StateModel, side: Side, layers: Sequence[int]) -> ModelStates:
     wanted = tuple(sorted(set(layers)))
     check_layers(model, side, wanted)
     return ModelStates(model.spec.name, wanted, model.width, dtype_name(model.dtype))

@@ -32,8 +32,8 @@ from lrt.activations.shares import SHARES, RecordingWorker, share_folders, take_
 from lrt.activations.store import MANIFEST, ActivationStore, check_shard
 from lrt.corpora.aligned_packing import PADDING
 from lrt.corpora.sequences import PackedCorpus
-from lrt.models import LanguageModel
 from lrt.models.sides import SIDES, Side
+from lrt.models.stacked import StateModel
 from lrt.storage.durable import sweep, sync_folder, write_durably
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
 def record(
     folder: str | Path,
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     plan: RecordingPlan,
     corpus: PackedCorpus,
     *,
@@ -94,8 +94,8 @@ def record(
 def record_share(
     folder: str | Path,
     worker: RecordingWorker,
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     plan: RecordingPlan,
     corpus: PackedCorpus,
     *,
@@ -168,8 +168,8 @@ def _fill(
     plan: RecordingPlan,
     wanted: Sequence[ShardPlan],
     done: dict[str, Shard],
-    source: LanguageModel,
-    target: LanguageModel,
+    source: StateModel,
+    target: StateModel,
     corpus: PackedCorpus,
     progress: Progress | None,
     until: Path | None = None,
@@ -259,7 +259,7 @@ def _median_norm(store: ActivationStore, side: Side, layer: int) -> float:
     """Median norm over training tokens except position 0, whose norm is hundreds of times larger."""
     norm, token = f"norm.{side}.{layer}", store.plan.token_column(side)
     parts = [
-        rows[norm][(rows["position"] > 0) & (rows[token] != PADDING)]
+        rows[norm][(rows["position"] > 0) & (rows[token].view(len(rows[norm]), -1)[:, 0] != PADDING)]
         for rows in store.stream("train", [norm, token, "position"])
     ]
     return float(torch.cat(parts).median())

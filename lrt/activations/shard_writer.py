@@ -95,7 +95,7 @@ def _stored(columns: dict[str, Tensor], plan: RecordingPlan) -> dict[str, Tensor
         return columns
     stored = {}
     for name, column in plan.columns.items():
-        if not column.width:
+        if not column.holds_states:
             stored[name] = columns[name]
             continue
         quantised = Quantised.of(columns[name], columns[f"norm.{name}"])

@@ -69,7 +69,7 @@ class ShardReader:
         self._columns: dict[str, Tensor | Quantised] = {}
         for name, column in plan.columns.items():
             self._columns[name] = tensors[name]
-            if column.width and plan.states == "int8":
+            if column.holds_states and plan.states == "int8":
                 step, massive, where = (tensors[f"{name}.{part}"] for part in ("step", "massive", "where"))
                 self._columns[name] = Quantised(tensors[name], step, massive, where, tensors[f"norm.{name}"])
 

@@ -107,11 +107,12 @@ def fit_map(
     its FVU. Nothing is written.
 
     The models may have different tokenizers. Both then read the same text, each in its own tokens. A row is
-    of spans of characters that begin and end where tokens of both models do: the last token of each model's
-    (`pool=1`), or the mean over each model's tokens in `pool` spans.
+    of spans of characters that begin and end where tokens of all models do: the last token of each model's
+    (`pool=1`), or the mean over each model's tokens in `pool` spans. Sources of unlike tokenizers go through
+    a span in steps, and one with fewer tokens stays at its last: their mean is over the steps.
 
     source    A model; or a list of models, whose states the map then reads side by side, each in units of its
-              own size. The sources must have one tokenizer; the target may have another.
+              own size. All of them may have tokenizers of their own.
     texts     Each is a document; any iterable, read as far as `tokens` needs. Text like the contrastive
               prompts of the vectors helps most.
     layers    The source's and the target's: a block, or a relative depth in [0, 1), such as (0.5, 0.5). These
@@ -163,14 +164,11 @@ def fit_map(
     needed = needed_bytes(read, target, selection, folds, max(batch_tokens, context))
     check_memory(needed, selection, folds, memory_gb)
     first = [*islice(documents, SAMPLE_TEXTS)]
-    for each in sources[1:]:
-        if not same_tokens(read.tokenizer, each.tokenizer, first):
-            raise InvalidValue(
-                f"source models {sources[0].spec.name} and {each.spec.name} have different tokenizers. "
-                "Several sources must have one tokenizer (the target may have another): name those that do"
-            )
-    other = None if same_tokens(read.tokenizer, target.tokenizer, first) else target.tokenizer
-    corpus = _packed(chain(first, documents), read, other, context, tokens, seed)
+    if stack is not None:
+        read = stack = StackedModel(stack.parts, first)
+    kinds = (sources[0].tokenizer,) if stack is None else stack.tokenizers
+    one = len(kinds) == 1 and same_tokens(kinds[0], target.tokenizer, first)
+    corpus = _packed(chain(first, documents), kinds, None if one else target.tokenizer, context, tokens, seed)
     _check_enough(corpus, read, pool)
 
     medians = median_norms(
@@ -253,7 +251,7 @@ def _selected(source: StateModel, target: StateModel, layers: tuple[Any, Layers]
 
 def _packed(
     texts: Iterable[str],
-    source: StateModel,
+    kinds: Sequence[Any],  # of the source models' tokenizers, those that cut texts in their own ways
     other: Any,  # the target's tokenizer, if it is another
     context: int,
     tokens: int | None,
@@ -264,11 +262,11 @@ def _packed(
     try:
         return pack(
             (Document(text) for text in texts),
-            source.tokenizer,
+            kinds if len(kinds) > 1 else kinds[0],
             context,
             wanted,
             target=other,
-            end=end_ids(source.tokenizer),
+            end=() if len(kinds) > 1 else end_ids(kinds[0]),
             seed=seed,
         )
     except CorpusTooShort as error:

@@ -7,8 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from lrt.api.loading import STORYBOOK
-from lrt.corpora.hub_revisions import is_local
-from lrt.corpora.sources import JSON_FILES, Unit, hub, texts_of
+from lrt.corpora.sources import JSON_FILES, Unit, hub_texts, texts_of
 from lrt.errors import InvalidValue
 from lrt.lab.grammar import Plan, pages
 from lrt.storage.text_files import json_rows, read_lines
@@ -50,10 +49,7 @@ def _texts(source: str, unit: Unit, field: str, split: str) -> Iterator[str]:
         return texts_of([path], unit, field)
     if source.startswith(STORYBOOK):
         return _storybook(source.removeprefix(STORYBOOK).removeprefix(":"))
-    name, _, revision = source.partition("@")
-    name, _, config = name.partition(":")
-    if "/" in name and not is_local(name):
-        documents = hub(name, config or None, split, field, revision or None)
+    if (documents := hub_texts(source, field, split)) is not None:
         return (document.text for document in documents if not document.excluded)
     raise InvalidValue(
         f"text {source!r} does not exist; it must be a text file, a folder of *.txt, a .jsonl or .json file, "

@@ -8,17 +8,14 @@ from typing import Any
 from lrt.api.layer_spec import Layers, blocks_of, one_layer
 from lrt.errors import InvalidValue
 from lrt.models import LanguageModel
-from lrt.models.stacked import StackedModel, StackedPart
-from lrt.steering import median_residual_norms
+from lrt.models.stacked import StackedModel
+from lrt.steering import stacked
 
 
 def stack_of(
     sources: Sequence[LanguageModel], layers: tuple[Any, Layers], neutral_texts: Sequence[str]
 ) -> StackedModel:
-    """The sources as one model, each in units of its own size.
-
-    A unit is the mean over the model's layers of their median norms on the neutral texts, over that of the
-    first model. So the first model's states stay as they are, and the others' are as long.
+    """The sources as one model, each in units of its own size (`lrt.steering.stacked`).
 
     layers  Of each source, a layer or a list of them; and the target's.
 
@@ -42,13 +39,4 @@ def stack_of(
         blocks_of(lm, each, f"layers[0][{number}]")
         for number, (lm, each) in enumerate(zip(sources, named, strict=True))
     ]
-    norms = [
-        median_residual_norms(lm, neutral_texts, layers_) for lm, layers_ in zip(sources, blocks, strict=True)
-    ]
-    sizes = [sum(each.values()) / len(each) for each in norms]
-    return StackedModel(
-        [
-            StackedPart(lm, layers_, size / sizes[0])
-            for lm, layers_, size in zip(sources, blocks, sizes, strict=True)
-        ]
-    )
+    return stacked(sources, blocks, neutral_texts)

@@ -14,6 +14,7 @@ import typer
 
 from lrt.cli.bake import bake
 from lrt.cli.compare import compare
+from lrt.cli.dashboard import dashboard
 from lrt.cli.demo import demo
 from lrt.cli.export import export
 from lrt.cli.extract import extract
@@ -21,6 +22,7 @@ from lrt.cli.fit import fit
 from lrt.cli.hub import pull, push
 from lrt.cli.inspect_path import inspect
 from lrt.cli.list_artifacts import list_artifacts
+from lrt.cli.reproduce import reproduce
 from lrt.cli.steer import steer
 from lrt.cli.terminal import Commands
 from lrt.cli.transfer import transfer
@@ -73,9 +75,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bake": bake,
     "push": push,
     "pull": pull,
+    "dashboard": dashboard,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)
+app.command("reproduce", context_settings=PASS_ON, rich_help_panel="Configured by Hydra")(reproduce)
 hydra_command("train", "Fit maps between two models; with `evaluate=true` the evaluation and the report too.")
 hydra_command(
     "evaluate", "Transfer vectors across fitted maps, measure native, transferred and nulls, report."

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from lrt.cli.command import command
 from lrt.cli.session import Session
-from lrt.config import read_section
+from lrt.config import ConfigError, read_section
 from lrt.models.sides import SIDES
 from lrt.pipeline import (
     CorpusText,
@@ -44,7 +44,12 @@ def main(composed: DictConfig) -> None:
     with Session.of(composed, steps=4, settings=rest) as session:
         config, cache, monitor = session.config, session.cache, session.monitor
 
-        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        if len(config.pair.sources) > 1:
+            raise ConfigError(
+                f"pair.source names {len(config.pair.sources)} models, and an atlas is of the layers of one: "
+                "name one"
+            )
+        monitor.step(f"Loading the pair: {config.pair.label}")
         with monitor.stage("load pair"):
             pair = load_pair(config.pair, session.models)
             suite, pair = pair.with_suite(config.suite)

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lrt.cli.composing import CONF, register
+from lrt.cli.composing import CONF, register, with_lists
 from lrt.cli.stopping import stoppable
 from lrt.cli.targets import refuse_other_targets
 from lrt.cli.terminal import SYSTEM, escaped, print_error
@@ -46,6 +46,7 @@ def command(main: Callable[[DictConfig], Any], name: str, beside: Path | None = 
         print_error(error)
         sys.exit(1)
 
+    sys.argv[1:] = with_lists(sys.argv[1:])
     if beside is not None:
         sys.argv[1:1] = ["--config-dir", str(beside)]
 

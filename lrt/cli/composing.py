@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -41,6 +42,26 @@ def register() -> None:
     name_unreadable_files()
 
 
+SEVERAL = "pair.source=["
+
+
+def with_lists(overrides: Iterable[str]) -> list[str]:
+    """Overrides of the command line as Hydra takes them: it merges no list (`pair.source=[A,B]`) into a
+    section, so the section is removed first."""
+    written: list[str] = []
+    for override in overrides:
+        written += ["~pair.source", f"+{override}"] if override.startswith(SEVERAL) else [override]
+    return written
+
+
+def as_typed(overrides: Iterable[str]) -> list[str]:
+    """Overrides that `with_lists` wrote, as they were on the command line."""
+    words = [*overrides]
+    several = any(word.startswith(f"+{SEVERAL}") for word in words)
+    words = [word for word in words if not (several and word == "~pair.source")]
+    return [word[1:] if word.startswith(f"+{SEVERAL}") else word for word in words]
+
+
 def compose_config(name: str, *overrides: str, folder: Path | str | None = None) -> DictConfig:
     """The config `NAME.yaml` with overrides as on the command line, ready for a command's `main`.
 
@@ -53,7 +74,7 @@ def compose_config(name: str, *overrides: str, folder: Path | str | None = None)
     search = [] if folder is None else [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=name):
-        config = compose(name, overrides=[*overrides, *search], return_hydra_config=True)
+        config = compose(name, overrides=[*with_lists(overrides), *search], return_hydra_config=True)
     with open_dict(config):
         config.hydra.runtime.output_dir = str(Path(config.hydra.run.dir).absolute())
         config.hydra.runtime.cwd = str(Path.cwd())

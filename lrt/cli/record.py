@@ -22,7 +22,7 @@ from lrt.activations import RecordingWorker
 from lrt.cli.command import command
 from lrt.cli.session import Session
 from lrt.config import Config, ConfigError, read_section
-from lrt.models import depth_and_width_of, resolve_layer
+from lrt.models import ModelSpec, depth_and_width_of, resolve_layer
 from lrt.models.sides import SIDES, Side
 from lrt.pipeline import CorpusText, load_pair, plan_layers
 from lrt.pipeline.preflight import check_recording
@@ -58,7 +58,9 @@ class RecordSettings:
 def blocks_needed(config: Config, side: Side) -> int | None:
     """Decoder blocks up to the deepest recorded layer: what lies above is not even loaded. None for all."""
     spec = getattr(config.pair, side)
-    named = [getattr(config.layers, side), getattr(config.recording, side)]
+    if not isinstance(spec, ModelSpec):  # several source models: all blocks of each
+        return None
+    named = [config.layers.of_one_model(side), getattr(config.recording, side)]
     if any(isinstance(layers, str) for layers in named):  # auto, all
         return None
     depth, _ = depth_and_width_of(spec, Path(config.paths.models))
@@ -82,17 +84,17 @@ def main(composed: DictConfig) -> None:
         if not config.recording.keeps_states:
             raise ConfigError("recording.states=none keeps no states, so there is no store to record")
         if settings.share is not None or settings.merge:
-            for side in SIDES:
-                if getattr(config.pair, side).dtype == "auto":
+            for setting, spec in config.pair.by_setting.items():
+                if spec.dtype == "auto":
                     raise ConfigError(
-                        f"pair.{side}.dtype=auto: each process would choose for its own machine, and shares "
-                        "in different formats make no store; name one, as bfloat16, the same for all shares "
-                        "and the merge"
+                        f"{setting}.dtype=auto: each process would choose for its own machine, and shares in "
+                        "different formats make no store; name one, as bfloat16, the same for all shares and "
+                        "the merge"
                     )
-        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        monitor.step(f"Loading the pair: {config.pair.label}")
         needed = {side: blocks for side in SIDES if (blocks := blocks_needed(config, side)) is not None}
         with monitor.stage("load pair"):
-            pair = load_pair(config.pair, session.models, needed)
+            pair = load_pair(config.pair, session.models, needed, layers=config.layers)
             layers = plan_layers(config.layers, config.recording, pair)
             check_recording(pair, (), layers)
         text = CorpusText(config.corpus, pair, cache, monitor)

@@ -18,12 +18,14 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lrt.cli.composing import as_typed
 from lrt.cli.console import ConsoleMonitor
 from lrt.cli.latest import point_latest
+from lrt.cli.run_identity import RunIdentity
 from lrt.cli.stopping import end_with_parent
 from lrt.cli.tracking import Tracking
 from lrt.config import Config, ConfigError, read_config
@@ -49,10 +51,17 @@ class Session:
 
     config     The typed config; `composed` what Hydra made, with further sections of other commands.
     arguments  Of the command line, as far as they choose settings.
+    sweep      The folder of the multirun that this is a job of, and the job's number.
     """
 
     def __init__(
-        self, config: Config, composed: DictConfig, arguments: list[str], group: str | None, steps: int
+        self,
+        config: Config,
+        composed: DictConfig,
+        arguments: list[str],
+        steps: int,
+        sweep: str | None = None,
+        job: int | None = None,
     ) -> None:
         self.published = Published(composed)
         settings = self.published.settings
@@ -64,9 +73,8 @@ class Session:
         self.console = Console(stderr=True)
         self.monitor = ConsoleMonitor(self.console, steps, self.first)
         self.cache = Cache(Path(config.paths.artifacts))
-        self.tracking = Tracking(
-            config.logging, config.paths.logs, config.task_name, group, tuple(settings["tags"]), settings
-        )
+        identity = RunIdentity.of(self.config, settings, sweep, job)
+        self.tracking = Tracking(config.logging, config.paths.logs, config.task_name, identity)
 
     @classmethod
     def of(cls, composed: DictConfig, steps: int, settings: DictConfig | None = None) -> Self:
@@ -83,9 +91,15 @@ class Session:
                 "leave it out, and start the command in the folder of your choice"
             )
         multirun = hydra.mode == RunMode.MULTIRUN
-        # the jobs of a sweep share a group, that of its folder where none is named
-        group = config.logging.group or (str(Path(hydra.sweep.dir)) if multirun else None)
-        session = cls(config, composed, _command_line(hydra), group, steps)
+        swept = (
+            (
+                str(Path(hydra.sweep.dir)),
+                None if OmegaConf.is_missing(hydra.job, "num") else int(hydra.job.num),
+            )
+            if multirun
+            else ()
+        )
+        session = cls(config, composed, _command_line(hydra), steps, *swept)
         if multirun and session._processes > 1:
             raise ConfigError(
                 f"trainer.devices={config.trainer.get('devices', 'auto')} within a multirun: each process "
@@ -114,7 +128,8 @@ class Session:
             check_writable(Path(getattr(config.paths, setting)), f"paths.{setting}")
         self.config = pin_revisions(config, self.cache)
         if self.first:
-            self.tracking.open_wandb()
+            wanted = config.logging.mode != "disabled"
+            self.tracking.open_wandb(self.tracking.identity.id_in(self.cache) if wanted else None)
         return self
 
     def __exit__(
@@ -242,7 +257,7 @@ def _command_line(hydra: Any) -> list[str]:
     words = [word for path in folders for word in ("--config-dir", path)]
     if hydra.job.config_name not in PROGRAMS:
         words += ["--config-name", str(hydra.job.config_name)]
-    return [*words, *hydra.overrides.task, *searched]
+    return [*words, *as_typed(hydra.overrides.task), *searched]
 
 
 def link_newest(report: Path, link: Path = Path("report")) -> None:

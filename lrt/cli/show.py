@@ -1,27 +1,20 @@
-"""What a person sees at the end of a step: terminal tables, the report, W&B panels."""
+"""What a person sees at the end of a step: terminal tables, the report, and the same in W&B."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import wandb
-
+from lrt.cli.lineage import log_nodes, nodes_of_maps, report_node
+from lrt.cli.panels import generations_table, log_maps, log_results
 from lrt.cli.session import Session
 from lrt.models.sides import SIDES
 from lrt.pipeline import CorpusText, LayerPlan
+from lrt.pipeline.evaluation import Studied
 from lrt.pipeline.maps import Maps
 from lrt.pipeline.states import RecordedStates, States
-from lrt.report import (
-    Table,
-    fit_table,
-    format_layers,
-    headline_table,
-    strength_figure,
-    summary_tables,
-    write_report,
-)
+from lrt.report import fit_table, format_layers, summary_tables, write_report
 
 
 def recording(layers: LayerPlan, text: CorpusText, states: States) -> str:
@@ -39,76 +32,29 @@ def fitting(maps: Maps) -> str:
     return f"Fitting {len(maps.all)} maps, {source.total} -> {target.total}: {names}"
 
 
-def maps(session: Session, maps: Maps, cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """The fitted maps beside their optima."""
+def maps(session: Session, maps: Maps, cards: Mapping[str, Mapping[str, Any]], states: States) -> None:
+    """The fitted maps beside their optima, and the same in W&B."""
     session.print_table(fit_table(cards))
     for fit in maps.all:
         session.print(f"map, {fit.name}: {fit.folder}")
-    card = cards[maps.whole.name]
-    summary: dict[str, Any] = {f"map/{k}": v for k, v in card["metrics"].items() if isinstance(v, float)}
-    summary |= {f"fingerprint/map/{fit.name}": fit.fingerprint for fit in maps.all}
-    summary |= {"fingerprint/store": card["store"]}
-    session.tracking.wandb(lambda run: run.summary.update(summary))
+    cards = session.published.masked(cards)
+    session.tracking.wandb(lambda run: log_maps(run, cards, maps.whole.name))
+    if session.config.logging.artifacts:
+        nodes = nodes_of_maps(session.config.pair.name, maps, states)
+        session.tracking.wandb(lambda run: log_nodes(run, nodes))
 
 
-def report(session: Session, results: dict[str, Any]) -> None:
+def report(session: Session, results: dict[str, Any], studied: Sequence[Studied], maps: Maps) -> None:
     """The report, the headline table, and the same in W&B."""
     results = session.published.masked(results)
     page = write_report(results, session.report)
     for table in summary_tables(results):
         session.print_table(table)
     session.reported(page)
-    session.tracking.wandb(lambda run: _panels(run, results))
-
-
-def _panels(run: Any, results: dict[str, Any]) -> None:
-    curves = [
-        [b["name"], condition, point["strength"], point["mean"], point["low"], point["high"]]
-        for b in results["behaviours"]
-        for condition, points in b["curves"].items()
-        for point in points
-    ]
-    columns = ["behaviour", "condition", "strength", "mean", "low", "high"]
-    images = {f"strength/{b['name']}": wandb.Image(strength_figure(b)) for b in results["behaviours"]}
-    run.log(
-        {
-            "headline": _wandb_table(headline_table(results)),
-            "strength_curves": wandb.Table(columns=columns, data=curves),
-            **images,
-        }
-    )
-    figures = {f"map/{k}": v for k, v in results["map"].items() if _number(v)}
-    for behaviour in results["behaviours"]:
-        for key in ("strength", "unsteered", "native", "transferred", "prompt", "ratio"):
-            if _number(behaviour[key]):
-                name = "transfer_ratio" if key == "ratio" else key
-                figures[f"{behaviour['name']}/{name}"] = behaviour[key]
-        figures[f"{behaviour['name']}/verdict"] = behaviour["verdict"]
-        doses = behaviour["dose"] or {}
-        for end, value in zip(("low", "high"), doses.get("above_untrained") or (), strict=False):
-            figures[f"{behaviour['name']}/above_untrained/{end}"] = value
-        if excess := doses.get("excess"):
-            figures[f"{behaviour['name']}/excess_over_nulls"] = excess["value"]
-        for condition, dose in (doses.get("conditions") or {}).items():
-            values = {
-                "dose_ratio": dose["ratio"],
-                "dose_ratio_below": dose["below"],
-                "curve_share": dose["share"],
-            }
-            figures |= {
-                f"{behaviour['name']}/{key}/{condition}": value
-                for key, value in values.items()
-                if _number(value)
-            }
-    prints = results["provenance"]["fingerprints"]
-    run.summary.update(figures | {f"fingerprint/{k}": v for k, v in prints.items()})
-
-
-def _wandb_table(table: Table) -> Any:
-    # a column holds numbers and remarks; W&B wants one type each
-    rows = [["" if cell is None else str(cell) for cell in row] for row in table.rows]
-    return wandb.Table(columns=list(table.columns), data=rows)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    generations = generations_table(studied)
+    shown = replace(generations, rows=tuple(map(tuple, session.published.masked(generations.rows))))
+    session.tracking.wandb(lambda run: log_results(run, results, shown))
+    if session.config.logging.artifacts:
+        measured = results["provenance"]["fingerprints"]["measurements"]
+        node = report_node(session.config.pair.name, session.report, measured, maps)
+        session.tracking.wandb(lambda run: log_nodes(run, [node]))

@@ -15,6 +15,7 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from lrt.cli.run_identity import RunIdentity
 from lrt.config import Logging
 
 log = logging.getLogger(__name__)
@@ -40,16 +41,24 @@ def wandb_mode() -> str:
     return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
 
 
+BEST = {"fvu": "min", "excess": "min", "r2": "max", "cosine": "max"}
+"""Whether the least or the largest value of a validation metric counts."""
+
+
 class GuardedWandb(WandbLogger):
-    """Lightning's logger; W&B errors are logged, never raised."""
+    """Lightning's logger; W&B errors are logged, never raised. A fit's name is the first part of its keys."""
+
+    LOGGER_JOIN_CHAR = "/"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with errors_logged():
-            super().log_metrics(metrics, step)
+        # those of the test documents are the map's own figures, which the run logs when the map is fitted
+        logged = {name: value for name, value in metrics.items() if not name.startswith("test/")}
+        if logged:
+            with errors_logged():
+                super().log_metrics(logged, step)
 
     def log_hyperparams(self, params: Any) -> None:
-        with errors_logged():
-            super().log_hyperparams(params)
+        """Nothing: the run has the composed settings, of which a module's are a part."""
 
     def finalize(self, status: str) -> None:
         with errors_logged():
@@ -60,24 +69,15 @@ class Tracking:
     """A run's loggers.
 
     folder    The run's folder.
-    settings  The composed config, for W&B.
-    job       W&B's job type; `group` is shared by the jobs of a sweep.
+    job       W&B's job type.
+    identity  Name, group, tags and config of W&B's run.
 
-    W&B's variables WANDB_JOB_TYPE and WANDB_DIR override `job` and `folder` there, and WANDB_TAGS counts
-    without `tags`.
+    W&B's variables WANDB_JOB_TYPE and WANDB_DIR override `job` and `folder` there, and the tags of WANDB_TAGS
+    are added.
     """
 
-    def __init__(
-        self,
-        logging: Logging,
-        folder: str,
-        job: str,
-        group: str | None,
-        tags: tuple[str, ...],
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.logging, self.folder, self.job, self.group = logging, folder, job, group
-        self.tags, self.settings = tags, settings
+    def __init__(self, logging: Logging, folder: str, job: str, identity: RunIdentity) -> None:
+        self.logging, self.folder, self.job, self.identity = logging, folder, job, identity
         self._run: Any = None
 
     @property
@@ -85,8 +85,11 @@ class Tracking:
         """Where W&B's run folder is made."""
         return os.environ.get("WANDB_DIR") or self.folder
 
-    def open_wandb(self) -> None:
-        """Starts W&B's run. Without a key it is written offline, and the log says how to send it."""
+    def open_wandb(self, run_id: str | None = None) -> None:
+        """Starts W&B's run. Without a key it is written offline, and the log says how to send it.
+
+        run_id  Goes on with the run of this id, if there is one.
+        """
         if self.logging.mode == "disabled":
             return
         mode, known = self.logging.mode, True
@@ -104,14 +107,16 @@ class Tracking:
             # Not by Lightning's logger: its `offline=True` leaves WANDB_MODE set for the next job.
             run = wandb.init(
                 project=self.logging.project or "lrt",
-                group=self.group or None,
-                name=self.logging.name or None,
+                id=run_id,
+                resume="allow" if run_id and mode == "online" else None,  # offline, W&B puts both together
+                group=self.identity.group or None,
+                name=self.identity.name or None,
                 # W&B reads its variable where it gets None
                 job_type=None if os.environ.get("WANDB_JOB_TYPE") else self.job,
-                tags=self.tags or None,
+                tags=self.identity.all_tags or None,
                 dir=self.wandb_folder,
                 mode=mode,
-                config=dict(self.settings),
+                config=dict(self.identity.config),
                 settings=wandb.Settings(silent=True),
             )
             run.define_metric("trainer/global_step")
@@ -142,6 +147,11 @@ class Tracking:
         """Lightning's loggers; of a fit with a name, with that name before its metrics."""
         loggers: list[Logger] = [CSVLogger(self.folder, name="csv", version=name, prefix=name)]
         if self._run is not None:
+            with errors_logged():
+                prefix = f"{name}/" if name else ""
+                for metric, best in BEST.items():
+                    self._run.define_metric(f"{prefix}val/{metric}", summary=best)
+                self._run.define_metric(f"{prefix}val/error_along/*", hidden=True)  # one for each vector
             loggers.append(GuardedWandb(save_dir=self.folder, experiment=self._run, prefix=name))
         return loggers
 

@@ -45,17 +45,17 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
     with Session.of(composed, steps=7 if not fit or composed.evaluate else 5) as session:
         config, cache, monitor = session.config, session.cache, session.monitor
 
-        monitor.step(f"Loading the pair: {config.pair.source.name} -> {config.pair.target.name}")
+        monitor.step(f"Loading the pair: {config.pair.label}")
         with monitor.stage("load pair"):
             session.fit_settings.use_own_device()
-            pair = load_pair(config.pair, session.models, weights=session.first)
+            pair = load_pair(config.pair, session.models, layers=config.layers, weights=session.first)
             suite, pair = pair.with_suite(config.suite)
             layers = plan_layers(config.layers, config.recording, pair)
             check_run(config, session.fit_settings, pair, suite, layers, fits=fit)  # before anything costly
             evaluates = not fit or config.evaluate
             side_effects = plan_side_effects(config.evaluation, pair) if evaluates else ()
         untrained = UntrainedSource.draws(
-            config.pair.source, config.seed, config.evaluation.untrained_draws, session.models
+            pair.source_spec, config.seed, config.evaluation.untrained_draws, session.models
         )
 
         text = CorpusText(config.corpus, pair, cache, monitor)
@@ -108,7 +108,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
         cards = maps.fit(config.evaluation.during_training, choices) if fit else maps.cards()
         if not session.first:  # the other processes of a distributed fit end here
             return None
-        show.maps(session, maps, cards)
+        show.maps(session, maps, cards, states)
 
         report = None
         if evaluates:
@@ -124,7 +124,7 @@ def main(composed: DictConfig, fit: bool = True) -> Any:
             report = results(
                 pair, layers, maps, cards, studies, studied, analyses, session.yaml, side_effects=summaries
             )
-            show.report(session, report)
+            show.report(session, report, studied, maps)
             if config.evaluation.side_effects.lm_eval:
                 effects.write_lm_eval(session.report / "lm-eval", studied)
         session.leave_latest(results_of(maps, suite, states))

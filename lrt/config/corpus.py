@@ -11,6 +11,7 @@ from pydantic import Field
 from lrt.activations import PartRule, RowKind
 from lrt.config.errors import ConfigError
 from lrt.corpora import Case, Unit
+from lrt.evaluation.word_problems import DIRECT, REASONED
 from lrt.lab.grammar import Plan
 
 
@@ -181,13 +182,52 @@ class QuestionsSource(SourceSettings):
         return (self.path,) if Path(self.path).expanduser().is_dir() else ()
 
 
-CorpusSource = StorybookSource | ScenesSource | TextSource | JsonlSource | HubSource | QuestionsSource
+@dataclass(frozen=True, kw_only=True)
+class WordProblemsSource(SourceSettings):
+    """Word problems in the two prompts of suite=word_problems, whose settings of these names it takes.
+
+    split  Of a data set.
+    """
+
+    kind: Literal["word_problems"] = "word_problems"
+    path: str = ""
+    revision: str | None = None
+    split: str = "train"
+    question_fields: tuple[str, ...] = ("question_concat",)
+    answer_field: str = "Answer"
+    direct: str = DIRECT
+    reasoned: str = REASONED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path:
+            raise ConfigError("`path` is empty: name a file, or the id of a hub set")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path,) if Path(self.path).expanduser().exists() else ()
+
+
+CorpusSource = (
+    StorybookSource
+    | ScenesSource
+    | TextSource
+    | JsonlSource
+    | HubSource
+    | QuestionsSource
+    | WordProblemsSource
+)
 CheckedSource = Annotated[CorpusSource, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of each split."""
+    """Tokens of each split.
+
+    train       What the map is fitted on.
+    validation  What chooses ridge weights and stops a fit.
+    test        What figures are reported on.
+    """
 
     train: int
     validation: int
@@ -196,7 +236,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the map is fitted on: parts by name, tokens, and tokens of a sequence (`context`)."""
+    """What the map is fitted on.
+
+    sources  Parts of the corpus by name, each with where its text comes from (docs/own-pair.md).
+    context  Tokens of a sequence that a model reads.
+    seed     Draws which documents go into which split.
+    """
 
     sources: dict[str, CheckedSource]
     tokens: Tokens

@@ -19,7 +19,7 @@ from lrt.config.corpus import (
     StorybookSource,
     TextSource,
 )
-from lrt.evaluation import Instructions, Propensity, Refusal, StrengthGrid, Texts
+from lrt.evaluation import Instructions, Propensity, Refusal, StrengthGrid, Texts, WordProblems
 from lrt.evaluation.storybook import StorybookSuite
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 from lrt.models import ModelSpec
@@ -40,6 +40,7 @@ NODES: dict[str, type] = {
     "refusal_suite": Refusal,
     "instructions": Instructions,
     "texts_suite": Texts,
+    "word_problems_suite": WordProblems,
 }
 
 LEFT_OUT = {

@@ -63,9 +63,8 @@ class Published:
 
     def labelled(self, pair: PairSettings) -> PairSettings:
         """The pair with its names, which are for people and go into reports and maps, masked."""
-        specs = {side: getattr(pair, side) for side in ("source", "target")}
-        named = {side: replace(spec, name=self._label(spec)) for side, spec in specs.items()}
-        return replace(pair, name=self.masked(pair.name), **named)
+        *sources, target = (replace(spec, name=self._label(spec)) for spec in (*pair.sources, pair.target))
+        return replace(pair, name=self.masked(pair.name), source=tuple(sources), target=target)
 
     def _label(self, spec: ModelSpec) -> str:
         path = str(self.masked(spec.path))

@@ -26,6 +26,7 @@ RENAMED = {
     r"evaluation\.grid\.shares": "evaluation.grid.ablation_fractions",
     r"evaluation\.items": "evaluation.eval_split",
     r"evaluation\.untrained_source": "evaluation.untrained_draws",
+    r"evaluation\.(probe|during_training)\.every": "evaluation.during_training.points",
     r"evaluation\.probe((\.\w+)?)": r"evaluation.during_training\1",
     r"analysis\.cuts": "analysis.stitching_depths",
     r"suite\.((?:parts\.[^.]+\.)?)ordinary": r"suite.\1neutral_texts",
@@ -187,7 +188,7 @@ def _how_to_quote(path: str, value: Any) -> str:
 # what pydantic puts into a path beside its keys: names of types, and the kind of a discriminated union behind
 # the section that has one
 _TYPES = re.compile(r"int|float|bool|str|none|(tuple|list|dict|literal|function-\w+)\W.*", re.IGNORECASE)
-_UNIONS = re.compile(r"fit|suite|suite\.parts\.[^.]+|corpus\.sources\.[^.]+")
+_UNIONS = re.compile(r"pair\.source|fit|suite|suite\.parts\.[^.]+|corpus\.sources\.[^.]+")
 
 
 def _path(fault: Mapping[str, Any]) -> list[str]:

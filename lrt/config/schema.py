@@ -16,12 +16,14 @@ from lrt.config.corpus import Corpus
 from lrt.config.errors import ConfigError
 from lrt.config.pair import PairSettings
 from lrt.config.sections import Analysis, Batches, Evaluation, Layers, Logging, Paths, Recording
-from lrt.evaluation import Propensity, Refusal, Texts
+from lrt.evaluation import Propensity, Refusal, Texts, WordProblems
 from lrt.evaluation.storybook import StorybookSuite
 from lrt.evaluation.suites import CombinedSuite, FilesSuite, judges_of
 from lrt.mapping import ClosedFormSpec, FitSpec, MapSpec
 
-OneSuite = Annotated[StorybookSuite | FilesSuite | Propensity | Refusal | Texts, Field(discriminator="kind")]
+OneSuite = Annotated[
+    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | WordProblems, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CheckedCombinedSuite(CombinedSuite):
 
 
 SuiteSection = Annotated[
-    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | CheckedCombinedSuite,
+    StorybookSuite | FilesSuite | Propensity | Refusal | Texts | WordProblems | CheckedCombinedSuite,
     Field(discriminator="kind"),
 ]
 FitSection = Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
@@ -42,11 +44,14 @@ FitSection = Annotated[FitSpec | ClosedFormSpec, Field(discriminator="kind")]
 class Config:
     """Everything that `train.py` and `evaluate.py` read.
 
-    task_name  Names the run's folder and its job type in W&B; `tags` go to W&B too.
+    task_name  Names the run's folder and its job type in W&B.
+    tags       Of the run in W&B.
     pool       Neighbouring tokens of a document whose mean is one row of the fit; 1 fits single tokens.
     products   Precision of the moments' products; their sums are float64 always.
     sums_gb    Most of the sums beside each map, in 1e9 bytes; larger ones are not saved.
     judge_key_variables  Environment variables that a judge's `key_variable` may name.
+    trainer    Arguments of the Lightning Trainer that fits the map.
+    seed       Of everything that is drawn: batches, nulls, generated texts.
     callbacks  Further Lightning callbacks of the fit by class name, each with its arguments.
     ckpt_path  A checkpoint that the fit of the whole-corpus map starts from.
     evaluate   train.py continues with the evaluation and the report.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,11 @@ from lrt.mapping.parametrisations import MapKind
 Depth = int | float
 
 
+def _as_lists(layers: object) -> object:
+    """Layers as they are written in a config."""
+    return [*map(_as_lists, layers)] if isinstance(layers, tuple) else layers
+
+
 def at_least(section: str, least: int, **values: int) -> None:
     """Raises ConfigError for a value below `least`, named by its path."""
     for name, value in values.items():
@@ -26,7 +32,8 @@ def at_least(section: str, least: int, **values: int) -> None:
 class Layers:
     """Zero-based decoder blocks, or depths as fractions in [0, 1): one, or a list; or `auto`.
 
-    source  Several are concatenated: the map reads them all (the paper's appendix A).
+    source  Several are concatenated: the map reads them all (the paper's appendix A). Of several source
+            models, an entry for each: a layer, or a list of layers. One layer alone is that of each of them.
     target  Of several, each behaviour is steered at the one where the native vector does most on development
             items.
 
@@ -35,7 +42,7 @@ class Layers:
     least error along it among those that steer the source itself.
     """
 
-    source: Depth | tuple[Depth, ...] | Literal["auto"]
+    source: Depth | tuple[Depth | tuple[Depth, ...], ...] | Literal["auto"]
     target: Depth | tuple[Depth, ...] | Literal["auto"]
 
     def __post_init__(self) -> None:
@@ -47,6 +54,32 @@ class Layers:
                 object.__setattr__(self, side, (value,))
             elif not value:
                 raise ConfigError(f"layers.{side} is empty: name at least one layer")
+
+    def of_one_model(self, side: Literal["source", "target"]) -> tuple[Depth, ...] | Literal["auto"]:
+        """A side's layers. Raises ConfigError for those of several models."""
+        named = getattr(self, side)
+        if any(isinstance(each, tuple) for each in named):
+            raise ConfigError(
+                f"layers.{side}={_as_lists(named)}: a list in the list is of one of several source models, "
+                "and pair.source is one; give a layer, or a list of layers"
+            )
+        return named  # type: ignore[no-any-return]
+
+    def of_several(self, models: Sequence[str]) -> list[tuple[Depth, ...]]:
+        """The source layers of each of several source models, by their names.
+
+        Raises ConfigError unless there is an entry for each, or one layer for all.
+        """
+        named = self.source
+        if isinstance(named, tuple) and len(named) == 1 and not isinstance(named[0], tuple):
+            named *= len(models)
+        if not isinstance(named, tuple) or len(named) != len(models):
+            raise ConfigError(
+                f"layers.source={_as_lists(self.source)}: with several source models it must have an entry "
+                f"for each of {', '.join(models)}: a layer, or a list of its layers. One layer alone is that "
+                "of all"
+            )
+        return [each if isinstance(each, tuple) else (each,) for each in named]
 
 
 @dataclass(frozen=True)
@@ -61,6 +94,8 @@ class Recording:
                     one pass an epoch.
     verify          Whether an existing store is compared with its checksums before it is used: once, and
                     again where a file has changed since.
+    rows_per_shard  Rows of a file of the store: a stopped recording loses at most the last.
+    batch_tokens    Tokens of a batch of the pass.
     """
 
     source: tuple[Depth, ...] | Literal["all"]
@@ -104,14 +139,19 @@ class Batches:
 
 @dataclass(frozen=True)
 class DuringTraining:
-    """Steering evaluation during training: which behaviours, every how many steps, on how many items."""
+    """Steering evaluation during training.
+
+    behaviours  Which are steered.
+    points      At how many steps of a fit, evenly on a logarithmic scale from the first to the last.
+    items       Development items of each.
+    """
 
     behaviours: tuple[str, ...]
-    every: int
+    points: int
     items: int
 
     def __post_init__(self) -> None:
-        at_least("evaluation.during_training", 1, every=self.every, items=self.items)
+        at_least("evaluation.during_training", 1, points=self.points, items=self.items)
 
 
 @dataclass(frozen=True)
@@ -182,7 +222,7 @@ class Sae:
     source, target     Files to use instead of training: Gemma Scope's `params.npz` or a SAELens folder, of
                        the map's deepest layer. With both nothing is trained, and `features` must be 0.
     k, kind            Active features of a token; `topk` or `jumprelu`.
-    tokens             Training tokens of an epoch.
+    tokens, epochs     Training tokens of an epoch, and how many there are.
     least_correlation  Features whose best partner correlates less stay unmatched.
     top                Features that a behaviour is steered by.
     s2l                How features are mapped to the target's states: `solved` (ridge regression), or
@@ -315,20 +355,30 @@ class Analysis:
 class Logging:
     """W&B beside the local record.
 
-    mode   `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
-    group  Shared by the jobs of a sweep.
+    mode     `offline` writes a run folder that `wandb sync` sends later; `online` needs a key.
+    project  Of W&B.
+    name     Of the run; by default its pair, layers, map and seed.
+    group    Shared by the jobs of a sweep; null: its folder, and of a single run the pair's name.
+    name   Of the run; null: pair, layers, map kind and seed.
+    artifacts  W&B also gets maps, vectors and report as artifacts, and the store by reference.
     """
 
     mode: Literal["offline", "online", "disabled"]
     project: str
     group: str | None
     name: str | None
+    artifacts: bool
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where results go: `artifacts` for all that is costly, `models` for dequantised GGUF files, `report`
-    for the page, `logs`."""
+    """Where results go.
+
+    artifacts  All that is costly: stores, vectors, maps, measurements.
+    models     Dequantised GGUF files.
+    report     The page and its data.
+    logs       Logs of the run.
+    """
 
     artifacts: str
     models: str

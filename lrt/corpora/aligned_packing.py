@@ -6,14 +6,14 @@ either, and shorter ones are padded at their end, where no token reads the paddi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lrt.corpora.alignment import BOUNDS, AlignedText
-from lrt.models.sides import SIDES, Side
+from lrt.models.sides import SIDES, STAYS, Side
 
 PADDING = -1
 """Token id after a sequence's last token, and document id after its last span."""
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 class AlignedPiece:
     """A document between what marks its beginning and end in each model.
 
-    ids     By side.
+    ids     By side, `[tokens]`; of several source models `[steps, models]`.
     bounds  [spans, 6], `BOUNDS`. The last span ends where both texts do. It has no characters where that is
             after the text that both share (the end of a chat's template).
     """
@@ -41,8 +41,8 @@ class AlignedPiece:
         document: int,
         group: str,
         text: AlignedText,
-        begin: dict[Side, tuple[int, ...]],
-        end: dict[Side, tuple[int, ...]],
+        begin: Mapping[Side, tuple[int, ...] | Ints],
+        end: Mapping[Side, tuple[int, ...] | Ints],
     ) -> AlignedPiece:
         """A text with the ids before and after it; those that it begins with itself are not repeated."""
         ids, bounds = {}, text.bounds.copy()
@@ -51,11 +51,10 @@ class AlignedPiece:
             bounds = np.concatenate([bounds, [[*last, bounds[-1, -1], bounds[-1, -1]]]])
         for number, side in enumerate(SIDES):
             own = text.ids[side]
-            opening = begin[side]
-            if opening and tuple(own[: len(opening)].tolist()) == opening:
-                opening = ()
+            opening, closing = (np.array(each[side]).reshape(-1, *own.shape[1:]) for each in (begin, end))
+            opening = _not_repeated(opening, own)
             bounds[:, 2 * number : 2 * number + 2] += len(opening)
-            ids[side] = np.concatenate([opening, own, end[side]]).astype(np.int64)
+            ids[side] = np.concatenate([opening, own, closing]).astype(np.int64)
         return cls(document, group, ids, bounds)
 
     @property
@@ -75,9 +74,32 @@ class AlignedPiece:
         return np.concatenate([np.zeros((1, 3), dtype=np.int64), inner, [[*self.sizes, len(self.bounds)]]])
 
 
+def steps_of(ids: Sequence[Sequence[int]]) -> Ints:
+    """Ids of each of several models, as steps that they read together, `[steps, models]`."""
+    steps = np.full((max(map(len, ids)), len(ids)), STAYS, dtype=np.int64)
+    for column, each in enumerate(ids):
+        steps[: len(each), column] = each
+    return steps
+
+
+def _not_repeated(opening: Ints, own: Ints) -> Ints:
+    """The ids before a text, without those of a model whose text begins with them itself."""
+    if own.ndim == 1:
+        return opening[:0] if np.array_equal(own[: len(opening)], opening) else opening
+    opening = opening.copy()
+    for column in range(own.shape[1]):
+        ids, text = (each[:, column][each[:, column] != STAYS] for each in (opening, own))
+        if np.array_equal(text[: len(ids)], ids):
+            opening[:, column] = STAYS
+    read: Ints = opening[(opening != STAYS).any(axis=1)]
+    return read
+
+
 @dataclass(frozen=True)
 class AlignedArrays:
     """Sequences of both models, `[sequences, context]` each and `[sequences, context, 6]` the bounds.
+
+    Several source models have `[sequences, context, models]` tokens.
 
     Bounds, documents and groups are of the sequence's spans, the rest of its tokens. Bounds of tokens are
     counted from the sequence's first.
@@ -99,8 +121,9 @@ def cut_aligned(
     index = {name: i for i, name in enumerate(names)}
     sizes = np.array([[*piece.sizes, len(piece.bounds)] for piece in pieces], dtype=np.int64).reshape(-1, 3)
     before = np.cumsum(sizes, axis=0) - sizes
-    empty = np.zeros(0, dtype=np.int64)
-    ids = {side: np.concatenate([empty, *(piece.ids[side] for piece in pieces)]) for side in SIDES}
+    shapes = {side: pieces[0].ids[side].shape[1:] if pieces else () for side in SIDES}
+    empty = {side: np.zeros((0, *shape), dtype=np.int64) for side, shape in shapes.items()}
+    ids = {side: np.concatenate([empty[side], *(piece.ids[side] for piece in pieces)]) for side in SIDES}
     owners = np.repeat(np.array([piece.document for piece in pieces], dtype=np.int64), sizes[:, 2])
     groups = np.repeat(np.array([index[piece.group] for piece in pieces], dtype=np.int64), sizes[:, 2])
     columns = len(BOUNDS)
@@ -112,7 +135,10 @@ def cut_aligned(
     at = at[np.append(True, (at[1:] != at[:-1]).any(axis=1))] if len(at) else at
     runs = list(_runs(at, context, most))
     arrays = AlignedArrays(
-        {side: np.full((len(runs), context), PADDING, dtype=np.int32) for side in SIDES},
+        {
+            side: np.full((len(runs), context, *shape), PADDING, dtype=np.int32)
+            for side, shape in shapes.items()
+        },
         np.zeros((len(runs), context, columns), dtype=np.int32),
         np.full((len(runs), context), PADDING, dtype=np.int64),
         np.zeros((len(runs), context), dtype=np.int16),

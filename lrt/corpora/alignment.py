@@ -1,15 +1,18 @@
-"""Texts that two models read in different tokens, as spans of characters that both models cut out.
+"""Texts that models read in different tokens, as spans of characters that all of them cut out.
 
-A span begins and ends where tokens of both models do, and holds at least one token of each. Nothing shorter
-can be compared between the two. A character that one model cuts into several tokens, as byte-level
-vocabularies do, lies within one span.
+A span begins and ends where tokens of all models do, and holds at least one token of each. Nothing shorter
+can be compared between them. A character that one model cuts into several tokens, as byte-level vocabularies
+do, lies within one span.
+
+Several source models of unlike tokenizers read a text in steps (`side_by_side`). A span has as many steps as
+the model with the most tokens there. A model with fewer tokens stays at its last one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 from unicodedata import category, normalize
 
@@ -19,7 +22,7 @@ from tokenizers import Tokenizer
 
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import NotAligned
-from lrt.models.sides import SIDES, Side
+from lrt.models.sides import STAYS, Side
 
 VERSION = 1
 """Of what the spans of a text are."""
@@ -35,7 +38,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a text, and the characters that each token is of: `start` to `stop`."""
+    """Token ids of a text, and the characters that each token is of: `start` to `stop`.
+
+    ids  [tokens]; of several models [steps, models], with `STAYS` where a model reads no further token.
+    """
 
     ids: Ints
     start: Ints
@@ -57,7 +63,7 @@ class AlignedText:
     bounds: Ints
 
 
-def check_offsets(tokenizer: Any, side: Side) -> None:
+def check_offsets(tokenizer: Any, side: str) -> None:
     """Raise NotAligned for a tokenizer whose rules are code, which does not say what its tokens are of."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise NotAligned(
@@ -74,7 +80,7 @@ class OffsetTokenizer:
     Raises NotAligned for one whose rules are code, which gives no offsets.
     """
 
-    def __init__(self, tokenizer: Any, side: Side) -> None:
+    def __init__(self, tokenizer: Any, side: str) -> None:
         check_offsets(tokenizer, side)
         rules = tokenizer.backend_tokenizer
         self._tokenizer, self._side = tokenizer, side
@@ -150,31 +156,59 @@ class OffsetTokenizer:
 
 
 class TokenAligner:
-    """Aligns documents between the tokens of two models."""
+    """Aligns documents between the tokens of two models.
 
-    def __init__(self, source: Any, target: Any) -> None:
-        self._rules: dict[Side, OffsetTokenizer] = {
-            "source": OffsetTokenizer(source, "source"),
-            "target": OffsetTokenizer(target, "target"),
-        }
+    source  The source's tokenizer; of several source models, those that cut texts in their own ways.
+    """
+
+    def __init__(self, source: Any | Sequence[Any], target: Any) -> None:
+        several = isinstance(source, Sequence)
+        self._sources = (
+            [OffsetTokenizer(each, f"source[{number}]") for number, each in enumerate(source)]
+            if several
+            else [OffsetTokenizer(source, "source")]
+        )
+        self._target = OffsetTokenizer(target, "target")
 
     def align(self, documents: Sequence[Document]) -> Iterator[AlignedText | NotAligned]:
         """Each document in the tokens of both models, or why it cannot be aligned."""
-        texts: dict[Side, list[str]] = {
-            side: [document.read_by(side) for document in documents] for side in SIDES
-        }
-        encoded = (self._rules[side].encode(texts[side]) for side in SIDES)
-        for document, source, target in zip(documents, *encoded, strict=True):
-            if isinstance(source, NotAligned):
-                yield source
-            elif isinstance(target, NotAligned):
-                yield target
+        read = [document.read_by("source") for document in documents]
+        sources = zip(*(rules.encode(read) for rules in self._sources), strict=True)
+        targets = self._target.encode([document.read_by("target") for document in documents])
+        for document, text, each, target in zip(documents, read, sources, targets, strict=True):
+            read_by = [one for one in each if isinstance(one, Encoded)]
+            if len(read_by) < len(each) or isinstance(target, NotAligned):
+                yield next(one for one in (*each, target) if isinstance(one, NotAligned))
+                continue
+            source = reduce(partial(side_by_side, length=len(text)), read_by)
+            bounds = spans(source, target, document.shared_text)
+            if len(bounds):
+                yield AlignedText({"source": source.ids, "target": target.ids}, bounds)
             else:
-                bounds = spans(source, target, document.shared_text)
-                if len(bounds):
-                    yield AlignedText({"source": source.ids, "target": target.ids}, bounds)
-                else:
-                    yield NotAligned(f"no token of the two models ends together in {document.text[:60]!r}")
+                yield NotAligned(f"no token of the models ends together in {document.text[:60]!r}")
+
+
+def side_by_side(one: Encoded, other: Encoded, length: int) -> Encoded:
+    """A text of so many characters in the tokens of two models at once, step by step.
+
+    A step is of the whole span that it lies in, so that tokens of other models part between spans alone.
+    Without a span there is no step.
+    """
+    ours, theirs = (_boundaries(each, 0, length) for each in (one, other))
+    i, j, low, high = _shared(ours, theirs)
+    ends = ours.tokens[i], theirs.tokens[j]
+    counts = [np.diff(each) for each in ends]
+    steps = np.maximum(*counts)
+    before = np.cumsum(steps) - steps
+    columns = []
+    for each, end, count in zip((one, other), ends, counts, strict=True):
+        own = each.ids if each.ids.ndim == 2 else each.ids[:, None]
+        ids = np.full((int(steps.sum()), own.shape[1]), STAYS, dtype=np.int64)
+        tokens = np.arange(int(count.sum()))
+        ids[tokens + np.repeat(before - end[:-1], count)] = own[tokens]
+        columns.append(ids)
+    # what no model reads lies between the spans, as it does between tokens
+    return Encoded(np.concatenate(columns, axis=1), np.repeat(high[:-1], steps), np.repeat(low[1:], steps))
 
 
 def spans(source: Encoded, target: Encoded, shared: Sequence[tuple[int, int, int]]) -> Ints:
@@ -191,10 +225,19 @@ def spans(source: Encoded, target: Encoded, shared: Sequence[tuple[int, int, int
 
 def _spans_of_run(source: Encoded, target: Encoded, start: int, target_start: int, length: int) -> Ints:
     ours, theirs = _boundaries(source, start, length), _boundaries(target, target_start, length)
+    i, j, low, high = _shared(ours, theirs)
+    # what neither model reads goes to what is after it, or ends the text
+    at = np.where(high == length, length, low) + start
+    ends = np.stack([ours.tokens[i], theirs.tokens[j], at], axis=1)
+    return np.stack([ends[:-1], ends[1:]], axis=2).reshape(-1, len(BOUNDS))
+
+
+def _shared(ours: _Boundaries, theirs: _Boundaries) -> tuple[Ints, Ints, Ints, Ints]:
+    """The boundaries that may lie before one character: their indices in both, and from where to where."""
     (low, high), (other_low, other_high) = (
         (each.low.tolist(), each.high.tolist()) for each in (ours, theirs)
     )
-    both: list[tuple[int, int]] = []  # indices of boundaries that may lie before one character
+    both: list[tuple[int, int]] = []
     i = j = 0
     while i < len(low) and j < len(other_low):
         if high[i] < other_low[j]:
@@ -208,11 +251,7 @@ def _spans_of_run(source: Encoded, target: Encoded, start: int, target_start: in
         # with the last tokens of one model whose characters the other does not read
         both[-1] = (len(low) - 1, len(other_low) - 1)
     i_, j_ = np.array(both, dtype=np.int64).reshape(-1, 2).T
-    # what neither model reads goes to what is after it, or ends the text
-    at = np.maximum(ours.low[i_], theirs.low[j_])
-    at = np.where(np.minimum(ours.high[i_], theirs.high[j_]) == length, length, at) + start
-    ends = np.stack([ours.tokens[i_], theirs.tokens[j_], at], axis=1)
-    return np.stack([ends[:-1], ends[1:]], axis=2).reshape(-1, len(BOUNDS))
+    return i_, j_, np.maximum(ours.low[i_], theirs.low[j_]), np.minimum(ours.high[i_], theirs.high[j_])
 
 
 class _Boundaries(NamedTuple):

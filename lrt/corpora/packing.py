@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lrt.corpora.aligned_packing import AlignedPiece, cut_aligned
+from lrt.corpora.aligned_packing import AlignedPiece, Ints, cut_aligned, steps_of
 from lrt.corpora.alignment import TokenAligner
 from lrt.corpora.document_ends import begin_ids, end_ids
 from lrt.corpora.documents import Document
@@ -41,7 +41,7 @@ UNALIGNED = "not aligned between the two tokenizers"
 
 def pack(
     documents: Iterable[Document],
-    tokenizer: Any,
+    tokenizer: Any | Sequence[Any],
     context: int,
     tokens_wanted: Mapping[Split, int | None],
     *,
@@ -61,7 +61,12 @@ def pack(
     between its own `begin_ids` and `end_ids`. Sequences are cut between spans (`lrt.corpora.alignment`), and
     have at most `context` tokens of each model. Documents that cannot be aligned are excluded and counted.
 
+    A list of tokenizers is of several source models, which read the text in steps between their own
+    `begin_ids` and `end_ids`.
+
     Args:
+        tokenizer: the models', or the source's; a list of at least two that cut texts in their own ways needs
+            a `target`, and neither `begin` nor `end`.
         target: the target's tokenizer, if the two models have different tokens; `tokenizer` is the source's.
         context: tokens in a sequence, at least 2 (position 0 is an attention sink and is excluded from fits).
         tokens_wanted: tokens by split, None for all there are; a split without an entry gets none. If the
@@ -92,16 +97,20 @@ def pack(
                 split,
                 int(wanted),
             )
-    opening = begin_ids(tokenizer) if begin is None else tuple(begin)
-    encoder: _Encoder = _OwnTokens(tokenizer, opening, tuple(end), open_groups)
-    if target is not None:
-        ends: dict[Side, tuple[int, ...]] = {"source": tuple(end), "target": end_ids(target)}
-        encoder = _BothTokens(
-            TokenAligner(tokenizer, target),
-            {"source": opening, "target": begin_ids(target)},
-            ends,
-            open_groups,
-        )
+    encoder: _Encoder
+    if isinstance(tokenizer, Sequence):
+        if len(tokenizer) < 2 or target is None or begin is not None or end:
+            raise ValueError(
+                "several source tokenizers need a target, and have ids of their own around texts"
+            )
+        opening, closing = (steps_of([ids(each) for each in tokenizer]) for ids in (begin_ids, end_ids))
+        encoder = _BothTokens.of(tokenizer, target, opening, closing, open_groups)
+    else:
+        before = begin_ids(tokenizer) if begin is None else tuple(begin)
+        if target is None:
+            encoder = _OwnTokens(tokenizer, before, tuple(end), open_groups)
+        else:
+            encoder = _BothTokens.of(tokenizer, target, before, tuple(end), open_groups)
     gathered = _gather(documents, encoder, limits, seed)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(gathered.excluded.items()))
     if not any(gathered.pieces.values()):
@@ -168,12 +177,28 @@ class _OwnTokens(_Encoder):
 @dataclass(frozen=True)
 class _BothTokens(_Encoder):
     aligner: TokenAligner
-    begin: dict[Side, tuple[int, ...]]
-    end: dict[Side, tuple[int, ...]]
+    begin: dict[Side, tuple[int, ...] | Ints]
+    end: dict[Side, tuple[int, ...] | Ints]
     open_groups: Collection[str]
 
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        target: Any,
+        begin: tuple[int, ...] | Ints,  # of the source
+        end: tuple[int, ...] | Ints,
+        open_groups: Collection[str],
+    ) -> _BothTokens:
+        return cls(
+            TokenAligner(source, target),
+            {"source": begin, "target": begin_ids(target)},
+            {"source": end, "target": end_ids(target)},
+            open_groups,
+        )
+
     def encode(self, documents: Sequence[Document]) -> Iterator[AlignedPiece | NotAligned]:
-        nothing: dict[Side, tuple[int, ...]] = {"source": (), "target": ()}
+        nothing: dict[Side, tuple[int, ...] | Ints] = {"source": (), "target": ()}
         for document, text in zip(documents, self.aligner.align(documents), strict=True):
             if isinstance(text, NotAligned):
                 yield text

@@ -34,9 +34,12 @@ class Sequences:
 
     Models of different tokenizers have an `alignment`. Then `tokens` are the source's, documents and groups
     are those of the spans, and all are filled up with `PADDING` (groups with zeros).
+
+    Several source models of unlike tokenizers read the text in steps: `tokens` then has the id that each
+    model reads at a step, or `STAYS`.
     """
 
-    tokens: npt.NDArray[np.int32]  # [sequences, context]
+    tokens: npt.NDArray[np.int32]  # [sequences, context], or [sequences, context, models]
     documents: npt.NDArray[np.int64]  # [sequences, context], Document.id
     groups: npt.NDArray[np.int16]  # [sequences, context], index into PackedCorpus.groups
     alignment: Alignment | None = None
@@ -45,8 +48,14 @@ class Sequences:
         return int(self.tokens.shape[0])
 
     def tokens_of(self, side: Side) -> npt.NDArray[np.int32]:
-        """The tokens that a model reads, `[sequences, context]`, perhaps with padding."""
+        """The tokens that a model reads, `[sequences, context]`, perhaps with padding; or several models'."""
         return self.tokens if side == "source" or self.alignment is None else self.alignment.tokens
+
+    def padding_of(self, side: Side, first: int = 0, stop: int | None = None) -> npt.NDArray[np.bool_]:
+        """Where a model reads nothing, `[sequences, context]`, in some of the sequences."""
+        tokens = self.tokens_of(side)[first:stop]
+        padding: npt.NDArray[np.bool_] = (tokens if tokens.ndim == 2 else tokens[..., 0]) == PADDING
+        return padding
 
     def documents_in(self, groups: Collection[int] | None) -> npt.NDArray[np.int64]:
         """Ids of the documents of some groups (None: of all), each once and in order."""
@@ -55,8 +64,11 @@ class Sequences:
         return ids[ids != PADDING] if self.alignment is not None else ids
 
     def paired(self) -> dict[Side, tuple[int, int]]:
-        """By side, the number of tokens, and of those at whose end the other model's tokens end too."""
-        tokens = {side: int((self.tokens_of(side) != PADDING).sum()) for side in SIDES}
+        """By side, the number of tokens, and of those at whose end the other model's tokens end too.
+
+        Of several source models, steps count as tokens.
+        """
+        tokens = {side: int((~self.padding_of(side)).sum()) for side in SIDES}
         if self.alignment is None:
             return {side: (count, count) for side, count in tokens.items()}
         start, stop = (self.alignment.bounds[..., BOUNDS.index(f"{end}.text")] for end in ("start", "stop"))
@@ -98,6 +110,11 @@ class PackedCorpus:
         """Whether the two models read the text in different tokens."""
         return self.splits["train"].alignment is not None
 
+    @property
+    def readers(self) -> int:
+        """Source models that read the text in steps, each in its own tokens; 0 where there are no steps."""
+        return sum(self.splits["train"].tokens.shape[2:])
+
     def rows(self, split: Split) -> int:
         """Number of tokens in the split's sequences, padding included."""
         return len(self.splits[split]) * self.context
@@ -126,7 +143,7 @@ class PackedCorpus:
         if sequences.alignment is not None:
             stops = sequences.alignment.bounds[..., BOUNDS.index(f"stop.{side}")].copy()
             spans = sequences.documents != PADDING
-            read = (sequences.tokens_of(side) != PADDING).sum(axis=1)
+            read = (~sequences.padding_of(side)).sum(axis=1)
             stops[np.arange(len(stops)), spans.sum(axis=1) - 1] = read
             weights = (np.diff(stops, axis=1, prepend=0) * spans).ravel()
         counts = np.bincount(sequences.groups.ravel(), weights, minlength=len(self.groups))

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from lrt.corpora.chats import chat_document
 from lrt.corpora.documents import Document
 from lrt.corpora.errors import ChatRefused, CorpusEmpty, CorpusError, CorpusMissing, TextUnusable
-from lrt.corpora.hub_revisions import with_revision
+from lrt.corpora.hub_revisions import is_local, with_revision
 from lrt.corpora.words import is_blank
 from lrt.storage.text_files import BOM, FileUnreadable, json_rows, lone_surrogate, read_lines, read_text
 
@@ -84,6 +84,17 @@ def texts_of(paths: Sequence[str | Path], unit: Unit = "file", field: str = "tex
         jsonl(path, field) if Path(path).suffix in JSON_FILES else text_files([path], unit) for path in paths
     ]
     return (document.text for reader in readers for document in reader if not document.excluded)
+
+
+def hub_texts(name: str, field: str = "text", split: str = "train") -> Iterator[Document] | None:
+    """Documents of a data set that is named in one text, `org/name`, `org/name:CONFIG` or with `@REVISION`
+    behind; None for a text that names none. Raises as `hub`.
+    """
+    dataset, _, revision = name.partition("@")
+    dataset, _, config = dataset.partition(":")
+    if "/" not in dataset or is_local(dataset):
+        return None
+    return hub(dataset, config or None, split, field, revision or None)
 
 
 def _setting(source: str) -> str:

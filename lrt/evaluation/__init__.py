@@ -34,11 +34,12 @@ from lrt.evaluation.next_steps import NextStep, PromptsRead
 from lrt.evaluation.refusal import Instructions, Refusal, refusal_suite
 from lrt.evaluation.score_directions import rows_along, scores_along
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
-from lrt.evaluation.study import Study, study, study_rows
+from lrt.evaluation.study import SourceCurve, Study, study, study_rows
 from lrt.evaluation.suites import CombinedSuite, FilesSuite, SuiteSettings, build_suite
 from lrt.evaluation.summary import summarise
 from lrt.evaluation.texts import Texts, texts_suite
 from lrt.evaluation.transfer_next_steps import TransferFacts, transferred_trials
+from lrt.evaluation.word_problems import WordProblems, problem_prompts, word_problems_suite
 
 __all__ = [
     "NULLS",
@@ -60,6 +61,7 @@ __all__ = [
     "PromptsRead",
     "Propensity",
     "Refusal",
+    "SourceCurve",
     "SteerableModel",
     "SteeringCondition",
     "SteeringEvalCallback",
@@ -74,6 +76,7 @@ __all__ = [
     "TransferFacts",
     "TransferMaps",
     "Trial",
+    "WordProblems",
     "answered_questions",
     "build_suite",
     "check_together",
@@ -86,6 +89,7 @@ __all__ = [
     "inside_documents",
     "measure",
     "other_contrast",
+    "problem_prompts",
     "propensity_suite",
     "read_behaviours",
     "refusal_suite",
@@ -98,4 +102,5 @@ __all__ = [
     "summarise",
     "texts_suite",
     "transferred_trials",
+    "word_problems_suite",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
+from lrt.evaluation.numeric_answer import NumericAnswer, stated_number
 from lrt.evaluation.scorers import (
     Answer,
     Choice,
@@ -41,7 +42,8 @@ class Item:
 
     prompt    Text as the model reads it, chat template included.
     key       Stratum within which items are comparable (for example the letter of the matching answer).
-    matching  For `Choice` and `Answer`: the answer that shows the behaviour.
+    matching  For `Choice` and `Answer`: the answer that shows the behaviour. For `NumericAnswer`: the correct
+              number.
     other     For `Choice` and `Answer`: the answer that does not.
     prompted  The same item with a plain prompt that asks for the behaviour: the baseline.
     """
@@ -139,6 +141,13 @@ class Behaviour:
                 f"behaviour {self.name!r} is scored by {type(self.scorer).__name__}, so every item needs "
                 "`matching` and `other` answers and a `key` (the matching letter, or Yes or No): without "
                 "keys any two vectors would seem to agree"
+            )
+        if isinstance(self.scorer, NumericAnswer) and (
+            unnumbered := [i.matching for i in self.items if stated_number(i.matching) is None]
+        ):
+            raise BehaviourUnreadable(
+                f"behaviour {self.name!r} is scored by NumericAnswer, so every item needs a number as "
+                f"`matching`; got {unnumbered[0]!r}"
             )
         if self.operation not in get_args(Operation):
             raise BehaviourUnreadable(

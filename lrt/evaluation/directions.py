@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrt.mapping import LayerConcat
-from lrt.steering import Mapping, SteeringVector, difference_of_means, sampling_variance
+from lrt.steering import Mapping, SourcePart, SteeringVector, difference_of_means, sampling_variance
 
 Role = Literal["source", "target"]
 Rows = tuple[Tensor, Tensor]
@@ -37,6 +37,7 @@ class ModelStates:
     """Last-token states of contrastive prompts in one model, its layers side by side.
 
     residual_norms  Median residual norm by layer.
+    parts           Of several models whose states stand side by side in the only layer, each of them.
     """
 
     positive: Tensor  # [n, layers x d] float32
@@ -44,6 +45,7 @@ class ModelStates:
     layers: LayerConcat
     model: str
     residual_norms: MappingOf[int, float]
+    parts: tuple[SourcePart, ...] = ()
 
     def at(self, layers: Sequence[int]) -> ModelStates:
         """The same prompts at some of the layers."""
@@ -54,6 +56,7 @@ class ModelStates:
             LayerConcat(tuple(layers), self.layers.width),
             self.model,
             self.residual_norms,
+            self.parts,
         )
 
     def difference(self, rows: Rows | None = None) -> Tensor:  # [layers x d]
@@ -110,20 +113,25 @@ class ContrastStates:
         return self.target.difference()
 
     def vectors(self, role: Role, rows: Rows | None = None) -> list[SteeringVector]:
-        """One model's own vector at each of its layers, from all prompts or from some rows of each side."""
+        """One model's own vector at each of its layers, from all prompts or from some rows of each side; of
+        several models side by side, those of each."""
         states: ModelStates = getattr(self, role)
-        difference = states.difference(rows)
-        return [
-            SteeringVector(
-                states.layers.part(difference, layer),
-                layer,
-                states.model,
-                states.residual_norms[layer],
-                self.contrast,
-                prompts=self.prompts,
-            )
-            for layer in states.layers.layers
-        ]
+        difference, layers, vectors = states.difference(rows), states.layers, []
+        norms = tuple(states.residual_norms[layer] for layer in layers.layers)
+        for part in states.parts or (SourcePart(states.model, layers, 1.0, norms),):
+            own, difference = difference[: part.layers.total], difference[part.layers.total :]
+            for layer, norm in zip(part.layers.layers, part.residual_norms, strict=True):
+                vectors.append(
+                    SteeringVector(
+                        part.layers.part(own, layer) * part.unit,
+                        layer,
+                        part.model,
+                        norm,
+                        self.contrast,
+                        prompts=self.prompts,
+                    )
+                )
+        return vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import regex
 from lrt.corpora.words import QUOTES, after_opening, find_words, fold, is_word, starts_with_word
 from lrt.errors import InvalidValue
 from lrt.evaluation.judge import Judge
+from lrt.evaluation.numeric_answer import NumericAnswer
 from lrt.models.classifier import load_classifier
 
 RENAMED = {
@@ -222,6 +223,9 @@ class Classifier:
     """Probability of `label` by a transformers text classifier (hub id or folder). In [0, 1].
 
     It sees the generated text alone, not the prompt.
+
+    path, revision  Of the classifier.
+    label           One of its labels.
     """
 
     scale: ClassVar[Scale] = (0.0, 1.0)
@@ -267,7 +271,17 @@ class CrossEntropy:
     """Cross-entropy of the item's own text, in nats per token; of side effects alone."""
 
 
-WrittenScorer = WordShare | WordBalance | Mentions | UppercaseShare | Opening | Answer | Classifier | Judge
+WrittenScorer = (
+    WordShare
+    | WordBalance
+    | Mentions
+    | UppercaseShare
+    | Opening
+    | Answer
+    | NumericAnswer
+    | Classifier
+    | Judge
+)
 """Scorers of a text that the model writes."""
 LogitScorer = Choice | RefusalLogOdds
 """Scorers of the logits after the prompt."""

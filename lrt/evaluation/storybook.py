@@ -43,6 +43,7 @@ DAMAGE_TEXTS = 64  # half of them to choose strengths by
 class StorybookSuite:
     """The lab's behaviours as a suite.
 
+    kind               `storybook`.
     names              Which of `NAMES`; all of them if empty.
     contrast_pairs     Texts on each side of the contrastive prompts.
     development, test  Items of each split; questions are balanced over letters.

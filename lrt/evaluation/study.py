@@ -30,16 +30,27 @@ class Study:
     split: ItemSplit = "test"
 
 
+@dataclass(frozen=True, eq=False)
+class SourceCurve:
+    """The source under its own vector, for comparison.
+
+    vector  At the model's layer.
+    items   The split's items as the source reads them, where that is another text.
+    """
+
+    model: SteerableModel
+    vector: Tensor  # [d_source]
+    items: Sequence[Item] | None = None
+
+
 def study(
     behaviour: Behaviour,
-    source: SteerableModel,
-    source_vector: Tensor,  # [d_source], at the source's layer
+    source: SourceCurve | None,
     chosen: Chosen,
     directions: Mapping[str, Tensor],  # condition -> [draws, d_target] unit, at the chosen layer
     grid: StrengthGrid,
     *,
     split: ItemSplit = "test",
-    source_items: Sequence[Item] | None = None,
     temperature: float = 0.0,
     max_rows: int = 1024,
     progress: Progress | None = None,
@@ -51,7 +62,7 @@ def study(
       draws too.
     - At every positive strength up to the native vector's damage limit: the literal vector, the first draw
       of every null, and every untrained source.
-    - At every strength from 0: the source under its own vector.
+    - At every strength from 0: the source under its own vector, where it is one model.
     - At the chosen strength: further draws of the nulls, and the resampled maps. Where items have answers,
       the native and transferred vectors of half of the prompts.
     - The unsteered model, and the plain prompt that asks for the behaviour.
@@ -60,7 +71,6 @@ def study(
 
     split    The items that are evaluated. `development` is for settings that are still being chosen, as the
              layers of a sweep: a choice made on test items can no longer be tested on them.
-    source_items  The split's items as the source reads them, where that is another text.
     journal  Stores batches until the study is complete.
     """
     choice, target = chosen.choice, chosen.model
@@ -69,11 +79,12 @@ def study(
     measuring = ResumableMeasuring(behaviour, split, temperature, max_rows, progress, journal or Journal())
     items = behaviour.items_of(split)
     rows += measuring.measured("target", target, items, conditions)
-    source_unit = torch.nn.functional.normalize(source_vector.float(), dim=0)
-    own_curve = source.conditions("source", source_unit, _from_zero(grid), behaviour.direction)
-    rows += measuring.measured(
-        "source", source, source_items or items, own_curve, [item.id for item in items]
-    )
+    if source is not None:
+        source_unit = torch.nn.functional.normalize(source.vector.float(), dim=0)
+        own_curve = source.model.conditions("source", source_unit, _from_zero(grid), behaviour.direction)
+        rows += measuring.measured(
+            "source", source.model, source.items or items, own_curve, [item.id for item in items]
+        )
     prompted = [item for item in items if item.prompted]
     if prompted:
         versions = [replace(item, prompt=item.prompted) for item in prompted]
@@ -115,9 +126,12 @@ def study_rows(
     directions: Mapping[str, Tensor],
     grid: StrengthGrid,
     split: ItemSplit = "test",
+    *,
+    of_source: bool = True,
 ) -> int:
     """Rows (item x condition) that `study` reports progress over, to size a progress bar."""
-    conditions = len(target_conditions(behaviour, chosen, directions, grid)) + len(_from_zero(grid))
+    conditions = len(target_conditions(behaviour, chosen, directions, grid))
+    conditions += len(_from_zero(grid)) if of_source else 0
     items = behaviour.items_of(split)
     return conditions * len(items) + sum(bool(item.prompted) for item in items)
 

@@ -16,6 +16,7 @@ from lrt.evaluation.refusal import Refusal, refusal_suite
 from lrt.evaluation.scorers import Classifier
 from lrt.evaluation.storybook import StorybookSuite, storybook_suite
 from lrt.evaluation.texts import Texts, texts_suite
+from lrt.evaluation.word_problems import WordProblems, word_problems_suite
 from lrt.models.chat_template import ChatTemplate
 from lrt.models.thinking import check_thoughts_known, how_to_turn_off, thinks, thought_tags
 
@@ -42,7 +43,7 @@ class FilesSuite:
             raise InvalidValue("suite.paths=[] of kind=files: name at least one JSON file, one a behaviour")
 
 
-OneSuite = StorybookSuite | FilesSuite | Propensity | Refusal | Texts
+OneSuite = StorybookSuite | FilesSuite | Propensity | Refusal | Texts | WordProblems
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def _build(settings: SuiteSettings, tokenizer: Callable[[], Any]) -> tuple[Behav
             return _without_thoughts(refusal_suite(settings, tokenizer()), tokenizer(), settings.system)
         case Texts():
             return _without_thoughts(texts_suite(settings, tokenizer()), tokenizer())
+        case WordProblems():
+            return _without_thoughts(word_problems_suite(settings), tokenizer())
 
 
 def _without_thoughts(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,6 +36,40 @@ CURVES = ("native", "transferred", "paper_literal", "random", UNTRAINED, "source
 SHOWN_NULLS = ("random", UNTRAINED)  # whose generated texts are shown at every strength
 PROBABILITY = ("native", "transferred", "paper_literal", "random", "shuffled", "source")
 
+HEADLINE: dict[str, Literal["max", "min"]] = {
+    "transferred_effect": "max",
+    "native_effect": "max",
+    "transfer_ratio": "max",
+    "dose_ratio": "max",
+    "strongest_null": "min",
+    "damage": "min",
+}
+"""The plain names of a behaviour's main figures, the same on the console, in the report and in W&B, and
+whether the largest or the smallest is best. `headline` computes them."""
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The main figures of one behaviour's summary, at the chosen strength; None where one is undefined.
+
+    - `transferred_effect`, `native_effect`: change of the mean score in the intended direction.
+    - `transfer_ratio`: the first over the second.
+    - `dose_ratio`: of the transferred vector.
+    - `strongest_null`: the largest share of the native change that a null has.
+    - `damage`: relative rise of cross-entropy under the transferred vector.
+    """
+    sign, unsteered = summary["direction"], summary["unsteered"]
+    dose = ((summary["dose"] or {}).get("conditions") or {}).get("transferred") or {}
+    shares = [share for share in summary["nulls"].values() if share is not None]
+    figures = {
+        "transferred_effect": sign * (summary["transferred"] - unsteered),
+        "native_effect": sign * (summary["native"] - unsteered),
+        "transfer_ratio": summary["ratio"],
+        "dose_ratio": dose.get("ratio"),
+        "strongest_null": max(shares, default=None),
+        "damage": summary["damage"].get("transferred", {}).get("relative"),
+    }
+    return {name: figures[name] for name in HEADLINE}
+
 
 def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int = 0) -> dict[str, Any]:
     """Summarise one behaviour for the report.
@@ -45,6 +79,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     - `ratio`: the transfer ratio, transferred change / native change. `ratio_ci`: its paired bootstrap over
       items. `ratio_ci_map`: its interval when the map's documents and the contrastive prompts are resampled
       too.
+    - `headline`: the main figures by their plain names (`HEADLINE`).
     - `nulls`: each null's change as a share of the native change, averaged over draws.
     - `note`: why there is no ratio, and other warnings.
 
@@ -186,7 +221,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         )
     if not behaviour.reads_logits:
         summary["examples"] = _examples(behaviour, study, strength)
-    return summary
+    return summary | {"headline": headline(summary)}
 
 
 def _damage_at(damages: Sequence[Damage], strength: float) -> dict[str, dict[str, float]]:

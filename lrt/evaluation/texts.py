@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any, Literal
 
 from lrt.corpora import Unit, texts_of
+from lrt.corpora.sources import hub_texts
 from lrt.corpora.words import word_ends
 from lrt.errors import InvalidValue
 from lrt.evaluation.behaviours import Behaviour, Item
@@ -37,9 +38,12 @@ LEAST_WORDS, MOST_WORDS = 12, 48  # of a contrastive passage
 class Texts:
     """Kinds of text as a suite.
 
+    kind             `texts`.
+    development, test  Prompts that choose strengths, and that are reported.
     names            Of `french`, `capitals`, `dogs`, `sentiment`.
-    french, english  Text files or folders: French against English passages, upper-cased against plain
-                     English ones. Dogs and sentiment need none.
+    french, english  Text files or folders, or data sets of the hub (`org/name:CONFIG`, field `text`): French
+                     against English passages, upper-cased against plain English ones. Dogs and sentiment
+                     need none.
     unit             One document of these files. Use the corpus's unit, so that decontamination matches a
                      passage with its document.
     contrast_pairs   Texts on each side.
@@ -226,7 +230,7 @@ def passages(
 
     Raises InvalidValue, naming the setting, for too few.
     """
-    documents = dict.fromkeys(text.strip() for text in texts_of(paths, unit))
+    documents = dict.fromkeys(text.strip() for path in paths for text in _texts(path, unit, count))
     long = (text for text in documents if len([*word_ends(text)]) >= 2 * LEAST_WORDS)
     cut = list(dict.fromkeys(up_to_word(text, MOST_WORDS) for text in long))
     if len(cut) < count:
@@ -236,6 +240,14 @@ def passages(
             "or lower contrast_pairs or damage_texts"
         )
     return tuple(rng.sample(cut, count))
+
+
+def _texts(path: str, unit: Unit, count: int) -> Iterator[str]:
+    streamed = hub_texts(path)
+    if streamed is None:
+        return texts_of([path], unit)
+    # hub data sets may have millions of rows: read no more than a draw needs
+    return (document.text for document in islice(streamed, 20 * count) if not document.excluded)
 
 
 def _cut(text: str, rng: random.Random, known: int = 0) -> str:

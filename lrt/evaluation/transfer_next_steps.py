@@ -24,7 +24,8 @@ class TransferFacts:
     least_signal     Signal to noise below which a forecast warns.
     most_residual    Residual on the contrastive prompts above which a forecast warns.
     map              `name`, `fvu`, and `error_along` the native vector; both None where unknown.
-    source           `layer` of the source, and whether its own vector `steers` it there.
+    source           `layer` of the source, and whether its own vector `steers` it there; None for a source
+                     that cannot be steered.
     curve            The transferred vector on the evaluated items, by `transferred_trials`.
     whole_corpus_ci  Interval of the transfer ratio with the map of the whole corpus.
     """
@@ -35,7 +36,7 @@ class TransferFacts:
     least_signal: float
     most_residual: float
     map: Mapping[str, Any]
-    source: Mapping[str, Any]
+    source: Mapping[str, Any] | None
     curve: Sequence[Trial]
     whole_corpus_ci: Sequence[float] | None = None
 
@@ -52,7 +53,7 @@ class TransferFacts:
         return [step for rule in rules if (step := rule()) is not None]
 
     def _source_unsteered(self) -> NextStep | None:
-        if self.source["steers"]:
+        if self.source is None or self.source["steers"]:
             return None
         return NextStep(
             "the source is not steered",

@@ -56,9 +56,12 @@ def train_tokenizer(
     return wrapped
 
 
-def load_or_train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder`; where it is missing, it is trained and saved there first."""
+def load_or_train_tokenizer(folder: Path, **how: int) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`; where it is missing, it is trained and saved there first.
+
+    how  As `train_tokenizer` takes it.
+    """
     if not (folder / "tokenizer.json").is_file():
-        return train_tokenizer(folder)
+        return train_tokenizer(folder, **how)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer

@@ -12,7 +12,8 @@ from lrt.pipeline.layers import LayerPair, LayerPlan, plan_layers
 from lrt.pipeline.map_training import FitOutput, FitSettings
 from lrt.pipeline.maps import plan_maps, require_maps
 from lrt.pipeline.monitor import Monitor
-from lrt.pipeline.pair import ModelPair, PairModel, UntrainedSource, load_pair
+from lrt.pipeline.pair import ModelPair, UntrainedSource, load_pair
+from lrt.pipeline.pair_model import PairModel
 from lrt.pipeline.preflight import check_run
 from lrt.pipeline.results import outcome, results
 from lrt.pipeline.revisions import pin_revisions

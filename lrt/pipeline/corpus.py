@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -19,6 +19,7 @@ from lrt.config.corpus import (
     ScenesSource,
     StorybookSource,
     TextSource,
+    WordProblemsSource,
 )
 from lrt.corpora import (
     PACKED,
@@ -38,7 +39,7 @@ from lrt.corpora import (
     text_files,
 )
 from lrt.corpora.alignment import VERSION as ALIGNMENT
-from lrt.evaluation import Propensity, answered_questions
+from lrt.evaluation import Propensity, WordProblems, answered_questions, problem_prompts
 from lrt.lab.grammar import pages
 from lrt.models import check_same_tokenizer, tokenizer_digest
 from lrt.models.chat_template import ChatTemplate
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 # documents that tell one version of the code that writes them from another; of scenes they hold all words
 FIRST_DOCUMENTS = {StorybookSource: 32, ScenesSource: 2048}
 NOT_IN_THE_TEXT = ("fit_map_for", "rows", "repeat")
+TWICE = (QuestionsSource, WordProblemsSource)  # of one text several versions
 
 
 class CorpusText:
@@ -80,6 +82,8 @@ class CorpusText:
                 return scenes(source.seed, part)
             case QuestionsSource():
                 return self._answered(source, part)
+            case WordProblemsSource():
+                return (Document(text, part, problem) for text, problem in problem_prompts(_problems(source)))
             case TextSource():
                 return text_files(source.paths, source.unit, part, source.case)
             case JsonlSource():
@@ -121,8 +125,9 @@ class CorpusText:
 
     @cached_property
     def duplicate_groups(self) -> dict[int, int]:
-        """By document id, the id that versions of one text share (a question answered both ways)."""
-        asked = (n for n, source in self.settings.sources.items() if isinstance(source, QuestionsSource))
+        """By document id, the id that versions of one text share (a question answered both ways, a problem
+        in two prompts)."""
+        asked = (name for name, source in self.settings.sources.items() if isinstance(source, TWICE))
         documents = itertools.chain(*map(self.documents, asked))
         return {document.id: document.duplicate_group_id for document in documents}
 
@@ -151,7 +156,6 @@ class CorpusText:
         return {**summary, "aligned": packed.paired()} if packed.aligned else summary
 
     def _facts(self) -> dict[str, Any]:
-        tokenizer = self.pair.models["source"].tokenizer
         return {
             "context": self.settings.context,
             "seed": self.settings.seed,
@@ -164,8 +168,8 @@ class CorpusText:
                 if (first := FIRST_DOCUMENTS.get(type(source)))
             },
             "tokenizer": self.pair.identities["tokenizer"],
-            "begin": begin_ids(tokenizer),
-            "end": end_ids(tokenizer),
+            "begin": self._of_source(begin_ids),
+            "end": self._of_source(end_ids),
             "open": self._open_parts(),
             # the template is no part of the tokenizer's digest
             "chat_template": self.pair.template.facts
@@ -173,6 +177,11 @@ class CorpusText:
             else None,
             **self._alignment_facts(),
         }
+
+    def _of_source(self, ids: Callable[[Any], tuple[int, ...]]) -> Any:
+        """Ids around the source's texts; of several tokenizers, of each."""
+        tokenizers = self.pair.models["source"].tokenizers
+        return [ids(each) for each in tokenizers] if len(tokenizers) > 1 else ids(tokenizers[0])
 
     def _alignment_facts(self) -> dict[str, Any]:
         """What determines the text of two tokenizers, beside what determines that of one."""
@@ -206,15 +215,16 @@ class CorpusText:
         parts = [
             Part(name, self.documents(name), source.weight) for name, source in self.settings.sources.items()
         ]
-        tokenizer = self.pair.models["source"].tokenizer
+        tokenizers = self.pair.models["source"].tokenizers
+        several = len(tokenizers) > 1
         with self.monitor.working("reading and packing the corpus"):
             packed = pack(
                 mixture(parts),
-                tokenizer,
+                tokenizers if several else tokenizers[0],
                 self.settings.context,
                 {split: getattr(self.settings.tokens, split) for split in SPLITS},
                 target=self.pair.models["target"].tokenizer if self.pair.aligned else None,
-                end=end_ids(tokenizer),
+                end=() if several else end_ids(tokenizers[0]),
                 open_groups=self._open_parts(),
                 seed=self.settings.seed,
             )
@@ -226,7 +236,7 @@ class CorpusText:
     def _open_parts(self) -> list[str]:
         """Parts whose documents get no end token: their last token must be the text's own."""
         sides = SIDES if self.pair.aligned else SIDES[:1]
-        if not any(end_ids(self.pair.models[side].tokenizer) for side in sides):
+        if not any(end_ids(each) for side in sides for each in self.pair.models[side].tokenizers):
             return []
         return [rule.part for rule in self.settings.rules if rule.rows == "last_tokens"]
 
@@ -239,6 +249,18 @@ def _text_facts(source: CorpusSource) -> dict[str, Any]:
     """What determines a source's text, local files apart, whose content counts and not their place."""
     place = ("path", "paths") if source.files else ()
     return {k: v for k, v in asdict(source).items() if k not in (*NOT_IN_THE_TEXT, *place)}
+
+
+def _problems(source: WordProblemsSource) -> WordProblems:
+    return WordProblems(
+        path=source.path,
+        revision=source.revision,
+        train_split=source.split,
+        question_fields=source.question_fields,
+        answer_field=source.answer_field,
+        direct=source.direct,
+        reasoned=source.reasoned,
+    )
 
 
 def _propensity(source: QuestionsSource) -> Propensity:

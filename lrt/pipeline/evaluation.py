@@ -15,6 +15,7 @@ from lrt.config import Evaluation
 from lrt.evaluation import (
     NULLS,
     Behaviour,
+    SourceCurve,
     Study,
     TransferMaps,
     directions,
@@ -151,7 +152,7 @@ class Studies:
             | sampling_facts(self.settings.temperature),
             "seed": self.seed,
             # of the generation config, which is no part of a model's identity
-            "ends": [end_tokens(model) for model in (pair.source, pair.target)],
+            "ends": [end_tokens(pair.model(side)) for side in pair.steered],
         }
 
     def _facts(self, behaviour: Behaviour) -> dict[str, Any]:
@@ -211,26 +212,32 @@ class Studies:
             seed=self.seed,
         )
 
+    def _source_curve(self, behaviour: Behaviour) -> SourceCurve | None:
+        """The source under its own vector; None for several models, which have no layer to steer."""
+        pair, vectors = self.choices.pair, self.choices.vectors
+        if "source" not in pair.steered:
+            return None
+        source = self.choices.of(behaviour, "source")
+        vector = vectors.layers.source.part(
+            vectors.states[behaviour.contrast].source_vector, source.choice.layer
+        )
+        items = pair.read_by("source", behaviour).items_of(self.settings.eval_split)
+        return SourceCurve(source.model, vector, items)
+
     def _study(self, behaviour: Behaviour, unfinished: Path) -> Study:
         settings, units = self.settings, self.directions_of(behaviour)
         self.native_cosines(behaviour)  # cached while the nulls' maps are at hand
-        chosen, source = self.choices.of(behaviour), self.choices.of(behaviour, "source")
+        chosen, source = self.choices.of(behaviour), self._source_curve(behaviour)
         grid, split = settings.grid.of(behaviour), settings.eval_split
-        vectors = self.choices.vectors
-        source_vector = vectors.layers.source.part(
-            vectors.states[behaviour.contrast].source_vector, source.choice.layer
-        )
-        rows = study_rows(behaviour, chosen, units, grid, split)
+        rows = study_rows(behaviour, chosen, units, grid, split, of_source=source is not None)
         with Journal(unfinished) as journal, self.monitor.progress(behaviour.name, rows) as advance:
             return study(
                 behaviour,
-                source.model,
-                source_vector,
+                source,
                 chosen,
                 units,
                 grid,
                 split=split,
-                source_items=self.choices.pair.read_by("source", behaviour).items_of(split),
                 temperature=settings.temperature,
                 max_rows=settings.max_rows,
                 progress=advance,

@@ -27,7 +27,8 @@ from lrt.models.sides import SIDES
 from lrt.pipeline.fit_data import RowSource
 from lrt.pipeline.layers import LayerPair, resolve
 from lrt.pipeline.monitor import Advance, Monitor
-from lrt.pipeline.pair import ModelPair, PairModel
+from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair_model import PairModel
 from lrt.pipeline.states import MEDIAN_TOKENS, StatesOnTheFly
 from lrt.storage.cache import JSON, TENSORS, reading
 from lrt.storage.sealed import load_tensors, save_tensors
@@ -89,7 +90,7 @@ def grid_layers(settings: AtlasSettings, pair: ModelPair) -> LayerPair:
     return LayerPair(source, target)
 
 
-def spread(wanted: str | int | Sequence[Depth], model: PairModel, setting: str) -> tuple[int, ...]:
+def spread(wanted: str | int | Sequence[Depth], model: PairModel[Any], setting: str) -> tuple[int, ...]:
     """The layers that a setting names, from first to last.
 
     A number `n` spreads them from the first layer to the last; 1 is the layer at half depth.

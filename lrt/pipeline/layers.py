@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lrt.config import ConfigError, Layers, Recording
 from lrt.mapping import LayerConcat
 from lrt.models.sides import SIDES, Side
-from lrt.pipeline.pair import ModelPair, PairModel
+from lrt.pipeline.pair import ModelPair
+from lrt.pipeline.pair_model import PairModel
 
 
 class LayerPair(NamedTuple):
@@ -44,12 +45,23 @@ def plan_layers(layers: Layers, recording: Recording, pair: ModelPair) -> LayerP
     """
     candidates, recorded = [], []
     for side in SIDES:
-        model, named, beside = pair.models[side], getattr(layers, side), getattr(recording, side)
-        setting = f"layers.{side}"
-        if named == "auto":
-            setting, named = f"recording.{side}", beside
-            if named == "all" or not named:
-                named = range(model.depth)
+        model, beside = pair.models[side], getattr(recording, side)
+        if side not in pair.steered:  # several models, at the layers that they were loaded for
+            if beside:
+                raise ConfigError(
+                    f"recording.{side}={beside if beside == 'all' else list(beside)}: of several source "
+                    "models the layers of layers.source alone are recorded; leave it empty"
+                )
+            candidates.append(LayerConcat((0,), model.width))
+            recorded.append(candidates[-1])
+            continue
+        wanted, setting = layers.of_one_model(side), f"layers.{side}"
+        named: Sequence[int | float]
+        if wanted == "auto":
+            setting = f"recording.{side}"
+            named = range(model.depth) if beside == "all" or not beside else beside
+        else:
+            named = wanted
         blocks = resolve(named, setting, model)
         more = resolve(range(model.depth) if beside == "all" else beside, f"recording.{side}", model, True)
         candidates.append(LayerConcat(blocks, model.width))
@@ -59,7 +71,7 @@ def plan_layers(layers: Layers, recording: Recording, pair: ModelPair) -> LayerP
 
 
 def resolve(
-    depths: Sequence[int | float], setting: str, model: PairModel, repeats: bool = False
+    depths: Sequence[int | float], setting: str, model: PairModel[Any], repeats: bool = False
 ) -> tuple[int, ...]:
     """Block indices of layers and depths.
 

@@ -347,7 +347,8 @@ def solve(data: FitData, spec: ClosedFormSpec, map_spec: MapSpec, refit: Refit, 
             over = "the corpus" if data.states.settings.keeps_states else "windows of the corpus"
             note = f"ridge regression on pairs whose target rows are permuted over {over}"
         case "embeddings":
-            affine = from_embeddings(pair.source.embeddings, pair.target.embeddings, train)
+            source, target = pair.model("source").embeddings, pair.target.embeddings
+            affine = from_embeddings(source, target, train)
             note = "ridge regression between the embedding matrices; the bias of the training rows"
     affine = affine.to(torch.float32)
     solved = {"note": note, "ridge_weight": weight}

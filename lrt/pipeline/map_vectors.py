@@ -64,8 +64,11 @@ class MapVectors:
             source, native = (self.states[name].vectors(side) for side in ("source", "target"))
             transferred = [mapping.transfer(source, layer) for layer in self.layers.target.layers]
             for role, saved in (("source", source), ("native", native), ("transferred", transferred)):
+                models = list(dict.fromkeys(vector.model for vector in saved))
                 for vector in saved:
-                    vector.save(folder / name / role / f"layer-{vector.layer}")
+                    model = models.index(vector.model)
+                    place = role if len(models) == 1 else f"{role}-{model}"
+                    vector.save(folder / name / place / f"layer-{vector.layer}")
 
     def _at_target_layers(self) -> Iterator[tuple[str, ContrastStates, int]]:
         """Every contrast at every target layer: its label (`name`, of several layers `name@layer`), its

@@ -31,7 +31,6 @@ from lrt.mapping import (
     layer_concat_bytes,
     load_map,
 )
-from lrt.models.sides import SIDES
 from lrt.pipeline.choices import Choices
 from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.fit_data import FitData, RowSource
@@ -45,6 +44,7 @@ from lrt.pipeline.pair import ModelPair, UntrainedSource
 from lrt.pipeline.provenance import versions
 from lrt.pipeline.vectors import Vectors, contrasts_of
 from lrt.steering import Mapping as Transfer
+from lrt.steering import SourcePart
 from lrt.steering.map_folder import save_fitted
 from lrt.storage.cache import Cache
 from lrt.storage.fingerprint import fingerprint, tensor_digest
@@ -157,14 +157,17 @@ class MapFit:
     def mapping_of(self, affine: AffineMap) -> Transfer:
         """Any map of these rows, finished or not, between the pair's layers."""
         norms = self.data.states.median_norms
+        alone = SourcePart(self.pair.names["source"], self.layers.source, 1.0)
+        source, *beside = self.pair.parts or (alone,)
         return Transfer(
             affine,
-            self.layers.source,
+            source.layers,
             self.layers.target,
-            self.pair.names["source"],
+            source.model,
             self.pair.names["target"],
             {layer: norms[f"target.{layer}"] for layer in self.layers.target.layers},
             self.fingerprint,
+            tuple(beside),
         )
 
     def card(self) -> dict[str, Any]:
@@ -280,7 +283,11 @@ class MapFit:
             "fingerprint": self.fingerprint,
             "pair": self.pair.name,
             "models": self.pair.described(),
-            "layers": {side: list(self.layers.of(side).layers) for side in SIDES},
+            "layers": {
+                "source": list(self.mapping_of(affine).source.layers),
+                "target": list(self.layers.target.layers),
+            },
+            **({"beside": beside} if (beside := self.pair.beside()) else {}),
             "residual_norms": [data.states.median_norms[f"target.{n}"] for n in self.layers.target.layers],
             "corpus": {
                 "digest": data.states.text.digest,
@@ -351,14 +358,16 @@ class Maps:
     def fit(self, settings: DuringTraining, choices: Choices) -> dict[str, dict[str, Any]]:
         """Fits those that are missing; the cards of all by name.
 
-        settings, choices  For steering evaluation during training.
+        settings, choices  For steering evaluation during training: of each behaviour on the map that
+                           transfers it.
         """
         cards = {}
         for fit in self.all:
             evaluation = None
             trains = isinstance(fit.settings.fit, FitSpec) and not fit.exists
-            if settings.behaviours and trains:
-                evaluation = steering_evaluation(fit, settings, choices)
+            followed = [b for b in fit.behaviours if b.name in settings.behaviours and self.of(b) is fit]
+            if followed and trains:
+                evaluation = steering_evaluation(fit, followed, settings, choices)
             cards[fit.name] = fit.fit(evaluation)
         return cards
 
@@ -427,28 +436,31 @@ def require_maps(
             raise MapMissing(f"there is no map in {folder}. Make it with: {output.command}")
 
 
-def steering_evaluation(fit: MapFit, settings: DuringTraining, choices: Choices) -> SteeringEvalCallback:
-    """The callback that steers with the unfinished map, for the behaviours that the settings name."""
+def steering_evaluation(
+    fit: MapFit, behaviours: Sequence[Behaviour], settings: DuringTraining, choices: Choices
+) -> SteeringEvalCallback:
+    """The callback that steers with the unfinished map, for these behaviours."""
     tracked = []
-    for behaviour in fit.behaviours:
-        if behaviour.name in settings.behaviours:
-            states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
-            native = {vector.layer: vector for vector in states.vectors("target")}
-            tracked.append(
-                TrackedBehaviour(
-                    behaviour,
-                    chosen.model,
-                    states.vectors("source"),
-                    native[chosen.choice.layer],
-                    chosen.choice.strength,
-                )
+    for behaviour in behaviours:
+        states, chosen = fit.states[behaviour.contrast], choices.of(behaviour)
+        native = {vector.layer: vector for vector in states.vectors("target")}
+        tracked.append(
+            TrackedBehaviour(
+                behaviour,
+                chosen.model,
+                states.vectors("source"),
+                native[chosen.choice.layer],
+                chosen.choice.strength,
             )
+        )
     evaluation = choices.settings
     return SteeringEvalCallback(
         tracked,
         fit.mapping_of,
-        settings.every,
+        fit.data.moments["validation"].fvu_of,
+        settings.points,
         settings.items,
+        fit.settings.seed,
         evaluation.temperature,
         evaluation.max_rows,
     )

@@ -85,8 +85,10 @@ def _of_transferred(
         "error_along": along.get(contrast, along.get(f"{contrast}@{layer}")),
         "parts": list(studied.fit.data.parts),
     }
-    own = choices.of(behaviour, "source").choice
-    source = {"layer": own.layer, "steers": own.steers}
+    source, read = None, choices.vectors.layers.source.layers
+    if "source" in choices.pair.steered:
+        own = choices.of(behaviour, "source").choice
+        source, read = {"layer": own.layer, "steers": own.steers}, (own.layer,)
     facts = TransferFacts(
         behaviour,
         grid,
@@ -102,7 +104,7 @@ def _of_transferred(
         **_shared("transferred", facts.curve, grid, facts.steps()),
         "split": studied.study.split,
         "items": summary["items"],
-        "prompts": prompts_read(behaviour, choices, "source", [own.layer]).to_data(),
+        "prompts": prompts_read(behaviour, choices, "source", read).to_data(),
         "map": fit,
         "source": source,
     }
@@ -123,7 +125,7 @@ def prompts_read(behaviour: Behaviour, choices: Choices, side: Side, layers: Seq
     """The prompts of a behaviour's vector of one model, and how far they separate at the layers."""
     both = choices.vectors.states[behaviour.contrast]
     states = both.target if side == "target" else both.source
-    tokenizer, behaviour = choices.pair.model(side).tokenizer, choices.pair.read_by(side, behaviour)
+    tokenizer, behaviour = choices.pair.models[side].tokenizer, choices.pair.read_by(side, behaviour)
 
     def ends(prompts: Sequence[str]) -> tuple[tuple[str, int], ...]:
         tokens = (tokenizer.decode(ids[-1:]) for ids in encode_prompts(tokenizer, prompts))

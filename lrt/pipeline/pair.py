@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lrt.config import Layers
 from lrt.config.pair import PairSettings
 from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour
@@ -19,40 +20,15 @@ from lrt.models import (
     identity,
     load,
     load_tokenizer,
-    resolve_layer,
     same_tokens,
     tokenizer_digest,
 )
 from lrt.models.chat_template import ChatTemplate
 from lrt.models.sides import SIDES, Side
-
-
-class PairModel:
-    """A model of the pair: what its config and tokenizer files say, and the model itself, loaded when first
-    used.
-
-    A process that only needs what others compute (most of a distributed fit's) never loads its weights.
-    """
-
-    def __init__(
-        self, spec: ModelSpec, tokenizer: Any, depth: int, width: int, load: Callable[[], LanguageModel]
-    ) -> None:
-        self.spec, self.tokenizer, self.depth, self.width = spec, tokenizer, depth, width
-        self._load = load
-
-    @classmethod
-    def of(cls, model: LanguageModel) -> PairModel:
-        """A model that is loaded already."""
-        return cls(model.spec, model.tokenizer, model.depth, model.width, lambda: model)
-
-    @cached_property
-    def loaded(self) -> LanguageModel:
-        """The model itself. Raises ModelNotLoadable."""
-        return self._load()
-
-    def resolve_layer(self, layer: int | float, setting: str) -> int:
-        """As `LanguageModel.resolve_layer`."""
-        return resolve_layer(layer, setting, self.depth, self.spec.name)
+from lrt.models.stacked import StackedModel
+from lrt.pipeline.pair_model import PairModel
+from lrt.pipeline.source_stack import StackedPairModel, StackSpec
+from lrt.steering import SourcePart
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,7 @@ class ModelPair:
     """
 
     name: str
-    models: Mapping[Side, PairModel]
+    models: Mapping[Side, PairModel[Any]]
     template: ChatTemplate
     identities: dict[str, Any]
     source_template: ChatTemplate | None = None
@@ -94,39 +70,72 @@ class ModelPair:
         return self.source_behaviours.get(behaviour.name, behaviour) if side == "source" else behaviour
 
     @property
-    def source(self) -> LanguageModel:
-        """The source, loaded."""
-        return self.models["source"].loaded
+    def source(self) -> LanguageModel | StackedModel:
+        """The source, loaded: one model, or several side by side."""
+        return self.loaded("source")
 
     @property
     def target(self) -> LanguageModel:
         """The target, loaded."""
-        return self.models["target"].loaded
+        return self.model("target")
+
+    def loaded(self, side: Side) -> LanguageModel | StackedModel:
+        """What is read of a side, loaded."""
+        model: LanguageModel | StackedModel = self.models[side].loaded
+        return model
 
     def model(self, side: Side) -> LanguageModel:
-        """The model of a side, loaded."""
-        return self.models[side].loaded
+        """The model of a side, loaded: one that can be steered."""
+        model = self.loaded(side)
+        assert isinstance(model, LanguageModel), "several models have no layer to steer"
+        return model
+
+    @property
+    def steered(self) -> tuple[Side, ...]:
+        """The sides that can be steered: a source of several models cannot."""
+        return SIDES if self.stack is None else ("target",)
+
+    @property
+    def stack(self) -> StackedPairModel | None:
+        """Several source models; None for one."""
+        source = self.models["source"]
+        return source if isinstance(source, StackedPairModel) else None
+
+    @property
+    def source_spec(self) -> ModelSpec | StackSpec:
+        """The source as plain data."""
+        return _spec_of(self.models["source"])
+
+    @property
+    def parts(self) -> tuple[SourcePart, ...]:
+        """Several source models in the order of a row; loads them. Empty for one."""
+        return () if self.stack is None else self.stack.columns(self.stack.units())
+
+    def members(self, side: Side) -> tuple[LanguageModel, ...]:
+        """The models of a side, loaded."""
+        loaded = self.loaded(side)
+        return (loaded,) if isinstance(loaded, LanguageModel) else tuple(p.lm for p in loaded.parts)
 
     def described(self) -> dict[str, dict[str, Any]]:
         """Both models as a published map describes them; `identity` is what determines their numbers.
 
-        `path` and `revision` are of the hub: a local folder is nobody else's.
+        `path` and `revision` are of the hub: a local folder is nobody else's. Of several sources, the first.
         """
-        described: dict[str, dict[str, Any]] = {}
-        for side in SIDES:
-            model, known = self.models[side], self.identities[side]
-            described[side] = {
-                "name": model.spec.name,
-                "path": known.get("hub"),
-                "revision": known.get("revision"),
-                "weights": model.spec.weights,
-                "seed": model.spec.seed,
-                "dtype": known["dtype"],
-                "depth": model.depth,
-                "width": model.width,
-                "identity": known,
-            }
-        return described
+        known = {side: self.identities[side] for side in SIDES}
+        models: dict[Side, PairModel[Any]] = dict(self.models)
+        if self.stack is not None:
+            models["source"], known["source"] = self.stack.parts[0], known["source"]["side by side"][0]
+        return {side: _described(models[side], known[side]) for side in SIDES}
+
+    def beside(self) -> list[dict[str, Any]]:
+        """The further source models, described likewise, with their layers and units; loads them."""
+        if self.stack is None:
+            return []
+        each = zip(self.stack.parts, self.identities["source"]["side by side"], self.parts, strict=True)
+        return [
+            {**_described(model, known), "layers": list(part.layers.layers), "unit": part.unit}
+            for model, known, part in [*each][1:]
+        ]
 
     @property
     def names(self) -> dict[str, str]:
@@ -134,11 +143,31 @@ class ModelPair:
         return {side: self.models[side].spec.name for side in SIDES}
 
 
-def load_pair(
-    settings: PairSettings, cache: Path, blocks: dict[Side, int] | None = None, *, weights: bool = True
-) -> ModelPair:
-    """Loads both models.
+def _described(model: PairModel[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": model.spec.name,
+        "path": known.get("hub"),
+        "revision": known.get("revision"),
+        "weights": model.spec.weights,
+        "seed": model.spec.seed,
+        "dtype": known["dtype"],
+        "depth": model.depth,
+        "width": model.width,
+        "identity": known,
+    }
 
+
+def load_pair(
+    settings: PairSettings,
+    cache: Path,
+    blocks: dict[Side, int] | None = None,
+    *,
+    layers: Layers | None = None,
+    weights: bool = True,
+) -> ModelPair:
+    """Loads both models, or all of several sources.
+
+    layers   Of which several source models are read at theirs; one source needs none.
     cache    Where dequantised GGUF files are kept.
     blocks   By side, how many decoder blocks are needed, from the first; all where none are given.
     weights  Whether they are loaded now, so that what is wrong with them shows before anything costly; else
@@ -147,32 +176,51 @@ def load_pair(
     Raises ModelNotLoadable, and InvalidValue for a chat template or arguments of it that cannot be used; both
     before weights are read, as far as a tokenizer tells.
     """
-    specs: dict[Side, ModelSpec] = {"source": settings.source, "target": settings.target}
-    tokenizers = {side: load_tokenizer(spec, cache) for side, spec in specs.items()}
-    aligned = not same_tokens(tokenizers["source"], tokenizers["target"])
-    own = _own_templates(settings, tokenizers) if aligned else None
-    template = own["target"] if own else _template(settings, tokenizers)
+    tokenizers = {spec: load_tokenizer(spec, cache) for spec in (*settings.sources, settings.target)}
 
-    def model(side: Side) -> PairModel:
-        spec, tokenizer = specs[side], tokenizers[side]
+    def model(spec: ModelSpec, side: Side) -> PairModel[LanguageModel]:
+        tokenizer = tokenizers[spec]
         return PairModel(
             spec,
-            tokenizer,
+            (tokenizer,),
             *depth_and_width_of(spec, cache),
             lambda: load(spec, cache, (blocks or {}).get(side), tokenizer),
         )
 
-    models = {side: model(side) for side in SIDES}
+    source: PairModel[Any]
+    if isinstance(settings.source, ModelSpec):
+        source = model(settings.source, "source")
+    else:
+        assert layers is not None, "several sources are read at layers of their own"
+        source = StackedPairModel(tuple(model(spec, "source") for spec in settings.source), layers)
+    models: dict[Side, PairModel[Any]] = {"source": source, "target": model(settings.target, "target")}
+    first = {side: models[side].tokenizer for side in SIDES}
+    aligned = len(source.tokenizers) > 1 or not same_tokens(first["source"], first["target"])
+    own = _own_templates(settings, first) if aligned else None
+    template = own["target"] if own else _template(settings, first)
     if weights:
         for each in models.values():
             _ = each.loaded
-    digests = {side: tokenizer_digest(tokenizer) for side, tokenizer in tokenizers.items()}
-    identities: dict[str, Any] = {side: identity(spec, cache) for side, spec in specs.items()}
+    identities: dict[str, Any] = {
+        "source": _identity(_spec_of(source), cache),
+        "target": identity(settings.target, cache),
+    }
     # most pairs share all of it; models of one vocabulary may begin texts in their own ways
-    identities["tokenizer"] = digests["source"] if len({*digests.values()}) == 1 else digests
+    of_sources = [tokenizer_digest(tokenizers[spec]) for spec in settings.sources]
+    of_target = tokenizer_digest(tokenizers[settings.target])
+    digests = {"source": of_sources if len(of_sources) > 1 else of_sources[0], "target": of_target}
+    identities["tokenizer"] = of_target if {*of_sources} == {of_target} else digests
     if own:
         identities["tokenizer"] = {**digests, "templates": {side: each.facts for side, each in own.items()}}
     return ModelPair(settings.name, models, template, identities, own["source"] if own else None)
+
+
+def _spec_of(source: PairModel[Any]) -> ModelSpec | StackSpec:
+    return source.spec_of_all if isinstance(source, StackedPairModel) else source.spec
+
+
+def _identity(spec: ModelSpec | StackSpec, cache: Path) -> dict[str, Any]:
+    return spec.identity(cache) if isinstance(spec, StackSpec) else identity(spec, cache)
 
 
 def _own_templates(settings: PairSettings, tokenizers: dict[Side, Any]) -> dict[Side, ChatTemplate]:
@@ -203,28 +251,38 @@ def _template(settings: PairSettings, tokenizers: dict[Side, Any]) -> ChatTempla
 
 
 class UntrainedSource:
-    """The source's architecture with random weights, loaded when first used."""
+    """The source's architecture with random weights, loaded when first used; of several sources, of all."""
 
-    def __init__(self, source: ModelSpec, seed: int, cache: Path) -> None:
-        self._spec = replace(source, weights="random", seed=seed, name="")
-        self._cache = cache
+    def __init__(self, source: ModelSpec | StackSpec, seed: int, cache: Path) -> None:
+        self._spec: ModelSpec | StackSpec = (
+            source.untrained(seed)
+            if isinstance(source, StackSpec)
+            else replace(source, weights="random", seed=seed, name="")
+        )
+        self._seed, self._cache = seed, cache
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self._spec.name}, seed {self._spec.seed}"
+        return f"{self._spec.name}, seed {self._seed}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What determines its numbers."""
-        return identity(self._spec, self._cache)
+        return _identity(self._spec, self._cache)
 
     @cached_property
-    def model(self) -> LanguageModel:
+    def model(self) -> LanguageModel | StackedModel:
         """The model itself."""
-        return load(self._spec, self._cache)
+        return (
+            self._spec.load(self._cache)
+            if isinstance(self._spec, StackSpec)
+            else load(self._spec, self._cache)
+        )
 
     @classmethod
-    def draws(cls, source: ModelSpec, seed: int, count: int, cache: Path) -> tuple[UntrainedSource, ...]:
+    def draws(
+        cls, source: ModelSpec | StackSpec, seed: int, count: int, cache: Path
+    ) -> tuple[UntrainedSource, ...]:
         """So many of them, from this seed on: what one of them explains may be chance."""
         return tuple(cls(source, seed + draw, cache) for draw in range(count))

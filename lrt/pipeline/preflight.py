@@ -21,32 +21,32 @@ from lrt.pipeline.existing_map import open_existing
 from lrt.pipeline.layers import LayerPair, LayerPlan
 from lrt.pipeline.map_training import FitSettings
 from lrt.pipeline.pair import ModelPair
-from lrt.report import format_layers
 
 log = logging.getLogger(__name__)
 
 
 def check_recording(pair: ModelPair, suite: Sequence[Behaviour], plan: LayerPlan) -> None:
     """Raises UserError for models, layers and prompts of which states cannot be recorded or read."""
-    tokenizers = {side: pair.models[side].tokenizer for side in SIDES}
+    tokenizers = {side: pair.models[side].tokenizers for side in SIDES}
     if pair.aligned:
         for side in SIDES:
-            check_offsets(tokenizers[side], side)
-        log.info("the two models have different tokenizers: rows are spans of characters that both cut out")
+            for tokenizer in tokenizers[side]:
+                check_offsets(tokenizer, side)
+        log.info(
+            "the models have different tokenizers: rows are spans of characters that all of them cut out"
+        )
     else:
         samples = [text for b in suite for text in (*b.positives[:4], *b.negatives[:4])]
-        check_same_tokenizer(tokenizers["source"], tokenizers["target"], samples)
+        check_same_tokenizer(tokenizers["source"][0], tokenizers["target"][0], samples)
     for side, behaviour in product(SIDES, suite):
         b = pair.read_by(side, behaviour)
-        encode_prompts(tokenizers[side], (*b.positives, *b.negatives, *(item.prompt for item in b.items)))
+        prompts = (*b.positives, *b.negatives, *(item.prompt for item in b.items))
+        for tokenizer in tokenizers[side]:
+            encode_prompts(tokenizer, prompts)
     log.info(
         "%s%s",
         "to choose among: " if plan.automatic else "",
-        " -> ".join(
-            f"{model.spec.name} {format_layers(plan.candidates.of(side).layers)} of {model.depth}"
-            for side in SIDES
-            for model in [pair.models[side]]
-        ),
+        " -> ".join(pair.models[side].places(plan.candidates.of(side).layers) for side in SIDES),
     )
 
 
@@ -75,6 +75,8 @@ def check_run(
         _check_on_the_fly(config, fit, plan)
     if pair.aligned:
         _check_aligned(config, fit)
+    if "source" not in pair.steered:
+        _check_several_sources(config, fit, pair)
     names = {behaviour.name for behaviour in suite}
     evaluation, sae = config.evaluation, config.analysis.sae
     check_names("evaluation.behaviours", evaluation.behaviours, names)
@@ -170,6 +172,20 @@ def _check_aligned(config: Config, fit: FitSettings) -> None:
         raise ConfigError(
             f"fit.solver=embeddings pairs the models' embeddings of one token id: {why}; choose another "
             "solver"
+        )
+
+
+def _check_several_sources(config: Config, fit: FitSettings, pair: ModelPair) -> None:
+    refused = {
+        f"evaluation.map={config.evaluation.map}": config.evaluation.map is not None,
+        "fit.solver=embeddings": isinstance(fit.fit, ClosedFormSpec) and fit.fit.solver == "embeddings",
+        "fit.solver=identity": isinstance(fit.fit, ClosedFormSpec) and fit.fit.solver == "identity",
+        f"analysis.sae.features={config.analysis.sae.features}": config.analysis.sae.wanted,
+    }
+    if settings := [setting for setting, is_set in refused.items() if is_set]:
+        raise ConfigError(
+            f"{', '.join(settings)}: these are of one source model, and pair.source names several "
+            f"({pair.names['source']}); leave them out, or name one source"
         )
 
 

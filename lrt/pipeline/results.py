@@ -11,7 +11,7 @@ from lrt.evaluation.graded_answers import graded_answers
 from lrt.evaluation.null_causes import null_causes, strong_nulls
 from lrt.lab.shipped import family_card, folder_of, shipped
 from lrt.models import LanguageModel
-from lrt.models.sides import SIDES
+from lrt.models.sides import SIDES, Side
 from lrt.pipeline.analyses import Analyses
 from lrt.pipeline.evaluation import Studied, Studies, contamination_of
 from lrt.pipeline.layers import LayerPlan
@@ -46,8 +46,8 @@ def results(
     ]
     more = analyses.results()
     return {
-        "pair": {"name": pair.name, **{side: describe(pair.model(side)) for side in SIDES}},
-        "layers": card["layers"],
+        "pair": {"name": pair.name, **{side: describe_side(pair, side) for side in SIDES}},
+        "layers": {side: layers_read(card, side) for side in SIDES},
         "pool": card["corpus"]["pool"],
         "map": map_facts(card),
         "maps": [
@@ -76,7 +76,7 @@ def results(
             "fingerprints": {
                 "store": card["store"],
                 "map": maps.whole.fingerprint,
-                **{f"map, {fit.name}": fit.fingerprint for fit in maps.of_parts},
+                **{f"map/{fit.name}": fit.fingerprint for fit in maps.of_parts},
                 "measurements": studies.fingerprint,
             },
             "config": config,
@@ -129,6 +129,12 @@ def _null_causes(each: Studied, summary: Mapping[str, Any], studies: Studies) ->
     return causes
 
 
+def _named(pair: ModelPair, side: Side) -> dict[str, Any]:
+    """Which checkpoint of the hub a model is (None for a local one), and its dtype."""
+    described = pair.described()[side]
+    return {name: described[name] for name in ("path", "revision", "dtype")}
+
+
 def _seconds(fitted: Mapping[str, float], took: Mapping[str, float]) -> dict[str, float]:
     """Seconds by stage; a stage that was reused counts what making it took."""
     seconds = {name: max(s, took.get(name, 0.0)) for name, s in fitted.items()}
@@ -161,13 +167,32 @@ def describe(model: LanguageModel) -> dict[str, Any]:
     }
 
 
+def describe_side(pair: ModelPair, side: Side) -> dict[str, Any]:
+    """The same of a side of a pair; of several source models together, without a depth."""
+    members = [describe(model) for model in pair.members(side)]
+    if len(members) == 1:
+        return {**members[0], **_named(pair, side)}
+    parameters = sum(member["parameters"] for member in members)
+    return {"name": pair.names[side], "width": pair.models[side].width, "parameters": parameters}
+
+
+def layers_read(card: Mapping[str, Any], side: Side) -> list[Any]:
+    """A map's layers of a side by its card; of several source models each with the model's name."""
+    layers: list[Any] = card["layers"][side]
+    if side == "target" or not card.get("beside"):
+        return layers
+    each = ({**card["models"]["source"], "layers": layers}, *card["beside"])
+    return [f"{model['name']} {layer}" for model in each for layer in model["layers"]]
+
+
 def _model_cards(pair: ModelPair) -> list[dict[str, Any]]:
     """The cards of the pair, and of the rest of the family where both are of it."""
     cards: list[dict[str, Any]] = []
-    folders = [Path(pair.model(side).spec.path) for side in SIDES]
-    for side, folder in zip(SIDES, folders, strict=True):
+    models = [model for side in SIDES for model in pair.members(side)]
+    folders = [Path(model.spec.path) for model in models]
+    for model, folder in zip(models, folders, strict=True):
         note = "not of the storybook family: no checks are known for it"
-        cards.append(family_card(folder) or {**describe(pair.model(side)), "checks": [], "note": note})
+        cards.append(family_card(folder) or {**describe(model), "checks": [], "note": note})
     if all(folder in map(folder_of, shipped()) for folder in folders):
         names = {card["name"] for card in cards}
         rest = (family_card(folder_of(name)) for name in shipped() if name not in names)
@@ -184,7 +209,7 @@ def outcome(
     """A job's row in a sweep: its map and, where it was evaluated, its transfer ratios."""
     row = {
         **pair.names,
-        **{f"{side}_layer": layer_label(card["layers"][side]) for side in SIDES},
+        **{f"{side}_layer": layer_label(layers_read(card, side)) for side in SIDES},
         **{name: card["metrics"][name] for name in ("fvu", "r2", "excess_over_optimum")},
         "seconds": sum(seconds.values()),
     }

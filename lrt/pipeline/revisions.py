@@ -6,9 +6,9 @@ import logging
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from lrt.config.corpus import HubSource, QuestionsSource
+from lrt.config.corpus import HubSource, QuestionsSource, WordProblemsSource
 from lrt.corpora import CorpusMissing, commit_of, is_commit, is_local, with_revision
-from lrt.evaluation import Instructions, Propensity
+from lrt.evaluation import Instructions, Propensity, WordProblems
 from lrt.evaluation.side_effects import Capability, HarmlessRequests
 from lrt.storage.cache import JSON, Cache
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Section = TypeVar("Section")
 
 SEVERAL = (Instructions, Capability, HarmlessRequests)
-READ_FROM_THE_HUB = (HubSource, QuestionsSource, Propensity, *SEVERAL)
+READ_FROM_THE_HUB = (HubSource, QuestionsSource, WordProblemsSource, Propensity, WordProblems, *SEVERAL)
 KIND = "hub"
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from lrt.evaluation import Behaviour, ContrastStates, ModelStates, other_contrast
 from lrt.models import LanguageModel
 from lrt.models.sides import SIDES, Side
+from lrt.models.stacked import StackedModel
 from lrt.pipeline.layers import LayerPair
 from lrt.pipeline.monitor import Monitor
 from lrt.pipeline.pair import ModelPair, UntrainedSource
-from lrt.steering import contrast_states, prompts_digest
-from lrt.storage.cache import TENSORS, Cache
+from lrt.steering import SourcePart, contrast_states, prompts_digest
+from lrt.storage.cache import JSON, TENSORS, Cache
 
 
 def contrasts_of(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
@@ -80,7 +81,7 @@ def extract_vectors(
     """
 
     def states_of(
-        behaviour: Behaviour, side: Side, identity: Any, model: Callable[[], LanguageModel]
+        behaviour: Behaviour, side: Side, identity: Any, model: Callable[[], LanguageModel | StackedModel]
     ) -> tuple[Tensor, Tensor]:
         depths, read = layers.of(side).layers, pair.read_by(side, behaviour)
 
@@ -99,9 +100,13 @@ def extract_vectors(
         return tensors["positive"], tensors["negative"]
 
     def of_pair(behaviour: Behaviour, side: Side) -> ModelStates:
-        sides = states_of(behaviour, side, pair.identities[side], lambda: pair.model(side))
+        sides = states_of(behaviour, side, pair.identities[side], lambda: pair.loaded(side))
         own = {layer: norms[f"{side}.{layer}"] for layer in layers.of(side).layers}
-        return ModelStates(*sides, layers.of(side), pair.names[side], own)
+        parts: tuple[SourcePart, ...] = ()
+        if side == "source" and pair.stack is not None:
+            facts = {"units": pair.identities["source"]}
+            parts = pair.stack.columns(cache.made_once("states", facts, pair.stack.units, JSON))
+        return ModelStates(*sides, layers.of(side), pair.names[side], own, parts)
 
     def of_untrained(behaviour: Behaviour, source: UntrainedSource) -> ModelStates:
         sides = states_of(behaviour, "source", source.identity, lambda: source.model)

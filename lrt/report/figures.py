@@ -194,6 +194,7 @@ def training_curve_figure(evaluation: Mapping[str, Any], *, bare: bool = False) 
         )
         for name, colour, dashes in (
             ("native", LIGHT.native, "-"),
+            ("random", LIGHT.random, "--"),
             ("unsteered", LIGHT.muted, ":"),
         ):
             if evaluation.get(name) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 MISSING = "–"
 MINUS = "−"
@@ -110,11 +111,15 @@ def format_layers(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
-def layer_label(layers: Sequence[int | float] | float | str | None) -> int | float | str | None:
-    """The layers of one model in a sweep's row: a single one as it is, several as `0+1+2`.
+def layer_label(layers: Sequence[Any] | float | str | None) -> int | float | str | None:
+    """The layers of one model in a sweep's row: a single one as it is, several as `0+1+2`; those of several
+    source models as `0+1 | 2`.
 
     A value that is no sequence is returned as it is: a failed job may have any.
     """
     if layers is None or isinstance(layers, int | float | str):
         return layers
-    return layers[0] if len(layers) == 1 else "+".join(map(str, layers))
+    if any(isinstance(layer, list | tuple) for layer in layers):
+        return " | ".join(str(layer_label(layer)) for layer in layers)
+    only: int | float | str = layers[0]
+    return only if len(layers) == 1 else "+".join(map(str, layers))

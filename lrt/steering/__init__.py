@@ -7,6 +7,7 @@ from lrt.steering.baking import Baked, CannotBake, bake
 from lrt.steering.blending import Blend, blend, sampling_variance
 from lrt.steering.formats import read_control_vector, read_vector, write_control_vector, write_vectors
 from lrt.steering.residual_norm import median_residual_norm, median_residual_norms
+from lrt.steering.stacking import stacked
 from lrt.steering.stitched import Cost, Stitched, StitchedCost
 from lrt.steering.transfer import Mapping, SourcePart
 from lrt.steering.vectors import (
@@ -44,6 +45,7 @@ __all__ = [
     "read_control_vector",
     "read_vector",
     "sampling_variance",
+    "stacked",
     "steer",
     "write_control_vector",
     "write_vectors",

@@ -15,11 +15,15 @@ from lrt.steering.vectors import UNIT, SteeringVector
 
 @dataclass(frozen=True)
 class SourcePart:
-    """Layers of a further source model, side by side. The map reads its states divided by `unit`."""
+    """Layers of a further source model, side by side. The map reads its states divided by `unit`.
+
+    residual_norms  The model's own median residual norm at each layer, where they are known.
+    """
 
     model: str
     layers: LayerConcat
     unit: float
+    residual_norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

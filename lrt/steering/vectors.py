@@ -18,6 +18,7 @@ from lrt.models.language_model import LanguageModel
 from lrt.models.last_states import last_states
 from lrt.models.prompts import encode_prompts
 from lrt.models.sides import HOOK_POINT
+from lrt.models.stacked import StackedModel
 from lrt.storage.artifact import ArtifactKind, load_artifact, save_artifact
 
 UNIT = "median residual norm"
@@ -164,16 +165,28 @@ def prompts_digest(positives: Sequence[str], negatives: Sequence[str]) -> str:
 
 
 def last_token_states(
-    lm: LanguageModel, texts: Sequence[str], layers: int | Sequence[int], batch_tokens: int = 8192
+    lm: LanguageModel | StackedModel,
+    texts: Sequence[str],
+    layers: int | Sequence[int],
+    batch_tokens: int = 8192,
 ) -> Tensor:  # [n, d] float32, on the CPU; of several layers [n, layers x d], side by side
     """Hidden state of each text's last token at a layer, or at several layers in one pass.
 
     A beginning that several of the texts share runs once, so texts that share much belong in one call: a
     question with either answer costs little more than the question.
 
+    Several models as one have the layer 0: the states of all of them side by side, each text read in each
+    model's own tokens.
+
     Raises InvalidValue for a state that is infinite or NaN.
     """
     layers = [layers] if isinstance(layers, int) else list(layers)
+    if isinstance(lm, StackedModel):
+        assert layers == [0], "a stack has one layer"
+        parts = (
+            last_token_states(part.lm, texts, part.layers, batch_tokens) / part.unit for part in lm.parts
+        )
+        return torch.cat([*parts], dim=1)
     states = last_states(lm, encode_prompts(lm.tokenizer, texts), layers, batch_tokens)
     bad = (~states.isfinite().all(dim=-1)).nonzero()
     if len(bad):
@@ -186,7 +199,10 @@ def last_token_states(
 
 
 def contrast_states(
-    lm: LanguageModel, positives: Sequence[str], negatives: Sequence[str], layers: int | Sequence[int]
+    lm: LanguageModel | StackedModel,
+    positives: Sequence[str],
+    negatives: Sequence[str],
+    layers: int | Sequence[int],
 ) -> tuple[Tensor, Tensor]:  # [n, layers x d], [m, layers x d] float32, on the CPU
     """`last_token_states` of both sides of a set of contrastive prompts, which share their beginnings."""
     states = last_token_states(lm, [*positives, *negatives], layers)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ import lrt
 from lrt.api import FittedMap, InvalidValue, SteeringVector, extract_vector, fit_map
 from lrt.api.inspection import inspect
 from lrt.cli.app import app
+from lrt.corpora import PADDING, Document, pack
 from lrt.models import LanguageModel, ModelSpec
+from lrt.models.sides import STAYS
 from lrt.models.stacked import StackedModel, StackedPart
 from lrt.storage.catalogue import artifacts_in
 
@@ -195,9 +198,72 @@ def test_sources_and_layers_that_do_not_fit_are_refused(
     ):
         with pytest.raises(InvalidValue, match=message):
             fit_map(sources, oracle.target, texts, layers=layers, **SETTINGS)
-    other = LanguageModel(ModelSpec("other"), oracle.source.model, tokenizer_of([]))
-    with pytest.raises(InvalidValue, match="low and other"):
-        fit_map([low, other], oracle.target, texts, layers=([LAYER, LAYER], LAYER), **SETTINGS)
+
+
+WORDS = ["dog", "été", "chien", "story", "wolf", "naïve", "🎉", "it's", "北京", "x_1", "\r\n"]
+
+
+def texts_of(count: int, seed: int, words: list[str] = WORDS) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(words, k=draw.randint(10, 30))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def unlike() -> tuple[list[Half], LanguageModel]:
+    """Halves of one model's states, each in the tokens of its own tokenizer, and the image of the whole in
+    those of a third."""
+    words = ([], WORDS[:5], WORDS)
+    models = [last_byte_model(tokenizer_of([" ".join(each)] * 3)) for each in words]
+    cut = models[0].width // 3
+    halves = [Half(models[0], "low", slice(cut), 1.0), Half(models[1], "high", slice(cut, None), 1000.0)]
+    return halves, image_of(models[2], semi_orthogonal(48, models[2].width), 3.0)
+
+
+def test_sources_of_unlike_tokenizers_together_are_exact(unlike: Any) -> None:
+    halves, target = unlike
+    cut = [len(lm.tokenizer("chien it's 北京")["input_ids"]) for lm in (*halves, target)]
+    assert len(set(cut)) == 3
+    layers, settings = ([LAYER, LAYER], LAYER), {"pool": 1, "context": 64}
+    ways = [
+        fit_map(order, target, texts_of(120, 0), layers=layers, **settings)
+        for order in (halves, halves[::-1])
+    ]
+    prompts = texts_of(12, 1, WORDS[:5]), texts_of(12, 2, WORDS[5:])
+    native = extract_vector(target, *prompts, LAYER).direction
+    for fitted, order in zip(ways, (halves, halves[::-1]), strict=True):
+        assert fitted.fvu < 1e-4
+        whole = [LanguageModel(half.spec, half.model, half.tokenizer) for half in order]
+        vectors = [
+            half.vector(extract_vector(lm, *prompts, LAYER)) for half, lm in zip(order, whole, strict=True)
+        ]
+        transferred = fitted.transfer(vectors).vector.direction
+        torch.testing.assert_close(transferred, native, rtol=0, atol=1e-3 * float(native.norm()))
+    train = ways[0].card["corpus"]["aligned"]["train"]
+    assert train["source"]["paired"] == train["target"]["paired"] <= train["target"]["tokens"]
+    alone = fit_map(halves[0], target, texts_of(120, 0), layers=(LAYER, LAYER), **settings)
+    assert alone.fvu > 0.1
+
+
+def test_steps_of_unlike_tokenizers_are_each_models_own_tokens(unlike: Any) -> None:
+    halves, target = unlike
+    tokenizers = [lm.tokenizer for lm in halves]
+    corpus = pack(map(Document, texts_of(60, 4)), tokenizers, 48, {"train": None}, target=target.tokenizer)
+    steps = corpus.splits["train"].tokens
+    stack = StackedModel([StackedPart(half, (LAYER,)) for half in halves])
+    padded = torch.from_numpy(steps[:2]).long()
+    stacked = stack.hidden_states(padded.where(padded != PADDING, 0), [0])[0]
+    assert (steps == STAYS).any()
+    texts = [
+        [lm.tokenizer.decode(row[row >= 0], clean_up_tokenization_spaces=False) for row in steps[:, :, n]]
+        for n, lm in enumerate(halves)
+    ]
+    assert texts[0] == texts[1]
+    for number, half in enumerate(halves):
+        row = torch.from_numpy(steps[0, :, number])
+        alone = half.hidden_states(row[row >= 0][None].long(), [LAYER])[LAYER][0]
+        columns = slice(0, half.width) if number == 0 else slice(halves[0].width, None)
+        at = (row[row != PADDING] >= 0).cumsum(0) - 1
+        torch.testing.assert_close(stacked[0, : len(at), columns], alone[at])
 
 
 def test_a_stack_has_the_states_of_its_parts_in_their_units(

@@ -97,7 +97,7 @@ def test_an_exit_of_its_own_stays_as_it_is(run: Callable[..., Ran]) -> None:
 def test_an_old_name_ends_the_command_before_hydra_composes(run: Callable[..., Ran]) -> None:
     ran = run(raising(AssertionError("not reached")), "evaluation.probe.every=3")
     assert ran.code == 1
-    assert "evaluation.probe.every is now evaluation.during_training.every" in ran.line
+    assert "evaluation.probe.every is now evaluation.during_training.points" in ran.line
     assert "Traceback" not in ran.output
 
 

@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from running import _undone
 
-from lrt.cli.composing import CONF, compose_config, register
-from lrt.config import read_config
+from lrt.cli.composing import CONF, as_typed, compose_config, register
+from lrt.config import ConfigError, read_config
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +47,36 @@ def test_hydra_s_own_compose_serves_without_a_run() -> None:
         config = compose("train", overrides=["experiment=micro"])
     assert OmegaConf.to_container(config, resolve=True)
     assert read_config(config).paths.report.startswith(read_config(config).paths.logs)
+
+
+def test_several_sources_are_a_list_of_paths_or_settings() -> None:
+    models = "pair.source=[small,{path: other, dtype: bfloat16}]"
+    given = "pair=own", models, "pair.target.path=large", "layers.source=[0.5,[1,2]]"
+    read = read_config(compose_config("train", *given))
+    assert [(each.path, each.dtype) for each in read.pair.sources] == [
+        ("small", "auto"),
+        ("other", "bfloat16"),
+    ]
+    assert read.pair.name == "small + other -> large"
+    assert read.layers.source == (0.5, (1, 2))
+    assert as_typed(HydraConfig.get().overrides.task) == list(given)
+    (one, target) = read_config(
+        compose_config("train", "pair=own", "pair.source=[a]", "pair.target=b")
+    ).pair.by_setting.items()
+    assert (one[0], one[1].path, target[1].path) == ("pair.source", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("pair.source=[]",), "at least one"),
+        (("pair.source=[a,3]",), r"pair\.source\.1"),
+        (("pair.source=[a,{pth: b}]",), r"pair\.source\.1\.pth: unknown"),
+        (("pair.source=[a,b]", "pair.reverse=true"), "one target"),
+        (("+pair.source.wieghts=random", "pair.source.path=a"), r"pair\.source\.wieghts: unknown"),
+        (("pair.source=[a,b]", "layers.source=[[[1]],2]"), r"layers\.source"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_named(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_config(compose_config("train", "pair=own", "pair.target.path=c", *overrides))

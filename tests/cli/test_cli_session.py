@@ -95,7 +95,9 @@ def test_names_and_tags_of_a_run_hold_no_value_of_an_environment_variable(
     monkeypatch.setenv("LRT_SECRET", "hunter2")
     session = session_of(workshop, "pair.name=${oc.env:LRT_SECRET}", "tags=['${oc.env:LRT_SECRET}']")
     assert session.config.pair.name == "${oc.env:LRT_SECRET}"
-    assert session.tracking.tags == ("${oc.env:LRT_SECRET}",)
+    identity = session.tracking.identity
+    assert identity.tags[:2] == ("${oc.env:LRT_SECRET}", "pair=${oc.env:LRT_SECRET}")
+    assert "hunter2" not in repr(identity)
     assert "hunter2" not in session.yaml
 
 
@@ -110,10 +112,36 @@ def as_multirun(workshop: Workshop, *overrides: str) -> Session:
 
 
 def test_jobs_of_a_sweep_share_a_group(workshop: Workshop) -> None:
-    assert session_of(workshop).tracking.group is None
-    assert session_of(workshop, "logging.group=mine").tracking.group == "mine"
-    assert as_multirun(workshop).tracking.group == "multirun/mine"
-    assert as_multirun(workshop, "logging.group=mine").tracking.group == "mine"
+    sessions = (
+        session_of(workshop),
+        session_of(workshop, "logging.group=mine"),
+        as_multirun(workshop),
+        as_multirun(workshop, "logging.group=mine"),
+    )
+    groups = [session.tracking.identity.group for session in sessions]
+    assert groups == [sessions[0].config.pair.name, "mine", "multirun/mine", "mine"]
+
+
+def test_train_and_evaluate_of_the_same_settings_are_one_run(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def id_of(session: Session) -> str | None:
+        return session.tracking.identity.id_in(session.cache)
+
+    train = id_of(session_of(workshop))
+    config = composed("evaluate", *workshop.settings("tags=[a]"), output=str(workshop.folder / "other"))
+    assert id_of(Session.of(config, steps=7)) == train
+    others = [
+        session_of(workshop, "seed=1"),
+        as_multirun(workshop),
+        session_of(workshop, "logging.project=a"),
+    ]
+    assert len({train, *map(id_of, others)}) == 4
+    monkeypatch.setenv("WANDB_SWEEP_ID", "of-a-sweep")  # whose agent names the run
+    assert id_of(session_of(workshop)) is None
 
 
 def test_more_devices_within_a_multirun_are_refused(workshop: Workshop) -> None:

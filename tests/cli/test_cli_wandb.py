@@ -1,5 +1,6 @@
 """W&B: an offline run read back with W&B's own reader, and what happens where W&B fails."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,8 +17,11 @@ from running import Workshop, run_apart
 from whole_run import WholeRun
 
 from lrt.cli import tracking as module
+from lrt.cli.dashboard_panels import Logged, sections
+from lrt.cli.run_identity import RunIdentity
 from lrt.cli.tracking import GuardedWandb, Tracking
 from lrt.config import Logging
+from lrt.evaluation.summary import HEADLINE
 
 
 def inspected(folder: Path, *options: str) -> str:
@@ -35,6 +39,11 @@ def inspected(folder: Path, *options: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def records(whole_run: WholeRun) -> list[Any]:
+    return [json.loads(line) for line in inspected(whole_run.folder).splitlines()]
+
+
+@pytest.fixture(scope="module")
 def summary(whole_run: WholeRun) -> Any:
     return json.loads(inspected(whole_run.folder, "--summary"))
 
@@ -47,29 +56,121 @@ def test_the_run_holds_the_resolved_config_and_ended_well(summary: Any, whole_ru
     assert "${" not in config
 
 
-def test_scalars_tags_and_the_project(whole_run: WholeRun) -> None:
-    records = inspected(whole_run.folder)
-    keys = ("train/fvu", "val/fvu", "val/excess", "behaviour/french", "trainer/global_step")
-    for key in (*keys, "first", "second", "tried"):
-        assert f'"{key}"' in records, key
-    assert "lr-SGD" in records  # of the callback
+def test_the_config_is_searchable(summary: Any) -> None:
+    config = summary["config"]
+    assert (config["map/kind"], config["layers/source"], config["seed"]) == ("full", 1, 0)
+    assert all(value is None or isinstance(value, str | int | float) for value in config.values())
+    assert not any("." in key for key in config)
 
 
-def test_figures_fingerprints_tables_and_images(summary: Any, whole_run: WholeRun) -> None:
-    text = json.dumps(summary["summary"])
+def test_name_group_and_tags(summary: Any, whole_run: WholeRun) -> None:
+    pair = f"{whole_run.workshop.pair / 'little'} -> {whole_run.workshop.pair / 'big'}"
+    assert summary["name"] == f"{pair}, layers 1 to 2, full map, seed 0"[:128]
+    assert summary["project"] == "tried"
+    assert summary["tags"] == ["first", "second", f"pair={pair}"[:64], "map=full", "suite=storybook"]
+
+
+def test_what_is_measured_while_the_map_is_trained(records: list[Any]) -> None:
+    rows = [
+        row for each in records if "during_training/fvu" in (row := each.get("history", {}).get("item", {}))
+    ]
+    steps = [row["trainer/global_step"] for row in rows]
+    assert len(steps) >= 3
+    assert steps == sorted(set(steps))
+    for row in rows:
+        assert {
+            f"during_training/french/{name}" for name in ("transferred", "native", "random", "unsteered")
+        } <= {*row}
+
+
+def test_every_figure_has_one_plain_name_and_a_direction(
+    summary: Any, whole_run: WholeRun, records: list[Any]
+) -> None:
+    values = summary["summary"]
     results = json.loads((whole_run.workshop.report / "results.json").read_text())
+    better = {
+        each["metric"].get("name"): [*each["metric"].get("summary", {})]
+        for each in records
+        if "metric" in each
+    }
+    for behaviour in results["behaviours"]:
+        for figure, value in behaviour["headline"].items():
+            key = f"{behaviour['name']}/{figure}"
+            assert values.get(key) == (value if value is None else pytest.approx(value))
+            assert better[key] == [HEADLINE[figure]]
     for what, value in results["provenance"]["fingerprints"].items():
-        assert f"fingerprint/{what}" in text
-        assert value in text
-    for key in ("map/fvu", "french/native", "french/transferred", "strength_curves", "strength/french"):
-        assert key in text
+        assert values[f"fingerprint/{what}"] == value
+    assert values["map/fvu"] == pytest.approx(results["map"]["fvu"])
+    assert better["map/fvu"] == better["val/fvu"] == ["min"]
+    assert not any(key.startswith("test/") for key in values)  # they are the map's
+
+
+def test_tables_have_numbers_as_numbers(whole_run: WholeRun) -> None:
     (media,) = whole_run.folder.glob("wandb/offline-run-*/files/media")
-    curves = json.loads(next((media / "table").glob("strength_curves*.json")).read_text())
-    assert {row[0] for row in curves["data"]} == {"french", "bravery"}
-    headline = json.loads(next((media / "table").glob("headline*.json")).read_text())
-    assert len(headline["data"]) == 2
-    images = list((media / "images" / "strength").glob("*.png"))
+
+    def table(name: str) -> list[dict[str, Any]]:
+        (file,) = (media / "table").glob(f"{name}_*.json")
+        held = json.loads(file.read_text())
+        return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
+
+    results = json.loads((whole_run.workshop.report / "results.json").read_text())
+    behaviours = table("behaviours")
+    for row, behaviour in zip(behaviours, results["behaviours"], strict=True):
+        assert row["behaviour"] == behaviour["name"]
+        assert row["native"] == pytest.approx(behaviour["native"])
+        assert row["transferred_effect"] == pytest.approx(behaviour["headline"]["transferred_effect"])
+    curves = table("strength_curves")
+    assert all(isinstance(row["score"], float) for row in curves)
+    texts = table("generations")
+    assert {row["behaviour"] for row in texts} == {"french"}
+    assert {"unsteered", "native", "transferred", "plain prompt"} <= {row["condition"] for row in texts}
+    assert all(row["prompt"] and isinstance(row["score"], float | None) for row in texts)
+    figures = table("map_figures")
+    assert {"fvu", "error_along/french"} <= {row["figure"].partition("@")[0] for row in figures}
+
+
+def test_charts_and_figures(whole_run: WholeRun, records: list[Any]) -> None:
+    text = json.dumps(records)
+    for chart in ("strength/french", "strength/bravery", "loss/whole corpus", "saturation/french"):
+        assert f"{chart}_table" in text
+    (media,) = whole_run.folder.glob("wandb/offline-run-*/files/media")
+    images = list((media / "images" / "figure" / "strength").glob("*.png"))
     assert {image.name.split("_")[0] for image in images} == {"french", "bravery"}
+
+
+def test_artifacts_name_what_they_were_made_of(whole_run: WholeRun, records: list[Any]) -> None:
+    kinds = ("store", "map", "vectors", "report")
+    made = {
+        each["artifact"]["type"]: each["artifact"]
+        for each in records
+        if each.get("artifact", {}).get("type") in kinds
+    }
+    assert tuple(made) == kinds
+    parents = {kind: json.loads(each["metadata"])["made_of"] for kind, each in made.items()}
+    assert parents["store"] == []
+    for kind, parent in itertools.pairwise(kinds):
+        assert parents[parent] == [made[kind]["name"]]
+    fingerprints = json.loads((whole_run.workshop.report / "results.json").read_text())["provenance"]
+    assert fingerprints["fingerprints"]["map"] in made["map"]["aliases"]
+    store = {entry["path"]: entry for entry in made["store"]["manifest"]["contents"]}
+    shards = {path: entry for path, entry in store.items() if path.endswith(".safetensors")}
+    assert shards
+    assert all("local_path" not in entry and entry["ref"].startswith("file://") for entry in shards.values())
+    assert "local_path" in store["manifest.json"]  # with the shards' checksums
+    assert "sums.safetensors" not in {entry["path"] for entry in made["map"]["manifest"]["contents"]}
+
+
+def test_a_run_holds_every_key_that_a_panel_names(summary: Any, whole_run: WholeRun) -> None:
+    values, config = summary["summary"], summary["config"]
+    logged = Logged.of(values)
+    assert logged.behaviours == ("bravery", "french")
+    assert logged.followed == (("", "french"),)
+    named = {key for section in sections(logged) for panel in section.panels for key in panel.keys}
+    results = json.loads((whole_run.workshop.report / "results.json").read_text())
+    undefined = {
+        f"{b['name']}/{k}" for b in results["behaviours"] for k, v in b["headline"].items() if v is None
+    }
+    assert named - {*values, *config} == undefined
 
 
 def test_an_offline_run_asks_for_no_account(whole_run: WholeRun) -> None:
@@ -86,7 +187,11 @@ def tracking(tmp_path: Path) -> Iterator[Tracking]:
 
 
 def tracking_of(folder: Path, mode: Any) -> Tracking:
-    return Tracking(Logging(mode, "lrt", None, None), str(folder), "train", "group", ("tag",), {"a": 1})
+    return Tracking(Logging(mode, "lrt", None, None, True), str(folder), "train", identity_of(("tag",)))
+
+
+def identity_of(tags: tuple[str, ...]) -> RunIdentity:
+    return RunIdentity("name", "group", tags, {"a": 1}, {})
 
 
 def test_without_a_key_it_is_written_offline_and_the_log_says_so(
@@ -112,8 +217,8 @@ def test_with_a_key_it_is_written_online_and_disabled_opens_nothing(
     monkeypatch.setattr(wandb, "init", lambda **settings: opened.append(settings) or run)
     tracking_of(tmp_path, "disabled").open_wandb()
     assert opened == []
-    tracking.open_wandb()
-    assert opened[0]["mode"] == "online"
+    tracking.open_wandb("id")
+    assert (opened[0]["mode"], opened[0]["id"], opened[0]["resume"]) == ("online", "id", "allow")
     assert (opened[0]["group"], opened[0]["tags"], opened[0]["config"]) == ("group", ("tag",), {"a": 1})
     called: list[Any] = []
     tracking.wandb(called.append)
@@ -130,13 +235,15 @@ def test_wandbs_variables_count_where_the_config_says_nothing(
     wandb.teardown()  # which has read the variables once in this process
     seen = []
     for tags in ((), ("tag",)):
-        tracking = Tracking(Logging("offline", "", None, None), str(tmp_path), "train", None, tags, {})
+        tracking = Tracking(
+            Logging("offline", "", None, None, True), str(tmp_path), "train", identity_of(tags)
+        )
         tracking.open_wandb()
         tracking.wandb(lambda run: seen.append((run.tags, run.job_type, run.dir, run.project)))
         tracking.close(None)
     assert [(each[0], each[1], each[3]) for each in seen] == [
         (("one", "two"), "night", "lrt"),
-        (("tag",), "night", "lrt"),
+        (("tag", "one", "two"), "night", "lrt"),
     ]
     assert all(Path(folder).is_relative_to(tmp_path / "mine") for _, _, folder, _ in seen)
 
@@ -156,12 +263,11 @@ def test_errors_of_wandb_are_logged_and_never_raised(
     tracking.wandb(fails)
     for method, arguments in (
         ("log_metrics", ({"a": 1.0}, 1)),
-        ("log_hyperparams", ({},)),
         ("finalize", ("ok",)),
     ):
         monkeypatch.setattr(module.WandbLogger, method, fails)
         getattr(GuardedWandb.__new__(GuardedWandb), method)(*arguments)
-    assert caplog.text.count("No space left on device") >= 7
+    assert caplog.text.count("No space left on device") >= 6
     assert "goes on with the local record" in caplog.text
     monkeypatch.undo()
 

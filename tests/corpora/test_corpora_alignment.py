@@ -10,7 +10,16 @@ from tokenizer_kinds import KINDS, TEXTS
 from transformers import PreTrainedTokenizerFast
 
 from lrt.corpora import Document, NotAligned
-from lrt.corpora.alignment import AlignedText, Encoded, OffsetTokenizer, TokenAligner, check_offsets, spans
+from lrt.corpora.alignment import (
+    AlignedText,
+    Encoded,
+    OffsetTokenizer,
+    TokenAligner,
+    check_offsets,
+    side_by_side,
+    spans,
+)
+from lrt.models.sides import STAYS
 
 PARTS = [
     *TEXTS,
@@ -191,3 +200,22 @@ def test_offsets_that_do_not_say_what_was_changed_are_noticed(kind: str) -> None
 def test_a_tokenizer_without_rules_is_refused() -> None:
     with pytest.raises(NotAligned, match=r"tokenizer\.json"):
         check_offsets(object(), "source")
+
+
+@settings(max_examples=25, deadline=None)
+@given(kinds, kinds, kinds, texts)
+@example("WordPiece", "byte-level", "Unigram", "\x07")
+def test_several_models_read_a_text_in_steps(one: str, other: str, third: str, text: str) -> None:
+    models = [encoded(kind, text) for kind in (one, other, third)]
+    steps = side_by_side(side_by_side(models[0], models[1], len(text)), models[2], len(text))
+    if not all(map(len, models)):
+        assert len(steps) == 0
+        return
+    for column, model in zip(steps.ids.T, models, strict=True):
+        np.testing.assert_array_equal(column[column != STAYS], model.ids)
+    assert (steps.ids != STAYS).any(axis=1).all()
+    # spans with a further model end where tokens of all of them do
+    for row in spans(steps, models[0], [(0, 0, len(text))]):
+        for column, model in zip(steps.ids.T, models, strict=True):
+            low, high = gap(model, int((column[: row[1]] != STAYS).sum()), len(text))
+            assert low <= row[5] <= max(high, len(text) if row[5] == len(text) else high)

@@ -10,6 +10,7 @@ from lrt.evaluation import Damage, Study, summarise
 from lrt.evaluation.score_table import ScoreMissing
 from lrt.evaluation.scorers import RefusalLogOdds
 from lrt.evaluation.study_io import read_study, write_study
+from lrt.evaluation.summary import HEADLINE
 
 TEXT, CHOICE = text_behaviour(), choice_behaviour()
 
@@ -56,6 +57,28 @@ def test_the_chosen_strength_is_the_one_read() -> None:
     assert summary["native"] == pytest.approx(4.1)
     assert summary["ratio"] == pytest.approx(0.8)
     assert summary["damage"]["native"]["relative"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_the_headline_is_in_the_intended_direction(direction: int) -> None:
+    behaviour = replace(TEXT, direction=direction)
+    changes = {name: direction * change for name, change in CHANGES.items()}
+    summary = summarise(behaviour, planted_study(behaviour, changes=changes), GRID)
+    figures = summary["headline"]
+    strength = summary["strength"]
+    assert list(figures) == list(HEADLINE)
+    assert figures["transferred_effect"] == pytest.approx(strength * CHANGES["transferred"])
+    assert figures["native_effect"] == pytest.approx(strength * CHANGES["native"])
+    ratio = figures["transferred_effect"] / figures["native_effect"]
+    assert figures["transfer_ratio"] == summary["ratio"] == pytest.approx(ratio)
+    assert figures["damage"] == summary["damage"]["transferred"]["relative"]
+    assert figures["strongest_null"] == max(summary["nulls"].values())
+
+
+def test_a_headline_without_a_native_effect_has_no_ratio() -> None:
+    figures = summarise(TEXT, planted_study(TEXT, changes=CHANGES | {"native": 0.0}), GRID)["headline"]
+    assert figures["transferred_effect"] is not None
+    assert figures["transfer_ratio"] is figures["dose_ratio"] is figures["strongest_null"] is None
 
 
 def test_curves_hold_every_strength_in_order() -> None:

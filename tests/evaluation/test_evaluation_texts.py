@@ -1,12 +1,13 @@
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest import mock
 
 import pytest
 import upstream_files
 from whole_study import studied
 
-from lrt.corpora import CorpusError, Decontaminator
+from lrt.corpora import CorpusError, Decontaminator, Document
 from lrt.corpora import text_files as documents_of
 from lrt.errors import InvalidValue
 from lrt.evaluation import Behaviour, Texts, texts_suite
@@ -120,6 +121,27 @@ def test_passages_are_of_one_document_each_and_harm_of_others(files: dict[str, t
     assert len(set(contrastive)) == 12
     assert not set(contrastive) & set(damage)
     assert all(LEAST_WORDS <= len(text.split()) <= MOST_WORDS for text in made.positives)
+
+
+def test_passages_of_the_hub_are_streamed_and_no_more_than_a_draw_needs(
+    files: dict[str, tuple[str, ...]],
+) -> None:
+    read = 0
+
+    def articles(*named: Any) -> Any:
+        nonlocal read
+        assert named == ("org/encyclopedia", "2023.fr", "train", "text", None)
+        while True:
+            read += 1
+            yield Document(" ".join(f"mot{read}" for _ in range(60)))
+
+    settings = Texts(**(files | SMALL | {"names": ("french",), "french": ("org/encyclopedia:2023.fr",)}))
+    with mock.patch("lrt.corpora.sources.hub", articles):
+        (french,) = texts_suite(settings)
+    assert all(text.startswith("mot") for text in (*french.positives, *french.damage_texts))
+    assert read == 20 * (settings.contrast_pairs + settings.damage_texts)
+    with pytest.raises(CorpusError, match=r"missing\.txt"):
+        suite(files, names=("french",), french=("folder/missing.txt",))
 
 
 def test_a_passages_document_leaves_the_corpus_and_its_neighbours_stay(

@@ -10,6 +10,7 @@ from lrt.evaluation import (
     ContrastStates,
     ItemSplit,
     ModelStates,
+    SourceCurve,
     SteerableModel,
     StrengthGrid,
     Study,
@@ -57,7 +58,8 @@ def run(
     model = SteerableModel(lm, 1, 4.0)
     vector = states["it"].source_vector
     chosen = choose_layer(behaviour, [(model, states["it"].target_vector)], GRID, **options)
-    measured = study(behaviour, model, vector, chosen, units, GRID, split=split, **options, progress=progress)
+    source = SourceCurve(model, vector)
+    measured = study(behaviour, source, chosen, units, GRID, split=split, **options, progress=progress)
     return measured, units
 
 

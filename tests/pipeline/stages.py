@@ -76,7 +76,7 @@ EVALUATION = Evaluation(
     eval_split="test",
     map=None,
     behaviours=(),
-    during_training=DuringTraining((), every=4, items=4),
+    during_training=DuringTraining((), points=3, items=4),
     side_effects=SideEffects(
         Capability(items=0), GeneralText(items=3), HarmlessRequests(items=0), random_draws=1
     ),

@@ -120,7 +120,13 @@ def test_lightnings_test_metrics_are_those_of_the_moments(micro_run: MicroRun) -
         assert float(tested[f"test/{theirs}"]) == pytest.approx(card["metrics"][ours], abs=1e-4), ours
     along = card["metrics"]["error_along"]["french"]
     assert float(tested["test/error_along/french"]) == pytest.approx(along, abs=1e-4)
-    columns = {"train/fvu", "train/learning_rate", "val/fvu", "val/excess", "behaviour/french"}
+    columns = {
+        "train/fvu",
+        "train/learning_rate",
+        "val/fvu",
+        "val/excess",
+        "during_training/french/transferred",
+    }
     assert columns <= set(reader.fieldnames or ())
 
 

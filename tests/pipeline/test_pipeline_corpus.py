@@ -18,7 +18,9 @@ from lrt.config.corpus import (
     QuestionsSource,
     ScenesSource,
     TextSource,
+    WordProblemsSource,
 )
+from lrt.evaluation.stand_in_sets import write_set
 from lrt.lab.grammar import ASSISTANT, USER, pages
 from lrt.pipeline import CorpusText
 
@@ -52,6 +54,10 @@ SOURCES: dict[str, tuple[Source, str]] = {
         lambda at: QuestionsSource(path=str(model_written_folder(at)), tasks=("boldness",)),
         "number 0",
     ),
+    "word problems": (
+        lambda at: WordProblemsSource(path=str(write_set("ChilleD/SVAMP", at))),
+        "Ann has 0 pears",
+    ),
 }
 
 
@@ -63,6 +69,17 @@ def test_documents_of_every_kind_of_source(shared: Stages, tmp_path: Path, kind:
     assert words in document.text
     assert len(document.text) > 3
     assert text.parts == ("part",)
+
+
+def test_a_problem_in_two_prompts_is_one_for_the_splits(shared: Stages, tmp_path: Path) -> None:
+    source = WordProblemsSource(path=str(write_set("ChilleD/SVAMP", tmp_path)))
+    text = text_of(shared.but(corpus=corpus(part=source)))
+    documents = [*text.documents("part")]
+    assert len({document.text for document in documents}) == len(documents) == 400
+    assert {*Counter(text.duplicate_groups.values()).values()} == {2}
+    # another wording of a prompt is another text, although the set is the same
+    other = replace(source, direct="Solve this: {question}")
+    assert text_of(shared.but(corpus=corpus(part=other))).digest != text.digest
 
 
 def test_the_digest_is_read_without_packing(empty: Stages) -> None:

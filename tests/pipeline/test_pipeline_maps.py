@@ -358,7 +358,7 @@ def test_a_map_of_other_settings_in_its_place_is_refused(copied: Stages) -> None
 
 
 def test_steering_evaluations_are_in_the_card(shared: Stages) -> None:
-    during = DuringTraining(("bravery",), every=4, items=4)
+    during = DuringTraining(("bravery",), points=3, items=4)
     stages = shared.but(fit=BRIEF, evaluation__during_training=during)
     evaluations = card_of(stages)["training"]["steering_evaluations"]
     assert {point["behaviour"] for point in evaluations} == {"bravery"}

@@ -9,9 +9,9 @@ import pytest
 from stages import corpus
 
 from lrt.config import Corpus
-from lrt.config.corpus import HubSource, JsonlSource, QuestionsSource
+from lrt.config.corpus import HubSource, JsonlSource, QuestionsSource, WordProblemsSource
 from lrt.corpora import CorpusMissing
-from lrt.evaluation import Instructions, Propensity, Refusal
+from lrt.evaluation import Instructions, Propensity, Refusal, WordProblems
 from lrt.evaluation.suites import CombinedSuite
 from lrt.pipeline import pin_revisions
 from lrt.storage.cache import Cache
@@ -61,25 +61,31 @@ def test_every_kind_of_set_is_pinned_wherever_it_stands(cache: Cache, branch: mo
             "b": Refusal(
                 harmful=Instructions(("org/bad", "org/worse@v1")), harmless=Instructions(("local.json",))
             ),
+            "c": WordProblems(path="org/problems"),
         }
     )
     pinned = pin_revisions(suite, cache)
-    propensity, refusal = pinned.parts.values()
+    propensity, refusal, problems = pinned.parts.values()
     assert isinstance(propensity, Propensity)
     assert isinstance(refusal, Refusal)
     assert propensity.path == f"org/questions@{FIRST}"
     assert refusal.harmful.paths == (f"org/bad@{FIRST}", f"org/worse@{FIRST}")
     assert refusal.harmless.paths == ("local.json",)
+    assert isinstance(problems, WordProblems)
+    assert problems.path == f"org/problems@{FIRST}"
     assert [call.args for call in branch.call_args_list] == [
         ("org/questions", None),
         ("org/bad", None),
         ("org/worse", "v1"),
+        ("org/problems", None),
     ]
+    same = pin_revisions(corpus(part=WordProblemsSource(path="org/problems")), cache).sources["part"]
+    assert same == WordProblemsSource(path=f"org/problems@{FIRST}")
     asked = pin_revisions(corpus(part=QuestionsSource(path="org/questions", tasks=("x",))), cache)
     (source,) = asked.sources.values()
     assert isinstance(source, QuestionsSource)
     assert source.path == f"org/questions@{FIRST}"
-    assert branch.call_count == 3  # the same set as the suite's
+    assert branch.call_count == 4  # the same sets as the suite's
 
 
 def test_local_sources_are_left_alone(cache: Cache, branch: mock.Mock, tmp_path: Path) -> None:

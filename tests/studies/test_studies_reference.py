@@ -70,6 +70,8 @@ def test_every_setting_is_on_the_page() -> None:
     page = settings()
     for key in ("seed", "pair.source.path", "fit.learning_rate", "evaluation.grid.strengths", "suite.french"):
         assert f"| `{key}` |" in page
+    described_by = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert not [cells[0] for cells in described_by if not cells[3].strip(" |")]
     (pool,) = (line for line in page.splitlines() if line.startswith("| `pool` "))
     assert "| integer | `16` |" in pool
 

@@ -124,8 +124,8 @@ def plan_analyses(
         if len(recorded.target.layers) > 1:
             wanted.append(AllTogether(rows, recorded))
     if isinstance(rows.states, RecordedStates):
-        if settings.fidelity_tokens and pair.aligned:
-            log.info("no fidelity: the target's tokens are others than the source's states are of")
+        if settings.fidelity_tokens and (pair.aligned or "source" not in pair.steered):
+            log.info("no fidelity: it needs one source model, and the target's tokens as the source's")
         elif settings.fidelity_tokens:
             seed = whole.settings.seed
             wanted.append(Fidelity(whole, rows, recorded, pair, rows.states, settings, seed))

@@ -116,11 +116,19 @@ class Fidelity(Analysis):
             with self.monitor.progress("fidelity", len(tokens) * (1 + len(stitched))) as advance:
                 mean = train.mean_y.float().cpu()
                 rows = fidelity(
-                    pair.source, pair.target, source, layer, maps, tokens, mean, progress=advance, **how
+                    pair.model("source"),
+                    pair.target,
+                    source,
+                    layer,
+                    maps,
+                    tokens,
+                    mean,
+                    progress=advance,
+                    **how,
                 )
                 depths = (
                     stitching_depths(
-                        pair.source,
+                        pair.model("source"),
                         pair.target,
                         stitched,
                         tokens,

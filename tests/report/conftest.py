@@ -224,13 +224,13 @@ def behaviour(name: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results(record: dict[str, Any]) -> dict[str, Any]:
+def results(whole_record: dict[str, Any]) -> dict[str, Any]:
     """The record of a run, to be altered at will."""
-    return copy.deepcopy(record)
+    return copy.deepcopy(whole_record)
 
 
 @pytest.fixture(scope="session")
-def record() -> dict[str, Any]:
+def whole_record() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     behaviours = [behaviour(name, rng) for name in (*TEXTS, *TRAITS)]
     flat = behaviour("tidy", rng)

@@ -52,9 +52,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, record: dict[str, Any]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, whole_record: dict[str, Any]) -> Path:
     """A report of ten behaviours with an atlas, an atlas alone, and a comparison."""
-    results, folder = record, tmp_path_factory.mktemp("pages")
+    results, folder = whole_record, tmp_path_factory.mktemp("pages")
     behaviours = ("french", "brave", "tidy")
     cells = [
         {

@@ -123,7 +123,7 @@ def curves(runs: Sequence[Results], names: Sequence[str]) -> Figure:
         for row, results in zip(panels, runs, strict=True):
             found = {b["name"]: b for b in behaviours(results)}
             for axes, name in zip(row, names, strict=True):
-                axes.set_title(f"{behaviour_name(name)}\n{pair_name(results)}", loc="left", fontsize=7)
+                axes.set_title(behaviour_name(name), loc="left", fontsize=8)
                 if name not in found:
                     axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
                     continue
@@ -139,6 +139,7 @@ def curves(runs: Sequence[Results], names: Sequence[str]) -> Figure:
                         markersize=2.6,
                         label=CURVES[condition][0],
                     )
+            row[0].set_ylabel(pair_name(results).replace(" → ", "\n→ "), fontsize=7)
         handles, labels = panels[0][0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside upper center", ncols=len(SHOWN))
         drawing.supxlabel(f"strength, {UNITS['residual_norm']}", fontsize=8)

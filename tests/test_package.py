@@ -205,9 +205,9 @@ def test_a_users_own_configs_beside_the_shipped_ones(run: Runs, tmp_path: Path) 
 def test_every_optional_dependency_says_what_it_is_for() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
-    assert set(extras) == {"gguf", "large", "dev"}
+    assert set(extras) == {"gguf", "large", "dashboard", "browser", "dev"}
     lines = text.splitlines()
     for name in extras:
         (at,) = (number for number, line in enumerate(lines) if line.startswith(f"{name} = ["))
         assert lines[at - 1].startswith("# ")
-    assert extras["dev"][0] == "lrt[gguf,large]"
+    assert extras["dev"][0] == "lrt[gguf,large,dashboard]"

@@ -18,7 +18,7 @@ def compare(
         ),
     ],
     b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
-    to: Annotated[Path, typer.Option(help="Folder for compare.html, compare.md and compare.json.")] = Path(
+    to: Annotated[Path, typer.Option(help="Folder for the page, as HTML, Markdown and JSON.")] = Path(
         "comparison"
     ),
 ) -> None:

@@ -318,7 +318,8 @@ def test_an_untrained_source_explains_by_the_same_corpus_with_and_without_a_part
         assert given["part"] == part
         assert part in {"stories", "questions"}
         trained, null = data.train_moments, untrained_moments(data, untrained)
-        weights = [data.reference_ridge.weight, fit.refit.own_ridge(untrained)["weight"]]
+        a_row = fit.refit.own_ridge(untrained)["weight_a_row"]
+        weights = [data.reference_ridge.weight, a_row * null.count]
         (kept,) = {"stories", "questions"} - {part}
         rest = measured.rows.of(fit.layers, (kept,), held_out=False)
         images = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.conftest import results  # noqa: F401  # the fixture
+from report.conftest import results, whole_record  # noqa: F401  # fixtures
 
 from lrt.report.papers import compact, papers_page
 from studies.papers import DOCS, main, records

@@ -219,6 +219,7 @@ def unlike() -> tuple[list[Half], LanguageModel]:
     return halves, image_of(models[2], semi_orthogonal(48, models[2].width), 3.0)
 
 
+@pytest.mark.slow  # a run of three tokenizers is quick: tests/pipeline
 def test_sources_of_unlike_tokenizers_together_are_exact(unlike: Any) -> None:
     halves, target = unlike
     cut = [len(lm.tokenizer("chien it's 北京")["input_ids"]) for lm in (*halves, target)]

@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import pytest
-from running import MicroRun
 
-import lrt
 from lrt.cli.latest import point_latest
-from lrt.storage.catalogue import artifacts_in
 
 
 @pytest.fixture
@@ -70,18 +67,3 @@ def test_what_is_somebody_elses_is_left_alone(made: dict[str, Path], tmp_path: P
     assert latest.is_symlink() == (kind == "link")
     assert kind != "folder" or (latest / "mine").is_file()
     assert (made["map"] / "file").is_file()
-
-
-def test_a_run_leaves_its_results_there(micro_run: MicroRun) -> None:
-    workshop = micro_run.workshop
-    latest = workshop.artifacts / "latest"
-    assert lrt.load_map(latest / "map").source_layer == 1
-    for role, layer in (("source", 1), ("native", 2), ("transferred", 2)):
-        vector = lrt.SteeringVector.load(latest / "vectors" / f"french-{role}-layer-{layer}")
-        assert (vector.behaviour, vector.layer) == ("french", layer)
-    assert (latest / "store" / "manifest.json").is_file()
-    assert (latest / "run" / "outcome.json").is_file()
-    assert (latest / "results.json").is_file()
-    listed = artifacts_in(workshop.folder)
-    assert not any("latest" in each.path.parts for each in listed)
-    assert {"map", "vector", "store", "report"} <= {each.kind for each in listed}

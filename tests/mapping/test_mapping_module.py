@@ -192,7 +192,7 @@ def planted_rotation(tmp_path, spec: MapSpec) -> float:
     return rows.validation_moments.fvu_of(module.affine()) / rows.reference_ridge.fvu_validation - 1
 
 
-@pytest.mark.parametrize("form", ["cayley", "matrix_exp"])
+@pytest.mark.parametrize("form", ["cayley", pytest.param("matrix_exp", marks=pytest.mark.slow)])
 def test_a_planted_rotation_and_its_scale_are_found(tmp_path, form):
     spec = MapSpec(kind="orthogonal", orthogonal_form=form)
     assert planted_rotation(tmp_path, spec) < 0.02

@@ -14,6 +14,7 @@ import torch
 from running import MicroRun, Workshop, composed, run_main
 from upstream_files import gemma_scope
 
+import lrt
 from lrt.activations import ActivationStore
 from lrt.config import read_config
 from lrt.evaluation import NULLS
@@ -23,6 +24,7 @@ from lrt.pipeline.analyses import moments_bytes
 from lrt.pipeline.analyses.features import Features
 from lrt.pipeline.analyses.layers import RankCurve
 from lrt.steering import SteeringVector
+from lrt.storage.catalogue import artifacts_in
 from studies.corpus_change import main as corpus_change
 from studies.coverage import CONF, PREDICTORS, Coverage
 from studies.coverage import main as coverage
@@ -388,3 +390,18 @@ def test_the_papers_autoencoders_fit_in_the_memory_that_their_experiment_asks_fo
     features = Features(autoencoders, layers, (), nothing, nothing)
     need = moments_bytes(rows, layers, 1, config.evaluation.untrained_draws > 0) + features.memory
     assert 0.9 * config.analysis.memory_bytes < need < config.analysis.memory_bytes
+
+
+def test_a_run_leaves_its_results_there(micro_run: MicroRun) -> None:
+    workshop = micro_run.workshop
+    latest = workshop.artifacts / "latest"
+    assert lrt.load_map(latest / "map").source_layer == 1
+    for role, layer in (("source", 1), ("native", 2), ("transferred", 2)):
+        vector = lrt.SteeringVector.load(latest / "vectors" / f"french-{role}-layer-{layer}")
+        assert (vector.behaviour, vector.layer) == ("french", layer)
+    assert (latest / "store" / "manifest.json").is_file()
+    assert (latest / "run" / "outcome.json").is_file()
+    assert (latest / "results.json").is_file()
+    listed = artifacts_in(workshop.folder)
+    assert not any("latest" in each.path.parts for each in listed)
+    assert {"map", "vector", "store", "report"} <= {each.kind for each in listed}

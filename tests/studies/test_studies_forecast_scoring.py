@@ -74,6 +74,7 @@ def test_a_ratio_that_nulls_reach_too_is_no_point(tmp_path: Path, capsys: pytest
     assert "0 of 1" in out
 
 
+@pytest.mark.slow
 def test_the_committed_results_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     files = sorted((ROOT / "docs" / "results").glob("*/results.json"))
     assert main([str(file) for file in files]) == 0

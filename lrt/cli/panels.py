@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import wandb
@@ -12,6 +12,7 @@ from lrt.evaluation.summary import HEADLINE
 from lrt.pipeline.evaluation import Studied
 from lrt.report import Table, strength_figure
 from lrt.report.palette import CURVES, condition_name
+from lrt.report.plain import leaves
 
 GENERATED_ITEMS = 12
 """Items of a behaviour whose generated texts go into the table of generations."""
@@ -181,17 +182,9 @@ def map_figures_table(cards: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = tuple(
         (name, card["map"]["kind"], figure, value)
         for name, card in cards.items()
-        for figure, value in _figures(card["metrics"])
+        for figure, value in leaves(card["metrics"], "/")
     )
     return Table("map_figures", ("map", "kind", "figure", "value"), rows)
-
-
-def _figures(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _figures(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _typed(table: Table) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,6 +71,7 @@ def reproduce(
       lrt reproduce chen_gemma pair.models=models
     """
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
 
     from lrt.cli.composing import compose_config
     from lrt.cli.terminal import open_terminal
@@ -90,6 +90,8 @@ def reproduce(
         composed = compose_config("train", *overrides)
     except HydraException as error:
         raise InvalidValue(f"these settings do not compose: {error}") from error
+    if not OmegaConf.is_dict(composed.pair.source):
+        raise InvalidValue("pair.source: a setting of published work has one source model; name one")
     console = open_terminal()
     if dry_run:
         console.print(f"DRY RUN of {setting}: tiny untrained models. Its numbers mean nothing.", style="bold")
@@ -131,16 +133,20 @@ def stand_ins(composed: Any, folder: Path) -> list[str]:
 
     Raises InvalidValue for a model whose sizes are not known.
     """
+    from omegaconf import OmegaConf
+
     from lrt.evaluation.stand_in_sets import write_set
     from lrt.lab.stand_ins import write_stand_in
     from lrt.models import quiet_loading
+    from lrt.report.plain import leaves
 
     quiet_loading()
     changed: dict[str, Any] = {**SMALL, "pair.models": "null", "paths.artifacts": str(folder / "artifacts")}
     for side in ("source", "target"):
         place = write_stand_in(composed.pair[side].path, folder / "models", seed=side == "target")
         changed[f"pair.{side}.path"] = str(place)
-    for path, value in _values(composed, ("corpus", "suite")):
+    sections = {name: OmegaConf.to_container(composed[name], resolve=True) for name in ("corpus", "suite")}
+    for path, value in leaves(sections):
         name = path.rpartition(".")[2]
         if path.startswith("suite.") and name in SMALL_SUITE:
             changed[path] = SMALL_SUITE[name]
@@ -152,21 +158,6 @@ def stand_ins(composed: Any, folder: Path) -> list[str]:
                 places = [str(new or old) for new, old in zip(written, _listed(value), strict=True)]
                 changed[path] = places if isinstance(value, list) else places[0]
     return [_override(path, value) for path, value in changed.items()]
-
-
-def _values(composed: Any, sections: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Every setting of some sections that is no section itself, by its path."""
-    from omegaconf import OmegaConf
-
-    def walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for key, each in value.items():
-                yield from walk(f"{path}.{key}", each)
-        else:
-            yield path, value
-
-    for section in sections:
-        yield from walk(section, OmegaConf.to_container(composed[section], resolve=True))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -192,13 +183,13 @@ def needs(config: Config, source_id: str, target_id: str) -> str:
     Raises InvalidValue where the models do not fit on the GPUs, or there is none.
     """
     from lrt.lab.stand_ins import SHAPES
+    from lrt.models import ModelSpec
 
     if unknown := [each for each in (source_id, target_id) if each not in SHAPES]:
         return (
             f"The sizes of {' and '.join(unknown)} are not known, so they were not compared with the memory."
         )
-    if isinstance(config.pair.source, tuple):
-        raise InvalidValue("pair.source: a setting of published work has one source model; name one")
+    assert isinstance(config.pair.source, ModelSpec), "checked when the settings are composed"
     source, target = SHAPES[source_id], SHAPES[target_id]
     weights = sum(
         shape.parameters * (4 if spec.dtype == "float32" else 2)

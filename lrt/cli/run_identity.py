@@ -10,6 +10,7 @@ from typing import Any
 
 from lrt.config import Config
 from lrt.report import layer_label
+from lrt.report.plain import leaves
 from lrt.storage.cache import JSON, Cache
 
 LONGEST_TAG = 64
@@ -81,17 +82,11 @@ class RunIdentity:
         return made
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Settings by path with `/` between its parts, each a number, a text, a truth value or None.
 
     W&B filters and groups by such values; of lists and of names with dots it does neither. A list is the text
     of its values.
     """
-    for key, value in settings.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{path}/")
-        elif isinstance(value, list | tuple):
-            yield path, ", ".join(map(str, value))
-        else:
-            yield path, value
+    for path, value in leaves(settings, "/"):
+        yield path, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -111,10 +111,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     damage = _damage_at(damages, strength)
     # a null that moves the score by damaging the model says nothing about the native effect
     mild_nulls = [name for name in nulls if damage.get(name, {}).get("relative", 0.0) <= grid.damage_limit]
-    strong_nulls = [
+    voiding_nulls = [
         name for name in STRICT_NULLS if moves and name in mild_nulls and nulls[name]["mean"] >= VOID_SHARE
     ]
-    intended = moves and not strong_nulls
+    intended = moves and not voiding_nulls
     ratio = ratio_estimate(change, native_change, seed, keys) if intended else None
     refits = _refits(record, none, strength) if ratio else None
     over_refits = ratio_over_refits(change, native_change, refits, seed, keys) if refits else None
@@ -131,7 +131,7 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
     notes = []
     if not moves:
         notes.append("native does not steer")
-    for name in strong_nulls:
+    for name in voiding_nulls:
         notes.append(
             f"no effect of its own: the {name} null has {nulls[name]['mean']:.0%} of the native change"
         )
@@ -187,10 +187,10 @@ def summarise(behaviour: Behaviour, study: Study, grid: StrengthGrid, seed: int 
         "ratio_ci_map": over_refits.to_list() if over_refits else None,
         "ratio_refits": refit_ratios(refits).tolist() if refits else None,
         "dose": compared,
-        "verdict": verdict(compared, moves, bool(strong_nulls)),
+        "verdict": verdict(compared, moves, bool(voiding_nulls)),
         "nulls": {name: share["mean"] for name, share in nulls.items()} if moves else {},
         "null_details": nulls if moves else {},
-        "voiding_nulls": strong_nulls,
+        "voiding_nulls": voiding_nulls,
         "damage": damage,
         "matched_damage": at_matched_damage(record, damages, strength, seed) if intended else None,
         "curves": curves(record, CURVES, grid, seed, shown),

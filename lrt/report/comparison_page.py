@@ -19,7 +19,7 @@ from lrt.report.comparison import (
 from lrt.report.contents import Results, damage_of, model_at, strongest_null
 from lrt.report.numerals import MINUS, MISSING, interval, score, share, share_interval
 from lrt.report.palette import behaviour_name
-from lrt.report.plain import plain, to_json
+from lrt.report.plain import leaves, plain, to_json
 from lrt.report.table import Cell, Table, escape_markdown
 from lrt.report.templating import render
 from lrt.report.writing import write_files
@@ -206,17 +206,8 @@ def _settings(results: Results) -> dict[str, str]:
     """Values of the resolved config by path; the whole text where it is no mapping."""
     text = (results.get("provenance") or {}).get("config") or ""
     try:
-        config = yaml.safe_load(text)
+        config = yaml.safe_load(text) or {}
     except yaml.YAMLError:
         config = text
-    return dict(_leaves(config, ""))
-
-
-def _leaves(value: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            leaf
-            for key, below in value.items()
-            for leaf in _leaves(below, f"{path}.{key}" if path else str(key))
-        ]
-    return [(path or "config", str(value))] if value is not None or path else []
+    values = leaves(config if isinstance(config, Mapping) else {"config": config})
+    return {path: str(value) for path, value in values}

@@ -92,9 +92,7 @@ SETTINGS: dict[str, PaperSetting] = {
     )
 }
 
-KEPT = (
-    *("pair", "layers", "pool", "map", "split", "fidelity", "configurations_tried", "seconds", "provenance"),
-)
+KEPT = ("pair", "layers", "pool", "map", "split", "fidelity", "configurations_tried", "seconds", "provenance")
 KEPT_OF_BEHAVIOUR = (
     *("name", "metric", "kind", "direction", "operation", "items", "layer", "strength", "strength_unit"),
     *("unsteered", "native", "native_change_ci", "transferred", "paper_literal", "prompt", "prompt_ratio"),

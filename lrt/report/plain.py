@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,15 @@ def plain(value: Any) -> Any:
 def to_json(value: Any) -> bytes:
     """Indented UTF-8 JSON, keys in their own order."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def leaves(data: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Values of nested mappings by path, its parts joined by `separator`; an empty mapping has none."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}{separator}{path}", leaf) for path, leaf in leaves(value, separator))
+        else:
+            yield str(key), value
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -127,6 +127,7 @@ def test_models_of_unknown_sizes_are_not_compared(config: Config) -> None:
         (["paper"], "no setting 'paper'; allowed: paper_base"),
         (["paper_base", "--output", "missing/file.json"], "folder missing does not exist"),
         (["paper_base", "corpus.token=1"], "do not compose"),
+        (["paper_base", "pair.source=[a,b]"], "has one source model"),
     ],
 )
 def test_what_cannot_run_is_refused(words: list[str], message: str) -> None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lrt.mapping.affine import AffineMap
 from lrt.mapping.moments import Moments
-from lrt.mapping.reduced_rank import reduced_rank_path
+from lrt.mapping.reduced_rank import ReducedRank, reduced_rank_path
 from lrt.mapping.ridge import RidgeFit
 
 
@@ -43,15 +42,11 @@ def rank_curve(ridge: RidgeFit, train: Moments, test: Moments, *, bias: bool = T
     fvu = path.fvu(test).tolist()
     ranks = sorted({*(2**i for i in range(20) if 2**i <= len(fvu)), len(fvu)})
     U, s, Vt = torch.linalg.svd(ridge.map.weight.to(train.device), full_matrices=False)
-    mean_y = ridge.map.to(train.device).points(train.mean_x)
-    truncated = []
-    for rank in ranks:
-        weight = (U[:, :rank] * s[:rank]) @ Vt[:rank]
-        offset = mean_y - weight @ train.mean_x
-        truncated.append(test.fvu_of(AffineMap(weight, offset if bias else torch.zeros_like(offset))))
+    fitted = train if bias else train.about_origin()
+    truncated = ReducedRank(U, s[:, None] * Vt, fitted.mean_x, fitted.mean_y, ridge.weight).fvu(test).tolist()
     return RankCurve(
         ranks=ranks,
         fvu=[fvu[rank - 1] for rank in ranks],
-        truncated_fvu=truncated,
+        truncated_fvu=[truncated[rank - 1] for rank in ranks],
         rank_95=path.rank_for(test, 0.95),
     )
